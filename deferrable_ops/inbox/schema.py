@@ -1,0 +1,150 @@
+"""The inbox's tables. Times are seconds since the epoch, taken from the database's clock."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+HEAD: Final = "0001"
+"""The newest migration; a database at this version is opened without loading Alembic."""
+
+metadata = MetaData()
+
+alembic_version = Table(
+    "deferrable_ops_alembic_version", metadata, Column("version_num", Text, primary_key=True)
+)
+
+waits = Table(
+    "deferrable_ops_waits",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # Which attempt of which task this is. The newest attempt of a task owns it.
+    Column("ti_id", Text, nullable=False),
+    Column("try_number", Integer, nullable=False),
+    Column("dag_id", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("map_index", Integer, nullable=False),
+    Column("logical_date", Double),
+    Column("feature", Text, nullable=False),
+    # Where it stands.
+    Column("state", Text, nullable=False),
+    Column("expected", Text, nullable=False, server_default="{}"),
+    Column("progress", Text),
+    Column("outcome", Text),
+    Column("created_at", Double, nullable=False),
+    Column("settled_at", Double),
+    # When it ends by itself.
+    Column("deadline", Double, nullable=False),
+    Column("heartbeat_timeout", Double),
+    Column("last_beat", Double),
+    Column("beat_due", Double),
+    # Who launches its outside work, or did.
+    Column("launch_owner", Text),
+    Column("launch_lease", Double),
+    Column("launched_at", Double),
+    Column("launch_answer", Text),
+    # What stops its outside work: the trigger, with its kwargs as Airflow encrypts them, and whether that is due.
+    Column("trigger", LargeBinary),
+    Column("cancel", Text),
+    Column("cancel_lease", Double),
+    Column("cancel_tries", Integer, nullable=False, server_default="0"),
+    # For the endpoint.
+    Column("key_id", Text, nullable=False),
+    Column("refused", Integer, nullable=False, server_default="0"),
+    # For the watcher: grows with every change that a waiting trigger must learn of.
+    Column("version", BigInteger, nullable=False),
+    UniqueConstraint("ti_id", "try_number", name="deferrable_ops_waits_attempt"),
+)
+Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)
+Index("deferrable_ops_waits_version", waits.c.version)
+Index(
+    "deferrable_ops_waits_deadline",
+    waits.c.deadline,
+    sqlite_where=text("state = 'waiting'"),
+    postgresql_where=text("state = 'waiting'"),
+)
+Index(
+    "deferrable_ops_waits_beat_due",
+    waits.c.beat_due,
+    sqlite_where=text("state = 'waiting' AND beat_due IS NOT NULL"),
+    postgresql_where=text("state = 'waiting' AND beat_due IS NOT NULL"),
+)
+Index(
+    "deferrable_ops_waits_settled",
+    waits.c.settled_at,
+    sqlite_where=text("settled_at IS NOT NULL"),
+    postgresql_where=text("settled_at IS NOT NULL"),
+)
+Index(
+    "deferrable_ops_waits_cancel",
+    waits.c.cancel_lease,
+    sqlite_where=text("cancel = 'due'"),
+    postgresql_where=text("cancel = 'due'"),
+)
+
+callbacks = Table(
+    "deferrable_ops_callbacks",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("wait_id", Text, ForeignKey(waits.c.id, ondelete="CASCADE"), nullable=False),
+    Column("verb", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # of the verb and the body
+    Column("idempotency_key", Text),
+    Column("source", Text, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("receipt", Text, nullable=False),
+    Column("payload", Text),
+    Column("accepted", Boolean, nullable=False),
+)
+Index("deferrable_ops_callbacks_digest", callbacks.c.wait_id, callbacks.c.digest)
+Index(
+    "deferrable_ops_callbacks_key",
+    callbacks.c.wait_id,
+    callbacks.c.idempotency_key,
+    unique=True,
+    sqlite_where=text("idempotency_key IS NOT NULL"),
+    postgresql_where=text("idempotency_key IS NOT NULL"),
+)
+
+keys = Table(
+    "deferrable_ops_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+
+endpoints = Table(
+    "deferrable_ops_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("up_since", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+locks = Table(
+    "deferrable_ops_locks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("free_at", Double, nullable=False),
+)
+
+counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, primary_key=True))

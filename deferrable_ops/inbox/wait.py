@@ -1,0 +1,132 @@
+"""What a wait is: its attempt, its state, and the row that the inbox keeps of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from sqlalchemy import Row
+
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
+
+_NAMESPACE: Final = UUID("6f1f9d3c-3f0e-5c6b-9a86-6d1c1f0c2a11")
+
+
+class State(StrEnum):
+    """Where a wait stands. All but WAITING are final."""
+
+    WAITING = "waiting"
+    SUCCESS = "success"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    EXPIRED = "expired"  # its deadline passed
+    SUPERSEDED = "superseded"  # the task was cleared or retried: a newer attempt owns it
+    KILLED = "killed"  # a user, or Airflow, ended the task
+
+
+ABANDONED: Final = frozenset({State.EXPIRED, State.SUPERSEDED, State.KILLED})
+"""States that nobody outside chose; a callback to such a wait is answered with 410."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of one task instance.
+
+    :param ti_id: Airflow's UUID of the task instance; it can stay the same over a retry, so `try_number` belongs to it.
+    :param logical_date: seconds since the epoch, None for a run without one.
+    """
+
+    ti_id: str
+    try_number: int
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    logical_date: float | None = None
+
+    @property
+    def wait_id(self) -> str:
+        """The wait's id: the same wherever it is computed."""
+        return str(uuid5(_NAMESPACE, f"{self.ti_id}/{self.try_number}"))
+
+
+@dataclass(frozen=True, slots=True)
+class NewWait:
+    """What is registered when an attempt starts to wait.
+
+    :param timeout: seconds from now until the deadline.
+    :param latest_deadline: seconds since the epoch, which the deadline never exceeds: Airflow's own, less a margin.
+    :param heartbeat_timeout: seconds between two beats after which the wait fails; None: no beats are expected.
+    :param expected: what the endpoint needs to judge a callback; a JSON object.
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
+        None where nothing needs to be stopped.
+    """
+
+    attempt: Attempt
+    feature: str
+    timeout: float
+    latest_deadline: float | None = None
+    heartbeat_timeout: float | None = None
+    expected: dict[str, Any] = field(default_factory=dict)
+    trigger: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A wait's row. Times are seconds since the epoch by the database's clock."""
+
+    id: str
+    attempt: Attempt
+    feature: str
+    state: State
+    deadline: float
+    created_at: float
+    settled_at: float | None
+    heartbeat_timeout: float | None
+    last_beat: float | None
+    key_id: str
+    progress: Any
+    outcome: Outcome | None
+    launched_at: float | None
+    launch_claimed: bool
+    launch_answer: Any
+    cancel: str | None
+
+
+def wait_from_row(row: Row[Any]) -> Wait:
+    """Return the wait that a full row of the table holds."""
+    attempt = Attempt(
+        row.ti_id, row.try_number, row.dag_id, row.run_id, row.task_id, row.map_index, row.logical_date
+    )
+    return Wait(
+        id=row.id,
+        attempt=attempt,
+        feature=row.feature,
+        state=State(row.state),
+        deadline=row.deadline,
+        created_at=row.created_at,
+        settled_at=row.settled_at,
+        heartbeat_timeout=row.heartbeat_timeout,
+        last_beat=row.last_beat,
+        key_id=row.key_id,
+        progress=None if row.progress is None else json.loads(row.progress),
+        outcome=None if row.outcome is None else outcome_from_json(json.loads(row.outcome)),
+        launched_at=row.launched_at,
+        launch_claimed=row.launch_owner is not None,
+        launch_answer=None if row.launch_answer is None else json.loads(row.launch_answer),
+        cancel=row.cancel,
+    )
+
+
+def state_of(outcome: Outcome) -> State:
+    """Return the state of a wait that ended with this outcome."""
+    match outcome:
+        case Success():
+            return State.SUCCESS
+        case Failure():
+            return State.FAILED
+        case Skip():
+            return State.SKIPPED

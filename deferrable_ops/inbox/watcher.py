@@ -1,0 +1,166 @@
+"""One watcher per process: it learns which waits changed, and wakes those that are waited for here.
+
+Its cost at idle does not grow with the number of waits: it asks what changed, never how each wait is doing. It also
+ends waits whose deadline passed or whose beats stopped, with one statement for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from deferrable_ops.exceptions import InboxUnavailable
+from deferrable_ops.inbox.changes import read_changes, read_cursor, signal_for
+from deferrable_ops.inbox.database import Database
+from deferrable_ops.inbox.endpoints import Endpoints
+from deferrable_ops.inbox.wait import Wait
+from deferrable_ops.inbox.waits import Waits
+
+log = logging.getLogger(__name__)
+
+_EXPIRE_EVERY = 1.0
+_OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beats get one full interval again
+
+
+class Subscription:
+    """The changes of one wait."""
+
+    __slots__ = ("_future", "_wait")
+
+    def __init__(self) -> None:
+        self._wait: Wait | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    async def next(self) -> Wait:
+        """Return the wait as it stands after its next change."""
+        while self._wait is None:
+            self._future = asyncio.get_running_loop().create_future()
+            try:
+                await self._future
+            finally:
+                self._future = None
+        wait, self._wait = self._wait, None
+        return wait
+
+    def tell(self, wait: Wait) -> None:
+        """Hand over the wait as it stands."""
+        self._wait = wait
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class Watcher:
+    """Wakes the waits of this process that have changed."""
+
+    def __init__(self, database: Database, waits: Waits, endpoints: Endpoints) -> None:
+        self._database = database
+        self._waits = waits
+        self._endpoints = endpoints
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._told: set[str] = set()
+        self._look = asyncio.Event()
+        self._look_everywhere = True
+        self._tasks: list[asyncio.Task[None]] = []
+        self._signal = signal_for(database, self._on_change)
+        database.on_commit = self._on_change
+
+    @contextmanager
+    def subscribe(self, wait_id: str) -> Iterator[Subscription]:
+        """Follow a wait. Subscribe before reading it, so that no change falls in between."""
+        self._start()
+        subscription = Subscription()
+        subscriptions = self._subscriptions.setdefault(wait_id, set())
+        subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                self._subscriptions.pop(wait_id, None)
+
+    @property
+    def watched(self) -> Iterable[str]:
+        """The ids of the waits that are waited for in this process."""
+        return self._subscriptions.keys()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def _start(self) -> None:
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._signal.run(), name="deferrable-ops signal"),
+                asyncio.create_task(self._wake_the_changed(), name="deferrable-ops watcher"),
+                asyncio.create_task(self._end_the_overdue(), name="deferrable-ops deadlines"),
+            ]
+
+    def _on_change(self, changed: set[str] | None) -> None:
+        if changed is None:
+            self._look_everywhere = True
+        else:
+            mine = changed & self._subscriptions.keys()
+            if not mine:
+                return
+            self._told |= mine
+        self._look.set()
+
+    async def _wake_the_changed(self) -> None:
+        cursor: int | None = None
+        swept_at = 0.0
+        while True:
+            try:
+                if cursor is None:
+                    cursor = await read_cursor(self._database)
+                    await self._tell(list(self._subscriptions))
+                await self._tell(self._take_told())
+                if self._look_everywhere or time.monotonic() - swept_at >= self._signal.sweep_every:
+                    self._look_everywhere, swept_at = False, time.monotonic()
+                    changed, cursor = await read_changes(self._database, cursor)
+                    await self._tell([wait_id for wait_id in changed if wait_id in self._subscriptions])
+            except Exception as error:  # this task must outlive whatever happens: every wait hangs on it
+                _log_trouble("Waits cannot be watched", error)
+                cursor = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.1, swept_at + self._signal.sweep_every - time.monotonic())):
+                    await self._look.wait()
+            self._look.clear()
+
+    def _take_told(self) -> list[str]:
+        told, self._told = self._told, set()
+        return list(told)
+
+    async def _tell(self, wait_ids: list[str]) -> None:
+        if not wait_ids:
+            return
+        for wait in await self._waits.get_many(wait_ids):
+            for subscription in self._subscriptions.get(wait.id, ()):
+                subscription.tell(wait)
+
+    async def _end_the_overdue(self) -> None:
+        up_since = looked_at = float("-inf")
+        while True:
+            try:
+                now = await self._database.now()
+                if now - looked_at > _OUTAGE_AFTER:
+                    up_since = now
+                looked_at = now
+                await self._waits.expire(await self._beats_since(up_since))
+            except Exception as error:  # as above
+                _log_trouble("Deadlines cannot be watched", error)
+                looked_at = float("-inf")
+            await asyncio.sleep(_EXPIRE_EVERY)
+
+    async def _beats_since(self, up_since: float) -> float | None:
+        endpoint_since = await self._endpoints.up_since()
+        return None if endpoint_since is None else max(up_since, endpoint_since)
+
+
+def _log_trouble(what: str, error: Exception) -> None:
+    log.warning("%s: %s", what, error, exc_info=not isinstance(error, InboxUnavailable))
