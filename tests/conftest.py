@@ -1,0 +1,101 @@
+"""What every suite shares: the servers, each started when the first test asks, and the rule about skips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from real_airflow import (
+    OutsideService,
+    Postgres,
+    PostgresMissing,
+    RealAirflow,
+    postgres_database,
+    sqlite_database,
+)
+
+TESTS = Path(__file__).parent
+IN_CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres server of our own."""
+    try:
+        server = Postgres()
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def started_airflow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealAirflow]:
+    """One Airflow for all tests of a session; pytest runs them on SQLite first, then again on Postgres."""
+    home = tmp_path_factory.mktemp(f"airflow-{request.param}")
+    if request.param == "postgres":
+        database = postgres_database(request.getfixturevalue("postgres"))
+    else:
+        database = sqlite_database(home)
+    folders = [TESTS / "airflow" / "dags", TESTS.parent / "examples"]
+    airflow = RealAirflow(
+        home,
+        database,
+        [folder for folder in folders if folder.exists()],
+        {"AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins")},
+    )
+    try:
+        airflow.start()
+        yield airflow
+    finally:
+        airflow.stop()
+
+
+@pytest.fixture
+def airflow(started_airflow: RealAirflow) -> Iterator[RealAirflow]:
+    """A real Airflow with all its components running, whatever the test before did to them."""
+    yield started_airflow
+    started_airflow.restore()
+
+
+@pytest.fixture
+def outside() -> Iterator[OutsideService]:
+    """An outside service that nobody has spoken to yet."""
+    service = OutsideService().start()
+    yield service
+    service.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show the ends of the components' outputs under a failed test."""
+    report = yield
+    airflow = getattr(item, "funcargs", {}).get("airflow")
+    if report.failed and isinstance(airflow, RealAirflow):
+        for component in [*airflow.components, *airflow.extra_triggerers]:
+            report.sections.append((f"output of the {component.name}", component.tail()))
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run in CI when anything was skipped: there, every server can be had."""
+    if IN_CI and session.exitstatus == pytest.ExitCode.OK and _skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say why the run failed although every test that ran passed."""
+    if IN_CI and (count := _skipped(config)):
+        terminalreporter.write_line(f"{count} skipped: in CI nothing may be skipped", red=True)
+
+
+def _skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    return len(reporter.stats.get("skipped", []))

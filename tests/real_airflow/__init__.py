@@ -1,0 +1,26 @@
+"""A real Airflow for tests and for the demo: four components, each its own process, on SQLite or Postgres."""
+
+from real_airflow.airflow import RealAirflow
+from real_airflow.databases import Database, postgres_database, sqlite_database
+from real_airflow.outside_service import Answer, OutsideService, ReceivedRequest
+from real_airflow.postgres import Postgres, PostgresMissing
+from real_airflow.processes import Component
+from real_airflow.runs import Run, Task, Try
+from real_airflow.waiting import wait_until
+
+__all__ = [
+    "Answer",
+    "Component",
+    "Database",
+    "OutsideService",
+    "Postgres",
+    "PostgresMissing",
+    "RealAirflow",
+    "ReceivedRequest",
+    "Run",
+    "Task",
+    "Try",
+    "postgres_database",
+    "sqlite_database",
+    "wait_until",
+]

@@ -1,0 +1,165 @@
+"""A whole Airflow: its folder, its databases, its components."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from real_airflow.client import AirflowClient
+from real_airflow.databases import Database
+from real_airflow.environment import environment, write_passwords
+from real_airflow.ports import free_port
+from real_airflow.processes import AIRFLOW, Component
+from real_airflow.runs import Run
+from real_airflow.waiting import wait_until
+
+JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+
+class RealAirflow:
+    """An API server, a scheduler with LocalExecutor, a dag-processor and a triggerer, each its own process.
+
+    :param home: AIRFLOW_HOME: an empty folder. Its `plugins` folder may be filled before `start`.
+    :param database: where the metadata and the inbox are.
+    :param dag_folders: folders with DAG files; each is a DAG bundle.
+    :param extra_environment: for every component.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        database: Database,
+        dag_folders: Sequence[Path],
+        extra_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self.database = database
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = AirflowClient(self.url)
+        self.environment = environment(home, port, dag_folders, database, extra_environment or {})
+        self.api_server = self._component("api-server", "api-server")
+        self.scheduler = self._component("scheduler", "scheduler", "--skip-serve-logs")
+        self.dag_processor = self._component("dag-processor", "dag-processor")
+        self.triggerer = self._component("triggerer", "triggerer", "--skip-serve-logs")
+        self.extra_triggerers: list[Component] = []
+
+    @property
+    def components(self) -> list[Component]:
+        """The four that always run."""
+        return [self.api_server, self.scheduler, self.dag_processor, self.triggerer]
+
+    def start(self) -> None:
+        """Create the databases' tables and start everything; return when all of it is ready."""
+        write_passwords(self.home)
+        self._run("db", "migrate")
+        self._start(self.components)
+
+    def stop(self) -> None:
+        """Kill everything. Nothing is kept, so nobody need say goodbye."""
+        for component in [*self.components, *self.extra_triggerers]:
+            component.kill()
+        self.client.close()
+
+    def restore(self) -> None:
+        """Bring every component back as it was after `start`, whatever a test did to it."""
+        for component in self.extra_triggerers:
+            component.kill()
+        self.extra_triggerers.clear()
+        for component in self.components:
+            if component.running:
+                component.resume()
+        self._start([component for component in self.components if not component.running])
+
+    def start_component(
+        self, component: Component, extra_environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start one component again, and return when it is ready."""
+        self._start([component], extra_environment)
+
+    def add_triggerer(self, extra_environment: Mapping[str, str] | None = None) -> Component:
+        """Start one more triggerer, and return when it is ready. `restore` removes it."""
+        name = f"triggerer-{len(self.extra_triggerers) + 2}"
+        component = self._component(name, "triggerer", "--skip-serve-logs")
+        self.extra_triggerers.append(component)
+        self._start([component], extra_environment)
+        return component
+
+    def trigger(
+        self, dag_id: str, conf: Mapping[str, Any] | None = None, logical_date: datetime | None = None
+    ) -> Run:
+        """Start a run of a DAG; the DAG's file may still be waiting to be parsed.
+
+        :param logical_date: default now.
+        """
+        wait_until(lambda: self._knows(dag_id), f"the dag-processor to have parsed {dag_id}")
+        date = (logical_date or datetime.now(UTC)).isoformat()
+        answer = self.client.post(f"/dags/{dag_id}/dagRuns", {"logical_date": date, "conf": dict(conf or {})})
+        return Run(self.client, dag_id, answer["dag_run_id"])
+
+    def import_errors(self) -> dict[str, str]:
+        """Return the error of every DAG file that cannot be imported."""
+        errors = self.client.get("/importErrors", limit=100)["import_errors"]
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def run_command(self, *arguments: str) -> str:
+        """Run `airflow ARGUMENTS` beside the components and return what it printed."""
+        return self._run(*arguments)
+
+    def written_files(self) -> Iterator[Path]:
+        """Go through every log that anything of this Airflow wrote: task logs and the components' outputs."""
+        yield from (path for path in (self.home / "logs").rglob("*") if path.is_file())
+        yield from self.home.glob("*.out")
+
+    def _component(self, name: str, *arguments: str) -> Component:
+        return Component(name, list(arguments), self.environment, self.home)
+
+    def _start(
+        self, components: Sequence[Component], extra_environment: Mapping[str, str] | None = None
+    ) -> None:
+        jobs_before = self._newest_jobs() if self.api_server.running else {}
+        for component in components:
+            component.start(extra_environment)
+        for component in components:
+            ready = functools.partial(self._is_ready, component, jobs_before)
+            wait_until(ready, f"the {component.name} to be ready", timeout=120)
+
+    def _is_ready(self, component: Component, jobs_before: Mapping[str, int]) -> bool:
+        assert component.running, f"the {component.name} ended by itself:\n{component.tail()}"
+        if component is self.api_server:
+            return self.client.is_up()
+        job_type = JOB_TYPES[component.name.rstrip("-0123456789")]
+        return self._newest_jobs().get(job_type, 0) > jobs_before.get(job_type, 0)
+
+    def _newest_jobs(self) -> dict[str, int]:
+        # Numbers and not times: a component may run with another clock.
+        jobs = self.client.get("/jobs", job_state="running", order_by="id", limit=1000)["jobs"]
+        return {job["job_type"]: job["id"] for job in jobs}
+
+    def _knows(self, dag_id: str) -> bool:
+        if self.client.find(f"/dags/{dag_id}") is not None:
+            return True
+        errors = self.import_errors()
+        assert not errors, "\n".join(f"{file} cannot be imported:\n{error}" for file, error in errors.items())
+        return False
+
+    def _run(self, *arguments: str) -> str:
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                [os.fspath(AIRFLOW), *arguments],
+                env=self.environment,
+                cwd=self.home,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            output.seek(0)
+            printed = output.read()
+        assert done.returncode == 0, f"airflow {' '.join(arguments)} failed:\n{printed}"
+        return printed
