@@ -53,29 +53,29 @@ def endpoint_url() -> str | None:
     """
     url = conf.get(SECTION, "endpoint_url", fallback="")
     if url:
-        return url.rstrip("/")
+        return str(url).rstrip("/")
     base_url = conf.get("api", "base_url", fallback="")
-    return base_url.rstrip("/") + ENDPOINT_PREFIX if base_url else None
+    return f"{base_url.rstrip('/')}{ENDPOINT_PREFIX}" if base_url else None
 
 
 def auth_token() -> str | None:
     """Return the static token that the route ``PATCH /dag/.../task/.../`` accepts; None turns it off."""
-    return conf.get(SECTION, "auth_token", fallback="") or None
+    return str(conf.get(SECTION, "auth_token", fallback="")) or None
 
 
 def max_payload_bytes() -> int:
     """Return the largest callback body that is accepted, in bytes."""
-    return conf.getint(SECTION, "max_payload_bytes", fallback=262_144)
+    return int(conf.getint(SECTION, "max_payload_bytes", fallback=262_144))
 
 
 def max_xcom_bytes() -> int:
     """Return the size, in bytes of JSON, above which a value stays in the inbox and its XCom is a reference."""
-    return conf.getint(SECTION, "max_xcom_bytes", fallback=48_000)
+    return int(conf.getint(SECTION, "max_xcom_bytes", fallback=48_000))
 
 
 def wait_retention_days() -> int:
     """Return for how many days a settled wait is kept."""
-    return conf.getint(SECTION, "wait_retention_days", fallback=14)
+    return int(conf.getint(SECTION, "wait_retention_days", fallback=14))
 
 
 def end_from_trigger() -> bool:
@@ -86,12 +86,12 @@ def end_from_trigger() -> bool:
     choice = conf.get(SECTION, "end_from_trigger", fallback="auto")
     if choice not in ("auto", "never"):
         raise ConfigurationError(f"[{SECTION}] end_from_trigger = {choice!r}; write auto or never")
-    return choice == "auto"
+    return bool(choice == "auto")
 
 
 def notify() -> bool:
     """Return whether Postgres' LISTEN/NOTIFY wakes the waits; without it (behind pgbouncer) a sweep does."""
-    return conf.getboolean(SECTION, "notify", fallback=True)
+    return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
 def _airflow_home() -> Path:

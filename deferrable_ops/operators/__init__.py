@@ -1,0 +1,1 @@
+"""What DAG files import: operators that only defer."""

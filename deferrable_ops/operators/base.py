@@ -1,0 +1,167 @@
+"""The operator that only defers: its two ways in, and its end on a worker where one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.triggers.base import StartTriggerArgs
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Attempt
+from deferrable_ops.inbox.values import as_xcom, read_outcome
+from deferrable_ops.operators.ways import ends_on_worker_because, starts_on_worker_because
+from deferrable_ops.outcome import Failure, Skip, Success, outcome_from_json
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk import Context
+
+T = TypeVar("T")
+
+
+class _PerTask(Generic[T]):
+    """An attribute that the class has a plain value for, and each finished task works out when Airflow reads it.
+
+    Airflow copies the class's value to mapped tasks, where only False is safe; and a task is finished, with its DAG,
+    its defaults and its dependants, no earlier than when the DAG is serialized.
+    """
+
+    def __init__(self, of_class: T, of_task: Callable[[Any], T]) -> None:
+        self._of_class = of_class
+        self._of_task = of_task
+
+    def __get__(self, task: BaseOperator | None, _owner: type) -> T:
+        if task is None or not getattr(task, "_BaseOperator__instantiated", False):
+            return self._of_class
+        return self._of_task(task)
+
+    def __set__(self, task: BaseOperator, value: T) -> NoReturn:
+        raise AttributeError("the library decides where a task starts; see starts_on_worker_because")
+
+
+class TriggererOperator(BaseOperator):
+    """An operator whose work is a trigger's.
+
+    The scheduler defers the task, the trigger does the work and ends the task: no worker takes part, unless
+    something that the user declared needs one; :attr:`starts_on_worker_because` says what.
+
+    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default, so that nothing waits
+        for ever. ``execution_timeout`` counts too: the shorter of them ends the wait.
+    """
+
+    trigger_class: ClassVar[type[TaskTrigger]]
+    next_method: ClassVar[str] = "execute_complete"
+    template_ext: Sequence[str] = ()
+
+    start_from_trigger = _PerTask[bool](False, lambda task: task.starts_on_worker_because is None)
+    start_trigger_args = _PerTask["StartTriggerArgs | None"](None, lambda task: task._start_trigger_args())
+
+    def __init__(self, *, timeout: timedelta | float = DEFAULT_TIMEOUT, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.timeout = seconds("timeout", timeout)
+
+    @property
+    def starts_on_worker_because(self) -> str | None:
+        """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
+        return starts_on_worker_because(self)
+
+    def execute(self, context: Context) -> Any:
+        """Defer the task to its trigger, unless its answer is there already."""
+        self.defer_to_trigger(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take over what the trigger came to, and return its value.
+
+        :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
+        :raises AirflowFailException: it failed and must not be retried.
+        :raises AirflowSkipException: it is to be skipped.
+        """
+        return finish(event)
+
+    def defer_to_trigger(self, context: Context, method_name: str = "execute_complete") -> NoReturn:
+        """Defer the task from a worker.
+
+        :raises TaskDeferred: always.
+        """
+        trigger = self.trigger_class(**self._trigger_kwargs(), attempt=asdict(attempt_of(context)))
+        self.defer(
+            trigger=trigger, method_name=method_name, timeout=timedelta(seconds=self._deadline_seconds())
+        )
+
+    def _start_trigger_args(self) -> StartTriggerArgs:
+        return StartTriggerArgs(
+            trigger_cls=self.trigger_class.classpath,
+            trigger_kwargs=self._trigger_kwargs(),
+            next_method=self.next_method,
+            next_kwargs=None,
+            timeout=timedelta(seconds=self._deadline_seconds()),
+        )
+
+    def _trigger_kwargs(self) -> dict[str, Any]:
+        arguments = {name: getattr(self, name) for name in self.trigger_class.arguments}
+        return arguments | {
+            "timeout": self._deadline_seconds(),
+            "ends_on_worker": ends_on_worker_because(self),
+            "do_xcom_push": self.do_xcom_push,
+        }
+
+    def _deadline_seconds(self) -> float:
+        if self.execution_timeout is None:
+            return self.timeout
+        return min(self.timeout, self.execution_timeout.total_seconds())
+
+
+def attempt_of(context: Context) -> Attempt:
+    """Return which attempt of which task a worker runs."""
+    ti: Any = context["ti"]
+    logical_date = context.get("logical_date")
+    return Attempt(
+        ti_id=str(ti.id),
+        try_number=ti.try_number,
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        logical_date=None if logical_date is None else logical_date.timestamp(),
+    )
+
+
+def finish(event: dict[str, Any]) -> Any:
+    """Return the value of a wait that a worker resumes, or raise what its failure or skip means."""
+    match event:
+        case {"wait": str(wait_id)}:
+            outcome = read_outcome(wait_id)
+        case {"outcome": dict(data)}:
+            wait_id, outcome = "", outcome_from_json(data)
+        case _:
+            raise AirflowFailException(f"the trigger's event is not one of this library's: {event!r}")
+    match outcome:
+        case Success(value):
+            return as_xcom(wait_id, value)
+        case Failure(reason, retryable=True):
+            raise AirflowException(reason)
+        case Failure(reason):
+            raise AirflowFailException(reason)
+        case Skip(reason):
+            raise AirflowSkipException(reason)
+
+
+def seconds(name: str, value: timedelta | float) -> float:
+    """Return a duration in seconds.
+
+    :raises InputError: it is not a duration, or not above zero.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{name}={value!r} is not a duration; give a timedelta, or seconds as a number")
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name}={value!r} must be above zero")
+    return float(value)

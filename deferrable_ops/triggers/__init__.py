@@ -1,0 +1,1 @@
+"""The work: one trigger a feature, run by Airflow's Triggerer."""

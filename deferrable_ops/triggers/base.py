@@ -1,0 +1,224 @@
+"""What every trigger of the library does around its feature's work: identity, deadline, outcome, ways out, kills."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from deferrable_ops.exceptions import DeferrableOpsError
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait, use_inbox
+from deferrable_ops.inbox.watcher import Subscription
+from deferrable_ops.outcome import Failure, Outcome
+from deferrable_ops.triggers import chores, delivery
+from deferrable_ops.triggers.killing import end_if_killed
+from deferrable_ops.triggers.sealed import seal
+
+DEFAULT_TIMEOUT = 7 * 86_400.0
+PATIENCE = float("inf")
+"""A trigger never gives the inbox up: an outage delays a wait, and Airflow's own deadline bounds it."""
+
+_MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
+_SETTLE_AFTER_DEFER = (
+    2.0  # a trigger that fires earlier can meet a worker that is still leaving (airflow#66374)
+)
+
+
+class TaskTrigger(BaseTrigger):
+    """A trigger that holds nothing: killed anywhere, or run twice at once, it comes to the same outcome.
+
+    A feature writes :meth:`wait`, :meth:`cancel` and, where a deadline is no failure, :meth:`expired`; it names its
+    own arguments in `arguments`.
+
+    :param timeout: seconds from the first run until the deadline.
+    :param attempt: which attempt of which task this is, where a worker deferred it; None where the scheduler did,
+        because Airflow tells then.
+    :param ends_on_worker: why the task must end on a worker, by what happens: ``success``, ``failure``,
+        ``final_failure`` (one that must not be retried) and ``skip``.
+    :param do_xcom_push: whether the value becomes an XCom.
+    :param _older: arguments that an older version persisted. They are dropped, because Airflow's triggerer does not
+        survive a trigger that cannot be made again.
+    """
+
+    feature: ClassVar[str]
+    classpath: ClassVar[str]
+    arguments: ClassVar[tuple[str, ...]]
+
+    # Set while run() runs.
+    inbox: Inbox
+    changes: Subscription
+    current: Wait
+
+    def __init__(
+        self,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        attempt: dict[str, Any] | None = None,
+        ends_on_worker: dict[str, str] | None = None,
+        do_xcom_push: bool = True,
+        **_older: Any,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.timeout = timeout
+        self.attempt = attempt
+        self.ends_on_worker = ends_on_worker
+        self.do_xcom_push = do_xcom_push
+
+    @abstractmethod
+    async def wait(self) -> Outcome:
+        """Do the feature's work and return how it ended."""
+
+    def validate(self) -> None:
+        """Check the rendered arguments.
+
+        :raises InputError: one of them is wrong; the message names it and the fix.
+        """
+
+    @abstractmethod
+    async def cancel(self, wait: Wait) -> None:
+        """Stop the outside work of a wait that was killed, superseded or has expired. May be called again."""
+
+    async def expired(self) -> Outcome:
+        """Return the outcome of a wait whose deadline passed."""
+        return Failure(f"nothing came within the timeout of {self.timeout:g} s")
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether there is anything that :meth:`cancel` would stop."""
+        return True
+
+    @property
+    def heartbeats_within(self) -> float | None:
+        """Seconds between two heartbeats after which the wait fails; None when none are expected."""
+        return None
+
+    @property
+    def own_xcoms(self) -> tuple[str, ...]:
+        """The XComs that an earlier attempt may have left, which Airflow does not clear with the task."""
+        return (delivery.RETURN_VALUE,)
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """What the endpoint needs to judge a callback."""
+        return {}
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the classpath and the kwargs that make this trigger again."""
+        names = ("timeout", "attempt", "ends_on_worker", "do_xcom_push", *self.arguments)
+        return self.classpath, {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        # Rendered arguments may hold secrets, and Airflow logs triggers.
+        return f"<{type(self).__name__}>"
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield the one event that ends the task or resumes it on a worker."""
+        yield await self._run()
+
+    async def on_kill(self) -> None:
+        """Find out whether a user ended the task, and if so stop its outside work.
+
+        Airflow also calls this when it hands the trigger to another triggerer (airflow#73454), and allows it about a
+        second: so the question is asked by a task of its own.
+        """
+        chores.detach(end_if_killed(self.identify()))
+
+    def identify(self) -> Attempt:
+        """Return which attempt of which task this trigger waits for."""
+        if self.attempt is not None:
+            return Attempt(**self.attempt)
+        ti = self.task_instance
+        if ti is None:
+            raise DeferrableOpsError(
+                "Airflow gave the trigger no task instance, and no worker named the attempt"
+            )
+        logical_date = ti.get_template_context().get("logical_date") if self.task else None
+        return Attempt(
+            ti_id=str(ti.id),
+            try_number=ti.try_number,
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+            task_id=ti.task_id,
+            map_index=-1 if ti.map_index is None else ti.map_index,
+            logical_date=None if logical_date is None else logical_date.timestamp(),
+        )
+
+    async def settled(self) -> Outcome:
+        """Return the wait's outcome once the inbox has one."""
+        while self.current.state is State.WAITING:
+            self.current = await self.changes.next()
+            await self.changed()
+        if self.current.outcome is not None:
+            return self.current.outcome
+        if self.current.state is State.EXPIRED:
+            return await self.expired()
+        return Failure(f"the wait is {self.current.state}: another attempt, or a user, ended it")
+
+    async def changed(self) -> None:
+        """Take note of a change to the wait, which may go on."""
+
+    async def _run(self) -> TriggerEvent:
+        started_at = time.monotonic()
+        outcome = await self._outcome()
+        if self.attempt is not None:
+            await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
+        return await delivery.event_for(self, outcome)
+
+    async def _outcome(self) -> Outcome:
+        try:
+            self.validate()
+            attempt = self.identify()
+            if self.task_instance is not None:
+                chores.start()
+                await self._forget_earlier_xcoms(attempt)
+            async with use_inbox(patience=PATIENCE) as self.inbox:
+                with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
+                    return await self._wait_in_inbox(attempt)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # SystemExit would end the whole triggerer, and again at its restart
+            return self._failed_by(error)
+
+    async def _wait_in_inbox(self, attempt: Attempt) -> Outcome:
+        self.current = await self.inbox.waits.register(self.new_wait(attempt))
+        try:
+            outcome = await self.wait() if self.current.state is State.WAITING else await self.settled()
+        except (Exception, SystemExit) as error:
+            outcome = self._failed_by(error)
+        self.current = await self.inbox.waits.settle(attempt.wait_id, outcome)
+        if self.current.cancel == "due":
+            chores.detach(chores.cancel_due(attempt.wait_id))
+        return self.current.outcome or outcome
+
+    async def _forget_earlier_xcoms(self, attempt: Attempt) -> None:
+        if attempt.try_number > 1 and self.attempt is None:  # a worker's start has cleared them
+            for key in self.own_xcoms:
+                try:
+                    await delivery.delete_xcom(attempt, key)
+                except Exception as error:
+                    self.log.warning("An earlier attempt's XCom %s stays: %s", key, type(error).__name__)
+
+    def new_wait(self, attempt: Attempt) -> NewWait:
+        """Return what is registered of the wait."""
+        timeout_after = getattr(self, "timeout_after", None)
+        margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * self.timeout)
+        return NewWait(
+            attempt=attempt,
+            feature=self.feature,
+            timeout=self.timeout,
+            latest_deadline=None if timeout_after is None else timeout_after.timestamp() - margin,
+            heartbeat_timeout=self.heartbeats_within,
+            expected=self.expected,
+            trigger=seal(self, attempt) if self.cancellable else None,
+        )
+
+    def _failed_by(self, error: BaseException) -> Failure:
+        if isinstance(error, DeferrableOpsError):
+            return Failure(str(error))
+        self.log.error("The trigger failed", exc_info=error)
+        return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -1,0 +1,30 @@
+"""A trigger kept in the inbox until its outside work may have to be stopped, encrypted as Airflow encrypts its own."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.crypto import get_fernet
+
+from deferrable_ops.inbox import Attempt
+
+if TYPE_CHECKING:
+    from deferrable_ops.triggers.base import TaskTrigger
+
+
+def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
+    """Return a trigger with its rendered kwargs, encrypted with ``[core] fernet_key``."""
+    classpath, kwargs = trigger.serialize()
+    kwargs["attempt"] = asdict(attempt)
+    return get_fernet().encrypt(json.dumps([classpath, kwargs]).encode())
+
+
+def unseal(sealed: bytes) -> TaskTrigger:
+    """Return the trigger that was sealed."""
+    classpath, kwargs = json.loads(get_fernet().decrypt(sealed))
+    trigger_class: Any = pkgutil.resolve_name(classpath)
+    trigger: TaskTrigger = trigger_class(**kwargs)
+    return trigger

@@ -1,0 +1,48 @@
+"""What Airflow says of the tasks that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from deferrable_ops.inbox import Attempt
+
+AskStates = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
+"""From a DAG's id, run ids and task ids to the states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
+
+DEFERRED: Final = "deferred"
+UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "restarting"})
+"""States in which an attempt may still wait: deferred, or on its way there or back."""
+
+_ANSWER_SECONDS = 30.0
+
+
+async def ask_supervisor(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the states as a triggerer learns them.
+
+    :raises TimeoutError: the supervisor did not answer, which it does not when it does not know the message.
+    """
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import GetTaskStates
+
+    question = GetTaskStates(dag_id=dag_id, run_ids=run_ids, task_ids=task_ids)
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        answer: Any = await task_runner.SUPERVISOR_COMMS.asend(question)
+    return dict(answer.task_states)
+
+
+async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt, str | None]:
+    """Return the state of each attempt's task instance; None where there is none any more."""
+    by_dag: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_dag[attempt.dag_id].append(attempt)
+    found: dict[Attempt, str | None] = {}
+    for dag_id, of_dag in by_dag.items():
+        run_ids = sorted({attempt.run_id for attempt in of_dag})
+        states = await ask(dag_id, run_ids, sorted({attempt.task_id for attempt in of_dag}))
+        for attempt in of_dag:
+            name = attempt.task_id if attempt.map_index < 0 else f"{attempt.task_id}_{attempt.map_index}"
+            found[attempt] = states.get(attempt.run_id, {}).get(name)
+    return found

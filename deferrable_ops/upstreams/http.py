@@ -1,0 +1,100 @@
+"""HTTP requests that must not be sent by mistake: one shared session, and a check at the last possible moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from deferrable_ops.upstreams.shared import share
+
+_ANSWER_BYTES = 65_536  # what is read of an answer: enough for a job's id or an error page
+_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, ready to be sent.
+
+    :param json: sent as JSON when it is not None; otherwise `data` is sent as it is.
+    """
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    json: Any = None
+    data: str | dict[str, str] | None = None
+    auth: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer.
+
+    :param text: the first 64 KiB of its body.
+    :param retry_after: seconds that the service asks to wait; None when it does not.
+    """
+
+    status: int
+    text: str
+    retry_after: float | None
+
+
+async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] | None = None) -> Answer:
+    """Send a request and return the answer, whatever its status. Redirects are not followed.
+
+    :param before_send: awaited when the connection is there and nothing has been written yet; what it raises stops
+        the request.
+    :raises aiohttp.ClientError: the service could not be reached, or broke off.
+    :raises TimeoutError: it did not answer within 60 s.
+    """
+    async with (
+        share("http", _session) as session,
+        session.request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            json=request.json,
+            data=request.data,
+            auth=aiohttp.BasicAuth(*request.auth) if request.auth else None,
+            allow_redirects=False,
+            timeout=_REQUEST_TIMEOUT,
+            trace_request_ctx=before_send,
+        ) as response,
+    ):
+        body = await response.content.read(_ANSWER_BYTES)
+        return Answer(
+            response.status, body.decode(response.charset or "utf-8", "replace"), _retry_after(response)
+        )
+
+
+@asynccontextmanager
+async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_before_send)
+    trace.on_connection_reuseconn.append(_before_send)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=100),
+        cookie_jar=aiohttp.DummyCookieJar(),  # tasks must not share each other's sessions
+        trace_configs=[trace],
+        trust_env=True,
+    ) as session:
+        yield session
+        await asyncio.sleep(0)  # lets TLS connections close
+
+
+async def _before_send(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: Any) -> None:
+    if context.trace_request_ctx is not None:
+        await context.trace_request_ctx()
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):  # absent, or a date
+        return None
