@@ -77,8 +77,8 @@ class Run:
     def worker_starts(self) -> list[tuple[str, int]]:
         """Return (task, try) of every worker process that ran for this run, in order.
 
-        Airflow writes one audit row `running` in the transaction that lets a worker process begin, and nowhere
-        else: none when the scheduler defers a task, one more when a deferred task resumes on a worker.
+        Airflow writes one audit row `running` in the transaction that lets a worker process begin, and only
+        there: none when the scheduler defers a task, one more when a deferred task resumes on a worker.
         """
         rows = self.client.get(
             "/eventLogs", dag_id=self.dag_id, run_id=self.run_id, event="running", limit=1000
