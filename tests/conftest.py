@@ -33,9 +33,17 @@ def postgres() -> Iterator[Postgres]:
     server.remove()
 
 
+@pytest.fixture(scope="session")
+def jobs() -> Iterator[OutsideService]:
+    """The outside service that the DAGs of examples/ find under JOBS_URL."""
+    service = OutsideService().start()
+    yield service
+    service.stop()
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def started_airflow(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, jobs: OutsideService
 ) -> Iterator[RealAirflow]:
     """One Airflow for all tests of a session; pytest runs them on SQLite first, then again on Postgres."""
     home = tmp_path_factory.mktemp(f"airflow-{request.param}")
@@ -48,7 +56,7 @@ def started_airflow(
         home,
         database,
         [folder for folder in folders if folder.exists()],
-        {"AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins")},
+        {"AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins"), "JOBS_URL": jobs.url},
     )
     try:
         airflow.start()

@@ -34,6 +34,7 @@ class Answer:
     :param hold: answer only when this is set; see `OutsideService.hold`.
     :param callback: post this payload to the request's callback URL.
     :param callback_after: seconds after the answer; None to call back before answering.
+    :param heartbeats: payloads of heartbeats, spread evenly over `callback_after`.
     """
 
     status: int = 200
@@ -44,6 +45,7 @@ class Answer:
     hold: threading.Event | None = None
     callback: Any = NO_CALLBACK
     callback_after: float | None = 0
+    heartbeats: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class OutsideService:
         self._received: list[ReceivedRequest] = []
         self._scripts: dict[str, list[Answer]] = defaultdict(lambda: [Answer()])
         self._holds: list[threading.Event] = []
-        self._callbacks: set[asyncio.Task[None]] = set()
+        self._calling_back: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="outside-service", daemon=True)
         self._started: Future[None] = Future()
@@ -133,8 +135,8 @@ class OutsideService:
 
         :param verb: `success`, `failure`, `skip`, `heartbeat`, or nothing for the plain callback address.
         """
-        url = request.callback_url + (f"/{verb}" if verb else "")
-        return httpx.post(url, json={} if payload is None else payload, timeout=30, trust_env=False)
+        json_payload = {} if payload is None else payload
+        return httpx.post(_address(request, verb), json=json_payload, timeout=30, trust_env=False)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -169,23 +171,30 @@ class OutsideService:
         if answer.hold is not None:
             await asyncio.to_thread(answer.hold.wait)
         if answer.callback is not NO_CALLBACK:
-            await self._start_callback(request, answer)
+            await self._begin_to_call_back(request, answer)
         if answer.drop and arrived.transport is not None:
             arrived.transport.abort()
         return web.json_response(answer.body, status=answer.status, headers=answer.headers)
 
-    async def _start_callback(self, request: ReceivedRequest, answer: Answer) -> None:
-        callback = asyncio.create_task(self._call_back(request, answer))
-        self._callbacks.add(callback)
-        callback.add_done_callback(self._callbacks.discard)
+    async def _begin_to_call_back(self, request: ReceivedRequest, answer: Answer) -> None:
+        calling_back = asyncio.create_task(self._call_back(request, answer))
+        self._calling_back.add(calling_back)
+        calling_back.add_done_callback(self._calling_back.discard)
         if answer.callback_after is None:
-            await callback
+            await calling_back
 
     async def _call_back(self, request: ReceivedRequest, answer: Answer) -> None:
-        await asyncio.sleep(answer.callback_after or 0)
+        pause = (answer.callback_after or 0) / (len(answer.heartbeats) + 1)
+        calls = [*(("heartbeat", beat) for beat in answer.heartbeats), ("", answer.callback)]
         async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
-            response = await http.post(request.callback_url, json=answer.callback)
-        self.callback_answers.append((response.status_code, response.text))
+            for verb, payload in calls:
+                await asyncio.sleep(pause)
+                response = await http.post(_address(request, verb), json=payload)
+                self.callback_answers.append((response.status_code, response.text))
+
+
+def _address(request: ReceivedRequest, verb: str) -> str:
+    return request.callback_url + (f"/{verb}" if verb else "")
 
 
 def _strings(value: Any) -> Iterator[str]:
