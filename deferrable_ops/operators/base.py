@@ -61,7 +61,9 @@ class TriggererOperator(BaseOperator):
     template_ext: Sequence[str] = ()
 
     start_from_trigger = _PerTask[bool](False, lambda task: task.starts_on_worker_because is None)
-    start_trigger_args = _PerTask["StartTriggerArgs | None"](None, lambda task: task._start_trigger_args())
+    start_trigger_args = _PerTask["StartTriggerArgs | None"](
+        None, lambda task: task._start_trigger_args() if task.start_from_trigger else None
+    )
 
     def __init__(self, *, timeout: timedelta | float = DEFAULT_TIMEOUT, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -106,7 +108,8 @@ class TriggererOperator(BaseOperator):
 
     def _trigger_kwargs(self) -> dict[str, Any]:
         arguments = {name: getattr(self, name) for name in self.trigger_class.arguments}
-        return arguments | {
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return given | {
             "timeout": self._deadline_seconds(),
             "ends_on_worker": ends_on_worker_because(self),
             "do_xcom_push": self.do_xcom_push,

@@ -33,6 +33,13 @@ async def ask_supervisor(dag_id: str, run_ids: list[str], task_ids: list[str]) -
     return dict(answer.task_states)
 
 
+async def ask_metadata_database(
+    dag_id: str, run_ids: list[str], task_ids: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the states as the API server learns them: only there may the metadata database be asked."""
+    return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
+
+
 async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt, str | None]:
     """Return the state of each attempt's task instance; None where there is none any more."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
@@ -43,6 +50,28 @@ async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt
         run_ids = sorted({attempt.run_id for attempt in of_dag})
         states = await ask(dag_id, run_ids, sorted({attempt.task_id for attempt in of_dag}))
         for attempt in of_dag:
-            name = attempt.task_id if attempt.map_index < 0 else f"{attempt.task_id}_{attempt.map_index}"
+            name = _instance_name(attempt.task_id, attempt.map_index)
             found[attempt] = states.get(attempt.run_id, {}).get(name)
     return found
+
+
+def _read_metadata_database(
+    dag_id: str, run_ids: list[str], task_ids: list[str]
+) -> dict[str, dict[str, Any]]:
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    columns = (TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state)
+    query = select(*columns).where(
+        TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids), TaskInstance.task_id.in_(task_ids)
+    )
+    states: dict[str, dict[str, Any]] = defaultdict(dict)
+    with create_session() as session:
+        for run_id, task_id, map_index, state in session.execute(query):
+            states[run_id][_instance_name(task_id, map_index)] = state
+    return states
+
+
+def _instance_name(task_id: str, map_index: int) -> str:
+    return task_id if map_index < 0 else f"{task_id}_{map_index}"

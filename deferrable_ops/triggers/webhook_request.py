@@ -5,11 +5,11 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jmespath
-from airflow.sdk import XComArg
 from jmespath.exceptions import JMESPathError
 
 from deferrable_ops import settings
@@ -112,7 +112,7 @@ def require_serializable(name: str, value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             require_serializable(f"{name}[{index}]", item)
-    elif value is not None and not isinstance(value, (bool, int, float, str, XComArg)):
+    elif not isinstance(value, (bool, int, float, str, NoneType)) and not _is_output(value):
         raise InputError(
             f"{name}= holds a {type(value).__name__}, which is not plain data; "
             "give strings, numbers, booleans, lists and dicts"
@@ -130,7 +130,7 @@ def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
     headers, data = arguments.get("headers"), arguments.get("data")
     if headers is not None and not _is_known_later(headers) and not _is_text_mapping(headers):
         raise InputError(f"{prefix}headers= must be a dict of strings, as {{'Accept': 'application/json'}}")
-    if data is not None and not isinstance(data, (str, XComArg)) and not _is_text_mapping(data):
+    if data is not None and not _is_output(data) and not isinstance(data, str) and not _is_text_mapping(data):
         raise InputError(
             f"{prefix}data= must be a string or a dict of strings (a form); for JSON use {prefix}json="
         )
@@ -181,12 +181,17 @@ def _require_http(url: Any, name: str = "url") -> None:
 
 
 def _is_known_later(value: Any) -> bool:
-    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    return _is_output(value) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+
+
+def _is_output(value: Any) -> bool:
+    # Another task's output, or a mapped group's argument: Airflow's classes for them share only this method.
+    return hasattr(value, "iter_references")
 
 
 def _is_text_mapping(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(item, (str, XComArg)) for pair in value.items() for item in pair
+        (isinstance(item, str) or _is_output(item)) for pair in value.items() for item in pair
     )
 
 

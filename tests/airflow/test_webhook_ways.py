@@ -62,7 +62,6 @@ def test_output_of_another_task_and_xcom_pull(airflow: RealAirflow, answering: O
 def test_outlets_and_success_callback_both_happen(
     airflow: RealAirflow, answering: OutsideService, tmp_path: Path
 ) -> None:
-    airflow.unpause("webhook_outlets_consumer")
     conf = {"service": answering.url, "folder": str(tmp_path)}
     run = airflow.trigger("webhook_outlets", conf).wait_for("success")
 

@@ -103,6 +103,11 @@ class RealAirflow:
         answer = self.client.post(f"/dags/{dag_id}/dagRuns", {"logical_date": date, "conf": dict(conf or {})})
         return Run(self.client, dag_id, answer["dag_run_id"])
 
+    def runs_of(self, dag_id: str) -> list[Run]:
+        """Return the runs of a DAG, whoever started them."""
+        rows = self.client.get(f"/dags/{dag_id}/dagRuns")["dag_runs"]
+        return [Run(self.client, dag_id, row["dag_run_id"]) for row in rows]
+
     def import_errors(self) -> dict[str, str]:
         """Return the error of every DAG file that cannot be imported."""
         errors = self.client.get("/importErrors", limit=100)["import_errors"]

@@ -171,6 +171,11 @@ class Task:
         entries = self.run.client.get(self._xcom_path(""), map_index=self.map_index)["xcom_entries"]
         return {entry["key"] for entry in entries if entry["map_index"] == self.map_index}
 
+    def links(self) -> dict[str, str | None]:
+        """Return the links that the UI shows beside it, by name."""
+        links: dict[str, str | None] = self.run.client.get(f"{self.path}/links")["extra_links"]
+        return links
+
     def log(self, try_number: int | None = None) -> str:
         """Return the log of one attempt, the newest by default, one event a line."""
         number = self.try_number if try_number is None else try_number
