@@ -1,7 +1,6 @@
 """Launch a job somewhere else, and be told when it is done. No worker runs at any time."""
 
 import os
-from datetime import timedelta
 
 from airflow.sdk import DAG
 
@@ -12,8 +11,6 @@ with DAG("example_webhook", schedule=None):
         task_id="train",
         url=os.environ.get("JOBS_URL", "http://localhost:8765") + "/train",
         json={"model": "churn", "date": "{{ ds }}", "notify": "${callback_url}"},
-        timeout=timedelta(hours=6),
-        heartbeat_timeout=timedelta(minutes=5),
         success_when="state == 'done'",
         failure_when="state == 'failed'",
         result="metrics",
