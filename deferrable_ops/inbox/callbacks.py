@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, insert, or_, select, tuple_, update
+from sqlalchemy import bindparam, insert, or_, select, tuple_, update
 
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.group_commit import GroupCommit
@@ -23,7 +23,7 @@ from deferrable_ops.inbox.wait import ABANDONED, State, state_of
 from deferrable_ops.outcome import Outcome, outcome_to_json
 
 _REFUSALS_KEPT: Final = 100  # a wait, so that a service that never stops calling cannot fill the disk
-_UNKNOWN = (
+UNKNOWN_WAIT: Final = (
     "this endpoint's inbox has never seen this wait; do the endpoint and the triggerer share one inbox_url?"
 )
 
@@ -148,9 +148,9 @@ class _Ledger:
     def receive(self, callback: Callback) -> Receipt:
         standing = self.standings.get(callback.wait_id)
         if standing is None:
-            return _receipt(404, error=_UNKNOWN)
+            return _receipt(404, error=UNKNOWN_WAIT)
         return (
-            self._recorded_before(callback)
+            self._recorded_before(callback, standing)
             or self._refuse(callback, standing)
             or self._accept(callback, standing)
         )
@@ -209,7 +209,7 @@ class _Ledger:
             )
         self.transaction.changed.update(standing.id for standing in settled + progressed)
 
-    def _recorded_before(self, callback: Callback) -> Receipt | None:
+    def _recorded_before(self, callback: Callback, standing: _Standing) -> Receipt | None:
         if callback.idempotency_key is not None:
             known = self.by_key.get((callback.wait_id, callback.idempotency_key))
             if known is not None and known[0] != callback.digest:
@@ -220,7 +220,10 @@ class _Ledger:
                 return known[1]
         if callback.verb is Verb.HEARTBEAT:  # the next one says the same on purpose
             return None
-        return self.by_digest.get((callback.wait_id, callback.digest))
+        recorded = self.by_digest.get((callback.wait_id, callback.digest))
+        if recorded is not None and standing.state is State.WAITING and not standing.expired:
+            standing.beaten = True  # progress that says the same again is still a sign of life
+        return recorded
 
     def _refuse(self, callback: Callback, standing: _Standing) -> Receipt | None:
         if standing.expired:
@@ -272,7 +275,7 @@ class _Ledger:
                 "received_at": self.transaction.now,
                 "status": receipt.status,
                 "receipt": receipt.body,
-                "payload": callback.body.decode() if keep_payload else None,
+                "payload": callback.body.decode(errors="replace") if keep_payload else None,
                 "accepted": accepted,
             }
         )
@@ -284,7 +287,7 @@ class _Ledger:
             self.by_key[wait_id, key] = (digest, receipt)
 
 
-def _standing(row: Row[Any], now: float) -> _Standing:
+def _standing(row: Any, now: float) -> _Standing:
     return _Standing(
         id=row.id,
         state=State(row.state),

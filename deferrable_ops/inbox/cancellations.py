@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, case, not_, null, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.schema import CANCEL_IS_DUE, waits
 
-_LEASE = 60.0
+_LEASE: Final = 60.0
 _TRIES: Final = 10
 
 
@@ -34,43 +35,63 @@ class Cancellations:
     async def take(self, wait_id: str | None = None) -> Cancellation | None:
         """Return one that is due, for the next 60 s this caller's; None when there is none.
 
+        While a process holds the claim on the wait's launch there is none yet: it may be sending the request, and what
+        is stopped before it starts would run.
+
         :param wait_id: only this wait's.
         """
 
-        async def write(transaction: Transaction) -> Cancellation | None:
-            due = select(waits.c.id).where(waits.c.cancel == "due", waits.c.cancel_lease <= transaction.now)
+        async def probe(connection: AsyncConnection) -> str | None:
+            now = await self._database.clock(connection)
+            launching = and_(waits.c.launch_lease.is_not(None), waits.c.launch_lease > now)
+            due = select(waits.c.id).where(
+                CANCEL_IS_DUE,
+                waits.c.cancel_lease <= now,
+                or_(waits.c.launched_at.is_not(None), not_(launching)),
+            )
             due = due if wait_id is None else due.where(waits.c.id == wait_id)
+            return (await connection.execute(due.limit(1))).scalar()
+
+        async def write(transaction: Transaction) -> Cancellation | None:
             taken = await transaction.connection.execute(
                 update(waits)
-                .where(waits.c.id.in_(due.limit(1).with_for_update(skip_locked=True)))
+                .where(waits.c.id == found, CANCEL_IS_DUE, waits.c.cancel_lease <= transaction.now)
                 .values(cancel_lease=transaction.now + _LEASE, cancel_tries=waits.c.cancel_tries + 1)
                 .returning(waits.c.id, waits.c.trigger)
             )
             row = taken.first()
             return None if row is None else Cancellation(row.id, row.trigger)
 
-        return await self._database.write(write)
+        while (found := await self._database.read(probe)) is not None:
+            cancellation = await self._database.write(write)
+            if cancellation is not None:  # otherwise another process was quicker
+                return cancellation
+        return None
 
     async def done(self, cancellation: Cancellation) -> None:
         """Record that the outside work was stopped."""
-        await self._set(cancellation, "done")
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.connection.execute(
+                update(waits).where(waits.c.id == cancellation.wait_id).values(cancel="done", trigger=None)
+            )
+
+        await self._database.write(write)
 
     async def failed(self, cancellation: Cancellation) -> bool:
         """Record that it could not be stopped; return whether it will be tried again, at most 10 times in all."""
 
         async def write(transaction: Transaction) -> bool:
-            tries = select(waits.c.cancel_tries).where(waits.c.id == cancellation.wait_id)
-            return int((await transaction.connection.execute(tries)).scalar_one()) < _TRIES
-
-        again = await self._database.write(write)
-        if not again:
-            await self._set(cancellation, "failed")
-        return again
-
-    async def _set(self, cancellation: Cancellation, cancel: str) -> None:
-        async def write(transaction: Transaction) -> None:
-            await transaction.connection.execute(
-                update(waits).where(waits.c.id == cancellation.wait_id).values(cancel=cancel, trigger=None)
+            given_up = waits.c.cancel_tries >= _TRIES
+            updated = await transaction.connection.execute(
+                update(waits)
+                .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
+                .values(
+                    cancel=case((given_up, "failed"), else_=waits.c.cancel),
+                    trigger=case((given_up, null()), else_=waits.c.trigger),
+                )
+                .returning(waits.c.cancel)
             )
+            return bool(updated.scalar() == "due")
 
-        await self._database.write(write)
+        return await self._database.write(write)

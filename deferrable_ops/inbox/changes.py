@@ -2,7 +2,8 @@
 
 The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it is
 the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
-late is at or above it. Rows are therefore seen again at times, and never missed.
+late is at or above it. Rows are therefore seen again at times, and never missed. A server that was restarted, or that
+stands in for another, may have lost transactions whose ids it gives out again: the cursor ends with the server.
 """
 
 from __future__ import annotations
@@ -11,40 +12,48 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops import settings
 from deferrable_ops.inbox.database import CHANNEL, Database
+from deferrable_ops.inbox.failures import describe
 from deferrable_ops.inbox.schema import waits
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_RECONNECT_SECONDS = 1.0
+_RESTART_SECONDS = 1.0
 _CURSOR = {
-    "sqlite": "SELECT value FROM deferrable_ops_counter",
-    "postgresql": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1",
+    "sqlite": "SELECT value AS position, '' AS server FROM deferrable_ops_counter",
+    "postgresql": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 AS position, "
+    "pg_postmaster_start_time()::text AS server",
 }
 
 
-async def read_cursor(database: Database) -> int:
-    """Return the cursor of this moment: whatever is committed from now on lies behind it."""
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A moment in the life of a database: whatever is committed after it lies behind it."""
 
-    async def read(connection: AsyncConnection) -> int:
-        return int((await connection.execute(sa.text(_CURSOR[database.dialect]))).scalar_one())
-
-    return await database.read(read)
+    position: int
+    server: str
 
 
-async def read_changes(database: Database, cursor: int) -> tuple[list[str], int]:
-    """Return the ids of the waits that changed since the cursor, and the next cursor."""
+async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
+    """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    async def read(connection: AsyncConnection) -> tuple[list[str], int]:
-        following = int((await connection.execute(sa.text(_CURSOR[database.dialect]))).scalar_one())
-        rows = await connection.execute(sa.select(waits.c.id).where(waits.c.version > cursor))
+    The ids are None where only a look at every wait can tell: without a cursor, or on another server.
+    """
+
+    async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
+        row = (await connection.execute(sa.text(_CURSOR[database.dialect]))).one()
+        following = Cursor(row.position, row.server)
+        if cursor is None or cursor.server != following.server:
+            return None, following
+        rows = await connection.execute(sa.select(waits.c.id).where(waits.c.version > cursor.position))
         return list(rows.scalars()), following
 
     return await database.read(read)
@@ -71,22 +80,18 @@ class DataVersionSignal:
 
     async def run(self) -> None:
         """Wake the watcher, until cancelled."""
-        connection = sqlite3.connect(
-            self._path, timeout=0
-        )  # reads shared memory only: nothing here blocks the loop
-        try:
+        # It reads shared memory only: nothing here blocks the loop.
+        with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
             while True:
                 try:
                     version = connection.execute("PRAGMA data_version").fetchone()[0]
-                except sqlite3.OperationalError:
+                except sqlite3.OperationalError:  # locked for a moment
                     version = -1
                 if version != seen:
                     seen = version
                     self._on_change(None)
                 await asyncio.sleep(_POLL_SECONDS)
-        finally:
-            connection.close()
 
 
 class NotificationSignal:
@@ -95,36 +100,26 @@ class NotificationSignal:
     sweep_every = 30.0
 
     def __init__(self, database: Database, on_change: Callable[[set[str] | None], None]) -> None:
-        self._url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._engine = database.engine
         self._on_change = on_change
 
     async def run(self) -> None:
-        """Wake the watcher, until cancelled."""
-        import asyncpg
-
-        while True:
+        """Wake the watcher until the connection is lost, or until cancelled."""
+        lost = asyncio.Event()
+        async with self._engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            listening: Any = raw.driver_connection
+            listening.add_termination_listener(lambda _connection: lost.set())
             try:
-                connection = await asyncpg.connect(
-                    self._url, timeout=10, server_settings={"application_name": "deferrable_ops watcher"}
-                )
-                try:
-                    await self._listen(connection)
-                finally:
-                    connection.terminate()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                log.warning(
-                    "The inbox's notifications are interrupted (%s); reconnecting", type(error).__name__
-                )
-            await asyncio.sleep(_RECONNECT_SECONDS)
+                await listening.add_listener(CHANNEL, self._on_notification)
+                self._on_change(None)
+                await lost.wait()
+            finally:
+                await connection.invalidate()  # the pool must not hand out a connection that listens
+        raise ConnectionError("the connection was closed")
 
-    async def _listen(self, connection: Any) -> None:
-        closed = asyncio.get_running_loop().create_future()
-        connection.add_termination_listener(lambda _connection: closed.done() or closed.set_result(None))
-        await connection.add_listener(
-            CHANNEL, lambda *notification: self._on_change(set(notification[3].split(",")))
-        )
-        self._on_change(None)
-        await closed
+    def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        self._on_change(set(payload.split(",")))
 
 
 class NoSignal:
@@ -146,4 +141,14 @@ def signal_for(database: Database, on_change: Callable[[set[str] | None], None])
         return NoSignal()
     if database.dialect == "sqlite":
         return DataVersionSignal(database, on_change)
-    return NotificationSignal(database, on_change) if settings.notify() else NoSignal()
+    return NotificationSignal(database, on_change) if database.notify else NoSignal()
+
+
+async def keep_running(signal: Signal) -> None:
+    """Run the signal, and again when it breaks off, until cancelled. Meanwhile the sweep finds what it would tell."""
+    while True:
+        try:
+            await signal.run()
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the next connection may do better
+            log.warning("The inbox's signals are interrupted, trying again: %s", describe(error))
+        await asyncio.sleep(_RESTART_SECONDS)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from deferrable_ops import settings
-from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable
+from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
+from deferrable_ops.inbox.failures import describe, is_of_database, is_outage, is_set_up_wrongly
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,14 +35,19 @@ CHANNEL: Final = "deferrable_ops_waits"
 _IDS_PER_NOTIFICATION = 150  # a payload holds 8,000 bytes at the most
 _SQLITE_BUSY_SECONDS = 20
 _PAUSE_FIRST, _PAUSE_MOST = 0.05, 5.0
+_CLOSE_SECONDS = 5.0
 
 # Read inside the transaction, so that every row of it agrees. Postgres' transaction id doubles as the version: rows
-# that commit late have a version at or above the oldest open snapshot's, which makes the sweep's cursor exact.
+# that commit late have a version at or above the oldest open snapshot's, which makes the sweep's cursor exact. What is
+# set here and not for the connection holds behind a pooler too, and keeps a process that stopped in the middle from
+# holding its locks for long.
 _BEGIN = {
     "sqlite": "UPDATE deferrable_ops_counter SET value = value + 1 "
     "RETURNING value AS version, (julianday('now') - 2440587.5) * 86400.0 AS now",
     "postgresql": "SELECT pg_current_xact_id()::text::bigint AS version, "
-    "extract(epoch from clock_timestamp())::double precision AS now",
+    "extract(epoch from clock_timestamp())::double precision AS now, "
+    "set_config('synchronous_commit', 'on', true), "
+    "set_config('idle_in_transaction_session_timeout', '10s', true)",
 }
 _NOW = {
     "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
@@ -63,19 +75,23 @@ class Database:
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param patience: for how many seconds a read or write is tried again while the database does not answer.
+    :raises ConfigurationError: the URL or its driver is not usable.
     """
 
     def __init__(self, url: str, patience: float) -> None:
-        self.url = make_url(url)
+        self.url = _parsed(url)
         self.dialect = self.url.get_backend_name()
         self.patience = patience
+        self.notify = self.dialect == "postgresql" and settings.notify()
         self.in_memory = self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
         self.engine = _sqlite_engine(self) if self.dialect == "sqlite" else _postgres_engine(self)
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Return what ``work`` reads.
 
+        :raises InboxError: the database refuses it.
         :raises InboxUnavailable: the database did not answer within the patience.
         """
 
@@ -88,7 +104,8 @@ class Database:
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Return what ``work`` returns, once it is committed. It may run twice, so it must not mind.
 
-        :raises InboxUnavailable: the database did not answer within the patience.
+        :raises InboxError: the database refuses it.
+        :raises InboxUnavailable: the database did not answer within the patience; it may have committed.
         """
 
         async def attempt() -> T:
@@ -96,7 +113,8 @@ class Database:
                 row = (await connection.execute(text(_BEGIN[self.dialect]))).one()
                 transaction = Transaction(connection, row.now, row.version)
                 result = await work(transaction)
-                await self._notify(transaction)
+                if self.notify and transaction.changed:
+                    await _notify(transaction)
             if transaction.changed:
                 self.on_commit(transaction.changed)
             return result
@@ -105,15 +123,27 @@ class Database:
 
     async def now(self) -> float:
         """Return the database's clock, in seconds since the epoch."""
-
         return await self.read(self.clock)
 
     async def clock(self, connection: AsyncConnection) -> float:
         """Return the database's clock as one connection reads it."""
         return float((await connection.execute(text(_NOW[self.dialect]))).scalar_one())
 
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run work that serves many callers, and that :meth:`close` waits for."""
+        # In a context of its own: it outlives the trigger that happened to start it, and does not write to its log.
+        task = asyncio.create_task(work, name=f"deferrable-ops {name}", context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def close(self) -> None:
-        """Close every connection."""
+        """Let the writes under way end, for at most 5 s, and close every connection."""
+        if self._tasks:
+            _, slow = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
         await self.engine.dispose()
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -122,75 +152,69 @@ class Database:
             return self.engine.execution_options(immediate=True).begin()
         return self.engine.begin()
 
-    async def _notify(self, transaction: Transaction) -> None:
-        if self.dialect != "postgresql" or not settings.notify():
-            return
-        ids = sorted(transaction.changed)
-        for start in range(0, len(ids), _IDS_PER_NOTIFICATION):
-            await transaction.connection.execute(
-                text("SELECT pg_notify(:channel, :ids)"),
-                {"channel": CHANNEL, "ids": ",".join(ids[start : start + _IDS_PER_NOTIFICATION])},
-            )
-
-    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def persist(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what the attempt returns, made again while the database is away.
 
+        :raises ConfigurationError: the database does not let this deployment in.
+        :raises InboxError: the database refuses what it was asked.
         :raises InboxUnavailable: it was away for longer than the patience.
         """
         give_up_at = time.monotonic() + self.patience
         pause = _PAUSE_FIRST
         while True:
             try:
+                if (
+                    self.in_memory
+                ):  # a statement that is cancelled closes its connection, and the database with it
+                    return await asyncio.shield(self.spawn(attempt(), "query"))
                 return await attempt()
-            except (DBAPIError, OSError, TimeoutError) as error:
-                if not is_outage(error):
+            except Exception as error:
+                if not is_of_database(error):
                     raise
+                if not is_outage(error):
+                    raise _permanent(error) from None
                 if time.monotonic() + pause > give_up_at:
-                    raise InboxUnavailable(f"the inbox does not answer: {_first_line(error)}") from error
-                log.warning("The inbox does not answer, trying again: %s", _first_line(error))
+                    raise InboxUnavailable(f"the inbox does not answer: {describe(error)}") from None
+                log.warning("The inbox does not answer, trying again: %s", describe(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_MOST)
 
 
-def is_outage(error: BaseException) -> bool:
-    """Return whether the database is only away for now: refused, restarted, locked or timed out."""
-    if isinstance(error, DBAPIError):
-        if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
-            return True
-        name = type(error.orig.__cause__ or error.orig).__name__ if error.orig else ""
-        return name in _OUTAGES
-    return isinstance(error, (OSError, TimeoutError)) or type(error).__name__ in _OUTAGES
+async def _notify(transaction: Transaction) -> None:
+    ids = sorted(transaction.changed)
+    payloads = [
+        ",".join(ids[start : start + _IDS_PER_NOTIFICATION])
+        for start in range(0, len(ids), _IDS_PER_NOTIFICATION)
+    ]
+    await transaction.connection.execute(
+        text("SELECT pg_notify(:channel, ids) FROM unnest(CAST(:payloads AS text[])) AS ids"),
+        {"channel": CHANNEL, "payloads": payloads},
+    )
 
 
-_OUTAGES = frozenset(
-    {
-        "AdminShutdownError",
-        "CannotConnectNowError",
-        "ConnectionDoesNotExistError",
-        "ConnectionFailureError",
-        "CrashShutdownError",
-        "DeadlockDetectedError",
-        "InterfaceError",
-        "InternalClientError",
-        "PostgresConnectionError",
-        "SerializationError",
-        "TooManyConnectionsError",
-    }
-)
+def _permanent(error: Exception) -> Exception:
+    if is_set_up_wrongly(error):
+        return ConfigurationError(f"[deferrable_ops] inbox_url: the database answers {describe(error)}")
+    return InboxError(f"the inbox refuses a statement: {describe(error)}")
 
 
-def _first_line(error: BaseException) -> str:
-    # SQLAlchemy appends the statement and its parameters, which may hold payloads.
-    original = getattr(error, "orig", None) or error
-    return f"{type(original).__name__}: {str(original).splitlines()[0] if str(original) else 'no message'}"
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # which may quote the password
+        raise ConfigurationError(
+            "[deferrable_ops] inbox_url is not a database URL; write postgresql+asyncpg://user:password@host/database, "
+            "with : / @ ? in the password as %3A %2F %40 %3F"
+        ) from None
 
 
 def _sqlite_engine(database: Database) -> AsyncEngine:
     if not database.in_memory:
-        _create_private_file(str(database.url.database))
+        _create_private_file(Path(str(database.url.database)))
     engine = create_async_engine(
         database.url,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},
+        hide_parameters=True,
         poolclass=AsyncAdaptedQueuePool,
         # A database in memory lives in its one connection.
         pool_size=1 if database.in_memory else 3,
@@ -201,9 +225,13 @@ def _sqlite_engine(database: Database) -> AsyncEngine:
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing on its own: _on_begin does
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()  # its thread would keep the process from ending
+            raise
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -215,33 +243,55 @@ def _sqlite_engine(database: Database) -> AsyncEngine:
     return engine
 
 
-def _create_private_file(path: str) -> None:
-    # The file holds the signing keys. SQLite gives its -wal and -shm the same mode.
+def _create_private_file(path: Path) -> None:
+    # The file holds the signing keys; SQLite gives its -wal and -shm the same mode. A file that exists is not opened:
+    # closing it would drop the locks that SQLite holds on it elsewhere in this process, and with them the file's safety.
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigurationError(
+                f"[deferrable_ops] inbox_url: the file {path} cannot be read and written by this user"
+            ) from None
     except OSError as error:
-        raise ConfigurationError(f"the inbox's file {path} cannot be written: {error.strerror}") from error
+        raise ConfigurationError(
+            f"[deferrable_ops] inbox_url: the file {path} cannot be made: {error.strerror}"
+        ) from None
 
 
 def _postgres_engine(database: Database) -> AsyncEngine:
     try:
-        return create_async_engine(
-            database.url,
-            pool_size=4,
-            max_overflow=4,
-            pool_pre_ping=False,
-            connect_args={
-                "timeout": 10,
-                "command_timeout": 60,
-                "server_settings": {
-                    "application_name": "deferrable_ops",
-                    "synchronous_commit": "on",
-                    "idle_in_transaction_session_timeout": "60000",
-                },
-            },
-        )
+        asyncpg = import_module("asyncpg")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the inbox's Postgres driver is missing: {error}; "
             'pip install "airflow-deferrable-ops[postgres]" on every Airflow machine'
         ) from error
+    known = {*inspect.signature(asyncpg.connect).parameters, "prepared_statement_cache_size"}
+    if unknown := sorted(set(database.url.query) - known):
+        raise ConfigurationError(
+            f"[deferrable_ops] inbox_url has parameters that asyncpg does not know: {', '.join(unknown)}; "
+            "for TLS write ?ssl=require or ?ssl=verify-full"
+        )
+    connect_args: dict[str, Any] = {
+        "timeout": 10,
+        "command_timeout": 60,
+        "server_settings": {"application_name": "deferrable_ops"},
+    }
+    if not database.notify:  # a pooler may hand a connection with its prepared statements to others
+        connect_args |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"deferrable_ops_{uuid4().hex}",
+        }
+    engine = create_async_engine(
+        database.url, pool_size=5, max_overflow=4, connect_args=connect_args, hide_parameters=True
+    )
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def _leave_the_standby(context: ExceptionContext) -> None:
+        # After a failover the connections to what was the primary are of no use, though they are sound.
+        if type(context.original_exception.__cause__).__name__ == "ReadOnlySQLTransactionError":
+            context.is_disconnect = True
+
+    return engine

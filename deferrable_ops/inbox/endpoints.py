@@ -10,10 +10,9 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.exceptions import InboxError
+from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import endpoints, waits
-from deferrable_ops.inbox.wait import State
+from deferrable_ops.inbox.schema import IS_WAITING, endpoints, waits
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Endpoints:
             try:
                 if await self._database.read(_some_wait_expects_beats):
                     await self._database.write(lambda transaction: self._see(transaction, identity))
-            except InboxError as error:
+            except DeferrableOpsError as error:
                 log.warning("The endpoint cannot announce itself: %s", error)
             await asyncio.sleep(_SEEN_EVERY)
 
@@ -72,5 +71,5 @@ class Endpoints:
 
 
 async def _some_wait_expects_beats(connection: AsyncConnection) -> bool:
-    expects = exists().where(waits.c.state == State.WAITING, waits.c.beat_due.is_not(None))
+    expects = exists().where(IS_WAITING, waits.c.beat_due.is_not(None))
     return bool((await connection.execute(select(expects))).scalar_one())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from deferrable_ops.exceptions import InboxError
+from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable
 from deferrable_ops.inbox.database import Database, Transaction
 
 Item = TypeVar("Item")
@@ -37,30 +37,33 @@ class GroupCommit(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
         if self._writer is None:
-            self._writer = asyncio.create_task(self._drain(), name="deferrable-ops group commit")
+            self._writer = self._database.spawn(self._drain(), "group commit")
         return await future
 
     async def _drain(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         try:
             while self._queue:
                 batch, self._queue = self._queue[:_ITEMS_PER_COMMIT], self._queue[_ITEMS_PER_COMMIT:]
                 await self._commit([entry for entry in batch if not entry[1].done()])
         finally:
-            self._writer = None
-            for _, future in self._queue:  # only when this task was cancelled, with its loop
-                future.cancel()
+            left, self._queue, self._writer = batch + self._queue, [], None
+            for _, future in left:  # unanswered only when this task was ended in the middle
+                _fail(future, InboxUnavailable("the inbox was closed; what it was asked may have been done"))
 
     async def _commit(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if not batch:
+            return
         try:
             results = await self._database.write(
                 lambda transaction: self._write_all(transaction, [item for item, _ in batch])
             )
-        except InboxError as error:
+        except (InboxUnavailable, ConfigurationError) as error:
             for _, future in batch:
-                _settle(future, error)
-        except Exception as error:
+                _fail(future, error)
+        except Exception as error:  # noqa: BLE001 - its caller is given it
             if len(batch) == 1:
-                _settle(batch[0][1], error)
+                _fail(batch[0][1], error)
                 return
             for entry in batch:  # one bad item must not fail its neighbours
                 await self._commit([entry])
@@ -70,6 +73,6 @@ class GroupCommit(Generic[Item, Result]):
                     future.set_result(result)
 
 
-def _settle(future: asyncio.Future[Result], error: Exception) -> None:
+def _fail(future: asyncio.Future[Result], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextvars import Context
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from deferrable_ops import settings
@@ -56,40 +57,49 @@ class Inbox:
         return inbox
 
     async def close(self) -> None:
-        """Stop watching and close every connection."""
+        """Stop watching, let the writes under way end, and close every connection."""
         await self.watcher.close()
         await self.database.close()
 
 
 @dataclass(slots=True)
 class _Shared:
+    opening: asyncio.Task[Inbox]
     users: int = 0
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
-    inbox: Inbox | None = None
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, float], _Shared]] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Shared]] = WeakKeyDictionary()
+_closing: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
 
 
 @asynccontextmanager
 async def use_inbox(*, patience: float) -> AsyncIterator[Inbox]:
-    """Use the inbox of the settings: one for all users on this event loop, closed after the last of them.
+    """Use the inbox of the settings: one for all users of one patience on this event loop, closed after the last.
 
     :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
-    :raises InboxUnavailable: the database did not answer within the patience.
+    :raises InboxUnavailable: the database did not answer within the patience. All who wait for it learn it together.
     """
-    key = (settings.inbox_url(), patience)
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
-    shared = of_loop.setdefault(key, _Shared())
+    shared = of_loop.get(patience)
+    if shared is None:
+        # In a context of its own: it outlives the trigger that happens to come first.
+        opening = asyncio.create_task(Inbox.open(settings.inbox_url(), patience=patience), context=Context())
+        shared = of_loop[patience] = _Shared(opening)
     shared.users += 1
     try:
-        async with shared.opening:
-            if shared.inbox is None:
-                shared.inbox = await Inbox.open(key[0], patience=patience)
-        yield shared.inbox
+        yield await asyncio.shield(shared.opening)
     finally:
         shared.users -= 1
         if shared.users == 0:
-            of_loop.pop(key, None)
-            if shared.inbox is not None:
-                await shared.inbox.close()
+            of_loop.pop(patience)
+            closing = asyncio.create_task(_close(shared.opening))
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+            await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
+
+
+async def _close(opening: asyncio.Task[Inbox]) -> None:
+    opening.cancel()  # when it is under way still
+    await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,17 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+
+# JMESPath's own errors, and what its functions let through from Python.
+_CANNOT_BE_EVALUATED = (
+    JMESPathError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ def judge(verb: str, payload: Any, expected: dict[str, Any]) -> Judgement:
         case "skip":
             return Judgement(Skip(_reason(payload, "the outside service skipped the work")))
         case "failure":
-            retryable = payload.get("retryable", True) if isinstance(payload, dict) else True
+            retryable = not (isinstance(payload, dict) and payload.get("retryable") is False)
             return Judgement(Failure(_reason(payload, "the outside service reported a failure"), retryable))
         case "success":
             return Judgement(_success(payload, expected))
@@ -63,8 +75,10 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
     if result is None:
         return Success(payload)
     try:
-        return Success(_compiled(result).search(payload))
-    except (JMESPathError, ArithmeticError, TypeError, ValueError) as error:
+        value = _compiled(result).search(payload)
+        json.dumps(value)  # an expression can return a part of itself: &name
+        return Success(value)
+    except _CANNOT_BE_EVALUATED as error:
         return Failure(
             f"result={result!r} cannot be evaluated on the callback's payload: {error}", retryable=False
         )
@@ -73,7 +87,7 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
 def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool:
     try:
         found = _compiled(expression).search(payload)
-    except (JMESPathError, ArithmeticError, TypeError, ValueError) as error:
+    except _CANNOT_BE_EVALUATED as error:
         notes.append(f"{name} cannot be evaluated on this payload, so it is not true: {error}")
         return False
     # Truth as JMESPath defines it: false, null, and empty strings, lists and objects are not true; 0 is.

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.schema import HEAD, alembic_version
 
@@ -18,10 +19,17 @@ _LOCK = 0x64656672  # any number that no one else locks: "defr"
 async def migrate(database: Database) -> None:
     """Create or upgrade the tables; quick when there is nothing to do.
 
+    :raises ConfigurationError: the database does not let this deployment in, or is of a newer version of the library.
     :raises InboxUnavailable: the database did not answer.
     """
-    if await database.read(_version) == HEAD:
+    version = await database.read(_version)
+    if version == HEAD:
         return
+    if version is not None and version > HEAD:
+        raise ConfigurationError(
+            f"the inbox's tables have version {version}, and this airflow-deferrable-ops knows {HEAD}; "
+            "install the newer release, which upgraded them, on every Airflow machine"
+        )
     await asyncio.to_thread(__import__, "alembic.command")  # heavy: not on the loop
 
     async def upgrade() -> None:

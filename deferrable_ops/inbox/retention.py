@@ -9,9 +9,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
-from deferrable_ops.exceptions import InboxError
+from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import keys, locks, waits
+from deferrable_ops.inbox.schema import locks, waits
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Retention:
             try:
                 if await take_turn(self._database, "retention", _EVERY):
                     await self.prune(settings.wait_retention_days())
-            except InboxError as error:
+            except DeferrableOpsError as error:
                 log.warning("The inbox cannot be pruned now: %s", error)
             await asyncio.sleep(_EVERY / 4)
 
@@ -50,6 +50,7 @@ class Retention:
             select(waits.c.id)
             .where(settled_before, waits.c.cancel.is_distinct_from("due"))
             .limit(_ROWS_PER_BATCH)
+            .with_for_update(skip_locked=True)  # a late callback holds them in another order
         )
         result = await transaction.connection.execute(delete(waits).where(waits.c.id.in_(batch)))
         return result.rowcount

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -71,6 +72,10 @@ waits = Table(
     Column("version", BigInteger, nullable=False),
     UniqueConstraint("ti_id", "try_number", name="deferrable_ops_waits_attempt"),
 )
+# Written out, and not as parameters: the planners recognize their partial indexes by them.
+IS_WAITING: Final = waits.c.state == literal_column("'waiting'")
+CANCEL_IS_DUE: Final = waits.c.cancel == literal_column("'due'")
+
 Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)
 Index("deferrable_ops_waits_version", waits.c.version)
 Index(

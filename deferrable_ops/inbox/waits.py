@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, exists, false, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    false,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,11 +30,14 @@ from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.group_commit import GroupCommit
 from deferrable_ops.inbox.keys import Keys
-from deferrable_ops.inbox.schema import waits
-from deferrable_ops.inbox.wait import NewWait, State, Wait, state_of, wait_from_row
+from deferrable_ops.inbox.schema import IS_WAITING, waits
+from deferrable_ops.inbox.wait import Attempt, NewWait, State, Wait, state_of, wait_from_row
 from deferrable_ops.outcome import Failure, Outcome, outcome_to_json
 
+log = logging.getLogger(__name__)
+
 _ROWS_PER_QUERY = 500
+_REGISTRATION: Final = 0x64656673  # a Postgres advisory lock
 _NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat came within heartbeat_timeout")))
 
 
@@ -39,10 +57,7 @@ class Waits:
         """
         found = await self.get_many([wait_id])
         if not found:
-            raise UnknownWait(
-                f"this inbox has never seen the wait {wait_id}, or has pruned it "
-                "([deferrable_ops] wait_retention_days)"
-            )
+            raise UnknownWait(_unknown(wait_id))
         return found[0]
 
     async def get_many(self, wait_ids: Sequence[str]) -> list[Wait]:
@@ -52,7 +67,7 @@ class Waits:
             found: list[Wait] = []
             for start in range(0, len(wait_ids), _ROWS_PER_QUERY):
                 chosen = waits.c.id.in_(wait_ids[start : start + _ROWS_PER_QUERY])
-                found += map(wait_from_row, await connection.execute(select(waits).where(chosen)))
+                found += _readable(await connection.execute(_select_waits().where(chosen)))
             return found
 
         return await self._database.read(read)
@@ -61,12 +76,12 @@ class Waits:
         self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
     ) -> list[Wait]:
         """Return the waits that meet the conditions, by id, those after the id `after` only."""
-        query = select(waits).where(*conditions).order_by(waits.c.id).limit(limit)
+        query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
         if after is not None:
             query = query.where(waits.c.id > after)
 
         async def read(connection: AsyncConnection) -> list[Wait]:
-            return [wait_from_row(row) for row in await connection.execute(query)]
+            return _readable(await connection.execute(query))
 
         return await self._database.read(read)
 
@@ -74,6 +89,8 @@ class Waits:
         """Give a wait its outcome, unless it has one, and return it as it stands. The first to settle wins.
 
         A wait whose deadline passed keeps the state EXPIRED, and takes the outcome that its feature gives that case.
+
+        :raises UnknownWait: this inbox has never seen it, or has pruned it.
         """
 
         async def write(transaction: Transaction) -> Wait:
@@ -93,32 +110,20 @@ class Waits:
                     version=transaction.version,
                 )
             )
+            row = (await transaction.connection.execute(_select_waits().where(waits.c.id == wait_id))).first()
+            if row is None:
+                raise UnknownWait(_unknown(wait_id))
             transaction.changed.add(wait_id)
-            return wait_from_row(
-                (await transaction.connection.execute(select(waits).where(waits.c.id == wait_id))).one()
-            )
+            return wait_from_row(row)
 
         return await self._database.write(write)
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
         """Settle waits whose task was ended by a user or by Airflow; what they launched is due to be cancelled."""
         chosen = list(wait_ids)
-
-        async def write(transaction: Transaction) -> None:
-            for start in range(0, len(chosen), _ROWS_PER_QUERY):
-                await _abandon(
-                    transaction, State.KILLED, waits.c.id.in_(chosen[start : start + _ROWS_PER_QUERY])
-                )
-
-        await self._database.write(write)
-
-    async def supersede_stale(self) -> None:
-        """Settle waits whose task has a newer attempt. Two attempts that registered at the same moment need this."""
-
-        async def write(transaction: Transaction) -> None:
-            await _abandon(transaction, State.SUPERSEDED, _has_newer_attempt())
-
-        await self._database.write(write)
+        for start in range(0, len(chosen), _ROWS_PER_QUERY):
+            batch = chosen[start : start + _ROWS_PER_QUERY]
+            await self._database.write(partial(_abandon, state=State.KILLED, chosen=batch))
 
     async def expire(self, beats_since: float | None) -> None:
         """Settle waits whose deadline passed, and those whose beats stopped.
@@ -129,17 +134,19 @@ class Waits:
 
         async def due(connection: AsyncConnection) -> bool:
             now = await self._database.clock(connection)
-            ended = or_(waits.c.deadline <= now, _is_silent(now, beats_since))
-            query = select(waits.c.id).where(waits.c.state == State.WAITING, ended).limit(1)
-            return (await connection.execute(query)).first() is not None
+            some = [
+                exists().where(IS_WAITING, ended) for ended in (_is_late(now), _is_silent(now, beats_since))
+            ]
+            return bool((await connection.execute(select(or_(*some)))).scalar_one())
 
         async def write(transaction: Transaction) -> None:
-            await _abandon(transaction, State.EXPIRED, waits.c.deadline <= transaction.now)
+            late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
+            await _abandon(transaction, State.EXPIRED, await _some(transaction, late), late)
             await _abandon(
-                transaction, State.FAILED, _is_silent(transaction.now, beats_since), outcome=_NO_HEARTBEAT
+                transaction, State.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
             )
 
-        if await self._database.read(due):
+        while await self._database.read(due):
             await self._database.write(write)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:
@@ -152,17 +159,63 @@ class Waits:
         return await self._database.read(read)
 
     async def _register_all(self, transaction: Transaction, new: list[NewWait]) -> list[Wait]:
+        connection = transaction.connection
+        if self._database.dialect == "postgresql":
+            # Of two attempts of one task that register at the same moment, neither would see the other.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REGISTRATION})
         key_id = (await self._keys.current(transaction)).id
-        rows = sorted((_row(wait, transaction, key_id) for wait in new), key=lambda row: str(row["id"]))
+        rows = [_row(wait, transaction, key_id) for wait in new]
+        ids = [row["id"] for row in rows]
         flavour = postgresql if self._database.dialect == "postgresql" else sqlite
-        await transaction.connection.execute(flavour.insert(waits).on_conflict_do_nothing(), rows)
-        await _abandon(transaction, State.SUPERSEDED, _is_same_task(rows), _has_newer_attempt())
-        chosen = waits.c.id.in_([row["id"] for row in rows])
-        found = {
-            row.id: wait_from_row(row)
-            for row in await transaction.connection.execute(select(waits).where(chosen))
-        }
-        return [found[wait.attempt.wait_id] for wait in new]
+        await connection.execute(flavour.insert(waits).on_conflict_do_nothing(), rows)
+        stale = (await connection.execute(_stale_among_tasks_of(ids))).scalars().all()
+        await _abandon(transaction, State.SUPERSEDED, stale)
+        found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
+        return [wait_from_row(found[wait_id]) for wait_id in ids]
+
+
+_WAIT_COLUMNS = [
+    waits.c[name]
+    for name in (
+        "id",
+        *(field.name for field in fields(Attempt)),
+        "feature",
+        "state",
+        "deadline",
+        "created_at",
+        "settled_at",
+        "heartbeat_timeout",
+        "last_beat",
+        "key_id",
+        "progress",
+        "outcome",
+        "launched_at",
+        "launch_owner",
+        "launch_answer",
+        "cancel",
+    )
+]
+
+
+def _select_waits() -> Select[Any]:
+    return select(*_WAIT_COLUMNS)
+
+
+def _readable(rows: Iterable[Row[Any]]) -> list[Wait]:
+    found = []
+    for row in rows:
+        try:
+            found.append(wait_from_row(row))
+        except ValueError:  # of a newer version: it must not keep the others from being read
+            log.exception("The wait %s cannot be read", row.id)
+    return found
+
+
+def _unknown(wait_id: str) -> str:
+    return (
+        f"this inbox has never seen the wait {wait_id}, or has pruned it "
+        "([deferrable_ops] wait_retention_days)"
+    )
 
 
 def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
@@ -170,7 +223,7 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
     beat_due = None if new.heartbeat_timeout is None else transaction.now + new.heartbeat_timeout
     return {
         "id": new.attempt.wait_id,
-        **asdict(new.attempt),
+        **{field.name: getattr(new.attempt, field.name) for field in fields(Attempt)},
         "feature": new.feature,
         "state": State.WAITING,
         "expected": json.dumps(new.expected),
@@ -184,13 +237,29 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
     }
 
 
+async def _some(transaction: Transaction, condition: ColumnElement[bool]) -> Sequence[str]:
+    query = select(waits.c.id).where(IS_WAITING, condition).limit(_ROWS_PER_QUERY)
+    return (await transaction.connection.execute(query)).scalars().all()
+
+
 async def _abandon(
-    transaction: Transaction, state: State, *conditions: ColumnElement[bool], outcome: str | None = None
+    transaction: Transaction,
+    state: State,
+    chosen: Sequence[str],
+    *conditions: ColumnElement[bool],
+    outcome: str | None = None,
 ) -> None:
-    """End the waits that meet the conditions and still wait; what they launched is due to be cancelled."""
-    ended = await transaction.connection.execute(
+    """End those of the waits that still wait and meet the conditions; what they launched is due to be cancelled."""
+    if not chosen:
+        return
+    # Locked by id, as callbacks lock theirs: two batches in different orders would deadlock.
+    ending = select(waits.c.id).where(waits.c.id.in_(chosen), IS_WAITING, *conditions)
+    ids = (
+        (await transaction.connection.execute(ending.order_by(waits.c.id).with_for_update())).scalars().all()
+    )
+    await transaction.connection.execute(
         update(waits)
-        .where(waits.c.state == State.WAITING, *conditions)
+        .where(waits.c.id.in_(ids))
         .values(
             state=state,
             outcome=outcome,
@@ -199,9 +268,12 @@ async def _abandon(
             cancel_lease=transaction.now,
             version=transaction.version,
         )
-        .returning(waits.c.id)
     )
-    transaction.changed.update(ended.scalars())
+    transaction.changed.update(ids)
+
+
+def _is_late(now: float) -> ColumnElement[bool]:
+    return waits.c.deadline <= now
 
 
 def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
@@ -210,21 +282,30 @@ def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
     return and_(waits.c.beat_due <= now, waits.c.heartbeat_timeout + beats_since <= now)
 
 
-def _is_same_task(rows: list[dict[str, Any]]) -> ColumnElement[bool]:
-    columns = ("dag_id", "run_id", "task_id", "map_index")
-    return tuple_(*(waits.c[name] for name in columns)).in_(
-        [tuple(row[name] for name in columns) for row in rows]
+def _same_task(one: FromClause, other: FromClause) -> ColumnElement[bool]:
+    return and_(*(one.c[name] == other.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")))
+
+
+def _stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
+    mine = waits.alias("mine")
+    return (
+        select(waits.c.id)
+        .join(mine, _same_task(mine, waits))
+        .where(mine.c.id.in_(wait_ids), IS_WAITING, _has_newer_attempt())
     )
 
 
 def _has_newer_attempt() -> ColumnElement[bool]:
-    # Airflow's ids are UUIDs of version 7, which sort by time. Alone they would trust the machines' clocks, and alone
-    # the try number would take the tries of a deleted run for newer than those of the run that replaced it.
+    # Three clocks tell which of two attempts is the newer one, and each can be wrong: the try number starts again when a
+    # run is deleted and made again; Airflow's ids, UUIDs of version 7, sort by the time of whichever machine made them,
+    # and can stay the same over a retry; a trigger that was paused may register late. Two of them decide.
     newer = waits.alias("newer")
-    same_task = [newer.c[name] == waits.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")]
-    came_later = and_(newer.c.ti_id > waits.c.ti_id, newer.c.created_at > waits.c.created_at)
+    later_try = newer.c.try_number > waits.c.try_number
     return exists().where(
-        *same_task,
-        newer.c.ti_id >= waits.c.ti_id,
-        or_(newer.c.try_number > waits.c.try_number, came_later),
+        _same_task(newer, waits),
+        or_(
+            and_(later_try, newer.c.ti_id >= waits.c.ti_id),
+            and_(later_try, newer.c.created_at >= waits.c.created_at),
+            and_(newer.c.ti_id > waits.c.ti_id, newer.c.created_at > waits.c.created_at),
+        ),
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from deferrable_ops.exceptions import InboxUnavailable
-from deferrable_ops.inbox.changes import read_changes, read_cursor, signal_for
+from deferrable_ops.inbox.changes import Cursor, keep_running, read_changes, signal_for
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.endpoints import Endpoints
 from deferrable_ops.inbox.wait import Wait
@@ -22,6 +22,7 @@ from deferrable_ops.inbox.waits import Waits
 log = logging.getLogger(__name__)
 
 _EXPIRE_EVERY = 1.0
+_AFTER_TROUBLE = 1.0
 _OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beats get one full interval again
 
 
@@ -96,9 +97,9 @@ class Watcher:
     def _start(self) -> None:
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._signal.run(), name="deferrable-ops signal"),
-                asyncio.create_task(self._wake_the_changed(), name="deferrable-ops watcher"),
-                asyncio.create_task(self._end_the_overdue(), name="deferrable-ops deadlines"),
+                self._database.spawn(keep_running(self._signal), "signal"),
+                self._database.spawn(self._wake_the_changed(), "watcher"),
+                self._database.spawn(self._end_the_overdue(), "deadlines"),
             ]
 
     def _on_change(self, changed: set[str] | None) -> None:
@@ -112,21 +113,20 @@ class Watcher:
         self._look.set()
 
     async def _wake_the_changed(self) -> None:
-        cursor: int | None = None
+        cursor: Cursor | None = None
         swept_at = 0.0
         while True:
             try:
-                if cursor is None:
-                    cursor = await read_cursor(self._database)
-                    await self._tell(list(self._subscriptions))
                 await self._tell(self._take_told())
                 if self._look_everywhere or time.monotonic() - swept_at >= self._signal.sweep_every:
                     self._look_everywhere, swept_at = False, time.monotonic()
                     changed, cursor = await read_changes(self._database, cursor)
-                    await self._tell([wait_id for wait_id in changed if wait_id in self._subscriptions])
-            except Exception as error:  # this task must outlive whatever happens: every wait hangs on it
+                    await self._tell([*self._subscriptions] if changed is None else changed)
+            except Exception as error:  # noqa: BLE001 - every wait hangs on this task: it outlives whatever happens
                 _log_trouble("Waits cannot be watched", error)
-                cursor = None
+                cursor, self._look_everywhere = None, True
+                await asyncio.sleep(_AFTER_TROUBLE)
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.1, swept_at + self._signal.sweep_every - time.monotonic())):
                     await self._look.wait()
@@ -137,9 +137,10 @@ class Watcher:
         return list(told)
 
     async def _tell(self, wait_ids: list[str]) -> None:
-        if not wait_ids:
+        mine = [wait_id for wait_id in wait_ids if wait_id in self._subscriptions]
+        if not mine:
             return
-        for wait in await self._waits.get_many(wait_ids):
+        for wait in await self._waits.get_many(mine):
             for subscription in self._subscriptions.get(wait.id, ()):
                 subscription.tell(wait)
 
@@ -152,7 +153,7 @@ class Watcher:
                     up_since = now
                 looked_at = now
                 await self._waits.expire(await self._beats_since(up_since))
-            except Exception as error:  # as above
+            except Exception as error:  # noqa: BLE001 - as above
                 _log_trouble("Deadlines cannot be watched", error)
                 looked_at = float("-inf")
             await asyncio.sleep(_EXPIRE_EVERY)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from deferrable_ops.inbox import Attempt, Inbox, State, use_inbox
+from deferrable_ops.inbox import Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.retention import take_turn
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.schema import IS_WAITING
 from deferrable_ops.triggers.sealed import unseal
 from deferrable_ops.triggers.task_states import DEFERRED, UNDER_WAY, AskStates, ask_supervisor, states_of
 
@@ -46,7 +46,6 @@ async def sweep(inbox: Inbox, ask: AskStates) -> None:
     :param ask: tells the states of task instances.
     """
     if await take_turn(inbox.database, "sweep", SWEEP_EVERY):
-        await inbox.waits.supersede_stale()
         await _kill_the_ended(inbox, ask)
     await stop_due_work(inbox)
 
@@ -75,7 +74,7 @@ async def stop_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
 
 async def _kill_the_ended(inbox: Inbox, ask: AskStates) -> None:
     last: str | None = None
-    while page := await inbox.waits.find(waits.c.state == State.WAITING, limit=_WAITS_PER_PAGE, after=last):
+    while page := await inbox.waits.find(IS_WAITING, limit=_WAITS_PER_PAGE, after=last):
         last = page[-1].id
         elsewhere = [wait for wait in page if wait.id not in inbox.watcher.watched]
         states = await states_of([wait.attempt for wait in elsewhere], ask)
