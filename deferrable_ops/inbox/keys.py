@@ -6,6 +6,7 @@ same token. Whoever shares the inbox shares its keys, so there is nothing to con
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -19,9 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deferrable_ops.exceptions import TokenRefused
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.schema import keys
+from deferrable_ops.inbox.shared_call import SharedCall
 
 _TOKEN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9a-f]{8})\.([A-Za-z0-9_-]{43})")
-_RELOAD_SECONDS = 5
+_RELOAD_SECONDS = 5  # within which a revocation reaches the other processes
+_PAUSE_SECONDS = 0.5  # between two readings, which bounds what a flood of invented key ids costs
 _REFUSED = "the token is malformed, forged, or signed with a revoked key"
 
 
@@ -42,6 +45,7 @@ class Keys:
         self._keys: dict[str, Key] = {}
         self._newest: Key | None = None
         self._loaded_at = float("-inf")
+        self._load = SharedCall(self._load_now)
 
     async def current(self, transaction: Transaction) -> Key:
         """Return the newest key, which new waits are signed with; the first caller makes it."""
@@ -82,30 +86,31 @@ class Keys:
     async def verify(self, token: str) -> str:
         """Return the id of the wait that the token was made for. Whether that wait exists is another question.
 
-        Garbage is refused by its form, a forgery by its signature in constant time; neither asks the database.
+        Garbage is refused by its form, a forgery by its signature in constant time; neither asks the database. A key id
+        that is not known does, for all such tokens together.
 
         :raises TokenRefused: the token is malformed, forged, or its key was revoked.
         """
-        match = _TOKEN.fullmatch(token)
-        if match is None:
-            raise TokenRefused(_REFUSED)
-        wait_id, key_id, signature = match.groups()
+        wait_id, key_id, signature = _split(token)
         key = await self._find(key_id)
         if key is None or key.revoked or not hmac.compare_digest(signature, _signature(key, wait_id)):
             raise TokenRefused(_REFUSED)
         return wait_id
 
     async def _find(self, key_id: str) -> Key | None:
-        # Reading at most every few seconds bounds what a flood of invented key ids costs, and is how a revocation
-        # reaches the other processes.
-        if time.monotonic() - self._loaded_at > _RELOAD_SECONDS:
-            self._loaded_at = time.monotonic()
-            try:
-                await self._database.read(self._read)
-            except BaseException:
-                self._loaded_at = float("-inf")
-                raise
+        asked_at = time.monotonic()
+        if asked_at - self._loaded_at > _RELOAD_SECONDS:
+            await self._load()
+        # A key that another process made a moment ago signs the tokens that it hands out at once.
+        while key_id not in self._keys and self._loaded_at < asked_at:
+            await self._load()
         return self._keys.get(key_id)
+
+    async def _load_now(self) -> None:
+        await asyncio.sleep(self._loaded_at + _PAUSE_SECONDS - time.monotonic())
+        loading_at = time.monotonic()
+        await self._database.read(self._read)
+        self._loaded_at = loading_at
 
     async def _read(self, connection: AsyncConnection) -> None:
         rows = (await connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))).all()
@@ -120,6 +125,21 @@ class Keys:
         )
         self._newest = self._keys[key.id] = key
         return key
+
+
+def check_form(token: str) -> None:
+    """Make sure that a token looks like one, whoever signed it.
+
+    :raises TokenRefused: it does not.
+    """
+    _split(token)
+
+
+def _split(token: str) -> tuple[str, str, str]:
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise TokenRefused(_REFUSED)
+    return match[1], match[2], match[3]
 
 
 def _signature(key: Key, wait_id: str) -> str:
