@@ -34,6 +34,10 @@ def test_task_that_starts_and_ends_in_the_triggerer_has_no_worker_process(
 
     assert run.worker_processes() == 0
     assert_executor_agrees(airflow, run)
+    # A worker opens its own log before it asks whether it may begin: not even one that was sent away existed.
+    logs = {file.name for file in airflow.written_files() if run.run_id in file.parts[-2] + file.parts[-3]}
+    assert logs
+    assert "attempt=1.log" not in logs
     assert [(attempt.number, attempt.pid, attempt.hostname) for attempt in task.tries()] == [(1, None, "")]
 
 

@@ -56,6 +56,8 @@ def environment(
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
+        # Where a page is cut, rows would be missing from a count without anybody noticing.
+        "AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "10000",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         **QUICK,

@@ -33,6 +33,7 @@ class Component:
         self._environment = environment
         self._folder = folder
         self._process: psutil.Popen | None = None
+        self.was_paused = False
 
     @property
     def running(self) -> bool:
@@ -51,6 +52,7 @@ class Component:
         :param extra_environment: for this start only, for example to run it under libfaketime.
         """
         assert not self.running, f"{self.name} runs already"
+        self.was_paused = False
         with self.output.open("ab") as output:
             self._process = psutil.Popen(
                 [AIRFLOW, *self._arguments],
@@ -79,11 +81,12 @@ class Component:
     def kill(self) -> None:
         """Send SIGKILL to the whole tree, and return when none of it is left."""
         if self.running:
-            self.pause()  # so that nothing of it starts another process meanwhile
+            self._signal(signal.SIGSTOP, self._tree())  # so that nothing of it starts another process
             self._kill(self._tree())
 
     def pause(self) -> None:
         """Send SIGSTOP to the whole tree."""
+        self.was_paused = True
         self._signal(signal.SIGSTOP, self._tree())
 
     def resume(self) -> None:
@@ -115,7 +118,7 @@ class Component:
 
     def _signal(self, number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
         for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
 

@@ -62,7 +62,7 @@ class Run:
 
     def task_states(self) -> dict[str, str | None]:
         """Return the state of every task; a mapped one is called `task[0]`."""
-        tasks = self.client.get(f"{self.path}/taskInstances", limit=1000)["task_instances"]
+        tasks = self.client.get(f"{self.path}/taskInstances", limit=10_000)["task_instances"]
         return {_name(task["task_id"], task["map_index"]): task["state"] for task in tasks}
 
     def wait_for(self, state: str, timeout: float = 120) -> Run:
@@ -81,8 +81,9 @@ class Run:
         there: none when the scheduler defers a task, one more when a deferred task resumes on a worker.
         """
         rows = self.client.get(
-            "/eventLogs", dag_id=self.dag_id, run_id=self.run_id, event="running", limit=1000
+            "/eventLogs", dag_id=self.dag_id, run_id=self.run_id, event="running", limit=10_000
         )
+        assert len(rows["event_logs"]) == rows["total_entries"], "the API server cuts its pages shorter"
         starts = sorted(rows["event_logs"], key=lambda row: row["event_log_id"])
         # A filter that an API server does not know is ignored silently: trust none with a test's result.
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import site
 from importlib import metadata
@@ -19,6 +20,14 @@ IN_SITE_PACKAGES = any(
 
 def test_tested_package_is_the_installed_wheel_in_ci() -> None:
     assert IN_SITE_PACKAGES or os.environ.get("CI") != "true", deferrable_ops.__file__
+
+
+def test_folder_tests_airflow_does_not_stand_before_airflow_itself() -> None:
+    spec = importlib.util.find_spec("airflow")
+
+    assert spec is not None
+    assert spec.origin is not None, "tests/airflow has become a package: remove its __init__.py"
+    assert "site-packages" in spec.origin
 
 
 @pytest.fixture
