@@ -73,8 +73,8 @@ class RealAirflow:
             component.kill()
         self.extra_triggerers.clear()
         for component in self.components:
-            # A triggerer that comes back still runs triggers that another has taken over. On SQLite, which gives
-            # the number of a deleted trigger to the next one, such a trigger's event ends a later test's task.
+            # A triggerer that comes back still runs triggers that another has taken over. On SQLite, which
+            # gives the number of a deleted trigger to the next, the event of one ends a later test's task.
             if component.was_paused:
                 component.kill()
         self._start([component for component in self.components if not component.running])
