@@ -10,15 +10,14 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, or_, select, tuple_, update
-
+from deferrable_ops.inbox import callback_rows
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.group_commit import GroupCommit
 from deferrable_ops.inbox.judgement import judge
-from deferrable_ops.inbox.schema import callbacks, waits
 from deferrable_ops.inbox.wait import ABANDONED, State, state_of
 from deferrable_ops.outcome import Outcome, outcome_to_json
 
@@ -52,11 +51,11 @@ class Callback:
     payload: Any
     source: str = "http"
     idempotency_key: str | None = None
+    digest: bytes = field(init=False)
+    """What makes two callbacks the same: their verb and their body."""
 
-    @property
-    def digest(self) -> bytes:
-        """What makes two callbacks the same: their verb and their body."""
-        return sha256(self.verb.encode() + b"\0" + self.body).digest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", sha256(self.verb.encode() + b"\0" + self.body).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +90,10 @@ class _Standing:
 
     id: str
     state: State
-    expected: dict[str, Any]
+    expected: str
     expired: bool
-    heartbeat_timeout: float | None
     refused: int
+    touched: bool
     outcome: Outcome | None = None
     progress: Any = None
     beaten: bool = False
@@ -106,43 +105,28 @@ class _Ledger:
     """The waits that a batch is for, what was recorded of them, and what the batch adds."""
 
     transaction: Transaction
+    received_at: str
     standings: dict[str, _Standing]
-    by_key: dict[tuple[str, str], tuple[bytes, Receipt]]
-    by_digest: dict[tuple[str, bytes], Receipt]
-    added: list[dict[str, Any]] = field(default_factory=list)
+    by_key: dict[tuple[str, str], tuple[bytes, Receipt]] = field(default_factory=dict)
+    by_digest: dict[tuple[str, bytes], Receipt] = field(default_factory=dict)
+    added: list[callback_rows.Row] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     async def read(cls, transaction: Transaction, batch: list[Callback]) -> _Ledger:
-        ids = {callback.wait_id for callback in batch}
-        query = select(
-            waits.c.id,
-            waits.c.state,
-            waits.c.expected,
-            waits.c.deadline,
-            waits.c.heartbeat_timeout,
-            waits.c.refused,
-        )
-        query = query.where(waits.c.id.in_(ids)).order_by(waits.c.id).with_for_update()
-        standings = {
-            row.id: _standing(row, transaction.now) for row in await transaction.connection.execute(query)
-        }
-        digests = [(callback.wait_id, callback.digest) for callback in batch]
-        keys = [
-            (callback.wait_id, callback.idempotency_key) for callback in batch if callback.idempotency_key
-        ]
-        recorded = select(
-            callbacks.c.wait_id,
-            callbacks.c.digest,
-            callbacks.c.idempotency_key,
-            callbacks.c.status,
-            callbacks.c.receipt,
-        ).order_by(callbacks.c.id.desc())
-        same_content = tuple_(callbacks.c.wait_id, callbacks.c.digest).in_(digests)
-        same_key = tuple_(callbacks.c.wait_id, callbacks.c.idempotency_key).in_(keys) if keys else None
-        recorded = recorded.where(same_content if same_key is None else or_(same_content, same_key))
-        ledger = cls(transaction, standings, {}, {})
-        for row in await transaction.connection.execute(recorded):
-            ledger._remember(row.wait_id, row.digest, row.idempotency_key, Receipt(row.status, row.receipt))
+        rows = await callback_rows.find_waits(transaction, {callback.wait_id for callback in batch})
+        standings = {row[0]: _standing(row, transaction.now) for row in rows}
+        received_at = datetime.fromtimestamp(transaction.now, UTC).isoformat()
+        ledger = cls(transaction, received_at, standings)
+        # Most waits are called once: nothing can be recorded of one that was neither called nor refused before.
+        again = [c for c in batch if c.wait_id in standings and standings[c.wait_id].touched]
+        if again:
+            contents = [(callback.wait_id, callback.digest) for callback in again]
+            keys = [(callback.wait_id, key) for callback in again if (key := callback.idempotency_key)]
+            for wait_id, digest, key, status, receipt in await callback_rows.find_recorded(
+                transaction, contents, keys
+            ):
+                ledger._remember(wait_id, digest, key, Receipt(status, receipt))
         return ledger
 
     def receive(self, callback: Callback) -> Receipt:
@@ -156,58 +140,22 @@ class _Ledger:
         )
 
     async def write(self) -> None:
-        now, version, connection = self.transaction.now, self.transaction.version, self.transaction.connection
-        if self.added:
-            await connection.execute(insert(callbacks), self.added)
         settled = [standing for standing in self.standings.values() if standing.settled]
-        if settled:
-            await connection.execute(
-                update(waits)
-                .where(waits.c.id == bindparam("wait"))
-                .values(
-                    state=bindparam("new_state"),
-                    outcome=bindparam("new_outcome"),
-                    settled_at=now,
-                    last_beat=now,
-                    version=version,
-                ),
-                [
-                    {
-                        "wait": standing.id,
-                        "new_state": standing.state,
-                        "new_outcome": _outcome_text(standing.outcome),
-                    }
-                    for standing in settled
-                ],
-            )
         beaten = [
             standing for standing in self.standings.values() if standing.beaten and not standing.settled
         ]
-        if beaten:
-            await connection.execute(
-                update(waits)
-                .where(waits.c.id == bindparam("wait"))
-                .values(last_beat=now, beat_due=now + waits.c.heartbeat_timeout),
-                [{"wait": standing.id} for standing in beaten],
-            )
-        progressed = [standing for standing in beaten if standing.progress is not None]
-        if progressed:
-            await connection.execute(
-                update(waits)
-                .where(waits.c.id == bindparam("wait"))
-                .values(progress=bindparam("new_progress"), version=version),
-                [
-                    {"wait": standing.id, "new_progress": json.dumps(standing.progress)}
-                    for standing in progressed
-                ],
-            )
-        refused = {row["wait_id"] for row in self.added if not row["accepted"]}
-        if refused:
-            await connection.execute(
-                update(waits).where(waits.c.id == bindparam("wait")).values(refused=bindparam("count")),
-                [{"wait": wait_id, "count": self.standings[wait_id].refused} for wait_id in refused],
-            )
-        self.transaction.changed.update(standing.id for standing in settled + progressed)
+        progress = {
+            standing.id: json.dumps(standing.progress) for standing in beaten if standing.progress is not None
+        }
+        await callback_rows.add(self.transaction, self.added)
+        await callback_rows.settle(
+            self.transaction,
+            [(standing.id, standing.state, _outcome_text(standing.outcome)) for standing in settled],
+        )
+        await callback_rows.beat(self.transaction, [standing.id for standing in beaten])
+        await callback_rows.show_progress(self.transaction, progress)
+        await callback_rows.count_refused(self.transaction, self.refused)
+        self.transaction.changed.update([standing.id for standing in settled], progress)
 
     def _recorded_before(self, callback: Callback, standing: _Standing) -> Receipt | None:
         if callback.idempotency_key is not None:
@@ -240,44 +188,46 @@ class _Ledger:
             return None
         if standing.refused < _REFUSALS_KEPT:
             standing.refused += 1
+            self.refused[standing.id] = standing.refused
             self._add(callback, receipt, accepted=False, keep_payload=True)
         return receipt
 
     def _accept(self, callback: Callback, standing: _Standing) -> Receipt:
         standing.beaten = True
-        judgement = judge(callback.verb, callback.payload, standing.expected)
-        received_at = datetime.fromtimestamp(self.transaction.now, UTC).isoformat()
+        judgement = judge(callback.verb, callback.payload, _expected(standing.expected))
         if judgement.outcome is None:
             if judgement.progress is not None:
                 standing.progress = judgement.progress
             note = {} if judgement.note is None else {"note": judgement.note}
             status = 200 if callback.verb is Verb.HEARTBEAT else 202
-            receipt = _receipt(status, wait=standing.id, state=State.WAITING, received_at=received_at, **note)
+            receipt = _receipt(
+                status, wait=standing.id, state=State.WAITING, received_at=self.received_at, **note
+            )
         else:
             standing.outcome, standing.state, standing.settled = (
                 judgement.outcome,
                 state_of(judgement.outcome),
                 True,
             )
-            receipt = _receipt(200, wait=standing.id, state=standing.state, received_at=received_at)
+            receipt = _receipt(200, wait=standing.id, state=standing.state, received_at=self.received_at)
         if callback.verb is not Verb.HEARTBEAT or callback.idempotency_key is not None:
             self._add(callback, receipt, accepted=True, keep_payload=standing.settled)
         return receipt
 
     def _add(self, callback: Callback, receipt: Receipt, *, accepted: bool, keep_payload: bool) -> None:
         self.added.append(
-            {
-                "wait_id": callback.wait_id,
-                "verb": callback.verb,
-                "digest": callback.digest,
-                "idempotency_key": callback.idempotency_key,
-                "source": callback.source,
-                "received_at": self.transaction.now,
-                "status": receipt.status,
-                "receipt": receipt.body,
-                "payload": callback.body.decode(errors="replace") if keep_payload else None,
-                "accepted": accepted,
-            }
+            (
+                callback.wait_id,
+                callback.verb,
+                callback.digest,
+                callback.idempotency_key,
+                callback.source,
+                self.transaction.now,
+                receipt.status,
+                receipt.body,
+                callback.body.decode(errors="replace") if keep_payload else None,
+                accepted,
+            )
         )
         self._remember(callback.wait_id, callback.digest, callback.idempotency_key, receipt)
 
@@ -287,15 +237,22 @@ class _Ledger:
             self.by_key[wait_id, key] = (digest, receipt)
 
 
-def _standing(row: Any, now: float) -> _Standing:
+def _standing(row: callback_rows.Row, now: float) -> _Standing:
+    wait_id, state, expected, deadline, refused, last_beat = row
     return _Standing(
-        id=row.id,
-        state=State(row.state),
-        expected=json.loads(row.expected),
-        expired=row.state == State.WAITING and row.deadline <= now,
-        heartbeat_timeout=row.heartbeat_timeout,
-        refused=row.refused,
+        id=wait_id,
+        state=State(state),
+        expected=expected,
+        expired=state == State.WAITING and deadline <= now,
+        refused=refused,
+        touched=last_beat is not None or refused > 0,
     )
+
+
+@lru_cache(maxsize=1024)
+def _expected(text: str) -> dict[str, Any]:
+    expected: dict[str, Any] = json.loads(text)
+    return expected
 
 
 def _receipt(status: int, **body: Any) -> Receipt:

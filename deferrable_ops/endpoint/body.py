@@ -1,0 +1,141 @@
+"""The body of a request: how much of it is read, for how long, and what counts as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+from starlette.types import Receive, Scope
+
+from deferrable_ops.endpoint.answers import Refused
+
+_BODY_SECONDS = 30.0
+_DEEPEST: Final = 100  # levels; Airflow's serialisers recurse over them
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole body.
+
+    :param limit: bytes, above which the rest is not read.
+    :raises Refused: 413, it is larger; 408, it took longer than 30 s.
+    """
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise Refused(
+            408, f"the body was not complete after {_BODY_SECONDS:.0f} s", ((b"connection", b"close"),)
+        ) from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return body
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the value of a JSON text that Airflow and both databases can hold.
+
+    JSON as RFC 8259 defines it: NaN and Infinity are not part of it. Refused as well is what is JSON, but would fail
+    later, where no sender can be told: integers beyond 64 bits (an XCom travels as MessagePack), numbers beyond a
+    double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100 levels.
+
+    :raises Refused: 400, with what is wrong.
+    """
+    if not body:
+        raise Refused(400, "the body is empty, which is not JSON: send null or {}")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the body is not JSON: its byte {error.start} is not UTF-8") from None
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise Refused(400, f"the body is not JSON: {error}") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(value):
+        raise _too_deep()
+    if "\\u" in text and _has_unstorable_character(text, value):
+        raise Refused(400, "the body holds \\u0000 or half a surrogate pair, which cannot be stored")
+    return value
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first header of this name, in lower case; None when there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"the body is larger than {limit} bytes ([deferrable_ops] max_payload_bytes)")
+
+
+def _too_deep() -> Refused:
+    return Refused(400, f"the body is nested deeper than {_DEEPEST} levels")
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _has_unstorable_character(text: str, value: Any) -> bool:
+    if _ESCAPED_NUL.search(text):
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError("an integer exceeds 64 bits; send it as a string")
+    return value
+
+
+def _double(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number exceeds a double; send it as a string")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_double, parse_constant=_constant)

@@ -1,0 +1,42 @@
+"""The endpoint's inbox: opened when the first request or chore needs it, so that the server starts without it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from typing import Final
+
+from deferrable_ops.inbox import Inbox, use_inbox
+from deferrable_ops.inbox.shared_call import SharedCall
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 2.0
+"""Seconds for which a request waits for an inbox that does not answer."""
+
+
+class LazyInbox:
+    """Opens the inbox once for all who ask; when that fails, the next who asks tries again."""
+
+    def __init__(self) -> None:
+        self._open = SharedCall(self._enter)
+        self._opened: Inbox | None = None
+        self._exit = AsyncExitStack()
+
+    async def get(self) -> Inbox:
+        """Return the inbox.
+
+        :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
+        :raises InboxUnavailable: the database does not answer.
+        """
+        return self._opened or await self._open()
+
+    async def close(self) -> None:
+        """Let go of the inbox."""
+        self._opened = None
+        await self._open.cancel()
+        await self._exit.aclose()
+
+    async def _enter(self) -> Inbox:
+        self._opened = await self._exit.enter_async_context(use_inbox(patience=PATIENCE))
+        return self._opened

@@ -1,0 +1,181 @@
+"""The endpoint's OpenAPI: its routes stand in front of FastAPI, so they are described by hand."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_Json = dict[str, Any]
+
+_TEXT: Final[_Json] = {"type": "string"}
+_TIME: Final[_Json] = {"type": ["string", "null"], "format": "date-time"}
+_STATES: Final = ["waiting", "success", "failed", "skipped", "expired", "superseded", "killed"]
+
+
+def describe(generated: _Json) -> _Json:
+    """Return FastAPI's own description with the callback routes in it."""
+    schemas = generated.get("components", {}).get("schemas", {}) | _SCHEMAS
+    return {
+        **generated,
+        "paths": _paths() | generated["paths"],
+        "components": {
+            **generated.get("components", {}),
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _paths() -> _Json:
+    in_path: _Json = {"parameters": [_TOKEN]}
+    in_header: _Json = {"security": [{"token": []}]}
+    paths: _Json = {}
+    for prefix, access in (("/callbacks/{token}", in_path), ("/callbacks", in_header)):
+        name = "" if access is in_path else "_by_header"
+        paths[prefix] = {
+            "get": _operation("Show the wait's state and times", f"show_wait{name}", access, _SHOWN),
+            "post": _callback("Send a result, to be judged by the operator", f"post{name}", access, "Any"),
+        }
+        for verb, (summary, body) in _VERBS.items():
+            paths[f"{prefix}/{verb}"] = {"post": _callback(summary, f"{verb}{name}", access, body)}
+    paths["/dag/{dag_id}/task/{task_id}/"] = {"patch": _task_operation()}
+    return paths
+
+
+def _callback(summary: str, name: str, access: _Json, body: str) -> _Json:
+    described = _operation(summary, name, access, _RECEIPTS if name.startswith("post") else _RECEIPT)
+    described["parameters"] = [*described.get("parameters", []), _IDEMPOTENCY_KEY]
+    described["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    described["responses"] |= {status: _error(text) for status, text in _CALLBACK_ERRORS.items()}
+    return described
+
+
+def _operation(summary: str, name: str, access: _Json, successes: _Json) -> _Json:
+    errors = {status: _error(text) for status, text in _ERRORS.items()}
+    return {"summary": summary, "operationId": name, **access, "responses": successes | errors}
+
+
+def _task_operation() -> _Json:
+    """Describe the route of airflow_webhook_plugin."""
+    integer = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+    parameters = [
+        _parameter("dag_id", "path", _TEXT | {"minLength": 1}, required=True),
+        _parameter("task_id", "path", _TEXT | {"minLength": 1}, required=True),
+        _parameter("execution_date", "query", _TEXT | {"format": "date-time"}),
+        _parameter("run_id", "query", _TEXT),
+        _parameter("try_number", "query", integer, required=True),
+        _parameter("map_index", "query", integer | {"minimum": -1, "default": -1}),
+        _parameter("state", "query", _TEXT | {"enum": ["success", "failed", "skipped"]}, required=True),
+        _IDEMPOTENCY_KEY,
+    ]
+    errors = {
+        **_ERRORS,
+        **_CALLBACK_ERRORS,
+        "400": "A parameter is missing or malformed, or there is no such task instance",
+    }
+    return {
+        "summary": "Set a task's state by its name",
+        "description": "The parameters may also be in a urlencoded form or in a JSON object. Give execution_date or run_id. "
+        "The token is the wait's own, or the static [deferrable_ops] auth_token.",
+        "operationId": "set_task_state",
+        "security": [{"token": []}],
+        "parameters": parameters,
+        "responses": {
+            "200": _answer("The state is set", "TaskState"),
+            **{status: _error(text) for status, text in errors.items()},
+        },
+    }
+
+
+def _parameter(name: str, place: str, schema: _Json, *, required: bool = False) -> _Json:
+    return {"name": name, "in": place, "required": required, "schema": schema}
+
+
+def _ref(schema: str) -> _Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _answer(text: str, schema: str) -> _Json:
+    return {"description": text, "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _error(text: str) -> _Json:
+    return _answer(text, "Error")
+
+
+def _object(properties: _Json, *required: str) -> _Json:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+_TOKEN: Final = _parameter("token", "path", _TEXT | {"minLength": 1}, required=True)
+_IDEMPOTENCY_KEY: Final = _parameter(
+    "Idempotency-Key", "header", _TEXT | {"minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"}
+)
+_VERBS: Final = {
+    "success": ("End the wait well", "Any"),
+    "failure": ("End the wait badly", "Failure"),
+    "skip": ("End the wait: the work was not needed", "Skip"),
+    "heartbeat": ("Say that the work goes on", "Heartbeat"),
+}
+_ERRORS: Final = {
+    "401": "The token is missing, malformed, forged or revoked",
+    "404": "This endpoint's inbox has never seen this wait, or has pruned it",
+    "500": "The endpoint failed",
+    "503": "The inbox does not answer now; try again after Retry-After seconds",
+}
+_CALLBACK_ERRORS: Final = {
+    "400": "The body is not JSON or does not fit the verb, or the Idempotency-Key is malformed",
+    "408": "The body was not complete after 30 s",
+    "409": "The wait is settled otherwise",
+    "410": "Nobody waits any more: expired, superseded or killed",
+    "413": "The body is larger than [deferrable_ops] max_payload_bytes",
+    "422": "The Idempotency-Key came before with other content",
+}
+_SHOWN: Final = {"200": _answer("Where the wait stands", "Wait")}
+_RECEIPT: Final = {"200": _answer("Committed; the same callback always gets this receipt", "Receipt")}
+_RECEIPTS: Final = _RECEIPT | {
+    "202": _answer("Committed as progress; the wait goes on", "Receipt"),
+}
+_SCHEMAS: Final[_Json] = {
+    "Any": {"description": "Any JSON value"},
+    "Failure": _object({"reason": _TEXT, "retryable": {"type": "boolean", "default": True}, "payload": {}}),
+    "Skip": _object({"reason": _TEXT}),
+    "Heartbeat": _object({"progress": {"type": "number", "minimum": 0, "maximum": 1}, "message": _TEXT}),
+    "Receipt": _object(
+        {
+            "wait": _TEXT | {"format": "uuid"},
+            "state": _TEXT | {"enum": _STATES[:4]},
+            "received_at": _TEXT | {"format": "date-time"},
+            "note": _TEXT,
+        },
+        "wait",
+        "state",
+        "received_at",
+    ),
+    "Wait": _object(
+        {
+            "wait": _TEXT | {"format": "uuid"},
+            "state": _TEXT | {"enum": _STATES},
+            **dict.fromkeys(("created_at", "deadline", "last_beat", "settled_at"), _TIME),
+        },
+        "wait",
+        "state",
+        "created_at",
+        "deadline",
+        "last_beat",
+        "settled_at",
+    ),
+    "TaskState": _object(
+        {
+            "dag_id": _TEXT,
+            "task_id": _TEXT,
+            "execution_date": {"type": ["string", "null"]},
+            "run_id": _TEXT,
+            "try_number": {"type": "integer"},
+            "previous_state": {"type": ["string", "null"]},
+            "state": {"type": ["string", "null"]},
+            "message": _TEXT,
+        },
+        *("dag_id", "task_id", "execution_date", "try_number", "previous_state", "state", "message"),
+    ),
+    "Error": _object({"error": _TEXT, "state": {"type": ["string", "null"]}, "parameter": _TEXT}, "error"),
+}

@@ -1,0 +1,74 @@
+"""Which route a path means, and what the access logs get to see of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+from starlette.types import Scope
+
+from deferrable_ops.inbox.callbacks import Verb
+
+_VERBS: Final = {verb.value: verb for verb in Verb if verb is not Verb.POST}
+_CALLBACKS = re.compile(r"/callbacks(?:/([^/]*))?(?:/([^/]*))?/?")
+_TASK = re.compile(r"/dag/([^/]+)/task/([^/]+)/?")
+_WAIT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\.)")
+_TOKEN = re.compile(rf"({_WAIT_ID.pattern})\.[0-9a-f]{{8}}\.[A-Za-z0-9_-]{{43}}")
+_MASK = "masked"
+
+
+def path_in_app(scope: Scope) -> str:
+    """Return the path as the app sees it, without the prefix under which it is mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def find_callback(path: str) -> tuple[str | None, Verb] | None:
+    """Return the token and the verb that a callback's path names; the token is None when a header must carry it.
+
+    None: the path is no callback's.
+    """
+    match = _CALLBACKS.fullmatch(path)
+    if match is None:
+        return None
+    token, word = match.groups()
+    if word is None and token in _VERBS:
+        return None, _VERBS[token]
+    if not word:
+        return token or None, Verb.POST
+    verb = _VERBS.get(word)
+    return None if verb is None else (token, verb)
+
+
+def find_task(path: str) -> tuple[str, str] | None:
+    """Return the dag id and the task id that the path of a task's state names; None: it is no such path."""
+    match = _TASK.fullmatch(path)
+    return None if match is None else (match[1], match[2])
+
+
+def mask_tokens(scope: Scope, path: str) -> None:
+    """Overwrite what access logs read: uvicorn when the answer starts, Airflow once it is sent.
+
+    The wait's id stays, since it opens nothing.
+
+    :param path: the path as the app sees it.
+    """
+    if path.startswith("/callbacks/"):
+        _set_path(scope, path, "/".join(["", "callbacks", *map(_masked, path.split("/")[2:])]))
+    elif _TOKEN.search(path):
+        _set_path(scope, path, _TOKEN.sub(rf"\1.{_MASK}", path))
+    if scope["query_string"]:
+        query = scope["query_string"].decode("latin-1")
+        scope["query_string"] = _TOKEN.sub(rf"\1.{_MASK}", query).encode("latin-1")
+
+
+def _masked(segment: str) -> str:
+    if not segment or segment in _VERBS:
+        return segment
+    wait_id = _WAIT_ID.match(segment)
+    return f"{wait_id[0]}.{_MASK}" if wait_id else _MASK
+
+
+def _set_path(scope: Scope, path: str, masked: str) -> None:
+    scope["path"] = scope["path"].removesuffix(path) + masked
+    scope["raw_path"] = quote(scope["path"]).encode()

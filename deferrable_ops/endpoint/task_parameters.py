@@ -1,0 +1,137 @@
+"""The parameters of the route for a task's state: in the query, in a form, or in a JSON object."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from starlette.types import Scope
+
+from deferrable_ops.endpoint.answers import Refused
+from deferrable_ops.endpoint.body import header, parse_json
+from deferrable_ops.inbox import State
+
+_STATES: Final = {state.value: state for state in (State.SUCCESS, State.FAILED, State.SKIPPED)}
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
+_LARGEST: Final = 2**31 - 1  # of both databases' INTEGER
+_LONGEST: Final = 1000  # characters; Airflow's ids end at 250
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParameters:
+    """Which task instance, and the state that it is to have.
+
+    :param execution_date: as the caller wrote it.
+    :param logical_date: the same, in seconds since the epoch.
+    """
+
+    dag_id: str
+    task_id: str
+    run_id: str | None
+    execution_date: str | None
+    logical_date: float | None
+    try_number: int
+    map_index: int
+    state: State
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """The names of the task instance, for the answer."""
+        names = {"dag_id": self.dag_id, "task_id": self.task_id, "execution_date": self.execution_date}
+        return names if self.run_id is None else {**names, "run_id": self.run_id}
+
+
+def read_parameters(scope: Scope, body: bytes, dag_id: str, task_id: str) -> TaskParameters:
+    """Return the parameters of a request; those of the body win over those of the query.
+
+    :raises Refused: 400, which names the parameter that is missing or malformed.
+    """
+    given = _pairs(scope["query_string"], "query") | _body_parameters(scope, body)
+    execution_date = _text(given, "execution_date")
+    run_id = _text(given, "run_id")
+    if execution_date is None and run_id is None:
+        raise _wrong("execution_date", "is missing; give it, or run_id")
+    return TaskParameters(
+        dag_id=_checked("dag_id", dag_id),
+        task_id=_checked("task_id", task_id),
+        run_id=run_id,
+        execution_date=execution_date,
+        logical_date=None if execution_date is None else _timestamp(execution_date),
+        try_number=_integer(given, "try_number", lowest=0),
+        map_index=_integer(given | {"map_index": given.get("map_index", -1)}, "map_index", lowest=-1),
+        state=_state(given),
+    )
+
+
+def _body_parameters(scope: Scope, body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    media_type = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if media_type == b"application/x-www-form-urlencoded":
+        return _pairs(body, "form")
+    if media_type not in (b"", b"application/json"):
+        raise Refused(400, "the parameters must be in the query, in a urlencoded form, or in a JSON object")
+    given = parse_json(body)
+    if not isinstance(given, dict):
+        raise Refused(400, "the body must be a JSON object that holds the parameters")
+    return given
+
+
+def _pairs(encoded: bytes, where: str) -> dict[str, Any]:
+    try:
+        return dict(parse_qsl(encoded.decode("ascii"), keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise Refused(400, f"the parameters in the {where} are not urlencoded UTF-8") from None
+
+
+def _text(given: dict[str, Any], name: str) -> str | None:
+    value = given.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise _wrong(name, "must be a string")
+    return _checked(name, value)
+
+
+def _checked(name: str, value: str) -> str:
+    if "\0" in value or len(value) > _LONGEST:
+        raise _wrong(name, f"holds U+0000, or is longer than {_LONGEST} characters")
+    return value
+
+
+def _integer(given: dict[str, Any], name: str, *, lowest: int) -> int:
+    value = given.get(name)
+    if value is None or value == "":
+        raise _wrong(name, "is missing")
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _LARGEST:
+        raise _wrong(name, f"must be an integer from {lowest} to {_LARGEST}")
+    return value
+
+
+def _state(given: dict[str, Any]) -> State:
+    value = given.get("state")
+    if value is None or value == "":
+        raise _wrong("state", "is missing")
+    state = _STATES.get(value) if isinstance(value, str) else None
+    if state is None:
+        raise _wrong("state", f"must be one of {', '.join(_STATES)}")
+    return state
+
+
+def _timestamp(execution_date: str) -> float:
+    # A plus sign that is not escaped in a query arrives as a space.
+    text = execution_date.replace(" ", "+") if "T" in execution_date else execution_date
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise _wrong("execution_date", "must be a date and time as ISO 8601 defines them") from None
+
+
+def _wrong(name: str, problem: str) -> Refused:
+    return Refused(400, f"the parameter {name} {problem}", parameter=name)

@@ -1,0 +1,107 @@
+"""PATCH of ``/dag/{dag_id}/task/{task_id}/``: a task's state, set by its name instead of by its wait's token.
+
+The route, its parameters and the fields of its answer are those of airflow_webhook_plugin, for services that call it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement
+from starlette.types import Receive, Scope
+
+from deferrable_ops.endpoint.access import bearer_token, verified_wait_id
+from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
+from deferrable_ops.endpoint.body import read_body
+from deferrable_ops.endpoint.callbacks import idempotency_key
+from deferrable_ops.endpoint.lazy_inbox import LazyInbox
+from deferrable_ops.endpoint.limits import Limits
+from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
+from deferrable_ops.inbox import State, Wait
+from deferrable_ops.inbox.callbacks import Callback, Verb
+from deferrable_ops.inbox.schema import waits
+
+_VERBS: Final = {State.SUCCESS: Verb.SUCCESS, State.FAILED: Verb.FAILURE, State.SKIPPED: Verb.SKIP}
+_BODIES: Final[dict[State, Any]] = {State.SUCCESS: None, State.FAILED: {}, State.SKIPPED: {}}
+_IN_AIRFLOWS_WORDS: Final = {
+    State.WAITING: "deferred",
+    State.SUCCESS: "success",
+    State.FAILED: "failed",
+    State.SKIPPED: "skipped",
+    State.EXPIRED: "failed",
+    State.SUPERSEDED: None,  # the task has gone on without this attempt: the inbox does not know to where
+    State.KILLED: None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who calls.
+
+    :param wait_id: the one wait that the caller's token is for; None for the static token, which is for all.
+    """
+
+    wait_id: str | None
+
+
+async def set_task_state(
+    inbox: LazyInbox, limits: Limits, scope: Scope, receive: Receive, dag_id: str, task_id: str
+) -> Answer:
+    """Settle the wait of a task instance, and say what its state was and is."""
+    caller = await _authenticate(inbox, limits, scope)
+    body = await read_body(scope, receive, limits.max_payload_bytes)
+    parameters = read_parameters(scope, body, dag_id, task_id)
+    key = idempotency_key(scope)
+    wait = await _find(inbox, caller, parameters)
+    payload = _BODIES[parameters.state]
+    callback = Callback(
+        wait.id, _VERBS[parameters.state], json.dumps(payload).encode(), payload, idempotency_key=key
+    )
+    receipt = await (await inbox.get()).callbacks.record(callback)
+    return _answer(parameters, receipt.status, json.loads(receipt.body))
+
+
+async def _authenticate(inbox: LazyInbox, limits: Limits, scope: Scope) -> _Caller:
+    token = bearer_token(scope)
+    static = limits.auth_token
+    if static is not None and hmac.compare_digest(token.encode(), static.encode()):
+        return _Caller(wait_id=None)
+    return _Caller(await verified_wait_id(inbox, token))
+
+
+async def _find(inbox: LazyInbox, caller: _Caller, parameters: TaskParameters) -> Wait:
+    conditions: list[ColumnElement[bool]] = [
+        waits.c.dag_id == parameters.dag_id,
+        waits.c.task_id == parameters.task_id,
+        waits.c.map_index == parameters.map_index,
+        waits.c.try_number == parameters.try_number,
+    ]
+    if parameters.run_id is not None:
+        conditions.append(waits.c.run_id == parameters.run_id)
+    if parameters.execution_date is not None:
+        conditions.append(waits.c.logical_date == parameters.logical_date)
+    if caller.wait_id is not None:
+        conditions.append(waits.c.id == caller.wait_id)
+    found = await (await inbox.get()).waits.find(*conditions)
+    if not found:
+        raise Refused(
+            400,
+            "no such task instance waits or has waited, or it is not the one that the token is for: "
+            + ", ".join(f"{name}={value}" for name, value in parameters.identity.items()),
+        )
+    return max(found, key=lambda wait: wait.created_at)  # a deleted run's waits stay until they are pruned
+
+
+def _answer(parameters: TaskParameters, status: int, receipt: dict[str, Any]) -> Answer:
+    fields: dict[str, Any] = {**parameters.identity, "try_number": parameters.try_number}
+    if status == 200:
+        fields |= {"previous_state": _IN_AIRFLOWS_WORDS[State.WAITING], "state": parameters.state}
+        message = f"Task instance state was updated to '{parameters.state}'."
+    else:
+        state = _IN_AIRFLOWS_WORDS[State(receipt["state"])] if "state" in receipt else None
+        fields |= {"previous_state": state, "state": state, "error": receipt["error"]}
+        message = f"Task instance state was not updated: {receipt['error']}."
+    return json_answer(status, {**fields, "message": message})
