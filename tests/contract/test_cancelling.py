@@ -1,0 +1,116 @@
+"""Outside work of waits that nobody needs any more is stopped by one process, again when that fails, and in the end given up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import update
+
+from contract.support import new_attempt, new_wait, register, send
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.schema import waits
+
+TRIGGER = b"sealed"
+
+
+async def lapse(inbox: Inbox) -> None:
+    """Let the lease on every cancellation end."""
+    async with inbox.database.begin() as connection:
+        await connection.execute(update(waits).where(waits.c.cancel == "due").values(cancel_lease=1.0))
+
+
+@pytest.mark.parametrize("ending", ["killed", "superseded", "expired", "silent"])
+async def test_what_a_wait_launched_is_stopped_when_nobody_needs_it(inbox: Inbox, ending: str) -> None:
+    attempt = new_attempt("task")
+    wait = await register(inbox, attempt, trigger=TRIGGER, late=ending == "expired", heartbeat_timeout=0.0)
+    match ending:
+        case "killed":
+            await inbox.waits.kill([wait.id])
+        case "superseded":
+            await register(inbox, new_attempt("task", ti_id=attempt.ti_id, try_number=2))
+        case "expired":
+            await inbox.waits.expire(None)
+        case "silent":
+            await inbox.waits.expire(1.0)
+    assert (await inbox.waits.get(wait.id)).cancel == "due"
+    cancellation = await inbox.cancellations.take()
+    assert cancellation is not None
+    assert (cancellation.wait_id, cancellation.trigger) == (wait.id, TRIGGER)
+    await inbox.cancellations.done(cancellation)
+    await lapse(inbox)
+    assert await inbox.cancellations.take() is None
+    assert (await inbox.waits.get(wait.id)).cancel == "done"
+
+
+async def test_what_ended_by_itself_is_not_stopped(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=TRIGGER)
+    await send(inbox, wait.id, 1)
+    await inbox.waits.kill([wait.id])
+    assert await inbox.cancellations.take() is None
+
+
+async def test_what_launched_nothing_is_not_stopped(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=None)
+    await inbox.waits.kill([wait.id])
+    assert await inbox.cancellations.take() is None
+
+
+async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox]) -> None:
+    killed = await asyncio.gather(*(two[0].waits.register(new_wait(trigger=TRIGGER)) for _ in range(20)))
+    await two[0].waits.kill([wait.id for wait in killed])
+
+    async def take_all(inbox: Inbox) -> list[str]:
+        taken = []
+        while (cancellation := await inbox.cancellations.take()) is not None:
+            taken.append(cancellation.wait_id)
+        return taken
+
+    taken = await asyncio.gather(*(take_all(inbox) for inbox in (*two, *two)))
+    assert sorted(sum(taken, [])) == sorted(wait.id for wait in killed)
+
+
+async def test_a_taker_that_died_is_replaced_once_its_lease_is_over(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0], trigger=TRIGGER)
+    await two[0].waits.kill([wait.id])
+    assert await two[0].cancellations.take() is not None
+    assert await two[1].cancellations.take() is None
+    await lapse(two[0])
+    assert await two[1].cancellations.take() is not None
+
+
+async def test_a_cancellation_that_fails_is_tried_ten_times_and_then_given_up(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=TRIGGER)
+    await inbox.waits.kill([wait.id])
+    again = []
+    for _ in range(10):
+        cancellation = await inbox.cancellations.take(wait.id)
+        assert cancellation is not None
+        again.append(await inbox.cancellations.failed(cancellation))
+        await lapse(inbox)
+    assert again == [True] * 9 + [False]
+    assert await inbox.cancellations.take() is None
+    assert (await inbox.waits.get(wait.id)).cancel == "failed"
+
+
+async def test_only_the_wait_asked_for_is_taken(inbox: Inbox) -> None:
+    killed = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
+    await inbox.waits.kill([wait.id for wait in killed])
+    cancellation = await inbox.cancellations.take(killed[1].id)
+    assert cancellation is not None
+    assert cancellation.wait_id == killed[1].id
+
+
+async def test_nothing_is_stopped_while_a_process_may_be_launching_it(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0], trigger=TRIGGER)
+    async with two[0].launches.claim(wait.id) as claim:
+        assert claim is not None
+        await claim.check()
+        await two[1].waits.kill([wait.id])
+        assert await two[1].cancellations.take() is None
+        await claim.record("running")
+        assert await two[1].cancellations.take() is not None
+    other = await register(two[0], trigger=TRIGGER)
+    async with two[0].launches.claim(other.id):
+        await two[1].waits.kill([other.id])
+    assert await two[1].cancellations.take() is not None

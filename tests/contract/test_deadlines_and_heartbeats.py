@@ -1,0 +1,183 @@
+"""A wait ends by itself at its deadline, or when beats that could have arrived did not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from contract.support import PATIENCE, eventually, new_wait, register, send
+from deferrable_ops.inbox import Inbox, State, endpoints, watcher
+from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.outcome import Failure
+
+LONG_AGO = 1.0
+
+
+async def state_of(inbox: Inbox, wait_id: str) -> State:
+    return (await inbox.waits.get(wait_id)).state
+
+
+async def test_a_deadline_ends_the_wait_wherever_a_watcher_runs(two: tuple[Inbox, Inbox]) -> None:
+    late, other = await register(two[0], timeout=0.2), await register(two[0])
+    with two[1].watcher.subscribe(other.id):
+
+        async def ended() -> bool:
+            return await state_of(two[0], late.id) is State.EXPIRED
+
+        await eventually(ended, "the deadline")
+    assert await state_of(two[0], other.id) is State.WAITING
+
+
+async def test_a_deadline_wakes_its_wait(inbox: Inbox) -> None:
+    wait = await register(inbox, timeout=0.2)
+    with inbox.watcher.subscribe(wait.id) as changes:
+        async with asyncio.timeout(20):
+            while (await changes.next()).state is not State.EXPIRED:
+                pass
+
+
+async def test_thousands_of_deadlines_that_pass_together_all_end(inbox: Inbox) -> None:
+    waits = await asyncio.gather(*(inbox.waits.register(new_wait(late=True)) for _ in range(1100)))
+    await inbox.waits.expire(None)
+    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {State.EXPIRED}
+
+
+async def test_a_silent_wait_fails(inbox: Inbox) -> None:
+    wait = await register(inbox, heartbeat_timeout=0.0)
+    await inbox.waits.expire(LONG_AGO)
+    failed = await inbox.waits.get(wait.id)
+    assert failed.state is State.FAILED
+    assert failed.outcome == Failure("no heartbeat came within heartbeat_timeout")
+    assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 409
+
+
+async def test_a_wait_without_heartbeats_is_never_silent(inbox: Inbox) -> None:
+    wait = await register(inbox)
+    await inbox.waits.expire(LONG_AGO)
+    assert await state_of(inbox, wait.id) is State.WAITING
+
+
+async def test_nobody_is_blamed_while_no_endpoint_is_up(inbox: Inbox) -> None:
+    wait = await register(inbox, heartbeat_timeout=0.0)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is State.WAITING
+
+
+async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> None:
+    await register(inbox, heartbeat_timeout=0.0)
+    silent = await register(inbox, heartbeat_timeout=0.001)
+    patient = await register(inbox, heartbeat_timeout=60.0)
+    await inbox.waits.expire(await inbox.database.now() - 30)
+    assert await state_of(inbox, silent.id) is State.FAILED
+    assert await state_of(inbox, patient.id) is State.WAITING
+
+
+@pytest.mark.parametrize(
+    ("verb", "payload"), [(Verb.HEARTBEAT, None), (Verb.HEARTBEAT, {"progress": 0.4}), (Verb.POST, {"step": 1})]
+)
+async def test_heartbeats_and_progress_move_the_clock_as_often_as_they_come(
+    inbox: Inbox, verb: Verb, payload: object
+) -> None:
+    wait = await register(inbox, heartbeat_timeout=60.0, expected={"success_when": "done"})
+    beats = []
+    for _ in range(2):
+        assert (await send(inbox, wait.id, payload, verb)).status in (200, 202)
+        beats.append((await inbox.waits.get(wait.id)).last_beat or 0)
+        await eventually(lambda: _later_than(inbox, beats[-1]), "the clock to go on")
+    assert wait.created_at < beats[0] < beats[1]
+    assert (await inbox.waits.get(wait.id)).deadline == wait.deadline
+
+
+async def test_a_wait_whose_beats_stop_fails_while_an_endpoint_is_up(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0], heartbeat_timeout=0.5)
+    announcing = asyncio.create_task(two[1].endpoints.announce())
+    with two[0].watcher.subscribe(wait.id) as changes:
+        async with asyncio.timeout(20):
+            while (ended := await changes.next()).state is State.WAITING:
+                pass
+    announcing.cancel()
+    assert ended.outcome == Failure("no heartbeat came within heartbeat_timeout")
+
+
+async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stops(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "_SEEN_EVERY", 0.02)
+    monkeypatch.setattr(endpoints, "_GONE_AFTER", 0.5)
+    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    assert await inbox.endpoints.up_since() is None
+    await register(inbox, heartbeat_timeout=60.0)
+    announcing = asyncio.create_task(inbox.endpoints.announce())
+    first = await eventually(inbox.endpoints.up_since, "the endpoint")
+    second_announcing = asyncio.create_task(inbox.endpoints.announce())
+
+    async def younger() -> bool:
+        return (await inbox.endpoints.up_since() or 0) > first
+
+    await eventually(younger, "the second endpoint, which is the younger")
+    announcing.cancel()
+    second_announcing.cancel()
+
+    async def nobody() -> bool:
+        return await inbox.endpoints.up_since() is None
+
+    await eventually(nobody, "the endpoints to be gone")
+    await inbox.close()
+
+
+async def test_an_endpoint_writes_nothing_while_no_wait_expects_beats(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "_SEEN_EVERY", 0.01)
+    asked = asyncio.Event()
+    real = inbox.database.read
+
+    async def read(work: object) -> object:
+        result = await real(work)  # type: ignore[arg-type]
+        asked.set()
+        return result
+
+    monkeypatch.setattr(inbox.database, "read", read)
+    announcing = asyncio.create_task(inbox.endpoints.announce())
+    for _ in range(3):
+        asked.clear()
+        await asked.wait()
+    announcing.cancel()
+    assert await inbox.endpoints.up_since() is None
+
+
+async def test_a_watcher_that_stood_still_gives_beats_another_interval(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused triggerer wakes up to beats that are overdue only because nobody could look."""
+    seen: list[float | None] = []
+
+    async def expire(beats_since: float | None) -> None:
+        seen.append(beats_since)
+
+    times = iter([1000.0, 1001.0, 1060.0, 1061.0])
+    done = asyncio.Event()
+
+    async def now() -> float:
+        value = next(times, None)
+        if value is None:
+            done.set()
+            await asyncio.Event().wait()
+        return value or 0
+
+    monkeypatch.setattr(watcher, "_EXPIRE_EVERY", 0)
+    monkeypatch.setattr(inbox.waits, "expire", expire)
+    monkeypatch.setattr(inbox.database, "now", now)
+    monkeypatch.setattr(inbox.endpoints, "up_since", lambda: _value(500.0))
+    with inbox.watcher.subscribe("nothing"):
+        await done.wait()
+    assert seen == [1000.0, 1000.0, 1060.0, 1060.0]
+
+
+async def _later_than(inbox: Inbox, moment: float) -> bool:
+    return await inbox.database.now() > moment
+
+
+async def _value(value: float) -> float:
+    return value
