@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from real_airflow import Answer, OutsideService, RealAirflow, wait_until
+from real_airflow import Answer, OutsideService, RealAirflow, Run, wait_until
+
+
+def trace_of(run: Run) -> Path:
+    """Return the file that the DAG file's callback leaves behind."""
+    return Path(tempfile.gettempdir(), f"called-{run.run_id}")
 
 
 @pytest.fixture
@@ -59,26 +65,21 @@ def test_output_of_another_task_and_xcom_pull(airflow: RealAirflow, answering: O
     assert run.task("job").worker_processes() == 1
 
 
-def test_outlets_and_success_callback_both_happen(
-    airflow: RealAirflow, answering: OutsideService, tmp_path: Path
-) -> None:
-    conf = {"service": answering.url, "folder": str(tmp_path)}
-    run = airflow.trigger("webhook_outlets", conf).wait_for("success")
+def test_outlets_and_success_callback_both_happen(airflow: RealAirflow, answering: OutsideService) -> None:
+    run = airflow.trigger("webhook_outlets", {"service": answering.url}).wait_for("success")
 
     assert run.task("job").worker_processes() == 1
-    assert (tmp_path / "called").exists()
+    wait_until(trace_of(run).exists, "on_success_callback to be called")
     wait_until(lambda: airflow.runs_of("webhook_outlets_consumer"), "the asset's consumer to run")
 
 
-def test_failure_callback_needs_no_worker(
-    airflow: RealAirflow, outside: OutsideService, tmp_path: Path
-) -> None:
-    run = airflow.trigger("webhook_failure_callback", {"service": outside.url, "folder": str(tmp_path)})
+def test_failure_callback_needs_no_worker(airflow: RealAirflow, outside: OutsideService) -> None:
+    run = airflow.trigger("webhook_failure_callback", {"service": outside.url})
     [request] = outside.wait_for_requests("/job")
     outside.call_back(request, {}, "failure")
 
     run.wait_for("failed")
-    wait_until((tmp_path / "called").exists, "on_failure_callback to be called")
+    wait_until(trace_of(run).exists, "on_failure_callback to be called")
     assert run.worker_processes() == 0
 
 
@@ -116,16 +117,32 @@ def test_taskflow_function_is_given_the_url_and_its_output_is_the_payload(
 def test_dag_test_runs_the_whole_wait(
     airflow: RealAirflow, outside: OutsideService, verb: str, succeeds: bool
 ) -> None:
-    program = f"from webhook import *; run = dags['webhook_plain'].test(run_conf={{'service': {outside.url!r}}}); print(run.state)"
-    folder = Path(__file__).parent / "dags"
+    file = Path(__file__).parent / "dags" / "webhook.py"
+    program = (
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        f"dag = DagBag({str(file)!r}, bundle_name='dags').dags['webhook_plain']\n"
+        f"print(dag.test(run_conf={{'service': {outside.url!r}}}).state)\n"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env=airflow.environment,
-        text=True,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", program], env=airflow.environment, text=True, stdout=subprocess.PIPE
     )
     [request] = outside.wait_for_requests("/job")
     outside.call_back(request, {"answer": 1}, verb)
     printed, _ = process.communicate(timeout=120)
     assert printed.splitlines()[-1] == ("success" if succeeds else "failed")
+
+
+def test_listener_hears_of_the_success(
+    airflow: RealAirflow, answering: OutsideService, tmp_path: Path
+) -> None:
+    heard = tmp_path / "heard"
+    for component in (airflow.scheduler, airflow.triggerer):
+        component.kill()
+        airflow.start_component(component, {"LISTENER_FILE": str(heard)})
+
+    run = airflow.trigger("webhook_plain", {"service": answering.url}).wait_for("success")
+
+    assert heard.read_text() == "webhook_plain.job\n"
+    assert run.task("job").worker_processes() == 1
+    for component in (airflow.scheduler, airflow.triggerer):
+        component.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ JOB = f"{SERVICE}/job"
 CANCEL = {"url": f"{SERVICE}/cancel/${{wait_id}}", "method": "DELETE"}
 
 
-def touch(context: Any, name: str = "called") -> None:
-    Path(context["params"]["folder"], name).touch()
+def leave_a_trace(context: Any) -> None:
+    # A callback after an end in the triggerer is given little more than the run's id.
+    Path(tempfile.gettempdir(), f"called-{context['run_id']}").touch()
 
 
 with DAG("webhook_plain", schedule=None):
@@ -90,14 +92,14 @@ with DAG("webhook_upstream_xcom", schedule=None):
 
     WebhookOperator(task_id="job", url=JOB, json=name(), headers={"X-Pulled": "{{ ti.xcom_pull('name')['n'] }}"})
 
-with DAG("webhook_outlets", schedule=None, params={"folder": ""}):
-    WebhookOperator(task_id="job", url=JOB, outlets=[Asset("webhook_done")], on_success_callback=touch)
+with DAG("webhook_outlets", schedule=None):
+    WebhookOperator(task_id="job", url=JOB, outlets=[Asset("webhook_done")], on_success_callback=leave_a_trace)
 
 with DAG("webhook_outlets_consumer", schedule=[Asset("webhook_done")]):
     PythonOperator(task_id="ran", python_callable=lambda: "ran")
 
-with DAG("webhook_failure_callback", schedule=None, params={"folder": ""}):
-    WebhookOperator(task_id="job", url=JOB, on_failure_callback=touch)
+with DAG("webhook_failure_callback", schedule=None):
+    WebhookOperator(task_id="job", url=JOB, on_failure_callback=leave_a_trace)
 
 with DAG("webhook_pool", schedule=None):
     for number in range(2):
