@@ -92,7 +92,7 @@ class TriggererOperator(BaseOperator):
 
         :raises TaskDeferred: always.
         """
-        trigger = self.trigger_class(**self._trigger_kwargs(), attempt=asdict(attempt_of(context)))
+        trigger = self.trigger_class(**self.trigger_kwargs(), attempt=asdict(attempt_of(context)))
         self.defer(
             trigger=trigger, method_name=method_name, timeout=timedelta(seconds=self._deadline_seconds())
         )
@@ -100,13 +100,14 @@ class TriggererOperator(BaseOperator):
     def _start_trigger_args(self) -> StartTriggerArgs:
         return StartTriggerArgs(
             trigger_cls=self.trigger_class.classpath,
-            trigger_kwargs=self._trigger_kwargs(),
+            trigger_kwargs=self.trigger_kwargs(),
             next_method=self.next_method,
             next_kwargs=None,
             timeout=timedelta(seconds=self._deadline_seconds()),
         )
 
-    def _trigger_kwargs(self) -> dict[str, Any]:
+    def trigger_kwargs(self) -> dict[str, Any]:
+        """Return what the task's trigger is made with."""
         arguments = {name: getattr(self, name) for name in self.trigger_class.arguments}
         given = {name: value for name, value in arguments.items() if value is not None}
         return given | {

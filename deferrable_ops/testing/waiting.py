@@ -1,0 +1,89 @@
+"""A task of the library, run to its outcome without Airflow's processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+from deferrable_ops.inbox import Attempt, Inbox, Wait
+from deferrable_ops.inbox.callbacks import Callback, Verb
+from deferrable_ops.operators.base import TriggererOperator
+from deferrable_ops.outcome import Outcome, outcome_from_json
+from deferrable_ops.testing.inbox import memory_inbox
+from deferrable_ops.triggers.base import TaskTrigger
+
+
+class TaskUnderTest:
+    """A task whose trigger runs on an inbox in memory.
+
+    :param inbox: that inbox.
+    :param attempt: which attempt of which task it is: made up.
+    """
+
+    def __init__(self, trigger: TaskTrigger, inbox: Inbox, attempt: Attempt) -> None:
+        self.inbox = inbox
+        self.attempt = attempt
+        self._run = asyncio.create_task(_first_event(trigger))
+
+    async def wait(self) -> Wait:
+        """Return the wait as it stands, once it is registered."""
+        while not (found := await self.inbox.waits.get_many([self.attempt.wait_id])):
+            if self._run.done():
+                raise AssertionError(f"the task ended before it waited: {await self.outcome()}")
+            await asyncio.sleep(0.01)
+        return found[0]
+
+    async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
+        """Call back as the outside service would, and return the answer's status and JSON.
+
+        :param verb: ``post`` (judged by the operator's expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
+        """
+        wait = await self.wait()
+        body = json.dumps(payload).encode()
+        receipt = await self.inbox.callbacks.record(Callback(wait.id, Verb(verb), body, payload, source="test"))
+        return receipt.status, json.loads(receipt.body)
+
+    async def outcome(self) -> Outcome:
+        """Return how the task ended, once it has: Success, Failure or Skip."""
+        event = await self._run
+        if "outcome" in event:
+            return outcome_from_json(event["outcome"])
+        outcome = (await self.inbox.waits.get(event["wait"])).outcome
+        assert outcome is not None, "an event was sent for a wait without an outcome"
+        return outcome
+
+    async def stop(self) -> None:
+        """Stop the trigger, as a triggerer that shuts down would."""
+        self._run.cancel()
+        await asyncio.gather(self._run, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUnderTest]:
+    """Run the trigger of an operator, or a trigger, as a triggerer would.
+
+    Templates are not rendered. Without an ``endpoint_url`` or a ``base_url`` in the configuration, the task fails as it
+    would in production; in a test any URL will do, since nothing is listening.
+    """
+    attempt = Attempt(str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task")
+    kwargs = task.trigger_kwargs() if isinstance(task, TriggererOperator) else task.serialize()[1]
+    trigger_class = task.trigger_class if isinstance(task, TriggererOperator) else type(task)
+    trigger = trigger_class(**{**kwargs, "attempt": asdict(attempt)})
+    async with memory_inbox() as inbox:
+        under_test = TaskUnderTest(trigger, inbox, attempt)
+        try:
+            yield under_test
+        finally:
+            await under_test.stop()
+
+
+async def _first_event(trigger: TaskTrigger) -> dict[str, Any]:
+    async for event in trigger.run():
+        payload: dict[str, Any] = event.payload
+        return payload
+    raise AssertionError("the trigger ended without an event")
