@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from real_airflow import RealAirflow, Run, Task, wait_until
+from real_airflow import CompilerMissing, RealAirflow, Run, Task, shifted_clock, wait_until
 
 
 def test_worker_processes_of_tasks_that_run_on_workers_are_counted_once_for_each_attempt(
@@ -118,6 +119,22 @@ def test_wait_goes_on_after_its_triggerer_was_killed(airflow: RealAirflow, tmp_p
     run.wait_for("success")
 
     assert task.worker_processes() == 0
+
+
+def test_triggerer_runs_with_the_clock_of_another_machine(airflow: RealAirflow, tmp_path: Path) -> None:
+    try:
+        clock = shifted_clock(timedelta(hours=-1))
+    except CompilerMissing as missing:
+        pytest.skip(str(missing))
+    airflow.triggerer.kill()
+    airflow.start_component(airflow.triggerer, clock)
+    run = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")})
+    task = waiting_in_the_triggerer(run)
+    (tmp_path / "go").touch()
+    run.wait_for("success")
+
+    # The triggerer wrote the end, the scheduler the start.
+    assert task.attributes["end_date"] < task.attributes["start_date"]
 
 
 def waiting_in_the_triggerer(run: Run) -> Task:

@@ -1,6 +1,7 @@
 """A real Airflow for tests and for the demo: four components, each its own process, on SQLite or Postgres."""
 
 from real_airflow.airflow import RealAirflow
+from real_airflow.clocks import CompilerMissing, shifted_clock
 from real_airflow.databases import Database, postgres_database, sqlite_database
 from real_airflow.outside_service import Answer, OutsideService, ReceivedRequest
 from real_airflow.postgres import Postgres, PostgresMissing
@@ -10,6 +11,7 @@ from real_airflow.waiting import wait_until
 
 __all__ = [
     "Answer",
+    "CompilerMissing",
     "Component",
     "Database",
     "OutsideService",
@@ -21,6 +23,7 @@ __all__ = [
     "Task",
     "Try",
     "postgres_database",
+    "shifted_clock",
     "sqlite_database",
     "wait_until",
 ]

@@ -75,7 +75,7 @@ class RealAirflow:
         for component in self.components:
             # A triggerer that comes back still runs triggers that another has taken over. On SQLite, which
             # gives the number of a deleted trigger to the next, the event of one ends a later test's task.
-            if component.was_paused:
+            if component.altered:
                 component.kill()
         self._start([component for component in self.components if not component.running])
 

@@ -24,6 +24,8 @@ class Component:
     :param arguments: of the command `airflow`.
     :param environment: the whole environment; `start` may add to it.
     :param folder: where it runs and where its output goes.
+
+    `altered` tells that it was paused, or started with an environment of its own.
     """
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
@@ -33,7 +35,7 @@ class Component:
         self._environment = environment
         self._folder = folder
         self._process: psutil.Popen | None = None
-        self.was_paused = False
+        self.altered = False
 
     @property
     def running(self) -> bool:
@@ -52,7 +54,7 @@ class Component:
         :param extra_environment: for this start only, for example to run it under libfaketime.
         """
         assert not self.running, f"{self.name} runs already"
-        self.was_paused = False
+        self.altered = extra_environment is not None
         with self.output.open("ab") as output:
             self._process = psutil.Popen(
                 [AIRFLOW, *self._arguments],
@@ -86,7 +88,7 @@ class Component:
 
     def pause(self) -> None:
         """Send SIGSTOP to the whole tree."""
-        self.was_paused = True
+        self.altered = True
         self._signal(signal.SIGSTOP, self._tree())
 
     def resume(self) -> None:
