@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +54,7 @@ async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] |
     :raises TimeoutError: it did not answer within 60 s.
     """
     async with (
-        share("http", _session) as session,
+        shared_session() as session,
         session.request(
             request.method,
             request.url,
@@ -71,6 +71,11 @@ async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] |
         return Answer(
             response.status, body.decode(response.charset or "utf-8", "replace"), _retry_after(response)
         )
+
+
+def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    """Use the session of this event loop. Whoever holds it keeps its connections open for others."""
+    return share("http", _session)
 
 
 @asynccontextmanager

@@ -1,0 +1,93 @@
+"""Bad arguments get an error that names the argument and the fix, when the DAG is parsed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import task
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin, WebhookSensor
+
+URL = "https://jobs.example.com/train"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"url": None}, "url= is missing"),
+        ({"url": "jobs.example.com"}, "url= must be a whole http:// or https:// URL"),
+        ({"url": "ftp://jobs.example.com"}, "url= must be a whole http"),
+        ({"url": 7}, "url= must be a whole http"),
+        ({"http_conn_id": "jobs"}, "url= and http_conn_id= exclude each other"),
+        ({"path": "/train"}, "path= goes with http_conn_id="),
+        ({"method": "FETCH"}, "method='FETCH' is not one of DELETE, GET, PATCH, POST, PUT"),
+        ({"json": {"when": print}}, "json['when']= is a function"),
+        ({"json": [object()]}, "json[0]= holds a object, which is not plain data"),
+        ({"json": {1: 2}}, "keys must be strings"),
+        ({"json": float("nan")}, "json= is nan"),
+        ({"json": 1, "data": "1"}, "json= and data= exclude each other"),
+        ({"data": b"bytes"}, "data= must be a string or a dict of strings"),
+        ({"headers": {"X-Count": 1}}, "headers= must be a dict of strings"),
+        ({"success_when": "state = 'done'"}, "success_when=\"state = 'done'\" is not JMESPath"),
+        ({"failure_when": 1}, "failure_when= must be a JMESPath expression"),
+        ({"result": "metrics["}, "result='metrics[' is not JMESPath"),
+        ({"timeout": -1}, "timeout=-1 must be above zero"),
+        ({"timeout": timedelta(0)}, "timeout=0.0 must be above zero"),
+        ({"timeout": "6h"}, "timeout='6h' is not a duration"),
+        ({"heartbeat_timeout": True}, "heartbeat_timeout=True is not a duration"),
+        ({"launch_timeout": float("inf")}, "launch_timeout=inf must be above zero"),
+        ({"cancel_request": "https://x"}, "cancel_request= must be a dict"),
+        ({"cancel_request": {"uri": "https://x"}}, "unknown key 'uri'"),
+        ({"cancel_request": {"method": "DELETE"}}, "cancel_request= needs a url"),
+        ({"cancel_request": {"url": "x"}}, "cancel_request.url= must be a whole http"),
+        ({"cancel_request": {"url": URL, "json": print}}, "cancel_request.json= is a function"),
+    ],
+)
+def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        WebhookOperator(**{"task_id": "job", "url": URL, **arguments})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"url": "{{ var.value.jobs }}/train"},
+        {"url": None, "http_conn_id": "jobs", "path": "/train"},
+        {"json": {"a": [1, 2.5, None, True, {"b": "${callback_url}"}]}},
+        {"data": {"field": "value"}},
+        {"headers": {"Authorization": "Bearer {{ conn.jobs.password }}"}},
+        {"success_when": "{{ params.when }}"},
+        {"timeout": 3600, "heartbeat_timeout": timedelta(minutes=1), "launch_timeout": 10.5},
+        {"cancel_request": {"http_conn_id": "jobs", "path": "/cancel/${wait_id}"}},
+    ],
+)
+def test_good_arguments_are_taken(arguments: dict[str, Any]) -> None:
+    WebhookOperator(**{"task_id": "job", "url": URL, **arguments})
+
+
+def test_sensor_and_mixin_validate_too() -> None:
+    with pytest.raises(InputError, match="success_when"):
+        WebhookSensor(task_id="wait", success_when="a =")
+
+    class Async(WebhookOperatorMixin, PythonOperator): ...
+
+    with pytest.raises(InputError, match="callback_timeout=0 must be above zero"):
+        Async(task_id="work", python_callable=print, callback_timeout=0)
+
+
+def test_taskflow_function_must_take_the_url() -> None:
+    @task.webhook
+    def launch(model: str) -> None: ...
+
+    with pytest.raises(InputError, match="must take callback_url"):
+        launch("churn")
+
+
+def test_unknown_argument_is_an_error() -> None:
+    with pytest.raises(TypeError, match="uri"):
+        WebhookOperator(task_id="job", url=URL, uri="x")

@@ -1,0 +1,47 @@
+"""What holds the project together: every feature has its rooms, and the README's example is the example."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEMS = ["webhook"]
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_feature_has_operator_trigger_page_example_and_tests(stem: str) -> None:
+    for path in (
+        f"deferrable_ops/operators/{stem}.py",
+        f"deferrable_ops/triggers/{stem}.py",
+        f"docs/{stem}.md",
+        f"examples/example_{stem}.py",
+    ):
+        assert (ROOT / path).is_file(), path
+    for suite in ("unit/operators", "unit/triggers", "airflow", "faults"):
+        assert list((ROOT / "tests" / suite).glob(f"test_{stem}*.py")), f"tests/{suite}"
+    assert list((ROOT / "tests" / "bench").glob(f"{stem}*")), "tests/bench"
+
+
+def test_readme_shows_the_example_as_it_is() -> None:
+    shown = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = (ROOT / "examples" / "example_webhook.py").read_text()
+    assert shown is not None
+    assert example.endswith(shown.group(1))
+    assert len([line for line in shown.group(1).splitlines() if line.strip()]) <= 15
+
+
+def test_every_page_that_is_linked_exists() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_settings_and_their_documentation_name_the_same_options() -> None:
+    from deferrable_ops.provider import get_provider_info
+
+    options = get_provider_info()["config"]["deferrable_ops"]["options"]
+    page = (ROOT / "docs" / "webhook.md").read_text()
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)) == set(options)

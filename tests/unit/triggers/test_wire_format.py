@@ -1,0 +1,45 @@
+"""A trigger's classpath and kwargs are kept in other people's databases: they must be understood for ever."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+from airflow.triggers.base import BaseTrigger
+from cryptography.fernet import Fernet
+
+from deferrable_ops.inbox import Attempt
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.sealed import seal, unseal
+from deferrable_ops.triggers.webhook import WebhookTrigger
+
+TRIGGERS = [WebhookTrigger]
+
+
+@pytest.mark.parametrize("trigger_class", TRIGGERS)
+def test_classpath_imports_back_to_the_class(trigger_class: type[TaskTrigger]) -> None:
+    classpath, kwargs = trigger_class().serialize()
+    assert pkgutil.resolve_name(classpath) is trigger_class
+    assert trigger_class(**kwargs).serialize() == (classpath, kwargs)
+
+
+@pytest.mark.parametrize("trigger_class", TRIGGERS)
+def test_kwargs_of_an_older_or_newer_version_still_make_a_trigger(trigger_class: type[TaskTrigger]) -> None:
+    trigger = trigger_class(timeout=5, argument_that_was_dropped={"a": 1})
+    assert isinstance(trigger, BaseTrigger)
+    assert trigger.serialize()[1]["timeout"] == 5
+
+
+def test_nothing_that_a_trigger_holds_is_in_its_repr() -> None:
+    assert repr(WebhookTrigger(headers={"Authorization": "Bearer hunter2"})) == "<WebhookTrigger>"
+
+
+def test_sealed_trigger_is_the_same_trigger_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
+    attempt = Attempt("id", 1, "dag", "run", "task")
+    trigger = WebhookTrigger(cancel_request={"url": "https://x", "headers": {"X": "hunter2"}})
+    sealed = seal(trigger, attempt)
+    again = unseal(sealed)
+    assert again.identify() == attempt
+    assert again.serialize()[1]["cancel_request"] == trigger.cancel_request
+    assert b"hunter2" not in sealed
