@@ -211,6 +211,8 @@ def _parsed(url: str) -> URL:
 def _sqlite_engine(database: Database) -> AsyncEngine:
     if not database.in_memory:
         _create_private_file(Path(str(database.url.database)))
+    # At DEBUG, which Airflow may be set to, aiosqlite logs every parameter: payloads, and the keys that sign tokens.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         database.url,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},

@@ -37,6 +37,7 @@ _SET_UP_WRONGLY: Final = frozenset(
         "InvalidCatalogNameError",  # no such database
     }
 )
+_QUOTING: Final = frozenset({"DataError", "ValueError"})  # these quote what they were given
 _SQLITE_AWAY: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -90,7 +91,7 @@ def is_outage(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """Return the error's class and first line, or its class alone where the line may quote a parameter."""
     cause = _cause(error)
-    lines = [] if isinstance(cause, ValueError) else str(cause).splitlines()
+    lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
 
 

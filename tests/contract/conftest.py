@@ -11,7 +11,6 @@ from sqlalchemy import delete
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.schema import callbacks, endpoints, keys, locks, waits
-
 from real_airflow import Postgres
 
 
@@ -56,7 +55,10 @@ async def inbox(url: str) -> AsyncIterator[Inbox]:
 @pytest.fixture
 async def two(shared_url: str) -> AsyncIterator[tuple[Inbox, Inbox]]:
     """An empty inbox, opened twice, as two processes would."""
-    one, other = await Inbox.open(shared_url, patience=PATIENCE), await Inbox.open(shared_url, patience=PATIENCE)
+    one, other = (
+        await Inbox.open(shared_url, patience=PATIENCE),
+        await Inbox.open(shared_url, patience=PATIENCE),
+    )
     yield one, other
     await one.close()
     await other.close()

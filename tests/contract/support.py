@@ -20,7 +20,16 @@ PATIENCE = 20.0
 def new_attempt(task: str | None = None, **fields: Any) -> Attempt:
     """Return an attempt of a task of its own, or of the task named."""
     task = task or uuid4().hex
-    return Attempt(**{"ti_id": str(uuid4()), "try_number": 1, "dag_id": "dag", "run_id": task, "task_id": "task", **fields})
+    return Attempt(
+        **{
+            "ti_id": str(uuid4()),
+            "try_number": 1,
+            "dag_id": "dag",
+            "run_id": task,
+            "task_id": "task",
+            **fields,
+        }
+    )
 
 
 def new_wait(attempt: Attempt | None = None, *, late: bool = False, **fields: Any) -> NewWait:
@@ -33,7 +42,9 @@ async def register(inbox: Inbox, attempt: Attempt | None = None, **fields: Any) 
     return await inbox.waits.register(new_wait(attempt, **fields))
 
 
-async def send(inbox: Inbox, wait_id: str, payload: Any = None, verb: Verb = Verb.POST, **fields: Any) -> Receipt:
+async def send(
+    inbox: Inbox, wait_id: str, payload: Any = None, verb: Verb = Verb.POST, **fields: Any
+) -> Receipt:
     return await inbox.callbacks.record(callback(wait_id, payload, verb, **fields))
 
 
@@ -45,6 +56,8 @@ async def eventually(condition: Callable[[], Awaitable[T]], what: str, timeout: 
     """Return the first true value of the condition."""
     deadline = time.monotonic() + timeout
     while not (value := await condition()):
-        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain for {what}; the last look found {value!r}"
+        assert time.monotonic() < deadline, (
+            f"waited {timeout:g} s in vain for {what}; the last look found {value!r}"
+        )
         await asyncio.sleep(0.02)
     return value

@@ -6,10 +6,9 @@ import asyncio
 import json
 
 import pytest
+from contract.support import callback, new_attempt, register, send
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from contract.support import callback, new_attempt, register, send
 
 from deferrable_ops.inbox import Inbox, State
 from deferrable_ops.inbox.callbacks import Callback, Verb
@@ -32,7 +31,9 @@ EXPRESSIONS = {"success_when": "state == 'done'", "failure_when": "state == 'fai
         (Verb.SKIP, None, Skip("the outside service skipped the work")),
     ],
 )
-async def test_the_verb_says_how_the_wait_ends(inbox: Inbox, verb: Verb, payload: object, outcome: object) -> None:
+async def test_the_verb_says_how_the_wait_ends(
+    inbox: Inbox, verb: Verb, payload: object, outcome: object
+) -> None:
     wait = await register(inbox)
     receipt = await send(inbox, wait.id, payload, verb)
     settled = await inbox.waits.get(wait.id)
@@ -122,7 +123,10 @@ async def test_one_bad_callback_does_not_fail_its_neighbours(inbox: Inbox) -> No
     bad = await register(inbox)
     good = [await register(inbox) for _ in range(3)]
     poison = Callback(bad.id, Verb.POST, b"{}", payload=object())  # cannot be kept
-    calls = [asyncio.create_task(inbox.callbacks.record(one)) for one in [callback(good[0].id), poison, callback(good[1].id)]]
+    calls = [
+        asyncio.create_task(inbox.callbacks.record(one))
+        for one in [callback(good[0].id), poison, callback(good[1].id)]
+    ]
     with pytest.raises(TypeError):
         await calls[1]
     assert [(await calls[0]).status, (await calls[2]).status] == [200, 200]
@@ -130,7 +134,9 @@ async def test_one_bad_callback_does_not_fail_its_neighbours(inbox: Inbox) -> No
 
 
 @pytest.mark.parametrize("result", ["&name", "sort(@)", "to_number(a).b | join(',', @)"])
-async def test_a_result_that_cannot_be_evaluated_fails_the_wait_and_says_so(inbox: Inbox, result: str) -> None:
+async def test_a_result_that_cannot_be_evaluated_fails_the_wait_and_says_so(
+    inbox: Inbox, result: str
+) -> None:
     wait = await register(inbox, expected={"result": result})
     assert (await send(inbox, wait.id, {"a": 1})).status == 200
     outcome = (await inbox.waits.get(wait.id)).outcome
@@ -139,7 +145,9 @@ async def test_a_result_that_cannot_be_evaluated_fails_the_wait_and_says_so(inbo
     assert not outcome.retryable
 
 
-async def test_an_expression_that_cannot_be_evaluated_is_not_true_and_the_sender_is_told(inbox: Inbox) -> None:
+async def test_an_expression_that_cannot_be_evaluated_is_not_true_and_the_sender_is_told(
+    inbox: Inbox,
+) -> None:
     wait = await register(inbox, expected={"success_when": "length(a) > `1`"})
     receipt = await send(inbox, wait.id, {"a": 1})
     assert receipt.status == 202

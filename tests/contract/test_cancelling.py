@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from contract.support import new_attempt, new_wait, register, send
 from sqlalchemy import update
 
-from contract.support import new_attempt, new_wait, register, send
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.schema import waits
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from contract.support import PATIENCE, eventually, new_wait, register, send
+
 from deferrable_ops.inbox import Inbox, State, endpoints, watcher
 from deferrable_ops.inbox.callbacks import Verb
 from deferrable_ops.outcome import Failure
@@ -74,7 +74,8 @@ async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> Non
 
 
 @pytest.mark.parametrize(
-    ("verb", "payload"), [(Verb.HEARTBEAT, None), (Verb.HEARTBEAT, {"progress": 0.4}), (Verb.POST, {"step": 1})]
+    ("verb", "payload"),
+    [(Verb.HEARTBEAT, None), (Verb.HEARTBEAT, {"progress": 0.4}), (Verb.POST, {"step": 1})],
 )
 async def test_heartbeats_and_progress_move_the_clock_as_often_as_they_come(
     inbox: Inbox, verb: Verb, payload: object

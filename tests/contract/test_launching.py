@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from contract.support import eventually, new_attempt, register, send
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contract.support import eventually, new_attempt, register, send
 from deferrable_ops.inbox import Inbox, Wait, launches
 from deferrable_ops.inbox.launches import ClaimLost
 from deferrable_ops.inbox.schema import waits
@@ -64,7 +64,9 @@ async def test_a_claim_that_was_let_go_is_taken_over_at_once(two: tuple[Inbox, I
         assert claim is not None
 
 
-async def test_a_lapsed_claim_is_taken_over_and_its_first_owner_sends_nothing_more(two: tuple[Inbox, Inbox]) -> None:
+async def test_a_lapsed_claim_is_taken_over_and_its_first_owner_sends_nothing_more(
+    two: tuple[Inbox, Inbox],
+) -> None:
     wait = await register(two[0])
     async with two[0].launches.claim(wait.id) as paused:
         assert paused is not None
@@ -79,7 +81,9 @@ async def test_a_lapsed_claim_is_taken_over_and_its_first_owner_sends_nothing_mo
     assert (await two[0].waits.get(wait.id)).launch_answer == "second"
 
 
-async def test_letting_go_of_a_claim_that_was_taken_over_leaves_the_new_owner_alone(two: tuple[Inbox, Inbox]) -> None:
+async def test_letting_go_of_a_claim_that_was_taken_over_leaves_the_new_owner_alone(
+    two: tuple[Inbox, Inbox],
+) -> None:
     wait = await register(two[0])
     async with two[1].launches.claim(wait.id) as new_owner, asyncio.timeout(20):
         assert new_owner is not None
@@ -93,13 +97,14 @@ async def test_letting_go_of_a_claim_that_was_taken_over_leaves_the_new_owner_al
             await old_owner.check()
 
 
-async def test_the_lease_is_renewed_while_the_owner_works(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_lease_is_renewed_while_the_owner_works(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launches, "_RENEW_EVERY", 0.02)
     wait = await register(inbox)
     async with inbox.launches.claim(wait.id) as claim:
         assert claim is not None
         await lapse(inbox, wait)
-
 
         async def renewed() -> bool:
             return await _lease(inbox, wait) > await inbox.database.now()
@@ -132,6 +137,8 @@ async def test_a_wait_that_nobody_registered_is_never_launched(inbox: Inbox) -> 
 
 async def _lease(inbox: Inbox, wait: Wait) -> float:
     async def read(connection: AsyncConnection) -> float:
-        return float((await connection.execute(select(waits.c.launch_lease).where(waits.c.id == wait.id))).scalar_one())
+        return float(
+            (await connection.execute(select(waits.c.launch_lease).where(waits.c.id == wait.id))).scalar_one()
+        )
 
     return await inbox.database.read(read)

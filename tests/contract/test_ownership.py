@@ -41,7 +41,9 @@ async def test_a_newer_attempt_supersedes_the_older(inbox: Inbox, order: str, tr
 
 
 @pytest.mark.parametrize("order", ["rising", "same"])
-async def test_an_attempt_that_a_paused_triggerer_registers_late_is_superseded_at_once(inbox: Inbox, order: str) -> None:
+async def test_an_attempt_that_a_paused_triggerer_registers_late_is_superseded_at_once(
+    inbox: Inbox, order: str
+) -> None:
     (old_id, new_id), task = ids(order), uuid4().hex
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=2))
     old = await register(inbox, new_attempt(task, ti_id=old_id, try_number=1))
@@ -64,10 +66,17 @@ async def test_of_two_attempts_that_register_at_once_in_two_processes_one_owns_e
 ) -> None:
     tasks = [uuid4().hex for _ in range(100)]
     pairs = [ids("rising") for _ in tasks]
-    old = [new_wait(new_attempt(task, ti_id=pair[0], try_number=1)) for task, pair in zip(tasks, pairs, strict=True)]
-    new = [new_wait(new_attempt(task, ti_id=pair[1], try_number=2)) for task, pair in zip(tasks, pairs, strict=True)]
+    old = [
+        new_wait(new_attempt(task, ti_id=pair[0], try_number=1))
+        for task, pair in zip(tasks, pairs, strict=True)
+    ]
+    new = [
+        new_wait(new_attempt(task, ti_id=pair[1], try_number=2))
+        for task, pair in zip(tasks, pairs, strict=True)
+    ]
     await asyncio.gather(
-        *(two[0].waits.register(wait) for wait in old), *(two[1].waits.register(wait) for wait in reversed(new))
+        *(two[0].waits.register(wait) for wait in old),
+        *(two[1].waits.register(wait) for wait in reversed(new)),
     )
     olds = await two[0].waits.get_many([wait.attempt.wait_id for wait in old])
     news = await two[0].waits.get_many([wait.attempt.wait_id for wait in new])

@@ -6,10 +6,9 @@ import asyncio
 import time
 
 import pytest
+from contract.support import PATIENCE, eventually, new_wait, register, send
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from contract.support import PATIENCE, eventually, new_wait, register, send
 
 from deferrable_ops.inbox import Inbox, State, watcher
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
@@ -104,7 +103,10 @@ async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
 
         await writing.database.write(write)
 
-    with watching.watcher.subscribe(slow.id) as slow_changes, watching.watcher.subscribe(quick.id) as quick_changes:
+    with (
+        watching.watcher.subscribe(slow.id) as slow_changes,
+        watching.watcher.subscribe(quick.id) as quick_changes,
+    ):
         await _first_look(watching, slow_changes, listening=False)
         late = asyncio.create_task(late_commit())
         await began.wait()
@@ -132,7 +134,9 @@ async def test_thousands_of_waits_of_which_each_is_woken_once(two: tuple[Inbox, 
     assert sorted(str(outcome) for outcome in told) == sorted(str(Success(wait.id)) for wait in registered)
 
 
-async def test_the_watcher_outlives_trouble_of_any_kind(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_watcher_outlives_trouble_of_any_kind(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wait = await register(inbox)
     troubles = iter([ValueError("a bug"), OSError("the network"), None])
     real = watcher.read_changes

@@ -1,0 +1,100 @@
+"""What the tests run in processes of their own, as Airflow's components do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from contract.support import PATIENCE, callback, new_attempt, new_wait
+
+from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox.callbacks import Verb
+
+# A server that has imported the library, and that nobody else's threads run in, forks each of them.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["deferrable_ops.inbox.inbox", "aiosqlite", "asyncpg", "alembic.command"])
+
+
+def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = _context.Process(target=_run, args=(dict(os.environ), work, arguments))
+    process.start()
+    return process
+
+
+def _run(environment: dict[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)  # the server that forks has that of its own start
+    work(*arguments)
+
+
+async def ended(process: BaseProcess) -> bool:
+    return not process.is_alive()
+
+
+def open_and_close(url: str) -> None:
+    async def run() -> None:
+        await (await Inbox.open(url, patience=60)).close()
+
+    asyncio.run(run())
+
+
+def open_and_forget(url: str) -> None:
+    async def run() -> None:
+        inbox = await Inbox.open(url, patience=60)
+        with inbox.watcher.subscribe("a wait"):
+            await inbox.waits.register(new_wait())
+
+    asyncio.run(run())
+
+
+def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
+    """Register a wait for each task and write down how it ended; a line only after it is on the disk."""
+
+    async def follow(inbox: Inbox, task: str, file: Any) -> None:
+        attempt = new_attempt(task, ti_id=task)
+        with inbox.watcher.subscribe(attempt.wait_id) as changes:
+            wait = await inbox.waits.register(new_wait(attempt))
+            while wait.state is State.WAITING:
+                wait = await changes.next()
+        file.write(json.dumps([wait.id, getattr(wait.outcome, "value", None)]) + "\n")
+        file.flush()
+
+    async def run() -> None:
+        inbox = await Inbox.open(url, patience=PATIENCE)
+        with seen.open("a") as file:
+            following = [asyncio.create_task(follow(inbox, task, file)) for task in tasks]
+            while len(inbox.watcher.watched) < len(tasks) or len(await inbox.waits.find()) < len(tasks):
+                await asyncio.sleep(0.02)
+            registered.touch()
+            await asyncio.gather(*following)
+        await inbox.close()
+
+    asyncio.run(run())
+
+
+def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> None:
+    """Send every wait this endpoint's own payload, and write down which were accepted, each after its answer."""
+
+    async def post(inbox: Inbox, wait_id: str, file: Any) -> None:
+        payload = [name, wait_id]
+        receipt = await inbox.callbacks.record(callback(wait_id, payload, Verb.SUCCESS))
+        assert receipt.status in (200, 409), receipt
+        if receipt.status == 200:
+            file.write(json.dumps([wait_id, payload]) + "\n")
+            file.flush()
+
+    async def run() -> None:
+        inbox = await Inbox.open(url, patience=PATIENCE)
+        with acknowledged.open("a") as file:
+            for start in range(0, len(wait_ids), 20):
+                await asyncio.gather(
+                    *(post(inbox, wait_id, file) for wait_id in wait_ids[start : start + 20])
+                )
+        await inbox.close()
+
+    asyncio.run(run())

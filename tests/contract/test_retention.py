@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+
+from contract.support import new_wait, register, send
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.retention import take_turn
+from deferrable_ops.inbox.schema import callbacks, waits
+
+
+async def test_settled_waits_are_forgotten_after_their_days_with_their_callbacks(inbox: Inbox) -> None:
+    settled, waiting = await register(inbox), await register(inbox)
+    await send(inbox, settled.id, 1)
+    assert await inbox.retention.prune(days=1) == 0
+    assert await inbox.retention.prune(days=0) == 1
+    assert await inbox.waits.find() == [waiting]
+
+    async def count(connection: AsyncConnection) -> int:
+        return int((await connection.execute(select(func.count()).select_from(callbacks))).scalar_one())
+
+    assert await inbox.database.read(count) == 0
+
+
+async def test_work_that_is_still_to_be_stopped_is_not_forgotten(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=b"sealed")
+    await inbox.waits.kill([wait.id])
+    assert await inbox.retention.prune(days=0) == 0
+    cancellation = await inbox.cancellations.take()
+    assert cancellation is not None
+    await inbox.cancellations.done(cancellation)
+    assert await inbox.retention.prune(days=0) == 1
+
+
+async def test_many_waits_are_forgotten_in_batches(inbox: Inbox) -> None:
+    settled = await asyncio.gather(*(inbox.waits.register(new_wait()) for _ in range(1100)))
+    await inbox.waits.kill([wait.id for wait in settled])
+    assert await inbox.retention.prune(days=0) == 1100
+
+
+async def test_two_processes_that_prune_at_once_forget_each_wait_once(two: tuple[Inbox, Inbox]) -> None:
+    settled = await asyncio.gather(*(two[0].waits.register(new_wait()) for _ in range(700)))
+    await two[0].waits.kill([wait.id for wait in settled])
+    assert sum(await asyncio.gather(*(inbox.retention.prune(days=0) for inbox in two))) == 700
+
+
+async def test_a_chore_is_one_process_turn_at_a_time(two: tuple[Inbox, Inbox]) -> None:
+    turns = await asyncio.gather(*(take_turn(two[i % 2].database, "chore", 60) for i in range(6)))
+    assert sorted(turns) == [False] * 5 + [True]
+    assert await take_turn(two[0].database, "another chore", 60)
+    assert await take_turn(two[0].database, "chore without pause", 0)
+    assert await take_turn(two[1].database, "chore without pause", 0)
+
+
+async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) -> None:
+    wait = await register(inbox)
+    await send(inbox, wait.id, 1)
+    async with inbox.database.begin() as connection:
+        await connection.execute(update(waits).values(settled_at=1.0))
+    assert await inbox.retention.prune(days=14) == 1
+    assert (await register(inbox, wait.attempt)).outcome is None

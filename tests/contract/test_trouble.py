@@ -1,0 +1,165 @@
+"""What goes wrong is told apart: away for now, set up wrongly, or refused. No message quotes a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from pathlib import Path
+
+import pytest
+from contract.support import PATIENCE, new_wait, register, send
+from sqlalchemy import insert, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
+from deferrable_ops.inbox import Inbox, database
+from deferrable_ops.inbox.database import Transaction
+from deferrable_ops.inbox.schema import waits
+from real_airflow import Postgres
+
+SECRET = "hunter2"
+
+
+def message_of(error: BaseException) -> str:
+    shown, chained = str(error), error.__cause__
+    return shown if chained is None else f"{shown} {message_of(chained)}"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"database": "nowhere"}, "does not exist"),
+        ({"username": "stranger"}, "does not exist"),
+        ({"query": {"sslmode": "require"}}, "ssl=require"),
+    ],
+)
+async def test_a_wrong_setting_is_told_at_once_and_not_waited_out(
+    empty_postgres_url: str, change: dict[str, object], says: str
+) -> None:
+    url = database.make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        await Inbox.open(url.render_as_string(hide_password=False), patience=float("inf"))
+    assert "inbox_url" in str(raised.value)
+    assert SECRET not in message_of(raised.value)
+
+
+@pytest.mark.parametrize("url", [f"postgresql+asyncpg://user@host:{SECRET}/db", f"{SECRET}"])
+async def test_a_url_that_is_none_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="inbox_url is not a database URL") as raised:
+        await Inbox.open(url, patience=PATIENCE)
+    assert SECRET not in message_of(raised.value)
+
+
+async def test_a_role_that_may_not_create_tables_is_told_so(
+    postgres: Postgres, empty_postgres_url: str
+) -> None:
+    owner = database.create_async_engine(empty_postgres_url)
+    async with owner.begin() as connection:
+        await connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        await connection.execute(text("DROP ROLE IF EXISTS reader"))
+        await connection.execute(text("CREATE ROLE reader LOGIN"))
+    await owner.dispose()
+    url = database.make_url(empty_postgres_url).set(username="reader").render_as_string(hide_password=False)
+    with pytest.raises(ConfigurationError, match="permission denied for schema public"):
+        await Inbox.open(url, patience=float("inf"))
+
+
+async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="missing/inbox.db cannot be made"):
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", patience=float("inf"))
+
+
+async def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "inbox.db").write_text("a text that is long enough to be no database" * 100)
+    with pytest.raises(ConfigurationError, match="file is not a database"):
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", patience=float("inf"))
+
+
+async def test_a_database_that_is_away_is_asked_until_patience_ends() -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(InboxUnavailable, match="the inbox does not answer"):
+            await Inbox.open("postgresql+asyncpg://nobody@127.0.0.1:1/none", patience=0.3)
+
+
+async def test_a_statement_that_is_refused_quotes_no_parameter(
+    inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def write(transaction: Transaction) -> None:
+        await transaction.connection.execute(insert(waits).values(id=SECRET, ti_id=SECRET))
+
+    with pytest.raises(InboxError, match="the inbox refuses a statement") as raised:
+        await inbox.database.write(write)
+    assert SECRET not in message_of(raised.value)
+    assert SECRET not in caplog.text
+
+
+async def test_a_parameter_of_the_wrong_kind_is_refused_and_not_taken_for_an_outage(inbox: Inbox) -> None:
+    async def read(connection: AsyncConnection) -> None:
+        await connection.execute(waits.select().where(waits.c.try_number == 2**70))
+
+    async with asyncio.timeout(10):
+        with pytest.raises((InboxError, OverflowError)) as raised:
+            await inbox.database.read(read)
+    assert not isinstance(raised.value, InboxUnavailable)
+    assert str(2**70) not in str(raised.value)
+
+
+async def test_a_file_that_another_process_keeps_locked_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_SQLITE_BUSY_SECONDS", 0.05)
+    inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", patience=PATIENCE)
+    other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    registering = asyncio.create_task(inbox.waits.register(new_wait()))
+    assert (await inbox.waits.find()) == []  # readers are not kept waiting
+    await asyncio.wait([registering], timeout=0.3)
+    assert not registering.done()
+    other.execute("COMMIT")
+    assert (await registering).launched_at is None
+    other.close()
+    await inbox.close()
+
+
+async def test_connections_that_the_server_closed_are_replaced(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0])
+    if two[0].database.dialect == "postgresql":
+        async with two[1].database.begin() as connection:
+            others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            await connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+    assert (await two[0].waits.get(wait.id)) == wait
+    assert (await send(two[0], wait.id, 1)).status == 200
+
+
+async def test_a_standby_that_became_the_primary_is_found(empty_postgres_url: str) -> None:
+    """The old connections answer, but read only: they must be given up."""
+    inbox = await Inbox.open(empty_postgres_url, patience=PATIENCE)
+    name = inbox.database.url.database
+    async with inbox.database.begin() as connection:
+        await connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    await inbox.database.engine.dispose()
+    await inbox.waits.find()  # a connection that can only read is in the pool now
+    registering = asyncio.create_task(inbox.waits.register(new_wait()))
+    await asyncio.wait([registering], timeout=0.2)
+    assert not registering.done()
+    async with inbox.database.engine.connect() as connection:
+        await connection.execute(text("SET default_transaction_read_only = off"))
+        await connection.commit()
+        await connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = off"))
+        await connection.commit()
+    assert (await registering).launched_at is None
+    await inbox.close()
+
+
+async def test_a_reader_who_gives_up_in_the_middle_disturbs_nobody(inbox: Inbox) -> None:
+    wait = await register(inbox)
+    for steps in range(12):
+        reading = asyncio.create_task(inbox.waits.get(wait.id))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert await inbox.waits.get(wait.id) == wait
