@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from deferrable_ops import settings
@@ -62,40 +60,56 @@ class Inbox:
         await self.database.close()
 
 
-@dataclass(slots=True)
-class _Shared:
-    opening: asyncio.Task[Inbox]
-    users: int = 0
+class _SharedInbox:
+    """The inbox of one event loop and one patience: opened by its first user, closed after the last.
+
+    Every wait uses it for as long as it lasts, so a use holds nothing of its own.
+    """
+
+    __slots__ = ("_opening", "_patience", "_users")
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._users = 0
+        self._opening: asyncio.Task[Inbox]
+
+    async def __aenter__(self) -> Inbox:
+        if self._users == 0:
+            opening = Inbox.open(settings.inbox_url(), patience=self._patience)
+            # In a context of its own: it outlives the trigger that happens to come first.
+            self._opening = asyncio.create_task(opening, context=Context())
+        self._users += 1
+        try:
+            return await asyncio.shield(self._opening)
+        except BaseException:
+            await self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            closing = asyncio.create_task(_close(self._opening))
+            del self._opening  # it would keep the event loop, by which this object is found
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+            await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Shared]] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _SharedInbox]] = WeakKeyDictionary()
 _closing: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
 
 
-@asynccontextmanager
-async def use_inbox(*, patience: float) -> AsyncIterator[Inbox]:
+def use_inbox(*, patience: float) -> AbstractAsyncContextManager[Inbox]:
     """Use the inbox of the settings: one for all users of one patience on this event loop, closed after the last.
 
     :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
     :raises InboxUnavailable: the database did not answer within the patience. All who wait for it learn it together.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
-    shared = of_loop.get(patience)
-    if shared is None:
-        # In a context of its own: it outlives the trigger that happens to come first.
-        opening = asyncio.create_task(Inbox.open(settings.inbox_url(), patience=patience), context=Context())
-        shared = of_loop[patience] = _Shared(opening)
-    shared.users += 1
-    try:
-        yield await asyncio.shield(shared.opening)
-    finally:
-        shared.users -= 1
-        if shared.users == 0:
-            of_loop.pop(patience)
-            closing = asyncio.create_task(_close(shared.opening))
-            _closing.add(closing)
-            closing.add_done_callback(_closing.discard)
-            await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
+    return of_loop.setdefault(patience, _SharedInbox(patience))
 
 
 async def _close(opening: asyncio.Task[Inbox]) -> None:

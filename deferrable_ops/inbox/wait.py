@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -96,22 +97,26 @@ class Wait:
     cancel: str | None
 
 
-def wait_from_row(row: Row[Any]) -> Wait:
-    """Return the wait that a full row of the table holds."""
-    attempt = Attempt(
-        row.ti_id, row.try_number, row.dag_id, row.run_id, row.task_id, row.map_index, row.logical_date
-    )
+def wait_from_row(row: Row[Any], attempt: Attempt | None = None) -> Wait:
+    """Return the wait that a full row of the table holds.
+
+    :param attempt: the row's attempt, where the caller has it already: thousands of waits are kept for days.
+    """
+    if attempt is None:
+        attempt = Attempt(
+            row.ti_id, row.try_number, row.dag_id, row.run_id, row.task_id, row.map_index, row.logical_date
+        )
     return Wait(
         id=row.id,
         attempt=attempt,
-        feature=row.feature,
+        feature=sys.intern(row.feature),
         state=State(row.state),
         deadline=row.deadline,
         created_at=row.created_at,
         settled_at=row.settled_at,
         heartbeat_timeout=row.heartbeat_timeout,
         last_beat=row.last_beat,
-        key_id=row.key_id,
+        key_id=sys.intern(row.key_id),
         progress=None if row.progress is None else json.loads(row.progress),
         outcome=None if row.outcome is None else outcome_from_json(json.loads(row.outcome)),
         launched_at=row.launched_at,

@@ -171,7 +171,7 @@ class Waits:
         stale = (await connection.execute(_stale_among_tasks_of(ids))).scalars().all()
         await _abandon(transaction, State.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
-        return [wait_from_row(found[wait_id]) for wait_id in ids]
+        return [wait_from_row(found[row_id], wait.attempt) for row_id, wait in zip(ids, new, strict=True)]
 
 
 _WAIT_COLUMNS = [

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Self
 
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox.changes import Cursor, keep_running, read_changes, signal_for
@@ -27,13 +28,25 @@ _OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beat
 
 
 class Subscription:
-    """The changes of one wait."""
+    """The changes of one wait, while its ``with`` statement lasts."""
 
-    __slots__ = ("_future", "_wait")
+    __slots__ = ("_future", "_subscriptions", "_wait", "_wait_id")
 
-    def __init__(self) -> None:
+    def __init__(self, subscriptions: dict[str, list[Subscription]], wait_id: str) -> None:
+        self._subscriptions = subscriptions
+        self._wait_id = wait_id
         self._wait: Wait | None = None
         self._future: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._subscriptions.setdefault(self._wait_id, []).append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        of_wait = self._subscriptions[self._wait_id]
+        of_wait.remove(self)
+        if not of_wait:
+            del self._subscriptions[self._wait_id]
 
     async def next(self) -> Wait:
         """Return the wait as it stands after its next change."""
@@ -60,7 +73,7 @@ class Watcher:
         self._database = database
         self._waits = waits
         self._endpoints = endpoints
-        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._subscriptions: dict[str, list[Subscription]] = {}
         self._told: set[str] = set()
         self._look = asyncio.Event()
         self._look_everywhere = True
@@ -68,19 +81,10 @@ class Watcher:
         self._signal = signal_for(database, self._on_change)
         database.on_commit = self._on_change
 
-    @contextmanager
-    def subscribe(self, wait_id: str) -> Iterator[Subscription]:
+    def subscribe(self, wait_id: str) -> Subscription:
         """Follow a wait. Subscribe before reading it, so that no change falls in between."""
         self._start()
-        subscription = Subscription()
-        subscriptions = self._subscriptions.setdefault(wait_id, set())
-        subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            subscriptions.discard(subscription)
-            if not subscriptions:
-                self._subscriptions.pop(wait_id, None)
+        return Subscription(self._subscriptions, wait_id)
 
     @property
     def watched(self) -> Iterable[str]:

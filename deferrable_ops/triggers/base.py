@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -48,7 +48,7 @@ class TaskTrigger(BaseTrigger):
     classpath: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]
 
-    # Set while run() runs.
+    # Set while run() runs; before that they are None.
     inbox: Inbox
     changes: Subscription
     current: Wait
@@ -67,6 +67,8 @@ class TaskTrigger(BaseTrigger):
         self.attempt = attempt
         self.ends_on_worker = ends_on_worker
         self.do_xcom_push = do_xcom_push
+        # Python 3.11 gives an instance whose attributes come later a dictionary of its own: 1.3 kB a wait.
+        self.inbox = self.changes = self.current = cast("Any", None)
 
     @abstractmethod
     async def wait(self) -> Outcome:
@@ -111,13 +113,22 @@ class TaskTrigger(BaseTrigger):
         names = ("timeout", "attempt", "ends_on_worker", "do_xcom_push", *self.arguments)
         return self.classpath, {name: getattr(self, name) for name in names}
 
+    @property
+    def log(self) -> Any:
+        """The logger of all triggers of this class: Airflow tells whose log it writes to from the context."""
+        return self.logger()
+
     def __repr__(self) -> str:
         # Rendered arguments may hold secrets, and Airflow logs triggers.
         return f"<{type(self).__name__}>"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
-        yield await self._run()
+        started_at = time.monotonic()
+        outcome = await self._outcome()
+        if self.attempt is not None:
+            await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
+        yield await delivery.event_for(self, outcome)
 
     async def on_kill(self) -> None:
         """Find out whether a user ended the task, and if so stop its outside work.
@@ -161,13 +172,6 @@ class TaskTrigger(BaseTrigger):
     async def changed(self) -> None:
         """Take note of a change to the wait, which may go on."""
 
-    async def _run(self) -> TriggerEvent:
-        started_at = time.monotonic()
-        outcome = await self._outcome()
-        if self.attempt is not None:
-            await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
-        return await delivery.event_for(self, outcome)
-
     async def _outcome(self) -> Outcome:
         try:
             self.validate()
@@ -177,22 +181,24 @@ class TaskTrigger(BaseTrigger):
                 await self._forget_earlier_xcoms(attempt)
             async with use_inbox(patience=PATIENCE) as self.inbox:
                 with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
-                    return await self._wait_in_inbox(attempt)
+                    self.current = await self.inbox.waits.register(self.new_wait(attempt))
+                    try:
+                        waiting = self.current.state is State.WAITING
+                        outcome = await (self.wait() if waiting else self.settled())
+                    except (Exception, SystemExit) as error:
+                        outcome = self._failed_by(error)
+                return await self._settle(outcome)
         except (
             Exception,
             SystemExit,
         ) as error:  # SystemExit would end the whole triggerer, and again at its restart
             return self._failed_by(error)
 
-    async def _wait_in_inbox(self, attempt: Attempt) -> Outcome:
-        self.current = await self.inbox.waits.register(self.new_wait(attempt))
-        try:
-            outcome = await self.wait() if self.current.state is State.WAITING else await self.settled()
-        except (Exception, SystemExit) as error:
-            outcome = self._failed_by(error)
-        self.current = await self.inbox.waits.settle(attempt.wait_id, outcome)
+    async def _settle(self, outcome: Outcome) -> Outcome:
+        if self.current.outcome is None:  # otherwise the endpoint or the watcher has settled it
+            self.current = await self.inbox.waits.settle(self.current.id, outcome)
         if self.current.cancel == "due":
-            chores.detach(chores.cancel_due(attempt.wait_id))
+            chores.detach(chores.cancel_due(self.current.id))
         return self.current.outcome or outcome
 
     async def _forget_earlier_xcoms(self, attempt: Attempt) -> None:

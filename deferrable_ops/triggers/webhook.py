@@ -51,6 +51,8 @@ class WebhookTrigger(TaskTrigger):
         "publish_url",
     )
 
+    _shown_at = float("-inf")  # when progress was shown last
+
     def __init__(
         self,
         *,
@@ -85,7 +87,6 @@ class WebhookTrigger(TaskTrigger):
         self.result = result
         self.cancel_request = cancel_request
         self.publish_url = publish_url
-        self._shown_at = float("-inf")
 
     @property
     def launches(self) -> bool:
