@@ -115,7 +115,11 @@ class Component:
     def _kill(self, processes: list[psutil.Process]) -> None:
         self._signal(signal.SIGKILL, processes)
         wait_until(
-            lambda: not any(map(_lives, processes)), f"the {self.name} to be dead", timeout=10, every=0.02
+            # A main thread is a zombie before the others have ended, and until then the process counts as running.
+            lambda: not self.running and not any(map(_lives, processes)),
+            f"the {self.name} to be dead",
+            timeout=10,
+            every=0.02,
         )
 
     def _signal(self, number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
