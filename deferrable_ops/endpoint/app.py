@@ -1,7 +1,7 @@
-"""The app: callbacks are dispatched here, in front of FastAPI, whose machinery would cost more than their own work.
+"""The app: callbacks are dispatched here, in front of FastAPI, whose machinery would cost more than they do.
 
-It is a FastAPI app all the same, because Airflow's API server runs the lifespan of a mounted app only then, and because
-pages with Airflow's authentication are FastAPI routes.
+It is a FastAPI app all the same, because Airflow's API server runs the lifespan of a mounted app only then,
+and because pages with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _RETRY_AFTER: Final = ((b"retry-after", b"2"),)
 def create_app(*, background: Iterable[Chore] = ()) -> FastAPI:
     """Return the endpoint.
 
-    :param background: chores of its lifespan, besides announcing itself and pruning the inbox; each is given the inbox.
+    :param background: chores of its lifespan, besides announcing itself and pruning the inbox; each is given
+        the inbox, and is started again when it fails.
     """
     return Endpoint([announce, prune, *background])
 

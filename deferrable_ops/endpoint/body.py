@@ -40,7 +40,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -55,9 +55,10 @@ async def _read(receive: Receive, limit: int) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Return the value of a JSON text that Airflow and both databases can hold.
 
-    JSON as RFC 8259 defines it: NaN and Infinity are not part of it. Refused as well is what is JSON, but would fail
-    later, where no sender can be told: integers beyond 64 bits (an XCom travels as MessagePack), numbers beyond a
-    double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100 levels.
+    JSON as RFC 8259 defines it: NaN and Infinity are not part of it. Refused as well is what is JSON, but
+    would fail later, where no sender can be told: integers beyond 64 bits (an XCom travels as MessagePack),
+    numbers beyond a double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100
+    levels.
 
     :raises Refused: 400, with what is wrong.
     """

@@ -1,7 +1,7 @@
 """POST and GET of ``/callbacks/{token}``: the callbacks of one wait, and where it stands.
 
-The order of the checks is the contract of ``docs/callbacks.md``: the signature, the size, JSON, the fields of the verb,
-the form of the Idempotency-Key; then the inbox decides.
+The order of the checks is the contract of ``docs/callbacks.md``: the signature, the size, JSON, the fields of
+the verb, the form of the Idempotency-Key; then the inbox decides.
 """
 
 from __future__ import annotations

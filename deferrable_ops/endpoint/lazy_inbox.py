@@ -1,4 +1,4 @@
-"""The endpoint's inbox: opened when the first request or chore needs it, so that the server starts without it."""
+"""The endpoint's inbox: opened when a request or a chore first needs it, so that the server starts without."""
 
 from __future__ import annotations
 

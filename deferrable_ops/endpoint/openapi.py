@@ -74,8 +74,8 @@ def _task_operation() -> _Json:
     }
     return {
         "summary": "Set a task's state by its name",
-        "description": "The parameters may also be in a urlencoded form or in a JSON object. Give execution_date or run_id. "
-        "The token is the wait's own, or the static [deferrable_ops] auth_token.",
+        "description": "The parameters may also be in a urlencoded form or in a JSON object. Give "
+        "execution_date or run_id. The token is the wait's own, or the static [deferrable_ops] auth_token.",
         "operationId": "set_task_state",
         "security": [{"token": []}],
         "parameters": parameters,

@@ -24,9 +24,9 @@ def path_in_app(scope: Scope) -> str:
 
 
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
-    """Return the token and the verb that a callback's path names; the token is None when a header must carry it.
+    """Return the token and the verb that a callback's path names; None when the path is no callback's.
 
-    None: the path is no callback's.
+    The token is None when a header must carry it.
     """
     match = _CALLBACKS.fullmatch(path)
     if match is None:

@@ -1,6 +1,7 @@
 """PATCH of ``/dag/{dag_id}/task/{task_id}/``: a task's state, set by its name instead of by its wait's token.
 
-The route, its parameters and the fields of its answer are those of airflow_webhook_plugin, for services that call it.
+The route, its parameters and the fields of its answer are those of airflow_webhook_plugin, for the services
+that call it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The rows behind callbacks. Callbacks come in thousands, so the statements of every batch are written by hand.
+"""The rows behind callbacks. They come in thousands, so the statements of every batch are written by hand.
 
-SQLite takes rows one by one, at no cost between them. Postgres takes each column of the batch as an array, which costs
-its server half of what one execution for each row does (measured: 33 µs a callback instead of 70).
+SQLite takes rows one by one, at no cost between them. Postgres takes each column of the batch as an array,
+which costs its server half of what one execution for each row does (measured: 33 µs a callback instead of
+70).
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ _FIND = {
         SELECT id, state, expected, deadline, refused, last_beat FROM deferrable_ops_waits
         WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE""",
 }
-_ADD_COLUMNS = (
-    "wait_id, verb, digest, idempotency_key, source, received_at, status, receipt, payload, accepted"
-)
 _ADD = {
-    "sqlite": f"INSERT INTO deferrable_ops_callbacks ({_ADD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "postgresql": f"""
-        INSERT INTO deferrable_ops_callbacks ({_ADD_COLUMNS})
-        SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::float8[], $7::int[],
+    "sqlite": """
+        INSERT INTO deferrable_ops_callbacks
+            (wait_id, verb, digest, idempotency_key, source, received_at, status, receipt, payload, accepted)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+    "postgresql": """
+        INSERT INTO deferrable_ops_callbacks
+            (wait_id, verb, digest, idempotency_key, source, received_at, status, receipt, payload, accepted)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::float8[],
+        $7::int[],
                              $8::text[], $9::text[], $10::bool[])""",
 }
 _SETTLE = {
@@ -39,7 +42,8 @@ _SETTLE = {
         SET state = ?2, outcome = ?3, settled_at = ?4, last_beat = ?4, version = ?5 WHERE id = ?1""",
     "postgresql": """
         UPDATE deferrable_ops_waits AS waits
-        SET state = new.state, outcome = new.outcome, settled_at = new.now, last_beat = new.now, version = new.version
+        SET state = new.state, outcome = new.outcome,
+            settled_at = new.now, last_beat = new.now, version = new.version
         FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::bigint[])
             AS new (id, state, outcome, now, version)
         WHERE waits.id = new.id""",
@@ -49,7 +53,7 @@ Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Return id, state, expected, deadline, refused and last_beat of those waits that exist, and lock them."""
+    """Return id, state, expected, deadline, refused and last_beat of the waits that exist; lock them."""
     dialect = transaction.connection.dialect.name
     ids = list(wait_ids)
     found = await transaction.connection.exec_driver_sql(
@@ -66,11 +70,14 @@ async def find_recorded(
     :param contents: pairs of a wait's id and a digest.
     :param keys: pairs of a wait's id and an Idempotency-Key.
     """
-    same = tuple_(callbacks.c.wait_id, callbacks.c.digest).in_(contents)
-    if keys:
-        same = or_(same, tuple_(callbacks.c.wait_id, callbacks.c.idempotency_key).in_(keys))
+    same_content = tuple_(callbacks.c.wait_id, callbacks.c.digest).in_(contents)
+    same_key = tuple_(callbacks.c.wait_id, callbacks.c.idempotency_key).in_(keys)
     columns = ("wait_id", "digest", "idempotency_key", "status", "receipt")
-    query = select(*(callbacks.c[name] for name in columns)).where(same).order_by(callbacks.c.id.desc())
+    query = (
+        select(*(callbacks.c[name] for name in columns))
+        .where(or_(same_content, same_key) if keys else same_content)
+        .order_by(callbacks.c.id.desc())
+    )
     return [tuple(row) for row in await transaction.connection.execute(query)]
 
 

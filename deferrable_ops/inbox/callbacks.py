@@ -1,7 +1,7 @@
 """Callbacks: judged against the wait they are for, recorded, and answered with a receipt, in one transaction.
 
-The order of the checks is the contract of ``docs/callbacks.md``: a key reused with other content, what was recorded
-before, a wait that is abandoned, a wait that is settled, and only then an effect.
+The order of the checks is the contract of ``docs/callbacks.md``: a key reused with other content, what was
+recorded before, a wait that is abandoned, a wait that is settled, and only then an effect.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Ledger:
         standings = {row[0]: _standing(row, transaction.now) for row in rows}
         received_at = datetime.fromtimestamp(transaction.now, UTC).isoformat()
         ledger = cls(transaction, received_at, standings)
-        # Most waits are called once: nothing can be recorded of one that was neither called nor refused before.
+        # Most waits are called once: nothing is recorded of one that was neither called nor refused before.
         again = [c for c in batch if c.wait_id in standings and standings[c.wait_id].touched]
         if again:
             contents = [(callback.wait_id, callback.digest) for callback in again]

@@ -1,7 +1,7 @@
 """The keys that sign callback tokens, made and kept in the inbox, and the tokens themselves.
 
-A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed, never stored: the same wait always has the
-same token. Whoever shares the inbox shares its keys, so there is nothing to configure.
+A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed, never stored: the same wait always
+has the same token. Whoever shares the inbox shares its keys, so there is nothing to configure.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Keys:
     async def rotate(self, revoke_old: bool) -> str:
         """Make a new key for the waits to come, and return its id.
 
-        :param revoke_old: True refuses the tokens of every older key from now on (within 5 s on every endpoint),
-            those of tasks that still wait included.
+        :param revoke_old: True refuses the tokens of every older key from now on (within 5 s on every
+            endpoint), those of tasks that still wait included.
         """
 
         async def write(transaction: Transaction) -> str:
@@ -84,10 +84,10 @@ class Keys:
         return f"{wait_id}.{key_id}.{_signature(key, wait_id)}"
 
     async def verify(self, token: str) -> str:
-        """Return the id of the wait that the token was made for. Whether that wait exists is another question.
+        """Return the id of the wait that the token was made for, whether that wait exists or not.
 
-        Garbage is refused by its form, a forgery by its signature in constant time; neither asks the database. A key id
-        that is not known does, for all such tokens together.
+        Garbage is refused by its form, a forgery by its signature in constant time; neither asks the
+        database. A key id that is not known does, for all such tokens together.
 
         :raises TokenRefused: the token is malformed, forged, or its key was revoked.
         """

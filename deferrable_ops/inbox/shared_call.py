@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -12,7 +13,8 @@ T = TypeVar("T")
 class SharedCall(Generic[T]):
     """Runs a function for the first who asks, and gives its result or its error to all who ask meanwhile.
 
-    So a database that is away costs everybody one timeout, and not one after another.
+    So a database that is away costs everybody one timeout, and not one after another. It runs in a context of
+    its own, because it outlives who asked first.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
@@ -20,9 +22,11 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Return the result of the call under way, or of a new one. It goes on when the caller is cancelled."""
+        """Return the result of the call under way, or of a new one; it goes on when the caller is cancelled."""
         if self._running is None:
-            self._running = asyncio.create_task(self._run(), name="deferrable-ops shared call")
+            self._running = asyncio.create_task(
+                self._run(), name="deferrable-ops shared call", context=Context()
+            )
             self._running.add_done_callback(self._forget)
         return await asyncio.shield(self._running)
 

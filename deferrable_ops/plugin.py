@@ -1,0 +1,34 @@
+"""What Airflow loads in every component. It is light to import: only the API server builds the endpoint."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.plugins_manager import AirflowPlugin
+
+if TYPE_CHECKING:
+    from deferrable_ops.inbox import Inbox
+
+
+class DeferrableOpsPlugin(AirflowPlugin):
+    """Mounts the endpoint in the API server."""
+
+    name = "deferrable_ops"
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The endpoint, built when the API server (or ``airflow plugins``) asks."""
+        from deferrable_ops.endpoint import create_app
+        from deferrable_ops.settings import ENDPOINT_PREFIX
+
+        app = create_app(background=[notice_ended_tasks])
+        return [{"app": app, "url_prefix": ENDPOINT_PREFIX, "name": "deferrable-ops"}]
+
+
+async def notice_ended_tasks(inbox: Inbox) -> None:
+    """Settle the waits whose task ended while no triggerer ran: here the metadata database can be asked."""
+    from deferrable_ops.triggers.chores import sweep_forever
+    from deferrable_ops.triggers.task_states import ask_metadata_database
+
+    await sweep_forever(inbox, ask_metadata_database)
