@@ -1,4 +1,4 @@
-"""The endpoint's inbox: opened when a request or a chore first needs it, so that the server starts without."""
+"""The inbox of the endpoint: opened when a request or a chore first needs it, so the server starts without it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -163,11 +164,10 @@ class Database:
         pause = _PAUSE_FIRST
         while True:
             try:
-                if (
-                    self.in_memory
-                ):  # a statement that is cancelled closes its connection, and the database with it
+                if self.in_memory:  # a cancelled statement closes its connection, and the database with it
                     return await asyncio.shield(self.spawn(attempt(), "query"))
-                return await attempt()
+                async with asyncio.timeout(self._silence(give_up_at)):
+                    return await attempt()
             except Exception as error:
                 if not is_of_database(error):
                     raise
@@ -178,6 +178,12 @@ class Database:
                 log.warning("The inbox does not answer, trying again: %s", describe(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_MOST)
+
+    def _silence(self, give_up_at: float) -> float | None:
+        """Return for how long an attempt may last. A file is never silent, only locked: it has a timeout."""
+        if self.dialect == "sqlite" or give_up_at == math.inf:
+            return None
+        return max(0.0, give_up_at - time.monotonic())
 
 
 async def _notify(transaction: Transaction) -> None:

@@ -59,7 +59,8 @@ class GroupCommit(Generic[Item, Result]):
                 lambda transaction: self._write_all(transaction, [item for item, _ in batch])
             )
         except (InboxUnavailable, ConfigurationError) as error:
-            for _, future in batch:
+            waiting, self._queue = self._queue, []
+            for _, future in batch + waiting:  # who came meanwhile would only wait for the same once more
                 _fail(future, error)
         except Exception as error:  # noqa: BLE001 - its caller is given it
             if len(batch) == 1:
