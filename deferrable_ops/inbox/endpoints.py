@@ -6,7 +6,7 @@ import asyncio
 import logging
 from uuid import uuid4
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -71,5 +71,6 @@ class Endpoints:
 
 
 async def _some_wait_expects_beats(connection: AsyncConnection) -> bool:
-    expects = exists().where(IS_WAITING, waits.c.beat_due.is_not(None))
-    return bool((await connection.execute(select(expects))).scalar_one())
+    # The minimum is at the edge of its index, whatever a planner believes about the rest.
+    first = select(func.min(waits.c.beat_due)).where(IS_WAITING, waits.c.beat_due.is_not(None))
+    return (await connection.execute(first)).scalar_one() is not None

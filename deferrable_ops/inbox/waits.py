@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     exists,
     false,
+    func,
     or_,
     select,
     text,
@@ -69,6 +70,14 @@ class Waits:
                 chosen = waits.c.id.in_(wait_ids[start : start + _ROWS_PER_QUERY])
                 found += _readable(await connection.execute(_select_waits().where(chosen)))
             return found
+
+        return await self._database.read(read)
+
+    async def waiting(self) -> list[str]:
+        """Return the ids of all waits that still wait."""
+
+        async def read(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(select(waits.c.id).where(IS_WAITING))).scalars())
 
         return await self._database.read(read)
 
@@ -134,10 +143,13 @@ class Waits:
 
         async def due(connection: AsyncConnection) -> bool:
             now = await self._database.clock(connection)
-            some = [
-                exists().where(IS_WAITING, ended) for ended in (_is_late(now), _is_silent(now, beats_since))
-            ]
-            return bool((await connection.execute(select(or_(*some)))).scalar_one())
+            first = (await connection.execute(_FIRST_DUE)).one()
+            if first.deadline is not None and first.deadline <= now:
+                return True
+            if beats_since is None or first.beat is None or first.beat > now:
+                return False
+            silent = exists().where(IS_WAITING, _is_silent(now, beats_since))
+            return bool((await connection.execute(select(silent))).scalar_one())
 
         async def write(transaction: Transaction) -> None:
             late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
@@ -195,6 +207,16 @@ _WAIT_COLUMNS = [
         "cancel",
     )
 ]
+
+
+# By their minima, which an index holds at its edge whatever a planner believes about the rest.
+_FIRST_DUE = select(
+    select(func.min(waits.c.deadline)).where(IS_WAITING).scalar_subquery().label("deadline"),
+    select(func.min(waits.c.beat_due))
+    .where(IS_WAITING, waits.c.beat_due.is_not(None))
+    .scalar_subquery()
+    .label("beat"),
+)
 
 
 def _select_waits() -> Select[Any]:

@@ -1,0 +1,101 @@
+"""What an idle process asks the inbox costs the same with ten waits and with a hundred thousand: every answer is in an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from contract.support import PATIENCE, new_attempt, new_wait
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.changes import read_changes
+from deferrable_ops.inbox.endpoints import _some_wait_expects_beats
+
+WAITING, SETTLED = 20_000, 20_000
+_NUMBERS = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) SELECT i FROM n",
+    "postgresql": "SELECT i FROM generate_series(1, CAST(:count AS int)) AS i",
+}
+_FILL = """
+INSERT INTO deferrable_ops_waits
+    (id, ti_id, try_number, dag_id, run_id, task_id, map_index, feature, state, created_at, settled_at, deadline,
+     heartbeat_timeout, beat_due, key_id, version)
+SELECT '{state}' || i, '{state}' || i, 1, 'dag', 'run', '{state}', i, 'webhook', '{state}', 1.0, {settled_at},
+       99999999999.0, {heartbeat}, 99999999999.0 * {heartbeat}, 'key', 0
+FROM ({numbers}) AS numbers
+"""
+
+
+@pytest.fixture
+async def full(shared_url: str) -> Any:
+    """An inbox with so many waits that nobody wants to read them all, of which a half expect beats."""
+    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    numbers = _NUMBERS[inbox.database.dialect]
+    async with inbox.database.begin() as connection:
+        for state, count, settled_at in (("waiting", WAITING, "NULL"), ("success", SETTLED, "1.0")):
+            fill = _FILL.format(state=state, settled_at=settled_at, heartbeat="NULLIF(i % 2, 0)", numbers=numbers)
+            await connection.execute(text(fill), {"count": count})
+    async with inbox.database.begin() as connection:
+        await connection.execute(text("ANALYZE"))
+    yield inbox
+    await inbox.close()
+
+
+async def test_what_an_idle_process_asks_is_answered_by_indexes(full: Inbox) -> None:
+    _, cursor = await read_changes(full.database, None)
+    with _asked(full) as asked:
+        await full.waits.expire(beats_since=1.0)
+        await full.waits.expire(beats_since=None)
+        await read_changes(full.database, cursor)
+        await full.database.read(_some_wait_expects_beats)
+        await full.cancellations.take()
+        await full.endpoints.up_since()
+        await full.keys.verify(await _a_token(full))
+    await _assert_no_scans(full, asked)
+
+
+async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
+    with _asked(full) as asked:
+        wait = await full.waits.register(new_wait(new_attempt("waiting", run_id="run", map_index=7, try_number=2)))
+        await full.waits.newer_attempt_exists(wait.id)
+        async with full.launches.claim(wait.id) as claim:
+            assert claim is not None
+            await claim.record(None)
+        await full.waits.kill([wait.id])
+        await full.waits.get_many([wait.id])
+    await _assert_no_scans(full, asked)
+
+
+@contextmanager
+def _asked(inbox: Inbox) -> Iterator[list[tuple[str, Any]]]:
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if "deferrable_ops_waits" in statement and not statement.startswith("INSERT"):
+            asked.append((statement, parameters[0] if many else parameters))
+
+    event.listen(inbox.database.engine.sync_engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(inbox.database.engine.sync_engine, "before_cursor_execute", note)
+
+
+async def _assert_no_scans(inbox: Inbox, asked: list[tuple[str, Any]]) -> None:
+    assert asked
+    explain, scan = {
+        "sqlite": ("EXPLAIN QUERY PLAN", "SCAN deferrable_ops_waits"),
+        "postgresql": ("EXPLAIN", "Seq Scan on deferrable_ops_waits"),
+    }[inbox.database.dialect]
+    async with inbox.database.engine.connect() as connection:
+        for statement, parameters in asked:
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plan = "\n".join(str(row[-1]) for row in rows)
+            whole = [line for line in plan.splitlines() if scan in line and "USING" not in line]
+            assert not whole, f"{statement}\n{plan}"
+
+
+async def _a_token(inbox: Inbox) -> str:
+    wait = await inbox.waits.register(new_wait())
+    return await inbox.keys.token(wait.id, wait.key_id)
