@@ -144,5 +144,3 @@ def test_listener_hears_of_the_success(
 
     assert heard.read_text() == "webhook_plain.job\n"
     assert run.task("job").worker_processes() == 1
-    for component in (airflow.scheduler, airflow.triggerer):
-        component.kill()

@@ -6,7 +6,6 @@ import pkgutil
 
 import pytest
 from airflow.triggers.base import BaseTrigger
-from cryptography.fernet import Fernet
 
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.base import TaskTrigger
@@ -34,8 +33,7 @@ def test_nothing_that_a_trigger_holds_is_in_its_repr() -> None:
     assert repr(WebhookTrigger(headers={"Authorization": "Bearer hunter2"})) == "<WebhookTrigger>"
 
 
-def test_sealed_trigger_is_the_same_trigger_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
+def test_sealed_trigger_is_the_same_trigger_and_shows_nothing() -> None:
     attempt = Attempt("id", 1, "dag", "run", "task")
     trigger = WebhookTrigger(cancel_request={"url": "https://x", "headers": {"X": "hunter2"}})
     sealed = seal(trigger, attempt)

@@ -1,0 +1,254 @@
+"""What every trigger does around its feature's work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import pytest
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
+from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+
+from deferrable_ops import Failure, Outcome, Skip, Success
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.inbox import Inbox, NewWait, State, Wait
+from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers import chores, delivery, killing
+from deferrable_ops.triggers.base import TaskTrigger
+
+
+class Scripted(TaskTrigger):
+    """A trigger that does as it is told."""
+
+    feature: ClassVar[str] = "scripted"
+    classpath: ClassVar[str] = "unit.triggers.test_base.Scripted"
+    arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, does: Any = None, **base: Any) -> None:
+        super().__init__(**base)
+        self.does = does
+        self.cancelled: list[str] = []
+
+    async def wait(self) -> Outcome:
+        if isinstance(self.does, BaseException):
+            raise self.does
+        if self.does == "wait":
+            return await self.settled()
+        return self.does  # type: ignore[no-any-return]
+
+    async def cancel(self, wait: Wait) -> None:
+        self.cancelled.append(wait.id)
+
+
+class Comms:
+    """Airflow's supervisor: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.error: Exception | None = None
+
+    async def asend(self, message: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message)
+
+
+@pytest.fixture
+def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
+    comms = Comms()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+    monkeypatch.setattr(chores, "start", lambda: None)
+    return comms
+
+
+@pytest.fixture
+async def inbox() -> AsyncIterator[Inbox]:
+    async with memory_inbox() as inbox:
+        yield inbox
+
+
+def in_triggerer(trigger: TaskTrigger, try_number: int = 1) -> TaskTrigger:
+    """Give a trigger what the triggerer gives it."""
+    trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
+        id=uuid4(), dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=try_number
+    )
+    return trigger
+
+
+async def event_of(trigger: TaskTrigger) -> TriggerEvent:
+    events = [event async for event in trigger.run()]
+    assert len(events) == 1
+    return events[0]
+
+
+async def test_success_sets_the_xcom_first_and_then_ends_bare(comms: Comms, inbox: Inbox) -> None:
+    event = await event_of(in_triggerer(Scripted(Success({"a": 1}))))
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms is None  # Airflow would encode them twice
+    [xcom] = comms.sent
+    assert isinstance(xcom, SetXCom)
+    assert (xcom.key, xcom.value) == ("return_value", {"a": 1})
+
+
+async def test_no_xcom_is_set_where_none_is_wanted(comms: Comms, inbox: Inbox) -> None:
+    assert isinstance(await event_of(in_triggerer(Scripted(Success(1), do_xcom_push=False))), TaskSuccessEvent)
+    assert isinstance(await event_of(in_triggerer(Scripted(Success(None)))), TaskSuccessEvent)
+    assert comms.sent == []
+
+
+async def test_failure_and_skip_end_in_the_triggerer(comms: Comms, inbox: Inbox) -> None:
+    assert isinstance(await event_of(in_triggerer(Scripted(Failure("no")))), TaskFailedEvent)
+    assert isinstance(await event_of(in_triggerer(Scripted(Skip("no")))), TaskSkippedEvent)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(1), ValueError()])
+async def test_whatever_the_work_raises_is_a_failure(
+    comms: Comms, inbox: Inbox, error: BaseException
+) -> None:
+    trigger = in_triggerer(Scripted(error))
+    assert isinstance(await event_of(trigger), TaskFailedEvent)
+    wait = await inbox.waits.get(trigger.identify().wait_id)
+    assert isinstance(wait.outcome, Failure)
+    assert type(error).__name__ in wait.outcome.reason
+
+
+async def test_error_of_ours_is_its_own_reason(comms: Comms, inbox: Inbox) -> None:
+    trigger = in_triggerer(Scripted(ConfigurationError("set endpoint_url")))
+    await event_of(trigger)
+    assert (await inbox.waits.get(trigger.identify().wait_id)).outcome == Failure("set endpoint_url")
+
+
+async def test_cancelled_trigger_settles_nothing(comms: Comms, inbox: Inbox) -> None:
+    trigger = in_triggerer(Scripted("wait"))
+    run = asyncio.create_task(event_of(trigger))
+    while not await inbox.waits.get_many([trigger.identify().wait_id]):
+        await asyncio.sleep(0.01)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert (await inbox.waits.get(trigger.identify().wait_id)).state is State.WAITING
+
+
+async def test_second_run_of_the_same_wait_comes_to_the_same_outcome(comms: Comms, inbox: Inbox) -> None:
+    first = in_triggerer(Scripted(Success("first")))
+    await event_of(first)
+    second = Scripted(Success("second"))
+    second.task_instance = first.task_instance
+    await event_of(second)
+    assert [xcom.value for xcom in comms.sent] == ["first", "first"]
+
+
+async def test_task_whose_xcom_cannot_be_set_ends_on_a_worker(comms: Comms, inbox: Inbox) -> None:
+    comms.error = OSError("the supervisor is gone")
+    trigger = in_triggerer(Scripted(Success(1)))
+    event = await event_of(trigger)
+    assert type(event) is TriggerEvent
+    assert event.payload == {"wait": trigger.identify().wait_id}
+
+
+@pytest.mark.parametrize(
+    "ends_on_worker, does, by_worker",
+    [
+        ({"success": "it has outlets"}, Success(1), True),
+        ({"success": "it has outlets"}, Failure("no"), False),
+        ({"failure": "it sends an email"}, Failure("no"), True),
+        ({"final_failure": "it has retries"}, Failure("no", retryable=False), True),
+        ({"final_failure": "it has retries"}, Failure("no"), False),
+        ({"skip": "it has on_skipped_callback"}, Skip("no"), True),
+    ],
+)
+async def test_declared_reasons_apply_to_the_ending_they_are_for(
+    comms: Comms, inbox: Inbox, ends_on_worker: dict[str, str], does: Outcome, by_worker: bool
+) -> None:
+    event = await event_of(in_triggerer(Scripted(does, ends_on_worker=ends_on_worker)))
+    assert (type(event) is TriggerEvent) is by_worker
+
+
+async def test_end_from_trigger_never_ends_every_task_on_a_worker(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "never")
+    delivery._deployment_needs_worker_because.cache_clear()
+    try:
+        assert type(await event_of(in_triggerer(Scripted(Skip("no"))))) is TriggerEvent
+    finally:
+        delivery._deployment_needs_worker_because.cache_clear()
+
+
+async def test_second_try_forgets_the_xcoms_of_the_first(comms: Comms, inbox: Inbox) -> None:
+    await event_of(in_triggerer(Scripted(Failure("again")), try_number=2))
+    assert [(type(message), message.key) for message in comms.sent] == [(DeleteXCom, "return_value")]
+
+
+async def test_large_value_stays_in_the_inbox(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__MAX_XCOM_BYTES", "10")
+    trigger = in_triggerer(Scripted(Success("longer than ten bytes")))
+    await event_of(trigger)
+    reference = comms.sent[0].value
+    assert reference == {"deferrable_ops_value_of_wait": trigger.identify().wait_id, "bytes": 23}
+
+
+async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypatch: Any) -> list[str]:
+    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+        return {} if state is None else {"run": {"task": state}}
+
+    stopped: list[str] = []
+
+    async def stop(_inbox: Inbox, wait_id: str | None = None) -> None:
+        stopped.append(str(wait_id))
+
+    monkeypatch.setattr(killing, "ask_supervisor", ask)
+    monkeypatch.setattr(killing, "stop_due_work", stop)
+    monkeypatch.setattr(killing, "_ASK_EVERY", 0.01)
+    monkeypatch.setattr(killing, "_ASK_FOR", 0.05)
+    await killing.end_if_killed(trigger.identify())
+    return stopped
+
+
+async def register(inbox: Inbox, trigger: TaskTrigger) -> str:
+    attempt = trigger.identify()
+    await inbox.waits.register(NewWait(attempt, "scripted", 60, trigger=b"sealed"))
+    return attempt.wait_id
+
+
+@pytest.mark.parametrize("state", ["failed", "success", None])
+async def test_killed_task_is_settled_and_its_work_stopped(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    trigger = in_triggerer(Scripted())
+    wait_id = await register(inbox, trigger)
+    assert await states(state, inbox, trigger, monkeypatch) == [wait_id]
+    assert (await inbox.waits.get(wait_id)).state is State.KILLED
+
+
+async def test_task_that_was_handed_to_another_triggerer_is_left_alone(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = in_triggerer(Scripted())
+    wait_id = await register(inbox, trigger)
+    assert await states("deferred", inbox, trigger, monkeypatch) == []
+    assert (await inbox.waits.get(wait_id)).state is State.WAITING
+
+
+async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, here = in_triggerer(Scripted()), in_triggerer(Scripted())
+    gone_id, here_id = await register(inbox, gone), await register(inbox, here)
+
+    async def nothing_exists(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, Any]:
+        return {}
+
+    async def stop(_inbox: Inbox, wait_id: str | None = None) -> None: ...
+
+    monkeypatch.setattr(killing, "stop_due_work", stop)
+    with inbox.watcher.subscribe(here_id):
+        await killing.sweep(inbox, nothing_exists)
+    assert (await inbox.waits.get(gone_id)).state in (State.KILLED, State.SUPERSEDED)
+    assert (await inbox.waits.get(here_id)).state is not State.KILLED
