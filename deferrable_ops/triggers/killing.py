@@ -7,7 +7,6 @@ import logging
 
 from deferrable_ops.inbox import Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.retention import take_turn
-from deferrable_ops.inbox.schema import IS_WAITING
 from deferrable_ops.triggers.sealed import unseal
 from deferrable_ops.triggers.task_states import DEFERRED, UNDER_WAY, AskStates, ask_supervisor, states_of
 
@@ -74,9 +73,9 @@ async def stop_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
 
 
 async def _kill_the_ended(inbox: Inbox, ask: AskStates) -> None:
-    last: str | None = None
-    while page := await inbox.waits.find(IS_WAITING, limit=_WAITS_PER_PAGE, after=last):
-        last = page[-1].id
-        elsewhere = [wait for wait in page if wait.id not in inbox.watcher.watched]
-        states = await states_of([wait.attempt for wait in elsewhere], ask)
-        await inbox.waits.kill([wait.id for wait in elsewhere if states[wait.attempt] not in UNDER_WAY])
+    # First the ids alone: most waits are watched here, and reading all of them would cost more than all else at idle.
+    elsewhere = [wait_id for wait_id in await inbox.waits.waiting() if wait_id not in inbox.watcher.watched]
+    for start in range(0, len(elsewhere), _WAITS_PER_PAGE):
+        page = await inbox.waits.get_many(elsewhere[start : start + _WAITS_PER_PAGE])
+        states = await states_of([wait.attempt for wait in page], ask)
+        await inbox.waits.kill([wait.id for wait in page if states[wait.attempt] not in UNDER_WAY])
