@@ -39,15 +39,15 @@ def get_provider_info() -> dict[str, Any]:
                         sensitive=True,
                     ),
                     "max_payload_bytes": _option(
-                        "Largest callback body that is accepted, in bytes.", default="262144", type="integer"
+                        "Largest callback body that is accepted, in bytes.", default="262144", kind="integer"
                     ),
                     "max_xcom_bytes": _option(
                         "A value with more bytes of JSON stays in the inbox, and its XCom is a reference.",
                         default="48000",
-                        type="integer",
+                        kind="integer",
                     ),
                     "wait_retention_days": _option(
-                        "For how many days a settled wait is kept.", default="14", type="integer"
+                        "For how many days a settled wait is kept.", default="14", kind="integer"
                     ),
                     "end_from_trigger": _option(
                         "auto: tasks end in the triggerer where nothing needs a worker. never: every task ends on a "
@@ -58,7 +58,7 @@ def get_provider_info() -> dict[str, Any]:
                         "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a pooler in transaction mode; "
                         "waits are then noticed by a sweep every second.",
                         default="True",
-                        type="boolean",
+                        kind="boolean",
                     ),
                 },
             }
@@ -70,14 +70,14 @@ def _option(
     description: str,
     *,
     default: str,
-    type: str = "string",
+    kind: str = "string",
     example: str | None = None,
     sensitive: bool = False,
 ) -> dict[str, Any]:
     option = {
         "description": description,
         "version_added": "0.1.0",
-        "type": type,
+        "type": kind,
         "example": example,
         "default": default,
     }

@@ -29,7 +29,8 @@ def inbox_url() -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigurationError(
-            f"[{SECTION}] inbox_url is not a database URL; write postgresql+asyncpg://user:password@host/database"
+            f"[{SECTION}] inbox_url is not a database URL; "
+            "write postgresql+asyncpg://user:password@host/database"
         )
     driver = {
         "sqlite": "sqlite+aiosqlite",

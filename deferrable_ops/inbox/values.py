@@ -64,7 +64,7 @@ def read_outcome(wait_id: str) -> Outcome:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work returns, from code that may or may not run inside an event loop (a notebook, an async task)."""
+    """Return what the work returns, inside an event loop (a notebook, an async task) or not."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

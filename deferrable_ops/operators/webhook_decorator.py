@@ -33,7 +33,7 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
     ) -> None:
         if _PARAMETER not in inspect.signature(python_callable).parameters:
             raise InputError(
-                f"@task.webhook: {python_callable.__name__}() must take {_PARAMETER}, the URL that the service calls back"
+                f"@task.webhook: {python_callable.__name__}() must take {_PARAMETER}, where the service calls back"
             )
         call = {
             "python_callable": python_callable,

@@ -11,7 +11,7 @@ from airflow.sdk.bases.operator import BaseOperatorMeta
 from airflow.sdk.log import mask_secret
 
 from deferrable_ops.exceptions import DeferrableOpsError
-from deferrable_ops.inbox import NewWait, use_inbox
+from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.values import run
 from deferrable_ops.operators.base import attempt_of, finish, seconds
 from deferrable_ops.operators.ways import ends_on_worker_because

@@ -41,11 +41,13 @@ class TaskUnderTest:
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
         """Call back as the outside service would, and return the answer's status and JSON.
 
-        :param verb: ``post`` (judged by the operator's expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
+        :param verb: ``post`` (judged by the expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
         """
         wait = await self.wait()
         body = json.dumps(payload).encode()
-        receipt = await self.inbox.callbacks.record(Callback(wait.id, Verb(verb), body, payload, source="test"))
+        receipt = await self.inbox.callbacks.record(
+            Callback(wait.id, Verb(verb), body, payload, source="test")
+        )
         return receipt.status, json.loads(receipt.body)
 
     async def outcome(self) -> Outcome:
@@ -70,7 +72,9 @@ async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUn
     Templates are not rendered. Without an ``endpoint_url`` or a ``base_url`` in the configuration, the task fails as it
     would in production; in a test any URL will do, since nothing is listening.
     """
-    attempt = Attempt(str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task")
+    attempt = Attempt(
+        str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task"
+    )
     kwargs = task.trigger_kwargs() if isinstance(task, TriggererOperator) else task.serialize()[1]
     trigger_class = task.trigger_class if isinstance(task, TriggererOperator) else type(task)
     trigger = trigger_class(**{**kwargs, "attempt": asdict(attempt)})

@@ -1,4 +1,4 @@
-"""What a triggerer does for all its waits: pruning, noticing tasks that ended while nobody looked, and stopping work."""
+"""What a triggerer does for all its waits: pruning, noticing tasks that ended unseen, and stopping their work."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ _registry: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Entry]] 
 
 
 @asynccontextmanager
-async def share(key: Hashable, open: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
+async def share(key: Hashable, enter: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
     """Use the thing that goes by this key on the running event loop.
 
-    :param open: returns the context manager that opens and closes it; called for the first user only.
+    :param enter: returns the context manager that opens and closes it; called for the first user only.
     """
     entries = _registry.setdefault(asyncio.get_running_loop(), {})
     entry = entries.setdefault(key, _Entry())
@@ -39,7 +39,7 @@ async def share(key: Hashable, open: Callable[[], AbstractAsyncContextManager[T]
         async with entry.lock:
             if entry.stack is None:
                 stack = AsyncExitStack()
-                entry.thing = await stack.enter_async_context(open())
+                entry.thing = await stack.enter_async_context(enter())
                 entry.stack = stack
         yield entry.thing
     finally:

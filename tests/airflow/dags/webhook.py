@@ -54,7 +54,12 @@ with DAG("webhook_launch_fails", schedule=None):
     WebhookOperator(task_id="job", url=JOB, launch_timeout=5, json={"notify": "${callback_url}"})
 
 with DAG("webhook_bad_template", schedule=None):
-    WebhookOperator(task_id="job", url="{{ dag_run.conf['service'] }}", success_when="{{ params.when }}", params={"when": "a ="})
+    WebhookOperator(
+        task_id="job",
+        url="{{ dag_run.conf['service'] }}",
+        success_when="{{ params.when }}",
+        params={"when": "a ="},
+    )
 
 with DAG("webhook_mapped", schedule=None):
     WebhookOperator.partial(task_id="job", url=JOB).expand(json=[{"n": 1}, {"n": 2}, {"n": 3}])
@@ -90,10 +95,14 @@ with DAG("webhook_upstream_xcom", schedule=None):
     def name() -> dict[str, int]:
         return {"n": 7}
 
-    WebhookOperator(task_id="job", url=JOB, json=name(), headers={"X-Pulled": "{{ ti.xcom_pull('name')['n'] }}"})
+    WebhookOperator(
+        task_id="job", url=JOB, json=name(), headers={"X-Pulled": "{{ ti.xcom_pull('name')['n'] }}"}
+    )
 
 with DAG("webhook_outlets", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, outlets=[Asset("webhook_done")], on_success_callback=leave_a_trace)
+    WebhookOperator(
+        task_id="job", url=JOB, outlets=[Asset("webhook_done")], on_success_callback=leave_a_trace
+    )
 
 with DAG("webhook_outlets_consumer", schedule=[Asset("webhook_done")]):
     PythonOperator(task_id="ran", python_callable=lambda: "ran")

@@ -171,5 +171,6 @@ def test_overridden_post_execute_counts() -> None:
 
 
 def test_airflow_has_no_end_from_trigger_attribute_of_ours() -> None:
-    assert not hasattr(operator(), "end_from_trigger")  # a DAG with it does not parse where listeners are installed
-
+    assert not hasattr(
+        operator(), "end_from_trigger"
+    )  # a DAG with it does not parse where listeners are installed

@@ -95,7 +95,9 @@ async def test_success_sets_the_xcom_first_and_then_ends_bare(comms: Comms, inbo
 
 
 async def test_no_xcom_is_set_where_none_is_wanted(comms: Comms, inbox: Inbox) -> None:
-    assert isinstance(await event_of(in_triggerer(Scripted(Success(1), do_xcom_push=False))), TaskSuccessEvent)
+    assert isinstance(
+        await event_of(in_triggerer(Scripted(Success(1), do_xcom_push=False))), TaskSuccessEvent
+    )
     assert isinstance(await event_of(in_triggerer(Scripted(Success(None)))), TaskSuccessEvent)
     assert comms.sent == []
 

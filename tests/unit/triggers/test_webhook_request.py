@@ -13,7 +13,11 @@ from deferrable_ops.triggers.webhook_launch import Launch, LaunchFailed
 from deferrable_ops.triggers.webhook_request import RequestTemplate
 from deferrable_ops.upstreams.http import Request
 
-FILLING = {"endpoint": "https://airflow.example.com/deferrable-ops", "token": "wait.key.signature", "wait_id": "wait"}
+FILLING = {
+    "endpoint": "https://airflow.example.com/deferrable-ops",
+    "token": "wait.key.signature",
+    "wait_id": "wait",
+}
 CALLBACK_URL = "https://airflow.example.com/deferrable-ops/callbacks/wait.key.signature"
 
 
