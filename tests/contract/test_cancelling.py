@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 
 import pytest
 from contract.support import new_attempt, new_wait, register, send
@@ -67,7 +68,7 @@ async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox
         return taken
 
     taken = await asyncio.gather(*(take_all(inbox) for inbox in (*two, *two)))
-    assert sorted(sum(taken, [])) == sorted(wait.id for wait in killed)
+    assert sorted(chain.from_iterable(taken)) == sorted(wait.id for wait in killed)
 
 
 async def test_a_taker_that_died_is_replaced_once_its_lease_is_over(two: tuple[Inbox, Inbox]) -> None:

@@ -48,7 +48,7 @@ def test_what_was_acknowledged_survives_endpoints_and_triggerers_that_are_killed
     acknowledged = _lines(tmp_path, "acknowledged")
     # As after a restart: the same triggers run again from scratch, and see what they saw before.
     _join(_start_triggerers(shared_url, tmp_path, tasks))
-    seen = {wait_id: payload for wait_id, payload in _lines(tmp_path, "seen")}
+    seen = dict(_lines(tmp_path, "seen"))
     assert set(seen) == set(_ids(tasks))
     assert all(seen[wait_id] == payload for wait_id, payload in acknowledged)
     assert all(payload[0] in ENDPOINTS and payload[1] == wait_id for wait_id, payload in seen.items())

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from contract.support import PATIENCE, new_attempt, new_wait
 from sqlalchemy import event, text
 
-from contract.support import PATIENCE, new_attempt, new_wait
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import read_changes
 from deferrable_ops.inbox.endpoints import _some_wait_expects_beats
@@ -36,7 +36,9 @@ async def full(shared_url: str) -> Any:
     numbers = _NUMBERS[inbox.database.dialect]
     async with inbox.database.begin() as connection:
         for state, count, settled_at in (("waiting", WAITING, "NULL"), ("success", SETTLED, "1.0")):
-            fill = _FILL.format(state=state, settled_at=settled_at, heartbeat="NULLIF(i % 2, 0)", numbers=numbers)
+            fill = _FILL.format(
+                state=state, settled_at=settled_at, heartbeat="NULLIF(i % 2, 0)", numbers=numbers
+            )
             await connection.execute(text(fill), {"count": count})
     async with inbox.database.begin() as connection:
         await connection.execute(text("ANALYZE"))
@@ -59,7 +61,9 @@ async def test_what_an_idle_process_asks_is_answered_by_indexes(full: Inbox) -> 
 
 async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
     with _asked(full) as asked:
-        wait = await full.waits.register(new_wait(new_attempt("waiting", run_id="run", map_index=7, try_number=2)))
+        wait = await full.waits.register(
+            new_wait(new_attempt("waiting", run_id="run", map_index=7, try_number=2))
+        )
         await full.waits.newer_attempt_exists(wait.id)
         async with full.launches.claim(wait.id) as claim:
             assert claim is not None

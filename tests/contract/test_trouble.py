@@ -66,7 +66,7 @@ async def test_a_role_that_may_not_create_tables_is_told_so(
 
 
 async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="missing/inbox.db cannot be made"):
+    with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be made"):
         await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", patience=float("inf"))
 
 
