@@ -42,25 +42,24 @@ def fetch(reference: Any) -> Any:
         raise InputError(f"the reference {reference!r} does not name a wait")
     outcome = read_outcome(wait_id)
     if not isinstance(outcome, Success):
-        raise UnknownWait(f"the wait {wait_id} ended without a value")
+        raise UnknownWait(
+            f"this machine's inbox has no value of the wait {wait_id}: it was pruned "
+            "([deferrable_ops] wait_retention_days), or inbox_url differs"
+        )
     return outcome.value
 
 
-def read_outcome(wait_id: str) -> Outcome:
-    """Return how a wait ended, read from a worker.
+def read_outcome(wait_id: str) -> Outcome | None:
+    """Return how a wait ended, read from a worker; None while it goes on, or when it was never registered.
 
-    :raises UnknownWait: this machine's inbox has not seen the wait, has pruned it, or it has not ended.
     :raises InboxUnavailable: the inbox does not answer.
     """
 
-    async def read() -> Wait:
+    async def read() -> list[Wait]:
         async with use_inbox(patience=_PATIENCE) as inbox:
-            return await inbox.waits.get(wait_id)
+            return await inbox.waits.get_many([wait_id])
 
-    outcome = run(read()).outcome
-    if outcome is None:
-        raise UnknownWait(f"the wait {wait_id} has not ended")
-    return outcome
+    return next((wait.outcome for wait in run(read())), None)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,11 +11,11 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import StartTriggerArgs
 
-from deferrable_ops.exceptions import InputError
+from deferrable_ops.exceptions import InputError, UnknownWait
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.inbox.values import as_xcom, read_outcome
 from deferrable_ops.operators.ways import ends_on_worker_because, starts_on_worker_because
-from deferrable_ops.outcome import Failure, Skip, Success, outcome_from_json
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 
 if TYPE_CHECKING:
@@ -75,8 +75,17 @@ class TriggererOperator(BaseOperator):
         return starts_on_worker_because(self)
 
     def execute(self, context: Context) -> Any:
-        """Defer the task to its trigger, unless its answer is there already."""
-        self.defer_to_trigger(context)
+        """Return the answer when it is there already, and defer the task to its trigger when it is not.
+
+        :raises TaskDeferred: it is not.
+        """
+        attempt = attempt_of(context)
+        outcome = read_outcome(attempt.wait_id)
+        if outcome is not None:
+            return finish(attempt.wait_id, outcome)
+        trigger = self.trigger_class(**self.trigger_kwargs(), attempt=asdict(attempt))
+        timeout = timedelta(seconds=self._deadline_seconds())
+        return self.defer(trigger=trigger, method_name=self.next_method, timeout=timeout)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over what the trigger came to, and return its value.
@@ -85,26 +94,7 @@ class TriggererOperator(BaseOperator):
         :raises AirflowFailException: it failed and must not be retried.
         :raises AirflowSkipException: it is to be skipped.
         """
-        return finish(event)
-
-    def defer_to_trigger(self, context: Context, method_name: str = "execute_complete") -> NoReturn:
-        """Defer the task from a worker.
-
-        :raises TaskDeferred: always.
-        """
-        trigger = self.trigger_class(**self.trigger_kwargs(), attempt=asdict(attempt_of(context)))
-        self.defer(
-            trigger=trigger, method_name=method_name, timeout=timedelta(seconds=self._deadline_seconds())
-        )
-
-    def _start_trigger_args(self) -> StartTriggerArgs:
-        return StartTriggerArgs(
-            trigger_cls=self.trigger_class.classpath,
-            trigger_kwargs=self.trigger_kwargs(),
-            next_method=self.next_method,
-            next_kwargs=None,
-            timeout=timedelta(seconds=self._deadline_seconds()),
-        )
+        return finish_event(event)
 
     def trigger_kwargs(self) -> dict[str, Any]:
         """Return what the task's trigger is made with."""
@@ -115,6 +105,15 @@ class TriggererOperator(BaseOperator):
             "ends_on_worker": ends_on_worker_because(self),
             "do_xcom_push": self.do_xcom_push,
         }
+
+    def _start_trigger_args(self) -> StartTriggerArgs:
+        return StartTriggerArgs(
+            trigger_cls=self.trigger_class.classpath,
+            trigger_kwargs=self.trigger_kwargs(),
+            next_method=self.next_method,
+            next_kwargs=None,
+            timeout=timedelta(seconds=self._deadline_seconds()),
+        )
 
     def _deadline_seconds(self) -> float:
         if self.execution_timeout is None:
@@ -137,8 +136,8 @@ def attempt_of(context: Context) -> Attempt:
     )
 
 
-def finish(event: dict[str, Any]) -> Any:
-    """Return the value of a wait that a worker resumes, or raise what its failure or skip means."""
+def finish_event(event: dict[str, Any]) -> Any:
+    """Return the value of the wait that an event resumes on a worker, or raise what its failure or skip means."""
     match event:
         case {"wait": str(wait_id)}:
             outcome = read_outcome(wait_id)
@@ -146,6 +145,16 @@ def finish(event: dict[str, Any]) -> Any:
             wait_id, outcome = "", outcome_from_json(data)
         case _:
             raise AirflowFailException(f"the trigger's event is not one of this library's: {event!r}")
+    if outcome is None:
+        raise UnknownWait(
+            f"this worker's inbox does not know how the wait {wait_id} ended; "
+            "set the same [deferrable_ops] inbox_url on workers, API server and triggerers"
+        )
+    return finish(wait_id, outcome)
+
+
+def finish(wait_id: str, outcome: Outcome) -> Any:
+    """Return the value of an outcome, as its XCom shall be, or raise what its failure or skip means."""
     match outcome:
         case Success(value):
             return as_xcom(wait_id, value)

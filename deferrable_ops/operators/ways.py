@@ -94,7 +94,7 @@ def _success_needs_worker(task: BaseOperator) -> str | None:
         return "it has multiple_outputs"
     if task.returns_dag_result:
         return "its value is the result of its DAG"
-    if task.has_dag() and next(iter(task.iter_mapped_dependants()), None) is not None:
+    if task.get_dag() is not None and next(iter(task.iter_mapped_dependants()), None) is not None:
         return "a task is mapped over its output"
     return None
 

@@ -35,7 +35,7 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
             raise InputError(
                 f"@task.webhook: {python_callable.__name__}() must take {_PARAMETER}, where the service calls back"
             )
-        call = {
+        call: dict[str, Any] = {
             "python_callable": python_callable,
             "op_args": op_args,
             "op_kwargs": {_PARAMETER: None, **(op_kwargs or {})},

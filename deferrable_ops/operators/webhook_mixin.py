@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.bases.operator import BaseOperatorMeta
@@ -12,8 +12,8 @@ from airflow.sdk.log import mask_secret
 
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import use_inbox
-from deferrable_ops.inbox.values import run
-from deferrable_ops.operators.base import attempt_of, finish, seconds
+from deferrable_ops.inbox.values import read_outcome, run
+from deferrable_ops.operators.base import attempt_of, finish, finish_event, seconds
 from deferrable_ops.operators.ways import ends_on_worker_because
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
 from deferrable_ops.triggers.webhook import WebhookTrigger
@@ -87,7 +87,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
 
     def callback_received(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over what the wait came to, and return the callback's payload."""
-        return finish(event)
+        return finish_event(event)
 
     def _expect_callback(self, context: Context) -> None:
         # The wait's row is committed before its token leaves this process.
@@ -103,12 +103,16 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
             wait = await inbox.waits.register(trigger.new_wait(trigger.identify()))
             return await inbox.keys.token(wait.id, wait.key_id)
 
-    def _wait_after(self, value: Any, context: Context) -> NoReturn:
+    def _wait_after(self, value: Any, context: Context) -> Any:
         task: BaseOperator = self  # type: ignore[assignment]
+        wait_id = attempt_of(context).wait_id
         if value is not None and task.do_xcom_push:
             context["ti"].xcom_push(LAUNCHED, value)
         self._callback_url = None
-        task.defer(
+        outcome = read_outcome(wait_id)  # the callback may have been quicker than this worker
+        if outcome is not None:
+            return finish(wait_id, outcome)
+        return task.defer(
             trigger=self._trigger(context),
             method_name=self.callback_received.__name__,
             timeout=timedelta(seconds=self.callback_timeout),

@@ -72,6 +72,19 @@ def test_failure_that_must_not_be_retried_ends_on_a_worker(
     assert "bad input" in run.task("job").log()
 
 
+def test_large_value_stays_in_the_inbox_and_is_fetched_in_a_task(
+    airflow: RealAirflow, outside: OutsideService
+) -> None:
+    run = launch(airflow, outside, "webhook_large_value")
+    [request] = outside.wait_for_requests("/job")
+    outside.call_back(request, {"text": "x" * 100_000})
+
+    run.wait_for("success")
+    assert set(run.task("job").xcom()) == {"deferrable_ops_value_of_wait", "bytes"}
+    assert run.task("measure").xcom() == 100_000
+    assert run.task("job").worker_processes() == 0
+
+
 def test_skip_skips_the_task(airflow: RealAirflow, outside: OutsideService) -> None:
     run = launch(airflow, outside, "webhook_plain")
     [request] = outside.wait_for_requests("/job")

@@ -10,6 +10,7 @@ from typing import Any
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, Asset, task, task_group
 
+from deferrable_ops import fetch
 from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin, WebhookSensor
 
 SERVICE = "{{ dag_run.conf['service'] }}"
@@ -88,6 +89,15 @@ with DAG("webhook_mapped_dependant", schedule=None):
         return 2 * number
 
     double.expand(number=job.output)
+
+with DAG("webhook_large_value", schedule=None):
+    job = WebhookOperator(task_id="job", url=JOB)
+
+    @task
+    def measure(reference: Any) -> int:
+        return len(fetch(reference)["text"])
+
+    measure(job.output)
 
 with DAG("webhook_upstream_xcom", schedule=None):
 
