@@ -99,8 +99,8 @@ def _too_deep() -> Refused:
 
 def _is_too_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(_DEEPEST + 1):
-        level = [child for parent in level for child in _children(parent)]
+    for _ in range(_DEEPEST):
+        level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
         if not level:
             return False
     return True

@@ -1,4 +1,4 @@
-"""The inbox of the endpoint: opened when a request or a chore first needs it, so the server starts without it."""
+"""The inbox of the endpoint, opened when a request or a chore first needs it: the server starts without."""
 
 from __future__ import annotations
 

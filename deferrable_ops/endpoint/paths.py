@@ -11,7 +11,7 @@ from starlette.types import Scope
 from deferrable_ops.inbox.callbacks import Verb
 
 _VERBS: Final = {verb.value: verb for verb in Verb if verb is not Verb.POST}
-_CALLBACKS = re.compile(r"/callbacks(?:/([^/]*))?(?:/([^/]*))?/?")
+_CALLBACKS = re.compile(r"/callbacks(?:/([^/]+)(?:/([^/]+))?)?/?")
 _TASK = re.compile(r"/dag/([^/]+)/task/([^/]+)/?")
 _WAIT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\.)")
 _TOKEN = re.compile(rf"({_WAIT_ID.pattern})\.[0-9a-f]{{8}}\.[A-Za-z0-9_-]{{43}}")
@@ -34,9 +34,7 @@ def find_callback(path: str) -> tuple[str | None, Verb] | None:
     token, word = match.groups()
     if word is None and token in _VERBS:
         return None, _VERBS[token]
-    if not word:
-        return token or None, Verb.POST
-    verb = _VERBS.get(word)
+    verb = Verb.POST if word is None else _VERBS.get(word)
     return None if verb is None else (token, verb)
 
 

@@ -69,7 +69,9 @@ class Keys:
                 )
             return (await self._make(transaction)).id
 
-        return await self._database.write(write)
+        made = await self._database.write(write)
+        self._loaded_at = float("-inf")  # what was revoked is read again
+        return made
 
     async def token(self, wait_id: str, key_id: str) -> str:
         """Return the token of a wait, signed with the key that its row names.

@@ -22,7 +22,7 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Return the result of the call under way, or of a new one; it outlives a caller that is cancelled."""
+        """Return the result of the call under way, or of a new one; it outlives a cancelled caller."""
         if self._running is None:
             self._running = asyncio.create_task(
                 self._run(), name="deferrable-ops shared call", context=Context()

@@ -1,0 +1,153 @@
+"""What counts as JSON, and that nothing else gets anywhere near the database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message
+
+from deferrable_ops.endpoint import body as body_module
+from deferrable_ops.endpoint.answers import Refused
+from deferrable_ops.endpoint.body import Disconnected, parse_json, read_body
+
+STORABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | STORABLE,
+    lambda inner: st.lists(inner) | st.dictionaries(STORABLE, inner),
+)
+
+
+@given(VALUES, st.booleans())
+def test_every_json_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+
+
+@given(st.binary())
+def test_any_bytes_are_json_or_refused(body: bytes) -> None:
+    try:
+        value = parse_json(body)
+    except Refused as refused:
+        assert refused.answer.status == 400
+    else:
+        json.dumps(value, allow_nan=False).encode()
+
+
+@given(st.text())
+def test_any_string_is_stored_or_refused(value: str) -> None:
+    storable = "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    encoded = json.dumps(value).encode()
+    if storable:
+        assert parse_json(encoded) == value
+    else:
+        assert _error(encoded) == "the body holds \\u0000 or half a surrogate pair, which cannot be stored"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "empty"),
+        (b"NaN", "NaN"),
+        (b"[-Infinity]", "-Infinity"),
+        (b"1e400", "double"),
+        (b"-1e999", "double"),
+        (b"18446744073709551616", "64 bits"),
+        (b"-9223372036854775809", "64 bits"),
+        (b"9" * 10_000, "64 bits"),
+        (b'"\xff"', "byte 1 is not UTF-8"),
+        (b'"\xed\xa0\x80"', "UTF-8"),
+        (b'"\\ud800"', "surrogate"),
+        (b'{"\\ud83d\\ude00\\ude00": 1}', "surrogate"),
+        (b'{"\\u0000": 1}', "u0000"),
+        (b'"a\\\\\\u0000"', "u0000"),
+        (b'"\0"', "JSON"),
+        (b"\xef\xbb\xbf{}", "JSON"),
+        (b"{'a': 1}", "JSON"),
+        (b"[1,]", "JSON"),
+        (b"1 2", "JSON"),
+        (b"[" * 101 + b"]" * 101, "100 levels"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "100 levels"),
+        (b"[" * 100_000, "100 levels"),
+    ],
+)
+def test_what_would_fail_later_is_refused_with_its_reason(body: bytes, problem: str) -> None:
+    assert problem in _error(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"18446744073709551615",
+        b'"a\\\\u0000"',
+        b'"\\ud83d\\ude00"',
+        b"[" * 100 + b"]" * 100,
+        b'"' + b"[" * 1000 + b'"',
+        b"1e-400",
+        b'{"a": 1, "a": 2}',
+    ],
+)
+def test_what_only_looks_bad_is_accepted(body: bytes) -> None:
+    assert parse_json(body) == json.loads(body)
+
+
+async def test_body_that_arrives_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "_BODY_SECONDS", 0.05)
+
+    async def stalled() -> Message:
+        return await asyncio.Future()
+
+    with pytest.raises(Refused) as refused:
+        await read_body({"headers": []}, stalled, 100)
+    assert refused.value.answer.status == 408
+    assert (b"connection", b"close") in refused.value.answer.headers
+
+
+async def test_announced_size_is_refused_without_reading() -> None:
+    async def unread() -> Message:
+        raise AssertionError("the body was asked for")
+
+    with pytest.raises(Refused) as refused:
+        await read_body({"headers": [(b"content-length", b"101")]}, unread, 100)
+    assert refused.value.answer.status == 413
+
+
+async def test_client_that_goes_away_is_noticed() -> None:
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(Disconnected):
+        await read_body({"headers": []}, gone, 100)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6))
+async def test_chunks_make_up_the_body(chunks: list[bytes]) -> None:
+    messages: list[Message] = [
+        *({"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks),
+        {"type": "http.request"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    whole = b"".join(chunks)
+    if len(whole) <= 100:
+        assert await read_body({"headers": []}, receive, 100) == whole
+    else:
+        with pytest.raises(Refused):
+            await read_body({"headers": []}, receive, 100)
+
+
+def _error(body: bytes) -> str:
+    with pytest.raises(Refused) as refused:
+        parse_json(body)
+    assert refused.value.answer.status == 400
+    error: str = json.loads(refused.value.answer.body)["error"]
+    return error
