@@ -1,7 +1,7 @@
 """How a process learns that waits have changed: which ids, since when, and what wakes it to look.
 
-The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it is
-the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
+The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it
+is the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
 late is at or above it. Rows are therefore seen again at times, and never missed. A server that was restarted, or that
 stands in for another, may have lost transactions whose ids it gives out again: the cursor ends with the server.
 """
@@ -151,6 +151,6 @@ async def keep_running(signal: Signal) -> None:
     while True:
         try:
             await signal.run()
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the next connection may do better
+        except Exception as error:
             log.warning("The inbox's signals are interrupted, trying again: %s", describe(error))
         await asyncio.sleep(_RESTART_SECONDS)

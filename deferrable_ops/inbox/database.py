@@ -253,7 +253,8 @@ def _sqlite_engine(database: Database) -> AsyncEngine:
 
 def _create_private_file(path: Path) -> None:
     # The file holds the signing keys; SQLite gives its -wal and -shm the same mode. A file that exists is not opened:
-    # closing it would drop the locks that SQLite holds on it elsewhere in this process, and with them the file's safety.
+    # closing it would drop the locks that SQLite holds on it elsewhere in this process, and another's last close would
+    # then cut the log that is in use here.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:

@@ -62,7 +62,7 @@ class GroupCommit(Generic[Item, Result]):
             waiting, self._queue = self._queue, []
             for _, future in batch + waiting:  # who came meanwhile would only wait for the same once more
                 _fail(future, error)
-        except Exception as error:  # noqa: BLE001 - its caller is given it
+        except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0][1], error)
                 return

@@ -318,9 +318,9 @@ def _stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
 
 
 def _has_newer_attempt() -> ColumnElement[bool]:
-    # Three clocks tell which of two attempts is the newer one, and each can be wrong: the try number starts again when a
-    # run is deleted and made again; Airflow's ids, UUIDs of version 7, sort by the time of whichever machine made them,
-    # and can stay the same over a retry; a trigger that was paused may register late. Two of them decide.
+    # Three clocks tell which of two attempts is the newer one, and each can be wrong: the try number starts again when
+    # a run is deleted and made again; Airflow's ids, UUIDs of version 7, sort by the time of whichever machine made
+    # them, and can stay the same over a retry; a trigger that was paused may register late. Two of them decide.
     newer = waits.alias("newer")
     later_try = newer.c.try_number > waits.c.try_number
     return exists().where(

@@ -126,7 +126,7 @@ class Watcher:
                     self._look_everywhere, swept_at = False, time.monotonic()
                     changed, cursor = await read_changes(self._database, cursor)
                     await self._tell([*self._subscriptions] if changed is None else changed)
-            except Exception as error:  # noqa: BLE001 - every wait hangs on this task: it outlives whatever happens
+            except Exception as error:
                 _log_trouble("Waits cannot be watched", error)
                 cursor, self._look_everywhere = None, True
                 await asyncio.sleep(_AFTER_TROUBLE)
@@ -157,7 +157,7 @@ class Watcher:
                     up_since = now
                 looked_at = now
                 await self._waits.expire(await self._beats_since(up_since))
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:
                 _log_trouble("Deadlines cannot be watched", error)
                 looked_at = float("-inf")
             await asyncio.sleep(_EXPIRE_EVERY)

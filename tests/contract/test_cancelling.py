@@ -1,4 +1,4 @@
-"""Outside work of waits that nobody needs any more is stopped by one process, again when that fails, and in the end given up."""
+"""Outside work of waits that nobody needs any more is stopped by one process, again when that fails, then given up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Four endpoints and two triggerers on one inbox, some of them killed: what was acknowledged is seen, once, and nothing else."""
+"""Four endpoints and two triggerers on one inbox, some of them killed: all that was acknowledged is seen, and once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an idle process asks the inbox costs the same with ten waits and with a hundred thousand: every answer is in an index."""
+"""What an idle process asks costs the same with ten waits and with a hundred thousand: the answer is in an index."""
 
 from __future__ import annotations
 

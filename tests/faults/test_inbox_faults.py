@@ -1,4 +1,4 @@
-"""The inbox while its Postgres goes down and comes back: nothing acknowledged is lost, and every wait is still woken."""
+"""The inbox while its Postgres goes away and comes back: nothing acknowledged is lost, every wait is still woken."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from contract.support import eventually, new_wait, register, send
+
 from deferrable_ops.inbox import Inbox, State
 from real_airflow import Postgres, PostgresMissing
 
@@ -51,7 +51,9 @@ async def test_a_restart_in_the_middle_of_the_load_loses_nothing(
         return len(answered) >= WAITS / 10
 
     following = {wait.id: asyncio.create_task(follow(wait.id)) for wait in waits}
-    posting = [asyncio.create_task(_spread(post, [wait.id for wait in waits[start::10]])) for start in range(10)]
+    posting = [
+        asyncio.create_task(_spread(post, [wait.id for wait in waits[start::10]])) for start in range(10)
+    ]
     await eventually(some_are_answered, "some answers")
     await asyncio.to_thread(getattr(own_postgres, way))
     late = [asyncio.create_task(triggerer.waits.register(new_wait())) for _ in range(50)]
