@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.crypto import get_fernet
 
+from deferrable_ops.exceptions import InboxError
 from deferrable_ops.inbox import Attempt
 
 if TYPE_CHECKING:
@@ -23,8 +24,14 @@ def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
 
 
 def unseal(sealed: bytes) -> TaskTrigger:
-    """Return the trigger that was sealed."""
+    """Return the trigger that was sealed.
+
+    :raises InboxError: what the inbox holds is not a trigger of this library.
+    """
+    from deferrable_ops.triggers.base import TaskTrigger
+
     classpath, kwargs = json.loads(get_fernet().decrypt(sealed))
     trigger_class: Any = pkgutil.resolve_name(classpath)
-    trigger: TaskTrigger = trigger_class(**kwargs)
-    return trigger
+    if not (isinstance(trigger_class, type) and issubclass(trigger_class, TaskTrigger)):
+        raise InboxError(f"{classpath} is not a trigger of this library")
+    return trigger_class(**kwargs)
