@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from sqlalchemy import bindparam, select, update
 
-from deferrable_ops.exceptions import DeferrableOpsError, InboxUnavailable
+from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.group_commit import GroupCommit
 from deferrable_ops.inbox.schema import waits
@@ -63,7 +63,7 @@ class Launches:
             yield claim
         finally:
             renewal.cancel()
-            with suppress(InboxUnavailable):
+            with suppress(DeferrableOpsError):
                 await claim.release()
 
     async def _answer_all(self, transaction: Transaction, asked: list[tuple[str, str]]) -> list[_Answer]:
@@ -132,7 +132,7 @@ class Claim:
         """Renew the claim until cancelled."""
         while True:
             await asyncio.sleep(_RENEW_EVERY)
-            with suppress(InboxUnavailable):
+            with suppress(DeferrableOpsError):
                 await self.ask()
 
     async def record(self, answer: Any) -> None:

@@ -56,7 +56,7 @@ async def test_a_wait_is_woken_by_the_sweep_with_every_signal_off(
     monkeypatch.setattr(DataVersionSignal, "run", NoSignal.run)
     _sweep_every(monkeypatch, 0.2)
     one, other = [await Inbox.open(shared_url, patience=PATIENCE) for _ in range(2)]
-    registered = [await register(one) for _ in range(20)]
+    registered = [await register(one) for _ in range(5)]
     with one.watcher.subscribe(registered[0].id) as first:
         await _first_look(one, first)
         for wait in registered:
