@@ -129,7 +129,8 @@ async def test_on_its_own_it_answers_under_the_api_servers_paths_too(caller: Cal
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    token=st.text(min_size=1) | st.from_regex(r"[0-9a-f-]{36}\.[0-9a-f]{8}\.[A-Za-z0-9_-]{43}", fullmatch=True),
+    token=st.text(min_size=1)
+    | st.from_regex(r"[0-9a-f-]{36}\.[0-9a-f]{8}\.[A-Za-z0-9_-]{43}", fullmatch=True),
     verb=st.sampled_from(["", "/success", "/failure", "/skip", "/heartbeat"]),
     body=st.binary(max_size=50),
 )
