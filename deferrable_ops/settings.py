@@ -50,7 +50,8 @@ def inbox_url() -> str:
 def endpoint_url() -> str | None:
     """Return the URL under which outside services reach the endpoint, without a trailing slash.
 
-    The option ``endpoint_url``, else ``[api] base_url`` with its path prefix and ``/deferrable-ops``; None when both are unset.
+    The option ``endpoint_url``, else ``[api] base_url``, its path prefix kept, and ``/deferrable-ops``; None when both
+    are unset.
     """
     url = conf.get(SECTION, "endpoint_url", fallback="")
     if url:

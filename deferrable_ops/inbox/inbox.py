@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AbstractAsyncContextManager
-from contextvars import Context
-from weakref import WeakKeyDictionary
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import ContextVar
 
 from deferrable_ops import settings
 from deferrable_ops.inbox.callbacks import Callbacks
@@ -18,6 +16,7 @@ from deferrable_ops.inbox.migrate import migrate
 from deferrable_ops.inbox.retention import Retention
 from deferrable_ops.inbox.waits import Waits
 from deferrable_ops.inbox.watcher import Watcher
+from deferrable_ops.shared import share
 
 
 class Inbox:
@@ -60,46 +59,8 @@ class Inbox:
         await self.database.close()
 
 
-class _SharedInbox:
-    """The inbox of one event loop and one patience: opened by its first user, closed after the last.
-
-    Every wait uses it for as long as it lasts, so a use holds nothing of its own.
-    """
-
-    __slots__ = ("_opening", "_patience", "_users")
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._users = 0
-        self._opening: asyncio.Task[Inbox]
-
-    async def __aenter__(self) -> Inbox:
-        if self._users == 0:
-            opening = Inbox.open(settings.inbox_url(), patience=self._patience)
-            # In a context of its own: it outlives the trigger that happens to come first.
-            self._opening = asyncio.create_task(opening, context=Context())
-        self._users += 1
-        try:
-            return await asyncio.shield(self._opening)
-        except BaseException:
-            await self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
-
-    async def _leave(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            closing = asyncio.create_task(_close(self._opening))
-            del self._opening  # it would keep the event loop, by which this object is found
-            _closing.add(closing)
-            closing.add_done_callback(_closing.discard)
-            await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
-
-
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _SharedInbox]] = WeakKeyDictionary()
-_closing: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
+given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
+"""The inbox that a test gives to what it runs, in place of the one in the settings."""
 
 
 def use_inbox(*, patience: float) -> AbstractAsyncContextManager[Inbox]:
@@ -108,12 +69,8 @@ def use_inbox(*, patience: float) -> AbstractAsyncContextManager[Inbox]:
     :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
     :raises InboxUnavailable: the database did not answer within the patience. All who wait for it learn it together.
     """
-    of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
-    return of_loop.setdefault(patience, _SharedInbox(patience))
-
-
-async def _close(opening: asyncio.Task[Inbox]) -> None:
-    opening.cancel()  # when it is under way still
-    await asyncio.wait([opening])
-    if not opening.cancelled() and opening.exception() is None:
-        await opening.result().close()
+    if (given := given_inbox.get()) is not None:
+        return nullcontext(given)
+    return share(
+        ("inbox", patience), lambda: Inbox.open(settings.inbox_url(), patience=patience), Inbox.close
+    )

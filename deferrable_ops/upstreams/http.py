@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
-from deferrable_ops.upstreams.shared import share
+from deferrable_ops.shared import share
 
 _ANSWER_BYTES = 65_536  # what is read of an answer: enough for a job's id or an error page
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
@@ -75,22 +74,19 @@ async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] |
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
     """Use the session of this event loop. Whoever holds it keeps its connections open for others."""
-    return share("http", _session)
+    return share("http", _open_session, aiohttp.ClientSession.close)
 
 
-@asynccontextmanager
-async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+async def _open_session() -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_before_send)
     trace.on_connection_reuseconn.append(_before_send)
-    async with aiohttp.ClientSession(
+    return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=100),
         cookie_jar=aiohttp.DummyCookieJar(),  # tasks must not share each other's sessions
         trace_configs=[trace],
         trust_env=True,
-    ) as session:
-        yield session
-        await asyncio.sleep(0)  # lets TLS connections close
+    )
 
 
 async def _before_send(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: Any) -> None:
