@@ -126,7 +126,7 @@ class TaskTrigger(BaseTrigger):
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
         started_at = time.monotonic()
         outcome = await self._outcome()
-        if self.attempt is not None:
+        if self.attempt is not None and self.task_instance is not None:
             await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
         yield await delivery.event_for(self, outcome)
 

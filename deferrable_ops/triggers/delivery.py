@@ -113,7 +113,9 @@ def _deployment_needs_worker_because(success: bool) -> str | None:
         return "[deferrable_ops] end_from_trigger = never"
     listeners = get_listener_manager().pm.get_plugins()
     if listeners:
-        names = ", ".join(sorted(getattr(listener, "__name__", type(listener).__qualname__) for listener in listeners))
+        names = ", ".join(
+            sorted(getattr(listener, "__name__", type(listener).__qualname__) for listener in listeners)
+        )
         return f"listeners are installed, which the triggerer does not call: {names}"
     if success and XCom is not BaseXCom:
         return "a custom XCom backend is configured, which would block the triggerer"

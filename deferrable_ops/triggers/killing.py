@@ -35,7 +35,9 @@ async def end_if_killed(attempt: Attempt) -> None:
                 break
             await asyncio.sleep(_ASK_EVERY)
         else:
-            log.info("The wait %s goes on elsewhere: another triggerer was given its trigger", attempt.wait_id)
+            log.info(
+                "The wait %s goes on elsewhere: another triggerer was given its trigger", attempt.wait_id
+            )
             return
         await stop_due_work(inbox, attempt.wait_id)
 
