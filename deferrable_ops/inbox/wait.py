@@ -60,6 +60,8 @@ class NewWait:
 
     :param timeout: seconds from now until the deadline.
     :param latest_deadline: seconds since the epoch, which the deadline never exceeds: Airflow's own, less a margin.
+    :param time_left: seconds from now until then, by the clock of the machine that registers the wait. Where its clock
+        and the database's disagree by an hour, one of them would end the wait at once: the later counts.
     :param heartbeat_timeout: seconds between two beats after which the wait fails; None: no beats are expected.
     :param expected: what the endpoint needs to judge a callback; a JSON object.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
@@ -70,6 +72,7 @@ class NewWait:
     feature: str
     timeout: float
     latest_deadline: float | None = None
+    time_left: float = float("-inf")
     heartbeat_timeout: float | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     trigger: bytes | None = None

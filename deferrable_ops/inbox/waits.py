@@ -242,6 +242,8 @@ def _unknown(wait_id: str) -> str:
 
 def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
     deadline = transaction.now + new.timeout
+    if new.latest_deadline is not None:
+        deadline = min(deadline, max(new.latest_deadline, transaction.now + new.time_left))
     beat_due = None if new.heartbeat_timeout is None else transaction.now + new.heartbeat_timeout
     return {
         "id": new.attempt.wait_id,
@@ -250,7 +252,7 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         "state": State.WAITING,
         "expected": json.dumps(new.expected),
         "created_at": transaction.now,
-        "deadline": deadline if new.latest_deadline is None else min(deadline, new.latest_deadline),
+        "deadline": deadline,
         "heartbeat_timeout": new.heartbeat_timeout,
         "beat_due": beat_due,
         "trigger": new.trigger,

@@ -213,11 +213,13 @@ class TaskTrigger(BaseTrigger):
         """Return what is registered of the wait."""
         timeout_after = getattr(self, "timeout_after", None)
         margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * self.timeout)
+        latest = None if timeout_after is None else timeout_after.timestamp() - margin
         return NewWait(
             attempt=attempt,
             feature=self.feature,
             timeout=self.timeout,
-            latest_deadline=None if timeout_after is None else timeout_after.timestamp() - margin,
+            latest_deadline=latest,
+            time_left=0.0 if latest is None else latest - time.time(),
             heartbeat_timeout=self.heartbeats_within,
             expected=self.expected,
             trigger=seal(self, attempt) if self.cancellable else None,
