@@ -86,6 +86,11 @@ class Database:
         self.notify = self.dialect == "postgresql" and settings.notify()
         self.in_memory = self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
         self.engine = _sqlite_engine(self) if self.dialect == "sqlite" else _postgres_engine(self)
+        self._reading = self.engine
+        if self.notify:
+            # Each statement sees what is committed before it, as in a transaction of READ COMMITTED, without the two
+            # round trips of BEGIN and ROLLBACK. Behind a pooler a transaction keeps a statement with its connection.
+            self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -97,7 +102,7 @@ class Database:
         """
 
         async def attempt() -> T:
-            async with self.engine.connect() as connection:
+            async with self._reading.connect() as connection:
                 return await work(connection)
 
         return await self.persist(attempt)

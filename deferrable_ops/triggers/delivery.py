@@ -99,12 +99,21 @@ async def _worker_needed_because(trigger: TaskTrigger, outcome: Outcome) -> str 
             reason = declared.get("failure") or declared.get("final_failure")
         case Skip():
             reason = declared.get("skip")
-    return reason or await asyncio.to_thread(_deployment_needs_worker_because, isinstance(outcome, Success))
+    if reason is not None:
+        return reason
+    success = isinstance(outcome, Success)
+    if success not in _looked_for:
+        await asyncio.to_thread(_deployment_needs_worker_because, success)
+        _looked_for.add(success)
+    return _deployment_needs_worker_because(success)
+
+
+_looked_for: set[bool] = set()
 
 
 @lru_cache(maxsize=2)
 def _deployment_needs_worker_because(success: bool) -> str | None:
-    # In a thread and once: the first look imports every plugin.
+    # The first look imports every plugin, so it is a thread's; all others are answered at once.
     from airflow.sdk.bases.xcom import BaseXCom
     from airflow.sdk.execution_time.xcom import XCom
     from airflow.sdk.listener import get_listener_manager
