@@ -34,7 +34,8 @@ class Launch:
         self._secrets = [
             token,
             token.rpartition(".")[2],
-            *(request.auth or ())[1:],
+            *request.secrets,
+            *_credentials(request),
             *_secret_headers(request),
         ]
         self._log = log
@@ -95,6 +96,12 @@ class Launch:
     def _describe(self, answer: Answer) -> str:
         text = self.redact(answer.text.strip())[:_SHOWN_CHARACTERS]
         return f"{self.shown_url} answered {answer.status}" + (f": {text}" if text else "")
+
+
+def _credentials(request: Request) -> list[str]:
+    if request.auth is None:
+        return []
+    return [request.auth[1], aiohttp.BasicAuth(*request.auth).encode().removeprefix("Basic ")]
 
 
 def _secret_headers(request: Request) -> list[str]:

@@ -55,12 +55,14 @@ class RequestTemplate:
             headers[CALLBACK_HEADER] = values["${callback_url}"]
         headers.setdefault("Idempotency-Key", wait_id)
         url, auth = filled["url"], None
+        connection_headers: dict[str, str] = {}
         if self.http_conn_id is not None:
             base_url, auth, connection_headers = await _connection(self.http_conn_id)
             url = f"{base_url}/{(filled['path'] or '').lstrip('/')}"
             headers = {**connection_headers, **headers}
         _require_http(url)
-        return Request(self.method, url, headers, filled["json"], filled["data"], auth)
+        secrets = tuple(connection_headers.values())
+        return Request(self.method, url, headers, filled["json"], filled["data"], auth, secrets)
 
 
 def endpoint_url_or_error() -> str:

@@ -21,6 +21,7 @@ class Request:
     """A request, ready to be sent.
 
     :param json: sent as JSON when it is not None; otherwise `data` is sent as it is.
+    :param secrets: what of it nothing that is shown may hold, besides its credentials.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Request:
     json: Any = None
     data: str | dict[str, str] | None = None
     auth: tuple[str, str] | None = None
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
