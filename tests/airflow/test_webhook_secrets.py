@@ -1,0 +1,124 @@
+"""Nothing that an Airflow writes holds a callback token, a password, or a header that comes from a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+
+import httpx
+
+from deferrable_ops.inbox import Inbox
+from real_airflow import Answer, OutsideService, RealAirflow, ReceivedRequest, Run, wait_until
+
+LOGIN = "jobs"
+PASSWORD = "swordfish-4711"
+HEADER = "jellyfish-0815"
+REFUSED = Answer(status=503, headers={"Retry-After": "1"})
+
+
+def test_no_log_holds_a_token_or_a_secret_although_the_service_echoes_them(
+    airflow: RealAirflow, outside: OutsideService
+) -> None:
+    connect(airflow, outside)
+
+    ended, request = launch_at_second_try(airflow, outside, status=200)
+    ask_in_every_way(request)
+    assert outside.call_back(request, {"done": True}).status_code == 200
+    ended.wait_for("success")
+
+    failed, _ = launch_at_second_try(airflow, outside, status=400)
+    failed.wait_for("failed")
+    assert "answered 400" in failed.task("job").log()
+
+    killed, request = launch_at_second_try(airflow, outside, status=200)
+    token = request.headers["x-token"]
+    outside.script(f"/cancel/{token}", echo(request, status=500))
+    killed.task("job").wait_for("deferred").mark("failed")
+    wait_until(
+        lambda: "could not be stopped" in everything_written(airflow), "the cancelling request to fail"
+    )
+
+    written = everything_written(airflow)
+    assert "Launched: POST" in written
+    assert ".masked/heartbeat" in written  # the access log is among it
+    basic = b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
+    secrets = [PASSWORD, HEADER, basic, *asyncio.run(signatures(airflow))]
+    assert token.rpartition(".")[2] in secrets
+    leaked = {secret: excerpt(written, secret) for secret in secrets if secret in written}
+    assert not leaked
+
+
+def connect(airflow: RealAirflow, outside: OutsideService) -> None:
+    """Create the connection that the DAG names."""
+    airflow.client.post(
+        "/connections",
+        {
+            "connection_id": "jobs_with_secrets",
+            "conn_type": "http",
+            "host": "127.0.0.1",
+            "schema": "http",
+            "port": outside.port,
+            "login": LOGIN,
+            "password": PASSWORD,
+            "extra": json.dumps({"headers": {"X-Key": HEADER}}),
+        },
+    )
+
+
+def launch_at_second_try(
+    airflow: RealAirflow, outside: OutsideService, status: int
+) -> tuple[Run, ReceivedRequest]:
+    """Trigger a run whose first request is refused for now, and whose second is answered with all that it said."""
+    before = len(outside.requests("/job"))
+    outside.script("/job", REFUSED)
+    run = airflow.trigger("webhook_secrets")
+    request = outside.wait_for_requests("/job", before + 1)[before]
+    assert request.headers["x-password"] == PASSWORD
+    assert request.headers["x-key"] == HEADER
+    outside.script("/job", echo(request, 503), echo(request, status))
+    outside.wait_for_requests("/job", before + 3)
+    return run, request
+
+
+def echo(request: ReceivedRequest, status: int) -> Answer:
+    """Answer with everything that the request said."""
+    body = {"headers": request.headers, "text": request.text, "url": request.callback_url}
+    return Answer(status=status, body=body, headers={"Retry-After": "1"})
+
+
+def ask_in_every_way(request: ReceivedRequest) -> None:
+    """Use the token well and badly: each leaves a line in the endpoint's access log."""
+    url, token = request.callback_url, request.headers["x-token"]
+    base = url.rpartition("/callbacks/")[0]
+    bearer = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(trust_env=False) as http:
+        assert http.get(url).status_code == 200
+        assert http.post(f"{url}/heartbeat", json={"progress": 0.5}).status_code == 200
+        assert http.post(f"{base}/callbacks/heartbeat", json={}, headers=bearer).status_code == 200
+        assert http.post(url, content=b"no JSON").status_code == 400
+        assert http.put(url, json={}).status_code == 405
+        assert http.post(f"{url}/no-such-verb", json={}).status_code == 404
+        assert http.get(f"{url}?token={token}").status_code == 200
+        assert http.patch(f"{base}/dag/x/task/y/", params={"state": token}, headers=bearer).status_code == 400
+
+
+async def signatures(airflow: RealAirflow) -> list[str]:
+    """Return what is secret of the token of every wait that this Airflow has ever had."""
+    inbox = await Inbox.open(
+        airflow.database.inbox_url or f"sqlite+aiosqlite:///{airflow.home / 'deferrable_ops.db'}", patience=60
+    )
+    tokens = [await inbox.keys.token(wait.id, wait.key_id) for wait in await inbox.waits.find()]
+    await inbox.close()
+    return [token.rpartition(".")[2] for token in tokens]
+
+
+def everything_written(airflow: RealAirflow) -> str:
+    """Return every log, of tasks and of components."""
+    return "\n".join(file.read_text(errors="replace") for file in airflow.written_files())
+
+
+def excerpt(text: str, secret: str) -> str:
+    """Return the first place where a secret stands."""
+    place = text.index(secret)
+    return text[max(0, place - 300) : place + 100]
