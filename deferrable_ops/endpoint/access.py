@@ -8,19 +8,23 @@ from deferrable_ops.endpoint.answers import Refused
 from deferrable_ops.endpoint.body import header
 from deferrable_ops.endpoint.lazy_inbox import LazyInbox
 from deferrable_ops.exceptions import TokenRefused
+from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.keys import check_form
 
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
-async def verified_wait_id(inbox: LazyInbox, token: str) -> str:
-    """Return the id of the wait that the token was made for. Garbage never reaches the database.
+async def verified(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
+    """Return the inbox, and the id of the wait that the token was made for. Garbage opens no inbox.
 
     :raises Refused: 401.
     """
     try:
-        check_form(token)
-        return await (await inbox.get()).keys.verify(token)
+        inbox = lazy_inbox.opened
+        if inbox is None:
+            check_form(token)
+            inbox = await lazy_inbox.get()
+        return inbox, await inbox.keys.verify(token)
     except TokenRefused as error:
         raise unauthorized(str(error)) from None
 

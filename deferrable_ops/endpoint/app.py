@@ -20,9 +20,8 @@ from deferrable_ops.endpoint.answers import Answer, Refused, json_answer, send_a
 from deferrable_ops.endpoint.background import Chore, announce, prune, running
 from deferrable_ops.endpoint.body import Disconnected
 from deferrable_ops.endpoint.callbacks import show_wait, take_callback
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
-from deferrable_ops.endpoint.limits import Limits
 from deferrable_ops.endpoint.paths import find_callback, find_task, mask_tokens, path_in_app
+from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.tasks import set_task_state
 from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable, UnknownWait
 from deferrable_ops.inbox.callbacks import UNKNOWN_WAIT
@@ -46,8 +45,7 @@ class Endpoint(FastAPI):
     """The endpoint as an ASGI app."""
 
     def __init__(self, chores: Iterable[Chore]) -> None:
-        self._inbox = LazyInbox()
-        self._limits = Limits()
+        self._resources = Resources()
         self._chores = tuple(chores)
         super().__init__(
             title="airflow-deferrable-ops", docs_url=None, redoc_url=None, lifespan=Endpoint._lifespan
@@ -102,19 +100,19 @@ class Endpoint(FastAPI):
         if callback := find_callback(path):
             token, verb = callback
             if scope["method"] == "POST":
-                return await take_callback(self._inbox, self._limits, scope, receive, token, verb)
+                return await take_callback(self._resources, scope, receive, token, verb)
             if scope["method"] == "GET" and verb == "post":
-                return await show_wait(self._inbox, scope, token)
+                return await show_wait(self._resources, scope, token)
             return _not_allowed("GET, POST" if verb == "post" else "POST")
         if task := find_task(path):
             if scope["method"] != "PATCH":
                 return _not_allowed("PATCH")
-            return await set_task_state(self._inbox, self._limits, scope, receive, *task)
+            return await set_task_state(self._resources, scope, receive, *task)
         return None
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        async with running(self._chores, self._inbox):
+        async with running(self._chores, self._resources.inbox):
             yield
 
 

@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 
 from starlette.types import Receive, Scope
 
-from deferrable_ops.endpoint.access import bearer_token, verified_wait_id
+from deferrable_ops.endpoint.access import bearer_token, verified
 from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
-from deferrable_ops.endpoint.body import parse_json, read_body
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
-from deferrable_ops.endpoint.limits import Limits
+from deferrable_ops.endpoint.body import parse_json
+from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.verbs import check_body
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import State
@@ -25,27 +24,26 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
 async def take_callback(
-    inbox: LazyInbox, limits: Limits, scope: Scope, receive: Receive, token: str | None, verb: Verb
+    resources: Resources, scope: Scope, receive: Receive, token: str | None, verb: Verb
 ) -> Answer:
     """Record a callback, and return its receipt once it is committed."""
-    wait_id = await verified_wait_id(inbox, token or bearer_token(scope))
-    body = await read_body(scope, receive, limits.max_payload_bytes)
+    inbox, wait_id = await verified(resources.inbox, token or bearer_token(scope))
+    body = await resources.bodies.read(scope, receive, resources.limits.max_payload_bytes)
     payload = parse_json(body)
     try:
         check_body(verb, payload)
     except InputError as error:
         raise Refused(400, str(error)) from None
     callback = Callback(wait_id, verb, body, payload, idempotency_key=idempotency_key(scope))
-    receipt = await (await inbox.get()).callbacks.record(callback)
+    receipt = await inbox.callbacks.record(callback)
     return Answer(receipt.status, receipt.body.encode())
 
 
-async def show_wait(inbox: LazyInbox, scope: Scope, token: str | None) -> Answer:
+async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Answer:
     """Return where the wait stands, and its times."""
-    wait_id = await verified_wait_id(inbox, token or bearer_token(scope))
-    opened = await inbox.get()
-    wait = await opened.waits.get(wait_id)
-    expired = wait.state is State.WAITING and wait.deadline <= await opened.database.now()
+    inbox, wait_id = await verified(resources.inbox, token or bearer_token(scope))
+    wait = await inbox.waits.get(wait_id)
+    expired = wait.state is State.WAITING and wait.deadline <= await inbox.database.now()
     return json_answer(
         200,
         {

@@ -20,7 +20,8 @@ class LazyInbox:
 
     def __init__(self) -> None:
         self._open = SharedCall(self._enter)
-        self._opened: Inbox | None = None
+        self.opened: Inbox | None = None
+        """The inbox; None until it was needed."""
         self._exit = AsyncExitStack()
 
     async def get(self) -> Inbox:
@@ -29,14 +30,14 @@ class LazyInbox:
         :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
         :raises InboxUnavailable: the database does not answer.
         """
-        return self._opened or await self._open()
+        return self.opened or await self._open()
 
     async def close(self) -> None:
         """Let go of the inbox."""
-        self._opened = None
+        self.opened = None
         await self._open.cancel()
         await self._exit.aclose()
 
     async def _enter(self) -> Inbox:
-        self._opened = await self._exit.enter_async_context(use_inbox(patience=PATIENCE))
-        return self._opened
+        self.opened = await self._exit.enter_async_context(use_inbox(patience=PATIENCE))
+        return self.opened

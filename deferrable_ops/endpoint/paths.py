@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote
 
 from starlette.types import Scope
 
@@ -16,6 +15,7 @@ _TASK = re.compile(r"/dag/([^/]+)/task/([^/]+)/?")
 _WAIT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\.)")
 _TOKEN = re.compile(rf"({_WAIT_ID.pattern})\.[0-9a-f]{{8}}\.[A-Za-z0-9_-]{{43}}")
 _MASK = "masked"
+_MASKED_TOKEN: Final = rf"\1.{_MASK}"
 
 
 def path_in_app(scope: Scope) -> str:
@@ -51,13 +51,15 @@ def mask_tokens(scope: Scope, path: str) -> None:
 
     :param path: the path as the app sees it.
     """
-    if path.startswith("/callbacks/"):
-        _set_path(scope, path, "/".join(["", "callbacks", *map(_masked, path.split("/")[2:])]))
-    elif _TOKEN.search(path):
-        _set_path(scope, path, _TOKEN.sub(rf"\1.{_MASK}", path))
+    masked, found = _TOKEN.subn(_MASKED_TOKEN, path)
+    if not found and path.startswith("/callbacks/"):  # cut off, or mistyped: still not for everybody
+        masked = "/".join(["", "callbacks", *map(_masked, path.split("/")[2:])])
+    if masked != path:
+        scope["path"] = scope["path"].removesuffix(path) + masked
+        scope["raw_path"] = scope["path"].encode()
     if scope["query_string"]:
         query = scope["query_string"].decode("latin-1")
-        scope["query_string"] = _TOKEN.sub(rf"\1.{_MASK}", query).encode("latin-1")
+        scope["query_string"] = _TOKEN.sub(_MASKED_TOKEN, query).encode("latin-1")
 
 
 def _masked(segment: str) -> str:
@@ -65,8 +67,3 @@ def _masked(segment: str) -> str:
         return segment
     wait_id = _WAIT_ID.match(segment)
     return f"{wait_id[0]}.{_MASK}" if wait_id else _MASK
-
-
-def _set_path(scope: Scope, path: str, masked: str) -> None:
-    scope["path"] = scope["path"].removesuffix(path) + masked
-    scope["raw_path"] = quote(scope["path"]).encode()

@@ -14,14 +14,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement
 from starlette.types import Receive, Scope
 
-from deferrable_ops.endpoint.access import bearer_token, verified_wait_id
+from deferrable_ops.endpoint.access import bearer_token, verified
 from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
-from deferrable_ops.endpoint.body import read_body
 from deferrable_ops.endpoint.callbacks import idempotency_key
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
-from deferrable_ops.endpoint.limits import Limits
+from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
-from deferrable_ops.inbox import State, Wait
+from deferrable_ops.inbox import Inbox, State, Wait
 from deferrable_ops.inbox.callbacks import Callback, Verb
 from deferrable_ops.inbox.schema import waits
 
@@ -49,31 +47,33 @@ class _Caller:
 
 
 async def set_task_state(
-    inbox: LazyInbox, limits: Limits, scope: Scope, receive: Receive, dag_id: str, task_id: str
+    resources: Resources, scope: Scope, receive: Receive, dag_id: str, task_id: str
 ) -> Answer:
     """Settle the wait of a task instance, and say what its state was and is."""
-    caller = await _authenticate(inbox, limits, scope)
-    body = await read_body(scope, receive, limits.max_payload_bytes)
+    caller = await _authenticate(resources, scope)
+    body = await resources.bodies.read(scope, receive, resources.limits.max_payload_bytes)
     parameters = read_parameters(scope, body, dag_id, task_id)
     key = idempotency_key(scope)
+    inbox = await resources.inbox.get()
     wait = await _find(inbox, caller, parameters)
     payload = _BODIES[parameters.state]
     callback = Callback(
         wait.id, _VERBS[parameters.state], json.dumps(payload).encode(), payload, idempotency_key=key
     )
-    receipt = await (await inbox.get()).callbacks.record(callback)
+    receipt = await inbox.callbacks.record(callback)
     return _answer(parameters, receipt.status, json.loads(receipt.body))
 
 
-async def _authenticate(inbox: LazyInbox, limits: Limits, scope: Scope) -> _Caller:
+async def _authenticate(resources: Resources, scope: Scope) -> _Caller:
     token = bearer_token(scope)
-    static = limits.auth_token
+    static = resources.limits.auth_token
     if static is not None and hmac.compare_digest(token.encode(), static.encode()):
         return _Caller(wait_id=None)
-    return _Caller(await verified_wait_id(inbox, token))
+    _, wait_id = await verified(resources.inbox, token)
+    return _Caller(wait_id)
 
 
-async def _find(inbox: LazyInbox, caller: _Caller, parameters: TaskParameters) -> Wait:
+async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wait:
     conditions: list[ColumnElement[bool]] = [
         waits.c.dag_id == parameters.dag_id,
         waits.c.task_id == parameters.task_id,
@@ -86,7 +86,7 @@ async def _find(inbox: LazyInbox, caller: _Caller, parameters: TaskParameters) -
         conditions.append(waits.c.logical_date == parameters.logical_date)
     if caller.wait_id is not None:
         conditions.append(waits.c.id == caller.wait_id)
-    found = await (await inbox.get()).waits.find(*conditions)
+    found = await inbox.waits.find(*conditions)
     if not found:
         raise Refused(
             400,

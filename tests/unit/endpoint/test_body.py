@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from deferrable_ops.endpoint import body as body_module
 from deferrable_ops.endpoint.answers import Refused
-from deferrable_ops.endpoint.body import Disconnected, parse_json, read_body
+from deferrable_ops.endpoint.body import BodyReader, Disconnected, parse_json
 
 STORABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(
@@ -100,16 +99,41 @@ def test_what_only_looks_bad_is_accepted(body: bytes) -> None:
     assert parse_json(body) == json.loads(body)
 
 
-async def test_body_that_arrives_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "_BODY_SECONDS", 0.05)
-
+async def test_body_that_arrives_slowly_is_given_up() -> None:
     async def stalled() -> Message:
         return await asyncio.Future()
 
     with pytest.raises(Refused) as refused:
-        await read_body({"headers": []}, stalled, 100)
+        await BodyReader(seconds=0.05).read({"headers": []}, stalled, 100)
     assert refused.value.answer.status == 408
     assert (b"connection", b"close") in refused.value.answer.headers
+
+
+async def test_slow_body_takes_no_quick_one_with_it() -> None:
+    bodies = BodyReader(seconds=0.05)
+
+    async def stalled() -> Message:
+        return await asyncio.Future()
+
+    async def quick() -> Message:
+        return {"type": "http.request", "body": b"{}"}
+
+    slow = asyncio.create_task(bodies.read({"headers": []}, stalled, 100))
+    while not slow.done():
+        assert await bodies.read({"headers": []}, quick, 100) == b"{}"
+        await asyncio.sleep(0.01)
+    assert isinstance(slow.exception(), Refused)
+
+
+async def test_cancelled_reading_stays_cancelled() -> None:
+    async def stalled() -> Message:
+        return await asyncio.Future()
+
+    reading = asyncio.create_task(BodyReader().read({"headers": []}, stalled, 100))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
 
 
 async def test_announced_size_is_refused_without_reading() -> None:
@@ -117,7 +141,7 @@ async def test_announced_size_is_refused_without_reading() -> None:
         raise AssertionError("the body was asked for")
 
     with pytest.raises(Refused) as refused:
-        await read_body({"headers": [(b"content-length", b"101")]}, unread, 100)
+        await BodyReader().read({"headers": [(b"content-length", b"101")]}, unread, 100)
     assert refused.value.answer.status == 413
 
 
@@ -126,7 +150,7 @@ async def test_client_that_goes_away_is_noticed() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(Disconnected):
-        await read_body({"headers": []}, gone, 100)
+        await BodyReader().read({"headers": []}, gone, 100)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
@@ -141,10 +165,10 @@ async def test_chunks_make_up_the_body(chunks: list[bytes]) -> None:
 
     whole = b"".join(chunks)
     if len(whole) <= 100:
-        assert await read_body({"headers": []}, receive, 100) == whole
+        assert await BodyReader().read({"headers": []}, receive, 100) == whole
     else:
         with pytest.raises(Refused):
-            await read_body({"headers": []}, receive, 100)
+            await BodyReader().read({"headers": []}, receive, 100)
 
 
 def _error(body: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -57,8 +56,9 @@ def test_path_names_dag_and_task(path: str, meaning: Any) -> None:
         (f"/callbacks/{TOKEN}", f"/callbacks/{WAIT_ID}.masked"),
         (f"/callbacks/{TOKEN}/success", f"/callbacks/{WAIT_ID}.masked/success"),
         (f"/callbacks/{TOKEN[:-3]}/success", f"/callbacks/{WAIT_ID}.masked/success"),
-        (f"/callbacks/{TOKEN}/mistyped/{TOKEN}", f"/callbacks/{WAIT_ID}.masked/masked/{WAIT_ID}.masked"),
+        (f"/callbacks/{TOKEN}/mistyped/{TOKEN}", f"/callbacks/{WAIT_ID}.masked/mistyped/{WAIT_ID}.masked"),
         ("/callbacks/some-other-secret", "/callbacks/masked"),
+        ("/callbacks/some/other/secret", "/callbacks/masked/masked/masked"),
         ("/callbacks/success", "/callbacks/success"),
         (f"/callback/{TOKEN}", f"/callback/{WAIT_ID}.masked"),
         (f"//callbacks/{TOKEN}", f"//callbacks/{WAIT_ID}.masked"),
@@ -70,7 +70,7 @@ def test_access_log_sees_the_wait_and_not_the_token(prefix: str, path: str, mask
     scope: dict[str, Any] = {"path": prefix + path, "raw_path": (prefix + path).encode(), "query_string": b""}
     mask_tokens(scope, path)
     assert scope["path"] == prefix + masked
-    assert unquote(scope["raw_path"].decode()) == prefix + masked
+    assert scope["raw_path"].decode() == prefix + masked
 
 
 def test_access_log_sees_no_token_in_the_query() -> None:
