@@ -13,7 +13,11 @@ with DAG("webhook_secrets", schedule=None):
         task_id="job",
         http_conn_id="jobs_with_secrets",
         path="/job",
-        headers={"X-Password": PASSWORD, "X-Sentence": f"say {PASSWORD}, friend", "X-Token": "${callback_token}"},
+        headers={
+            "X-Password": PASSWORD,
+            "X-Sentence": f"say {PASSWORD}, friend",
+            "X-Token": "${callback_token}",
+        },
         json={"notify": "${callback_url}", "password": PASSWORD},
         cancel_request={
             "http_conn_id": "jobs_with_secrets",

@@ -27,7 +27,7 @@ class FileTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look every 100 ms."""
         self.log.info("waiting for %s", self.path)
-        while not Path(self.path).exists():  # noqa: ASYNC110, ASYNC240 - a loop that a reader sees through
+        while not Path(self.path).exists():
             await asyncio.sleep(0.1)
         yield TriggerEvent("found") if self.through_a_worker else TaskSuccessEvent()
 
