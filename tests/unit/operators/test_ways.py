@@ -39,6 +39,17 @@ def test_plain_task_starts_in_the_triggerer() -> None:
         ({"url": "https://x/{{ my_macro() }}"}, "my_macro"),
         ({"json": {"{{ outlet_events }}": 1}}, "outlet_events"),
         ({"data": "{% include 'body.xml' %}"}, "includes another"),
+        ({"data": "{% set me = ti %}{{ me.xcom_pull('up') }}"}, "uses ti,"),
+        ({"data": "{{ ti | attr('xcom_pull')('up') }}"}, "uses ti,"),
+        ({"data": "{{ [ti, 1][0].xcom_pull('up') }}"}, "uses ti,"),
+        (
+            {"data": "{% macro pull(it) %}{{ it.xcom_pull() }}{% endmacro %}{{ pull(task_instance) }}"},
+            "uses task_instance,",
+        ),
+        ({"data": "{{ ti[name] }}{% set name = 'xcom_pull' %}"}, "ti.[...]"),
+        ({"data": "{{ task.dag.folder }}"}, "task.dag"),
+        ({"data": "{{ dag.schedule }}"}, "dag.schedule"),
+        ({"data": "{{ macros.house_plugin.rate() }}"}, "macros.house_plugin"),
         ({"data": "{{ ds"}, "malformed"),
         ({"on_execute_callback": print}, "on_execute_callback"),
         ({"pre_execute": print}, "pre_execute"),
@@ -53,6 +64,16 @@ def test_what_only_a_worker_does_starts_on_a_worker(arguments: dict[str, Any], b
     assert because in str(job.starts_on_worker_because)
     assert job.start_from_trigger is False
     assert job.start_trigger_args is None
+
+
+def test_templates_that_a_triggerer_renders_as_a_worker_does_stay_there() -> None:
+    job = operator(
+        json=[
+            "{% for n in range(3) %}{{ loop.index }}{{ macros.ds_add(ds, n) }}{% endfor %}",
+            "{{ dag.dag_id }}/{{ task.task_id }}/{{ ti.task_id }}/{{ task_instance['run_id'] }}/{{ dag_run.conf.x }}",
+        ]
+    )
+    assert job.starts_on_worker_because is None
 
 
 @pytest.mark.parametrize(
