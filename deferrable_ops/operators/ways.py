@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jinja2
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.xcom_arg import XComArg
@@ -58,11 +59,17 @@ def _arguments_need_worker(task: TriggererOperator) -> str | None:
     if templates and dag is not None:
         if dag.user_defined_macros or dag.user_defined_filters:
             return "its DAG has user-defined macros or filters"
-        if dag.render_template_as_native_obj:
-            return "its DAG renders templates as native objects"
-        if dag.jinja_environment_kwargs:
+        if dag.jinja_environment_kwargs or dag.template_undefined is not jinja2.StrictUndefined:
             return "its DAG configures the template environment"
+    if templates and _renders_native_objects(task):
+        return "its templates are rendered as native objects"
     return next(filter(None, map(needs_worker_because, templates)), None)
+
+
+def _renders_native_objects(task: BaseOperator) -> bool:
+    dag = task.get_dag()
+    of_dag = dag is not None and dag.render_template_as_native_obj
+    return of_dag if task.render_template_as_native_obj is None else task.render_template_as_native_obj
 
 
 def _hooks_need_worker(task: TriggererOperator) -> str | None:

@@ -6,17 +6,21 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import jinja2
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deferrable_ops.exceptions import DeferrableOpsError
+from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers import chores, delivery
 from deferrable_ops.triggers.killing import end_if_killed
 from deferrable_ops.triggers.sealed import seal
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG, Context
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
 PATIENCE = float("inf")
@@ -52,6 +56,8 @@ class TaskTrigger(BaseTrigger):
     inbox: Inbox
     changes: Subscription
     current: Wait
+
+    _not_rendered: str | None = None  # why the templates could not be
 
     def __init__(
         self,
@@ -122,6 +128,19 @@ class TaskTrigger(BaseTrigger):
         # Rendered arguments may hold secrets, and Airflow logs triggers.
         return f"<{type(self).__name__}>"
 
+    def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
+        """Return Airflow's environment for templates, in which an undefined name is an error, as it is on a worker."""
+        environment: jinja2.Environment = super().get_template_env(dag)
+        environment.undefined = jinja2.StrictUndefined  # Airflow's triggerer would render it as ''
+        return environment
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the templates. What goes wrong becomes the task's failure: Airflow would start a worker to say so."""
+        try:
+            super().render_template_fields(context, jinja_env)
+        except Exception as error:
+            self._not_rendered = f"{type(error).__name__}: {error}"
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
         started_at = time.monotonic()
@@ -174,11 +193,13 @@ class TaskTrigger(BaseTrigger):
 
     async def _outcome(self) -> Outcome:
         try:
-            self.validate()
             attempt = self.identify()
             if self.task_instance is not None:
                 chores.start()
                 await self._forget_earlier_xcoms(attempt)
+            if self._not_rendered is not None:
+                raise InputError(f"a template could not be rendered ({self._not_rendered})")
+            self.validate()
             async with use_inbox(patience=PATIENCE) as self.inbox:
                 with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
                     self.current = await self.inbox.waits.register(self.new_wait(attempt))

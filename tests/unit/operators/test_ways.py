@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import jinja2
 import pytest
 from airflow.sdk import DAG, Asset, task, task_group
 from airflow.serialization.serialized_objects import DagSerialization
@@ -83,6 +84,7 @@ def test_templates_that_a_triggerer_renders_as_a_worker_does_stay_there() -> Non
         ({"user_defined_filters": {"shout": print}}, "user-defined macros or filters"),
         ({"render_template_as_native_obj": True}, "native objects"),
         ({"jinja_environment_kwargs": {"trim_blocks": True}}, "template environment"),
+        ({"template_undefined": jinja2.DebugUndefined}, "template environment"),
     ],
 )
 def test_dag_that_changes_templates_matters_only_to_tasks_that_have_some(
@@ -93,6 +95,11 @@ def test_dag_that_changes_templates_matters_only_to_tasks_that_have_some(
         plain = WebhookOperator(task_id="plain", url=URL, json={"date": "today"})
     assert because in str(templated.starts_on_worker_because)
     assert plain.starts_on_worker_because is None
+
+
+def test_task_that_renders_native_objects_by_itself_starts_on_a_worker() -> None:
+    job = operator(json={"date": "{{ ds }}"}, render_template_as_native_obj=True)
+    assert "native objects" in str(job.starts_on_worker_because)
 
 
 def test_subclass_with_its_own_pre_execute_starts_on_a_worker() -> None:

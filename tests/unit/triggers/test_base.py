@@ -14,7 +14,7 @@ from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from deferrable_ops import Failure, Outcome, Skip, Success
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.inbox import Inbox, NewWait, State, Wait
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers import chores, delivery, killing
@@ -100,6 +100,25 @@ async def test_no_xcom_is_set_where_none_is_wanted(comms: Comms, inbox: Inbox) -
     )
     assert isinstance(await event_of(in_triggerer(Scripted(Success(None)))), TaskSuccessEvent)
     assert comms.sent == []
+
+
+@pytest.mark.parametrize("template", ["{{ params.typo }}", "{{ ds }}", "{{ params.a.b.c }}"])
+async def test_template_that_a_worker_could_not_render_fails_the_task(
+    comms: Comms, inbox: Inbox, template: str
+) -> None:
+    trigger = in_triggerer(Scripted(Success(1)))
+    trigger.does, trigger.template_fields = template, ("does",)  # type: ignore[attr-defined]
+    trigger.render_template_fields({"params": {}})
+    assert isinstance(await event_of(trigger), TaskFailedEvent)
+
+
+async def test_failed_retry_leaves_no_xcom_of_an_earlier_attempt(comms: Comms, inbox: Inbox) -> None:
+    class Refusing(Scripted):
+        def validate(self) -> None:
+            raise InputError("url= is missing")
+
+    assert isinstance(await event_of(in_triggerer(Refusing(), try_number=2)), TaskFailedEvent)
+    assert [type(message) for message in comms.sent] == [DeleteXCom]
 
 
 async def test_failure_and_skip_end_in_the_triggerer(comms: Comms, inbox: Inbox) -> None:
