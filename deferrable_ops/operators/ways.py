@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import jinja2
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.exceptions import ParamValidationError
 
 from deferrable_ops.operators.templates import find_templates, needs_worker_because
 
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     from deferrable_ops.operators.base import TriggererOperator
 
 _DEFAULT_POOL = "default_pool"
+_AT_START = (
+    "execute",
+    "prepare_for_execution",
+    "prepare_template",
+    "render_template_fields",
+    "render_template",
+)
 
 
 def starts_on_worker_because(task: TriggererOperator) -> str | None:
@@ -22,6 +31,7 @@ def starts_on_worker_because(task: TriggererOperator) -> str | None:
     return (
         _mapping_needs_worker(task)
         or _arguments_need_worker(task)
+        or _params_need_worker(task)
         or _hooks_need_worker(task)
         or _limits_need_worker(task)
     )
@@ -32,11 +42,14 @@ def ends_on_worker_because(task: BaseOperator) -> dict[str, str]:
 
     ``final_failure`` is a failure that must not be retried, for which Airflow's triggerer has no event.
     """
+    own_end = next(
+        (f"its class has its own {name}" for name in _at_end(task) if _is_overridden(task, name)), None
+    )
     found = {
-        "success": _success_needs_worker(task),
-        "failure": _failure_needs_worker(task),
+        "success": own_end or _success_needs_worker(task),
+        "failure": own_end or _failure_needs_worker(task),
         "final_failure": "it has retries, and this failure must not be retried" if task.retries else None,
-        "skip": "it has on_skipped_callback" if task.on_skipped_callback else None,
+        "skip": own_end or ("it has on_skipped_callback" if task.on_skipped_callback else None),
     }
     return {ending: reason for ending, reason in found.items() if reason is not None}
 
@@ -49,6 +62,8 @@ def _mapping_needs_worker(task: TriggererOperator) -> str | None:
 
 
 def _arguments_need_worker(task: TriggererOperator) -> str | None:
+    if task.template_ext:
+        return "its class reads templates from files"
     templates: list[str] = []
     for name in task.template_fields:
         value = getattr(task, name, None)
@@ -66,6 +81,20 @@ def _arguments_need_worker(task: TriggererOperator) -> str | None:
     return next(filter(None, map(needs_worker_because, templates)), None)
 
 
+def _params_need_worker(task: BaseOperator) -> str | None:
+    dag = task.get_dag()
+    for params in (task.params, {} if dag is None else dag.params):
+        try:
+            ParamsDict(params).validate()
+        except (
+            ParamValidationError
+        ):  # Airflow's triggerer does not survive it, should the run have no value either
+            return "one of its params has no valid default"
+    if any(param.source == "task" and param.schema for param in ParamsDict(task.params).values()):
+        return "its own params are validated"
+    return None
+
+
 def _renders_native_objects(task: BaseOperator) -> bool:
     dag = task.get_dag()
     of_dag = dag is not None and dag.render_template_as_native_obj
@@ -75,7 +104,9 @@ def _renders_native_objects(task: BaseOperator) -> bool:
 def _hooks_need_worker(task: TriggererOperator) -> str | None:
     if task.on_execute_callback:
         return "it has on_execute_callback"
-    return "it has pre_execute" if _is_given(task, "pre_execute") else None
+    if _is_given(task, "pre_execute"):
+        return "it has pre_execute"
+    return next((f"its class has its own {name}" for name in _AT_START if _is_overridden(task, name)), None)
 
 
 def _limits_need_worker(task: TriggererOperator) -> str | None:
@@ -115,6 +146,14 @@ def _failure_needs_worker(task: BaseOperator) -> str | None:
     if dag is not None and dag.fail_fast:
         return "its DAG has fail_fast"
     return None
+
+
+def _at_end(task: BaseOperator) -> tuple[str, ...]:
+    return "resume_execution", getattr(task, "next_method", "resume_execution")
+
+
+def _is_overridden(task: BaseOperator, method: str) -> bool:
+    return getattr(type(task), method).__module__.partition(".")[0] not in ("airflow", "deferrable_ops")
 
 
 def _is_given(task: BaseOperator, hook: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.bases.operator import BaseOperatorMeta
@@ -38,6 +38,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         `failure_when`, `result` and `cancel_request`.
     """
 
+    next_method: ClassVar[str] = "callback_received"
     _callback_url: str | None = None
 
     def __init__(
@@ -79,7 +80,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on with the operator's own deferral and then wait, or end the wait."""
-        if next_method == self.callback_received.__name__:
+        if next_method == self.next_method:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         self._expect_callback(context)
         value = super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
@@ -114,7 +115,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
             return finish(wait_id, outcome)
         return task.defer(
             trigger=self._trigger(context),
-            method_name=self.callback_received.__name__,
+            method_name=self.next_method,
             timeout=timedelta(seconds=self.callback_timeout),
         )
 

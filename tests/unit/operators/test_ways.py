@@ -7,10 +7,12 @@ from typing import Any
 
 import jinja2
 import pytest
-from airflow.sdk import DAG, Asset, task, task_group
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, Asset, Param, task, task_group
 from airflow.serialization.serialized_objects import DagSerialization
 
-from deferrable_ops.operators.webhook import WebhookOperator
+from deferrable_ops.operators.ways import ends_on_worker_because
+from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin
 
 URL = "https://jobs.example.com/train"
 
@@ -108,6 +110,61 @@ def test_subclass_with_its_own_pre_execute_starts_on_a_worker() -> None:
 
     with DAG("dag", schedule=None):
         assert Prepared(task_id="job", url=URL).starts_on_worker_because == "it has pre_execute"
+
+
+@pytest.mark.parametrize("name", ["execute", "render_template_fields"])
+def test_subclass_with_its_own_start_starts_on_a_worker(name: str) -> None:
+    own = type("Own", (WebhookOperator,), {name: lambda self, *_, **__: None, "__module__": "dags.own"})
+    with DAG("dag", schedule=None):
+        assert own(task_id="job", url=URL).starts_on_worker_because == f"its class has its own {name}"
+
+
+def test_subclass_that_reads_templates_from_files_starts_on_a_worker() -> None:
+    class FromFile(WebhookOperator):
+        template_ext = (".json",)
+
+    with DAG("dag", schedule=None):
+        assert (
+            FromFile(task_id="job", url=URL).starts_on_worker_because
+            == "its class reads templates from files"
+        )
+
+
+class Measuring(WebhookOperator):
+    def execute_complete(self, context: Any, event: Any) -> Any:
+        return len(super().execute_complete(context, event))
+
+
+class MeasuringPython(WebhookOperatorMixin, PythonOperator):
+    def callback_received(self, context: Any, event: Any) -> Any:
+        return len(super().callback_received(context, event))
+
+
+def test_subclass_with_its_own_end_ends_on_a_worker_however_it_ends() -> None:
+    with DAG("dag", schedule=None):
+        operator_ends = ends_on_worker_because(Measuring(task_id="job", url=URL))
+        mixed_in_ends = ends_on_worker_because(MeasuringPython(task_id="python", python_callable=print))
+    assert operator_ends == dict.fromkeys(
+        ("success", "failure", "skip"), "its class has its own execute_complete"
+    )
+    assert set(mixed_in_ends.values()) == {"its class has its own callback_received"}
+
+
+@pytest.mark.parametrize(
+    "of_dag, of_task, because",
+    [
+        ({}, {"n": Param(type="integer")}, "no valid default"),
+        ({"n": Param(type="integer")}, {}, "no valid default"),
+        ({}, {"n": Param(5, type="integer")}, "validated"),
+        ({"n": Param(5, type="integer"), "m": 1}, {"k": "plain"}, "None"),
+    ],
+)
+def test_params_that_a_triggerer_would_not_check_start_on_a_worker(
+    of_dag: dict[str, Any], of_task: dict[str, Any], because: str
+) -> None:
+    with DAG("dag", schedule=None, params=of_dag):
+        job = WebhookOperator(task_id="job", url=URL, params=of_task)
+    assert because in str(job.starts_on_worker_because)
 
 
 def test_output_of_another_task_starts_on_a_worker() -> None:
