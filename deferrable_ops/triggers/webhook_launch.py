@@ -66,6 +66,8 @@ class Launch:
             retry_after: float | None = None
             try:
                 answer = await send(self._request, before_send=check)
+            except aiohttp.InvalidURL:  # its message is the URL, which may hold secrets
+                raise LaunchFailed("url= is not a URL to which a request can be sent") from None
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 problem = self.redact(f"{type(error).__name__}: {error}")
             else:
@@ -74,7 +76,8 @@ class Launch:
                 problem = self._describe(answer)
                 if answer.status != 429 and answer.status < 500:
                     raise LaunchFailed(problem)
-                retry_after = answer.retry_after
+                if answer.retry_after is not None:  # some services ask for 0 s while they are down
+                    retry_after = max(answer.retry_after, _PAUSE_FIRST)
             wait = retry_after if retry_after is not None else pause * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + wait > give_up_at:
                 raise LaunchFailed(

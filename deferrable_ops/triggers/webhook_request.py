@@ -176,6 +176,7 @@ def _require_http(url: Any, name: str = "url") -> None:
     try:
         parts = urlsplit(url)
         fine = isinstance(url, str) and parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises where it is none
     except (ValueError, TypeError, AttributeError):
         fine = False
     if not fine:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import aiohttp
 from deferrable_ops.shared import share
 
 _ANSWER_BYTES = 65_536  # what is read of an answer: enough for a job's id or an error page
+_ANSWER_SECONDS = 10.0
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
 
 
@@ -68,10 +70,7 @@ async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] |
             trace_request_ctx=before_send,
         ) as response,
     ):
-        body = await response.content.read(_ANSWER_BYTES)
-        return Answer(
-            response.status, body.decode(response.charset or "utf-8", "replace"), _retry_after(response)
-        )
+        return Answer(response.status, await _text(response), _retry_after(response))
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
@@ -84,7 +83,7 @@ async def _open_session() -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_before_send)
     trace.on_connection_reuseconn.append(_before_send)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=100),
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=100),  # a host that hangs holds up no other
         cookie_jar=aiohttp.DummyCookieJar(),  # tasks must not share each other's sessions
         trace_configs=[trace],
         trust_env=True,
@@ -94,6 +93,19 @@ async def _open_session() -> aiohttp.ClientSession:
 async def _before_send(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: Any) -> None:
     if context.trace_request_ctx is not None:
         await context.trace_request_ctx()
+
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    # The status has said whether the work was launched: a body that breaks off, or lies, must not launch it again.
+    body = bytearray()
+    with suppress(aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while chunk := await response.content.read(_ANSWER_BYTES - len(body)):
+                body += chunk
+    try:
+        return body.decode(response.charset or "utf-8", "replace")
+    except (LookupError, ValueError):  # the service names an encoding that there is not
+        return body.decode("utf-8", "replace")
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -50,6 +53,20 @@ async def test_connection_gives_host_login_and_headers(monkeypatch: pytest.Monke
     assert request.headers["X-Team"] == "ml"
 
 
+@asynccontextmanager
+async def raw_service(status: bytes, rest: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Run a service that gives each request this answer, byte by byte, and hangs up."""
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\n" + rest)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+
+
 async def nothing() -> None:
     """Allow the sending."""
 
@@ -69,6 +86,36 @@ async def test_server_errors_are_tried_again_and_refusals_are_not() -> None:
         with pytest.raises(LaunchFailed, match=r"answered 404: .*no such job"):
             await launch(service.url).send_until_answered(nothing, timeout=30)
         assert len(service.requests) == 4
+
+
+async def test_service_that_asks_for_no_pause_is_given_one() -> None:
+    async with raw_service(b"503 No", b"Retry-After: 0\r\nContent-Length: 0\r\n\r\n") as (url, requests):
+        with pytest.raises(LaunchFailed, match="503"):
+            await launch(url).send_until_answered(nothing, timeout=1.5)
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Type: text/plain; charset=bogus\r\nContent-Length: 2\r\n\r\nok",
+        b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+        b"Content-Length: 1000\r\n\r\nok",
+    ],
+    ids=["unknown encoding", "not compressed", "broken off"],
+)
+async def test_accepted_launch_stays_accepted_whatever_its_body(rest: bytes) -> None:
+    async with raw_service(b"202 Accepted", rest) as (url, requests):
+        assert (await launch(url).send_until_answered(nothing, timeout=5)).status == 202
+    assert len(requests) == 1
+
+
+async def test_url_to_which_nothing_can_be_sent_is_refused_at_once_and_not_shown() -> None:
+    with pytest.raises(LaunchFailed, match="not a URL") as caught:
+        await launch("https://jobs.example.com:99999/?key=in-the-query").send_until_answered(
+            nothing, timeout=30
+        )
+    assert "in-the-query" not in str(caught.value)
 
 
 async def test_redirect_is_not_followed_because_it_would_carry_the_token_elsewhere() -> None:
