@@ -90,7 +90,8 @@ def _params_need_worker(task: BaseOperator) -> str | None:
             ParamValidationError
         ):  # Airflow's triggerer does not survive it, should the run have no value either
             return "one of its params has no valid default"
-    if any(param.source == "task" and param.schema for param in ParamsDict(task.params).values()):
+    of_task = ParamsDict(task.params)
+    if any(param.source == "task" and param.schema for param in map(of_task.get_param, of_task)):
         return "its own params are validated"
     return None
 
