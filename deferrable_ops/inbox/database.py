@@ -251,7 +251,9 @@ def _sqlite_engine(database: Database) -> AsyncEngine:
     def _on_begin(connection: Any) -> None:
         # A transaction that reads first and then wants to write fails with "locked" at once, whatever the timeout.
         immediate = connection.get_execution_options().get("immediate")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
+        # Straight to the driver: its thread is asked once, where a cursor of SQLAlchemy's asks it three times.
+        connection.connection.dbapi_connection.run_async(lambda driver: driver.execute_fetchall(begin))
 
     return engine
 
