@@ -24,7 +24,13 @@ _XCOM_SECONDS = 60.0  # the triggerer serves one XCom at a time, 20 ms each, and
 async def event_for(trigger: TaskTrigger, outcome: Outcome) -> TriggerEvent:
     """Return the event that ends the task with this outcome, or resumes it on a worker to end there."""
     _log(trigger, outcome)
-    reason = await _worker_needed_because(trigger, outcome)
+    try:
+        reason = await _worker_needed_because(trigger, outcome)
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a wait that has ended must not fail for a setting, or for a plugin
+        reason = f"nobody can say whether it may end in the triggerer ({type(error).__name__}: {error})"
     if reason is None and isinstance(outcome, Success):
         reason = await _push_failed_because(trigger, outcome)
     if reason is not None:

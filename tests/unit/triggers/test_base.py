@@ -189,6 +189,15 @@ async def test_declared_reasons_apply_to_the_ending_they_are_for(
     assert (type(event) is TriggerEvent) is by_worker
 
 
+async def test_outcome_survives_a_setting_that_is_neither_auto_nor_never(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "nevr")
+    delivery._deployment_needs_worker_because.cache_clear()
+    trigger = in_triggerer(Scripted(Success(1)))
+    assert (await event_of(trigger)).payload == {"wait": trigger.identify().wait_id}
+
+
 async def test_end_from_trigger_never_ends_every_task_on_a_worker(
     comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
