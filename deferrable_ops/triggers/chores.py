@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,8 @@ def start() -> None:
     """Start the chores of this event loop, unless they run. They keep the inbox open until the loop ends."""
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
-        _running[loop] = loop.create_task(_run(), name="deferrable-ops chores")
+        # In a context of their own: by its context Airflow tells whose log is written to, and they outlive that task.
+        _running[loop] = loop.create_task(_run(), name="deferrable-ops chores", context=Context())
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:

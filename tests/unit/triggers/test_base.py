@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.exceptions import ConfigurationError, InputError
@@ -207,6 +208,20 @@ async def test_end_from_trigger_never_ends_every_task_on_a_worker(
         assert type(await event_of(in_triggerer(Scripted(Skip("no"))))) is TriggerEvent
     finally:
         delivery._deployment_needs_worker_because.cache_clear()
+
+
+async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    async def look() -> None:
+        seen.set_result(get_contextvars())
+
+    monkeypatch.setattr(chores, "_run", look)
+    with bound_contextvars(trigger_id=7):
+        chores.start()
+        assert await seen == {}
 
 
 async def test_second_try_forgets_the_xcoms_of_the_first(comms: Comms, inbox: Inbox) -> None:
