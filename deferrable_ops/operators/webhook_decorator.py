@@ -11,7 +11,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.webhook_mixin import WebhookOperatorMixin
+from deferrable_ops.operators.webhook_mixin import RENDERABLE, WebhookOperatorMixin
 
 _PARAMETER = "callback_url"
 
@@ -19,8 +19,7 @@ _PARAMETER = "callback_url"
 class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOperator):
     """The operator behind ``@task.webhook``."""
 
-    template_fields: Sequence[str] = ("op_args", "op_kwargs")
-    template_fields_renderers = {"op_args": "py", "op_kwargs": "py"}  # noqa: RUF012 - as in Airflow's operators
+    template_fields: Sequence[str] = (*PythonOperator.template_fields, *RENDERABLE)
     custom_operator_name = "@task.webhook"
 
     def __init__(

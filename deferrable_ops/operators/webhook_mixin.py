@@ -10,17 +10,20 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.bases.operator import BaseOperatorMeta
 from airflow.sdk.log import mask_secret
 
-from deferrable_ops.exceptions import DeferrableOpsError
+from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.values import read_outcome, run
 from deferrable_ops.operators.base import attempt_of, finish, finish_event, seconds
+from deferrable_ops.operators.templates import find_templates
 from deferrable_ops.operators.ways import ends_on_worker_because
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
 from deferrable_ops.triggers.webhook import WebhookTrigger
-from deferrable_ops.triggers.webhook_request import endpoint_url_or_error, validate
+from deferrable_ops.triggers.webhook_request import EXPRESSIONS, endpoint_url_or_error, validate
 
 _PATIENCE = 300.0
-_EXPRESSIONS = ("success_when", "failure_when", "result")
+RENDERABLE = (*EXPRESSIONS, "cancel_request")
+"""The arguments that may hold templates, where the operator's ``template_fields`` name them."""
+
 LAUNCHED = "launched"
 """The XCom key of what the operator itself returned."""
 
@@ -61,7 +64,8 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         self.failure_when = failure_when
         self.result = result
         self.cancel_request = cancel_request
-        validate({name: getattr(self, name) for name in (*_EXPRESSIONS, "cancel_request")})
+        self._require_what_is_rendered()
+        validate({name: getattr(self, name) for name in RENDERABLE})
 
     @property
     def callback_url(self) -> str:
@@ -89,6 +93,16 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     def callback_received(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over what the wait came to, and return the callback's payload."""
         return finish_event(event)
+
+    def _require_what_is_rendered(self) -> None:
+        task: BaseOperator = self  # type: ignore[assignment]
+        for name in RENDERABLE:
+            template = next(find_templates(getattr(self, name)), None)
+            if template is not None and name not in task.template_fields:
+                raise InputError(
+                    f"{name}= holds the template {template!r}, which {type(self).__name__} does not render; "
+                    f"add {name!r} to its template_fields"
+                )
 
     def _expect_callback(self, context: Context) -> None:
         # The wait's row is committed before its token leaves this process.

@@ -13,7 +13,13 @@ from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.delivery import push_xcom
 from deferrable_ops.triggers.webhook_launch import Launch, LaunchFailed
-from deferrable_ops.triggers.webhook_request import RequestTemplate, endpoint_url_or_error, validate
+from deferrable_ops.triggers.webhook_request import (
+    EXPRESSIONS,
+    RequestTemplate,
+    endpoint_url_or_error,
+    validate,
+    validate_expression,
+)
 
 PROGRESS = "progress"
 CALLBACK_URL = "callback_url"
@@ -106,7 +112,7 @@ class WebhookTrigger(TaskTrigger):
     @property
     def expected(self) -> dict[str, Any]:
         """The expressions by which the endpoint judges a callback."""
-        expressions = {name: getattr(self, name) for name in ("success_when", "failure_when", "result")}
+        expressions = {name: getattr(self, name) for name in EXPRESSIONS}
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
     @property
@@ -121,6 +127,8 @@ class WebhookTrigger(TaskTrigger):
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
         validate({name: getattr(self, name) for name in self.arguments})
+        for name in EXPRESSIONS:
+            validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
         """Launch the work unless that was done, and return what the callback says."""

@@ -17,10 +17,10 @@ from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.upstreams.http import Request
 
 PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
+EXPRESSIONS: Final = ("success_when", "failure_when", "result")
 CALLBACK_HEADER: Final = "Callback-Url"
 
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
-_EXPRESSIONS = ("success_when", "failure_when", "result")
 _CANCEL_KEYS = ("url", "http_conn_id", "path", "method", "headers", "json", "data")
 
 
@@ -92,11 +92,30 @@ def validate(arguments: Mapping[str, Any]) -> None:
     if arguments.get("path") is not None and conn_id is None:
         raise InputError("path= goes with http_conn_id=; without a connection give the whole address as url=")
     _validate_request(arguments, "")
-    for name in _EXPRESSIONS:
-        _validate_expression(name, arguments.get(name))
+    for name in EXPRESSIONS:
+        if not _is_known_later(arguments.get(name)):
+            validate_expression(name, arguments.get(name))
     cancel = arguments.get("cancel_request")
     if cancel is not None:
         _validate_cancel_request(cancel)
+
+
+def validate_expression(name: str, expression: Any) -> None:
+    """Check a JMESPath expression, rendered where it was a template.
+
+    :raises InputError: it is malformed; None is fine.
+    """
+    if expression is None:
+        return
+    if not isinstance(expression, str):
+        raise InputError(f"{name}= must be a JMESPath expression in a string, as {name}=\"state == 'done'\"")
+    try:
+        jmespath.compile(expression)
+    except JMESPathError as error:
+        raise InputError(
+            f"{name}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
+            "see jmespath.org, and quote text as 'done'"
+        ) from None
 
 
 def require_serializable(name: str, value: Any) -> None:
@@ -156,20 +175,6 @@ def _validate_cancel_request(cancel: Any) -> None:
     if cancel.get("url") is None and cancel.get("http_conn_id") is None:
         raise InputError("cancel_request= needs a url, or an http_conn_id with a path")
     _validate_request(cancel, "cancel_request.")
-
-
-def _validate_expression(name: str, expression: Any) -> None:
-    if expression is None or _is_known_later(expression):
-        return
-    if not isinstance(expression, str):
-        raise InputError(f"{name}= must be a JMESPath expression in a string, as {name}=\"state == 'done'\"")
-    try:
-        jmespath.compile(expression)
-    except JMESPathError as error:
-        raise InputError(
-            f"{name}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
-            "see jmespath.org, and quote text as 'done'"
-        ) from None
 
 
 def _require_http(url: Any, name: str = "url") -> None:

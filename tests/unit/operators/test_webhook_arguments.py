@@ -11,6 +11,7 @@ from airflow.sdk import task
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin, WebhookSensor
+from deferrable_ops.triggers.webhook import WebhookTrigger
 
 URL = "https://jobs.example.com/train"
 
@@ -78,6 +79,35 @@ def test_sensor_and_mixin_validate_too() -> None:
 
     with pytest.raises(InputError, match="callback_timeout=0 must be above zero"):
         Async(task_id="work", python_callable=print, callback_timeout=0)
+
+
+def test_template_that_an_operator_does_not_render_is_refused_where_the_mixin_would_send_it_as_it_is() -> (
+    None
+):
+    class Async(WebhookOperatorMixin, PythonOperator): ...
+
+    class Rendering(Async):
+        template_fields = (*PythonOperator.template_fields, "cancel_request")
+
+    cancel = {"url": "https://jobs.example.com/{{ ds }}"}
+    with pytest.raises(
+        InputError, match=r"cancel_request= holds the template .* add 'cancel_request' to its template_"
+    ):
+        Async(task_id="job", python_callable=print, cancel_request=cancel)
+    Rendering(task_id="job", python_callable=print, cancel_request=cancel)
+
+    @task.webhook(cancel_request=cancel, templates_dict={"date": "{{ ds }}"})
+    def launch(callback_url: str) -> None: ...
+
+    rendered = launch().operator
+    rendered.render_template_fields({"ds": "2026-01-01"})
+    assert rendered.cancel_request == {"url": "https://jobs.example.com/2026-01-01"}
+    assert rendered.templates_dict == {"date": "2026-01-01"}
+
+
+def test_expression_that_is_still_a_template_when_the_trigger_runs_is_refused() -> None:
+    with pytest.raises(InputError, match=r"success_when=.* is not JMESPath"):
+        WebhookTrigger(success_when="{{ params.done }}").validate()
 
 
 def test_taskflow_function_must_take_the_url() -> None:
