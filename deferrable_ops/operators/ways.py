@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import jinja2
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions._internal.types import is_arg_set
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import ParamValidationError
 
 from deferrable_ops.operators.templates import find_templates, needs_worker_because
 
@@ -83,15 +83,11 @@ def _arguments_need_worker(task: TriggererOperator) -> str | None:
 
 def _params_need_worker(task: BaseOperator) -> str | None:
     dag = task.get_dag()
-    for params in (task.params, {} if dag is None else dag.params):
-        try:
-            ParamsDict(params).validate()
-        except (
-            ParamValidationError
-        ):  # Airflow's triggerer does not survive it, should the run have no value either
-            return "one of its params has no valid default"
-    of_task = ParamsDict(task.params)
-    if any(param.source == "task" and param.schema for param in map(of_task.get_param, of_task)):
+    of_task, of_dag = ParamsDict(task.params), ParamsDict({} if dag is None else dag.params)
+    params = [*map(of_task.get_param, of_task), *map(of_dag.get_param, of_dag)]
+    if not all(is_arg_set(param.value) for param in params):
+        return "one of its params has no default"  # if its run has none either, Airflow's triggerer does not survive
+    if any(param.source == "task" and param.schema for param in params):
         return "its own params are validated"
     return None
 

@@ -153,8 +153,8 @@ def test_subclass_with_its_own_end_ends_on_a_worker_however_it_ends() -> None:
 @pytest.mark.parametrize(
     "of_dag, of_task, because",
     [
-        ({}, {"n": Param(type="integer")}, "no valid default"),
-        ({"n": Param(type="integer")}, {}, "no valid default"),
+        ({}, {"n": Param(type="integer")}, "no default"),
+        ({"n": Param(type="integer")}, {}, "no default"),
         ({}, {"n": Param(5, type="integer")}, "validated"),
         ({"n": Param(5, type="integer"), "m": 1}, {"k": "plain"}, "None"),
     ],
