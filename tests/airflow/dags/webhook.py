@@ -40,13 +40,13 @@ with DAG("webhook_retries", schedule=None):
     WebhookOperator(task_id="job", url=JOB, retries=1, retry_delay=timedelta(seconds=1))
 
 with DAG("webhook_timeout", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, timeout=8, cancel_request=CANCEL)
+    WebhookOperator(task_id="job", url=JOB, timeout=20, cancel_request=CANCEL)
 
 with DAG("webhook_execution_timeout", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, execution_timeout=timedelta(seconds=8), cancel_request=CANCEL)
+    WebhookOperator(task_id="job", url=JOB, execution_timeout=timedelta(seconds=20), cancel_request=CANCEL)
 
 with DAG("webhook_heartbeat", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, heartbeat_timeout=6, cancel_request=CANCEL)
+    WebhookOperator(task_id="job", url=JOB, heartbeat_timeout=10, cancel_request=CANCEL)
 
 with DAG("webhook_cancel", schedule=None):
     WebhookOperator(task_id="job", url=JOB, cancel_request=CANCEL)
