@@ -154,6 +154,12 @@ def test_wrong_argument_behind_a_template_is_the_failures_reason(airflow: RealAi
     assert run.worker_processes() == 0
 
 
+def test_template_with_an_undefined_name_fails_the_task_and_sends_nothing(airflow: RealAirflow) -> None:
+    run = airflow.trigger("webhook_bad_template", {"servcie": "http://127.0.0.1:1"}).wait_for("failed")
+    assert "a template could not be rendered" in run.task("job").log()
+    assert run.worker_processes() == 0
+
+
 def test_two_dozen_at_once(airflow: RealAirflow, outside: OutsideService) -> None:
     outside.script("/job", Answer(callback={"done": True}))
     run = launch(airflow, outside, "webhook_two_dozen").wait_for("success")
