@@ -163,8 +163,7 @@ async def call(
 
 
 async def read_waits(airflow: RealAirflow, runs: list[Run]) -> list[Wait]:
-    assert airflow.database.inbox_url is not None
-    inbox = await Inbox.open(airflow.database.inbox_url, patience=60)
+    inbox = await Inbox.open(airflow.inbox_url, patience=60)
     found = {wait.attempt.run_id: wait for wait in await inbox.waits.find()}
     await inbox.close()
     return [found[run.run_id] for run in runs]

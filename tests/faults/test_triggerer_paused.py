@@ -5,12 +5,16 @@ Airflow tells the one that comes back to kill its triggers (airflow#73454), as i
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 from faults.launched import LEFT_ALONE, REASSIGNED, Launched
+from faults.load import attempt
 
+from deferrable_ops.inbox import Inbox, NewWait, State
 from real_airflow import OutsideService, RealAirflow, wait_until
 
 
@@ -30,14 +34,20 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
         airflow.triggerer.pause()
     refusing.start()
     silent.start()
-    airflow.add_triggerer()
+    second = airflow.add_triggerer()
     release.set()
 
     for launched, requests in ((before, 1), (connecting, 1), (during, 2)):
         launched.service.wait_for_requests("/job", requests, timeout=90)
+    second.pause()
+    asyncio.run(resume_all_but_the_supervisor(airflow))
+    second.resume()
     airflow.triggerer.resume()
     for launched in (before, connecting, during, after):
         wait_until(lambda task=launched.task: REASSIGNED in task.log(), f"{launched.task} to be reassigned")
+        assert launched.task.log().count("Waiting for the callback") == 2, (
+            "the first was stopped too early to tell"
+        )
     wait_until(
         lambda: airflow.triggerer.output.read_text().count(LEFT_ALONE) == 4,
         "the first triggerer to understand that nobody ended the tasks",
@@ -63,6 +73,19 @@ def test_task_that_ended_meanwhile_is_left_alone_by_the_triggerer_that_comes_bac
 
     launched.assert_undisturbed(requests=1)
     assert launched.task.state == launched.task.run.state == "success"
+
+
+async def resume_all_but_the_supervisor(airflow: RealAirflow) -> None:
+    """Let the first triggerer's triggers run before Airflow can tell them to stop, and return when they have."""
+    inbox = await Inbox.open(airflow.inbox_url, patience=60)
+    for process in psutil.Process(airflow.triggerer.pid).children(recursive=True):
+        process.resume()
+    for number in range(3):  # only a triggerer ends a wait that is over, and no other runs
+        wait = await inbox.waits.register(NewWait(attempt(number), "webhook", timeout=1))
+        while wait.state is State.WAITING:
+            await asyncio.sleep(0.1)
+            wait = await inbox.waits.get(wait.id)
+    await inbox.close()
 
 
 @contextmanager

@@ -55,6 +55,11 @@ class RealAirflow:
         """The four that always run."""
         return [self.api_server, self.scheduler, self.dag_processor, self.triggerer]
 
+    @property
+    def inbox_url(self) -> str:
+        """Where the library keeps its inbox."""
+        return self.database.inbox_url or f"sqlite+aiosqlite:///{self.home / 'deferrable_ops.db'}"
+
     def start(self) -> None:
         """Create the databases' tables and start everything; return when all of it is ready."""
         write_passwords(self.home)
