@@ -1,0 +1,44 @@
+"""The bench runs, and says what it measured in the form that others read. What it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+FIGURES = [
+    f"{figure}, {database}"
+    for figures in [
+        ["memory per wait"],
+        ["idle CPU at 10,000 waits", "idle queries at 10,000 waits"],
+        ["callback answered to event, p99"],
+        ["callbacks a second on one core"],
+    ]
+    for database in ["SQLite", "Postgres"]
+    for figure in figures
+]
+
+
+@pytest.mark.usefixtures("postgres")
+def test_webhook_bench_measures_every_figure_on_both_databases() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "bench.webhook", "--quick", "--json"],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(done.stdout)
+    assert report["bench"] == "webhook"
+    assert [figure["name"] for figure in report["figures"]] == FIGURES
+    for figure in report["figures"]:
+        assert {"name", "value", "unit", "target", "met", "absolutes"} == set(figure)
+        assert figure["value"] > 0
+        assert figure["absolutes"]
+    assert (done.returncode == 0) == all(figure["met"] for figure in report["figures"])
