@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, or_, select, tuple_, update
 
-from deferrable_ops.inbox.database import Transaction
+from deferrable_ops.inbox.database import Transaction, run_by_driver
 from deferrable_ops.inbox.schema import callbacks, waits
 
 _FIND = {
@@ -63,8 +63,8 @@ async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[R
     """Return the waits that exist, and lock them: id, state, expected, past its deadline, refused, called before."""
     ids = list(wait_ids)
     if _is_postgres(transaction):
-        return await _run(transaction, _FIND["postgresql"], ids, transaction.now)
-    found = await _run(transaction, _FIND["sqlite"], json.dumps(ids), transaction.now)
+        return await run_by_driver(transaction.connection, _FIND["postgresql"], ids, transaction.now)
+    found = await run_by_driver(transaction.connection, _FIND["sqlite"], json.dumps(ids), transaction.now)
     rows: list[Row] = json.loads(found[0][0])
     return rows
 
@@ -93,9 +93,13 @@ async def add(transaction: Transaction, rows: list[Row], digests: list[bytes]) -
     if not rows:
         return
     if _is_postgres(transaction):
-        await _run(transaction, _ADD["postgresql"], *_columns(rows), digests, transaction.now)
+        await run_by_driver(
+            transaction.connection, _ADD["postgresql"], *_columns(rows), digests, transaction.now
+        )
     else:
-        await _run(transaction, _ADD["sqlite"], json.dumps(rows), b"".join(digests), transaction.now)
+        await run_by_driver(
+            transaction.connection, _ADD["sqlite"], json.dumps(rows), b"".join(digests), transaction.now
+        )
 
 
 async def settle(transaction: Transaction, rows: list[Row]) -> None:
@@ -103,9 +107,17 @@ async def settle(transaction: Transaction, rows: list[Row]) -> None:
     if not rows:
         return
     if _is_postgres(transaction):
-        await _run(transaction, _SETTLE["postgresql"], *_columns(rows), transaction.now, transaction.version)
+        await run_by_driver(
+            transaction.connection,
+            _SETTLE["postgresql"],
+            *_columns(rows),
+            transaction.now,
+            transaction.version,
+        )
     else:
-        await _run(transaction, _SETTLE["sqlite"], json.dumps(rows), transaction.now, transaction.version)
+        await run_by_driver(
+            transaction.connection, _SETTLE["sqlite"], json.dumps(rows), transaction.now, transaction.version
+        )
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
@@ -137,16 +149,6 @@ async def count_refused(transaction: Transaction, refused: dict[str, int]) -> No
             update(waits).where(waits.c.id == bindparam("wait")).values(refused=bindparam("count")),
             [{"wait": wait_id, "count": count} for wait_id, count in refused.items()],
         )
-
-
-async def _run(transaction: Transaction, statement: str, *parameters: Any) -> Sequence[Row]:
-    # By the driver itself: SQLAlchemy would ask SQLite's thread three or four times for a statement instead of once.
-    driver: Any = (await transaction.connection.get_raw_connection()).driver_connection
-    if _is_postgres(transaction):
-        rows: Sequence[Row] = await driver.fetch(statement, *parameters)
-    else:
-        rows = await driver.execute_fetchall(statement, parameters)
-    return rows
 
 
 def _is_postgres(transaction: Transaction) -> bool:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import event, make_url, text
+from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -86,7 +86,9 @@ class Database:
         self.notify = self.dialect == "postgresql" and settings.notify()
         self.in_memory = self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
         self.engine = _sqlite_engine(self) if self.dialect == "sqlite" else _postgres_engine(self)
-        self._reading = self.engine
+        self._reading = self._writing = self.engine
+        if self.dialect == "sqlite":
+            self._writing = self.engine.execution_options(immediate=True)
         if self.notify:
             # Each statement sees what is committed before it, as in a transaction of READ COMMITTED, without the two
             # round trips of BEGIN and ROLLBACK. Behind a pooler a transaction keeps a statement with its connection.
@@ -116,8 +118,8 @@ class Database:
 
         async def attempt() -> T:
             async with self.begin() as connection:
-                row = (await connection.execute(text(_BEGIN[self.dialect]))).one()
-                transaction = Transaction(connection, row.now, row.version)
+                version, now, *_ = await self._first_row(connection, _BEGIN)
+                transaction = Transaction(connection, now, version)
                 result = await work(transaction)
                 if self.notify and transaction.changed:
                     await _notify(transaction)
@@ -133,7 +135,14 @@ class Database:
 
     async def clock(self, connection: AsyncConnection) -> float:
         """Return the database's clock as one connection reads it."""
-        return float((await connection.execute(text(_NOW[self.dialect]))).scalar_one())
+        return float((await self._first_row(connection, _NOW))[0])
+
+    async def _first_row(self, connection: AsyncConnection, statement: dict[str, str]) -> Sequence[Any]:
+        if self.dialect == "sqlite":
+            row: Sequence[Any] = (await run_by_driver(connection, statement["sqlite"]))[0]
+            return row
+        # SQLAlchemy sends Postgres its BEGIN with the first statement that it sees.
+        return (await connection.exec_driver_sql(statement["postgresql"])).one()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run work that serves many callers, and that :meth:`close` waits for."""
@@ -154,9 +163,7 @@ class Database:
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Begin a bare write transaction."""
-        if self.dialect == "sqlite":
-            return self.engine.execution_options(immediate=True).begin()
-        return self.engine.begin()
+        return self._writing.begin()
 
     async def persist(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what the attempt returns, made again while the database is away.
@@ -191,16 +198,28 @@ class Database:
         return max(0.0, give_up_at - time.monotonic())
 
 
+async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
+    """Return the rows of a statement in the driver's own words: for what runs with every batch.
+
+    SQLAlchemy's way takes 200 µs (measured), and asks SQLite's thread three or four times instead of once. On Postgres
+    it is for transactions that are under way: the first statement of one has to be SQLAlchemy's.
+    """
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    if connection.dialect.name == "sqlite":
+        rows: Sequence[Any] = await driver.execute_fetchall(statement, parameters)
+    else:
+        rows = await driver.fetch(statement, *parameters)
+    return rows
+
+
 async def _notify(transaction: Transaction) -> None:
     ids = sorted(transaction.changed)
     payloads = [
         ",".join(ids[start : start + _IDS_PER_NOTIFICATION])
         for start in range(0, len(ids), _IDS_PER_NOTIFICATION)
     ]
-    await transaction.connection.execute(
-        text("SELECT pg_notify(:channel, ids) FROM unnest(CAST(:payloads AS text[])) AS ids"),
-        {"channel": CHANNEL, "payloads": payloads},
-    )
+    notify = "SELECT pg_notify($1, ids) FROM unnest($2::text[]) AS ids"
+    await run_by_driver(transaction.connection, notify, CHANNEL, payloads)
 
 
 def _permanent(error: Exception) -> Exception:
