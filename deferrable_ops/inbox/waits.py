@@ -134,22 +134,23 @@ class Waits:
             batch = chosen[start : start + _ROWS_PER_QUERY]
             await self._database.write(partial(_abandon, state=State.KILLED, chosen=batch))
 
-    async def expire(self, beats_since: float | None) -> None:
-        """Settle waits whose deadline passed, and those whose beats stopped.
+    async def expire(self, beats_since: float | None) -> float:
+        """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
 
         :param beats_since: since when beats could have arrived, in seconds since the epoch: before that, the endpoint
             or the watcher was down. None: no endpoint is up, so no wait can be blamed for its silence.
         """
 
-        async def due(connection: AsyncConnection) -> bool:
+        async def look(connection: AsyncConnection) -> tuple[bool, float]:
             now = await self._database.clock(connection)
             first = (await connection.execute(_FIRST_DUE)).one()
-            if first.deadline is not None and first.deadline <= now:
-                return True
+            left = float("inf") if first.deadline is None else first.deadline - now
+            if left <= 0:
+                return True, left
             if beats_since is None or first.beat is None or first.beat > now:
-                return False
+                return False, left
             silent = exists().where(IS_WAITING, _is_silent(now, beats_since))
-            return bool((await connection.execute(select(silent))).scalar_one())
+            return bool((await connection.execute(select(silent))).scalar_one()), left
 
         async def write(transaction: Transaction) -> None:
             late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
@@ -158,7 +159,10 @@ class Waits:
                 transaction, State.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
             )
 
-        while await self._database.read(due):
+        while True:
+            due, left = await self._database.read(look)
+            if not due:
+                return left
             await self._database.write(write)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:

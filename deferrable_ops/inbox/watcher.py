@@ -23,6 +23,7 @@ from deferrable_ops.inbox.waits import Waits
 log = logging.getLogger(__name__)
 
 _EXPIRE_EVERY = 1.0
+_JUST_AFTER = 0.01
 _AFTER_TROUBLE = 1.0
 _OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beats get one full interval again
 
@@ -151,16 +152,18 @@ class Watcher:
     async def _end_the_overdue(self) -> None:
         up_since = looked_at = float("-inf")
         while True:
+            pause = _EXPIRE_EVERY
             try:
                 now = await self._database.now()
                 if now - looked_at > _OUTAGE_AFTER:
                     up_since = now
                 looked_at = now
-                await self._waits.expire(await self._beats_since(up_since))
+                left = await self._waits.expire(await self._beats_since(up_since))
+                pause = min(pause, left + _JUST_AFTER)  # Airflow's own deadline comes soon after ours
             except Exception as error:
                 _log_trouble("Deadlines cannot be watched", error)
                 looked_at = float("-inf")
-            await asyncio.sleep(_EXPIRE_EVERY)
+            await asyncio.sleep(pause)
 
     async def _beats_since(self, up_since: float) -> float | None:
         endpoint_since = await self._endpoints.up_since()

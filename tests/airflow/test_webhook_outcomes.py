@@ -95,13 +95,14 @@ def test_skip_skips_the_task(airflow: RealAirflow, outside: OutsideService) -> N
 
 
 def test_deadline_fails_the_task_and_stops_the_work(airflow: RealAirflow, outside: OutsideService) -> None:
-    for dag_id in ("webhook_timeout", "webhook_execution_timeout"):
-        run = launch(airflow, outside, dag_id)
-        request = outside.wait_for_requests("/job")[-1]
+    runs = [launch(airflow, outside, dag_id) for dag_id in ("webhook_timeout", "webhook_execution_timeout")]
+    requests = outside.wait_for_requests("/job", 2)
 
+    for run in runs:
         run.wait_for("failed")
         assert run.worker_processes() == 0
         assert "timeout" in run.task("job").log()
+    for request in requests:
         [cancelled] = outside.wait_for_requests(f"/cancel/{request.idempotency_key}")
         assert cancelled.method == "DELETE"
         assert outside.call_back(request, {"late": True}).status_code == 410

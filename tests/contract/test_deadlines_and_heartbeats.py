@@ -148,14 +148,22 @@ async def test_an_endpoint_writes_nothing_while_no_wait_expects_beats(
     assert await inbox.endpoints.up_since() is None
 
 
+async def test_the_next_deadline_is_known_so_that_nobody_looks_too_late(inbox: Inbox) -> None:
+    assert await inbox.waits.expire(None) == float("inf")
+    await register(inbox, timeout=60)
+    await register(inbox, timeout=30)
+    assert 0 < await inbox.waits.expire(None) <= 30
+
+
 async def test_a_watcher_that_stood_still_gives_beats_another_interval(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A paused triggerer wakes up to beats that are overdue only because nobody could look."""
     seen: list[float | None] = []
 
-    async def expire(beats_since: float | None) -> None:
+    async def expire(beats_since: float | None) -> float:
         seen.append(beats_since)
+        return float("inf")
 
     times = iter([1000.0, 1001.0, 1060.0, 1061.0])
     done = asyncio.Event()

@@ -40,10 +40,10 @@ with DAG("webhook_retries", schedule=None):
     WebhookOperator(task_id="job", url=JOB, retries=1, retry_delay=timedelta(seconds=1))
 
 with DAG("webhook_timeout", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, timeout=20, cancel_request=CANCEL)
+    WebhookOperator(task_id="job", url=JOB, timeout=30, cancel_request=CANCEL)
 
 with DAG("webhook_execution_timeout", schedule=None):
-    WebhookOperator(task_id="job", url=JOB, execution_timeout=timedelta(seconds=20), cancel_request=CANCEL)
+    WebhookOperator(task_id="job", url=JOB, execution_timeout=timedelta(seconds=30), cancel_request=CANCEL)
 
 with DAG("webhook_heartbeat", schedule=None):
     WebhookOperator(task_id="job", url=JOB, heartbeat_timeout=10, cancel_request=CANCEL)
