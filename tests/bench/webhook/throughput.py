@@ -21,7 +21,7 @@ from bench.webhook.latency import BODY
 from bench.webhook.processes import ENDPOINT, environment
 from bench.webhook.waits import tokens_of_new_waits
 
-CONNECTIONS = 128
+CONNECTIONS = 512  # enough to keep the core busy: with 128 it idled while Postgres committed
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
