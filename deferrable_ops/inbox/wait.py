@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -47,6 +48,19 @@ class Attempt:
     task_id: str
     map_index: int = -1
     logical_date: float | None = None
+
+    @classmethod
+    def of(cls, ti: Any, logical_date: datetime | None) -> Attempt:
+        """Return the attempt that one of Airflow's task instances is, of whatever class."""
+        return cls(
+            ti_id=str(ti.id),
+            try_number=ti.try_number,
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+            task_id=ti.task_id,
+            map_index=-1 if ti.map_index is None else ti.map_index,
+            logical_date=None if logical_date is None else logical_date.timestamp(),
+        )
 
     @property
     def wait_id(self) -> str:

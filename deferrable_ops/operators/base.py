@@ -123,17 +123,7 @@ class TriggererOperator(BaseOperator):
 
 def attempt_of(context: Context) -> Attempt:
     """Return which attempt of which task a worker runs."""
-    ti: Any = context["ti"]
-    logical_date = context.get("logical_date")
-    return Attempt(
-        ti_id=str(ti.id),
-        try_number=ti.try_number,
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-        logical_date=None if logical_date is None else logical_date.timestamp(),
-    )
+    return Attempt.of(context["ti"], context.get("logical_date"))
 
 
 def finish_event(event: dict[str, Any]) -> Any:

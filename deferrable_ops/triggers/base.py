@@ -167,15 +167,7 @@ class TaskTrigger(BaseTrigger):
                 "Airflow gave the trigger no task instance, and no worker named the attempt"
             )
         logical_date = ti.get_template_context().get("logical_date") if self.task else None
-        return Attempt(
-            ti_id=str(ti.id),
-            try_number=ti.try_number,
-            dag_id=ti.dag_id,
-            run_id=ti.run_id,
-            task_id=ti.task_id,
-            map_index=-1 if ti.map_index is None else ti.map_index,
-            logical_date=None if logical_date is None else logical_date.timestamp(),
-        )
+        return Attempt.of(ti, logical_date)
 
     async def settled(self) -> Outcome:
         """Return the wait's outcome once the inbox has one."""
