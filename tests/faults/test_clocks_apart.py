@@ -69,10 +69,10 @@ def test_waits_last_exactly_as_long_as_they_should(
     assert beats.task("job").xcom() == {"beat": True}
     expired, lapsed = asyncio.run(read_waits(airflow, [expires, falls_silent]))
     assert expired.state is State.EXPIRED
-    assert 1 < expired.deadline - expired.created_at <= 8
+    assert 1 < expired.deadline - expired.created_at <= 30
     assert 0 <= settled_at(expired) - expired.deadline < 5
     assert lapsed.state is State.FAILED
-    assert 6 <= settled_at(lapsed) - lapsed.created_at < 15
+    assert 10 <= settled_at(lapsed) - lapsed.created_at < 20
     for service in (called, silent, beating, mute):
         assert len(service.requests("/job")) == 1
 
