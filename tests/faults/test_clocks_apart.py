@@ -163,8 +163,13 @@ async def call(
 
 
 async def read_waits(airflow: RealAirflow, runs: list[Run]) -> list[Wait]:
+    """Return the waits of the runs once they are settled: Airflow's own deadline can be a moment before ours."""
     inbox = await Inbox.open(airflow.inbox_url, patience=60)
-    found = {wait.attempt.run_id: wait for wait in await inbox.waits.find()}
+    found: dict[str, Wait] = {}
+    async with asyncio.timeout(60):
+        while any(run.run_id not in found or found[run.run_id].state is State.WAITING for run in runs):
+            found = {wait.attempt.run_id: wait for wait in await inbox.waits.find()}
+            await asyncio.sleep(0.1)
     await inbox.close()
     return [found[run.run_id] for run in runs]
 
