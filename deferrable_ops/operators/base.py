@@ -156,6 +156,14 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
             raise AirflowSkipException(reason)
 
 
+def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
+    """Return a duration in seconds, or None where none is given.
+
+    :raises InputError: it is not a duration, or not above zero.
+    """
+    return None if value is None else seconds(name, value)
+
+
 def seconds(name: str, value: timedelta | float) -> float:
     """Return a duration in seconds.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperatorLink
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.base import TriggererOperator, seconds
+from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
 from deferrable_ops.operators.webhook_mixin import WebhookOperatorMixin
 from deferrable_ops.triggers.webhook import CALLBACK_LINK_KEY, DEFAULT_LAUNCH_TIMEOUT, WebhookTrigger
 from deferrable_ops.triggers.webhook_request import validate
@@ -60,9 +60,7 @@ class _WebhookWait(TriggererOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.heartbeat_timeout = (
-            None if heartbeat_timeout is None else seconds("heartbeat_timeout", heartbeat_timeout)
-        )
+        self.heartbeat_timeout = optional_seconds("heartbeat_timeout", heartbeat_timeout)
         self.success_when = success_when
         self.failure_when = failure_when
         self.result = result

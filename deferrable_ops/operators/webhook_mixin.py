@@ -13,7 +13,7 @@ from airflow.sdk.log import mask_secret
 from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.values import read_outcome, run
-from deferrable_ops.operators.base import attempt_of, finish, finish_event, seconds
+from deferrable_ops.operators.base import attempt_of, finish, finish_event, optional_seconds, seconds
 from deferrable_ops.operators.templates import find_templates
 from deferrable_ops.operators.ways import ends_on_worker_because
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
@@ -57,9 +57,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     ) -> None:
         super().__init__(**kwargs)
         self.callback_timeout = seconds("callback_timeout", callback_timeout)
-        self.heartbeat_timeout = (
-            None if heartbeat_timeout is None else seconds("heartbeat_timeout", heartbeat_timeout)
-        )
+        self.heartbeat_timeout = optional_seconds("heartbeat_timeout", heartbeat_timeout)
         self.success_when = success_when
         self.failure_when = failure_when
         self.result = result
