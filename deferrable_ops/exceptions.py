@@ -6,7 +6,10 @@ DeferrableOpsError
 ├── InboxError
 │   ├── InboxUnavailable      the database does not answer now: try again
 │   └── UnknownWait           this inbox has never seen the wait, or has pruned it
-└── TokenRefused              a callback token is malformed, forged or revoked
+├── TokenRefused              a callback token is malformed, forged or revoked
+└── DataflowError
+    ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
+    └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
 """
 
 from __future__ import annotations
@@ -38,3 +41,29 @@ class UnknownWait(InboxError):
 
 class TokenRefused(DeferrableOpsError):
     """A callback token is malformed, forged, or signed with a key that was revoked."""
+
+
+class DataflowError(DeferrableOpsError):
+    """Base of what can go wrong with Dataflow."""
+
+
+class DataflowRefused(DataflowError):
+    """Dataflow said no, and will again; the message names the permission or the resource, and the fix.
+
+    :param code: the gRPC status, as ``PERMISSION_DENIED``; empty when the credentials themselves were refused.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LaunchUncertain(DataflowError):
+    """The job that was asked for may exist or not: look for its name before launching again.
+
+    :param already_exists: Dataflow said that a job of this name is active.
+    """
+
+    def __init__(self, message: str, already_exists: bool = False) -> None:
+        super().__init__(message)
+        self.already_exists = already_exists
