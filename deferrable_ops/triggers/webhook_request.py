@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ from jmespath.exceptions import JMESPathError
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import ConfigurationError, InputError
+from deferrable_ops.triggers.plain_data import is_known_later, is_output, require_serializable
 from deferrable_ops.upstreams.http import Request
 
 PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
@@ -93,7 +93,7 @@ def validate(arguments: Mapping[str, Any]) -> None:
         raise InputError("path= goes with http_conn_id=; without a connection give the whole address as url=")
     _validate_request(arguments, "")
     for name in EXPRESSIONS:
-        if not _is_known_later(arguments.get(name)):
+        if not is_known_later(arguments.get(name)):
             validate_expression(name, arguments.get(name))
     cancel = arguments.get("cancel_request")
     if cancel is not None:
@@ -118,47 +118,23 @@ def validate_expression(name: str, expression: Any) -> None:
         ) from None
 
 
-def require_serializable(name: str, value: Any) -> None:
-    """Check that a value can travel to the triggerer.
-
-    :raises InputError: it holds something that is not plain data, such as a function.
-    """
-    if callable(value):
-        raise InputError(f"{name}= is a function, which cannot be sent to the triggerer; give plain data")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"{name}= has the key {key!r}; keys must be strings")
-            require_serializable(f"{name}[{key!r}]", item)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            require_serializable(f"{name}[{index}]", item)
-    elif not isinstance(value, (bool, int, float, str, NoneType)) and not _is_output(value):
-        raise InputError(
-            f"{name}= holds a {type(value).__name__}, which is not plain data; "
-            "give strings, numbers, booleans, lists and dicts"
-        )
-    elif isinstance(value, float) and value - value != 0:
-        raise InputError(f"{name}= is {value}, which JSON does not have")
-
-
 def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
     method = arguments.get("method", "POST")
-    if not _is_known_later(method) and method not in _METHODS:
+    if not is_known_later(method) and method not in _METHODS:
         raise InputError(f"{prefix}method={method!r} is not one of {', '.join(sorted(_METHODS))}")
     if arguments.get("json") is not None and arguments.get("data") is not None:
         raise InputError(f"{prefix}json= and {prefix}data= exclude each other; a request has one body")
     headers, data = arguments.get("headers"), arguments.get("data")
-    if headers is not None and not _is_known_later(headers) and not _is_text_mapping(headers):
+    if headers is not None and not is_known_later(headers) and not _is_text_mapping(headers):
         raise InputError(f"{prefix}headers= must be a dict of strings, as {{'Accept': 'application/json'}}")
-    if data is not None and not _is_output(data) and not isinstance(data, str) and not _is_text_mapping(data):
+    if data is not None and not is_output(data) and not isinstance(data, str) and not _is_text_mapping(data):
         raise InputError(
             f"{prefix}data= must be a string or a dict of strings (a form); for JSON use {prefix}json="
         )
     for name in ("headers", "json", "data"):
         require_serializable(prefix + name, arguments.get(name))
     url = arguments.get("url")
-    if url is not None and not _is_known_later(url):
+    if url is not None and not is_known_later(url):
         _require_http(url, prefix + "url")
 
 
@@ -188,18 +164,9 @@ def _require_http(url: Any, name: str = "url") -> None:
         raise InputError(f"{name}= must be a whole http:// or https:// URL")
 
 
-def _is_known_later(value: Any) -> bool:
-    return _is_output(value) or (isinstance(value, str) and ("{{" in value or "{%" in value))
-
-
-def _is_output(value: Any) -> bool:
-    # Another task's output, or a mapped group's argument: Airflow's classes for them share only this method.
-    return hasattr(value, "iter_references")
-
-
 def _is_text_mapping(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        (isinstance(item, str) or _is_output(item)) for pair in value.items() for item in pair
+        (isinstance(item, str) or is_output(item)) for pair in value.items() for item in pair
     )
 
 
