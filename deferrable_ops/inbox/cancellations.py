@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import and_, case, not_, null, or_, select, update
+from sqlalchemy import and_, case, not_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import CANCEL_IS_DUE, waits
+from deferrable_ops.inbox.schema import CANCEL_IS_DUE, same_task, waits
 
 _LEASE: Final = 60.0
 _TRIES: Final = 10
@@ -86,12 +86,38 @@ class Cancellations:
             updated = await transaction.connection.execute(
                 update(waits)
                 .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
-                .values(
-                    cancel=case((given_up, "failed"), else_=waits.c.cancel),
-                    trigger=case((given_up, null()), else_=waits.c.trigger),
-                )
+                .values(cancel=case((given_up, "failed"), else_=waits.c.cancel))
                 .returning(waits.c.cancel)
             )
             return bool(updated.scalar() == "due")
 
         return await self._database.write(write)
+
+    async def of_other_attempts(self, wait_id: str) -> list[str]:
+        """Return the waits of other attempts of a wait's task whose outside work is still to be stopped.
+
+        What was given up is due again: an attempt asks because it cannot start beside that work.
+        """
+        mine = waits.alias("mine")
+        others = (
+            select(waits.c.id, waits.c.cancel)
+            .join(mine, same_task(mine, waits))
+            .where(mine.c.id == wait_id, waits.c.id != wait_id, waits.c.cancel.in_(["due", "failed"]))
+            .order_by(waits.c.id)
+        )
+
+        async def read(connection: AsyncConnection) -> dict[str, str]:
+            return {row.id: row.cancel for row in await connection.execute(others)}
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.connection.execute(
+                update(waits)
+                .where(waits.c.id.in_(given_up), waits.c.cancel == "failed", waits.c.trigger.is_not(None))
+                .values(cancel="due", cancel_lease=transaction.now, cancel_tries=0)
+            )
+
+        left = await self._database.read(read)
+        given_up = [other for other, cancel in left.items() if cancel == "failed"]
+        if given_up:
+            await self._database.write(write)
+        return list(left)

@@ -117,16 +117,19 @@ class Claim:
             self._held_until = asked_at + LEASE
         return answer
 
-    async def check(self) -> None:
+    async def check(self) -> float:
         """Make sure, immediately before something is sent, that this process may send it.
 
+        :return: the ``time.monotonic()`` until which it may. A process that is stopped between this answer and the
+            sending has to look at that clock, which goes on meanwhile.
         :raises ClaimLost: it may not.
         """
         while True:
             if await self.ask() is not _Answer.GRANTED:
                 raise ClaimLost(f"the launch of wait {self._wait_id} is another process's, or over")
-            if time.monotonic() < self._held_until - _MARGIN:  # unless the process was stopped while it asked
-                return
+            until = self._held_until - _MARGIN
+            if time.monotonic() < until:  # unless the process was stopped while it asked
+                return until
 
     async def keep(self) -> None:
         """Renew the claim until cancelled."""

@@ -8,8 +8,10 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     literal_column,
     text,
 )
@@ -153,3 +156,8 @@ locks = Table(
 )
 
 counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, primary_key=True))
+
+
+def same_task(one: FromClause, other: FromClause) -> ColumnElement[bool]:
+    """Return the condition that two waits are attempts of the same task instance."""
+    return and_(*(one.c[name] == other.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")))

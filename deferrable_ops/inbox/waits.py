@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
-    FromClause,
     Row,
     Select,
     and_,
+    bindparam,
     case,
     exists,
     false,
@@ -31,7 +31,7 @@ from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.group_commit import GroupCommit
 from deferrable_ops.inbox.keys import Keys
-from deferrable_ops.inbox.schema import IS_WAITING, waits
+from deferrable_ops.inbox.schema import IS_WAITING, same_task, waits
 from deferrable_ops.inbox.wait import Attempt, NewWait, State, Wait, state_of, wait_from_row
 from deferrable_ops.outcome import Failure, Outcome, outcome_to_json
 
@@ -50,6 +50,7 @@ class Waits:
         self._keys = keys
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
         """Return the wait of an attempt, made when it is new; an older attempt that still waits is superseded."""
+        self._note: GroupCommit[tuple[str, str], None] = GroupCommit(database, self._note_all)
 
     async def get(self, wait_id: str) -> Wait:
         """Return a wait.
@@ -94,11 +95,12 @@ class Waits:
 
         return await self._database.read(read)
 
-    async def settle(self, wait_id: str, outcome: Outcome) -> Wait:
+    async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
         """Give a wait its outcome, unless it has one, and return it as it stands. The first to settle wins.
 
         A wait whose deadline passed keeps the state EXPIRED, and takes the outcome that its feature gives that case.
 
+        :param stop_work: what the wait launched is due to be stopped, because it may still run.
         :raises UnknownWait: this inbox has never seen it, or has pruned it.
         """
 
@@ -116,6 +118,7 @@ class Waits:
                     settled_at=case(
                         (waits.c.settled_at.is_(None), transaction.now), else_=waits.c.settled_at
                     ),
+                    **(_due_to_be_stopped(transaction) if stop_work else {}),
                     version=transaction.version,
                 )
             )
@@ -126,6 +129,13 @@ class Waits:
             return wait_from_row(row)
 
         return await self._database.write(write)
+
+    async def note_progress(self, wait_id: str, progress: Any) -> None:
+        """Keep how far a wait has come, for whoever runs its trigger next. Nobody is woken.
+
+        :param progress: any JSON value.
+        """
+        await self._note((wait_id, json.dumps(progress)))
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
         """Settle waits whose task was ended by a user or by Airflow; what they launched is due to be cancelled."""
@@ -173,6 +183,17 @@ class Waits:
             return bool((await connection.execute(query)).scalar_one())
 
         return await self._database.read(read)
+
+    async def _note_all(self, transaction: Transaction, noted: list[tuple[str, str]]) -> list[None]:
+        newest = dict(noted)
+        # By id, as everybody locks waits.
+        await transaction.connection.execute(
+            update(waits)
+            .where(waits.c.id == bindparam("wait"), IS_WAITING)
+            .values(progress=bindparam("so_far")),
+            [{"wait": wait_id, "so_far": newest[wait_id]} for wait_id in sorted(newest)],
+        )
+        return [None] * len(noted)
 
     async def _register_all(self, transaction: Transaction, new: list[NewWait]) -> list[Wait]:
         connection = transaction.connection
@@ -292,12 +313,20 @@ async def _abandon(
             state=state,
             outcome=outcome,
             settled_at=transaction.now,
-            cancel=case((waits.c.trigger.is_not(None), "due")),
-            cancel_lease=transaction.now,
             version=transaction.version,
+            **_due_to_be_stopped(transaction),
         )
     )
     transaction.changed.update(ids)
+
+
+def _due_to_be_stopped(transaction: Transaction) -> dict[str, Any]:
+    # What is due already keeps its lease: somebody may be at it.
+    idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
+    return {
+        "cancel": case((idle, "due"), else_=waits.c.cancel),
+        "cancel_lease": case((idle, transaction.now), else_=waits.c.cancel_lease),
+    }
 
 
 def _is_late(now: float) -> ColumnElement[bool]:
@@ -310,15 +339,11 @@ def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
     return and_(waits.c.beat_due <= now, waits.c.heartbeat_timeout + beats_since <= now)
 
 
-def _same_task(one: FromClause, other: FromClause) -> ColumnElement[bool]:
-    return and_(*(one.c[name] == other.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")))
-
-
 def _stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
     mine = waits.alias("mine")
     return (
         select(waits.c.id)
-        .join(mine, _same_task(mine, waits))
+        .join(mine, same_task(mine, waits))
         .where(mine.c.id.in_(wait_ids), IS_WAITING, _has_newer_attempt())
     )
 
@@ -330,7 +355,7 @@ def _has_newer_attempt() -> ColumnElement[bool]:
     newer = waits.alias("newer")
     later_try = newer.c.try_number > waits.c.try_number
     return exists().where(
-        _same_task(newer, waits),
+        same_task(newer, waits),
         or_(
             and_(later_try, newer.c.ti_id >= waits.c.ti_id),
             and_(later_try, newer.c.created_at >= waits.c.created_at),

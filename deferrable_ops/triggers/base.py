@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jinja2
@@ -16,7 +16,7 @@ from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers import chores, delivery
-from deferrable_ops.triggers.killing import end_if_killed
+from deferrable_ops.triggers.killing import end_if_killed, stop_due_work
 from deferrable_ops.triggers.sealed import seal
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PATIENCE = float("inf")
 """A trigger never gives the inbox up: an outage delays a wait, and Airflow's own deadline bounds it."""
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
+_ASK_AGAIN_AFTER = 1.0
 _SETTLE_AFTER_DEFER = (
     2.0  # a trigger that fires earlier can meet a worker that is still leaving (airflow#66374)
 )
@@ -183,6 +184,37 @@ class TaskTrigger(BaseTrigger):
     async def changed(self) -> None:
         """Take note of a change to the wait, which may go on."""
 
+    async def unless_settled(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Return what the work comes to, or the wait's outcome when the inbox has one first; the work then ends."""
+        working = asyncio.create_task(self._safely(work))
+        settling = asyncio.create_task(self._safely(self.settled()))
+        try:
+            await asyncio.wait([settling, working], return_when=asyncio.FIRST_COMPLETED)
+            return (settling if settling.done() else working).result()
+        finally:
+            for task in (settling, working):
+                task.cancel()
+            await asyncio.gather(settling, working, return_exceptions=True)
+
+    async def other_attempts_stopped(self) -> None:
+        """Return once nothing is left to be stopped of what other attempts of the task have launched.
+
+        A feature whose work must not run twice at once awaits this before it launches. What cannot be stopped is
+        tried again every minute: the wait's deadline ends that.
+        """
+        pause = 0.0
+        while left := await self.inbox.cancellations.of_other_attempts(self.current.id):
+            if not pause:
+                self.log.info("What an earlier attempt launched is stopped first (wait %s)", ", ".join(left))
+            await asyncio.sleep(pause)
+            for wait_id in left:
+                await stop_due_work(self.inbox, wait_id)
+            pause = _ASK_AGAIN_AFTER
+
+    def leaves_work_running(self, outcome: Outcome) -> bool:
+        """Return whether outside work may go on after this outcome, which nobody needs then: it is stopped."""
+        return False
+
     async def _outcome(self) -> Outcome:
         try:
             attempt = self.identify()
@@ -209,7 +241,8 @@ class TaskTrigger(BaseTrigger):
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         if self.current.outcome is None:  # otherwise the endpoint or the watcher has settled it
-            self.current = await self.inbox.waits.settle(self.current.id, outcome)
+            stop_work = self.leaves_work_running(outcome)
+            self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
         if self.current.cancel == "due":
             chores.detach(chores.cancel_due(self.current.id))
         return self.current.outcome or outcome
@@ -237,6 +270,12 @@ class TaskTrigger(BaseTrigger):
             expected=self.expected,
             trigger=seal(self, attempt) if self.cancellable else None,
         )
+
+    async def _safely(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        try:
+            return await work
+        except (Exception, SystemExit) as error:  # a task that raises SystemExit ends the whole triggerer
+            return self._failed_by(error)
 
     def _failed_by(self, error: BaseException) -> Failure:
         if isinstance(error, DeferrableOpsError):

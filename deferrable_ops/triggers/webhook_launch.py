@@ -54,7 +54,7 @@ class Launch:
                 text = text.replace(secret, _HIDDEN)
         return text
 
-    async def send_until_answered(self, check: Callable[[], Awaitable[None]], timeout: float) -> Answer:
+    async def send_until_answered(self, check: Callable[[], Awaitable[object]], timeout: float) -> Answer:
         """Send the request, again after connection errors, 429 and 5xx, and return the answer that accepts it.
 
         :param check: awaited immediately before each sending; what it raises ends the matter.

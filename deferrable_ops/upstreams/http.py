@@ -48,7 +48,7 @@ class Answer:
     retry_after: float | None
 
 
-async def send(request: Request, *, before_send: Callable[[], Awaitable[None]] | None = None) -> Answer:
+async def send(request: Request, *, before_send: Callable[[], Awaitable[object]] | None = None) -> Answer:
     """Send a request and return the answer, whatever its status. Redirects are not followed.
 
     :param before_send: awaited when the connection is there and nothing has been written yet; what it raises stops

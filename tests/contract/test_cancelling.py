@@ -9,6 +9,7 @@ import pytest
 from contract.support import new_attempt, new_wait, register, send
 from sqlalchemy import update
 
+from deferrable_ops import Failure, Success
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.schema import waits
 
@@ -115,3 +116,59 @@ async def test_nothing_is_stopped_while_a_process_may_be_launching_it(two: tuple
     async with two[0].launches.claim(other.id):
         await two[1].waits.kill([other.id])
     assert await two[1].cancellations.take() is not None
+
+
+async def test_what_a_failure_leaves_running_is_stopped(inbox: Inbox) -> None:
+    left, over = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
+    assert (await inbox.waits.settle(left.id, Failure("refused"), stop_work=True)).cancel == "due"
+    assert (await inbox.waits.settle(over.id, Failure("refused"))).cancel is None
+    cancellation = await inbox.cancellations.take()
+    assert cancellation is not None
+    assert cancellation.wait_id == left.id
+
+
+async def test_an_outcome_that_came_first_decides_what_is_stopped(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=TRIGGER)
+    await inbox.waits.settle(wait.id, Success(1))
+    assert (await inbox.waits.settle(wait.id, Failure("late"), stop_work=True)).cancel is None
+
+
+async def test_settling_an_expired_wait_takes_no_cancellation_from_who_is_at_it(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=TRIGGER, late=True)
+    await inbox.waits.expire(None)
+    assert await inbox.cancellations.take() is not None
+    await inbox.waits.settle(wait.id, Failure("too late"), stop_work=True)
+    assert await inbox.cancellations.take() is None
+
+
+async def test_an_attempt_learns_what_others_of_its_task_have_left_to_be_stopped(inbox: Inbox) -> None:
+    old = new_attempt("task")
+    first = await register(inbox, old, trigger=TRIGGER)
+    elsewhere = await register(inbox, trigger=TRIGGER)
+    await inbox.waits.kill([elsewhere.id])
+    second = await register(inbox, new_attempt("task", ti_id=old.ti_id, try_number=2), trigger=TRIGGER)
+    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]
+    cancellation = await inbox.cancellations.take(first.id)
+    assert cancellation is not None
+    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]  # under way is not done
+    await inbox.cancellations.done(cancellation)
+    assert await inbox.cancellations.of_other_attempts(second.id) == []
+
+
+async def test_what_was_given_up_is_tried_again_for_an_attempt_that_cannot_start_beside_it(
+    inbox: Inbox,
+) -> None:
+    old = new_attempt("task")
+    first = await register(inbox, old, trigger=TRIGGER)
+    await inbox.waits.kill([first.id])
+    for _ in range(10):
+        cancellation = await inbox.cancellations.take(first.id)
+        assert cancellation is not None
+        await inbox.cancellations.failed(cancellation)
+        await lapse(inbox)
+    assert await inbox.cancellations.take(first.id) is None
+    second = await register(inbox, new_attempt("task", ti_id=old.ti_id, try_number=2), trigger=TRIGGER)
+    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]
+    again = await inbox.cancellations.take(first.id)
+    assert again is not None
+    assert again.trigger == TRIGGER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from contract.support import eventually, new_attempt, register, send
@@ -36,6 +37,19 @@ async def test_what_was_recorded_is_never_launched_again(two: tuple[Inbox, Inbox
     launched = await two[1].waits.get(wait.id)
     assert launched.launch_answer == {"status": 201}
     assert launched.launched_at is not None
+
+
+async def test_an_owner_learns_until_when_it_may_send(inbox: Inbox) -> None:
+    wait = await register(inbox)
+    async with inbox.launches.claim(wait.id) as claim:
+        assert claim is not None
+        asked_at = time.monotonic()
+        until = await claim.check()
+        assert asked_at < until < asked_at + launches.LEASE
+        async with inbox.database.begin() as connection:
+            query = select(waits.c.launch_lease).where(waits.c.id == wait.id)
+            lease = (await connection.execute(query)).scalar_one()
+        assert until - time.monotonic() < lease - await inbox.database.now()
 
 
 async def test_a_second_process_waits_while_the_first_launches(two: tuple[Inbox, Inbox]) -> None:

@@ -68,6 +68,8 @@ async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
         async with full.launches.claim(wait.id) as claim:
             assert claim is not None
             await claim.record(None)
+        await full.waits.note_progress(wait.id, {"seen": 1})
+        await full.cancellations.of_other_attempts(wait.id)
         await full.waits.kill([wait.id])
         await full.waits.get_many([wait.id])
     await _assert_no_scans(full, asked)

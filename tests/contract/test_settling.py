@@ -77,3 +77,12 @@ async def test_callbacks_kills_and_deadlines_that_meet_leave_one_truth(two: tupl
         accepted = receipt.status == 200
         assert accepted == (found[wait_id].state is State.SUCCESS), (receipt, found[wait_id])
         assert found[wait_id].state is not State.WAITING
+
+
+async def test_progress_is_kept_for_whoever_runs_the_trigger_next(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0])
+    await asyncio.gather(*(two[0].waits.note_progress(wait.id, {"seen": seen}) for seen in range(5)))
+    assert (await two[1].waits.register(new_wait(wait.attempt))).progress == {"seen": 4}
+    await two[0].waits.settle(wait.id, Success(1))
+    await two[0].waits.note_progress(wait.id, {"seen": 5})
+    assert (await two[0].waits.get(wait.id)).progress == {"seen": 4}
