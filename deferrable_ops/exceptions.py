@@ -8,6 +8,7 @@ DeferrableOpsError
 │   └── UnknownWait           this inbox has never seen the wait, or has pruned it
 ├── TokenRefused              a callback token is malformed, forged or revoked
 └── DataflowError
+    ├── DataflowUnavailable   Dataflow does not answer now: try again
     ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
     └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
 """
@@ -45,6 +46,10 @@ class TokenRefused(DeferrableOpsError):
 
 class DataflowError(DeferrableOpsError):
     """Base of what can go wrong with Dataflow."""
+
+
+class DataflowUnavailable(DataflowError):
+    """Dataflow does not answer now, or asks to slow down; what was asked may be asked again."""
 
 
 class DataflowRefused(DataflowError):

@@ -60,6 +60,12 @@ def get_provider_info() -> dict[str, Any]:
                         default="True",
                         kind="boolean",
                     ),
+                    "dataflow_emulator_host": _option(
+                        "host:port of a fake Dataflow (deferrable_ops.testing.dataflow), reached without TLS and "
+                        "credentials. Empty: Google's own.",
+                        default="",
+                        example="127.0.0.1:8765",
+                    ),
                 },
             }
         },

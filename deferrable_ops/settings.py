@@ -96,5 +96,10 @@ def notify() -> bool:
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
+def dataflow_emulator_host() -> str | None:
+    """Return the ``host:port`` of a fake Dataflow, reached without TLS and credentials; None means Google's own."""
+    return str(conf.get(SECTION, "dataflow_emulator_host", fallback="")) or None
+
+
 def _airflow_home() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 UNKNOWN, STOPPED, RUNNING, DONE, FAILED, CANCELLED, UPDATED, DRAINING, DRAINED = range(9)
 PENDING, CANCELLING, QUEUED, RESOURCE_CLEANING_UP, PAUSING, PAUSED = range(9, 15)
 
 _STATE_NAMES = (
-    "UNKNOWN STOPPED RUNNING DONE FAILED CANCELLED UPDATED DRAINING DRAINED "
-    "PENDING CANCELLING QUEUED RESOURCE_CLEANING_UP PAUSING PAUSED"
-).split()
+    *("UNKNOWN", "STOPPED", "RUNNING", "DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINING", "DRAINED"),
+    *("PENDING", "CANCELLING", "QUEUED", "RESOURCE_CLEANING_UP", "PAUSING", "PAUSED"),
+)
 
 FINISHED: Final = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
 """The states that a job never leaves."""
@@ -26,9 +25,10 @@ IMPORTANCES: Final = ("DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR")
 _IMPORTANCE_OF_NUMBER = {1: "DEBUG", 2: "DETAILED", 5: "BASIC", 3: "WARNING", 4: "ERROR"}
 NUMBER_OF_IMPORTANCE: Final = {name: number for number, name in _IMPORTANCE_OF_NUMBER.items()}
 
-_JOB_TYPES = {1: False, 2: True}
-_OVERLAP_SECONDS = 10  # how much later than its own time a message may turn up and still be read
-_IDS_KEPT = 200
+_IS_STREAMING = {1: False, 2: True}
+_TYPE_NAMES = {None: None, False: "JOB_TYPE_BATCH", True: "JOB_TYPE_STREAMING"}
+_LATE_SECONDS = 10  # how much later than its own time a message may turn up and still be read
+_IDS_KEPT = 200  # they are stored at every step of the cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Job:
     :param is_streaming: None when the API did not say.
     :param labels: empty where the API leaves them out: in lists.
     :param replaced_by: the id of the job that this one was updated to.
-    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000Z``; as are the other times.
+    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; as are the other times.
+    :param message: the API's own message, when the job came from there.
     """
 
     id: str
@@ -54,7 +55,7 @@ class Job:
     created_at: str | None = None
     started_at: str | None = None
     state_since: str | None = None
-    json: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    message: Any = field(default=None, repr=False, compare=False)
 
     @property
     def state_name(self) -> str:
@@ -68,7 +69,24 @@ class Job:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job in the API's own JSON (camelCase), of JSON's types only."""
-        return dict(self.json)
+        if self.message is None:
+            return _without_nothing(
+                id=self.id,
+                name=self.name,
+                projectId=self.project_id,
+                location=self.region,
+                type=_TYPE_NAMES[self.is_streaming],
+                currentState=self.state_name,
+                currentStateTime=self.state_since,
+                createTime=self.created_at,
+                startTime=self.started_at,
+                labels=self.labels or None,
+                replacedByJobId=self.replaced_by,
+            )
+        from google.protobuf.json_format import MessageToDict
+
+        described: dict[str, Any] = MessageToDict(self.message)
+        return described | {"currentState": self.state_name, "location": self.region}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +108,28 @@ class MessageCursor:
     """How far a job's messages have been read.
 
     :param time: RFC 3339; where reading goes on.
-    :param ids: the messages at that time or later that have been read.
+    :param ids: of the messages at that time or later that have been read.
     """
 
     time: str
     ids: tuple[str, ...] = ()
+
+    def unread(self, messages: Sequence[JobMessage]) -> tuple[JobMessage, ...]:
+        """Return those of a job's messages that have not been read yet."""
+        return tuple(message for message in messages if _id(message) not in self.ids)
+
+    def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
+        """Return the cursor once these messages, all that there are from its time on, have been read.
+
+        It stays a little behind the newest message, because messages turn up late and out of order.
+        """
+        if not messages:
+            return self
+        newest = max(message.time for message in messages)
+        kept = sorted(messages, key=lambda message: message.time)[-_IDS_KEPT:]
+        # Beyond _IDS_KEPT the cursor closes up: all messages from its time on have to be among the ids.
+        start = max(self.time, _earlier(newest), kept[0].time if len(kept) < len(messages) else "")
+        return MessageCursor(start, tuple(_id(message) for message in messages if message.time >= start))
 
     def as_json(self) -> dict[str, Any]:
         """Return what can be stored, of JSON's types only."""
@@ -136,3 +171,58 @@ def state_name(number: int) -> str:
     """Return the API's name of a state: ``JOB_STATE_<number>`` when this version does not know it."""
     known = 0 <= number < len(_STATE_NAMES)
     return f"JOB_STATE_{_STATE_NAMES[number] if known else number}"
+
+
+def job_from_api(message: Any, project_id: str, region: str) -> Job:
+    """Return what a Job message of the API says.
+
+    :param project_id: for when the message does not name it; as the region.
+    """
+    return Job(
+        id=message.id,
+        name=message.name,
+        project_id=message.project_id or project_id,
+        region=message.location or region,
+        state=int(message.current_state),
+        is_streaming=_IS_STREAMING.get(int(message.type)),
+        labels=dict(message.labels),
+        replaced_by=message.replaced_by_job_id or None,
+        created_at=_time(message, "create_time"),
+        started_at=_time(message, "start_time"),
+        state_since=_time(message, "current_state_time"),
+        message=message,
+    )
+
+
+def message_from_api(message: Any) -> JobMessage:
+    """Return what a JobMessage message of the API says."""
+    importance = _IMPORTANCE_OF_NUMBER.get(int(message.message_importance), "BASIC")
+    time = _time(message, "time") or _text_of(0, 0)
+    return JobMessage(message.id, time, importance, message.message_text)
+
+
+def _id(message: JobMessage) -> str:
+    # The API's own ids are deprecated there: they may be missing one day.
+    said = f"{message.time}{message.id}{message.text}".encode()
+    return hashlib.blake2b(said, digest_size=6).hexdigest()
+
+
+def _time(message: Any, name: str) -> str | None:
+    if not message.HasField(name):
+        return None
+    timestamp = getattr(message, name)
+    return _text_of(timestamp.seconds, timestamp.nanos)
+
+
+def _text_of(seconds: int, nanoseconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def _earlier(time: str) -> str:
+    whole, _, fraction = time.partition(".")
+    moved = datetime.fromisoformat(whole) - timedelta(seconds=_LATE_SECONDS)
+    return f"{moved:%Y-%m-%dT%H:%M:%S}.{fraction}"
+
+
+def _without_nothing(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,98 @@
+"""Google credentials: those of an Airflow connection, or of the machine. Loading them blocks: only in a thread."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
+    """Return credentials that have been tried once.
+
+    :param gcp_conn_id: an Airflow connection; None takes the application default credentials.
+    :param impersonation_chain: service accounts, the last of them the one to act as.
+    :raises ConfigurationError: there are none, or the google provider is missing.
+    :raises DataflowRefused: Google refused them.
+    """
+    if gcp_conn_id is not None:
+        credentials = _of_connection(gcp_conn_id, impersonation_chain)
+    else:
+        credentials = _of_machine(impersonation_chain)
+    _try_once(credentials, whose(gcp_conn_id, impersonation_chain))
+    return credentials
+
+
+def whose(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
+    """Return in words whose credentials these are."""
+    source = f"the connection {gcp_conn_id!r}" if gcp_conn_id else "the application default credentials"
+    return f"{impersonation_chain[-1]} (impersonated by {source})" if impersonation_chain else source
+
+
+def _of_connection(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Credentials:
+    try:
+        from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+    except ImportError as missing:
+        raise ConfigurationError(
+            f"gcp_conn_id={gcp_conn_id!r} is read by the google provider, which is not installed here: "
+            "pip install apache-airflow-providers-google, or leave gcp_conn_id out to use the application default "
+            "credentials"
+        ) from missing
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        hook = GoogleBaseHook(gcp_conn_id=gcp_conn_id, impersonation_chain=list(impersonation_chain) or None)
+        return cast("Credentials", hook.get_credentials())
+    except AirflowException as error:
+        raise ConfigurationError(f"the connection {gcp_conn_id!r} gives no credentials: {error}") from error
+
+
+def _of_machine(impersonation_chain: tuple[str, ...]) -> Credentials:
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        found, _project = google.auth.default(scopes=SCOPES)
+    except DefaultCredentialsError as error:
+        raise ConfigurationError(
+            f"there are no application default credentials in this triggerer ({error}); set "
+            "GOOGLE_APPLICATION_CREDENTIALS, run on a machine with a service account, or give gcp_conn_id"
+        ) from error
+    if not impersonation_chain:
+        return found
+    impersonated: Any = import_module("google.auth.impersonated_credentials")
+    *delegates, target = impersonation_chain
+    return cast(
+        "Credentials",
+        impersonated.Credentials(
+            source_credentials=found,
+            target_principal=target,
+            delegates=delegates,
+            target_scopes=list(SCOPES),
+        ),
+    )
+
+
+def _try_once(credentials: Credentials, owner: str) -> None:
+    """Fetch a token. gRPC would do it too, but cannot tell revoked credentials from a network that is down."""
+    from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+    from google.auth.transport.requests import Request
+
+    scoping: Any = import_module("google.auth.credentials")
+    try:
+        scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
+    except TransportError:
+        return  # whoever calls asks again for as long as it takes
+    except GoogleAuthError as error:
+        if isinstance(error, RefreshError) and error.retryable:
+            return
+        raise DataflowRefused(
+            f"Google refused the credentials of {owner}: {error}; replace the key, or grant the account "
+            "roles/iam.serviceAccountTokenCreator on what it impersonates"
+        ) from error
