@@ -173,6 +173,11 @@ def state_name(number: int) -> str:
     return f"JOB_STATE_{_STATE_NAMES[number] if known else number}"
 
 
+def state_number(state: str | int) -> int:
+    """Return the number of a state: of ``RUNNING``, of ``JOB_STATE_RUNNING``, or of a number."""
+    return state if isinstance(state, int) else _STATE_NAMES.index(state.removeprefix("JOB_STATE_"))
+
+
 def job_from_api(message: Any, project_id: str, region: str) -> Job:
     """Return what a Job message of the API says.
 

@@ -1,0 +1,114 @@
+"""A fake Dataflow in a process of its own, told what to do and asked what happened over HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from deferrable_ops.testing.dataflow.fake import FakeDataflow
+
+_SETTINGS = {"second_launch", "list_lag", "page_limit", "failed_location"}
+
+
+class DataflowControl:
+    """Tells a fake in another process what to do.
+
+    :param host: what the setting ``dataflow_emulator_host`` takes.
+    :param url: of its control, as ``http://127.0.0.1:40123``.
+    """
+
+    def __init__(self, host: str, url: str) -> None:
+        self.host = host
+        self.url = url
+
+    def tell(self, what: str, *positional: Any, **named: Any) -> Any:
+        """Call a method of the fake, or of its trouble, by name: ``tell("script", "etl", {"state": "RUNNING"})``.
+
+        :raises ValueError: there is no such method, or it raised.
+        """
+        return self._send("/tell", {"what": what, "positional": positional, "named": named})
+
+    def set(self, **settings: Any) -> None:
+        """Set ``second_launch``, ``list_lag``, ``page_limit`` or ``failed_location``."""
+        self._send("/set", settings)
+
+    def report(self) -> dict[str, Any]:
+        """Return ``{"calls": {method: count}, "jobs": [...]}``."""
+        answer: dict[str, Any] = self._send("/", None)
+        return answer
+
+    def _send(self, path: str, body: Any) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data=data)  # noqa: S310
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise ValueError(error.read().decode()) from None
+
+
+@contextmanager
+def dataflow_process(port: int = 0) -> Iterator[DataflowControl]:
+    """Run a fake Dataflow in a process of its own.
+
+    :param port: 0 takes a free one.
+    """
+    command = [sys.executable, "-m", "deferrable_ops.testing.dataflow", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    try:
+        assert process.stdout is not None
+        where = json.loads(process.stdout.readline())
+        yield DataflowControl(where["dataflow"], where["control"])
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def serve_control(fake: FakeDataflow, port: int) -> str:
+    """Serve the control of a fake, and return its URL."""
+    app = web.Application()
+
+    async def report(_request: web.Request) -> web.Response:
+        return web.json_response(fake.report())
+
+    async def tell(request: web.Request) -> web.Response:
+        told = await request.json()
+        try:
+            method = _method(fake, told["what"])
+            result = method(*told.get("positional", ()), **told.get("named", {}))
+            if hasattr(result, "__await__"):
+                result = await result
+        except (LookupError, TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text=f"{type(error).__name__}: {error}") from None
+        return web.json_response(result)
+
+    async def set_settings(request: web.Request) -> web.Response:
+        for name, value in (await request.json()).items():
+            if name not in _SETTINGS:
+                raise web.HTTPBadRequest(text=f"{name} is none of {', '.join(sorted(_SETTINGS))}")
+            setattr(fake, name, value)
+        return web.json_response(None)
+
+    app.add_routes([web.get("/", report), web.post("/tell", tell), web.post("/set", set_settings)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+def _method(fake: FakeDataflow, name: str) -> Any:
+    if name in {"script", "move", "say", "replace", "connect", "disconnect"}:
+        return getattr(fake, name)
+    if name in {"fail", "lose_replies", "delay", "mend"}:
+        return getattr(fake.trouble, name)
+    raise LookupError(f"the fake cannot be told to {name}")

@@ -1,0 +1,169 @@
+"""The fake Dataflow: its jobs, what is scripted of them, and the server on loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import grpc.aio
+
+from deferrable_ops.testing.dataflow.jobs import FakeJob, Script, Step
+from deferrable_ops.testing.dataflow.service import handlers
+from deferrable_ops.testing.dataflow.trouble import Trouble
+from deferrable_ops.upstreams.dataflow_jobs import state_name
+
+SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
+
+
+class FakeDataflow:
+    """A Dataflow whose jobs are queued, run, and are done at once, unless told otherwise.
+
+    :param trouble: what goes wrong: errors, lost replies, slowness; counts the calls.
+    :param second_launch: what a launch under the name of an active job gets: ``refuse`` (ALREADY_EXISTS), or ``return``
+        (the active job).
+    :param list_lag: seconds for which a new job is missing from lists.
+    :param page_limit: the most jobs or messages in a page.
+    :param failed_location: lists say that the region did not answer.
+    """
+
+    def __init__(self) -> None:
+        self.trouble = Trouble()
+        self.second_launch: Literal["refuse", "return"] = "refuse"
+        self.list_lag = 0.0
+        self.page_limit = 100
+        self.failed_location = False
+        self._port = 0
+        self._server: Any = None
+        self._jobs: dict[str, FakeJob] = {}
+        self._scripts: dict[str, Script] = {"": Script([Step("RUNNING"), Step("DONE")])}
+
+    @property
+    def host(self) -> str:
+        """What the setting ``dataflow_emulator_host`` takes."""
+        return f"127.0.0.1:{self._port}"
+
+    def script(
+        self,
+        prefix: str,
+        *steps: Step | dict[str, Any],
+        streaming: bool = False,
+        hides_type: bool = False,
+        stop_seconds: float = 0.0,
+    ) -> None:
+        """Say what becomes of the jobs that are launched from now on.
+
+        :param prefix: of their names; the longest that fits counts, and an empty one fits all.
+        :param steps: none leaves them queued until they are moved.
+        :param hides_type: the API does not say whether a queued job is streaming, as with a flex template.
+        :param stop_seconds: how long it takes to cancel or drain them.
+        """
+        made = [step if isinstance(step, Step) else Step(**step) for step in steps]
+        self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds)
+
+    def jobs(self, name: str = "") -> list[FakeJob]:
+        """Return the jobs, the oldest first.
+
+        :param name: or its beginning.
+        """
+        for job in self._jobs.values():
+            job.advance()
+        return [job for job in self._jobs.values() if job.name.startswith(name)]
+
+    def job(self, name: str) -> FakeJob:
+        """Return the newest job of this id or name, or beginning of a name."""
+        found = [self._jobs[name]] if name in self._jobs else self.jobs(name)
+        if not found:
+            raise LookupError(f"no job {name!r}; there are {sorted(self._jobs)}")
+        found[-1].advance()
+        return found[-1]
+
+    def move(self, name: str, state: str | int) -> None:
+        """Put a job into a state, from which it goes nowhere by itself: ``RUNNING``, or a number."""
+        self.job(name).move(state)
+
+    def say(self, name: str, text: str, importance: str = "BASIC") -> None:
+        """Let a job say something: DEBUG, DETAILED, BASIC, WARNING or ERROR."""
+        self.job(name).say(text, importance)
+
+    def replace(self, name: str) -> str:
+        """Update a job, which ends it, and return the id of the job that replaces it."""
+        old = self.job(name)
+        new = self.create(old.name, old.project_id, old.region, old.labels, old.request)
+        old.replace(new.id)
+        return new.id
+
+    def listed_jobs(self) -> list[FakeJob]:
+        """Return the jobs that lists show by now."""
+        seen_before = datetime.now(UTC).timestamp() - self.list_lag
+        return [job for job in self.jobs() if job.created_at <= seen_before]
+
+    def create(
+        self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
+    ) -> FakeJob:
+        """Create a job as a launch does, by the script for its name."""
+        script = self._scripts[max((p for p in self._scripts if name.startswith(p)), key=len)]
+        job = FakeJob(
+            id=f"{datetime.now(UTC):%Y-%m-%d_%H_%M_%S}-{len(self._jobs) + 1:019d}",
+            name=name,
+            project_id=project_id,
+            region=region,
+            labels=labels,
+            request=request,
+            steps=list(script.steps),
+            streaming=script.streaming,
+            hides_type=script.hides_type,
+            stop_seconds=script.stop_seconds,
+        )
+        self._jobs[job.id] = job
+        return job
+
+    def report(self) -> dict[str, Any]:
+        """Return all counts and jobs, of JSON's types only."""
+        jobs = [
+            {**asdict(job), "state": state_name(job.state).removeprefix("JOB_STATE_")} for job in self.jobs()
+        ]
+        return {"calls": dict(self.trouble.calls), "jobs": jobs}
+
+    async def connect(self, port: int | None = None) -> None:
+        """Begin to listen.
+
+        :param port: None takes the one of the last time, or a free one.
+        """
+        self._server = grpc.aio.server(
+            handlers=None,
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ),
+        )
+        self._server.add_generic_rpc_handlers(tuple(handlers(self)))
+        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port if port is None else port}")
+        await self._server.start()
+
+    async def disconnect(self) -> None:
+        """Drop every connection, and refuse new ones. The jobs go on."""
+        await self._server.stop(None)
+
+
+@asynccontextmanager
+async def fake_dataflow(port: int = 0) -> AsyncIterator[FakeDataflow]:
+    """Run a fake Dataflow in this event loop; within the block, the library's setting names it.
+
+    :param port: 0 takes a free one.
+    """
+    fake = FakeDataflow()
+    await fake.connect(port)
+    before = os.environ.get(SETTING)
+    os.environ[SETTING] = fake.host
+    try:
+        yield fake
+    finally:
+        if before is None:
+            del os.environ[SETTING]
+        else:
+            os.environ[SETTING] = before
+        await fake.disconnect()

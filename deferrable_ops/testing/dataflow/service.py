@@ -1,0 +1,216 @@
+"""The methods of Dataflow's API over the jobs of the fake."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.cloud import dataflow_v1beta3 as api
+from google.protobuf.json_format import MessageToDict
+
+from deferrable_ops.testing.dataflow.jobs import NOT_ACTIVE, FakeJob
+from deferrable_ops.upstreams.dataflow_jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED
+
+if TYPE_CHECKING:
+    from deferrable_ops.testing.dataflow.fake import FakeDataflow
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
+_SUMMARY_VIEWS = {api.JobView.JOB_VIEW_UNKNOWN, api.JobView.JOB_VIEW_SUMMARY}
+_LEAST_OF_NUMBER = {number: IMPORTANCES.index(name) for name, number in NUMBER_OF_IMPORTANCE.items()}
+
+
+class Service:
+    """Every method that the library calls, and no other."""
+
+    def __init__(self, fake: FakeDataflow) -> None:
+        self._fake = fake
+
+    async def launch_flex_template(self, request: Any, context: Any) -> Any:
+        """LaunchFlexTemplate."""
+        job = await self._launch(request, request.launch_parameter, context)
+        return api.LaunchFlexTemplateResponse(job=_described(job, full=True))
+
+    async def launch_template(self, request: Any, context: Any) -> Any:
+        """LaunchTemplate."""
+        job = await self._launch(request, request.launch_parameters, context)
+        return api.LaunchTemplateResponse(job=_described(job, full=True))
+
+    async def get_job(self, request: Any, context: Any) -> Any:
+        """GetJob. The summary lacks labels."""
+        job = await self._find(request, context)
+        return _described(job, full=request.view not in _SUMMARY_VIEWS)
+
+    async def list_jobs(self, request: Any, context: Any) -> Any:
+        """ListJobs: always summaries."""
+        kind = api.ListJobsRequest.Filter
+        found = [
+            job
+            for job in self._fake.listed_jobs()
+            if (job.project_id, job.region) == (request.project_id, request.location)
+            and (not request.name or job.name == request.name)
+            and (request.filter != kind.ACTIVE or job.state not in NOT_ACTIVE)
+            and (request.filter != kind.TERMINATED or job.state in NOT_ACTIVE)
+        ]
+        page, token = self._page(found, request)
+        if self._fake.failed_location:
+            lost = [api.FailedLocation(name=request.location)]
+            return api.ListJobsResponse(failed_location=lost)
+        jobs = [_described(job, full=False) for job in page]
+        return api.ListJobsResponse(jobs=jobs, next_page_token=token)
+
+    async def update_job(self, request: Any, context: Any) -> Any:
+        """UpdateJob: cancel or drain."""
+        job = await self._find(request, context)
+        states = api.JobState
+        how = {states.JOB_STATE_CANCELLED: "cancel", states.JOB_STATE_DRAINED: "drain"}.get(
+            request.job.requested_state
+        )
+        if how is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "requested_state must cancel or drain")
+        if job.is_finished:
+            message = f"({job.id}): the job has terminated in state {job.state}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        if how == "drain" and not job.streaming:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "only streaming jobs can be drained")
+        job.stop(str(how))
+        return _described(job, full=False)
+
+    async def list_job_messages(self, request: Any, context: Any) -> Any:
+        """ListJobMessages: the oldest first."""
+        job = await self._find(request, context)
+        least = _LEAST_OF_NUMBER.get(int(request.minimum_importance), 0)
+        pb = type(request).pb(request)
+        start = pb.start_time.ToNanoseconds() if pb.HasField("start_time") else 0
+        end = pb.end_time.ToNanoseconds() if pb.HasField("end_time") else 2**63
+        found = sorted(
+            (
+                message
+                for message in job.messages
+                if IMPORTANCES.index(message.importance) >= least
+                and start <= _nanoseconds(message.time) < end
+            ),
+            key=lambda message: message.time,
+        )
+        page, token = self._page(found, request)
+        answer = api.ListJobMessagesResponse(next_page_token=token)
+        for message in page:
+            added = api.ListJobMessagesResponse.pb(answer).job_messages.add(
+                id=message.id,
+                message_text=message.text,
+                message_importance=NUMBER_OF_IMPORTANCE[message.importance],
+            )
+            added.time.FromNanoseconds(_nanoseconds(message.time))
+        return answer
+
+    async def _launch(self, request: Any, parameters: Any, context: Any) -> FakeJob:
+        name, labels = parameters.job_name, dict(parameters.environment.additional_user_labels)
+        if not _NAME.fullmatch(name):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"invalid job name {name!r}")
+        for key, value in labels.items():
+            if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"invalid label {key!r}: {value!r}")
+        active = [
+            job
+            for job in self._fake.jobs()
+            if job.name == name and job.region == request.location and not job.is_finished
+        ]
+        if active and self._fake.second_launch == "return":
+            return active[0]
+        if active:
+            message = (
+                f"There is already an active job named {name}. If you want to submit a second job, try again by "
+                "setting a different name."
+            )
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, message)
+        described = MessageToDict(type(request).pb(request))
+        return self._fake.create(name, request.project_id, request.location, labels, described)
+
+    async def _find(self, request: Any, context: Any) -> FakeJob:
+        for job in self._fake.jobs():
+            place = (job.id, job.project_id, job.region)
+            if place == (request.job_id, request.project_id, request.location):
+                return job
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"Information about job {request.job_id} not found")
+        raise AssertionError  # abort raises
+
+    def _page(self, found: list[Any], request: Any) -> tuple[list[Any], str]:
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size or self._fake.page_limit, self._fake.page_limit)
+        return found[start:end], str(end) if end < len(found) else ""
+
+
+METHODS: dict[str, list[tuple[str, str, Any, Any]]] = {
+    "FlexTemplatesService": [
+        (
+            "LaunchFlexTemplate",
+            "launch_flex_template",
+            api.LaunchFlexTemplateRequest,
+            api.LaunchFlexTemplateResponse,
+        )
+    ],
+    "TemplatesService": [
+        ("LaunchTemplate", "launch_template", api.LaunchTemplateRequest, api.LaunchTemplateResponse)
+    ],
+    "JobsV1Beta3": [
+        ("GetJob", "get_job", api.GetJobRequest, api.Job),
+        ("UpdateJob", "update_job", api.UpdateJobRequest, api.Job),
+        ("ListJobs", "list_jobs", api.ListJobsRequest, api.ListJobsResponse),
+    ],
+    "MessagesV1Beta3": [
+        ("ListJobMessages", "list_job_messages", api.ListJobMessagesRequest, api.ListJobMessagesResponse)
+    ],
+}
+
+
+def handlers(fake: FakeDataflow) -> list[Any]:
+    """Return what a gRPC server needs to serve the fake."""
+    service = Service(fake)
+    return [
+        grpc.method_handlers_generic_handler(
+            f"google.dataflow.v1beta3.{name}",
+            {
+                method: grpc.unary_unary_rpc_method_handler(
+                    _served(fake, method, getattr(service, function)),
+                    request_deserializer=request.deserialize,
+                    response_serializer=response.serialize,
+                )
+                for method, function, request, response in methods
+            },
+        )
+        for name, methods in METHODS.items()
+    ]
+
+
+def _served(fake: FakeDataflow, method: str, answer: Any) -> Any:
+    async def serve(request: Any, context: Any) -> Any:
+        await fake.trouble.arrive(method, context)
+        response = await answer(request, context)
+        await fake.trouble.leave(method, context)
+        return response
+
+    return serve
+
+
+def _described(job: FakeJob, *, full: bool) -> Any:
+    known = not (job.hides_type and job.state == QUEUED)
+    kinds = api.JobType
+    described = api.Job(
+        id=job.id,
+        name=job.name,
+        project_id=job.project_id,
+        location=job.region,
+        type_=(kinds.JOB_TYPE_STREAMING if job.streaming else kinds.JOB_TYPE_BATCH) if known else 0,
+        **({"labels": job.labels, "replaced_by_job_id": job.replaced_by} if full else {}),
+    )
+    pb = api.Job.pb(described)
+    pb.current_state = job.state  # also a number that the enumeration lacks
+    pb.create_time.FromNanoseconds(_nanoseconds(job.created_at))
+    pb.current_state_time.FromNanoseconds(_nanoseconds(job.since))
+    return described
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000) * 1_000
