@@ -188,9 +188,10 @@ def _validate_texts(name: str, values: Any, later: Later) -> None:
     if not isinstance(values, Mapping):
         raise InputError(f"{name}= must be a dict of strings; it is {_of_type(values)}")
     for key, value in values.items():
-        if not later(value) and not isinstance(value, str):
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            raise InputError(f"{name}[{key!r}] is {value!r}, and Dataflow takes strings only; write {text!r}")
+        if not later(value) and not isinstance(value, (str, bool, int, float)):
+            raise InputError(
+                f"{name}[{key!r}] is {_of_type(value)}, and Dataflow takes strings only; write it as the template reads it"
+            )
 
 
 def _validate_labels(name: str, labels: Any, later: Later) -> None:

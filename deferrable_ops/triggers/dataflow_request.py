@@ -67,6 +67,10 @@ def build_request(
     environment["additionalUserLabels"] = {**own_labels, **(labels or {}), WAIT_LABEL: wait_id}
     for set_here in ("jobName", "update"):
         _take(parameters, set_here)
+    for name_of_texts in ("parameters", "launchOptions"):
+        values = _take(parameters, name_of_texts)
+        if values is not None:
+            parameters[name_of_texts] = {key: _as_text(value) for key, value in values.items()}
     rest = {key: value for key, value in body.items() if camel(key) not in _SET_HERE}
     if not _is_whole_request(body):
         rest = {"gcsPath": _take(parameters, "gcsPath")} if kind == "classic" else {}
@@ -99,6 +103,13 @@ def camel(key: Any) -> str:
 
 def _is_whole_request(body: Any) -> bool:
     return isinstance(body, Mapping) and any(camel(key) in _PARAMETERS.values() for key in body)
+
+
+def _as_text(value: Any) -> Any:
+    # Dataflow takes strings only; a worker that renders native objects makes numbers of them.
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (int, float)) else value
 
 
 def _take(mapping: dict[str, Any], name: str) -> Any:
