@@ -14,7 +14,10 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "webhook", "class-name": "deferrable_ops.operators.webhook_decorator.webhook_task"}
         ],
-        "extra-links": ["deferrable_ops.operators.webhook.CallbackLink"],
+        "extra-links": [
+            "deferrable_ops.operators.webhook.CallbackLink",
+            "deferrable_ops.operators.dataflow.DataflowJobLink",
+        ],
         "config": {
             "deferrable_ops": {
                 "description": "Settings of airflow-deferrable-ops.",

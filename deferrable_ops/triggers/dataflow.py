@@ -10,18 +10,14 @@ from deferrable_ops.inbox.launches import ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow_arguments import (
     known_now,
-    validate_choice,
-    validate_job_id,
     validate_launch,
-    validate_place,
+    validate_sensor,
     validate_stop,
 )
 from deferrable_ops.triggers.dataflow_follow import JOB_ID, FollowingTrigger, PlacedTrigger
 from deferrable_ops.triggers.dataflow_launch import ForeignJob, Launch, find_own, stop_job
 from deferrable_ops.triggers.dataflow_request import Kind, build_request, job_name, name_prefix
-from deferrable_ops.triggers.dataflow_states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow import Dataflow, Job, use_dataflow
-from deferrable_ops.upstreams.dataflow_jobs import IMPORTANCES
 
 # How often a job is looked for whose launch was asked for and never answered: Dataflow may be about to make it.
 _LOOKS: Final = 3
@@ -194,10 +190,7 @@ class DataflowJobTrigger(FollowingTrigger):
 
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
-        validate_place({name: getattr(self, name) for name in self.arguments}, known_now)
-        validate_job_id(self.job_id, known_now)
-        validate_choice("expected_state", self.expected_state, EXPECTED_STATES, known_now)
-        validate_choice("log_messages", self.log_messages, IMPORTANCES, known_now)
+        validate_sensor({name: getattr(self, name) for name in self.arguments}, known_now)
 
     async def wait(self) -> Outcome:
         """Return what comes of the job."""

@@ -45,10 +45,8 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, late
 
     :raises InputError: one is wrong; the message names it and the fix.
     """
-    validate_place(arguments, later)
-    validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, later)
-    validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, later)
-    validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, later)
+    _validate_following(arguments, later)
+    _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, later)
     _validate_labels("labels", arguments.get("labels"), later)
     given, body = arguments.get("job_name"), arguments.get("body")
     if given is not None and not later(given) and not isinstance(given, str):
@@ -60,11 +58,47 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, late
         valid_prefix(str(prefix))
 
 
-def validate_place(arguments: Mapping[str, Any], later: Later) -> None:
-    """Check where a job is, and as whom it is asked for.
+def validate_sensor(arguments: Mapping[str, Any], later: Later) -> None:
+    """Check the arguments of a wait for a job that exists.
 
     :raises InputError: one is wrong; the message names it and the fix.
     """
+    _validate_following(arguments, later)
+    _validate_job_id(arguments.get("job_id"), later)
+
+
+def validate_stop(arguments: Mapping[str, Any], later: Later) -> None:
+    """Check the arguments of a stop.
+
+    :raises InputError: one is wrong; the message names it and the fix.
+    """
+    _validate_place(arguments, later)
+    _validate_choice("how", arguments.get("how"), HOW_TO_STOP, later)
+    job_id, prefix = arguments.get("job_id"), arguments.get("job_name_prefix")
+    if (job_id is None) == (prefix is None):
+        raise InputError(
+            "give either job_id= or job_name_prefix=: say which job is to be stopped, or which ones"
+        )
+    if job_id is not None:
+        _validate_job_id(job_id, later)
+    elif not later(prefix) and (not isinstance(prefix, str) or not prefix.strip()):
+        raise InputError(
+            f"job_name_prefix={prefix!r} would stop every job of the region; name the jobs' beginning"
+        )
+
+
+def _validate_choice(name: str, value: Any, choices: tuple[str, ...], later: Later) -> None:
+    if value is not None and not later(value) and value not in choices:
+        raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _validate_following(arguments: Mapping[str, Any], later: Later) -> None:
+    _validate_place(arguments, later)
+    _validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, later)
+    _validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, later)
+
+
+def _validate_place(arguments: Mapping[str, Any], later: Later) -> None:
     for name, example in (("project_id", "my-project"), ("region", "europe-west1")):
         value = arguments.get(name)
         if not later(value) and (not isinstance(value, str) or not value.strip()):
@@ -84,45 +118,12 @@ def validate_place(arguments: Mapping[str, Any], later: Later) -> None:
         )
 
 
-def validate_job_id(job_id: Any, later: Later) -> None:
-    """Check a job's id.
-
-    :raises InputError: it is none.
-    """
+def _validate_job_id(job_id: Any, later: Later) -> None:
     if not later(job_id) and (not isinstance(job_id, str) or not job_id.strip()):
         raise InputError(
             f"job_id={job_id!r} is not a job's id, as '2026-01-01_00_00_00-1234'; a task that launches one has its id "
             "as XCom job_id"
         )
-
-
-def validate_stop(arguments: Mapping[str, Any], later: Later) -> None:
-    """Check the arguments of a stop.
-
-    :raises InputError: one is wrong; the message names it and the fix.
-    """
-    validate_place(arguments, later)
-    validate_choice("how", arguments.get("how"), HOW_TO_STOP, later)
-    job_id, prefix = arguments.get("job_id"), arguments.get("job_name_prefix")
-    if (job_id is None) == (prefix is None):
-        raise InputError(
-            "give either job_id= or job_name_prefix=: say which job is to be stopped, or which ones"
-        )
-    if job_id is not None:
-        validate_job_id(job_id, later)
-    elif not later(prefix) and (not isinstance(prefix, str) or not prefix.strip()):
-        raise InputError(
-            f"job_name_prefix={prefix!r} would stop every job of the region; name the jobs' beginning"
-        )
-
-
-def validate_choice(name: str, value: Any, choices: tuple[str, ...], later: Later) -> None:
-    """Check a value that is one of a few, or None.
-
-    :raises InputError: it is none of them.
-    """
-    if value is not None and not later(value) and value not in choices:
-        raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
 
 
 def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], later: Later) -> None:
@@ -190,7 +191,8 @@ def _validate_texts(name: str, values: Any, later: Later) -> None:
     for key, value in values.items():
         if not later(value) and not isinstance(value, (str, bool, int, float)):
             raise InputError(
-                f"{name}[{key!r}] is {_of_type(value)}, and Dataflow takes strings only; write it as the template reads it"
+                f"{name}[{key!r}] is {_of_type(value)}, and Dataflow takes strings only; "
+                "write it as the template reads it"
             )
 
 
