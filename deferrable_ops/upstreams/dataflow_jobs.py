@@ -189,7 +189,7 @@ def job_from_api(message: Any, project_id: str, region: str) -> Job:
         project_id=message.project_id or project_id,
         region=message.location or region,
         state=int(message.current_state),
-        is_streaming=_IS_STREAMING.get(int(message.type)),
+        is_streaming=_IS_STREAMING.get(int(message.type_)),
         labels=dict(message.labels),
         replaced_by=message.replaced_by_job_id or None,
         created_at=_time(message, "create_time"),

@@ -310,4 +310,4 @@ class Poller:
 
 
 def _what_counts(message: Any) -> tuple[Any, ...]:
-    return message.current_state, message.type, message.replaced_by_job_id
+    return message.current_state, message.type_, message.replaced_by_job_id

@@ -31,7 +31,11 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
 
 def whose(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
     """Return in words whose credentials these are."""
-    source = f"the connection {gcp_conn_id!r}" if gcp_conn_id else "the application default credentials"
+    source = (
+        f"the account of the connection {gcp_conn_id!r}"
+        if gcp_conn_id
+        else "the account of the application default credentials"
+    )
     return f"{impersonation_chain[-1]} (impersonated by {source})" if impersonation_chain else source
 
 
