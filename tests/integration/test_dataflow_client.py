@@ -62,7 +62,9 @@ async def test_what_is_no_request_is_never_sent(
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT))
-async def test_launch_is_uncertain_and_not_repeated(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
+async def test_launch_is_uncertain_and_not_repeated(
+    fake: FakeDataflow, dataflow: Dataflow, code: str
+) -> None:
     fake.trouble.fail("LaunchFlexTemplate", code)
     with pytest.raises(LaunchUncertain, match=code) as uncertain:
         await launch(dataflow)
@@ -264,9 +266,12 @@ async def test_missing_job_is_named(dataflow: Dataflow) -> None:
 
 async def test_invalid_parameters_of_a_template_are_named(fake: FakeDataflow, dataflow: Dataflow) -> None:
     fake.trouble.fail(
-        "LaunchFlexTemplate", "INVALID_ARGUMENT", "The template parameters are invalid.", parameters={"in": "missing"}
+        "LaunchFlexTemplate",
+        "INVALID_ARGUMENT",
+        "The template parameters are invalid.",
+        parameters={"in": "missing"},
     )
-    with pytest.raises(DataflowRefused, match="are invalid.; in: missing"):
+    with pytest.raises(DataflowRefused, match=r"are invalid.*; in: missing"):
         await launch(dataflow)
 
 
@@ -293,7 +298,9 @@ async def test_drain_of_a_batch_job_is_refused(fake: FakeDataflow, dataflow: Dat
         await dataflow.stop(job.id, "drain")
 
 
-async def test_messages_come_by_importance_and_time_over_all_pages(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_messages_come_by_importance_and_time_over_all_pages(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
     fake.script("etl")
     fake.page_limit = 2
     job = await launch(dataflow)
@@ -306,7 +313,8 @@ async def test_messages_come_by_importance_and_time_over_all_pages(fake: FakeDat
         ("BASIC", "basic"),
     ]
     assert len(await dataflow.messages(job.id, least="DEBUG")) == 5
-    assert [m.text for m in await dataflow.messages(job.id, least="DEBUG", since=said[1].time)][0] == "warning"
+    later = await dataflow.messages(job.id, least="DEBUG", since=said[1].time)
+    assert [message.text for message in later] == ["warning", "basic", "detailed", "debug"]
 
 
 async def test_a_place_has_one_client(fake: FakeDataflow, dataflow: Dataflow) -> None:
@@ -315,7 +323,9 @@ async def test_a_place_has_one_client(fake: FakeDataflow, dataflow: Dataflow) ->
         assert other is not dataflow
 
 
-async def test_missing_extra_says_what_to_install(fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_extra_says_what_to_install(
+    fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from deferrable_ops.exceptions import ConfigurationError
 
     monkeypatch.setitem(sys.modules, "google.cloud.dataflow_v1beta3", None)
@@ -349,7 +359,12 @@ assert imported and not on_the_loop, on_the_loop
     with dataflow_process() as control:
         environment = {**os.environ, "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST": control.host}
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
 

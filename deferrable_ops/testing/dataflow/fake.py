@@ -74,11 +74,11 @@ class FakeDataflow:
         return [job for job in self._jobs.values() if job.name.startswith(name)]
 
     def job(self, name: str) -> FakeJob:
-        """Return the newest job of this id or name, or beginning of a name."""
-        found = [self._jobs[name]] if name in self._jobs else self.jobs(name)
+        """Return the newest job of this id or name, or else of this beginning of a name."""
+        begins = self.jobs(name)
+        found = [job for job in self.jobs() if name in (job.id, job.name)] or begins
         if not found:
-            raise LookupError(f"no job {name!r}; there are {sorted(self._jobs)}")
-        found[-1].advance()
+            raise LookupError(f"no job {name!r}; there are {sorted(job.name for job in self.jobs())}")
         return found[-1]
 
     def move(self, name: str, state: str | int) -> None:
