@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from airflow.sdk.execution_time import task_runner
 from unit.triggers.dataflow_support import BODY, PLACE, Comms, Runs, eventually, new_attempt
 
-from deferrable_ops.inbox import State, launches
+from deferrable_ops.inbox import State
 from deferrable_ops.outcome import Failure, Success
-from deferrable_ops.testing import memory_inbox
-from deferrable_ops.testing.dataflow import FakeDataflow, Step, fake_dataflow
-from deferrable_ops.triggers import dataflow as dataflow_trigger
-from deferrable_ops.triggers import dataflow_launch
+from deferrable_ops.testing.dataflow import FakeDataflow, Step
 from deferrable_ops.triggers.dataflow import DataflowLaunchTrigger
 from deferrable_ops.triggers.dataflow_request import WAIT_LABEL, job_name
 from deferrable_ops.triggers.killing import stop_due_work
@@ -23,37 +18,8 @@ from deferrable_ops.triggers.killing import stop_due_work
 RUNNING = Step("RUNNING")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataflow_launch, "_PAUSE_FIRST", 0.05)
-    monkeypatch.setattr(dataflow_launch, "_LABELS_EVERY", 0.05)
-    monkeypatch.setattr(dataflow_trigger, "_LOOK_EVERY", 0.1)
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
-
-
-@pytest.fixture
-def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
-    comms = Comms()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
-    return comms
-
-
-@pytest.fixture
-async def runs(comms: Comms) -> AsyncIterator[Runs]:
-    async with memory_inbox() as inbox:
-        runs = Runs(inbox)
-        yield runs
-        await runs.stop()
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeDataflow]:
-    async with fake_dataflow() as fake:
-        yield fake
-
-
 async def test_flex_template_is_launched_and_followed_to_its_end(
-    fake: FakeDataflow, runs: Runs, comms: Comms
+    fake: FakeDataflow, runs: Runs, supervisor: Comms
 ) -> None:
     run = runs.start(labels={"team": "data"})
     outcome = await run.outcome()
@@ -62,8 +28,8 @@ async def test_flex_template_is_launched_and_followed_to_its_end(
     assert job.labels == {"team": "data", WAIT_LABEL: run.attempt.wait_id}
     assert isinstance(outcome, Success)
     assert (outcome.value["id"], outcome.value["currentState"]) == (job.id, "JOB_STATE_DONE")
-    assert comms.xcoms["job_id"] == job.id
-    assert comms.xcoms["_link_DataflowJobLink"] == (
+    assert supervisor.xcoms["job_id"] == job.id
+    assert supervisor.xcoms["_link_DataflowJobLink"] == (
         f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{job.id}?project=my-project"
     )
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
@@ -331,19 +297,19 @@ async def test_failed_job_is_not_asked_to_stop(fake: FakeDataflow, runs: Runs) -
 
 
 async def test_restart_of_a_watching_trigger_asks_for_no_launch_and_sets_no_xcom_again(
-    fake: FakeDataflow, runs: Runs, comms: Comms
+    fake: FakeDataflow, runs: Runs, supervisor: Comms
 ) -> None:
     fake.script("load", RUNNING)
     first = runs.start()
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
     await first.kill_process()
-    sent = len(comms.sent)
+    sent = len(supervisor.sent)
     calls = fake.trouble.calls["LaunchFlexTemplate"]
     again = runs.start(attempt=first.attempt)
     fake.move("load", "DONE")
     assert isinstance(await again.outcome(), Success)
     assert fake.trouble.calls["LaunchFlexTemplate"] == calls
-    assert len(comms.sent) == sent
+    assert len(supervisor.sent) == sent
 
 
 async def test_many_waits_launch_one_job_each(fake: FakeDataflow, runs: Runs) -> None:

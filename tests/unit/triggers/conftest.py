@@ -1,0 +1,48 @@
+"""What the tests of the Dataflow triggers start with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from airflow.sdk.execution_time import task_runner
+from unit.triggers.dataflow_support import Comms, Runs
+
+from deferrable_ops.inbox import launches
+from deferrable_ops.testing import memory_inbox
+from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
+from deferrable_ops.triggers import dataflow, dataflow_launch
+from deferrable_ops.triggers.base import TaskTrigger
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Comms:
+    """Airflow's supervisor, which takes XComs."""
+    supervisor = Comms()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    return supervisor
+
+
+@pytest.fixture
+async def runs(
+    supervisor: Comms, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Runs]:
+    """Runs triggers on an inbox of its own, does not pause for long, and lets tests read the task's log."""
+    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
+    caplog.set_level(logging.INFO, "task")
+    monkeypatch.setattr(dataflow_launch, "_PAUSE_FIRST", 0.05)
+    monkeypatch.setattr(dataflow_launch, "_LABELS_EVERY", 0.05)
+    monkeypatch.setattr(dataflow, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
+    async with memory_inbox() as inbox:
+        runs = Runs(inbox)
+        yield runs
+        await runs.stop()
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeDataflow]:
+    """A Dataflow on loopback."""
+    async with fake_dataflow() as fake:
+        yield fake
