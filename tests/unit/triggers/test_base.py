@@ -155,6 +155,81 @@ async def test_cancelled_trigger_settles_nothing(comms: Comms, inbox: Inbox) -> 
     assert (await inbox.waits.get(trigger.identify().wait_id)).state is State.WAITING
 
 
+class Working(Scripted):
+    """A trigger whose work goes on beside the inbox."""
+
+    ended = False
+
+    async def wait(self) -> Outcome:
+        return await self.unless_settled(self.work())
+
+    async def work(self) -> Outcome:
+        try:
+            return await super().wait() if self.does != "wait" else await asyncio.Future()
+        finally:
+            self.ended = True
+
+    def leaves_work_running(self, outcome: Outcome) -> bool:
+        return isinstance(outcome, Failure)
+
+
+@pytest.mark.parametrize("does", [Success(1), RuntimeError("broken"), SystemExit(1)])
+async def test_work_beside_the_inbox_ends_the_wait(comms: Comms, inbox: Inbox, does: Any) -> None:
+    trigger = in_triggerer(Working(does))
+    event = await event_of(trigger)
+    assert isinstance(event, TaskSuccessEvent if isinstance(does, Success) else TaskFailedEvent)
+
+
+async def test_work_ends_when_the_inbox_ends_the_wait(comms: Comms, inbox: Inbox) -> None:
+    trigger = Working("wait", timeout=0.2)
+    assert isinstance(await event_of(in_triggerer(trigger)), TaskFailedEvent)
+    assert trigger.ended
+
+
+async def test_work_ends_with_its_trigger(comms: Comms, inbox: Inbox) -> None:
+    trigger = Working("wait")
+    run = asyncio.create_task(event_of(in_triggerer(trigger)))
+    while not await inbox.waits.get_many([trigger.identify().wait_id]):
+        await asyncio.sleep(0.01)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert trigger.ended
+
+
+async def test_failure_that_leaves_work_running_has_it_stopped(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    async def cancel_due(wait_id: str) -> None:
+        stopped.append(wait_id)
+
+    monkeypatch.setattr(chores, "cancel_due", cancel_due)
+    failed, succeeded = in_triggerer(Working(Failure("refused"))), in_triggerer(Working(Success(1)))
+    await event_of(failed)
+    await event_of(succeeded)
+    await asyncio.sleep(0)
+    assert stopped == [failed.identify().wait_id]
+
+
+async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Launching(Scripted):
+        async def wait(self) -> Outcome:
+            await self.other_attempts_stopped()
+            return Success((await self.inbox.waits.get(first_id)).cancel)
+
+    monkeypatch.setattr(killing, "unseal", lambda _sealed: first)
+    first, second = in_triggerer(Scripted()), in_triggerer(Launching(), try_number=2)
+    second.task_instance.id = first.task_instance.id  # type: ignore[union-attr]
+    first_id = await register(inbox, first)
+    await event_of(second)
+    assert first.cancelled == [first_id]  # type: ignore[attr-defined]
+    assert (await inbox.waits.get(second.identify().wait_id)).outcome == Success("done")
+
+
 async def test_second_run_of_the_same_wait_comes_to_the_same_outcome(comms: Comms, inbox: Inbox) -> None:
     first = in_triggerer(Scripted(Success("first")))
     await event_of(first)
