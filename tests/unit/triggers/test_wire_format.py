@@ -9,10 +9,11 @@ from airflow.triggers.base import BaseTrigger
 
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
 from deferrable_ops.triggers.sealed import seal, unseal
 from deferrable_ops.triggers.webhook import WebhookTrigger
 
-TRIGGERS = [WebhookTrigger]
+TRIGGERS = [WebhookTrigger, DataflowLaunchTrigger, DataflowJobTrigger, DataflowStopTrigger]
 
 
 @pytest.mark.parametrize("trigger_class", TRIGGERS)
