@@ -92,7 +92,7 @@ class Api:
         message = type(parsed).pb(parsed)
         try:
             ParseDict(request, message)
-        except ParseError as error:
+        except (ParseError, AttributeError, TypeError, ValueError) as error:  # it trusts in JSON's types
             raise InputError(f"body= is not a {type(parsed).__name__}: {error}") from None
         message.project_id = message.project_id or self.place.project_id
         message.location = message.location or self.place.region
@@ -204,7 +204,8 @@ def _import_library() -> ModuleType:
 def _emulator_channel(host: str) -> grpc.aio.Channel:
     import grpc.aio
 
-    return grpc.aio.insecure_channel(host, options=_CHANNEL_OPTIONS, interceptors=[_fence()])
+    options = (*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))  # it is near, and speaks in the clear
+    return grpc.aio.insecure_channel(host, options=options, interceptors=[_fence()])
 
 
 def _channel(library: ModuleType, credentials: Any) -> grpc.aio.Channel:

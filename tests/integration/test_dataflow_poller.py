@@ -233,6 +233,17 @@ async def test_forbidden_messages_fail_no_watch(
     assert "dataflow.messages.list" in caplog.text
 
 
+async def test_messages_of_one_job_that_cannot_be_read_leave_those_of_others(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    job = job_of(fake)
+    fake.trouble.fail("ListJobMessages", "NOT_FOUND")
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        assert await next_state(watch) == QUEUED
+        job.say("heard", "WARNING")
+        await said(watch, 1)
+
+
 async def test_error_that_nobody_expected_does_not_stop_the_poller(
     fake: FakeDataflow, dataflow: Dataflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

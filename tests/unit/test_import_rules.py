@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "import_rules.py"
         ("upstreams/kafka.py", "def connect():\n    import aiokafka"),
         ("upstreams/kafka.py", "if TYPE_CHECKING:\n    import aiokafka"),
         ("cli.py", "from deferrable_ops.endpoint.app import app"),
+        ("testing/dataflow/fake.py", "import grpc"),
     ],
 )
 def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
@@ -43,6 +44,7 @@ def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
         ("upstreams/kafka.py", "from deferrable_ops.inbox import Inbox"),
         ("settings.py", "from deferrable_ops.inbox import Inbox"),
         ("upstreams/kafka.py", "import aiokafka"),
+        ("testing/service.py", "import grpc"),
         ("triggers/events.py", "def connect():\n    from aiokafka import AIOKafkaConsumer"),
     ],
 )

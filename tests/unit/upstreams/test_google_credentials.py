@@ -84,7 +84,9 @@ def test_application_default_credentials_are_loaded_and_tried() -> None:
 @pytest.mark.usefixtures("key_file")
 def test_revoked_credentials_are_refused_for_good(tokens: TokenService) -> None:
     tokens.answer = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
-    with pytest.raises(DataflowRefused, match=r"application default credentials.*Invalid JWT Signature.*replace"):
+    with pytest.raises(
+        DataflowRefused, match=r"application default credentials.*Invalid JWT Signature.*replace"
+    ):
         load_credentials(None, ())
 
 
@@ -94,7 +96,9 @@ def test_credentials_are_accepted_while_the_network_is_down(tokens: TokenService
     assert load_credentials(None, ()) is not None
 
 
-def test_missing_credentials_say_where_they_may_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_say_where_they_may_come_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
     with pytest.raises(ConfigurationError, match=r"GOOGLE_APPLICATION_CREDENTIALS.*gcp_conn_id"):
         load_credentials(None, ())
@@ -107,4 +111,6 @@ def test_a_connection_without_the_provider_says_what_to_install() -> None:
 
 def test_whose_credentials_they_are_is_said_in_words() -> None:
     assert whose("my_gcp", ()) == "the account of the connection 'my_gcp'"
-    assert whose(None, ("a@p", "b@p")).startswith("b@p (impersonated by the account of the application default")
+    assert whose(None, ("a@p", "b@p")).startswith(
+        "b@p (impersonated by the account of the application default"
+    )
