@@ -25,35 +25,33 @@ _FIND = {
         SELECT id, state, expected, deadline <= $2, refused, last_beat IS NOT NULL OR refused > 0
         FROM deferrable_ops_waits WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE""",
 }
-_ADD = {
-    "sqlite": """
-        INSERT INTO deferrable_ops_callbacks
-            (digest, received_at, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted)
-        SELECT substr(?2, 32 * key + 1, 32), ?3,
-            json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-            json_extract(value, '$[6]'), json_extract(value, '$[7]')
-        FROM json_each(?1) ORDER BY key""",
-    "postgresql": """
-        INSERT INTO deferrable_ops_callbacks
-            (digest, received_at, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted)
-        SELECT digest, $10, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::bool[],
-            $9::bytea[])
-        AS new (wait_id, verb, idempotency_key, source, status, receipt, payload, accepted, digest)""",
-}
-_SETTLE = {
-    "sqlite": """
-        UPDATE deferrable_ops_waits
-        SET state = json_extract(new.value, '$[1]'), outcome = json_extract(new.value, '$[2]'),
-            settled_at = ?2, last_beat = ?2, version = ?3
-        FROM json_each(?1) AS new WHERE deferrable_ops_waits.id = json_extract(new.value, '$[0]')""",
-    "postgresql": """
+_ADD_SQLITE = """
+    INSERT INTO deferrable_ops_callbacks
+        (digest, received_at, number, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted)
+    SELECT substr(?2, 32 * key + 1, 32), ?3, ?4 + key,
+        json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+        json_extract(value, '$[6]'), json_extract(value, '$[7]')
+    FROM json_each(?1) ORDER BY key"""
+_SETTLE_SQLITE = """
+    UPDATE deferrable_ops_waits
+    SET state = json_extract(new.value, '$[1]'), outcome = json_extract(new.value, '$[2]'),
+        settled_at = ?2, last_beat = ?2, version = ?3
+    FROM json_each(?1) AS new WHERE deferrable_ops_waits.id = json_extract(new.value, '$[0]')"""
+_ADD_AND_SETTLE_POSTGRES = """
+    WITH settled AS (
         UPDATE deferrable_ops_waits AS waits
-        SET state = new.state, outcome = new.outcome, settled_at = $4, last_beat = $4, version = $5
-        FROM unnest($1::text[], $2::text[], $3::text[]) AS new (id, state, outcome)
-        WHERE waits.id = new.id""",
-}
+        SET state = new.state, outcome = new.outcome, settled_at = $13, last_beat = $13, version = $14
+        FROM unnest($10::text[], $11::text[], $12::text[]) AS new (id, state, outcome)
+        WHERE waits.id = new.id)
+    INSERT INTO deferrable_ops_callbacks
+        (digest, received_at, number, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted)
+    SELECT digest, $13, $15 + position, wait_id, verb, idempotency_key, source, status, receipt, payload, accepted
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::bool[],
+        $9::bytea[]) WITH ORDINALITY
+    AS new (wait_id, verb, idempotency_key, source, status, receipt, payload, accepted, digest, position)"""
+_ADDED_COLUMNS, _SETTLED_COLUMNS = 8, 3
+_NUMBERS_PER_TRANSACTION = 1_000  # more than a batch holds
 
 Row = tuple[Any, ...]
 
@@ -82,41 +80,31 @@ async def find_recorded(
     query = (
         select(*(callbacks.c[name] for name in columns))
         .where(or_(same_content, same_key) if keys else same_content)
-        .order_by(callbacks.c.id.desc())
+        .order_by(callbacks.c.number.desc())
     )
     return [tuple(row) for row in await transaction.connection.execute(query)]
 
 
-async def add(transaction: Transaction, rows: list[Row], digests: list[bytes]) -> None:
-    """Record callbacks: wait id, verb, key, source, status, receipt, payload, accepted; and the digest of each."""
-    if not rows:
-        return
-    if _is_postgres(transaction):
-        await run_by_driver(
-            transaction.connection, _ADD["postgresql"], *_columns(rows), digests, transaction.now
-        )
-    else:
-        await run_by_driver(
-            transaction.connection, _ADD["sqlite"], json.dumps(rows), b"".join(digests), transaction.now
-        )
+async def add_and_settle(
+    transaction: Transaction, added: list[Row], digests: list[bytes], settled: list[Row]
+) -> None:
+    """Record callbacks, and settle waits.
 
-
-async def settle(transaction: Transaction, rows: list[Row]) -> None:
-    """Settle waits: id, state, outcome."""
-    if not rows:
+    :param added: callbacks: wait id, verb, key, source, status, receipt, payload, accepted.
+    :param digests: of each callback.
+    :param settled: waits: id, state, outcome.
+    """
+    if not added:  # then nothing is settled either
         return
+    connection, now, version = transaction.connection, transaction.now, transaction.version
+    number = version * _NUMBERS_PER_TRANSACTION
     if _is_postgres(transaction):
-        await run_by_driver(
-            transaction.connection,
-            _SETTLE["postgresql"],
-            *_columns(rows),
-            transaction.now,
-            transaction.version,
-        )
-    else:
-        await run_by_driver(
-            transaction.connection, _SETTLE["sqlite"], json.dumps(rows), transaction.now, transaction.version
-        )
+        columns = (*_columns(added, _ADDED_COLUMNS), digests, *_columns(settled, _SETTLED_COLUMNS))
+        await run_by_driver(connection, _ADD_AND_SETTLE_POSTGRES, *columns, now, version, number)
+        return
+    await run_by_driver(connection, _ADD_SQLITE, json.dumps(added), b"".join(digests), now, number)
+    if settled:
+        await run_by_driver(connection, _SETTLE_SQLITE, json.dumps(settled), now, version)
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
@@ -154,5 +142,5 @@ def _is_postgres(transaction: Transaction) -> bool:
     return transaction.connection.dialect.name == "postgresql"
 
 
-def _columns(rows: list[Row]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: list[Row], count: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]

@@ -148,9 +148,10 @@ class _Ledger:
         progress = {
             standing.id: json.dumps(standing.progress) for standing in beaten if standing.progress is not None
         }
-        await callback_rows.add(self.transaction, self.added, self.digests)
-        await callback_rows.settle(
+        await callback_rows.add_and_settle(
             self.transaction,
+            self.added,
+            self.digests,
             [(standing.id, standing.state, standing.outcome) for standing in settled],
         )
         await callback_rows.beat(self.transaction, [standing.id for standing in beaten])

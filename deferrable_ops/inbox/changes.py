@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database import CHANNEL, Database
 from deferrable_ops.inbox.failures import describe
-from deferrable_ops.inbox.schema import IS_WAITING, waits
+from deferrable_ops.inbox.schema import HAS_NEWS, waits
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ _CURSOR = {
     "postgresql": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 AS position, "
     "pg_postmaster_start_time()::text AS server",
 }
-# A wait that was registered and no more has nothing to tell: its trigger read it when it registered it.
-_HAS_NEWS = sa.or_(~IS_WAITING, waits.c.progress.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
         following = Cursor(row.position, row.server)
         if cursor is None or cursor.server != following.server:
             return None, following
-        changed = sa.select(waits.c.id).where(waits.c.version > cursor.position, _HAS_NEWS)
+        changed = sa.select(waits.c.id).where(waits.c.version > cursor.position, HAS_NEWS)
         return list((await connection.execute(changed)).scalars()), following
 
     return await database.read(read)

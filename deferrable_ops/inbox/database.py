@@ -260,7 +260,6 @@ def _sqlite_engine(database: Database) -> AsyncEngine:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
-            cursor.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()  # its thread would keep the process from ending
             raise

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import locks, waits
+from deferrable_ops.inbox.schema import callbacks, locks, waits
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +45,19 @@ class Retention:
         return deleted
 
     async def _prune_batch(self, transaction: Transaction, days: float) -> int:
-        settled_before = waits.c.settled_at < transaction.now - days * _DAY
+        before = transaction.now - days * _DAY
         batch = (
             select(waits.c.id)
-            .where(settled_before, waits.c.cancel.is_distinct_from("due"))
+            # What was settled by then was made by then, and that is what there is an index on.
+            .where(waits.c.created_at < before, waits.c.settled_at < before)
+            .where(waits.c.cancel.is_distinct_from("due"))
             .limit(_ROWS_PER_BATCH)
             .with_for_update(skip_locked=True)  # a late callback holds them in another order
         )
-        result = await transaction.connection.execute(delete(waits).where(waits.c.id.in_(batch)))
-        return result.rowcount
+        chosen = (await transaction.connection.execute(batch)).scalars().all()
+        for table, column in ((callbacks, callbacks.c.wait_id), (waits, waits.c.id)):
+            await transaction.connection.execute(delete(table).where(column.in_(chosen)))
+        return len(chosen)
 
 
 async def take_turn(database: Database, name: str, every: float) -> bool:

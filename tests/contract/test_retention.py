@@ -58,6 +58,6 @@ async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) ->
     wait = await register(inbox)
     await send(inbox, wait.id, 1)
     async with inbox.database.begin() as connection:
-        await connection.execute(update(waits).values(settled_at=1.0))
+        await connection.execute(update(waits).values(created_at=1.0, settled_at=1.0))
     assert await inbox.retention.prune(days=14) == 1
     assert (await register(inbox, wait.attempt)).outcome is None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 from sqlalchemy import select
@@ -27,7 +28,9 @@ class Bench:
         self.url = f"sqlite+aiosqlite:///{path}"
 
     def register(self, task_id: str = "train", **options: Any) -> Wait:
-        attempt = Attempt(f"ti-{task_id}", 1, options.pop("dag_id", "sales"), "manual", task_id)
+        attempt = Attempt(
+            str(uuid5(NAMESPACE_OID, task_id)), 1, options.pop("dag_id", "sales"), "manual", task_id
+        )
         options.setdefault("timeout", 3600.0)
         return self._run(lambda inbox: inbox.waits.register(NewWait(attempt, "webhook", **options)))
 
@@ -52,7 +55,7 @@ class Bench:
 
 
 async def _all_callbacks(connection: Any) -> list[Any]:
-    return list(await connection.execute(select(callbacks).order_by(callbacks.c.id)))
+    return list(await connection.execute(select(callbacks).order_by(callbacks.c.number)))
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+
+from uuid6 import uuid7  # as Airflow makes the ids of task instances
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait
 
@@ -22,6 +23,6 @@ async def tokens_of_new_waits(url: str, count: int) -> list[str]:
 
 def _new_wait(number: int) -> NewWait:
     attempt = Attempt(
-        str(uuid4()), 1, "bench", "scheduled__2026-01-01T00:00:00+00:00", f"train_{number}", -1, None
+        str(uuid7()), 1, "bench", "scheduled__2026-01-01T00:00:00+00:00", f"train_{number}", -1, None
     )
     return NewWait(attempt, "webhook", timeout=86_400.0)

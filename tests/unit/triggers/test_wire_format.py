@@ -35,7 +35,7 @@ def test_nothing_that_a_trigger_holds_is_in_its_repr() -> None:
 
 
 def test_sealed_trigger_is_the_same_trigger_and_shows_nothing() -> None:
-    attempt = Attempt("id", 1, "dag", "run", "task")
+    attempt = Attempt("01a1fd9a-991e-7f0c-8071-3e438f570c00", 1, "dag", "run", "task")
     trigger = WebhookTrigger(cancel_request={"url": "https://x", "headers": {"X": "hunter2"}})
     sealed = seal(trigger, attempt)
     again = unseal(sealed)

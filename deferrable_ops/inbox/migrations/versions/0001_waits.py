@@ -67,7 +67,6 @@ def upgrade() -> None:
         sa.Column("refused", sa.Integer(), server_default="0", nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("ti_id", "try_number", name="deferrable_ops_waits_attempt"),
     )
     op.create_index(
         "deferrable_ops_waits_beat_due",
@@ -94,12 +93,12 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'waiting'"),
     )
     op.create_index(
-        "deferrable_ops_waits_settled",
+        "deferrable_ops_waits_news",
         "deferrable_ops_waits",
-        ["settled_at"],
+        ["version"],
         unique=False,
-        sqlite_where=sa.text("settled_at IS NOT NULL"),
-        postgresql_where=sa.text("settled_at IS NOT NULL"),
+        sqlite_where=sa.text("state <> 'waiting' OR progress IS NOT NULL"),
+        postgresql_where=sa.text("state <> 'waiting' OR progress IS NOT NULL"),
     )
     op.create_index(
         "deferrable_ops_waits_task",
@@ -107,15 +106,13 @@ def upgrade() -> None:
         ["dag_id", "run_id", "task_id", "map_index"],
         unique=False,
     )
-    op.create_index("deferrable_ops_waits_version", "deferrable_ops_waits", ["version"], unique=False)
+    op.create_index("deferrable_ops_waits_created", "deferrable_ops_waits", ["created_at"], unique=False)
     op.create_table(
         "deferrable_ops_callbacks",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
         sa.Column("wait_id", sa.Text(), nullable=False),
-        sa.Column("verb", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("verb", sa.Text(), nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("received_at", sa.Double(), nullable=False),
@@ -123,11 +120,8 @@ def upgrade() -> None:
         sa.Column("receipt", sa.Text(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=True),
         sa.Column("accepted", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(["wait_id"], ["deferrable_ops_waits.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index(
-        "deferrable_ops_callbacks_digest", "deferrable_ops_callbacks", ["wait_id", "digest"], unique=False
+        sa.PrimaryKeyConstraint("wait_id", "digest", "number"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "deferrable_ops_callbacks_key",
