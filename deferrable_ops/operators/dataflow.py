@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperatorLink
 
@@ -13,9 +13,12 @@ from deferrable_ops.operators.base import TriggererOperator, optional_seconds, s
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
 from deferrable_ops.triggers.dataflow_arguments import validate_launch, validate_sensor, validate_stop
-from deferrable_ops.triggers.dataflow_follow import DEFAULT_POLL_INTERVAL, JOB_LINK_KEY
+from deferrable_ops.triggers.dataflow_follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
 from deferrable_ops.triggers.dataflow_request import Kind, field_of
 from deferrable_ops.triggers.plain_data import is_known_later
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 __all__ = [
     "DataflowFlexTemplateOperator",
@@ -38,10 +41,14 @@ class DataflowJobLink(BaseOperatorLink):
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link that the trigger wrote: a worker that ends the task writes it once more."""
+        """Return the link for a worker, which writes it over the trigger's whenever it is done with the task."""
         from airflow.sdk.execution_time.xcom import XCom
 
-        return XCom.get_value(ti_key=ti_key, key=JOB_LINK_KEY) or ""
+        if not getattr(operator, "resumed", False):
+            return ""  # no trigger has run yet
+        if operator.job_id_of_wait is not None:
+            return job_link(operator.project_id, operator.region, operator.job_id_of_wait)
+        return str(XCom.get_value(ti_key=ti_key, key=JOB_LINK_KEY) or "")
 
 
 class _DataflowTask(TriggererOperator):
@@ -91,12 +98,29 @@ class _FollowingTask(_DataflowTask):
 
     operator_extra_links = (DataflowJobLink(),)
 
+    # On a worker that ends the task: whether it does, and for which job, if that went well.
+    resumed = False
+    job_id_of_wait: str | None = None
+
     def __init__(
         self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.expected_state = expected_state
         self.log_messages = log_messages
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take over what the trigger came to, and return the job.
+
+        :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
+        """
+        self.resumed = True
+        value = super().execute_complete(context, event)
+        if isinstance(value, dict) and "id" in value:
+            self.job_id_of_wait = value["id"]
+            if self.do_xcom_push:
+                context["ti"].xcom_push(JOB_ID, value["id"])  # in dag.test() no trigger can
+        return value
 
     def trigger_kwargs(self) -> dict[str, Any]:
         """Return what the task's trigger is made with."""

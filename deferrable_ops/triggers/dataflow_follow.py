@@ -35,6 +35,11 @@ _TRY_AGAIN_AFTER = 10.0
 _REASON_CHARACTERS = 4_000
 
 
+def job_link(project_id: str, region: str, job_id: str) -> str:
+    """Return where the Google Cloud console shows a job."""
+    return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project_id}"
+
+
 class PlacedTrigger(TaskTrigger):
     """A trigger that works in one project and region, with one account's credentials.
 
@@ -221,14 +226,13 @@ class FollowingTrigger(PlacedTrigger):
             return
         if self._job_id is not None:  # a replacement has messages of its own
             self._read = self._state = None
-        link = (
-            f"https://console.cloud.google.com/dataflow/jobs/{self.region}/{job_id}?project={self.project_id}"
-        )
+        link = job_link(self.project_id, self.region, job_id)
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():
             try:
                 await push_xcom(self.current.attempt, key, value)
             except Exception as error:
-                self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
+                if self.task_instance is not None:  # dag.test() has nobody who takes it
+                    self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
         self._job_id = job_id
         await self._note()

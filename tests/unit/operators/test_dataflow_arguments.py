@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.execution_time.xcom import XCom
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.dataflow import (
@@ -271,3 +273,34 @@ def test_dag_file_loads_no_heavy_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class TaskInstance:
+    """What a worker gives a task: it takes XComs."""
+
+    def __init__(self) -> None:
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+def test_worker_that_ends_the_task_sets_the_id_and_the_link_once_more() -> None:
+    task, ti = flex(), TaskInstance()
+    assert DataflowJobLink().get_link(task, ti_key=None) == ""  # it only deferred the task so far
+    event = {"outcome": {"outcome": "success", "value": {"id": "2026-1", "name": "load"}}}
+    assert task.execute_complete({"ti": ti}, event) == {"id": "2026-1", "name": "load"}  # type: ignore[typeddict-item]
+    assert ti.xcoms == {"job_id": "2026-1"}
+    link = "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-1?project=my-project"
+    assert DataflowJobLink().get_link(task, ti_key=None) == link
+
+
+def test_worker_that_fails_the_task_keeps_the_link_that_the_trigger_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(XCom, "get_value", lambda **_: "the trigger's link")
+    task = flex()
+    event = {"outcome": {"outcome": "failure", "reason": "the job failed", "retryable": True}}
+    with pytest.raises(AirflowException, match="the job failed"):
+        task.execute_complete({"ti": TaskInstance()}, event)  # type: ignore[typeddict-item]
+    assert DataflowJobLink().get_link(task, ti_key=None) == "the trigger's link"
