@@ -74,7 +74,9 @@ class Callbacks:
     """Records callbacks."""
 
     def __init__(self, database: Database) -> None:
-        self.record: GroupCommit[Callback, Receipt] = GroupCommit(database, self._record_all)
+        self.record: GroupCommit[Callback, Receipt] = GroupCommit(
+            database, self._record_all, writers=2 if database.dialect == "postgresql" else 1
+        )
         """Return the receipt of a callback, after its effect is committed."""
 
     async def _record_all(self, transaction: Transaction, batch: list[Callback]) -> list[Receipt]:

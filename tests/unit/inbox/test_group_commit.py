@@ -50,6 +50,30 @@ async def test_what_comes_during_a_commit_goes_into_the_next_together(
     assert len(batches) <= 3
 
 
+@pytest.mark.parametrize("writers", [1, 2])
+async def test_no_more_commits_are_under_way_than_there_are_writers(writers: int) -> None:
+    database = Database("sqlite+aiosqlite://", patience=5)
+    under_way, most = 0, 0
+
+    async def write(work: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return await work(None)
+
+    async def write_all(_transaction: Transaction, items: list[int]) -> list[int]:
+        return items
+
+    database.write = write  # type: ignore[method-assign]
+    group: GroupCommit[int, int] = GroupCommit(database, write_all, writers=writers)
+    assert await asyncio.gather(*(group(i) for i in range(2000))) == list(range(2000))
+    assert most == writers
+    await database.close()
+
+
 async def test_a_bad_item_fails_alone(group: Any) -> None:
     results = await asyncio.gather(*(group(i) for i in (1, -1, 2)), return_exceptions=True)
     assert (results[0], results[2]) == (2, 4)
@@ -70,7 +94,9 @@ async def test_nobody_is_left_waiting_when_the_writer_is_ended(group: Any, batch
         await asyncio.sleep(0)
     queued = asyncio.create_task(group(1))
     await asyncio.sleep(0)
-    group._writer.cancel()
+    for task in asyncio.all_tasks():
+        if task.get_name() == "deferrable-ops group commit":
+            task.cancel()
     for call in (hanging, queued):
         with pytest.raises(InboxUnavailable, match="was closed"):
             await call
