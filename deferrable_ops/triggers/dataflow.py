@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, cast
 
 from deferrable_ops.inbox import Wait
-from deferrable_ops.inbox.launches import ClaimLost
+from deferrable_ops.inbox.launches import Claim, ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow_arguments import (
     known_now,
@@ -15,12 +15,11 @@ from deferrable_ops.triggers.dataflow_arguments import (
     validate_stop,
 )
 from deferrable_ops.triggers.dataflow_follow import JOB_ID, FollowingTrigger, PlacedTrigger
-from deferrable_ops.triggers.dataflow_launch import ForeignJob, Launch, find_own, stop_job
+from deferrable_ops.triggers.dataflow_launch import Launch, find_launched, stop_job
 from deferrable_ops.triggers.dataflow_request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow import Dataflow, Job, use_dataflow
 
-# How often a job is looked for whose launch was asked for and never answered: Dataflow may be about to make it.
-_LOOKS: Final = 3
+_ASKED: Final = "asked"  # of a wait's progress: a launch may have been sent
 _LOOK_EVERY = 5.0
 
 
@@ -86,11 +85,12 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if it may have been launched and still runs."""
-        if not self.cancellable or not (wait.launch_claimed or wait.launched_at is not None):
+        asked = wait.launched_at is not None or (wait.progress or {}).get(_ASKED)
+        if not self.cancellable or not asked:
             return
         how = cast("Literal['cancel', 'drain']", self.when_killed)
         async with use_dataflow(self.place) as dataflow:
-            job = await self._job_to_stop(dataflow, wait)
+            job = await find_launched(dataflow, self._name(), wait)
             if job is not None:
                 await stop_job(dataflow, job, how)
 
@@ -126,7 +126,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is not None:
                         launch = self._launch(dataflow)
-                        job = await launch.until_accepted(claim.check, self.launch_timeout)
+                        check = partial(self._note_and_check, claim)
+                        job = await launch.until_accepted(check, self.launch_timeout)
                         await claim.record({"job_id": job.id, "name": job.name})
             except ClaimLost:
                 self.log.info("Another process launches the job")
@@ -135,6 +136,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 return None
             self.current = launched
         return cast("str", self.current.launch_answer["job_id"])
+
+    async def _note_and_check(self, claim: Claim) -> float:
+        # In this order: what is not noted was not sent, so that nobody looks for it when the wait is to be stopped.
+        await self.inbox.waits.note_progress(self.current.id, {_ASKED: True})
+        return await claim.check()
 
     def _launch(self, dataflow: Dataflow) -> Launch:
         name, wait_id = self._name(), self.current.id
@@ -152,19 +158,6 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def _name(self) -> str:
         attempt = self.identify()
         return job_name(str(name_prefix(self.job_name, self.body, attempt.task_id)), attempt.wait_id)
-
-    async def _job_to_stop(self, dataflow: Dataflow, wait: Wait) -> Job | None:
-        if wait.launch_answer is not None:
-            return await dataflow.get(wait.launch_answer["job_id"])
-        for look in range(_LOOKS):
-            await asyncio.sleep(_LOOK_EVERY if look else 0)
-            try:
-                job = await find_own(dataflow, self._name(), wait.id)
-            except ForeignJob:
-                return None
-            if job is not None:
-                return job
-        return None
 
 
 class DataflowJobTrigger(FollowingTrigger):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from deferrable_ops.exceptions import DataflowError, LaunchUncertain
+from deferrable_ops.exceptions import DataflowError, DataflowRefused, LaunchUncertain
+from deferrable_ops.inbox import Wait
 from deferrable_ops.triggers.dataflow_request import WAIT_LABEL, Kind
 from deferrable_ops.triggers.dataflow_states import NOT_STARTED
 from deferrable_ops.upstreams.dataflow import Dataflow, Job
@@ -17,6 +18,10 @@ from deferrable_ops.upstreams.dataflow_jobs import CANCELLING, DRAINING
 _PAUSE_FIRST, _PAUSE_MOST = 1.0, 30.0
 _LABELS_WITHIN: Final = 30.0  # seconds after which a job that waits to be started should show its labels
 _LABELS_EVERY = 2.0
+
+# How often a job is looked for whose launch was asked for and never answered: Dataflow may be about to make it.
+_LOOKS: Final = 3
+_LOOK_EVERY = 5.0
 
 
 class ForeignJob(DataflowError):
@@ -90,6 +95,26 @@ async def find_own(dataflow: Dataflow, name: str, wait_id: str) -> Job | None:
             f"the job {jobs[0].id} has the name {name} and lacks this attempt's label {WAIT_LABEL}={wait_id}: "
             "somebody else launched it. Give this task another job_name="
         )
+    return None
+
+
+async def find_launched(dataflow: Dataflow, name: str, wait: Wait) -> Job | None:
+    """Return the job that a wait has launched, or may have; None where there is none."""
+    if wait.launch_answer is not None:
+        try:
+            return await dataflow.get(wait.launch_answer["job_id"])
+        except DataflowRefused as refused:
+            if refused.code == "NOT_FOUND":  # Dataflow has forgotten it
+                return None
+            raise
+    for look in range(_LOOKS):
+        await asyncio.sleep(_LOOK_EVERY if look else 0)
+        try:
+            job = await find_own(dataflow, name, wait.id)
+        except ForeignJob:
+            return None
+        if job is not None:
+            return job
     return None
 
 

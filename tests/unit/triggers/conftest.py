@@ -12,7 +12,7 @@ from unit.triggers.dataflow_support import Comms, Runs
 from deferrable_ops.inbox import launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import dataflow, dataflow_launch
+from deferrable_ops.triggers import dataflow_launch
 from deferrable_ops.triggers.base import TaskTrigger
 
 
@@ -33,7 +33,7 @@ async def runs(
     caplog.set_level(logging.INFO, "task")
     monkeypatch.setattr(dataflow_launch, "_PAUSE_FIRST", 0.05)
     monkeypatch.setattr(dataflow_launch, "_LABELS_EVERY", 0.05)
-    monkeypatch.setattr(dataflow, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(dataflow_launch, "_LOOK_EVERY", 0.1)
     monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
     async with memory_inbox() as inbox:
         runs = Runs(inbox)

@@ -246,6 +246,28 @@ async def test_kill_stops_what_replaced_the_job(fake: FakeDataflow, runs: Runs) 
     assert fake.job(replacement).stops_asked == ["cancel"]
 
 
+async def test_nothing_is_looked_for_where_no_launch_was_sent_and_a_retry_is_not_held_up(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=None)
+    first = runs.start()
+    assert isinstance(await first.outcome(), Failure)
+    retry = await runs.start(attempt=new_attempt(2, of=first.attempt)).outcome()
+    assert isinstance(retry, Failure)
+    assert "dataflow.jobs.list" in retry.reason
+    assert (await first.wait()).cancel == "done"
+
+
+async def test_job_that_dataflow_has_forgotten_holds_up_no_retry(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING)
+    first = runs.start()
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
+    await first.kill_process()
+    fake.trouble.fail("GetJob", "NOT_FOUND")
+    second = runs.start(attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    assert isinstance(await second.outcome(), Success)
+
+
 async def test_kill_before_any_launch_asks_nobody(fake: FakeDataflow, runs: Runs) -> None:
     trigger = DataflowLaunchTrigger(**PLACE, body=BODY)
     attempt = new_attempt()
