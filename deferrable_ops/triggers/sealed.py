@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.crypto import get_fernet
 
-from deferrable_ops.exceptions import InboxError
+from deferrable_ops.exceptions import ConfigurationError, InboxError
 from deferrable_ops.inbox import Attempt
 
 if TYPE_CHECKING:
@@ -17,21 +17,35 @@ if TYPE_CHECKING:
 
 
 def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
-    """Return a trigger with its rendered kwargs, encrypted with ``[core] fernet_key``."""
+    """Return a trigger with its rendered kwargs, encrypted with ``[core] fernet_key``.
+
+    :raises ConfigurationError: there is no such key.
+    """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
-    return get_fernet().encrypt(json.dumps([classpath, kwargs]).encode())
+    return _fernet().encrypt(json.dumps([classpath, kwargs]).encode())
 
 
 def unseal(sealed: bytes) -> TaskTrigger:
     """Return the trigger that was sealed.
 
+    :raises ConfigurationError: there is no key to decrypt it.
     :raises InboxError: what the inbox holds is not a trigger of this library.
     """
     from deferrable_ops.triggers.base import TaskTrigger
 
-    classpath, kwargs = json.loads(get_fernet().decrypt(sealed))
+    classpath, kwargs = json.loads(_fernet().decrypt(sealed))
     trigger_class: Any = pkgutil.resolve_name(classpath)
     if not (isinstance(trigger_class, type) and issubclass(trigger_class, TaskTrigger)):
         raise InboxError(f"{classpath} is not a trigger of this library")
     return trigger_class(**kwargs)
+
+
+def _fernet() -> Any:
+    try:
+        return get_fernet()
+    except Exception as error:  # Airflow's own names no setting
+        raise ConfigurationError(
+            f"[core] fernet_key is missing or malformed ({error}): set it, to the same on all machines; "
+            "what stops a task's outside work is kept encrypted with it"
+        ) from None
