@@ -23,7 +23,8 @@ def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
     """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
-    return _fernet().encrypt(json.dumps([classpath, kwargs]).encode())
+    encrypted: bytes = _fernet().encrypt(json.dumps([classpath, kwargs]).encode())
+    return encrypted
 
 
 def unseal(sealed: bytes) -> TaskTrigger:
