@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import math
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, TypeVar
-from uuid import uuid4
 
-from sqlalchemy import event, make_url
-from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
+from deferrable_ops.inbox.engines import is_in_memory, parse_url, postgres_engine, sqlite_engine
 from deferrable_ops.inbox.failures import describe, is_of_database, is_outage, is_set_up_wrongly
 
 log = logging.getLogger(__name__)
@@ -34,7 +26,6 @@ CHANNEL: Final = "deferrable_ops_waits"
 """The Postgres notification channel; a payload is wait ids, separated by commas."""
 
 _IDS_PER_NOTIFICATION = 150  # a payload holds 8,000 bytes at the most
-_SQLITE_BUSY_SECONDS = 20
 _PAUSE_FIRST, _PAUSE_MOST = 0.05, 5.0
 _CLOSE_SECONDS = 5.0
 
@@ -80,12 +71,15 @@ class Database:
     """
 
     def __init__(self, url: str, patience: float) -> None:
-        self.url = _parsed(url)
+        self.url = parse_url(url)
         self.dialect = self.url.get_backend_name()
         self.patience = patience
         self.notify = self.dialect == "postgresql" and settings.notify()
-        self.in_memory = self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
-        self.engine = _sqlite_engine(self) if self.dialect == "sqlite" else _postgres_engine(self)
+        self.in_memory = is_in_memory(self.url)
+        if self.dialect == "sqlite":
+            self.engine = sqlite_engine(self.url)
+        else:
+            self.engine = postgres_engine(self.url, pooled=not self.notify)
         self._reading = self._writing = self.engine
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
@@ -226,106 +220,3 @@ def _permanent(error: Exception) -> Exception:
     if is_set_up_wrongly(error):
         return ConfigurationError(f"[deferrable_ops] inbox_url: the database answers {describe(error)}")
     return InboxError(f"the inbox refuses a statement: {describe(error)}")
-
-
-def _parsed(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError):  # which may quote the password
-        raise ConfigurationError(
-            "[deferrable_ops] inbox_url is not a database URL; write postgresql+asyncpg://user:password@host/database, "
-            "with : / @ ? in the password as %3A %2F %40 %3F"
-        ) from None
-
-
-def _sqlite_engine(database: Database) -> AsyncEngine:
-    if not database.in_memory:
-        _create_private_file(Path(str(database.url.database)))
-    # At DEBUG, which Airflow may be set to, aiosqlite logs every parameter: payloads, and the keys that sign tokens.
-    logging.getLogger("aiosqlite").setLevel(logging.INFO)
-    engine = create_async_engine(
-        database.url,
-        connect_args={"timeout": _SQLITE_BUSY_SECONDS},
-        hide_parameters=True,
-        poolclass=AsyncAdaptedQueuePool,
-        # A database in memory lives in its one connection.
-        pool_size=1 if database.in_memory else 3,
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing on its own: _on_begin does
-        cursor = connection.cursor()
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute("PRAGMA synchronous = FULL")
-        except BaseException:
-            connection.close()  # its thread would keep the process from ending
-            raise
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _on_begin(connection: Any) -> None:
-        # A transaction that reads first and then wants to write fails with "locked" at once, whatever the timeout.
-        immediate = connection.get_execution_options().get("immediate")
-        begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
-        # Straight to the driver: its thread is asked once, where a cursor of SQLAlchemy's asks it three times.
-        connection.connection.dbapi_connection.run_async(lambda driver: driver.execute_fetchall(begin))
-
-    return engine
-
-
-def _create_private_file(path: Path) -> None:
-    # The file holds the signing keys; SQLite gives its -wal and -shm the same mode. A file that exists is not opened:
-    # closing it would drop the locks that SQLite holds on it elsewhere in this process, and another's last close would
-    # then cut the log that is in use here.
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise ConfigurationError(
-                f"[deferrable_ops] inbox_url: the file {path} cannot be read and written by this user"
-            ) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"[deferrable_ops] inbox_url: the file {path} cannot be made: {error.strerror}"
-        ) from None
-
-
-def _postgres_engine(database: Database) -> AsyncEngine:
-    try:
-        asyncpg = import_module("asyncpg")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the inbox's Postgres driver is missing: {error}; "
-            'pip install "airflow-deferrable-ops[postgres]" on every Airflow machine'
-        ) from error
-    known = {*inspect.signature(asyncpg.connect).parameters, "prepared_statement_cache_size"}
-    if unknown := sorted(set(database.url.query) - known):
-        raise ConfigurationError(
-            f"[deferrable_ops] inbox_url has parameters that asyncpg does not know: {', '.join(unknown)}; "
-            "for TLS write ?ssl=require or ?ssl=verify-full"
-        )
-    connect_args: dict[str, Any] = {
-        "timeout": 10,
-        "command_timeout": 60,
-        "server_settings": {"application_name": "deferrable_ops"},
-    }
-    if not database.notify:  # a pooler may hand a connection with its prepared statements to others
-        connect_args |= {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: f"deferrable_ops_{uuid4().hex}",
-        }
-    engine = create_async_engine(
-        database.url, pool_size=5, max_overflow=4, connect_args=connect_args, hide_parameters=True
-    )
-
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def _leave_the_standby(context: ExceptionContext) -> None:
-        # After a failover the connections to what was the primary are of no use, though they are sound.
-        if type(context.original_exception.__cause__).__name__ == "ReadOnlySQLTransactionError":
-            context.is_disconnect = True
-
-    return engine

@@ -13,13 +13,9 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     Select,
-    and_,
     bindparam,
     case,
     exists,
-    false,
-    func,
-    or_,
     select,
     text,
     update,
@@ -29,17 +25,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database import Database, Transaction
+from deferrable_ops.inbox.ending import abandon, due_to_be_stopped, expire
 from deferrable_ops.inbox.group_commit import GroupCommit
 from deferrable_ops.inbox.keys import Keys
-from deferrable_ops.inbox.schema import IS_WAITING, same_task, waits
+from deferrable_ops.inbox.ownership import has_newer_attempt, stale_among_tasks_of
+from deferrable_ops.inbox.schema import IS_WAITING, waits
 from deferrable_ops.inbox.wait import Attempt, NewWait, State, Wait, state_of, wait_from_row
-from deferrable_ops.outcome import Failure, Outcome, outcome_to_json
+from deferrable_ops.outcome import Outcome, outcome_to_json
 
 log = logging.getLogger(__name__)
 
 _ROWS_PER_QUERY = 500
 _REGISTRATION: Final = 0x64656673  # a Postgres advisory lock
-_NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat came within heartbeat_timeout")))
 
 
 class Waits:
@@ -118,7 +115,7 @@ class Waits:
                     settled_at=case(
                         (waits.c.settled_at.is_(None), transaction.now), else_=waits.c.settled_at
                     ),
-                    **(_due_to_be_stopped(transaction) if stop_work else {}),
+                    **(due_to_be_stopped(transaction) if stop_work else {}),
                     version=transaction.version,
                 )
             )
@@ -142,7 +139,7 @@ class Waits:
         chosen = list(wait_ids)
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
             batch = chosen[start : start + _ROWS_PER_QUERY]
-            await self._database.write(partial(_abandon, state=State.KILLED, chosen=batch))
+            await self._database.write(partial(abandon, state=State.KILLED, chosen=batch))
 
     async def expire(self, beats_since: float | None) -> float:
         """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
@@ -150,34 +147,11 @@ class Waits:
         :param beats_since: since when beats could have arrived, in seconds since the epoch: before that, the endpoint
             or the watcher was down. None: no endpoint is up, so no wait can be blamed for its silence.
         """
-
-        async def look(connection: AsyncConnection) -> tuple[bool, float]:
-            now = await self._database.clock(connection)
-            first = (await connection.execute(_FIRST_DUE)).one()
-            left = float("inf") if first.deadline is None else first.deadline - now
-            if left <= 0:
-                return True, left
-            if beats_since is None or first.beat is None or first.beat > now:
-                return False, left
-            silent = exists().where(IS_WAITING, _is_silent(now, beats_since))
-            return bool((await connection.execute(select(silent))).scalar_one()), left
-
-        async def write(transaction: Transaction) -> None:
-            late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
-            await _abandon(transaction, State.EXPIRED, await _some(transaction, late), late)
-            await _abandon(
-                transaction, State.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
-            )
-
-        while True:
-            due, left = await self._database.read(look)
-            if not due:
-                return left
-            await self._database.write(write)
+        return await expire(self._database, beats_since)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:
         """Return whether a newer attempt of the wait's task is registered, which then owns the task."""
-        query = select(exists().where(waits.c.id == wait_id, _has_newer_attempt()))
+        query = select(exists().where(waits.c.id == wait_id, has_newer_attempt()))
 
         async def read(connection: AsyncConnection) -> bool:
             return bool((await connection.execute(query)).scalar_one())
@@ -205,8 +179,8 @@ class Waits:
         ids = [row["id"] for row in rows]
         flavour = postgresql if self._database.dialect == "postgresql" else sqlite
         await connection.execute(flavour.insert(waits).on_conflict_do_nothing(), rows)
-        stale = (await connection.execute(_stale_among_tasks_of(ids))).scalars().all()
-        await _abandon(transaction, State.SUPERSEDED, stale)
+        stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
+        await abandon(transaction, State.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
         return [wait_from_row(found[row_id], wait.attempt) for row_id, wait in zip(ids, new, strict=True)]
 
@@ -232,16 +206,6 @@ _WAIT_COLUMNS = [
         "cancel",
     )
 ]
-
-
-# By their minima, which an index holds at its edge whatever a planner believes about the rest.
-_FIRST_DUE = select(
-    select(func.min(waits.c.deadline)).where(IS_WAITING).scalar_subquery().label("deadline"),
-    select(func.min(waits.c.beat_due))
-    .where(IS_WAITING, waits.c.beat_due.is_not(None))
-    .scalar_subquery()
-    .label("beat"),
-)
 
 
 def _select_waits() -> Select[Any]:
@@ -284,81 +248,3 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         "key_id": key_id,
         "version": transaction.version,
     }
-
-
-async def _some(transaction: Transaction, condition: ColumnElement[bool]) -> Sequence[str]:
-    query = select(waits.c.id).where(IS_WAITING, condition).limit(_ROWS_PER_QUERY)
-    return (await transaction.connection.execute(query)).scalars().all()
-
-
-async def _abandon(
-    transaction: Transaction,
-    state: State,
-    chosen: Sequence[str],
-    *conditions: ColumnElement[bool],
-    outcome: str | None = None,
-) -> None:
-    """End those of the waits that still wait and meet the conditions; what they launched is due to be cancelled."""
-    if not chosen:
-        return
-    # Locked by id, as callbacks lock theirs: two batches in different orders would deadlock.
-    ending = select(waits.c.id).where(waits.c.id.in_(chosen), IS_WAITING, *conditions)
-    ids = (
-        (await transaction.connection.execute(ending.order_by(waits.c.id).with_for_update())).scalars().all()
-    )
-    await transaction.connection.execute(
-        update(waits)
-        .where(waits.c.id.in_(ids))
-        .values(
-            state=state,
-            outcome=outcome,
-            settled_at=transaction.now,
-            version=transaction.version,
-            **_due_to_be_stopped(transaction),
-        )
-    )
-    transaction.changed.update(ids)
-
-
-def _due_to_be_stopped(transaction: Transaction) -> dict[str, Any]:
-    # What is due already keeps its lease: somebody may be at it.
-    idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
-    return {
-        "cancel": case((idle, "due"), else_=waits.c.cancel),
-        "cancel_lease": case((idle, transaction.now), else_=waits.c.cancel_lease),
-    }
-
-
-def _is_late(now: float) -> ColumnElement[bool]:
-    return waits.c.deadline <= now
-
-
-def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
-    if beats_since is None:
-        return false()
-    return and_(waits.c.beat_due <= now, waits.c.heartbeat_timeout + beats_since <= now)
-
-
-def _stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
-    mine = waits.alias("mine")
-    return (
-        select(waits.c.id)
-        .join(mine, same_task(mine, waits))
-        .where(mine.c.id.in_(wait_ids), IS_WAITING, _has_newer_attempt())
-    )
-
-
-def _has_newer_attempt() -> ColumnElement[bool]:
-    # Three clocks tell which of two attempts is the newer one, and each can be wrong: the try number starts again when
-    # a run is deleted and made again; Airflow's ids, UUIDs of version 7, sort by the time of whichever machine made
-    # them, and can stay the same over a retry; a trigger that was paused may register late. Two of them decide.
-    newer = waits.alias("newer")
-    later_try = newer.c.try_number > waits.c.try_number
-    return exists().where(
-        same_task(newer, waits),
-        or_(
-            and_(later_try, newer.c.ti_id >= waits.c.ti_id),
-            and_(later_try, newer.c.created_at >= waits.c.created_at),
-            and_(newer.c.ti_id > waits.c.ti_id, newer.c.created_at > waits.c.created_at),
-        ),
-    )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from contract.support import PATIENCE, new_wait, register, send
-from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import insert, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
-from deferrable_ops.inbox import Inbox, database
+from deferrable_ops.inbox import Inbox, engines
 from deferrable_ops.inbox.database import Transaction
 from deferrable_ops.inbox.schema import waits
 from real_airflow import Postgres
@@ -37,7 +37,7 @@ def message_of(error: BaseException) -> str:
 async def test_a_wrong_setting_is_told_at_once_and_not_waited_out(
     empty_postgres_url: str, change: dict[str, object], says: str
 ) -> None:
-    url = database.make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
+    url = make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=says) as raised:
         await Inbox.open(url.render_as_string(hide_password=False), patience=float("inf"))
     assert "inbox_url" in str(raised.value)
@@ -54,13 +54,13 @@ async def test_a_url_that_is_none_is_refused_without_quoting_it(url: str) -> Non
 async def test_a_role_that_may_not_create_tables_is_told_so(
     postgres: Postgres, empty_postgres_url: str
 ) -> None:
-    owner = database.create_async_engine(empty_postgres_url)
+    owner = create_async_engine(empty_postgres_url)
     async with owner.begin() as connection:
         await connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
         await connection.execute(text("DROP ROLE IF EXISTS reader"))
         await connection.execute(text("CREATE ROLE reader LOGIN"))
     await owner.dispose()
-    url = database.make_url(empty_postgres_url).set(username="reader").render_as_string(hide_password=False)
+    url = make_url(empty_postgres_url).set(username="reader").render_as_string(hide_password=False)
     with pytest.raises(ConfigurationError, match="permission denied for schema public"):
         await Inbox.open(url, patience=float("inf"))
 
@@ -110,7 +110,7 @@ async def test_a_parameter_of_the_wrong_kind_is_refused_and_not_taken_for_an_out
 async def test_a_file_that_another_process_keeps_locked_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(engines, "_SQLITE_BUSY_SECONDS", 0.05)
     inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", patience=PATIENCE)
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
