@@ -257,13 +257,15 @@ class TaskTrigger(BaseTrigger):
 
     def new_wait(self, attempt: Attempt) -> NewWait:
         """Return what is registered of the wait."""
+        timeout, latest = self.timeout, None
         timeout_after = getattr(self, "timeout_after", None)
-        margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * self.timeout)
-        latest = None if timeout_after is None else timeout_after.timestamp() - margin
+        if timeout_after is not None:  # Airflow has a deadline of its own, by the scheduler's clock
+            margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * timeout)
+            timeout, latest = timeout - margin, timeout_after.timestamp() - margin
         return NewWait(
             attempt=attempt,
             feature=self.feature,
-            timeout=self.timeout,
+            timeout=timeout,
             latest_deadline=latest,
             time_left=0.0 if latest is None else latest - time.time(),
             heartbeat_timeout=self.heartbeats_within,
