@@ -14,7 +14,7 @@ from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
 from deferrable_ops.triggers.dataflow_arguments import validate_launch, validate_sensor, validate_stop
 from deferrable_ops.triggers.dataflow_follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
-from deferrable_ops.triggers.dataflow_request import Kind, field_of
+from deferrable_ops.triggers.dataflow_request import Kind, classic_body
 from deferrable_ops.triggers.plain_data import is_known_later
 
 if TYPE_CHECKING:
@@ -52,16 +52,7 @@ class DataflowJobLink(BaseOperatorLink):
 
 
 class _DataflowTask(TriggererOperator):
-    """What every task has that asks Dataflow for something.
-
-    :param project_id: the Google Cloud project of the job.
-    :param region: its region, as "europe-west1".
-    :param gcp_conn_id: an Airflow connection of the google provider, whose package must then be installed on the
-        triggerers; by default the application default credentials.
-    :param impersonation_chain: a service account to act as, or a list of them, the last one acting.
-    :param poll_interval: how often the region's jobs are looked at, as a timedelta or in seconds; 30 s by default. All
-        tasks of a region share one look, at the smallest interval among them.
-    """
+    """What every task has that asks Dataflow for something. :class:`DataflowJobSensor` describes it."""
 
     ui_color = "#e1f0fc"
     place_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
@@ -88,13 +79,7 @@ class _DataflowTask(TriggererOperator):
 
 
 class _FollowingTask(_DataflowTask):
-    """What every task has that waits for one job.
-
-    :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, "done" for any
-        other.
-    :param log_messages: the least importance of the job's messages that appear in the task's log: "ERROR", "WARNING"
-        (the default), "BASIC", "DETAILED" or "DEBUG"; None: none appear.
-    """
+    """What every task has that waits for one job. :class:`DataflowJobSensor` describes it."""
 
     operator_extra_links = (DataflowJobLink(),)
 
@@ -219,7 +204,7 @@ class DataflowTemplateOperator(_LaunchingTask):
         **kwargs: Any,
     ) -> None:
         given = {"gcsPath": template, "parameters": parameters, "environment": environment}
-        whole = _classic_body(body, {name: value for name, value in given.items() if value is not None})
+        whole = classic_body(body, {name: value for name, value in given.items() if value is not None})
         super().__init__(project_id=project_id, region=region, body=whole, **kwargs)
 
 
@@ -263,7 +248,8 @@ class DataflowJobSensor(_FollowingTask):
         other.
     :param log_messages: the least importance of the job's messages that appear in the task's log: "ERROR", "WARNING"
         (the default), "BASIC", "DETAILED" or "DEBUG"; None: none appear.
-    :param poll_interval: how often the region's jobs are looked at, as a timedelta or in seconds; 30 s by default.
+    :param poll_interval: how often the region's jobs are looked at, as a timedelta or in seconds; 30 s by default. All
+        tasks of a region share one look, at the smallest interval among them.
     :param gcp_conn_id: an Airflow connection of the google provider, whose package must then be installed on the
         triggerers; by default the application default credentials.
     :param impersonation_chain: a service account to act as, or a list of them, the last one acting.
@@ -313,21 +299,3 @@ class DataflowStopJobOperator(_DataflowTask):
         self.how = how
         self.wait_until_finished = wait_until_finished
         validate_stop(self._arguments(), is_known_later)
-
-
-def _classic_body(body: Any, given: dict[str, Any]) -> Any:
-    if body is None:
-        return given
-    if not isinstance(body, Mapping):
-        if given:
-            raise InputError(
-                "template=, parameters= and environment= go with a body= that is written out as a dict"
-            )
-        return body
-    if given and any(field_of(body, name) is not None for name in ("launchParameters", "launchParameter")):
-        raise InputError("body= is a whole request; write template=, parameters= and environment= into it")
-    twice = next((name for name in given if field_of(body, name) is not None), None)
-    if twice is not None:
-        name = "template" if twice == "gcsPath" else twice
-        raise InputError(f"{name}= is given twice: leave {twice} out of body=")
-    return {**body, **given}

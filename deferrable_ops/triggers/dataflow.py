@@ -20,7 +20,6 @@ from deferrable_ops.triggers.dataflow_request import Kind, build_request, job_na
 from deferrable_ops.upstreams.dataflow import Dataflow, Job, use_dataflow
 
 _ASKED: Final = "asked"  # of a wait's progress: a launch may have been sent
-_LOOK_EVERY = 5.0
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
@@ -270,9 +269,8 @@ class DataflowStopTrigger(PlacedTrigger):
         if self.job_id is not None:
             return [self.job_id]
         noted = (self.current.progress or {}).get(JOB_ID)
-        if (
-            noted is None
-        ):  # otherwise an earlier run has chosen, and the list holds no job any more that has ended
+        # What an earlier run has chosen stays: the list holds no job any more that has ended since.
+        if noted is None:
             prefix = self.job_name_prefix or ""
             noted = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
             await self.inbox.waits.note_progress(self.current.id, {JOB_ID: noted})

@@ -78,6 +78,29 @@ def build_request(
     return {**rest, "projectId": project_id, "location": region, _PARAMETERS[kind]: parameters}
 
 
+def classic_body(body: Any, given: dict[str, Any]) -> Any:
+    """Return the body of a classic launch, with what the operator's own arguments say of it.
+
+    :param given: fields of the API's by their names in camelCase.
+    :raises InputError: both say the same, or they cannot be put together.
+    """
+    if body is None:
+        return given
+    if not isinstance(body, Mapping):
+        if given:
+            raise InputError(
+                "template=, parameters= and environment= go with a body= that is written out as a dict"
+            )
+        return body
+    if given and any(field_of(body, name) is not None for name in ("launchParameters", "launchParameter")):
+        raise InputError("body= is a whole request; write template=, parameters= and environment= into it")
+    twice = next((name for name in given if field_of(body, name) is not None), None)
+    if twice is not None:
+        name = "template" if twice == "gcsPath" else twice
+        raise InputError(f"{name}= is given twice: leave {twice} out of body=")
+    return {**body, **given}
+
+
 def launch_parameters(body: Any) -> Any:
     """Return a body's launch parameters: the body itself, or what it holds of them when it is a whole request."""
     if not _is_whole_request(body):

@@ -29,10 +29,8 @@ _PAGE = 1_000  # Dataflow cuts a page to a limit of its own
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_retries", 0),  # a launch must not be repeated behind our back
-    (
-        "grpc.keepalive_time_ms",
-        30_000,
-    ),  # a connection that a firewall forgot would swallow calls for 15 minutes
+    # A connection that a firewall forgot would swallow calls for 15 minutes.
+    ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 10_000),
