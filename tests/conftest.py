@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.fernet import Fernet
@@ -17,6 +18,7 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__FERNET_KEY"] = Fernet.generate_key().decode()
 
 from real_airflow import (
+    OutsideDataflow,
     OutsideService,
     Postgres,
     PostgresMissing,
@@ -24,6 +26,9 @@ from real_airflow import (
     postgres_database,
     sqlite_database,
 )
+
+if TYPE_CHECKING:
+    from deferrable_ops.testing.dataflow import DataflowControl
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
@@ -49,9 +54,21 @@ def jobs() -> Iterator[OutsideService]:
     service.stop()
 
 
+@pytest.fixture(scope="session")
+def dataflow_process() -> Iterator[DataflowControl]:
+    """The Dataflow that every Airflow of a session is told of, because a setting is read when a process starts."""
+    from deferrable_ops.testing.dataflow import dataflow_process
+
+    with dataflow_process() as control:
+        yield control
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def started_airflow(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, jobs: OutsideService
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    jobs: OutsideService,
+    dataflow_process: DataflowControl,
 ) -> Iterator[RealAirflow]:
     """One Airflow for all tests of a session; pytest runs them on SQLite first, then again on Postgres."""
     home = tmp_path_factory.mktemp(f"airflow-{request.param}")
@@ -64,7 +81,11 @@ def started_airflow(
         home,
         database,
         [folder for folder in folders if folder.exists()],
-        {"AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins"), "JOBS_URL": jobs.url},
+        {
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins"),
+            "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST": dataflow_process.host,
+            "JOBS_URL": jobs.url,
+        },
     )
     try:
         airflow.start()
@@ -86,6 +107,14 @@ def outside() -> Iterator[OutsideService]:
     service = OutsideService().start()
     yield service
     service.stop()
+
+
+@pytest.fixture
+def dataflow(dataflow_process: DataflowControl) -> Iterator[OutsideDataflow]:
+    """The Dataflow that Airflow is told of, with a prefix for this test's jobs."""
+    dataflow = OutsideDataflow(dataflow_process)
+    yield dataflow
+    dataflow.restore()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
 from real_airflow.airflow import RealAirflow
 from real_airflow.clocks import CompilerMissing, shifted_clock
 from real_airflow.databases import Database, postgres_database, sqlite_database
+from real_airflow.outside_dataflow import DONE, RUNNING, DataflowJob, OutsideDataflow
 from real_airflow.outside_service import Answer, OutsideService, ReceivedRequest
 from real_airflow.postgres import Postgres, PostgresMissing
 from real_airflow.processes import Component
@@ -10,10 +11,14 @@ from real_airflow.runs import Run, Task, Try
 from real_airflow.waiting import wait_until
 
 __all__ = [
+    "DONE",
+    "RUNNING",
     "Answer",
     "CompilerMissing",
     "Component",
     "Database",
+    "DataflowJob",
+    "OutsideDataflow",
     "OutsideService",
     "Postgres",
     "PostgresMissing",
