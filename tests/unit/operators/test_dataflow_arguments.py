@@ -242,7 +242,7 @@ def test_templates_are_rendered_in_every_field_nested_too() -> None:
 def test_task_that_stops_another_tasks_job_starts_on_a_worker_which_resolves_its_id() -> None:
     with DAG("dag", schedule=None):
         launch = flex(expected_state="running")
-        stop = DataflowStopJobOperator(task_id="stop", **PLACE, job_id=launch.output["id"], how="drain")
+        stop = DataflowStopJobOperator(task_id="stop", **PLACE, job_id=launch.output["job_id"], how="drain")
     assert launch.starts_on_worker_because is None
     assert stop.starts_on_worker_because == "job_id= is the output of another task"
 
