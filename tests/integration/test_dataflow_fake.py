@@ -77,6 +77,18 @@ async def test_steps_of_a_job_are_taken_in_their_time(fake: FakeDataflow) -> Non
     assert [later(0), later(61), later(30), later(31)] == [QUEUED, RUNNING, RUNNING, DONE]
 
 
+async def test_jobs_are_missing_from_lists_for_as_long_as_all_or_their_script_says(
+    fake: FakeDataflow,
+) -> None:
+    fake.list_lag = 60
+    fake.script("prompt", list_lag=0)
+    for name in ("prompt", "late"):
+        fake.create(name, "p", "r", {}, {})
+    assert [job.name for job in fake.listed_jobs()] == ["prompt"]
+    fake.list_lag = 0
+    assert len(fake.listed_jobs()) == 2
+
+
 @pytest.mark.parametrize("name", ["Etl", "1etl", "etl-", "e" * 64, "etl_1"])
 async def test_job_name_that_dataflow_would_refuse_is_refused(name: str, fake: FakeDataflow) -> None:
     async with use_dataflow(Place("p", "r")) as dataflow:

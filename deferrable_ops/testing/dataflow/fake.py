@@ -53,6 +53,7 @@ class FakeDataflow:
         streaming: bool = False,
         hides_type: bool = False,
         stop_seconds: float = 0.0,
+        list_lag: float | None = None,
     ) -> None:
         """Say what becomes of the jobs that are launched from now on.
 
@@ -60,9 +61,10 @@ class FakeDataflow:
         :param steps: none leaves them queued until they are moved.
         :param hides_type: the API does not say whether a queued job is streaming, as with a flex template.
         :param stop_seconds: how long it takes to cancel or drain them.
+        :param list_lag: seconds for which they are missing from lists; None takes what holds for all jobs.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
-        self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds)
+        self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds, list_lag)
 
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
@@ -98,8 +100,12 @@ class FakeDataflow:
 
     def listed_jobs(self) -> list[FakeJob]:
         """Return the jobs that lists show by now."""
-        seen_before = datetime.now(UTC).timestamp() - self.list_lag
-        return [job for job in self.jobs() if job.created_at <= seen_before]
+        now = datetime.now(UTC).timestamp()
+        return [
+            job
+            for job in self.jobs()
+            if job.created_at + (self.list_lag if job.list_lag is None else job.list_lag) <= now
+        ]
 
     def create(
         self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
@@ -117,6 +123,7 @@ class FakeDataflow:
             streaming=script.streaming,
             hides_type=script.hides_type,
             stop_seconds=script.stop_seconds,
+            list_lag=script.list_lag,
         )
         self._jobs[job.id] = job
         return job

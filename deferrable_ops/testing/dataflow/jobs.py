@@ -60,6 +60,7 @@ class FakeJob:
     :param steps: what will happen to it, by itself.
     :param hides_type: the API does not say whether it is streaming as long as it is queued.
     :param stop_seconds: how long it takes to cancel or to drain.
+    :param list_lag: seconds for which it is missing from lists; None takes what holds for all jobs.
     """
 
     id: str
@@ -72,6 +73,7 @@ class FakeJob:
     streaming: bool = False
     hides_type: bool = False
     stop_seconds: float = 0.0
+    list_lag: float | None = None
     state: int = QUEUED
     created_at: float = field(default_factory=time.time)
     since: float = field(default_factory=time.time)
@@ -134,3 +136,4 @@ class Script:
     streaming: bool = False
     hides_type: bool = False
     stop_seconds: float = 0.0
+    list_lag: float | None = None
