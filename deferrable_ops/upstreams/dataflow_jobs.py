@@ -195,7 +195,7 @@ def job_from_api(message: Any, project_id: str, region: str) -> Job:
         created_at=_time(message, "create_time"),
         started_at=_time(message, "start_time"),
         state_since=_time(message, "current_state_time"),
-        message=message,
+        message=_alone(message),
     )
 
 
@@ -210,6 +210,13 @@ def _id(message: JobMessage) -> str:
     # The API's own ids are deprecated there: they may be missing one day.
     said = f"{message.time}{message.id}{message.text}".encode()
     return hashlib.blake2b(said, digest_size=6).hexdigest()
+
+
+def _alone(message: Any) -> Any:
+    # A message keeps all that it was received with, and who waits for a job keeps the job: a list of 500 jobs for each.
+    alone = type(message)()
+    alone.CopyFrom(message)
+    return alone
 
 
 def _time(message: Any, name: str) -> str | None:

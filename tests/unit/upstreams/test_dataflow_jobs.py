@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import psutil
 import pytest
 from google.cloud import dataflow_v1beta3 as api
 
@@ -65,6 +66,17 @@ def test_a_job_made_by_hand_becomes_the_same_json() -> None:
     described = api.Job(id="1", name="etl", type_=2, current_state=2, labels={"team": "a"}, project_id="p")
     by_hand = Job("1", "etl", "p", "r", RUNNING, is_streaming=True, labels={"team": "a"})
     assert by_hand.as_dict() == job_from_api(api.Job.pb(described), "p", "r").as_dict()
+
+
+def test_a_job_does_not_keep_the_list_that_it_came_in() -> None:
+    megabyte = "x" * 1_000_000
+    in_list = api.ListJobsResponse(jobs=[api.Job(id="1"), api.Job(id="2", name=megabyte)])
+    answer = api.ListJobsResponse.serialize(in_list)
+    received = type(api.ListJobsResponse.pb(in_list)).FromString
+    before = psutil.Process().memory_full_info().uss
+    kept = [job_from_api(received(answer).jobs[0], "p", "r") for _ in range(50)]
+    assert psutil.Process().memory_full_info().uss - before < 10 * len(megabyte)
+    assert all(job.message.id == "1" for job in kept)
 
 
 def test_times_sort_as_texts() -> None:
