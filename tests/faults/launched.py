@@ -9,9 +9,6 @@ import psutil
 
 from real_airflow import OutsideService, RealAirflow, Task, wait_until
 
-REASSIGNED = "Trigger cancelled by user action, invoking on_kill"  # Airflow says so of a reassignment too
-LEFT_ALONE = "goes on elsewhere"
-
 
 @dataclass(frozen=True)
 class Launched:

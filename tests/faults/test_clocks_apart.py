@@ -13,9 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faults.launched import LEFT_ALONE, Launched
+from faults.launched import Launched
 from faults.load import attempt
 from faults.processes import ServedEndpoint
+from faults.triggerers import left_alone
 
 from deferrable_ops.inbox import Inbox, NewWait, State, Wait
 from real_airflow import (
@@ -88,10 +89,11 @@ def test_second_triggerer_an_hour_ahead_takes_a_wait_from_a_living_one_and_nothi
 ) -> None:
     launched = Launched.at(airflow, outside)
     launched.wait_until_recorded()
+    left_before = left_alone(airflow)
 
     airflow.add_triggerer(clock(HOUR))  # to which every other seems dead
 
-    wait_until(lambda: LEFT_ALONE in airflow.triggerer.output.read_text(), "the first to be told to let go")
+    wait_until(lambda: left_alone(airflow) > left_before, "the first to be told to let go")
     launched.end(requests=1)
 
 

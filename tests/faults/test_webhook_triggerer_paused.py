@@ -10,11 +10,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
-from faults.launched import LEFT_ALONE, REASSIGNED, Launched
-from faults.load import attempt
+from faults.launched import Launched
+from faults.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
 
-from deferrable_ops.inbox import Inbox, NewWait, State
 from real_airflow import OutsideService, RealAirflow, wait_until
 
 
@@ -32,6 +30,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
         connecting = Launched.at(airflow, silent)
         connecting.wait_until_connecting()
         airflow.triggerer.pause()
+    left_before = left_alone(airflow)
     refusing.start()
     silent.start()
     second = airflow.add_triggerer()
@@ -51,7 +50,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
             "the first was stopped too early to tell"
         )
     wait_until(
-        lambda: airflow.triggerer.output.read_text().count(LEFT_ALONE) >= 4,
+        lambda: left_alone(airflow) >= left_before + 4,
         "the first triggerer to understand that nobody ended the tasks",
         timeout=120,
     )
@@ -76,19 +75,6 @@ def test_task_that_ended_meanwhile_is_left_alone_by_the_triggerer_that_comes_bac
 
     launched.assert_undisturbed(requests=1)
     assert launched.task.state == launched.task.run.state == "success"
-
-
-async def resume_all_but_the_supervisor(airflow: RealAirflow) -> None:
-    """Let the first triggerer's triggers run before Airflow can tell them to stop, and return when they have."""
-    inbox = await Inbox.open(airflow.inbox_url, patience=60)
-    for process in psutil.Process(airflow.triggerer.pid).children(recursive=True):
-        process.resume()
-    for number in range(3):  # only a triggerer ends a wait that is over, and no other runs
-        wait = await inbox.waits.register(NewWait(attempt(number), "webhook", timeout=1))
-        while wait.state is State.WAITING:
-            await asyncio.sleep(0.1)
-            wait = await inbox.waits.get(wait.id)
-    await inbox.close()
 
 
 @contextmanager
