@@ -1,0 +1,97 @@
+"""JMESPath on events: what is refused when a DAG is parsed, and what is true of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
+
+from deferrable_ops.exceptions import InputError
+
+# JMESPath's own errors, and what its functions let through from Python.
+_CANNOT_BE_EVALUATED = (
+    JMESPathError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def check_expression(argument: str, expression: str) -> None:
+    """Check a JMESPath expression as far as that is possible without a message.
+
+    A function that JMESPath does not have is found here too: on messages, it would only make every one of them fail
+    to match.
+
+    :param argument: how the user calls it, for the error.
+    :raises InputError: it is malformed, or calls a function that is unknown or takes other arguments.
+    """
+    try:
+        tree = compiled(expression).parsed
+    except JMESPathError as error:
+        raise InputError(
+            f"{argument}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
+            "see jmespath.org, and quote text as 'done'"
+        ) from None
+    except RecursionError:
+        raise InputError(
+            f"{argument}= is nested too deeply for JMESPath; write a simpler expression"
+        ) from None
+    for name, given in _calls(tree):
+        _check_call(argument, name, given)
+
+
+def is_true(expression: str, value: Any) -> bool:
+    """Return whether an expression is true of a value; False where it cannot be evaluated. Never raises.
+
+    Truth is JMESPath's: false, null, and empty strings, lists and objects are not true; 0 is.
+    """
+    try:
+        found = compiled(expression).search(value)
+    except _CANNOT_BE_EVALUATED:
+        return False
+    return (
+        found is not None and found is not False and not (isinstance(found, (str, list, dict)) and not found)
+    )
+
+
+@lru_cache(maxsize=8192)
+def compiled(expression: str) -> Any:
+    """Return an expression ready to search with. JMESPath itself remembers 128 of them, and there are more waits.
+
+    :raises jmespath.exceptions.JMESPathError: it is malformed.
+    """
+    return jmespath.compile(expression)
+
+
+def _check_call(argument: str, name: str, given: int) -> None:
+    known = Functions.FUNCTION_TABLE.get(name)
+    if known is None:
+        raise InputError(
+            f"{argument}= calls {name}(), which JMESPath does not have; "
+            "its functions are listed at jmespath.org/specification.html"
+        )
+    takes = known["signature"]
+    variadic = bool(takes) and bool(takes[-1].get("variadic"))
+    if given < len(takes) or (given > len(takes) and not variadic):
+        least = "at least " if variadic else ""
+        raise InputError(f"{argument}= gives {name}() {given} arguments; it takes {least}{len(takes)}")
+
+
+def _calls(tree: Any) -> Iterator[tuple[str, int]]:
+    """Yield the name and the number of arguments of every function call in a parsed expression."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, dict):  # a slice's numbers
+            continue
+        if node["type"] == "function_expression":
+            yield node["value"], len(node["children"])
+        nodes += node["children"]
