@@ -1,0 +1,71 @@
+"""The bytes of a message as a value that the inbox, Airflow and both databases can hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+
+DEEPEST: Final = 100
+"""Levels of nesting above which JSON stays text: Airflow's serialisers recurse over them."""
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def decode_payload(body: bytes) -> Any:
+    """Return the JSON value of a body, or its text where it is no JSON. Never raises.
+
+    Text also stays what is JSON but could not be kept: numbers beyond 64 bits or a double (an XCom travels as
+    MessagePack), U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100 levels.
+    """
+    text = decode_text(body)
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return text
+    suspicious = "\\u" in text or text.count("[") + text.count("{") > DEEPEST
+    return text if suspicious and not _can_be_stored(value) else value
+
+
+def decode_text(body: bytes) -> str:
+    r"""Return the text of UTF-8 bytes; other bytes and NUL are shown as ``\xff``. Never raises."""
+    return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
+
+
+def _can_be_stored(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        if any(isinstance(item, str) and _UNSTORABLE.search(item) for item in level):
+            return False
+        level = [part for item in level for part in _parts(item)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError("beyond 64 bits")
+    return value
+
+
+def _double(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("beyond a double")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_double, parse_constant=_constant)
