@@ -1,0 +1,147 @@
+"""Which of many matches an event meets, at a cost that hardly grows with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from deferrable_ops.events.event import Event
+from deferrable_ops.events.expressions import is_true
+from deferrable_ops.events.matching import Equality, comparable, equalities
+from deferrable_ops.events.specifications import Match
+
+K = TypeVar("K", bound=Hashable)
+
+
+class MatchIndex(Generic[K]):
+    """The matches of one source's waits.
+
+    Equalities are kept in a tree: under each node the fields to look at next, under a field the values that are
+    wanted there, under a value the next node. An event goes down only where its values are wanted, so that a
+    thousand matches on the same keys cost what one does. JMESPath expressions are tried one after the other, each
+    text once, however many matches have it.
+    """
+
+    def __init__(self) -> None:
+        self._matches: dict[K, Match] = {}
+        self._tree: _Node[K] = _Node()
+        self._by_expression: dict[str, set[K]] = {}
+
+    def __len__(self) -> int:
+        return len(self._matches)
+
+    def add(self, key: K, match: Match) -> None:
+        """Add a match, or replace the one that has this key.
+
+        :param match: a specification's, with its templates rendered.
+        """
+        self.discard(key)
+        self._matches[key] = match
+        if isinstance(match, str):
+            self._by_expression.setdefault(match, set()).add(key)
+        else:
+            self._tree.add(key, _equalities(match))
+
+    def discard(self, key: K) -> None:
+        """Forget the match that has this key, if there is one."""
+        if key not in self._matches:
+            return
+        match = self._matches.pop(key)
+        if isinstance(match, str):
+            keys = self._by_expression[match]
+            keys.discard(key)
+            if not keys:
+                del self._by_expression[match]
+        else:
+            self._tree.discard(key, _equalities(match))
+
+    def find(self, event: Event) -> set[K]:
+        """Return the keys of all matches that an event meets. Never raises."""
+        fields = event.fields()
+        found: set[K] = set()
+        self._tree.search(fields, found)
+        for expression, keys in self._by_expression.items():
+            if is_true(expression, fields):
+                found |= keys
+        return found
+
+
+class _Node(Generic[K]):
+    """Where all equalities so far are met.
+
+    :ivar keys: of the matches that ask for no more.
+    :ivar fields: what the others ask for next.
+    """
+
+    __slots__ = ("fields", "keys")
+
+    def __init__(self) -> None:
+        self.keys: set[K] = set()
+        self.fields: dict[str, _Field[K]] = {}
+
+    def add(self, key: K, wanted: Sequence[Equality]) -> None:
+        node = self
+        for path, value in wanted:
+            node = _field_at(node.fields, path).values.setdefault(value, _Node())
+        node.keys.add(key)
+
+    def discard(self, key: K, wanted: Sequence[Equality]) -> None:
+        if not wanted:
+            self.keys.discard(key)
+            return
+        (path, value), *rest = wanted
+        values = _field_at(self.fields, path).values
+        values[value].discard(key, rest)
+        if not values[value].keys and not values[value].fields:
+            del values[value]
+            _prune(self.fields, path)
+
+    def search(self, event: dict[str, Any], found: set[K]) -> None:
+        found |= self.keys
+        if self.fields:
+            self._search_fields(self.fields, event, event, found)
+
+    def _search_fields(
+        self, wanted: dict[str, _Field[K]], values: dict[str, Any], event: dict[str, Any], found: set[K]
+    ) -> None:
+        # Through the shorter of the two: neither many matches nor a large message make it slow.
+        for name in wanted if len(wanted) <= len(values) else values:
+            if name not in wanted or name not in values:
+                continue
+            field, value = wanted[name], values[name]
+            if isinstance(value, dict):
+                self._search_fields(field.fields, value, event, found)
+            elif field.values:
+                met = field.values.get(comparable(value))
+                if met is not None:
+                    met.search(event, found)
+
+
+class _Field(Generic[K]):
+    """A key of an event: the values that are wanted there, and the keys that are wanted below it."""
+
+    __slots__ = ("fields", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[Hashable, _Node[K]] = {}
+        self.fields: dict[str, _Field[K]] = {}
+
+
+def _equalities(match: Mapping[str, Any] | None) -> list[Equality]:
+    return [] if match is None else list(equalities(match))
+
+
+def _field_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> _Field[K]:
+    field = fields.setdefault(path[0], _Field())
+    for key in path[1:]:
+        field = field.fields.setdefault(key, _Field())
+    return field
+
+
+def _prune(fields: dict[str, _Field[K]], path: Sequence[str]) -> None:
+    """Drop the fields of a path that nothing asks for any more."""
+    field = fields[path[0]]
+    if len(path) > 1:
+        _prune(field.fields, path[1:])
+    if not field.values and not field.fields:
+        del fields[path[0]]

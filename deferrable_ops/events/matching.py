@@ -1,0 +1,84 @@
+"""Whether an event is the one that a specification asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Final
+
+from deferrable_ops.events.event import Event
+from deferrable_ops.events.expressions import is_true
+from deferrable_ops.events.payloads import DEEPEST
+from deferrable_ops.events.specifications import Match, Specification
+
+Path = tuple[str, ...]
+Equality = tuple[Path, Hashable]
+"""A path of keys, and the :func:`comparable` value that must be there."""
+
+_ABSENT: Final = object()
+
+
+def matching_names(specifications: Mapping[str, Specification], event: Event, *, since: float) -> list[str]:
+    """Return the names of the specifications that an event satisfies. Never raises.
+
+    :param since: seconds since the epoch; an event from before it satisfies none.
+    """
+    if event.time < since:
+        return []
+    fields = event.fields()
+    return [
+        name
+        for name, specification in specifications.items()
+        if specification.source == event.source and matches_fields(specification.match, fields)
+    ]
+
+
+def matches(match: Match, event: Event) -> bool:
+    """Return whether an event is matched. Never raises: what cannot be evaluated does not match."""
+    return matches_fields(match, event.fields())
+
+
+def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
+    """Return whether the fields of an event (:meth:`~deferrable_ops.events.event.Event.fields`) are matched."""
+    if match is None:
+        return True
+    if isinstance(match, str):
+        return is_true(match, fields)
+    return all(comparable(_value_at(fields, path)) == value for path, value in equalities(match))
+
+
+def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]:
+    """Yield what must be equal, in the order of the paths: nested dicts say where, other values what."""
+    for key in sorted(match):
+        value = match[key]
+        if isinstance(value, dict):
+            yield from equalities(value, (*above, key))
+        else:
+            yield (*above, key), comparable(value)
+
+
+def comparable(value: Any, levels: int = DEEPEST) -> Hashable:
+    """Return something that is equal, and hashes equally, for two JSON values exactly when these are equal in JSON.
+
+    In Python alone, True equals 1. What is nested deeper than any stored payload equals nothing.
+    """
+    if value is None or isinstance(value, (str, int, float)):
+        return (value,) if isinstance(value, bool) else value
+    if levels == 0:
+        return _Unequal()
+    if isinstance(value, list):
+        return "list", *(comparable(item, levels - 1) for item in value)
+    if isinstance(value, dict):
+        return "dict", frozenset((key, comparable(item, levels - 1)) for key, item in value.items())
+    return _Unequal()
+
+
+class _Unequal:
+    """Equal to nothing else."""
+
+
+def _value_at(fields: Any, path: Path) -> Any:
+    for key in path:
+        if not isinstance(fields, dict) or key not in fields:
+            return _ABSENT
+        fields = fields[key]
+    return fields
