@@ -1,0 +1,200 @@
+"""The text of a condition: ``orders & (payments | signoff)``, ``at_least(2, orders, payments, signoff)``.
+
+``&`` binds more tightly than ``|``, as in Python::
+
+    any      := all ("|" all)*
+    all      := term ("&" term)*
+    term     := NAME | "(" any ")" | "at_least" "(" NUMBER ("," any)+ ")"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, NoReturn
+
+from deferrable_ops.events.conditions import AtLeast, Condition, Name
+from deferrable_ops.exceptions import InputError
+
+_DEEPEST: Final = 50  # parentheses within parentheses: the parser recurses
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_TOKEN: Final = re.compile(
+    rf"\s*(?:(?P<name>{_NAME.pattern})|(?P<number>[0-9]+)|(?P<sign>&&|\|\||!=|==|.))", re.DOTALL
+)
+_NEVER_FALSE_AGAIN: Final = (
+    "a condition only becomes true as more events come, and never false again; "
+    "say which events must come, with &, | and at_least(k, ...)"
+)
+# What people write instead, and why it is refused.
+_REFUSED: Final = {
+    "not": f"'not' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "!": f"'!' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "~": f"'~' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "-": f"'-' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "^": f"'^' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "!=": f"'!=' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "and": "write & instead of 'and'",
+    "or": "write | instead of 'or'",
+    "&&": "write & instead of '&&'",
+    "||": "write | instead of '||'",
+    "==": "an event comes or does not; what it must hold is its match=",
+    "{": "a condition is read when the DAG is parsed, so it cannot be a template",
+}
+_RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
+
+
+def check_names(names: Collection[str]) -> None:
+    """Check the names that a user gave to events.
+
+    :raises InputError: there are none, or a condition could not speak of one of them.
+    """
+    if not names:
+        raise InputError(
+            "events= is empty; name at least one event, as events={'orders': KafkaEvent('orders')}"
+        )
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(
+                f"events= has the name {name!r}; begin with a letter or '_', go on with letters, digits, "
+                "'_', '.' and '-'"
+            )
+        if name in _RESERVED:
+            raise InputError(
+                f"events= has the name {name!r}, which means something in condition=; choose another"
+            )
+
+
+def parse_condition(text: str | None, names: Collection[str]) -> Condition:
+    """Return the condition that a text says.
+
+    :param text: the condition; None: all events must come.
+    :param names: the events that there are.
+    :raises InputError: the text is no condition, with the reason, or speaks of an event that there is not.
+    """
+    check_names(names)
+    if text is None:
+        return _at_least(len(names), [Name(name) for name in names])
+    if not isinstance(text, str):
+        raise InputError(f"condition={text!r} must be a string, as condition='orders & (payments | signoff)'")
+    return _Parser(text, names).parse()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    at: int
+
+
+class _Parser:
+    def __init__(self, text: str, names: Collection[str]) -> None:
+        self._text = text
+        self._names = names
+        self._tokens = _tokens(text)
+        self._next = 0
+        self._depth = 0
+
+    def parse(self) -> Condition:
+        condition = self._any()
+        if self._peek().kind != "end":
+            self._refuse(self._peek(), "expected & or | here")
+        return condition
+
+    def _any(self) -> Condition:
+        terms = [self._all()]
+        while self._take("|"):
+            terms.append(self._all())
+        return _at_least(1, terms)
+
+    def _all(self) -> Condition:
+        terms = [self._term()]
+        while self._take("&"):
+            terms.append(self._term())
+        return _at_least(len(terms), terms)
+
+    def _term(self) -> Condition:
+        token = self._peek()
+        if token.text == "at_least":
+            return self._at_least_call()
+        if self._take("("):
+            condition = self._within(token)
+            self._expect(")", "expected ')' here")
+            return condition
+        if token.kind != "name" or token.text in _REFUSED:
+            self._refuse(token, "expected the name of an event, '(' or at_least(k, ...) here")
+        self._next += 1
+        if token.text not in self._names:
+            self._refuse_name(token)
+        return Name(token.text)
+
+    def _within(self, opening: _Token) -> Condition:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self._refuse(opening, f"more than {_DEEPEST} parentheses within one another")
+        condition = self._any()
+        self._depth -= 1
+        return condition
+
+    def _at_least_call(self) -> Condition:
+        call = self._peek()
+        self._next += 1
+        self._expect("(", "write at_least(k, event, event, ...)")
+        number = self._peek()
+        if number.kind != "number" or len(number.text) > 9:
+            self._refuse(
+                number, "the first argument of at_least is how many must come, as in at_least(2, a, b, c)"
+            )
+        self._next += 1
+        terms: list[Condition] = []
+        while self._take(","):
+            terms.append(self._within(call))
+        self._expect(")", "expected ',' or ')' here")
+        return self._checked(call, int(number.text), terms)
+
+    def _checked(self, call: _Token, count: int, terms: Sequence[Condition]) -> Condition:
+        if count < 1:
+            self._refuse(call, "at_least(0, ...) is true before anything comes; ask for 1 or more")
+        if count > len(terms):
+            self._refuse(
+                call, f"at_least({count}, ...) of {len(terms)} can never be true; ask for fewer, or name more"
+            )
+        if len(set(terms)) < len(terms):
+            self._refuse(call, "at_least counts each of its arguments once; name none of them twice")
+        return _at_least(count, terms)
+
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take(self, sign: str) -> bool:
+        taken = self._peek().text == sign
+        self._next += taken
+        return taken
+
+    def _expect(self, sign: str, otherwise: str) -> None:
+        if not self._take(sign):
+            self._refuse(self._peek(), otherwise)
+
+    def _refuse_name(self, token: _Token) -> NoReturn:
+        close = get_close_matches(token.text, self._names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        known = ", ".join(sorted(self._names))
+        self._refuse(token, f"there is no event {token.text!r} in events=; {hint}There are: {known}")
+
+    def _refuse(self, token: _Token, otherwise: str) -> NoReturn:
+        reason = _REFUSED.get(token.text, otherwise)
+        where = "at its end" if token.kind == "end" else f"at {token.text!r}, character {token.at + 1}"
+        raise InputError(f"condition={self._text!r} is wrong {where}: {reason}")
+
+
+def _tokens(text: str) -> list[_Token]:
+    found = [
+        _Token(match.lastgroup or "", match[match.lastgroup or 0], match.start(match.lastgroup or 0))
+        for match in _TOKEN.finditer(text.rstrip())
+    ]
+    return [*found, _Token("end", "", len(text))]
+
+
+def _at_least(count: int, terms: Sequence[Condition]) -> Condition:
+    return terms[0] if len(terms) == 1 else AtLeast(count, tuple(terms))
