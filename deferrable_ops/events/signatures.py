@@ -1,0 +1,194 @@
+"""Whether a request to a channel comes from who it should: the signature schemes, over the raw bytes of its body."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from deferrable_ops.exceptions import InputError
+
+TOLERANCE: Final = 300.0
+"""Seconds by which a signed timestamp may differ from the receiver's clock: what Stripe, Slack and Standard Webhooks
+recommend."""
+
+_MOST_SIGNATURES: Final = 16  # of a header: each costs a comparison, and senders rotate two
+_TIMESTAMP: Final = re.compile("[0-9]{1,12}")
+_SHORTEST_KEY, _LONGEST_KEY = 24, 64  # bytes, as Standard Webhooks asks for
+
+Headers = Mapping[str, str]
+"""The request's headers, names in lower case."""
+
+
+def refused_because(
+    scheme: str,
+    headers: Headers,
+    body: bytes,
+    secrets: Sequence[str],
+    *,
+    now: float,
+    tolerance: float = TOLERANCE,
+) -> str | None:
+    """Return why a request is refused; None when it is what its sender signed. Never raises on what was sent.
+
+    :param scheme: one of :data:`SCHEMES`.
+    :param headers: names in lower case.
+    :param body: as it was received, before anything parses it.
+    :param secrets: the channel's valid ones, as they were shown: two during a rotation. All are tried, whichever fits.
+    :param now: seconds since the epoch.
+    :param tolerance: seconds by which a signed timestamp may differ from `now`, to either side.
+    """
+    if scheme == "none":
+        return None
+    judge = _JUDGES.get(scheme)
+    if judge is None:
+        return f"the channel's scheme {scheme!r} is unknown to this version"
+    if not any(secrets):
+        return "the channel has no valid secret"
+    timestamp, reason = judge(headers, body, [secret for secret in secrets if secret])
+    if reason is not None:
+        return reason
+    if timestamp is not None and abs(now - timestamp) > tolerance:
+        return (
+            f"the signed timestamp is more than {tolerance:g} s from this clock: a replay, or a wrong clock"
+        )
+    return None
+
+
+def check_secret(scheme: str, secret: str) -> None:
+    """Check a secret that a vendor issued.
+
+    :raises InputError: it is empty, or is not of the form that the scheme has.
+    """
+    if scheme not in SCHEMES or scheme == "none":
+        raise InputError(f"the scheme {scheme!r} takes no secret")
+    if not secret or not secret.isascii() or secret != secret.strip():
+        raise InputError(
+            "the secret is empty, or holds spaces around it or characters beyond ASCII; copy it again"
+        )
+    if scheme == "standard-webhooks":
+        key = _standard_key(secret)
+        if key is None or not _SHORTEST_KEY <= len(key) <= _LONGEST_KEY:
+            raise InputError(
+                "the secret is not one of Standard Webhooks: whsec_ and 24 to 64 bytes in base64"
+            )
+
+
+def new_secret(scheme: str, random: bytes) -> str:
+    """Return a secret in the form that a scheme has.
+
+    :param random: 32 bytes from the operating system.
+    """
+    if scheme == "standard-webhooks":
+        return f"whsec_{base64.b64encode(random).decode()}"
+    return random.hex()
+
+
+# What a scheme says: the signed timestamp, where it has one, and why the request is refused, if it is.
+_Judgement = tuple[float | None, str | None]
+_MISMATCH: Final = "no signature matches the channel's secret"
+
+
+def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+    """https://github.com/standard-webhooks/standard-webhooks, and Svix's own header names, which are older."""
+    prefix = "webhook" if "webhook-signature" in headers else "svix"
+    message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
+    # A dot in the id would let another place of the signed bytes pass for the timestamp.
+    if not message or "." in message or not _TIMESTAMP.fullmatch(timestamp):
+        return None, "the headers webhook-id and webhook-timestamp are missing or malformed"
+    given = [
+        signature
+        for version, _, signature in (
+            part.partition(",") for part in headers.get(f"{prefix}-signature", "").split()
+        )
+        if version == "v1"
+    ]
+    keys = [key for key in map(_standard_key, secrets) if key]
+    signed = b".".join((_bytes(message), _bytes(timestamp), body))
+    expected = [base64.b64encode(_hmac(key, signed)) for key in keys]
+    return float(timestamp), None if _any_equal(expected, given) else _MISMATCH
+
+
+def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+    """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries: no timestamp is signed."""
+    scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
+    if scheme != "sha256":
+        return None, "the header x-hub-signature-256 is missing or malformed"
+    return None, None if _any_equal(_hex_hmacs(secrets, body), [signature]) else _MISMATCH
+
+
+def _stripe(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+    """https://docs.stripe.com/webhooks#verify-manually."""
+    parts = [part.strip().partition("=") for part in headers.get("stripe-signature", "").split(",")]
+    timestamp = next((value for name, _, value in parts if name == "t"), "")
+    if not _TIMESTAMP.fullmatch(timestamp):
+        return None, "the header stripe-signature is missing or has no timestamp"
+    given = [value for name, _, value in parts if name == "v1"]
+    expected = _hex_hmacs(secrets, _bytes(timestamp) + b"." + body)
+    return float(timestamp), None if _any_equal(expected, given) else _MISMATCH
+
+
+def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+    """https://docs.slack.dev/authentication/verifying-requests-from-slack."""
+    timestamp = headers.get("x-slack-request-timestamp", "")
+    version, _, signature = headers.get("x-slack-signature", "").partition("=")
+    if version != "v0" or not _TIMESTAMP.fullmatch(timestamp):
+        return None, "the headers x-slack-signature and x-slack-request-timestamp are missing or malformed"
+    expected = _hex_hmacs(secrets, b":".join((b"v0", _bytes(timestamp), body)))
+    return float(timestamp), None if _any_equal(expected, [signature]) else _MISMATCH
+
+
+def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+    """RFC 6750: the secret itself, in the header Authorization."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return None, "the header authorization is missing, or is no bearer token"
+    # Digests are of one length, so the comparison's time does not tell the secret's.
+    expected = [hashlib.sha256(_bytes(secret)).digest() for secret in secrets]
+    given = hashlib.sha256(_bytes(token.strip())).digest()
+    return None, None if _any_equal(expected, [given]) else "the bearer token is not the channel's"
+
+
+_JUDGES: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Judgement]]] = {
+    "standard-webhooks": _standard_webhooks,
+    "github": _github,
+    "stripe": _stripe,
+    "slack": _slack,
+    "bearer": _bearer,
+}
+SCHEMES: Final = (*_JUDGES, "none")
+"""How a channel can verify its requests."""
+
+
+def _any_equal(expected: Iterable[bytes], given: Iterable[str | bytes]) -> bool:
+    """Compare all pairs, and every one of them in constant time."""
+    found = False
+    received = [value if isinstance(value, bytes) else _bytes(value) for value in given][:_MOST_SIGNATURES]
+    for own in expected:
+        for value in received:
+            found |= hmac.compare_digest(own, value)
+    return found
+
+
+def _hex_hmacs(secrets: Iterable[str], signed: bytes) -> list[bytes]:
+    return [_hmac(_bytes(secret), signed).hex().encode() for secret in secrets]
+
+
+def _hmac(key: bytes, signed: bytes) -> bytes:
+    return hmac.digest(key, signed, "sha256")
+
+
+def _standard_key(secret: str) -> bytes | None:
+    text = secret.removeprefix("whsec_")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
