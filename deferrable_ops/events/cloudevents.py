@@ -1,0 +1,110 @@
+"""CloudEvents over HTTP: binary and structured mode.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md and
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+from deferrable_ops.events.payloads import decode_payload
+
+_REQUIRED: Final = ("id", "source", "specversion", "type")
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEvent:
+    """A CloudEvent.
+
+    :param attributes: its context attributes, extensions included.
+    :param data: a JSON value, the text of other data, or None where there is none.
+    """
+
+    attributes: dict[str, Any]
+    data: Any
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Its source and id, which together are its own alone."""
+        return self.attributes["source"], self.attributes["id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A request that cannot be taken.
+
+    :param reason: what its sender should know.
+    """
+
+    reason: str
+
+
+def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed | None:
+    """Return the CloudEvent that a request carries; None when it does not claim to carry one. Never raises.
+
+    :param headers: names in lower case.
+    """
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.startswith("application/cloudevents-batch"):
+        return Malformed("batches of CloudEvents are not taken: send each event in a request of its own")
+    if media_type == "application/cloudevents+json":
+        return _structured(body)
+    if media_type.startswith("application/cloudevents"):
+        return Malformed(f"{media_type} is not taken: send application/cloudevents+json, or binary mode")
+    return _binary(headers, body) if "ce-specversion" in headers else None
+
+
+def _structured(body: bytes) -> CloudEvent | Malformed:
+    envelope = decode_payload(body)
+    if not isinstance(envelope, dict):
+        return Malformed(
+            "the body is not a JSON object that can be kept, which a structured CloudEvent must be"
+        )
+    attributes = {name: value for name, value in envelope.items() if value is not None}
+    data, encoded = attributes.pop("data", None), attributes.pop("data_base64", None)
+    if encoded is not None:
+        if data is not None or not isinstance(encoded, str):
+            return Malformed("a CloudEvent has either data or data_base64, the latter a string")
+        try:
+            data = decode_payload(base64.b64decode(encoded, validate=True))
+        except (binascii.Error, ValueError):
+            return Malformed("the CloudEvent's data_base64 is not base64")
+    return _checked(CloudEvent(attributes, data))
+
+
+def _binary(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed:
+    attributes: dict[str, Any] = {}
+    for name, value in headers.items():
+        if name.startswith("ce-"):
+            try:
+                attributes[name.removeprefix("ce-")] = _decoded(value)
+            except UnicodeDecodeError:
+                return Malformed(f"the header {name} is percent-encoded, but not as UTF-8")
+    if "content-type" in headers:
+        attributes["datacontenttype"] = headers["content-type"]
+    return _checked(CloudEvent(attributes, decode_payload(body) if body else None))
+
+
+def _checked(event: CloudEvent) -> CloudEvent | Malformed:
+    for name in _REQUIRED:
+        value = event.attributes.get(name)
+        if not isinstance(value, str) or not value:
+            return Malformed(f"the CloudEvent's {name} is missing, or is not text")
+    version = event.attributes["specversion"]
+    if not version.startswith("1."):
+        return Malformed(f"the CloudEvent is of version {version}; send version 1.0")
+    return event
+
+
+def _decoded(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    return unquote(value, errors="strict").replace("\x00", "\\x00")

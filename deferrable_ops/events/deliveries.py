@@ -1,0 +1,165 @@
+"""A verified request to a channel as an event, and what tells it from its own repetitions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from deferrable_ops.events.cloudevents import CloudEvent, Malformed, parse_cloud_event
+from deferrable_ops.events.event import Event
+from deferrable_ops.events.payloads import decode_payload, decode_text
+from deferrable_ops.events.signatures import TOLERANCE
+
+# Headers that are, or may be, what a sender proves itself with: they stay out of the inbox.
+_SECRET: Final = re.compile("authorization|cookie|signature|token|secret|password|credential|api-?key")
+_FORM: Final = "application/x-www-form-urlencoded"
+_BODY_SIGNED: Final = frozenset({"github", "stripe", "slack"})
+_LONGEST_KEY: Final = 200  # characters: it is indexed
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatKey:
+    """Something that only repetitions of one delivery have in common.
+
+    :param key: unique within the channel.
+    :param within: for how many seconds it tells a repetition; None: as long as it is kept.
+    """
+
+    key: str
+    within: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A request to a channel.
+
+    :param event: what it brings.
+    :param repeat_keys: it is a repetition when the channel has seen any of them, and then changes nothing.
+    """
+
+    event: Event
+    repeat_keys: tuple[RepeatKey, ...]
+
+
+def read_delivery(
+    source: str,
+    scheme: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    received_at: float,
+    tolerance: float = TOLERANCE,
+) -> Delivery | Malformed:
+    """Return what a verified request brings, or why it cannot be taken. Never raises.
+
+    :param source: the channel's, as a specification's ``source`` says it.
+    :param scheme: how the request was verified.
+    :param headers: names in lower case.
+    :param received_at: seconds since the epoch, by the database's clock.
+    :param tolerance: for how many seconds the same body counts as a repetition where nothing else tells one.
+    """
+    cloud_event = parse_cloud_event(headers, body)
+    if isinstance(cloud_event, Malformed):
+        return cloud_event
+    payload = cloud_event.data if cloud_event else _payload(headers, body)
+    keys = _repeat_keys(scheme, headers, payload, body, cloud_event, tolerance)
+    event = Event(
+        source,
+        dedupe_key=_dedupe_key(keys[0], received_at),
+        time=received_at,
+        payload=payload,
+        attributes={
+            "headers": {name: value for name, value in headers.items() if not _SECRET.search(name)},
+            "attributes": cloud_event.attributes if cloud_event else {},
+            "metadata": {"verified_by": scheme},
+        },
+    )
+    return Delivery(event, keys)
+
+
+def slack_challenge(payload: Any) -> str | None:
+    """Return what Slack wants to hear when a channel's URL is registered there; None for any other request.
+
+    https://docs.slack.dev/reference/events/url_verification
+    """
+    if not isinstance(payload, dict) or payload.get("type") != "url_verification":
+        return None
+    challenge = payload.get("challenge")
+    return challenge if isinstance(challenge, str) else None
+
+
+def _payload(headers: Mapping[str, str], body: bytes) -> Any:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        return decode_payload(body)
+    try:
+        form = parse_qs(decode_text(body), keep_blank_values=True, max_num_fields=1000)
+    except ValueError:
+        return decode_text(body)
+    fields = {name: values[0] if len(values) == 1 else values for name, values in form.items()}
+    # GitHub and Slack send JSON in a form of this one field.
+    if list(fields) == ["payload"] and isinstance(fields["payload"], str):
+        return decode_payload(fields["payload"].encode())
+    return {decode_text(name.encode()): _without_nul(value) for name, value in fields.items()}
+
+
+def _without_nul(value: str | list[str]) -> str | list[str]:
+    if isinstance(value, list):
+        return [decode_text(item.encode()) for item in value]
+    return decode_text(value.encode())
+
+
+def _repeat_keys(
+    scheme: str,
+    headers: Mapping[str, str],
+    payload: Any,
+    body: bytes,
+    cloud_event: CloudEvent | None,
+    tolerance: float,
+) -> tuple[RepeatKey, ...]:
+    digest = f"body:{hashlib.sha256(body).hexdigest()}"
+    found = []
+    if cloud_event is not None:
+        found.append(RepeatKey(_short("cloudevent", json.dumps(cloud_event.identity))))
+    identity = _delivery_id(scheme, headers, payload)
+    if identity is not None:
+        found.append(RepeatKey(_short(scheme, identity)))
+    if not found:
+        return (RepeatKey(digest, tolerance),)
+    if scheme == "github" or (scheme in _BODY_SIGNED and identity is None):
+        # The id is in a header, which is not signed: a replay could come under another one, and at any time.
+        found.append(RepeatKey(digest))
+    return tuple(found)
+
+
+def _delivery_id(scheme: str, headers: Mapping[str, str], payload: Any) -> str | None:
+    match scheme:
+        case "standard-webhooks":
+            return headers.get("webhook-id") if "webhook-signature" in headers else headers.get("svix-id")
+        case "github":
+            return headers.get("x-github-delivery") or None
+        case "stripe":
+            return _text_at(payload, "id")
+        case "slack":
+            return _text_at(payload, "event_id")
+    return headers.get("webhook-id") or headers.get("idempotency-key") or None
+
+
+def _text_at(payload: Any, key: str) -> str | None:
+    value = payload.get(key) if isinstance(payload, dict) else None
+    return value if isinstance(value, str) and value else None
+
+
+def _short(kind: str, identity: str) -> str:
+    if len(identity) > _LONGEST_KEY:
+        identity = f"sha256:{hashlib.sha256(identity.encode(errors='backslashreplace')).hexdigest()}"
+    return f"{kind}:{identity}"
+
+
+def _dedupe_key(key: RepeatKey, received_at: float) -> str:
+    # What repeats for a while only may come again later, as another event.
+    return key.key if key.within is None else f"{key.key}:{int(received_at // key.within)}"
