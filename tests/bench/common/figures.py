@@ -13,13 +13,14 @@ class Figure:
     """One measured figure.
 
     :param value: what is compared with the target; a ratio to a floor or a rival measured in the same run.
+    :param target: None where none is set: the figure is reported only.
     :param at_least: True where more is better.
     :param absolutes: what the ratio was made of, with units in the names.
     """
 
     name: str
     value: float
-    target: float
+    target: float | None
     unit: str = "x"
     at_least: bool = False
     absolutes: dict[str, float] = field(default_factory=dict)
@@ -27,6 +28,8 @@ class Figure:
     @property
     def met(self) -> bool:
         """Whether the target is met."""
+        if self.target is None:
+            return True
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
@@ -34,7 +37,7 @@ def ratio(
     name: str,
     rounds: Sequence[tuple[float, float]],
     *,
-    target: float,
+    target: float | None,
     against: str,
     unit: str,
     at_least: bool = False,
@@ -73,13 +76,17 @@ def as_table(figures: Sequence[Figure]) -> str:
     width = max(len(figure.name) for figure in figures)
     lines = [f"{'figure':<{width}}  {'value':>7}     target"]
     for figure in figures:
-        sign = ">=" if figure.at_least else "<="
-        verdict = "met" if figure.met else "NOT MET"
-        value, target = f"{figure.value:7.2f}{figure.unit}", f"{figure.target:g}{figure.unit}"
-        lines.append(f"{figure.name:<{width}}  {value}  {sign} {target}  {verdict}")
+        lines.append(f"{figure.name:<{width}}  {figure.value:7.2f}{figure.unit}  {_verdict(figure)}")
         beside = "; ".join(f"{name}: {value:.4g}" for name, value in figure.absolutes.items())
         lines.append(f"    {beside}")
     return "\n".join(lines)
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.target is None:
+        return "no target"
+    sign, verdict = ">=" if figure.at_least else "<=", "met" if figure.met else "NOT MET"
+    return f"{sign} {figure.target:.3g}{figure.unit}  {verdict}"
 
 
 def _as_dict(figure: Figure) -> dict[str, object]:

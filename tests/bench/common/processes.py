@@ -78,10 +78,17 @@ class Child:
         return value
 
 
-def serve(service: Callable[[], AbstractAsyncContextManager[object]]) -> None:
-    """Call the methods of a service as the parent process asks, until it has enough of it."""
+def serve(
+    service: Callable[[], AbstractAsyncContextManager[object]],
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Call the methods of a service as the parent process asks, until it has enough of it.
+
+    :param loop: makes the event loop; None takes asyncio's own.
+    """
     connection = Connection(int(os.environ[_CONNECTION]))
-    asyncio.run(_serve(service, connection))
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_serve(service, connection))
 
 
 async def _serve(service: Callable[[], AbstractAsyncContextManager[object]], connection: Connection) -> None:
