@@ -1,4 +1,4 @@
-"""The bench runs, and says what it measured in the form that others read. What it measures is not judged here."""
+"""The benches run, and say what they measured in the form that others read. What they measure is not judged here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-FIGURES = [
+WEBHOOK = [
     f"{figure}, {database}"
     for figures in [
         ["memory per wait"],
@@ -24,10 +24,19 @@ FIGURES = [
 ]
 
 
+DATAFLOW = [
+    "calls at 500 waits",
+    "CPU at 500 waits",
+    "longest loop block at 500 waits",
+    "memory per wait",
+]
+
+
 @pytest.mark.usefixtures("postgres")
-def test_webhook_bench_measures_every_figure_on_both_databases() -> None:
+@pytest.mark.parametrize("bench, names", [("webhook", WEBHOOK), ("dataflow", DATAFLOW)])
+def test_bench_measures_every_figure(bench: str, names: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "bench.webhook", "--quick", "--json"],
+        [sys.executable, "-P", "-m", f"bench.{bench}", "--quick", "--json"],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
@@ -35,8 +44,8 @@ def test_webhook_bench_measures_every_figure_on_both_databases() -> None:
     )
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
-    assert report["bench"] == "webhook"
-    assert [figure["name"] for figure in report["figures"]] == FIGURES
+    assert report["bench"] == bench
+    assert [figure["name"] for figure in report["figures"]] == names
     for figure in report["figures"]:
         assert {"name", "value", "unit", "target", "met", "absolutes"} == set(figure)
         assert figure["value"] > 0

@@ -1,0 +1,1 @@
+"""What a wait for a Dataflow job costs."""
