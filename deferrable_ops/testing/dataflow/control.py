@@ -63,7 +63,7 @@ def dataflow_process(port: int = 0) -> Iterator[DataflowControl]:
 
     :param port: 0 takes a free one.
     """
-    command = [sys.executable, "-m", "deferrable_ops.testing.dataflow", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "deferrable_ops.testing.dataflow", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         assert process.stdout is not None
