@@ -10,6 +10,7 @@ from deferrable_ops.inbox.callbacks import Callbacks
 from deferrable_ops.inbox.cancellations import Cancellations
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.endpoints import Endpoints
+from deferrable_ops.inbox.events import Events
 from deferrable_ops.inbox.keys import Keys
 from deferrable_ops.inbox.launches import Launches
 from deferrable_ops.inbox.migrate import migrate
@@ -35,6 +36,7 @@ class Inbox:
         self.callbacks = Callbacks(self.database)
         self.cancellations = Cancellations(self.database)
         self.endpoints = Endpoints(self.database)
+        self.events = Events(self.database)
         self.retention = Retention(self.database)
         self.watcher = Watcher(self.database, self.waits, self.endpoints)
 

@@ -10,6 +10,7 @@ from contract.support import PATIENCE
 from sqlalchemy import delete
 
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.event_schema import channels, event_keys, events, source_positions
 from deferrable_ops.inbox.schema import callbacks, endpoints, keys, locks, waits
 from real_airflow import Postgres
 
@@ -67,7 +68,17 @@ async def two(shared_url: str) -> AsyncIterator[tuple[Inbox, Inbox]]:
 async def _emptied(url: str) -> str:
     opened = await Inbox.open(url, patience=PATIENCE)
     async with opened.database.begin() as connection:
-        for table in (callbacks, waits, keys, endpoints, locks):
+        for table in (
+            callbacks,
+            waits,
+            keys,
+            endpoints,
+            locks,
+            events,
+            event_keys,
+            channels,
+            source_positions,
+        ):
             await connection.execute(delete(table))
     await opened.close()
     return url

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from contract.support import PATIENCE, callback, new_attempt, new_wait
+from contract.support import PATIENCE, callback, new_attempt, new_event, new_wait
 
 from deferrable_ops.inbox import Inbox, State
 from deferrable_ops.inbox.callbacks import Verb
@@ -95,6 +95,25 @@ def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> No
                 await asyncio.gather(
                     *(post(inbox, wait_id, file) for wait_id in wait_ids[start : start + 20])
                 )
+        await inbox.close()
+
+    asyncio.run(run())
+
+
+def appender(url: str, number: int, count: int, acknowledged: Path) -> None:
+    """Append events of this process alone, and others that all append, and write down each after its answer."""
+
+    async def append(inbox: Inbox, key: str, file: Any) -> None:
+        appended = await inbox.events.append(new_event("channel:many", key))
+        file.write(json.dumps([key, appended.number]) + "\n")
+        file.flush()
+
+    async def run() -> None:
+        inbox = await Inbox.open(url, patience=PATIENCE)
+        keys = [key for i in range(count) for key in (f"{number}/{i}", f"shared/{i}")]
+        with acknowledged.open("a") as file:
+            for start in range(0, len(keys), 20):
+                await asyncio.gather(*(append(inbox, key, file) for key in keys[start : start + 20]))
         await inbox.close()
 
     asyncio.run(run())

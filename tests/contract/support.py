@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
 from deferrable_ops.inbox.callbacks import Callback, Receipt, Verb
+from deferrable_ops.inbox.events import KeptEvent, NewEvent
 
 T = TypeVar("T")
 
@@ -61,3 +62,18 @@ async def eventually(condition: Callable[[], Awaitable[T]], what: str, timeout: 
         )
         await asyncio.sleep(0.02)
     return value
+
+
+def new_event(source: str = "channel:orders", key: str | None = None, **fields: Any) -> NewEvent:
+    """Return an event that nobody else appends, or the one with this key."""
+    return NewEvent(
+        source, key or uuid4().hex, fields.pop("payload", {}), fields.pop("attributes", {}), **fields
+    )
+
+
+async def read_all(
+    inbox: Inbox, *sources: str, after: int = 0, since: float | None = None
+) -> list[KeptEvent]:
+    """Return every event of these sources."""
+    upto = await inbox.events.newest()
+    return await inbox.events.read(sources, after=after, upto=upto, since=since, most=100_000)
