@@ -1,5 +1,7 @@
 """How a process learns that waits have changed: which ids, since when, and what wakes it to look.
 
+The same signals, on the same connection, tell of new events, which :mod:`deferrable_ops.inbox.feed` reads.
+
 The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it
 is the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
 late is at or above it. Rows are therefore seen again at times, and never missed. A server that was restarted, or that
@@ -20,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database import CHANNEL, Database
+from deferrable_ops.inbox.event_rows import EVENTS_CHANNEL
 from deferrable_ops.inbox.failures import describe
 from deferrable_ops.inbox.schema import HAS_NEWS, waits
 
@@ -59,14 +62,18 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
     return await database.read(read)
 
 
+Told = Callable[[set[str] | None], None]
+"""Called with what is new, or with None when only a look can tell."""
+
+
 class Signal(Protocol):
-    """What wakes a watcher between its sweeps."""
+    """What wakes a process between its sweeps."""
 
     sweep_every: float
     """Seconds between two looks for what a lost signal would have told."""
 
     async def run(self) -> None:
-        """Wake the watcher, until cancelled."""
+        """Wake the process, until cancelled."""
 
 
 class DataVersionSignal:
@@ -74,12 +81,13 @@ class DataVersionSignal:
 
     sweep_every = 5.0
 
-    def __init__(self, database: Database, on_change: Callable[[set[str] | None], None]) -> None:
+    def __init__(self, database: Database, on_change: Told, on_events: Told) -> None:
         self._path = str(database.url.database)
         self._on_change = on_change
+        self._on_events = on_events
 
     async def run(self) -> None:
-        """Wake the watcher, until cancelled."""
+        """Wake the process, until cancelled."""
         # It reads shared memory only: nothing here blocks the loop.
         with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
@@ -91,6 +99,7 @@ class DataVersionSignal:
                 if version != seen:
                     seen = version
                     self._on_change(None)
+                    self._on_events(None)
                 await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -99,12 +108,13 @@ class NotificationSignal:
 
     sweep_every = 30.0
 
-    def __init__(self, database: Database, on_change: Callable[[set[str] | None], None]) -> None:
+    def __init__(self, database: Database, on_change: Told, on_events: Told) -> None:
         self._engine = database.engine
         self._on_change = on_change
+        self._on_events = on_events
 
     async def run(self) -> None:
-        """Wake the watcher until the connection is lost, or until cancelled."""
+        """Wake the process until the connection is lost, or until cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -112,7 +122,9 @@ class NotificationSignal:
             listening.add_termination_listener(lambda _connection: lost.set())
             try:
                 await listening.add_listener(CHANNEL, self._on_notification)
+                await listening.add_listener(EVENTS_CHANNEL, self._on_new_events)
                 self._on_change(None)
+                self._on_events(None)
                 await lost.wait()
             finally:
                 await connection.invalidate()  # the pool must not hand out a connection that listens
@@ -121,9 +133,12 @@ class NotificationSignal:
     def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         self._on_change(set(payload.split(",")))
 
+    def _on_new_events(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        self._on_events({payload} if payload else None)
+
 
 class NoSignal:
-    """Nothing wakes the watcher: it sweeps often. For a pooler that cannot LISTEN, and for a database in memory."""
+    """Nothing wakes the process: it sweeps often. For a pooler that cannot LISTEN, and for a database in memory."""
 
     sweep_every = 1.0
 
@@ -132,16 +147,17 @@ class NoSignal:
         await asyncio.Event().wait()
 
 
-def signal_for(database: Database, on_change: Callable[[set[str] | None], None]) -> Signal:
-    """Return what wakes a watcher of this database.
+def signal_for(database: Database, on_change: Told, on_events: Told) -> Signal:
+    """Return what wakes a process that watches this database.
 
-    :param on_change: called with the ids that changed, or with None when only a look can tell.
+    :param on_change: told the ids of waits that changed.
+    :param on_events: told the sources of new events.
     """
     if database.in_memory:
         return NoSignal()
     if database.dialect == "sqlite":
-        return DataVersionSignal(database, on_change)
-    return NotificationSignal(database, on_change) if database.notify else NoSignal()
+        return DataVersionSignal(database, on_change, on_events)
+    return NotificationSignal(database, on_change, on_events) if database.notify else NoSignal()
 
 
 async def keep_running(signal: Signal) -> None:

@@ -11,6 +11,7 @@ from deferrable_ops.inbox.cancellations import Cancellations
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.endpoints import Endpoints
 from deferrable_ops.inbox.events import Events
+from deferrable_ops.inbox.feed import Feed
 from deferrable_ops.inbox.keys import Keys
 from deferrable_ops.inbox.launches import Launches
 from deferrable_ops.inbox.migrate import migrate
@@ -39,6 +40,7 @@ class Inbox:
         self.events = Events(self.database)
         self.retention = Retention(self.database)
         self.watcher = Watcher(self.database, self.waits, self.endpoints)
+        self.feed = Feed(self.database, self.events, self.watcher)
 
     @classmethod
     async def open(cls, url: str, *, patience: float) -> Inbox:
@@ -57,6 +59,7 @@ class Inbox:
 
     async def close(self) -> None:
         """Stop watching, let the writes under way end, and close every connection."""
+        await self.feed.close()
         await self.watcher.close()
         await self.database.close()
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Self
 
 from deferrable_ops.exceptions import InboxUnavailable
-from deferrable_ops.inbox.changes import Cursor, keep_running, read_changes, signal_for
+from deferrable_ops.inbox.changes import Cursor, Told, keep_running, read_changes, signal_for
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.endpoints import Endpoints
 from deferrable_ops.inbox.wait import Wait
@@ -79,18 +79,25 @@ class Watcher:
         self._look = asyncio.Event()
         self._look_everywhere = True
         self._tasks: list[asyncio.Task[None]] = []
-        self._signal = signal_for(database, self._on_change)
+        self.on_events: Told = lambda sources: None
+        """Called with the sources of new events; None when only a look can tell."""
+        self._signal = signal_for(database, self._on_change, self._on_events)
         database.on_commit = self._on_change
 
     def subscribe(self, wait_id: str) -> Subscription:
         """Follow a wait. Subscribe before reading it, so that no change falls in between."""
-        self._start()
+        self.start()
         return Subscription(self._subscriptions, wait_id)
 
     @property
     def watched(self) -> Iterable[str]:
         """The ids of the waits that are waited for in this process."""
         return self._subscriptions.keys()
+
+    @property
+    def sweep_every(self) -> float:
+        """Seconds between two looks for what a lost signal would have told."""
+        return self._signal.sweep_every
 
     async def close(self) -> None:
         """Stop watching."""
@@ -99,7 +106,8 @@ class Watcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin to watch, unless that is under way."""
         if not self._tasks:
             self._tasks = [
                 self._database.spawn(keep_running(self._signal), "signal"),
@@ -116,6 +124,9 @@ class Watcher:
                 return
             self._told |= mine
         self._look.set()
+
+    def _on_events(self, sources: set[str] | None) -> None:
+        self.on_events(sources)
 
     async def _wake_the_changed(self) -> None:
         cursor: Cursor | None = None
