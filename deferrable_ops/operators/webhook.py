@@ -149,4 +149,6 @@ class WebhookSensor(_WebhookWait):
     def __init__(self, *, publish_url: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.publish_url = publish_url
+        if not isinstance(publish_url, bool):
+            raise InputError(f"publish_url={publish_url!r} must be True or False")
         validate({name: getattr(self, name) for name in self.trigger_class.arguments})

@@ -39,9 +39,18 @@ class OutsideService:
     answers: list[tuple[int, Any]] = field(default_factory=list)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def next_request(self) -> ReceivedRequest:
-        """Return the newest request, once one that was not returned before has arrived."""
-        await self._arrived.wait()
+    async def next_request(self, within: float = 10.0) -> ReceivedRequest:
+        """Return the newest request, once one that was not returned before has arrived.
+
+        :param within: seconds.
+        :raises AssertionError: none came in that time.
+        """
+        try:
+            await asyncio.wait_for(self._arrived.wait(), within)
+        except TimeoutError:
+            raise AssertionError(
+                f"no request came within {within:g} s; the task's outcome() tells why, if it has failed"
+            ) from None
         self._arrived.clear()
         return self.requests[-1]
 

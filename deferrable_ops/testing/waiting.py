@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
+from airflow.sdk.crypto import get_fernet
+
+from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.callbacks import Callback, Verb
 from deferrable_ops.operators.base import TriggererOperator
@@ -71,19 +75,40 @@ async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUn
 
     Templates are not rendered. Without an ``endpoint_url`` or a ``base_url`` in the configuration, the task fails as it
     would in production; in a test any URL will do, since nothing is listening.
+
+    :raises InputError: the task is not one whose work is a trigger's.
     """
     attempt = Attempt(
         str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task"
     )
-    kwargs = task.trigger_kwargs() if isinstance(task, TriggererOperator) else task.serialize()[1]
-    trigger_class = task.trigger_class if isinstance(task, TriggererOperator) else type(task)
+    trigger_class, kwargs = _trigger_of(task)
     trigger = trigger_class(**{**kwargs, "attempt": asdict(attempt)})
+    _make_do_without_fernet_key()
     async with memory_inbox() as inbox:
         under_test = TaskUnderTest(trigger, inbox, attempt)
         try:
             yield under_test
         finally:
             await under_test.stop()
+
+
+def _trigger_of(task: Any) -> tuple[type[TaskTrigger], dict[str, Any]]:
+    if isinstance(task, TriggererOperator):
+        return task.trigger_class, task.trigger_kwargs()
+    if isinstance(task, TaskTrigger):
+        return type(task), task.serialize()[1]
+    raise InputError(
+        f"running() takes a trigger, or an operator that does nothing but defer; {type(task).__name__} is neither. "
+        "A task with code of its own, as WebhookOperatorMixin and @task.webhook have, runs under dag.test()"
+    )
+
+
+def _make_do_without_fernet_key() -> None:
+    # Triggers are kept encrypted; where no Airflow was ever set up, as in a fresh CI, there is no key.
+    try:
+        get_fernet()
+    except Exception:
+        os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""  # none: nothing leaves this process's memory
 
 
 async def _first_event(trigger: TaskTrigger) -> dict[str, Any]:

@@ -184,6 +184,11 @@ class TaskTrigger(BaseTrigger):
     async def changed(self) -> None:
         """Take note of a change to the wait, which may go on."""
 
+    async def show(self, key: str, value: Any) -> None:
+        """Set an XCom while the task waits. In ``dag.test()`` and in tests there is no triggerer to take it."""
+        if self.task_instance is not None:
+            await delivery.push_xcom(self.current.attempt, key, value)
+
     async def unless_settled(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Return what the work comes to, or the wait's outcome when the inbox has one first; the work then ends."""
         working = asyncio.create_task(self._safely(work))

@@ -26,6 +26,8 @@ Later = Callable[[Any], bool]
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
 
+_REGION = re.compile(r"[a-z]+(?:-[a-z]+)*[0-9]*")  # there are 40, and more each year
+_ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
 _LABEL_KEY = re.compile(r"[^\W\d_][-\w]{0,62}")
 _LABEL_VALUE = re.compile(r"[-\w]{0,63}")
 _UPDATE_REFUSED: Final = (
@@ -103,6 +105,11 @@ def _validate_place(arguments: Mapping[str, Any], later: Later) -> None:
         value = arguments.get(name)
         if not later(value) and (not isinstance(value, str) or not value.strip()):
             raise InputError(f"{name}= is missing; say {name}={example!r}")
+    region = arguments["region"]
+    if not later(region) and not _REGION.fullmatch(region):
+        zone = _ZONE.fullmatch(region)
+        hint = f"that is a zone, whose region is {zone[1]!r}" if zone else "say region='europe-west1'"
+        raise InputError(f"region={region!r} is not a region; {hint}")
     conn_id = arguments.get("gcp_conn_id")
     if conn_id is not None and not later(conn_id) and not (isinstance(conn_id, str) and conn_id):
         raise InputError("gcp_conn_id= must be the name of an Airflow connection, as 'google_cloud_default'")

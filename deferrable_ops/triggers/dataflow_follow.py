@@ -12,7 +12,6 @@ from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow_states import Meaning, meaning
-from deferrable_ops.triggers.delivery import push_xcom
 from deferrable_ops.upstreams.dataflow import (
     Dataflow,
     Job,
@@ -230,9 +229,8 @@ class FollowingTrigger(PlacedTrigger):
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():
             try:
-                await push_xcom(self.current.attempt, key, value)
+                await self.show(key, value)
             except Exception as error:
-                if self.task_instance is not None:  # dag.test() has nobody who takes it
-                    self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
+                self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
         self._job_id = job_id
         await self._note()

@@ -11,7 +11,6 @@ from deferrable_ops.inbox import State, Wait
 from deferrable_ops.inbox.launches import ClaimLost
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.delivery import push_xcom
 from deferrable_ops.triggers.webhook_launch import Launch, LaunchFailed
 from deferrable_ops.triggers.webhook_request import (
     EXPRESSIONS,
@@ -163,15 +162,15 @@ class WebhookTrigger(TaskTrigger):
         self._shown_at = time.monotonic()
         async with _progress_turn:
             try:
-                await push_xcom(self.current.attempt, PROGRESS, self.current.progress)
+                await self.show(PROGRESS, self.current.progress)
             except Exception as error:
                 self.log.warning("The progress could not be shown: %s", type(error).__name__)
 
     async def _publish(self, endpoint: str) -> None:
         token = await self.inbox.keys.token(self.current.id, self.current.key_id)
         url = f"{endpoint}/callbacks/{token}"
-        await push_xcom(self.current.attempt, CALLBACK_URL, url)
-        await push_xcom(self.current.attempt, CALLBACK_LINK_KEY, url)
+        await self.show(CALLBACK_URL, url)
+        await self.show(CALLBACK_LINK_KEY, url)
 
     async def _launch(self, endpoint: str) -> Failure | None:
         template = RequestTemplate(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
 EXPRESSIONS: Final = ("success_when", "failure_when", "result")
 CALLBACK_HEADER: Final = "Callback-Url"
 
+_PLACEHOLDER_LIKE = re.compile(r"\$\{[^{}$]{1,40}\}")
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _CANCEL_KEYS = ("url", "http_conn_id", "path", "method", "headers", "json", "data")
 
@@ -133,6 +136,8 @@ def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
         )
     for name in ("headers", "json", "data"):
         require_serializable(prefix + name, arguments.get(name))
+    for name in ("url", "path", "headers", "json", "data"):
+        _refuse_misspelt_placeholders(prefix + name, arguments.get(name))
     url = arguments.get("url")
     if url is not None and not is_known_later(url):
         _require_http(url, prefix + "url")
@@ -162,6 +167,20 @@ def _require_http(url: Any, name: str = "url") -> None:
         fine = False
     if not fine:
         raise InputError(f"{name}= must be a whole http:// or https:// URL")
+
+
+def _refuse_misspelt_placeholders(name: str, value: Any) -> None:
+    """Refuse what is nearly a placeholder: it would be sent as it stands, and the service could not call back."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_misspelt_placeholders(f"{name}[{key!r}]", [str(key), item])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_misspelt_placeholders(name, item)
+    elif isinstance(value, str):
+        for written in set(_PLACEHOLDER_LIKE.findall(value)) - set(PLACEHOLDERS):
+            if meant := get_close_matches(written.lower(), PLACEHOLDERS, n=1, cutoff=0.8):
+                raise InputError(f"{name}= has {written}, which is no placeholder; write {meant[0]}")
 
 
 def _is_text_mapping(value: Any) -> bool:

@@ -36,6 +36,8 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
     [
         ({"project_id": ""}, "project_id= is missing"),
         ({"region": None}, "region= is missing"),
+        ({"region": "europe-west1-b"}, "that is a zone, whose region is 'europe-west1'"),
+        ({"region": "europe_west1"}, "region='europe_west1' is not a region; say"),
         ({"gcp_conn_id": 7}, "gcp_conn_id= must be the name of an Airflow connection"),
         ({"impersonation_chain": [1]}, "impersonation_chain= must be the address of a service account"),
         ({"body": None}, "body= must be a dict"),

@@ -45,6 +45,16 @@ URL = "https://jobs.example.com/train"
         ({"cancel_request": {"uri": "https://x"}}, "unknown key 'uri'"),
         ({"cancel_request": {"method": "DELETE"}}, "cancel_request= needs a url"),
         ({"cancel_request": {"url": "x"}}, "cancel_request.url= must be a whole http"),
+        (
+            {"url": URL + "/${callbak_url}"},
+            "url= has ${callbak_url}, which is no placeholder; write ${callback_url}",
+        ),
+        ({"json": {"to": ["${Callback_URL}"]}}, "json['to']= has ${Callback_URL}, which is no placeholder"),
+        (
+            {"headers": {"X": "${wait-id}"}},
+            "headers['X']= has ${wait-id}, which is no placeholder; write ${wait_id}",
+        ),
+        ({"cancel_request": {"url": URL, "json": "${waitid}"}}, "cancel_request.json= has ${waitid}"),
         ({"cancel_request": {"url": URL, "json": print}}, "cancel_request.json= is a function"),
     ],
 )

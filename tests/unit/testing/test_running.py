@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from airflow.providers.standard.operators.python import PythonOperator
 
 from deferrable_ops import Failure, Skip, Success
-from deferrable_ops.operators.webhook import WebhookOperator, WebhookSensor
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin, WebhookSensor
 from deferrable_ops.testing import outside_service, running
 
 
@@ -54,3 +61,49 @@ async def test_sensor_can_be_failed_skipped_and_timed_out() -> None:
         outcome = await task.outcome()
         assert isinstance(outcome, Failure)
         assert "timeout" in outcome.reason
+
+
+async def test_sensor_that_publishes_its_url_waits_without_a_triggerer_to_take_it() -> None:
+    async with running(WebhookSensor(task_id="approved", publish_url=True)) as task:
+        await task.call_back({"by": "ann"})
+        assert await task.outcome() == Success({"by": "ann"})
+
+
+async def test_task_with_code_of_its_own_is_refused_with_the_way_to_run_it() -> None:
+    class Launch(WebhookOperatorMixin, PythonOperator):
+        pass
+
+    with pytest.raises(InputError, match=r"Launch is neither\. .* runs under dag\.test\(\)"):
+        async with running(Launch(task_id="launch", python_callable=print)):  # type: ignore[arg-type]
+            pass
+
+
+async def test_request_that_does_not_come_is_not_waited_for_without_end() -> None:
+    async with outside_service() as service:
+        with pytest.raises(AssertionError, match=r"no request came within 0\.05 s"):
+            await service.next_request(within=0.05)
+
+
+def test_task_whose_work_can_be_stopped_is_run_where_no_airflow_was_set_up(tmp_path: Path) -> None:
+    code = """
+import asyncio
+from deferrable_ops.operators.webhook import WebhookSensor
+from deferrable_ops.testing import running
+
+async def main():
+    sensor = WebhookSensor(task_id="a", cancel_request={"url": "https://jobs.example.com/${wait_id}"})
+    async with running(sensor) as task:
+        await task.call_back(1)
+        print(await task.outcome())
+
+asyncio.run(main())
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
+    environment |= {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__DEFERRABLE_OPS__ENDPOINT_URL": "https://airflow.example.com/deferrable-ops",
+    }
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Success(value=1)" in run.stdout, run.stderr

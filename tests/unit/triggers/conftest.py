@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from airflow.sdk.execution_time import task_runner
@@ -12,7 +13,7 @@ from unit.triggers.dataflow_support import Comms, Runs
 from deferrable_ops.inbox import launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import dataflow_launch
+from deferrable_ops.triggers import dataflow_launch, delivery
 from deferrable_ops.triggers.base import TaskTrigger
 
 
@@ -21,6 +22,11 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Comms:
     """Airflow's supervisor, which takes XComs."""
     supervisor = Comms()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+
+    async def show(trigger: TaskTrigger, key: str, value: Any) -> None:
+        await delivery.push_xcom(trigger.current.attempt, key, value)
+
+    monkeypatch.setattr(TaskTrigger, "show", show)  # which does nothing for a trigger without a task instance
     return supervisor
 
 
