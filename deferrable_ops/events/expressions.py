@@ -62,6 +62,28 @@ def is_true(expression: str, value: Any) -> bool:
     )
 
 
+def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return the paths at which a text must stand wherever an expression is true, in their order.
+
+    Those of ``status == 'done' && run.id == '7' && amount > `0` `` are status and run.id. Never raises.
+    """
+    try:
+        nodes = [compiled(expression).parsed]
+    except (JMESPathError, RecursionError):
+        return []
+    found: set[tuple[tuple[str, ...], str]] = set()
+    while nodes:
+        node = nodes.pop()
+        if node["type"] == "and_expression":
+            nodes += node["children"]
+        elif node["type"] == "comparator" and node["value"] == "eq":
+            one, other = node["children"]
+            for path, literal in ((_path(one), other), (_path(other), one)):
+                if path and literal["type"] == "literal" and isinstance(literal["value"], str):
+                    found.add((path, literal["value"]))
+    return sorted(found)
+
+
 @lru_cache(maxsize=8192)
 def compiled(expression: str) -> Any:
     """Return an expression ready to search with. JMESPath itself remembers 128 of them, and there are more waits.
@@ -83,6 +105,16 @@ def _check_call(argument: str, name: str, given: int) -> None:
     if given < len(takes) or (given > len(takes) and not variadic):
         least = "at least " if variadic else ""
         raise InputError(f"{argument}= gives {name}() {given} arguments; it takes {least}{len(takes)}")
+
+
+def _path(node: Any) -> tuple[str, ...]:
+    """Return the keys of a path as ``run.id``; none for any other expression."""
+    if node["type"] == "field":
+        return (node["value"],)
+    if node["type"] != "subexpression":
+        return ()
+    parts = [_path(child) for child in node["children"]]
+    return tuple(key for part in parts for key in part) if all(parts) else ()
 
 
 def _calls(tree: Any) -> Iterator[tuple[str, int]]:

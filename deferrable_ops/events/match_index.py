@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from deferrable_ops.events.event import Event
-from deferrable_ops.events.expressions import is_true
+from deferrable_ops.events.expressions import is_true, text_equalities
 from deferrable_ops.events.matching import Equality, comparable, equalities
 from deferrable_ops.events.specifications import Match
 
@@ -18,14 +18,15 @@ class MatchIndex(Generic[K]):
 
     Equalities are kept in a tree: under each node the fields to look at next, under a field the values that are
     wanted there, under a value the next node. An event goes down only where its values are wanted, so that a
-    thousand matches on the same keys cost what one does. JMESPath expressions are tried one after the other, each
-    text once, however many matches have it.
+    thousand matches on the same keys cost what one does. JMESPath expressions are in a tree of their own, by the
+    texts that they compare with; those that an event leads to are tried, each once, however many matches have it.
     """
 
     def __init__(self) -> None:
         self._matches: dict[K, Match] = {}
         self._tree: _Node[K] = _Node()
         self._by_expression: dict[str, set[K]] = {}
+        self._expressions: _Node[str] = _Node()
 
     def __len__(self) -> int:
         return len(self._matches)
@@ -38,7 +39,10 @@ class MatchIndex(Generic[K]):
         self.discard(key)
         self._matches[key] = match
         if isinstance(match, str):
-            self._by_expression.setdefault(match, set()).add(key)
+            if match not in self._by_expression:
+                self._by_expression[match] = set()
+                self._expressions.add(match, text_equalities(match))
+            self._by_expression[match].add(key)
         else:
             self._tree.add(key, _equalities(match))
 
@@ -52,6 +56,7 @@ class MatchIndex(Generic[K]):
             keys.discard(key)
             if not keys:
                 del self._by_expression[match]
+                self._expressions.discard(match, text_equalities(match))
         else:
             self._tree.discard(key, _equalities(match))
 
@@ -60,9 +65,11 @@ class MatchIndex(Generic[K]):
         fields = event.fields()
         found: set[K] = set()
         self._tree.search(fields, found)
-        for expression, keys in self._by_expression.items():
+        candidates: set[str] = set()
+        self._expressions.search(fields, candidates)
+        for expression in candidates:
             if is_true(expression, fields):
-                found |= keys
+                found |= self._by_expression[expression]
         return found
 
 
