@@ -186,6 +186,10 @@ def test_a_condition_must_be_text() -> None:
         parse_condition(["a"], NAMES)  # type: ignore[arg-type]
 
 
+def test_any_number_of_parentheses_may_stand_side_by_side() -> None:
+    assert holds(parse_condition(" & ".join(["(a)", "at_least(1, b)"] * 200), NAMES), {"a", "b"})
+
+
 def test_names_may_hold_dots_and_dashes() -> None:
     assert names_in(parse_condition("eu-orders & v1.payments", ["eu-orders", "v1.payments"])) == {
         "eu-orders",

@@ -224,6 +224,11 @@ def test_thousands_of_signatures_cost_no_more_than_a_few() -> None:
     assert replace(STANDARD_WEBHOOKS, headers=flood).refused() is not None
 
 
+def test_another_version_of_slacks_scheme_is_refused() -> None:
+    other = SLACK.headers | {"x-slack-signature": SLACK.headers["x-slack-signature"].replace("v0=", "v1=")}
+    assert replace(SLACK, headers=other).refused() is not None
+
+
 def test_stripes_old_scheme_is_refused() -> None:
     only_v0 = {"stripe-signature": STRIPE.headers["stripe-signature"].replace("v1=", "v0=")}
     assert replace(STRIPE, headers=only_v0).refused() is not None

@@ -183,6 +183,12 @@ def test_cron_occurs_when_airflow_schedules_it(expression: str, zone: str) -> No
             assert moment == scheduled.run_after
 
 
+def test_an_hour_that_does_not_come_is_not_taken_for_the_one_before() -> None:
+    # On 6 September, whose first hour Santiago skips: not at 23:30 on the day before.
+    after = utc("2026-09-05T12:00:00-04:00")
+    assert next_occurrence("30 * 6 9 *", after, SANTIAGO) == utc("2026-09-06T01:30:00-03:00")
+
+
 def test_a_deadline_is_seconds_from_the_start_or_the_next_occurrence() -> None:
     start = utc("2026-03-29T01:30:00+01:00")
     assert deadline(7200.0, start=start, timezone=BERLIN) == utc("2026-03-29T04:30:00+02:00")
