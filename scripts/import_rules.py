@@ -12,7 +12,7 @@ PACKAGE = "deferrable_ops"
 SOURCE = Path(__file__).parent.parent / PACKAGE
 
 # Every room may import these, and they import no room.
-GROUND = {"exceptions", "outcome", "settings", "shared"}
+GROUND = {"exceptions", "expressions", "outcome", "plain_data", "settings", "shared"}
 ROOMS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord"},
     "triggers": {"upstreams", "inbox", "events", "supervisord"},

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from deferrable_ops.events.event import Event
-from deferrable_ops.events.expressions import is_true, text_equalities
 from deferrable_ops.events.matching import Equality, comparable, equalities
 from deferrable_ops.events.specifications import Match
+from deferrable_ops.expressions import is_true, text_equalities
 
 K = TypeVar("K", bound=Hashable)
 

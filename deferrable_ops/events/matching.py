@@ -6,9 +6,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Final
 
 from deferrable_ops.events.event import Event
-from deferrable_ops.events.expressions import is_true
 from deferrable_ops.events.payloads import DEEPEST
 from deferrable_ops.events.specifications import Match, Specification
+from deferrable_ops.expressions import is_true
 
 Path = tuple[str, ...]
 Equality = tuple[Path, Hashable]

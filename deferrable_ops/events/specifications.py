@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from deferrable_ops.events.expressions import check_expression
-from deferrable_ops.events.plain_data import has_template, is_known_later, is_output, plain_copy
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.expressions import check_expression
+from deferrable_ops.plain_data import has_template, is_known_later, is_output, plain_copy
 
 Match = dict[str, Any] | str | None
 """Equality on (nested) keys, a JMESPath expression, or None: every event."""

@@ -7,8 +7,8 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from deferrable_ops.events.cron import check_cron, next_occurrence
-from deferrable_ops.events.plain_data import is_known_later, is_output
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.plain_data import is_known_later, is_output
 
 _LONGEST: Final = 10 * 366 * 86_400.0
 

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
+from deferrable_ops.expressions import CANNOT_BE_EVALUATED, compiled, is_truth
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
-
-# JMESPath's own errors, and what its functions let through from Python.
-_CANNOT_BE_EVALUATED = (
-    JMESPathError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +61,10 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
     if result is None:
         return Success(payload)
     try:
-        value = _compiled(result).search(payload)
+        value = compiled(result).search(payload)
         json.dumps(value)  # an expression can return a part of itself: &name
         return Success(value)
-    except _CANNOT_BE_EVALUATED as error:
+    except CANNOT_BE_EVALUATED as error:
         return Failure(
             f"result={result!r} cannot be evaluated on the callback's payload: {error}", retryable=False
         )
@@ -86,21 +72,12 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
 
 def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool:
     try:
-        found = _compiled(expression).search(payload)
-    except _CANNOT_BE_EVALUATED as error:
+        return is_truth(compiled(expression).search(payload))
+    except CANNOT_BE_EVALUATED as error:
         notes.append(f"{name} cannot be evaluated on this payload, so it is not true: {error}")
         return False
-    # Truth as JMESPath defines it: false, null, and empty strings, lists and objects are not true; 0 is.
-    return (
-        found is not None and found is not False and not (isinstance(found, (str, list, dict)) and not found)
-    )
 
 
 def _reason(payload: Any, otherwise: str) -> str:
     reason = payload.get("reason") if isinstance(payload, dict) else None
     return reason if isinstance(reason, str) and reason else otherwise
-
-
-@lru_cache(maxsize=1024)
-def _compiled(expression: str) -> Any:
-    return jmespath.compile(expression)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.plain_data import require_serializable
 from deferrable_ops.triggers.dataflow_request import (
     WAIT_LABEL,
     Kind,
@@ -17,7 +18,6 @@ from deferrable_ops.triggers.dataflow_request import (
     valid_prefix,
 )
 from deferrable_ops.triggers.dataflow_states import EXPECTED_STATES
-from deferrable_ops.triggers.plain_data import require_serializable
 from deferrable_ops.upstreams.dataflow_jobs import IMPORTANCES
 
 Later = Callable[[Any], bool]

@@ -10,12 +10,10 @@ from difflib import get_close_matches
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
 from deferrable_ops import settings
 from deferrable_ops.exceptions import ConfigurationError, InputError
-from deferrable_ops.triggers.plain_data import is_known_later, is_output, require_serializable
+from deferrable_ops.expressions import check_expression
+from deferrable_ops.plain_data import is_known_later, is_output, require_serializable
 from deferrable_ops.upstreams.http import Request
 
 PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
@@ -112,13 +110,7 @@ def validate_expression(name: str, expression: Any) -> None:
         return
     if not isinstance(expression, str):
         raise InputError(f"{name}= must be a JMESPath expression in a string, as {name}=\"state == 'done'\"")
-    try:
-        jmespath.compile(expression)
-    except JMESPathError as error:
-        raise InputError(
-            f"{name}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
-            "see jmespath.org, and quote text as 'done'"
-        ) from None
+    check_expression(name, expression)
 
 
 def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:

@@ -34,6 +34,11 @@ URL = "https://jobs.example.com/train"
         ({"data": b"bytes"}, "data= must be a string or a dict of strings"),
         ({"headers": {"X-Count": 1}}, "headers= must be a dict of strings"),
         ({"success_when": "state = 'done'"}, "success_when=\"state = 'done'\" is not JMESPath"),
+        (
+            {"success_when": 'state == "done"'},
+            "write 'done' for the text, or done without quotes for the field",
+        ),
+        ({"failure_when": "fail(state)"}, "failure_when= calls fail(), which JMESPath does not have"),
         ({"failure_when": 1}, "failure_when= must be a JMESPath expression"),
         ({"result": "metrics["}, "result='metrics[' is not JMESPath"),
         ({"timeout": -1}, "timeout=-1 must be above zero"),

@@ -1,13 +1,39 @@
-"""What a specification may hold: plain data, and what is known only later."""
+"""What an operator may be given: plain data that can travel to the triggerer, and what is known only later."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
 
 DEEPEST: Final = 20
 """How many levels a ``match`` may have: it is copied, sent and compared by recursion."""
+
+
+def require_serializable(name: str, value: Any) -> None:
+    """Check that a value can travel to the triggerer.
+
+    :raises InputError: it holds something that is not plain data, such as a function.
+    """
+    if callable(value):
+        raise InputError(f"{name}= is a function, which cannot be sent to the triggerer; give plain data")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"{name}= has the key {key!r}; keys must be strings")
+            require_serializable(f"{name}[{key!r}]", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            require_serializable(f"{name}[{index}]", item)
+    elif not isinstance(value, (bool, int, float, str, NoneType)) and not is_output(value):
+        raise InputError(
+            f"{name}= holds a {type(value).__name__}, which is not plain data; "
+            "give strings, numbers, booleans, lists and dicts"
+        )
+    elif isinstance(value, float) and value - value != 0:
+        raise InputError(f"{name}= is {value}, which JSON does not have")
 
 
 def is_known_later(value: Any) -> bool:

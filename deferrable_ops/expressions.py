@@ -1,19 +1,21 @@
-"""JMESPath on events: what is refused when a DAG is parsed, and what is true of a message."""
+"""JMESPath on what services send: what is refused when a DAG is parsed, and what is true of a message."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions
+from jmespath.lexer import Lexer
 
 from deferrable_ops.exceptions import InputError
 
 # JMESPath's own errors, and what its functions let through from Python.
-_CANNOT_BE_EVALUATED = (
+CANNOT_BE_EVALUATED: Final = (
     JMESPathError,
     ArithmeticError,
     AttributeError,
@@ -24,6 +26,10 @@ _CANNOT_BE_EVALUATED = (
 )
 
 
+_COMPARATORS: Final = frozenset({"eq", "ne", "lt", "lte", "gt", "gte"})
+_NEEDS_NO_QUOTES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 def check_expression(argument: str, expression: str) -> None:
     """Check a JMESPath expression as far as that is possible without a message.
 
@@ -31,7 +37,8 @@ def check_expression(argument: str, expression: str) -> None:
     to match.
 
     :param argument: how the user calls it, for the error.
-    :raises InputError: it is malformed, or calls a function that is unknown or takes other arguments.
+    :raises InputError: it is malformed, compares with a text in double quotes, or calls a function that is unknown or
+        takes other arguments.
     """
     try:
         tree = compiled(expression).parsed
@@ -44,19 +51,21 @@ def check_expression(argument: str, expression: str) -> None:
         raise InputError(
             f"{argument}= is nested too deeply for JMESPath; write a simpler expression"
         ) from None
+    _refuse_needless_quotes(argument, expression)
     for name, given in _calls(tree):
         _check_call(argument, name, given)
 
 
 def is_true(expression: str, value: Any) -> bool:
-    """Return whether an expression is true of a value; False where it cannot be evaluated. Never raises.
-
-    Truth is JMESPath's: false, null, and empty strings, lists and objects are not true; 0 is.
-    """
+    """Return whether an expression is true of a value; False where it cannot be evaluated. Never raises."""
     try:
-        found = compiled(expression).search(value)
-    except _CANNOT_BE_EVALUATED:
+        return is_truth(compiled(expression).search(value))
+    except CANNOT_BE_EVALUATED:
         return False
+
+
+def is_truth(found: Any) -> bool:
+    """Return whether a value counts as true: false, null, and empty strings, lists and objects do not; 0 does."""
     return (
         found is not None and found is not False and not (isinstance(found, (str, list, dict)) and not found)
     )
@@ -91,6 +100,19 @@ def compiled(expression: str) -> Any:
     :raises jmespath.exceptions.JMESPathError: it is malformed.
     """
     return jmespath.compile(expression)
+
+
+def _refuse_needless_quotes(argument: str, expression: str) -> None:
+    """Refuse ``state == "done"``: double quotes make a field's name, so that nothing would ever be equal."""
+    tokens = list(Lexer().tokenize(expression))
+    for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
+        compared = any(beside and beside["type"] in _COMPARATORS for beside in (before, after))
+        if compared and token["type"] == "quoted_identifier" and _NEEDS_NO_QUOTES.fullmatch(token["value"]):
+            name = token["value"]
+            raise InputError(
+                f"{argument}={expression!r} compares with the field {name}: in JMESPath a text stands in single "
+                f"quotes; write '{name}' for the text, or {name} without quotes for the field"
+            )
 
 
 def _check_call(argument: str, name: str, given: int) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.events.support import json_values
 
-from deferrable_ops.events.expressions import is_true, text_equalities
+from deferrable_ops.expressions import is_true, text_equalities
 
 
 @pytest.mark.parametrize(
