@@ -52,6 +52,11 @@ def get_provider_info() -> dict[str, Any]:
                     "wait_retention_days": _option(
                         "For how many days a settled wait is kept.", default="14", kind="integer"
                     ),
+                    "event_retention_days": _option(
+                        "For how many days an event is kept. Its repetitions are told for 30 days more.",
+                        default="40",
+                        kind="integer",
+                    ),
                     "end_from_trigger": _option(
                         "auto: tasks end in the triggerer where nothing needs a worker. never: every task ends on a "
                         "worker.",

@@ -80,6 +80,11 @@ def wait_retention_days() -> int:
     return int(conf.getint(SECTION, "wait_retention_days", fallback=14))
 
 
+def event_retention_days() -> int:
+    """Return for how many days an event is kept: a month, and the window of whoever waits for it."""
+    return int(conf.getint(SECTION, "event_retention_days", fallback=40))
+
+
 def end_from_trigger() -> bool:
     """Return whether tasks may end in the triggerer: the option ``end_from_trigger`` is ``auto`` or ``never``.
 

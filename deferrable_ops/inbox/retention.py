@@ -1,16 +1,18 @@
-"""What the inbox forgets, by itself: settled waits with their callbacks, after their retention."""
+"""What the inbox forgets, by itself: settled waits with their callbacks, events, and later the events' keys."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
+from deferrable_ops.inbox.event_schema import event_counter, event_keys, events, source_positions
 from deferrable_ops.inbox.schema import callbacks, locks, waits
 
 log = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 _EVERY = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
+_KEYS_OUTLIVE_EVENTS = 30.0  # days
 
 
 class Retention:
@@ -32,32 +35,88 @@ class Retention:
             try:
                 if await take_turn(self._database, "retention", _EVERY):
                     await self.prune(settings.wait_retention_days())
+                    await self.prune_events(settings.event_retention_days())
             except DeferrableOpsError as error:
                 log.warning("The inbox cannot be pruned now: %s", error)
             await asyncio.sleep(_EVERY / 4)
 
     async def prune(self, days: float) -> int:
         """Delete the waits that were settled more than so many days ago; return how many there were."""
+        before = await self._database.now() - days * _DAY
+        return await self._in_batches(_delete_waits, before)
+
+    async def prune_events(self, days: float) -> int:
+        """Delete the events that came more than so many days ago, and 30 days later what tells their repetitions.
+
+        :return: how many events there were.
+        """
+        before = await self._database.now() - days * _DAY
         deleted = 0
-        while batch := await self._database.write(lambda transaction: self._prune_batch(transaction, days)):
+        if await self._database.write(lambda transaction: _announce(transaction, before)):
+            deleted = await self._in_batches(_delete_events, before)
+        await self._in_batches(_delete_keys, before - _KEYS_OUTLIVE_EVENTS * _DAY)
+        return deleted
+
+    async def _in_batches(
+        self, delete_batch: Callable[[Transaction, float], Awaitable[int]], before: float
+    ) -> int:
+        deleted = 0
+        while batch := await self._database.write(lambda transaction: delete_batch(transaction, before)):
             deleted += batch
             await asyncio.sleep(0)
         return deleted
 
-    async def _prune_batch(self, transaction: Transaction, days: float) -> int:
-        before = transaction.now - days * _DAY
-        batch = (
-            select(waits.c.id)
-            # What was settled by then was made by then, and that is what there is an index on.
-            .where(waits.c.created_at < before, waits.c.settled_at < before)
-            .where(waits.c.cancel.is_distinct_from("due"))
-            .limit(_ROWS_PER_BATCH)
-            .with_for_update(skip_locked=True)  # a late callback holds them in another order
-        )
-        chosen = (await transaction.connection.execute(batch)).scalars().all()
-        for table, column in ((callbacks, callbacks.c.wait_id), (waits, waits.c.id)):
-            await transaction.connection.execute(delete(table).where(column.in_(chosen)))
-        return len(chosen)
+
+async def _delete_waits(transaction: Transaction, before: float) -> int:
+    batch = (
+        select(waits.c.id)
+        # What was settled by then was made by then, and that is what there is an index on.
+        .where(waits.c.created_at < before, waits.c.settled_at < before)
+        .where(waits.c.cancel.is_distinct_from("due"))
+        .limit(_ROWS_PER_BATCH)
+        .with_for_update(skip_locked=True)  # a late callback holds them in another order
+    )
+    chosen = (await transaction.connection.execute(batch)).scalars().all()
+    for table, column in ((callbacks, callbacks.c.wait_id), (waits, waits.c.id)):
+        await transaction.connection.execute(delete(table).where(column.in_(chosen)))
+    return len(chosen)
+
+
+async def _announce(transaction: Transaction, before: float) -> bool:
+    """Say since when events are kept, before any is deleted; return whether there is one to delete."""
+    oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
+    received_at = (await transaction.connection.execute(oldest)).scalar()
+    if received_at is None or received_at >= before:
+        return False
+    earlier = update(event_counter).where(event_counter.c.kept_since < before)
+    await transaction.connection.execute(earlier.values(kept_since=before))
+    return True
+
+
+async def _delete_events(transaction: Transaction, before: float) -> int:
+    # They were received in the order of their numbers, or nearly: no index is needed to find the oldest.
+    lowest = (
+        select(events.c.number, events.c.received_at)
+        .order_by(events.c.number)
+        .limit(_ROWS_PER_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    rows = (await transaction.connection.execute(lowest)).all()
+    chosen = [number for number, received_at in rows if received_at < before]
+    await transaction.connection.execute(delete(events).where(events.c.number.in_(chosen)))
+    return len(chosen)
+
+
+async def _delete_keys(transaction: Transaction, before: float) -> int:
+    forgotten = delete(source_positions).where(source_positions.c.reached_at < before)
+    await transaction.connection.execute(forgotten)
+    key = (event_keys.c.source, event_keys.c.key)
+    batch = select(*key).where(event_keys.c.seen_at < before).limit(_ROWS_PER_BATCH)
+    rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
+    if rows:
+        chosen = [tuple(row) for row in rows]
+        await transaction.connection.execute(delete(event_keys).where(tuple_(*key).in_(chosen)))
+    return len(rows)
 
 
 async def take_turn(database: Database, name: str, every: float) -> bool:

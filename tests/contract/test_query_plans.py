@@ -15,6 +15,7 @@ from deferrable_ops.inbox.changes import read_changes
 from deferrable_ops.inbox.endpoints import _some_wait_expects_beats
 
 WAITING, SETTLED = 20_000, 20_000
+EVENTS = 40_000
 _NUMBERS = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) SELECT i FROM n",
     "postgresql": "SELECT i FROM generate_series(1, CAST(:count AS int)) AS i",
@@ -25,6 +26,14 @@ INSERT INTO deferrable_ops_waits
      heartbeat_timeout, beat_due, key_id, version)
 SELECT '{state}' || i, '{state}' || i, 1, 'dag', 'run', '{state}', i, 'webhook', '{state}', 1.0, {settled_at},
        99999999999.0, {heartbeat}, 99999999999.0 * {heartbeat}, 'key', 0
+FROM ({numbers}) AS numbers
+"""
+
+
+_FILL_EVENTS = """
+INSERT INTO deferrable_ops_events
+    (number, source, dedupe_key, event_time, received_at, payload, attributes)
+SELECT i, CASE WHEN i % 1000 = 0 THEN 'quiet' ELSE 'busy' END, i, i, i, 'null', '{{}}'
 FROM ({numbers}) AS numbers
 """
 
@@ -75,12 +84,40 @@ async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
     await _assert_no_scans(full, asked)
 
 
+async def test_what_a_follower_asks_is_answered_by_indexes(full_of_events: Inbox) -> None:
+    events = full_of_events.events
+    with _asked(full_of_events, "deferrable_ops_events") as asked:
+        newest = await events.newest()
+        # A busy source, a quiet one whose events lie far apart, and one that has none.
+        for sources in (["busy"], ["quiet", "empty"]):
+            first = await events.first_since(sources, EVENTS * 0.9)
+            assert first == EVENTS * 0.9 + (sources == ["busy"])
+            page = await events.read(sources, after=first - 1, upto=newest, most=10)
+            assert page[0].number == first
+            await events.read(sources, after=0, upto=newest, since=EVENTS * 0.9, most=10)
+    await _assert_no_scans(full_of_events, asked, "deferrable_ops_events", "events", "found")
+
+
+@pytest.fixture
+async def full_of_events(shared_url: str) -> Any:
+    """An inbox with a busy source and a quiet one, whose every thousandth event is the latter's."""
+    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    async with inbox.database.begin() as connection:
+        fill = _FILL_EVENTS.format(numbers=_NUMBERS[inbox.database.dialect])
+        await connection.execute(text(fill), {"count": EVENTS})
+        await connection.execute(text(f"UPDATE deferrable_ops_event_counter SET value = {EVENTS}"))
+    async with inbox.database.begin() as connection:
+        await connection.execute(text("ANALYZE"))
+    yield inbox
+    await inbox.close()
+
+
 @contextmanager
-def _asked(inbox: Inbox) -> Iterator[list[tuple[str, Any]]]:
+def _asked(inbox: Inbox, table: str = "deferrable_ops_waits") -> Iterator[list[tuple[str, Any]]]:
     asked: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        if "deferrable_ops_waits" in statement and not statement.startswith("INSERT"):
+        if table in statement and not statement.startswith("INSERT"):
             asked.append((statement, parameters[0] if many else parameters))
 
     event.listen(inbox.database.engine.sync_engine, "before_cursor_execute", note)
@@ -88,17 +125,26 @@ def _asked(inbox: Inbox) -> Iterator[list[tuple[str, Any]]]:
     event.remove(inbox.database.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def _assert_no_scans(inbox: Inbox, asked: list[tuple[str, Any]]) -> None:
+async def _assert_no_scans(inbox: Inbox, asked: list[tuple[str, Any]], *names: str) -> None:
+    """Explain what was asked.
+
+    :param names: by which the statements call the table.
+    """
     assert asked
-    explain, scan = {
-        "sqlite": ("EXPLAIN QUERY PLAN", "SCAN deferrable_ops_waits"),
-        "postgresql": ("EXPLAIN", "Seq Scan on deferrable_ops_waits"),
+    table, *others = names or ("deferrable_ops_waits",)
+    explain, scans = {
+        "sqlite": ("EXPLAIN QUERY PLAN", [f"SCAN {name}" for name in (table, *others)]),
+        "postgresql": ("EXPLAIN", [f"Seq Scan on {table}"]),
     }[inbox.database.dialect]
     async with inbox.database.engine.connect() as connection:
         for statement, parameters in asked:
             rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
             plan = "\n".join(str(row[-1]) for row in rows)
-            whole = [line for line in plan.splitlines() if scan in line and "USING" not in line]
+            whole = [
+                line
+                for line in plan.splitlines()
+                if any(f"{scan} " in f"{line} " for scan in scans) and "USING" not in line
+            ]
             assert not whole, f"{statement}\n{plan}"
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 
-from contract.support import new_wait, register, send
+from contract.support import new_event, new_wait, read_all, register, send
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.event_schema import event_keys, events
+from deferrable_ops.inbox.events import Reached
 from deferrable_ops.inbox.retention import take_turn
 from deferrable_ops.inbox.schema import callbacks, waits
 
@@ -61,3 +63,49 @@ async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) ->
         await connection.execute(update(waits).values(created_at=1.0, settled_at=1.0))
     assert await inbox.retention.prune(days=14) == 1
     assert (await register(inbox, wait.attempt)).outcome is None
+
+
+async def test_events_are_forgotten_after_their_days_and_their_repetitions_known_for_30_more(
+    inbox: Inbox,
+) -> None:
+    old = await inbox.events.append(new_event(key="old"))
+    await _age(inbox, days=41)
+    new = await inbox.events.append(new_event(key="new"))
+    assert await inbox.retention.prune_events(days=42) == 0
+    assert await inbox.events.kept_since() == 0
+    assert await inbox.retention.prune_events(days=40) == 1
+    assert [event.number for event in await read_all(inbox, "channel:orders")] == [new.number]
+    assert 40 * 86_400 - 60 < await inbox.database.now() - await inbox.events.kept_since() <= 40 * 86_400 + 60
+    assert (await inbox.events.append(new_event(key="old"))).number == old.number
+    await _age(inbox, days=30)
+    assert await inbox.retention.prune_events(days=40) == 0
+    assert not (await inbox.events.append(new_event(key="old"))).is_repetition
+    assert (await inbox.events.append(new_event(key="new"))).is_repetition
+
+
+async def test_where_a_source_was_read_up_to_is_forgotten_with_the_keys(inbox: Inbox) -> None:
+    await inbox.events.append_all([], reached=Reached("kafka:x", "live", 1))
+    await inbox.retention.prune_events(days=0)
+    assert await inbox.events.reached("kafka:x", "live") == 1
+    await inbox.retention.prune_events(days=-31)
+    assert await inbox.events.reached("kafka:x", "live") is None
+
+
+async def test_many_events_are_forgotten_in_batches_by_two_processes_at_once(
+    two: tuple[Inbox, Inbox],
+) -> None:
+    await two[0].events.append_all([new_event(time=float(i)) for i in range(1300)])
+    await _age(two[0], days=1)
+    new = await two[0].events.append(new_event())
+    assert sum(await asyncio.gather(*(inbox.retention.prune_events(days=0.5) for inbox in two))) == 1300
+    assert [event.number for event in await read_all(two[1], "channel:orders")] == [new.number]
+    await two[0].events.append(new_event())
+    assert await two[0].events.newest() > new.number
+
+
+async def _age(inbox: Inbox, days: float) -> None:
+    """Make everything that has come so much older."""
+    async with inbox.database.begin() as connection:
+        seconds = days * 86_400
+        await connection.execute(update(events).values(received_at=events.c.received_at - seconds))
+        await connection.execute(update(event_keys).values(seen_at=event_keys.c.seen_at - seconds))
