@@ -5,7 +5,8 @@ DeferrableOpsError
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the database does not answer now: try again
-│   └── UnknownWait           this inbox has never seen the wait, or has pruned it
+│   ├── UnknownWait           this inbox has never seen the wait, or has pruned it
+│   └── UnknownChannel        this inbox has no channel of this name
 ├── TokenRefused              a callback token is malformed, forged or revoked
 └── DataflowError
     ├── DataflowUnavailable   Dataflow does not answer now: try again
@@ -38,6 +39,10 @@ class InboxUnavailable(InboxError):
 
 class UnknownWait(InboxError):
     """This inbox has never seen the wait, or has pruned it after its retention."""
+
+
+class UnknownChannel(InboxError):
+    """This inbox has no channel of this name."""
 
 
 class TokenRefused(DeferrableOpsError):

@@ -7,10 +7,9 @@ import pkgutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.crypto import get_fernet
-
-from deferrable_ops.exceptions import ConfigurationError, InboxError
+from deferrable_ops.exceptions import InboxError
 from deferrable_ops.inbox import Attempt
+from deferrable_ops.inbox.encryption import airflow_fernet
 
 if TYPE_CHECKING:
     from deferrable_ops.triggers.base import TaskTrigger
@@ -43,10 +42,4 @@ def unseal(sealed: bytes) -> TaskTrigger:
 
 
 def _fernet() -> Any:
-    try:
-        return get_fernet()
-    except Exception as error:  # Airflow's own names no setting
-        raise ConfigurationError(
-            f"[core] fernet_key is missing or malformed ({error}): set it, to the same on all machines; "
-            "what stops a task's outside work is kept encrypted with it"
-        ) from None
+    return airflow_fernet("what stops a task's outside work is")
