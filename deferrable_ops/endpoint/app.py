@@ -1,4 +1,4 @@
-"""The app: callbacks are dispatched here, in front of FastAPI, whose machinery would cost more than they do.
+"""The app: callbacks and events are dispatched here, before FastAPI, whose machinery would cost more than they do.
 
 It is a FastAPI app all the same, because Airflow's API server runs the lifespan of a mounted app only then,
 and because pages with Airflow's authentication are FastAPI routes.
@@ -20,10 +20,11 @@ from deferrable_ops.endpoint.answers import Answer, Refused, json_answer, send_a
 from deferrable_ops.endpoint.background import Chore, announce, prune, running
 from deferrable_ops.endpoint.body import Disconnected
 from deferrable_ops.endpoint.callbacks import show_wait, take_callback
-from deferrable_ops.endpoint.paths import find_callback, find_task, mask_tokens, path_in_app
+from deferrable_ops.endpoint.channels import take_event
+from deferrable_ops.endpoint.paths import find_callback, find_channel, find_task, mask_tokens, path_in_app
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.tasks import set_task_state
-from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable, UnknownWait
+from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable, UnknownChannel, UnknownWait
 from deferrable_ops.inbox.callbacks import UNKNOWN_WAIT
 from deferrable_ops.settings import ENDPOINT_PREFIX
 
@@ -83,16 +84,18 @@ class Endpoint(FastAPI):
             return refused.answer
         except UnknownWait:
             return json_answer(404, {"error": UNKNOWN_WAIT})
+        except UnknownChannel as error:
+            return json_answer(404, {"error": str(error)})
         except InboxUnavailable as error:
-            log.warning("A callback could not be taken: %s", error)
+            log.warning("A request could not be taken: %s", error)
         except TimeoutError:
-            log.warning("A callback could not be taken: the inbox did not answer in time")
+            log.warning("A request could not be taken: the inbox did not answer in time")
         except ConfigurationError as error:
-            log.error("No callback can be taken: %s", error)
+            log.error("No request can be taken: %s", error)
         except (Disconnected, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("A callback could not be taken")
+            log.exception("A request could not be taken")
             return json_answer(500, {"error": "the endpoint failed; its log says why"})
         return json_answer(503, {"error": "the inbox does not answer now; try again"}, _RETRY_AFTER)
 
@@ -104,6 +107,10 @@ class Endpoint(FastAPI):
             if scope["method"] == "GET" and verb == "post":
                 return await show_wait(self._resources, scope, token)
             return _not_allowed("GET, POST" if verb == "post" else "POST")
+        if channel := find_channel(path):
+            if scope["method"] != "POST":
+                return _not_allowed("POST")
+            return await take_event(self._resources, scope, receive, channel)
         if task := find_task(path):
             if scope["method"] != "PATCH":
                 return _not_allowed("PATCH")

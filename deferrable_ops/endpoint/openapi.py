@@ -12,7 +12,7 @@ _STATES: Final = ["waiting", "success", "failed", "skipped", "expired", "superse
 
 
 def describe(generated: _Json) -> _Json:
-    """Return FastAPI's own description with the callback routes in it."""
+    """Return FastAPI's own description with the routes of callbacks and channels in it."""
     schemas = generated.get("components", {}).get("schemas", {}) | _SCHEMAS
     return {
         **generated,
@@ -37,6 +37,7 @@ def _paths() -> _Json:
         }
         for verb, (summary, body) in _VERBS.items():
             paths[f"{prefix}/{verb}"] = {"post": _callback(summary, f"{verb}{name}", access, body)}
+    paths["/channels/{name}"] = {"post": _channel_operation()}
     paths["/dag/{dag_id}/task/{task_id}/"] = {"patch": _task_operation()}
     return paths
 
@@ -83,6 +84,28 @@ def _task_operation() -> _Json:
             "200": _answer("The state is set", "TaskState"),
             **{status: _error(text) for status, text in errors.items()},
         },
+    }
+
+
+def _channel_operation() -> _Json:
+    name = _TEXT | {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
+    taken = _answer("Committed; a repetition always gets the first one's receipt", "EventReceipt")
+    errors = {
+        **_ERRORS,
+        "400": "The request says that it is a CloudEvent, and is none",
+        "401": "The signature or token that the channel asks for is missing or wrong, or its timestamp is too old",
+        "404": "This endpoint's inbox has no such channel",
+        **{status: _CALLBACK_ERRORS[status] for status in ("408", "413")},
+    }
+    return {
+        "summary": "Post an event",
+        "description": "The body may be anything; JSON can be matched by its keys. It is verified as the channel says, "
+        "and may be a CloudEvent, structured or binary. A repetition is told by the sender's own id of the delivery, "
+        "else by its body for 5 minutes. Slack's url_verification is answered with its challenge.",
+        "operationId": "post_event",
+        "parameters": [_parameter("name", "path", name, required=True)],
+        "requestBody": {"content": {"application/json": {"schema": _ref("Any")}}},
+        "responses": {"200": taken, **{status: _error(text) for status, text in errors.items()}},
     }
 
 
@@ -150,6 +173,14 @@ _SCHEMAS: Final[_Json] = {
         "wait",
         "state",
         "received_at",
+    ),
+    "EventReceipt": _object(
+        {
+            "channel": _TEXT,
+            "event": {"type": "integer"},
+            "received_at": _TEXT | {"format": "date-time"},
+            "challenge": _TEXT,
+        }
     ),
     "Wait": _object(
         {

@@ -11,6 +11,8 @@ from deferrable_ops.inbox.callbacks import Verb
 
 _VERBS: Final = {verb.value: verb for verb in Verb if verb is not Verb.POST}
 _CALLBACKS = re.compile(r"/callbacks(?:/([^/]+)(?:/([^/]+))?)?/?")
+_CHANNEL = re.compile(r"/channels/([^/]+)/?")
+_CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TASK = re.compile(r"/dag/([^/]+)/task/([^/]+)/?")
 _WAIT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\.)")
 _TOKEN = re.compile(rf"({_WAIT_ID.pattern})\.[0-9a-f]{{8}}\.[A-Za-z0-9_-]{{43}}")
@@ -42,6 +44,17 @@ def find_task(path: str) -> tuple[str, str] | None:
     """Return the dag id and the task id that the path of a task's state names; None: it is no such path."""
     match = _TASK.fullmatch(path)
     return None if match is None else (match[1], match[2])
+
+
+def find_channel(path: str) -> str | None:
+    """Return the name that a channel's path names; None: it is no such path."""
+    match = _CHANNEL.fullmatch(path)
+    return None if match is None else match[1]
+
+
+def is_channel_name(name: str) -> bool:
+    """Return whether a channel can have this name: others need not be looked for."""
+    return _CHANNEL_NAME.fullmatch(name) is not None
 
 
 def mask_tokens(scope: Scope, path: str) -> None:

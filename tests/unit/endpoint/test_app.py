@@ -112,7 +112,7 @@ async def test_openapi_describes_every_route(http: httpx.AsyncClient) -> None:
     described = (await http.get("/openapi.json")).json()
     verbs = ("", "/success", "/failure", "/skip", "/heartbeat")
     callbacks = {f"{prefix}{verb}" for prefix in ("/callbacks", "/callbacks/{token}") for verb in verbs}
-    assert set(described["paths"]) == callbacks | {"/dag/{dag_id}/task/{task_id}/"}
+    assert set(described["paths"]) == callbacks | {"/dag/{dag_id}/task/{task_id}/", "/channels/{name}"}
     post = described["paths"]["/callbacks/{token}"]["post"]["responses"]
     assert {"200", "202", "400", "401", "404", "408", "409", "410", "413", "422", "503"} <= set(post)
 

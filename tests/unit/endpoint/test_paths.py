@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deferrable_ops.endpoint.paths import find_callback, find_task, mask_tokens
+from deferrable_ops.endpoint.paths import find_callback, find_channel, find_task, is_channel_name, mask_tokens
+from deferrable_ops.events import ChannelEvent
+from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox.callbacks import Verb
 
 WAIT_ID = "7e230a22-651f-5a46-9adf-ea8756e35ab0"
@@ -48,6 +50,35 @@ def test_path_names_token_and_verb(path: str, meaning: Any) -> None:
 )
 def test_path_names_dag_and_task(path: str, meaning: Any) -> None:
     assert find_task(path) == meaning
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/channels/orders", "orders"),
+        ("/channels/orders/", "orders"),
+        ("/channels/ü", "ü"),
+        ("/channels/", None),
+        ("/channels/a/b", None),
+        ("/channel/a", None),
+    ],
+)
+def test_path_names_a_channel(path: str, name: str | None) -> None:
+    assert find_channel(path) == name
+
+
+@given(st.text(max_size=130))
+def test_a_channel_can_have_the_names_that_can_be_waited_for(name: str) -> None:
+    try:
+        known = ChannelEvent(name).name == name and "{" not in name
+    except InputError:
+        known = False
+    assert is_channel_name(name) == known
+
+
+@pytest.mark.parametrize("name", ["orders", "a.b_c-d", "x" * 128, "9"])
+def test_ordinary_names_are_names(name: str) -> None:
+    assert is_channel_name(ChannelEvent(name).name)
 
 
 @pytest.mark.parametrize(
