@@ -1,4 +1,4 @@
-"""The command ``deferrable-ops``: serve callbacks, see what waits, answer by hand, and look after the inbox.
+"""The command ``deferrable-ops``: serve the endpoint, see what waits, answer by hand, look after inbox and channels.
 
 Exit codes: 0 done, 1 refused or the inbox does not answer, 2 bad input.
 """
@@ -6,20 +6,20 @@ Exit codes: 0 done, 1 refused or the inbox does not answer, 2 bad input.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import getpass
 import json
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
+
+from deferrable_ops import cli_channels
+from deferrable_ops.cli_common import add_command, positive, print_table, time_text, with_inbox
 
 if TYPE_CHECKING:  # each command imports what it needs: Airflow alone takes seconds
     from deferrable_ops.inbox import Inbox, Wait
 
-_PATIENCE = 5.0
 _STATES: Final = ("waiting", "success", "failed", "skipped", "expired", "superseded", "killed")
 _COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS")
 
@@ -71,12 +71,12 @@ def show_waits(options: argparse.Namespace) -> int:
         )
         if value is not None
     ]
-    found = _with_inbox(lambda inbox: inbox.waits.find(*chosen, limit=options.limit + 1))
+    found = with_inbox(lambda inbox: inbox.waits.find(*chosen, limit=options.limit + 1))
     shown = sorted(found[: options.limit], key=lambda wait: wait.created_at)
     if options.json:
         print(json.dumps([_as_json(wait) for wait in shown], indent=2))
     else:
-        _print_table([_COLUMNS, *map(_as_row, shown)])
+        print_table([_COLUMNS, *map(_as_row, shown)])
     if len(found) > options.limit:
         print(f"only {options.limit} of them are shown; --limit shows more", file=sys.stderr)
     return 0
@@ -99,7 +99,7 @@ def send(options: argparse.Namespace) -> int:
         source=f"cli:{getpass.getuser()}: {options.reason}",
         idempotency_key=f"cli-{uuid4()}",  # so that a heartbeat is recorded too
     )
-    receipt = _with_inbox(lambda inbox: inbox.callbacks.record(callback))
+    receipt = with_inbox(lambda inbox: inbox.callbacks.record(callback))
     print(receipt.body)
     return 0 if receipt.status < 300 else 1
 
@@ -108,24 +108,30 @@ def upgrade_inbox(_options: argparse.Namespace) -> int:
     """Bring the inbox's tables to the newest schema."""
     from deferrable_ops.inbox.schema import HEAD
 
-    _with_inbox(_opened)
+    with_inbox(_opened)
     print(f"the inbox is at schema {HEAD}")
     return 0
 
 
 def prune_inbox(options: argparse.Namespace) -> int:
-    """Delete the waits that were settled long ago."""
+    """Delete the waits that were settled long ago, and the events that came long ago."""
     from deferrable_ops import settings
 
     days = settings.wait_retention_days() if options.days is None else options.days
-    deleted = _with_inbox(lambda inbox: inbox.retention.prune(days))
-    print(f"{deleted} waits that were settled more than {days:g} days ago are deleted")
+    event_days = settings.event_retention_days()
+
+    async def prune(inbox: Inbox) -> tuple[int, int]:
+        return await inbox.retention.prune(days), await inbox.retention.prune_events(event_days)
+
+    waits, events = with_inbox(prune)
+    print(f"{waits} waits that were settled more than {days:g} days ago are deleted")
+    print(f"{events} events that came more than {event_days} days ago are deleted")
     return 0
 
 
 def rotate_keys(options: argparse.Namespace) -> int:
     """Make a new signing key for the waits to come."""
-    made = _with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
+    made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
     print(f"new waits are signed with key {made}")
     if options.revoke_old:
         print("tokens of every older key are refused within 5 s: clear the tasks that still wait for them")
@@ -138,23 +144,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_waits(commands)
     _add_send(commands)
-    inbox = _add(commands, "inbox", "look after the inbox's database").add_subparsers(required=True)
-    _add(inbox, "upgrade", "create or upgrade the tables", upgrade_inbox)
-    prune = _add(inbox, "prune", "delete waits that were settled long ago", prune_inbox)
-    prune.add_argument("--days", type=_positive(float), help="default: [deferrable_ops] wait_retention_days")
-    keys = _add(commands, "keys", "look after the keys that sign callback tokens").add_subparsers(
+    inbox = add_command(commands, "inbox", "look after the inbox's database").add_subparsers(required=True)
+    add_command(inbox, "upgrade", "create or upgrade the tables", upgrade_inbox)
+    prune = add_command(inbox, "prune", "delete waits and events of long ago", prune_inbox)
+    prune.add_argument(
+        "--days", type=positive(float), help="for waits; default: [deferrable_ops] wait_retention_days"
+    )
+    cli_channels.add_commands(commands)
+    keys = add_command(commands, "keys", "look after the keys that sign callback tokens").add_subparsers(
         required=True
     )
-    rotate = _add(keys, "rotate", "sign new waits with a new key", rotate_keys)
+    rotate = add_command(keys, "rotate", "sign new waits with a new key", rotate_keys)
     rotate.add_argument("--revoke-old", action="store_true", help="refuse the tokens of all older keys")
     return parser
 
 
 def _add_serve(commands: Any) -> None:
-    command = _add(commands, "serve", "serve the callback endpoint on its own", serve)
+    command = add_command(commands, "serve", "serve the endpoint on its own", serve)
     command.add_argument("--host", default="0.0.0.0", help="default: %(default)s")  # noqa: S104 - services call from outside
     command.add_argument("--port", type=int, default=8090, help="default: %(default)s")
-    command.add_argument("--workers", type=_positive(int), default=1, help="processes; default: %(default)s")
+    command.add_argument("--workers", type=positive(int), default=1, help="processes; default: %(default)s")
     command.add_argument(
         "--trusted-proxies",
         default="127.0.0.1",
@@ -166,43 +175,21 @@ def _add_serve(commands: Any) -> None:
 
 
 def _add_waits(commands: Any) -> None:
-    command = _add(commands, "waits", "show what waits", show_waits)
+    command = add_command(commands, "waits", "show what waits", show_waits)
     command.add_argument("--state", choices=(*_STATES, "all"), default="waiting", help="default: %(default)s")
     command.add_argument("--dag", metavar="DAG_ID")
     command.add_argument("--task", metavar="TASK_ID")
     command.add_argument("--run-id", metavar="RUN_ID")
-    command.add_argument("--limit", type=_positive(int), default=100, help="default: %(default)s")
+    command.add_argument("--limit", type=positive(int), default=100, help="default: %(default)s")
     command.add_argument("--json", action="store_true", help="print a JSON array")
 
 
 def _add_send(commands: Any) -> None:
-    command = _add(commands, "send", "answer a wait by hand; it leaves an audit row", send)
+    command = add_command(commands, "send", "answer a wait by hand; it leaves an audit row", send)
     command.add_argument("verb", choices=("success", "failure", "skip", "heartbeat"))
     command.add_argument("wait", type=_wait_id, metavar="WAIT", help="the wait's id, as `waits` shows it")
     command.add_argument("--json", metavar="TEXT", help="the callback's body; default: what the verb needs")
     command.add_argument("--reason", required=True, help="why, for the audit")
-
-
-def _add(
-    commands: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int] | None = None
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    if run is not None:
-        command.set_defaults(run=run)
-    return command
-
-
-def _positive(kind: type[Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = 0
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-        return number
-
-    return parse
 
 
 def _wait_id(text: str) -> str:
@@ -232,16 +219,6 @@ def _body(verb: str, given: str | None, reason: str) -> str:
     return body
 
 
-def _with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
-    from deferrable_ops.inbox import use_inbox
-
-    async def run() -> Any:
-        async with use_inbox(patience=_PATIENCE) as inbox:
-            return await work(inbox)
-
-    return asyncio.run(run())
-
-
 async def _opened(_inbox: Inbox) -> None:
     """Do nothing: opening the inbox upgrades it."""
 
@@ -257,11 +234,11 @@ def _as_json(wait: Wait) -> dict[str, Any]:
         "try_number": attempt.try_number,
         "feature": wait.feature,
         "state": wait.state,
-        "since": _time(wait.created_at),
-        "deadline": _time(wait.deadline),
-        "settled_at": _time(wait.settled_at),
-        "last_beat": _time(wait.last_beat),
-        "launched_at": _time(wait.launched_at),
+        "since": time_text(wait.created_at),
+        "deadline": time_text(wait.deadline),
+        "settled_at": time_text(wait.settled_at),
+        "last_beat": time_text(wait.last_beat),
+        "launched_at": time_text(wait.launched_at),
         "progress": wait.progress,
     }
 
@@ -272,19 +249,8 @@ def _as_row(wait: Wait) -> tuple[str, ...]:
     task = f"{attempt.dag_id}.{attempt.task_id}{mapped} {attempt.run_id} try {attempt.try_number}"
     progress = "" if wait.progress is None else json.dumps(wait.progress, ensure_ascii=False)
     shortened = progress if len(progress) <= 60 else progress[:57] + "..."
-    times = (_time(wait.created_at), _time(wait.deadline), _time(wait.launched_at) or "")
+    times = (time_text(wait.created_at), time_text(wait.deadline), time_text(wait.launched_at) or "")
     return (wait.id, task, wait.state, *(str(time) for time in times), shortened)
-
-
-def _time(moment: float | None) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _print_table(rows: Iterable[Sequence[str]]) -> None:
-    table = [tuple(map(str, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -117,6 +117,16 @@ class Channels:
         await self._database.write(write)
         self._forget()
 
+    async def scheme_of(self, name: str) -> str:
+        """Return how a channel's requests are verified, as it is now.
+
+        :raises UnknownChannel: there is no such channel.
+        """
+        scheme = next((channel.scheme for channel in await self.all() if channel.name == name), None)
+        if scheme is None:
+            raise _unknown(name)
+        return scheme
+
     async def all(self) -> list[Channel]:
         """Return every channel as it is now, by name, and without secrets."""
 

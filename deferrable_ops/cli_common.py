@@ -1,0 +1,63 @@
+"""What the commands share: their parsers, the inbox, and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # each command imports what it needs: Airflow alone takes seconds
+    from deferrable_ops.inbox import Inbox
+
+_PATIENCE = 5.0
+
+
+def add_command(
+    commands: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int] | None = None
+) -> argparse.ArgumentParser:
+    """Add a command to a parser."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    if run is not None:
+        command.set_defaults(run=run)
+    return command
+
+
+def positive(kind: type[Any]) -> Callable[[str], Any]:
+    """Return what parses a number above 0."""
+
+    def parse(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return number
+
+    return parse
+
+
+def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
+    """Return what the work returns, with the inbox of the settings."""
+    from deferrable_ops.inbox import use_inbox
+
+    async def run() -> Any:
+        async with use_inbox(patience=_PATIENCE) as inbox:
+            return await work(inbox)
+
+    return asyncio.run(run())
+
+
+def time_text(moment: float | None) -> str | None:
+    """Return a moment for a human; None stays None."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def print_table(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of cells in columns."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
