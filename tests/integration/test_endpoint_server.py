@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from integration.serving import serving
 
 from deferrable_ops.endpoint import create_app
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
 from real_airflow import Postgres, RealAirflow, sqlite_database, wait_until
 from real_airflow.environment import write_passwords
-from real_airflow.ports import free_port
-
-
-@contextmanager
-def serving(inbox_url: str, folder: Path, *options: str) -> Iterator[tuple[httpx.Client, Path]]:
-    """Run `deferrable-ops serve` and yield a client of it, and the file that it writes to."""
-    port, output = free_port(), folder / "serve.out"
-    command = [
-        sys.executable,
-        "-m",
-        "deferrable_ops.cli",
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__DEFERRABLE_OPS__INBOX_URL": inbox_url,
-    }
-    with output.open("wb") as written:
-        process = subprocess.Popen(
-            [*command, *options], env=environment, stdout=written, stderr=written, start_new_session=True
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            wait_until(lambda: _answers(client), f"the endpoint to answer; {output.read_text()}")
-            yield client, output
-        process.terminate()
-        assert process.wait(30) in (0, -signal.SIGTERM), output.read_text()
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/openapi.json").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def register(inbox_url: str) -> tuple[Wait, str]:
