@@ -124,6 +124,8 @@ class _LaunchingTask(_FollowingTask):
         "job_name",
         "labels",
         "expected_state",
+        "when_killed",
+        "log_messages",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "labels": "json"}
 
@@ -257,7 +259,7 @@ class DataflowJobSensor(_FollowingTask):
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowJobTrigger
-    template_fields: Sequence[str] = (*_DataflowTask.place_fields, "job_id", "expected_state")
+    template_fields: Sequence[str] = (*_DataflowTask.place_fields, "job_id", "expected_state", "log_messages")
 
     def __init__(self, *, project_id: str, region: str, job_id: str, **kwargs: Any) -> None:
         super().__init__(project_id=project_id, region=region, **kwargs)

@@ -230,8 +230,22 @@ def test_templates_are_rendered_in_every_field_nested_too() -> None:
         gcp_conn_id="{{ c }}",
         impersonation_chain=["{{ i }}"],
         expected_state="{{ e }}",
+        on_kill="{{ k }}",
+        log_messages="{{ l }}",
     )
-    values = {"p": "P", "r": "R", "a": "A", "y": "Y", "n": "N", "t": "T", "c": "C", "i": "I", "e": "E"}
+    values = {
+        "p": "P",
+        "r": "R",
+        "a": "A",
+        "y": "Y",
+        "n": "N",
+        "t": "T",
+        "c": "C",
+        "i": "I",
+        "e": "E",
+        "k": "K",
+        "l": "L",
+    }
     task.render_template_fields(values)  # type: ignore[arg-type]
     rendered = task.trigger_kwargs()
     assert (rendered["project_id"], rendered["region"], rendered["job_name"]) == ("P", "R", "N")
@@ -239,6 +253,7 @@ def test_templates_are_rendered_in_every_field_nested_too() -> None:
     assert rendered["body"]["environment"] == {"x": [{"y": "Y"}]}
     assert (rendered["labels"], rendered["gcp_conn_id"]) == ({"team": "T"}, "C")
     assert (rendered["impersonation_chain"], rendered["expected_state"]) == (["I"], "E")
+    assert (rendered["when_killed"], rendered["log_messages"]) == ("K", "L")
 
 
 def test_task_that_stops_another_tasks_job_starts_on_a_worker_which_resolves_its_id() -> None:
