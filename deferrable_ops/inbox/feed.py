@@ -111,7 +111,7 @@ class Feed:
         """Follow sources from a moment on, which may be past.
 
         :param since: seconds since the epoch: only events that are not older, by their own time.
-        :param after: a number: only events with a higher one.
+        :param after: a number: only events with a higher one; above the newest, those that come from now on.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 

@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.support import PATIENCE, eventually, new_event
+from contract.processes import appender, ended, start
+from contract.support import PATIENCE, eventually, new_event, read_all
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
@@ -123,6 +125,7 @@ async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_MOST_PENDING", 5)
+    _sweep_every(monkeypatch, 3600.0)
     with inbox.feed.follow(["channel:orders"]) as slow, inbox.feed.follow(["channel:orders"]) as quick:
         await went_live(slow, quick)
         for i in range(40):
@@ -131,6 +134,52 @@ async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
         assert not slow.is_live
         assert payloads(await took(slow, 40)) == list(range(40))
         await went_live(slow)
+
+
+async def test_who_begins_after_a_number_that_is_not_reached_yet_goes_live_and_gets_what_comes(
+    inbox: Inbox,
+) -> None:
+    """The inbox was restored from a backup: its numbers start again below those that a wait remembers."""
+    newest = await inbox.events.newest()
+    with inbox.feed.follow(["channel:orders"], after=newest + 1_000_000) as follower:
+        await went_live(follower)
+        await inbox.events.append(new_event(payload="restored"))
+        assert payloads(await took(follower, 1)) == ["restored"]
+
+
+async def test_what_several_processes_append_is_followed_though_some_are_killed(
+    shared_url: str, tmp_path: Path
+) -> None:
+    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    before = await inbox.events.newest()
+    files = [tmp_path / f"acknowledged-{number}" for number in range(3)]
+    seen: list[int] = []
+
+    async def follow(after: int) -> None:
+        with inbox.feed.follow(["channel:many"], after=after) as follower:
+            while True:
+                seen.extend(event.number for event in await follower.next())
+
+    following = asyncio.create_task(follow(before))
+    processes = [start(appender, shared_url, number, 200, file) for number, file in enumerate(files)]
+
+    async def some() -> bool:
+        return len(seen) > 100
+
+    await eventually(some, "some events")
+    processes[0].kill()
+    for process in processes:
+        await eventually(lambda process=process: ended(process), "the process to end")  # type: ignore[misc]
+    numbers = [event.number for event in await read_all(inbox, "channel:many", after=before)]
+
+    async def all_of_them() -> bool:
+        return len(seen) >= len(numbers)
+
+    await eventually(all_of_them, "all events")
+    following.cancel()
+    assert seen == numbers
+    assert len(numbers) >= 600  # two of the processes' own, and what they share
+    await inbox.close()
 
 
 async def test_a_route_spares_those_whom_an_event_does_not_concern(inbox: Inbox) -> None:
