@@ -1,0 +1,260 @@
+"""Airflow's Kafka connection, whose extra holds librdkafka's settings, in aiokafka's words."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from deferrable_ops.exceptions import ConfigurationError
+
+_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
+# librdkafka's other names for the same settings.
+_ALIASES: Final = {
+    "metadata.broker.list": "bootstrap.servers",
+    "sasl.mechanisms": "sasl.mechanism",
+    "max.partition.fetch.bytes": "fetch.message.max.bytes",
+}
+# What says who we are, or whom we trust, is never passed over: a setting that is not known here is refused.
+_GUARDED: Final = ("ssl.", "sasl.", "security.", "enable.ssl.")
+_KNOWN: Final = frozenset(
+    {
+        "enable.ssl.certificate.verification",
+        "sasl.kerberos.service.name",
+        "sasl.mechanism",
+        "sasl.oauthbearer.client.id",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.method",
+        "sasl.oauthbearer.scope",
+        "sasl.oauthbearer.token.endpoint.url",
+        "sasl.password",
+        "sasl.username",
+        "security.protocol",
+        "ssl.ca.location",
+        "ssl.ca.pem",
+        "ssl.certificate.location",
+        "ssl.certificate.pem",
+        "ssl.endpoint.identification.algorithm",
+        "ssl.key.location",
+        "ssl.key.password",
+    }
+)
+# They say how the JVM's or librdkafka's own ticket cache or randomness works, which is the system's own here.
+_PASSED_OVER: Final = ("sasl.kerberos.", "sasl.login.")
+_ISOLATIONS: Final = ("read_committed", "read_uncommitted")
+
+
+class AirflowConnection(Protocol):
+    """What is read of an Airflow connection."""
+
+    conn_id: str
+    host: str | None
+    port: int | None
+    login: str | None
+    password: str | None
+
+    @property
+    def extra_dejson(self) -> dict[str, Any]:
+        """The extra, as JSON."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """Where an OAuth token comes from: OpenID Connect's client credentials."""
+
+    endpoint: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """How a cluster is reached. Its ``repr`` shows no secret.
+
+    :param servers: ``host:port``, comma-separated.
+    :param protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+    :param tls: the settings of librdkafka that say whom to trust, and with which certificate to come.
+    """
+
+    conn_id: str
+    servers: str
+    protocol: str
+    mechanism: str
+    username: str | None
+    password: str | None = field(repr=False)
+    kerberos_service: str = "kafka"
+    oauth: OAuth | None = None
+    tls: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    client_id: str = "deferrable-ops"
+    rack: str | None = None
+    isolation: str = "read_committed"
+    partition_bytes: int = 1_048_576
+
+    def secrets(self) -> list[str]:
+        """Return what nothing that is shown may hold."""
+        found = [self.password, self.tls.get("ssl.key.password"), self.oauth and self.oauth.client_secret]
+        return [str(secret) for secret in found if secret]
+
+    def without_secrets(self, text: object) -> str:
+        """Return a text in which the secrets are replaced by asterisks."""
+        shown = str(text)
+        for secret in self.secrets():
+            shown = shown.replace(secret, "***")
+        return shown
+
+
+def settings_of(connection: AirflowConnection) -> ClusterSettings:
+    """Return the settings of an Airflow connection of the type Kafka.
+
+    The names are librdkafka's, as the kafka provider documents them; what concerns its consumer groups and producers
+    is passed over. Host, login and password of the connection stand in for settings that the extra leaves out.
+
+    :raises ConfigurationError: a setting is missing, malformed, or one that guards the connection and is not known.
+    """
+    conn_id = connection.conn_id
+    extra = _extra(connection)
+    host = connection.host and (
+        f"{connection.host}:{connection.port}" if connection.port else connection.host
+    )
+    servers = extra.get("bootstrap.servers") or host
+    if not servers:
+        raise ConfigurationError(
+            f"the connection {conn_id!r} says no bootstrap.servers; write host:port of a broker into its extra"
+        )
+    username = _text(extra, "sasl.username") or connection.login
+    mechanism = (_text(extra, "sasl.mechanism") or "").upper()
+    default = "PLAINTEXT" if not mechanism else "SASL_PLAINTEXT"
+    protocol = (_text(extra, "security.protocol") or default).upper()
+    _check_choice(conn_id, "security.protocol", protocol, _PROTOCOLS)
+    if protocol.startswith("SASL"):
+        mechanism = mechanism or ("GSSAPI" if username is None else "PLAIN")
+        _check_choice(conn_id, "sasl.mechanism", mechanism, _MECHANISMS)
+    _check_guards(conn_id, extra)
+    isolation = _text(extra, "isolation.level") or "read_committed"
+    _check_choice(conn_id, "isolation.level", isolation, _ISOLATIONS)
+    settings = ClusterSettings(
+        conn_id=conn_id,
+        servers=servers if isinstance(servers, str) else ",".join(map(str, servers)),
+        protocol=protocol,
+        mechanism=mechanism,
+        username=username,
+        password=_text(extra, "sasl.password") or connection.password,
+        kerberos_service=_text(extra, "sasl.kerberos.service.name") or "kafka",
+        oauth=_oauth(conn_id, extra) if mechanism == "OAUTHBEARER" else None,
+        tls={name: value for name, value in extra.items() if name.startswith(("ssl.", "enable.ssl."))},
+        client_id=_text(extra, "client.id") or "deferrable-ops",
+        rack=_text(extra, "client.rack"),
+        isolation=isolation,
+        partition_bytes=_number(conn_id, extra, "fetch.message.max.bytes", 1_048_576),
+    )
+    if mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512") and not (
+        settings.username and settings.password
+    ):
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has sasl.mechanism {mechanism} and lacks sasl.username or sasl.password"
+        )
+    return settings
+
+
+def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
+    """Return what a connection is encrypted with; None for one in the clear. Reads files: only in a thread.
+
+    :raises ConfigurationError: a file or certificate cannot be read.
+    """
+    if settings.protocol not in ("SSL", "SASL_SSL"):
+        return None
+    tls = settings.tls
+    location = tls.get("ssl.ca.location")
+    if location in ("", "probe"):  # librdkafka's words for the system's own
+        location = None
+    try:
+        context = ssl.create_default_context(cafile=location, cadata=tls.get("ssl.ca.pem"))
+        if "ssl.certificate.pem" in tls:
+            raise ConfigurationError(
+                f"the connection {settings.conn_id!r} holds ssl.certificate.pem itself; Python reads a client's "
+                "certificate from files only: give ssl.certificate.location and ssl.key.location"
+            )
+        if tls.get("ssl.certificate.location"):
+            context.load_cert_chain(
+                tls["ssl.certificate.location"],
+                tls.get("ssl.key.location"),
+                tls.get("ssl.key.password") or "",  # "": never ask on a terminal
+            )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"the TLS settings of the connection {settings.conn_id!r} cannot be used: "
+            f"{settings.without_secrets(error)}"
+        ) from None
+    if str(tls.get("ssl.endpoint.identification.algorithm", "https")).lower() in ("none", ""):
+        context.check_hostname = False
+    if not _is_true(tls.get("enable.ssl.certificate.verification", True)):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _extra(connection: AirflowConnection) -> dict[str, Any]:
+    extra = connection.extra_dejson
+    if not isinstance(extra, Mapping):
+        raise ConfigurationError(
+            f"the extra of the connection {connection.conn_id!r} is not a JSON object of librdkafka's settings"
+        )
+    return {_ALIASES.get(str(name), str(name)): value for name, value in extra.items() if value is not None}
+
+
+def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
+    unknown = sorted(
+        name
+        for name in extra
+        if name.startswith(_GUARDED) and name not in _KNOWN and not name.startswith(_PASSED_OVER)
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(unknown)}; "
+            f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
+        )
+
+
+def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuth:
+    names = ("token.endpoint.url", "client.id", "client.secret")
+    values = [_text(extra, f"sasl.oauthbearer.{name}") for name in names]
+    if str(extra.get("sasl.oauthbearer.method", "")).lower() != "oidc" or not all(values):
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER, for which it needs "
+            "sasl.oauthbearer.method=oidc and sasl.oauthbearer. " + ", ".join(names)
+        )
+    endpoint, client_id, client_secret = map(str, values)
+    return OAuth(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))
+
+
+def _check_choice(conn_id: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has {name}={json.dumps(value)}; write one of {', '.join(allowed)}"
+        )
+
+
+def _text(extra: Mapping[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    return None if value is None or value == "" else str(value)
+
+
+def _number(conn_id: str, extra: Mapping[str, Any], name: str, default: int) -> int:
+    try:
+        number = int(extra.get(name, default))
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has {name}={extra[name]!r}; write a number of bytes"
+        )
+    return number
+
+
+def _is_true(value: object) -> bool:
+    return str(value).lower() not in ("false", "0", "no", "f", "n")
