@@ -8,10 +8,13 @@ DeferrableOpsError
 │   ├── UnknownWait           this inbox has never seen the wait, or has pruned it
 │   └── UnknownChannel        this inbox has no channel of this name
 ├── TokenRefused              a callback token is malformed, forged or revoked
-└── DataflowError
-    ├── DataflowUnavailable   Dataflow does not answer now: try again
-    ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
-    └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
+├── DataflowError
+│   ├── DataflowUnavailable   Dataflow does not answer now: try again
+│   ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
+│   └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
+└── KafkaError
+    ├── KafkaUnavailable      no broker answers now: try again
+    └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
 """
 
 from __future__ import annotations
@@ -77,3 +80,15 @@ class LaunchUncertain(DataflowError):
     def __init__(self, message: str, already_exists: bool = False) -> None:
         super().__init__(message)
         self.already_exists = already_exists
+
+
+class KafkaError(DeferrableOpsError):
+    """Base of what can go wrong with Kafka."""
+
+
+class KafkaUnavailable(KafkaError):
+    """No broker answers now; what was asked may be asked again."""
+
+
+class KafkaRefused(KafkaError):
+    """The cluster said no, and will again; the message names the credentials or the topic, and the fix."""

@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord"},
     "triggers": {"upstreams", "inbox", "events", "supervisord"},
     "endpoint": {"inbox", "events"},
-    "upstreams": set(),
+    "upstreams": {"events"},
     "inbox": set(),
     "events": set(),
     "supervisord": set(),

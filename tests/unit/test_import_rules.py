@@ -22,6 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "import_rules.py"
         ("triggers/webhook.py", "from ..inbox import waits"),
         ("endpoint/app.py", "from deferrable_ops.settings import settings"),
         ("upstreams/sqs.py", "from deferrable_ops.inbox import Inbox"),
+        ("upstreams/kafka.py", "from deferrable_ops.events.event import kafka_event"),
         ("upstreams/kafka.py", "def connect():\n    import aiokafka"),
         ("upstreams/kafka.py", "if TYPE_CHECKING:\n    import aiokafka"),
         ("cli.py", "from deferrable_ops.endpoint.app import app"),

@@ -1,0 +1,115 @@
+"""Kafka: one live consumer, and at most one that catches up, per cluster for all waits of a process.
+
+They belong to no group and commit nothing to Kafka: the log itself is the memory, and where a wait goes on is stored
+together with what was found for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+
+from deferrable_ops.events import KafkaEvent
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.shared import share
+from deferrable_ops.upstreams.kafka_client import import_aiokafka
+from deferrable_ops.upstreams.kafka_connection import ClusterSettings, settings_of, tls_context
+from deferrable_ops.upstreams.kafka_positions import Offsets
+from deferrable_ops.upstreams.kafka_reading import Batch, Reading
+from deferrable_ops.upstreams.kafka_thread import ReadingThread
+
+__all__ = ["Batch", "Kafka", "Offsets", "Store", "use_kafka"]
+
+Store = Callable[[Batch], Awaitable[object]]
+"""Stores a batch in one transaction, and returns once it is committed. What it raises is tried again. A batch may come
+again after a restart: its events are told by their dedupe keys."""
+
+_CONNECTION_SECONDS = 60.0  # Airflow serves such questions one at a time, and may drop them
+
+
+def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[Kafka]:
+    """Use the consumers of a cluster on the running event loop.
+
+    :param kafka_conn_id: an Airflow connection of the type Kafka.
+    :param store: stores what is found, on the running event loop; that of the connection's first user is used for all.
+    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or a setting of it is wrong.
+    """
+
+    async def open_kafka() -> Kafka:
+        settings = await _load_settings(kafka_conn_id)
+        return await open_cluster(settings, store)
+
+    return share(("kafka", kafka_conn_id), open_kafka, Kafka.close)
+
+
+async def open_cluster(settings: ClusterSettings, store: Store) -> Kafka:
+    """Return the consumers of a cluster, for whoever closes them.
+
+    :raises ConfigurationError: the extra ``kafka`` is missing, or a certificate cannot be read.
+    """
+    await asyncio.to_thread(import_aiokafka, settings.mechanism)
+    kafka = Kafka(settings, await asyncio.to_thread(tls_context, settings), store)
+    kafka.open()
+    return kafka
+
+
+class Kafka:
+    """The consumers of one cluster. They connect once there is something to read."""
+
+    def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store) -> None:
+        self._thread = ReadingThread(settings, tls, store)
+
+    def open(self) -> None:
+        """Begin, with nobody to read for."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop, and close all connections."""
+        await self._thread.stop()
+
+    @contextmanager
+    def read(
+        self,
+        key: str,
+        event: KafkaEvent,
+        *,
+        since: float,
+        offsets: Mapping[str, int] | None = None,
+        warn: Callable[[str], None],
+        fail: Callable[[str], None],
+    ) -> Iterator[None]:
+        """Read for one specification of one wait, for as long as the block lasts.
+
+        What it asks for is stored, in the order of each partition; a record may come to be stored again only after a
+        restart, or when its topic was made again.
+
+        :param key: tells it from others of this cluster in :attr:`Batch.reached`.
+        :param event: with its templates rendered.
+        :param since: seconds since the epoch; records whose timestamp is older are not its own.
+        :param offsets: what :attr:`Batch.reached` said of this key when it was last read for; None begins at `since`.
+        :param warn: called on this event loop with what the task's log should say; reading goes on.
+        :param fail: called on it with the reason why nothing can be read any more, and trying again would not help.
+        """
+        reading = Reading(key, event, since=since, offsets=offsets, warn=warn, fail=fail)
+        self._thread.enter(reading)
+        try:
+            yield
+        finally:
+            self._thread.leave(reading)
+
+
+async def _load_settings(conn_id: str) -> ClusterSettings:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        connection = await asyncio.wait_for(BaseHook.aget_connection(conn_id), _CONNECTION_SECONDS)
+    except TimeoutError:
+        raise ConfigurationError(
+            f"Airflow did not say within {_CONNECTION_SECONDS:g} s what the connection {conn_id!r} is"
+        ) from None
+    except AirflowException as error:
+        raise ConfigurationError(f"there is no connection {conn_id!r}: {error}") from None
+    return settings_of(connection)

@@ -1,0 +1,120 @@
+"""Waiting longer after each failure. aiokafka's own client tries again at once, 1,700 times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from deferrable_ops.exceptions import KafkaRefused
+
+_PAUSE_FIRST, _PAUSE_MOST = 0.2, 5.0
+_ASK_WHY_EVERY = 3  # failures
+
+
+class Backoff:
+    """How long to wait after so many failures in a row: twice as long each time, with jitter, at most 5 s."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = 0.0
+
+    def failed(self) -> float:
+        """Count a failure, and return for how many seconds to wait."""
+        longest = min(_PAUSE_FIRST * 2.0 ** min(self.failures, 10), _PAUSE_MOST)
+        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311
+        self.failures += 1
+        self.until = time.monotonic() + pause
+        return pause
+
+    def succeeded(self) -> None:
+        """Begin with the shortest wait again."""
+        self.failures, self.until = 0, 0.0
+
+    async def wait(self) -> None:
+        """Wait out what the last failure asked for."""
+        await asyncio.sleep(max(0.0, self.until - time.monotonic()))
+
+
+Refusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
+"""Says why a broker refuses us for good."""
+
+
+def patient_client(
+    topics: Callable[[], Collection[str]],
+    refusal: Refusal,
+    refused: Callable[[KafkaRefused], None],
+    **arguments: Any,
+) -> Any:
+    """Return an aiokafka client that connects, and asks for metadata, less and less often while that fails.
+
+    :param topics: returns the topics whose partitions and leaders it keeps itself informed of.
+    :param refused: called when a broker refuses us for good.
+    :param arguments: aiokafka's own.
+    """
+    from aiokafka.client import AIOKafkaClient
+
+    class PatientClient(AIOKafkaClient):  # type: ignore[misc]
+        """Waits for each broker, and for metadata, for itself."""
+
+        def __init__(self) -> None:
+            super().__init__(**arguments)
+            self._brokers: dict[Any, Backoff] = {}
+            self._erring: dict[Any, Backoff] = {}
+            self._metadata = Backoff()
+
+        async def ready(self, node_id: Any, *, group: Any = 0) -> bool:
+            backoff = self._brokers.setdefault(node_id, Backoff())
+            await backoff.wait()
+            is_ready = bool(await super().ready(node_id, group=group))
+            if is_ready:
+                backoff.succeeded()
+                return True
+            backoff.failed()
+            broker = self.cluster.broker_metadata(node_id)
+            if broker is not None and backoff.failures % _ASK_WHY_EVERY == 0:
+                reason = await refusal(broker.host, broker.port)
+                if reason is not None:
+                    refused(reason)
+            return False
+
+        async def send(self, node_id: Any, request: Any, *, group: Any = 0) -> Any:
+            response = await super().send(node_id, request, group=group)
+            if type(request).__name__.startswith("FetchRequest"):
+                backoff = self._erring.setdefault(node_id, Backoff())
+                # A partition without a leader is answered at once, and would be asked for again at once.
+                if any(partition[1] for _, partitions in response.topics for partition in partitions):
+                    await asyncio.sleep(backoff.failed() / 4)
+                else:
+                    backoff.succeeded()
+            return response
+
+        def set_topics(self, assigned: Collection[str]) -> Any:
+            return super().set_topics({*topics(), *assigned})
+
+        async def _metadata_update(self, cluster: Any, names: Collection[str]) -> bool:
+            await self._metadata.wait()
+            updated = bool(await super()._metadata_update(cluster, names))
+            if updated and _all_led(cluster):
+                self._metadata.succeeded()
+            else:
+                self._metadata.failed()
+            return updated
+
+    return PatientClient()
+
+
+def _all_led(metadata: Any) -> bool:
+    return all(
+        metadata.leader_for_partition(partition) not in (None, -1)
+        for topic in metadata.topics()
+        for partition in _partitions(metadata, topic)
+    )
+
+
+def _partitions(metadata: Any, topic: str) -> list[Any]:
+    from aiokafka import TopicPartition
+
+    return [TopicPartition(topic, number) for number in metadata.partitions_for_topic(topic) or ()]

@@ -1,0 +1,222 @@
+"""Who has read how far: the readings of a topic, each at its own offset or gone along with the live consumer.
+
+Pure: no client, no clock, no thread. A reading begins behind, at an offset of its own in each partition. The catch-up
+consumer takes it along from there; where it meets the live consumer's offset the reading changes over, so that there is
+neither a gap nor a second time, and the order within a partition is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from deferrable_ops.events.event import Event
+from deferrable_ops.events.match_index import MatchIndex
+from deferrable_ops.events.specifications import Match
+
+R = TypeVar("R", bound="Standing")
+
+Offsets = dict[str, int]
+"""By partition, the offset of the next record. Its keys are texts because that is what JSON makes of them."""
+
+EARLIER: Final = 300.0
+"""For how many seconds before ``since`` the search begins, because producers' clocks differ."""
+
+_STEP: Final = 60.0  # those who begin within a minute share a search
+_ONE_HOUR: Final = 3_600.0
+
+
+class Standing:
+    """One specification of one wait, as the positions see it.
+
+    :ivar since: seconds since the epoch; a record from before it is not its own.
+    :ivar floor: by partition, the offset before which it has seen everything although it is live.
+    """
+
+    __slots__ = ("floor", "match", "since")
+
+    def __init__(self, match: Match, since: float) -> None:
+        self.match = match
+        self.since = since
+        self.floor: dict[int, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a partition holds.
+
+    :param found: the offset and the timestamp, in milliseconds, of the first record that is not older than was
+        searched for; None: there is none.
+    """
+
+    beginning: int
+    end: int
+    found: tuple[int, int] | None = None
+
+
+def search_from(since: float) -> int:
+    """Return the timestamp to search for, in milliseconds."""
+    return max(0, math.floor((since - EARLIER) / _STEP) * int(_STEP)) * 1_000
+
+
+def first_offset(since: float, bounds: Bounds) -> int:
+    """Return where a reading begins that has read nothing yet."""
+    if bounds.found is None:
+        return bounds.end
+    return max(bounds.beginning, min(bounds.found[0], bounds.end))
+
+
+def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
+    """Return whether records that are not older than `since` may have been deleted.
+
+    They may when the first record that is left is one that a reading wants, and is not the first there was.
+    """
+    if bounds.beginning == 0:
+        return False
+    if bounds.beginning == bounds.end:
+        return since < now - _ONE_HOUR  # nothing is left; an idle topic is no news
+    return (
+        bounds.found is not None and bounds.found[0] <= bounds.beginning and bounds.found[1] / 1_000 > since
+    )
+
+
+class Partition(Generic[R]):
+    """One partition.
+
+    :ivar live: the next offset that the live consumer looks at.
+    :ivar stored: the offset before which everything that the live consumer found is stored.
+    :ivar behind: by reading, the next offset that it needs, for those who are not live.
+    :ivar catch_up: the next offset that the catch-up consumer looks at; None: it is not there.
+    """
+
+    __slots__ = ("_lowest_next", "behind", "catch_up", "live", "number", "stored")
+
+    def __init__(self, number: int, live: int) -> None:
+        self.number = number
+        self.live = live
+        self.stored = live
+        self.behind: dict[R, int] = {}
+        self.catch_up: int | None = None
+        self._lowest_next = True
+
+    def move_live(self, offset: int) -> None:
+        """Let the live consumer go on elsewhere."""
+        self.live = self.stored = offset
+
+    def enter(self, reading: R, offset: int) -> None:
+        """Begin to read at an offset."""
+        self.behind.pop(reading, None)
+        reading.floor.pop(self.number, None)
+        if offset < self.live:
+            self.behind[reading] = offset
+        elif offset > self.live:
+            reading.floor[self.number] = offset
+
+    def leave(self, reading: R) -> None:
+        """Read no more."""
+        self.behind.pop(reading, None)
+
+    def is_live(self, reading: R, offset: int) -> bool:
+        """Return whether a reading takes this record from the live consumer."""
+        return reading not in self.behind and offset >= reading.floor.get(self.number, 0)
+
+    def carried(self, begin: int, end: int) -> list[R]:
+        """Return who is taken along while the catch-up consumer reads from one offset to another."""
+        return [reading for reading, offset in self.behind.items() if begin <= offset < end]
+
+    def caught_up(self, carried: Iterable[R], end: int) -> None:
+        """Note that what was found up to an offset is stored: who has met the live consumer changes over."""
+        for reading in carried:
+            if reading in self.behind:
+                self.enter(reading, end)
+
+    def next_start(self, may_turn: bool) -> int | None:
+        """Return where the catch-up consumer reads next; None: nobody is behind.
+
+        It goes on where it is, as long as somebody needs that. In turns it serves who is furthest behind, and who
+        has the shortest way: so neither a wait for the last month holds up those for the last hour, nor they it.
+
+        :param may_turn: whether it has been there long enough.
+        """
+        if not self.behind:
+            return None
+        offsets = set(self.behind.values())
+        if self.catch_up in offsets and not may_turn:
+            return self.catch_up
+        if len(offsets) > 1:
+            self._lowest_next = not self._lowest_next
+        return min(offsets) if self._lowest_next else max(offsets)
+
+    def position(self, reading: R, *, live: int) -> int:
+        """Return the next offset that a reading needs.
+
+        :param live: what the live consumer has read, and is stored.
+        """
+        return self.behind.get(reading, max(live, reading.floor.get(self.number, 0)))
+
+
+class Topic(Generic[R]):
+    """A topic and its readings."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self.source = source
+        self.partitions: dict[int, Partition[R]] = {}
+        self.readings: set[R] = set()
+        self._index: MatchIndex[R] = MatchIndex()
+
+    def enter(self, reading: R, starts: Mapping[int, tuple[int, int]]) -> None:
+        """Begin a reading.
+
+        :param starts: by partition, where it begins and where the partition ended before that was searched for.
+        """
+        for number, (offset, end) in starts.items():
+            partition = self.partitions.setdefault(number, Partition(number, end))
+            if not self.has_live(partition):
+                partition.move_live(end)  # nobody misses what lies between
+            partition.enter(reading, offset)
+        self.readings.add(reading)
+        self._index.add(reading, reading.match)
+
+    def leave(self, reading: R) -> None:
+        """End a reading."""
+        self.readings.discard(reading)
+        self._index.discard(reading)
+        for partition in self.partitions.values():
+            partition.leave(reading)
+
+    def has_live(self, partition: Partition[R]) -> bool:
+        """Return whether anybody takes what the live consumer reads of a partition."""
+        return len(partition.behind) < len(self.readings)
+
+    def is_behind(self, reading: R) -> bool:
+        """Return whether a reading has not met the live consumer everywhere."""
+        return any(reading in partition.behind for partition in self.partitions.values())
+
+    def met(self, event: Event) -> list[R]:
+        """Return the readings that ask for an event. Never raises."""
+        return [reading for reading in self._index.find(event) if event.time >= reading.since]
+
+    def offsets(
+        self,
+        reading: R,
+        *,
+        live: Mapping[int, int] | None = None,
+        carried: Mapping[int, tuple[Collection[R], int]] | None = None,
+    ) -> Offsets:
+        """Return where a reading would go on after a restart.
+
+        :param live: by partition, up to where what the live consumer has found is stored together with these offsets.
+        :param carried: the same of the catch-up consumer, and whom it took along.
+        """
+        live, carried = live or {}, carried or {}
+        offsets = {}
+        for number, partition in self.partitions.items():
+            taken_along, end = carried.get(number, ((), 0))
+            if reading in taken_along:
+                offsets[str(number)] = end
+            else:
+                offsets[str(number)] = partition.position(reading, live=live.get(number, partition.stored))
+        return offsets

@@ -1,0 +1,71 @@
+"""One who reads a topic: what the reading thread knows of it, and what it hands back to the waiting trigger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from deferrable_ops.events import KafkaEvent
+from deferrable_ops.events.event import Event
+from deferrable_ops.exceptions import KafkaRefused
+from deferrable_ops.upstreams.kafka_positions import Offsets, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is to be stored in one transaction.
+
+    :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source` says it.
+    :param events: of this source, each asked for by some reading here, in the order of each partition; maybe none.
+    :param reached: by the key of a reading, the offsets at which it goes on after a restart, once this is stored.
+    """
+
+    source: str
+    events: tuple[Event, ...]
+    reached: Mapping[str, Offsets]
+
+
+class Reading(Standing):
+    """One specification of one wait, while it is read for.
+
+    :ivar key: tells it from other readings, in :attr:`Batch.reached`.
+    :ivar offsets: where it goes on; None: it has read nothing yet.
+    """
+
+    __slots__ = ("_fail", "_loop", "_warn", "_warned", "event", "key", "offsets")
+
+    def __init__(
+        self,
+        key: str,
+        event: KafkaEvent,
+        *,
+        since: float,
+        offsets: Mapping[str, int] | None,
+        warn: Callable[[str], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        super().__init__(event.match, since)
+        self.key = key
+        self.event = event
+        self.offsets = None if offsets is None else {int(number): at for number, at in offsets.items()}
+        self._warn = warn
+        self._warned: str | None = None
+        self._fail = fail
+        self._loop = asyncio.get_running_loop()
+
+    def warn(self, text: str) -> None:
+        """Hand over a warning, from the reading thread."""
+        if text != self._warned:
+            self._warned = text
+            self._tell(self._warn, text)
+
+    def fail(self, refused: KafkaRefused) -> None:
+        """End it for good, from the reading thread."""
+        self._tell(self._fail, str(refused))
+
+    def _tell(self, take: Callable[[str], None], news: str) -> None:
+        try:
+            self._loop.call_soon_threadsafe(take, news)
+        except RuntimeError:
+            return  # its event loop is closed: nobody waits any more

@@ -1,0 +1,55 @@
+"""What a Kafka upstream hands over to be stored."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from deferrable_ops.upstreams.kafka import Batch
+
+
+class Stored:
+    """Takes batches, as the inbox does, and keeps them.
+
+    :ivar problem: what storing raises instead.
+    :ivar tries: how often storing was tried.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.problem: Exception | None = None
+        self.tries = 0
+        self.threads: set[int] = set()
+
+    async def __call__(self, batch: Batch) -> None:
+        """Store a batch."""
+        self.tries += 1
+        self.threads.add(threading.get_ident())
+        await asyncio.sleep(0)
+        if self.problem is not None:
+            raise self.problem
+        self.batches.append(batch)
+
+    @property
+    def payloads(self) -> list[Any]:
+        """The payloads of all events, in the order in which they were stored."""
+        return [event.payload for batch in self.batches for event in batch.events]
+
+    def reached(self, key: str) -> dict[str, int]:
+        """Return where a reading goes on."""
+        return next((b.reached[key] for b in reversed(self.batches) if key in b.reached), {})
+
+    async def until(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        """Wait for a condition."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"waited {seconds:g} s for {what}; stored: {self.payloads[-20:]}") from None
+
+    async def until_count(self, count: int, seconds: float = 30) -> None:
+        """Wait for so many events."""
+        await self.until(lambda: len(self.payloads) >= count, f"{count} events", seconds)
