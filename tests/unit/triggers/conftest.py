@@ -13,7 +13,7 @@ from unit.triggers.dataflow_support import Comms, Runs
 from deferrable_ops.inbox import launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import dataflow_launch, delivery
+from deferrable_ops.triggers import dataflow_launch, delivery, events_progress
 from deferrable_ops.triggers.base import TaskTrigger
 
 
@@ -52,3 +52,10 @@ async def fake() -> AsyncIterator[FakeDataflow]:
     """A Dataflow on loopback."""
     async with fake_dataflow() as fake:
         yield fake
+
+
+@pytest.fixture
+def telling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for events tell at once what has come, and not every ten seconds."""
+    monkeypatch.setattr(events_progress, "_FIRST_AFTER", 0.0)
+    monkeypatch.setattr(events_progress, "_EVERY", 0.05)

@@ -10,10 +10,18 @@ from airflow.triggers.base import BaseTrigger
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
+from deferrable_ops.triggers.events import EventsTrigger, PublishEventTrigger
 from deferrable_ops.triggers.sealed import seal, unseal
 from deferrable_ops.triggers.webhook import WebhookTrigger
 
-TRIGGERS = [WebhookTrigger, DataflowLaunchTrigger, DataflowJobTrigger, DataflowStopTrigger]
+TRIGGERS = [
+    WebhookTrigger,
+    DataflowLaunchTrigger,
+    DataflowJobTrigger,
+    DataflowStopTrigger,
+    EventsTrigger,
+    PublishEventTrigger,
+]
 
 
 @pytest.mark.parametrize("trigger_class", TRIGGERS)

@@ -1,0 +1,271 @@
+"""The events wait: follow what the inbox is given, from a moment on, until a condition is true; and publishing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar, cast
+
+from deferrable_ops.events.condition_language import parse_condition
+from deferrable_ops.events.conditions import Condition, in_words
+from deferrable_ops.events.gathering import Gathering, Keep, check_keep
+from deferrable_ops.events.specifications import ChannelEvent, Specification
+from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
+from deferrable_ops.inbox import Attempt, NewWait, Wait
+from deferrable_ops.inbox.events import NewEvent
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.events_arguments import (
+    RunTimes,
+    check_payload,
+    end_of_next_interval,
+    specifications_of,
+)
+from deferrable_ops.triggers.events_intake import Intake
+from deferrable_ops.triggers.events_progress import PROGRESS, Progress
+from deferrable_ops.triggers.events_sources import Need, upstreams_of
+
+
+class EventsTrigger(TaskTrigger):
+    """Waits for events.
+
+    The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, but these:
+
+    :param events: by name, what ``specification_to_json`` wrote.
+    :param cron: a timeout that is a cron expression.
+    :param next_interval: with ``until_next_interval``, what the operator knows of its DAG's schedule.
+    :param timezone: the DAG's, by name.
+    :param single: there is one event, and the value is what came for it.
+    :param run_times: when the DAG run started, and its data interval, where a worker deferred the task; None where the
+        scheduler did, because Airflow tells then.
+    """
+
+    feature: ClassVar[str] = "events"
+    classpath: ClassVar[str] = "deferrable_ops.triggers.events.EventsTrigger"
+    arguments: ClassVar[tuple[str, ...]] = (
+        "events",
+        "condition",
+        "keep",
+        "since",
+        "cron",
+        "next_interval",
+        "timezone",
+        "soft_fail",
+        "single",
+        "run_times",
+    )
+
+    # Set while run() runs; before that they are None.
+    _intake: Intake
+    _progress: Progress | None
+
+    def __init__(
+        self,
+        *,
+        events: dict[str, dict[str, Any]] | None = None,
+        condition: str | None = None,
+        keep: Keep = "first",
+        since: str | None = None,
+        cron: str | None = None,
+        next_interval: dict[str, Any] | None = None,
+        timezone: str = "UTC",
+        soft_fail: bool = False,
+        single: bool = False,
+        run_times: dict[str, str | None] | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.events = events
+        self.condition = condition
+        self.keep = keep
+        self.since = since
+        self.cron = cron
+        self.next_interval = next_interval
+        self.timezone = timezone
+        self.soft_fail = soft_fail
+        self.single = single
+        self.run_times = run_times
+        self._intake = cast("Any", None)
+        self._progress = None
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether there is anything to stop: waiting launches nothing."""
+        return False
+
+    @property
+    def own_xcoms(self) -> tuple[str, ...]:
+        """The XComs that an earlier attempt may have left."""
+        return super().own_xcoms if self.single else (*super().own_xcoms, PROGRESS)
+
+    def validate(self) -> None:
+        """Check the rendered arguments.
+
+        :raises InputError: one of them is wrong; the message names it and the fix.
+        """
+        self._wanted()
+        check_keep(self.keep)
+        check_since(self.since)
+        timezone_named(self.timezone)
+        if self.cron is not None:
+            check_timeout(self.cron)
+
+    def new_wait(self, attempt: Attempt) -> NewWait:
+        """Return what is registered of the wait, whose deadline may follow the DAG's clock and schedule.
+
+        :raises InputError: the wait is to end with the next data interval, and nobody can tell when that is.
+        """
+        new = super().new_wait(attempt)
+        if self.cron is None and self.next_interval is None:
+            return new
+        now, latest = datetime.now(UTC), None
+        if self.next_interval is not None:
+            latest = end_of_next_interval(self.next_interval, self._times(), now, self.timezone)
+        zone = timezone_named(self.timezone)
+        moment = deadline(self.cron or self.timeout, start=now, timezone=zone, next_interval_end=latest)
+        return replace(new, timeout=max(0.0, min(new.timeout, (moment - now).total_seconds())))
+
+    async def wait(self) -> Outcome:
+        """Follow the events until the condition is true, and return what came."""
+        intake = self._begin()
+        await self._tell_what_is_waited_for()
+        needs = [
+            Need(self.inbox, one, intake.since, intake.warn, intake.fail)
+            for one in intake.specifications.values()
+        ]
+        async with upstreams_of(needs):
+            with intake.follow(self.inbox.feed):
+                outcome = await self._gather()
+        if self._progress is not None:
+            await self._progress.end()
+        return outcome
+
+    async def cancel(self, wait: Wait) -> None:
+        """Stop nothing: waiting launches nothing."""
+
+    async def expired(self) -> Outcome:
+        """Return what has come by the deadline, or that it is not enough."""
+        intake = self._begin()
+        await intake.take_the_rest(self.inbox.events)
+        if intake.gathering.complete:
+            return Success(self._value())
+        reason = f"the deadline passed; {intake.gathering.why_incomplete()}"
+        return Skip(reason) if self.soft_fail else Failure(reason)
+
+    async def _gather(self) -> Outcome:
+        intake, progress = self._intake, self._progress
+        while not intake.gathering.complete:
+            due = None if progress is None else progress.due
+            within = None if due is None else due - time.monotonic()
+            outcome = await intake.unless_called(self.settled(), within)
+            if outcome is not None:
+                return outcome
+            if intake.failed_because is not None:
+                return Failure(intake.failed_because)
+            has_changed = await intake.take_what_came()
+            while intake.warnings:
+                self.log.warning(intake.warnings.pop(0))
+            if progress is not None and not intake.gathering.complete:
+                if has_changed:
+                    progress.changed()
+                progress.tell_when_due()
+        return Success(self._value())
+
+    def _begin(self) -> Intake:
+        if self._intake is None:
+            specifications, condition = self._wanted()
+            started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
+            zone = timezone_named(self.timezone)
+            # What an earlier run of this trigger had gathered. The events themselves come to the same.
+            state = (self.current.progress or {}).get("state")
+            self._intake = Intake(
+                specifications,
+                Gathering(condition, list(specifications), self.keep, state),
+                since=since_moment(self.since, run_start=started, timezone=zone).timestamp(),
+                latest=max(self.current.deadline, self.current.created_at),
+            )
+            if not self.single:
+                self._progress = Progress(self, self._intake.gathering)
+        return self._intake
+
+    def _wanted(self) -> tuple[dict[str, Specification], Condition]:
+        specifications = specifications_of(self.events or {})
+        return specifications, parse_condition(self.condition, list(specifications))
+
+    def _times(self) -> RunTimes:
+        if self.run_times is not None:
+            return RunTimes.from_json(self.run_times)
+        ti = self.task_instance
+        if ti is None or not self.task:
+            return RunTimes()
+        return RunTimes.of(ti.get_template_context()["dag_run"])
+
+    def _value(self) -> Any:
+        result = self._intake.gathering.result()
+        return next(iter(result.values())) if self.single else result
+
+    async def _tell_what_is_waited_for(self) -> None:
+        intake = self._intake
+        names = ", ".join(f"{name} ({one.source})" for name, one in intake.specifications.items())
+        self.log.info("Waiting for %s", names)
+        since = datetime.fromtimestamp(intake.since, UTC)
+        self.log.info("Events count since %s; needed: %s", since, in_words(self._wanted()[1]))
+        kept_since = await self.inbox.events.kept_since()
+        if intake.since < kept_since:
+            self.log.warning(
+                "What came before %s is no longer kept ([deferrable_ops] event_retention_days): "
+                "the wait does not see it",
+                datetime.fromtimestamp(kept_since, UTC),
+            )
+
+
+class PublishEventTrigger(TaskTrigger):
+    """Posts one event to a channel, once an attempt.
+
+    The arguments are those of :class:`deferrable_ops.operators.events.PublishEventOperator`.
+    """
+
+    feature: ClassVar[str] = "events"
+    classpath: ClassVar[str] = "deferrable_ops.triggers.events.PublishEventTrigger"
+    arguments: ClassVar[tuple[str, ...]] = ("channel", "payload")
+
+    def __init__(self, *, channel: str = "", payload: Any = None, **base: Any) -> None:
+        super().__init__(**base)
+        self.channel = channel
+        self.payload = payload
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether there is anything to stop: what is posted stays."""
+        return False
+
+    def validate(self) -> None:
+        """Check the rendered arguments.
+
+        :raises InputError: one of them is wrong; the message names it and the fix.
+        """
+        ChannelEvent(self.channel)
+        check_payload(self.payload)
+
+    async def wait(self) -> Outcome:
+        """Post the event, and return where it stands in the inbox."""
+        attempt = self.current.attempt
+        published_by = {
+            "dag_id": attempt.dag_id,
+            "run_id": attempt.run_id,
+            "task_id": attempt.task_id,
+            "map_index": attempt.map_index,
+        }
+        event = NewEvent(
+            ChannelEvent(self.channel).source,
+            f"wait:{self.current.id}",  # the same whoever runs this, and however often
+            self.payload,
+            {"headers": {}, "attributes": {}, "metadata": {"verified_by": "airflow", **published_by}},
+        )
+        appended = await self.inbox.events.append(event)
+        received_at = datetime.fromtimestamp(appended.received_at, UTC).isoformat()
+        return Success({"channel": self.channel, "event": appended.number, "received_at": received_at})
+
+    async def cancel(self, wait: Wait) -> None:
+        """Stop nothing: what is posted stays."""

@@ -1,0 +1,101 @@
+"""Which waits of a process an event concerns: asked once for all of them, by an index of what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+from weakref import WeakKeyDictionary
+
+from deferrable_ops.events.event import Event
+from deferrable_ops.events.match_index import MatchIndex
+from deferrable_ops.events.specifications import Specification
+from deferrable_ops.inbox.events import KeptEvent
+from deferrable_ops.inbox.feed import Feed, Follower
+
+
+class WaitFollower(Follower):
+    """The events that one wait's specifications match, while its ``with`` statement lasts.
+
+    It calls when there are some, so that a wait needs no task of its own that waits for them.
+
+    :param since: seconds since the epoch, before which events are left out.
+    :param after: the number of the last event that is known already.
+    :param call: called from the feed's task whenever :meth:`next` has something; must not raise.
+    """
+
+    __slots__ = ("_call", "_routes", "_specifications")
+
+    def __init__(
+        self,
+        feed: Feed,
+        specifications: Mapping[str, Specification],
+        *,
+        since: float,
+        after: int,
+        call: Callable[[], None],
+    ) -> None:
+        super().__init__(feed, {one.source for one in specifications.values()}, since, after)
+        self._specifications = specifications
+        self._call = call
+        self._routes = _routes_of(feed)
+
+    def __enter__(self) -> Self:
+        for name, specification in self._specifications.items():
+            self._routes.add(self, name, specification)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        for name, specification in self._specifications.items():
+            self._routes.discard(self, name, specification)
+
+    @property
+    def has_some(self) -> bool:
+        """Whether :meth:`next` returns at once."""
+        return bool(self._pending)
+
+    def take(self, event: KeptEvent) -> bool:
+        """Hand over the next event, and call."""
+        had_room = super().take(event)
+        if self._pending:
+            self._call()
+        return had_room
+
+
+class Routes:
+    """One index per source, for all waits of a process."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[str, MatchIndex[tuple[WaitFollower, str]]] = {}
+
+    def add(self, follower: WaitFollower, name: str, specification: Specification) -> None:
+        """Let a follower have what a specification matches."""
+        index = self._indexes.setdefault(specification.source, MatchIndex())
+        index.add((follower, name), specification.match)
+
+    def discard(self, follower: WaitFollower, name: str, specification: Specification) -> None:
+        """Forget a follower's specification."""
+        index = self._indexes[specification.source]
+        index.discard((follower, name))
+        if not index:
+            del self._indexes[specification.source]
+
+    def followers(self, kept: KeptEvent) -> Iterable[WaitFollower]:
+        """Return those that an event concerns. Never raises."""
+        index = self._indexes.get(kept.source)
+        return () if index is None else {follower for follower, _ in index.find(event_of(kept))}
+
+
+def event_of(kept: KeptEvent) -> Event:
+    """Return an event as its source gave it."""
+    return Event(kept.source, kept.dedupe_key, kept.time, kept.payload, kept.attributes)
+
+
+_routes: WeakKeyDictionary[Feed, Routes] = WeakKeyDictionary()
+
+
+def _routes_of(feed: Feed) -> Routes:
+    if feed not in _routes:
+        _routes[feed] = Routes()
+        feed.route = _routes[feed].followers
+    return _routes[feed]

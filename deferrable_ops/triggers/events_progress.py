@@ -1,0 +1,87 @@
+"""How a wait for several events says what has come and what is missing, while it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from deferrable_ops.events.gathering import Gathering
+from deferrable_ops.triggers import chores
+from deferrable_ops.triggers.base import TaskTrigger
+
+PROGRESS: Final = "progress"
+"""The XCom that says it."""
+
+_FIRST_AFTER = 2.0  # most of what has come already is there by then
+_EVERY = 10.0
+_LARGEST_STATE = 100_000  # characters: what is larger is gathered again from the events themselves
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+class Progress:
+    """What one wait tells, in its log and in an XCom, and keeps in the inbox for whoever goes on with it.
+
+    :ivar due: seconds of the monotonic clock, when it has something to tell; None: it has nothing.
+    """
+
+    __slots__ = ("_gathering", "_over", "_shown", "_told_at", "_trigger", "due")
+
+    def __init__(self, trigger: TaskTrigger, gathering: Gathering) -> None:
+        self._trigger = trigger
+        self._gathering = gathering
+        self._told_at = float("-inf")
+        self._shown: dict[str, Any] | None = None
+        self._over = False
+        self.due: float | None = time.monotonic() + _FIRST_AFTER
+
+    def changed(self) -> None:
+        """Tell soon, and at most every 10 s."""
+        if self.due is None:
+            self.due = max(time.monotonic(), self._told_at + _EVERY)
+
+    def tell_when_due(self) -> None:
+        """Tell now, if it is time: the wait itself goes on meanwhile."""
+        if self.due is None or self.due > time.monotonic():
+            return
+        self.due, self._told_at = None, time.monotonic()
+        told = self._gathering.progress()
+        self._trigger.log.info("Come: %s; missing: %s", _in_words(told["come"]), told["missing"])
+        chores.detach(self._keep_and_show())
+
+    async def end(self) -> None:
+        """Show how far it came in the end, where something else is shown so far."""
+        self._over = True
+        if self._shown is not None and self._shown != self._gathering.progress():
+            await self._show()
+
+    async def _keep_and_show(self) -> None:
+        state = self._gathering.state()
+        if self._gathering.order and len(json.dumps(state)) <= _LARGEST_STATE:
+            kept = {**self._gathering.progress(), "state": state}
+            await self._trigger.inbox.waits.note_progress(self._trigger.current.id, kept)
+        # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
+        async with _turn():
+            if not self._over:
+                await self._show()
+
+    async def _show(self) -> None:
+        self._shown = self._gathering.progress()
+        try:
+            await self._trigger.show(PROGRESS, self._shown)
+        except Exception as error:
+            self._trigger.log.warning("The progress could not be shown: %s", type(error).__name__)
+
+
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+def _in_words(come: dict[str, int]) -> str:
+    return (
+        ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in come.items())
+        or "nothing"
+    )

@@ -1,0 +1,67 @@
+"""What must run while a wait needs a source, so that the source's events come into the inbox."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Inbox
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one wait needs of one source.
+
+    :param inbox: where the source's events are appended, by :meth:`~deferrable_ops.inbox.events.Events.append_all`.
+    :param specification: names the source.
+    :param since: seconds since the epoch, from when on its events are needed.
+    :param warn: tells the task's log of trouble; the wait goes on.
+    :param fail: ends the wait with a reason, for trouble that only a person can end, as credentials that are refused.
+    """
+
+    inbox: Inbox
+    specification: Specification
+    since: float
+    warn: Callable[[str], None]
+    fail: Callable[[str], None]
+
+
+RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
+
+# A channel's events come by the endpoint: nothing runs here for them. Kafka and SQS are added once they can be read.
+UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
+    ChannelEvent: None,
+}
+_CALLED: Final = {ChannelEvent: "channels", KafkaEvent: "Kafka", SqsEvent: "SQS"}
+
+
+def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
+    """Run what the sources need, as long as the block lasts: each upstream shares what its waits have in common.
+
+    :raises InputError: this version cannot read one of the sources.
+    """
+    by_source = {need.specification.source: need for need in needs}
+    running = []
+    for need in by_source.values():
+        kind = type(need.specification)
+        if kind not in UPSTREAMS:
+            raise InputError(
+                f"{need.specification.source}: this version of airflow-deferrable-ops does not read "
+                f"{_CALLED[kind]} yet; wait for a ChannelEvent, or upgrade"
+            )
+        run = UPSTREAMS[kind]
+        if run is not None:
+            running.append(run(need))
+    return _together(running) if running else nullcontext()
+
+
+@asynccontextmanager
+async def _together(managers: Iterable[AbstractAsyncContextManager[Any]]) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for manager in managers:
+            await stack.enter_async_context(manager)
+        yield

@@ -1,0 +1,89 @@
+"""What a source needs runs while a wait needs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+from unit.triggers.dataflow_support import Runs, eventually
+from unit.triggers.events_support import (
+    LONG_AGO,
+    begun,
+    post,
+    value_of,
+    waiting_for,
+    waiting_for_events,
+)
+
+from deferrable_ops.events import ChannelEvent, KafkaEvent, SqsEvent
+from deferrable_ops.outcome import Failure
+from deferrable_ops.triggers import events_sources
+from deferrable_ops.triggers.events_sources import Need
+
+
+@pytest.mark.parametrize(
+    "event, missing",
+    [(KafkaEvent("etl"), "Kafka"), (SqsEvent("https://sqs.example.com/1/q", dedicated=True), "SQS")],
+)
+async def test_source_that_cannot_be_read_yet_is_named(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, event: Any, missing: str
+) -> None:
+    monkeypatch.setattr(events_sources, "UPSTREAMS", {ChannelEvent: None})
+    outcome = await runs.start(waiting_for_events({"orders": event})).outcome()
+    assert isinstance(outcome, Failure)
+    assert f"does not read {missing} yet" in outcome.reason
+
+
+class FakeUpstream:
+    """An upstream that does as it is told."""
+
+    def __init__(self) -> None:
+        self.needs: list[Need] = []
+        self.running = 0
+
+    @asynccontextmanager
+    async def run(self, need: Need) -> AsyncIterator[None]:
+        self.needs.append(need)
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> FakeUpstream:
+    upstream = FakeUpstream()
+    monkeypatch.setitem(events_sources.UPSTREAMS, ChannelEvent, upstream.run)
+    return upstream
+
+
+async def test_upstream_runs_once_a_source_while_the_wait_needs_it(
+    runs: Runs, upstream: FakeUpstream
+) -> None:
+    events = {"a": ChannelEvent("x", match={"a": 1}), "b": ChannelEvent("x"), "c": ChannelEvent("y")}
+    run = runs.start(waiting_for_events(dict(events), since=LONG_AGO))
+    await begun(run)
+    assert [need.specification.source for need in upstream.needs] == ["channel:x", "channel:y"]
+    assert upstream.needs[0].since == datetime.fromisoformat(LONG_AGO).timestamp()
+    assert upstream.running == 2
+    await post(runs.inbox, "x", {"a": 1})
+    await post(runs.inbox, "y")
+    await value_of(run)
+    assert upstream.running == 0
+
+
+async def test_upstream_can_warn_in_the_log_and_end_the_wait(
+    runs: Runs, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.start(waiting_for("orders"))
+    await begun(run)
+    upstream.needs[0].warn("records before since were deleted")
+    await eventually(lambda: "records before since were deleted" in caplog.text, "the warning")
+    assert not run.task.done()
+    upstream.needs[0].fail("there is no topic orders")
+    assert await run.outcome() == Failure("there is no topic orders")
+    assert upstream.running == 0
