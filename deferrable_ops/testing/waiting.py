@@ -13,9 +13,11 @@ from uuid import uuid4
 
 from airflow.sdk.crypto import get_fernet
 
+from deferrable_ops.events import ChannelEvent
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.callbacks import Callback, Verb
+from deferrable_ops.inbox.events import NewEvent
 from deferrable_ops.operators.base import TriggererOperator
 from deferrable_ops.outcome import Outcome, outcome_from_json
 from deferrable_ops.testing.inbox import memory_inbox
@@ -53,6 +55,16 @@ class TaskUnderTest:
             Callback(wait.id, Verb(verb), body, payload, source="test")
         )
         return receipt.status, json.loads(receipt.body)
+
+    async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
+        """Post an event to a channel, as an outside system would, once the task waits.
+
+        :param attributes: what else a match can see: ``headers``, ``attributes`` and ``metadata``, all of them dicts.
+        """
+        await self.wait()
+        told = {"headers": {}, "attributes": {}, "metadata": {}, **attributes}
+        source = ChannelEvent(channel).source
+        await self.inbox.events.append(NewEvent(source, f"test:{uuid4()}", payload, told))
 
     async def outcome(self) -> Outcome:
         """Return how the task ended, once it has: Success, Failure or Skip."""

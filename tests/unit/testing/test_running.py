@@ -11,7 +11,9 @@ import pytest
 from airflow.providers.standard.operators.python import PythonOperator
 
 from deferrable_ops import Failure, Skip, Success
+from deferrable_ops.events import ChannelEvent
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.events import EventSensor
 from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin, WebhookSensor
 from deferrable_ops.testing import outside_service, running
 
@@ -107,3 +109,13 @@ asyncio.run(main())
         [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert "Success(value=1)" in run.stdout, run.stderr
+
+
+async def test_sensor_waits_for_what_is_published() -> None:
+    signoff = ChannelEvent("signoff", match={"run": "r1", "headers": {"x-by": "ada"}})
+    async with running(EventSensor(task_id="signed", event=signoff)) as task:
+        await task.publish("signoff", {"run": "r1"})
+        await task.publish("signoff", {"run": "r1"}, headers={"x-by": "ada"})
+        outcome = await task.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["attributes"]["headers"] == {"x-by": "ada"}
