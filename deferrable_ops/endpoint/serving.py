@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging.config
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def serve_until_interrupted(
 
 def create_app_alone() -> FastAPI:
     """Return the endpoint for a process that serves nothing else."""
+    logging.config.dictConfig(_log_config())  # again: in a worker of uvicorn's, Airflow has set its own since
     app = create_app()
     # Airflow's modules stay. Every full collection would walk them: a fifth of what a callback costs (measured).
     gc.collect()

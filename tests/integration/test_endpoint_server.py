@@ -72,15 +72,20 @@ def test_serve_takes_callbacks_and_writes_no_token(tmp_path: Path, prefix: str) 
 
 def test_serve_with_several_processes_shares_one_inbox(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'inbox.db'}"
-    with serving(url, tmp_path, "--workers", "2") as (client, _):
+    signatures = []
+    with serving(url, tmp_path, "--workers", "2") as (client, output):
         for _ in range(20):
             _, token = register(url)
+            signatures.append(token.rpartition(".")[2])
             with httpx.Client(
                 base_url=client.base_url
             ) as fresh:  # a new connection, so perhaps another process
                 assert fresh.post(f"/callbacks/{token}", json={}).status_code == 200
                 assert fresh.post(f"/callbacks/{token}", json={}).status_code == 200
                 assert fresh.post(f"/callbacks/{token}", json=1).status_code == 409
+    written = output.read_text()
+    assert written.count('.masked HTTP/1.1"') == 60  # each process logs its requests, without their tokens
+    assert not any(signature in written for signature in signatures)
 
 
 def test_postgres_that_goes_away_is_503_until_it_is_back(tmp_path: Path) -> None:
