@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings
 from deferrable_ops.upstreams.kafka_oauth import token_provider
-from deferrable_ops.upstreams.kafka_patience import patient_client
+from deferrable_ops.upstreams.kafka_patience import Backoff, patient_client
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -175,7 +175,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
     :raises KafkaRefused: there is no such topic, or we may not see it.
     """
     client: Any = consumer._client
-    told_since = None
+    told_since, backoff = None, Backoff()
     await client.add_topic(topic)
     while True:
         found = consumer.partitions_for_topic(topic)
@@ -191,7 +191,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
                 f"there is no topic {topic!r} in the cluster of the connection {settings.conn_id!r}; check its name, "
                 "or create it first"
             )
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(backoff.failed())
 
 
 def refusal_of_topic(settings: ClusterSettings, topic: str) -> KafkaRefused:

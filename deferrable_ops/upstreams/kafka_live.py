@@ -40,8 +40,7 @@ class Live:
         self._version, self._at = -1, {}
         try:
             while self._readings:
-                places.keep()
-                self._follow_changes(consumer)
+                self._follow_changes(consumer, places)
                 if self._cluster.refused is not None:
                     refused, self._cluster.refused = self._cluster.refused, None
                     raise refused
@@ -55,12 +54,13 @@ class Live:
             await places.close()
             await consumer.stop()
 
-    def _follow_changes(self, consumer: AIOKafkaConsumer) -> None:
+    def _follow_changes(self, consumer: AIOKafkaConsumer, places: Places) -> None:
         if self._version == self._readings.version:
             return
         from aiokafka import TopicPartition
 
         self._version = self._readings.version
+        places.keep()
         wanted = {
             TopicPartition(topic.name, number): (partition, topic.has_live(partition))
             for topic in self._readings.topics.values()

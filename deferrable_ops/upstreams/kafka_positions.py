@@ -8,6 +8,7 @@ neither a gap nor a second time, and the order within a partition is kept.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -91,7 +92,7 @@ class Partition(Generic[R]):
     :ivar catch_up: the next offset that the catch-up consumer looks at; None: it is not there.
     """
 
-    __slots__ = ("_lowest_next", "behind", "catch_up", "live", "number", "stored")
+    __slots__ = ("_lowest_next", "_needed", "behind", "catch_up", "live", "number", "stored")
 
     def __init__(self, number: int, live: int) -> None:
         self.number = number
@@ -99,6 +100,7 @@ class Partition(Generic[R]):
         self.stored = live
         self.behind: dict[R, int] = {}
         self.catch_up: int | None = None
+        self._needed: Counter[int] = Counter()  # how many are behind at an offset: many are, at few offsets
         self._lowest_next = True
 
     def move_live(self, offset: int) -> None:
@@ -107,16 +109,21 @@ class Partition(Generic[R]):
 
     def enter(self, reading: R, offset: int) -> None:
         """Begin to read at an offset."""
-        self.behind.pop(reading, None)
+        self.leave(reading)
         reading.floor.pop(self.number, None)
         if offset < self.live:
             self.behind[reading] = offset
+            self._needed[offset] += 1
         elif offset > self.live:
             reading.floor[self.number] = offset
 
     def leave(self, reading: R) -> None:
         """Read no more."""
-        self.behind.pop(reading, None)
+        offset = self.behind.pop(reading, None)
+        if offset is not None:
+            self._needed[offset] -= 1
+            if not self._needed[offset]:
+                del self._needed[offset]
 
     def is_live(self, reading: R, offset: int) -> bool:
         """Return whether a reading takes this record from the live consumer."""
@@ -142,12 +149,11 @@ class Partition(Generic[R]):
         """
         if not self.behind:
             return None
-        offsets = set(self.behind.values())
-        if self.catch_up in offsets and not may_turn:
+        if self.catch_up in self._needed and not may_turn:
             return self.catch_up
-        if len(offsets) > 1:
+        if len(self._needed) > 1:
             self._lowest_next = not self._lowest_next
-        return min(offsets) if self._lowest_next else max(offsets)
+        return min(self._needed) if self._lowest_next else max(self._needed)
 
     def position(self, reading: R, *, live: int) -> int:
         """Return the next offset that a reading needs.

@@ -73,6 +73,8 @@ class ReadingThread:
     def _cancel(self) -> None:
         if self._main is not None:
             self._main.cancel()
+        else:  # it has not begun yet
+            self._loop.call_soon(self._cancel)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -80,6 +82,8 @@ class ReadingThread:
                 runner.run(self._read())
             except asyncio.CancelledError:
                 return
+            except Exception:
+                log.exception("Kafka (%s) is not read any more", self._settings.conn_id)
 
     async def _read(self) -> None:
         self._main = asyncio.current_task()
