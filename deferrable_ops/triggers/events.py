@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.conditions import Condition, in_words
@@ -25,6 +25,8 @@ from deferrable_ops.triggers.events_arguments import (
 from deferrable_ops.triggers.events_intake import Intake
 from deferrable_ops.triggers.events_progress import PROGRESS, Progress
 from deferrable_ops.triggers.events_sources import Need, upstreams_of
+
+_ALWAYS_KEPT: Final = 86_400.0  # events are kept for days, so that most waits need not ask since when
 
 
 class EventsTrigger(TaskTrigger):
@@ -131,8 +133,8 @@ class EventsTrigger(TaskTrigger):
         intake = self._begin()
         await self._tell_what_is_waited_for()
         needs = [
-            Need(self.inbox, one, intake.since, intake.warn, intake.fail)
-            for one in intake.specifications.values()
+            Need(self.inbox, f"{self.current.id}/{name}", one, intake.since, intake.warn, intake.fail)
+            for name, one in intake.specifications.items()
         ]
         async with upstreams_of(needs):
             with intake.follow(self.inbox.feed):
@@ -211,6 +213,8 @@ class EventsTrigger(TaskTrigger):
         self.log.info("Waiting for %s", names)
         since = datetime.fromtimestamp(intake.since, UTC)
         self.log.info("Events count since %s; needed: %s", since, in_words(self._wanted()[1]))
+        if intake.since > self.current.created_at - _ALWAYS_KEPT:
+            return
         kept_since = await self.inbox.events.kept_since()
         if intake.since < kept_since:
             self.log.warning(

@@ -14,16 +14,18 @@ from deferrable_ops.inbox import Inbox
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one wait needs of one source.
+    """What one wait needs for one of its events.
 
     :param inbox: where the source's events are appended, by :meth:`~deferrable_ops.inbox.events.Events.append_all`.
-    :param specification: names the source.
+    :param key: tells this need from all others, the same after a restart: for how far it is read.
+    :param specification: says which source, and which of its events.
     :param since: seconds since the epoch, from when on its events are needed.
     :param warn: tells the task's log of trouble; the wait goes on.
     :param fail: ends the wait with a reason, for trouble that only a person can end, as credentials that are refused.
     """
 
     inbox: Inbox
+    key: str
     specification: Specification
     since: float
     warn: Callable[[str], None]
@@ -40,13 +42,12 @@ _CALLED: Final = {ChannelEvent: "channels", KafkaEvent: "Kafka", SqsEvent: "SQS"
 
 
 def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
-    """Run what the sources need, as long as the block lasts: each upstream shares what its waits have in common.
+    """Run what the sources need, as long as the block lasts. An upstream itself shares what its waits have in common.
 
     :raises InputError: this version cannot read one of the sources.
     """
-    by_source = {need.specification.source: need for need in needs}
     running = []
-    for need in by_source.values():
+    for need in needs:
         kind = type(need.specification)
         if kind not in UPSTREAMS:
             raise InputError(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unit.triggers.dataflow_support import Runs, eventually, new_attempt
+from unit.triggers.dataflow_support import Runs, eventually
 from unit.triggers.events_support import (
     LONG_AGO,
     begun,
@@ -80,31 +79,6 @@ async def test_day_and_month_are_those_in_which_the_run_started_on_the_clock_of_
     started = RunTimes(start=midnight + timedelta(hours=12)).as_json()
     run = runs.start(waiting_for("orders", since=since, timezone="Europe/Berlin", run_times=started))
     assert payloads(await value_of(run)) == {"orders": first}
-
-
-async def test_trigger_that_the_scheduler_started_knows_its_run_from_airflow(runs: Runs) -> None:
-    await post(runs.inbox, "orders", "too old", at=time.time() - 70)
-    await post(runs.inbox, "orders", "in time", at=time.time() - 50)
-    trigger = waiting_for("orders")
-    attempt = new_attempt()
-    dag_run = SimpleNamespace(
-        start_date=datetime.fromtimestamp(time.time() - 60, UTC),
-        data_interval_start=None,
-        data_interval_end=None,
-    )
-    trigger._task_instance = SimpleNamespace(
-        id=attempt.ti_id,
-        try_number=1,
-        dag_id="dag",
-        run_id="run",
-        task_id="task",
-        map_index=-1,
-        task=object(),
-        get_template_context=lambda: {"dag_run": dag_run},
-    )
-    assert trigger._times() == RunTimes.of(dag_run)
-    run = runs.start(waiting_for("orders", run_times=trigger._times().as_json()), attempt)
-    assert payloads(await value_of(run)) == {"orders": "in time"}
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,16 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> FakeUpstream:
     return upstream
 
 
-async def test_upstream_runs_once_a_source_while_the_wait_needs_it(
+async def test_upstream_runs_for_each_event_while_the_wait_needs_it(
     runs: Runs, upstream: FakeUpstream
 ) -> None:
     events = {"a": ChannelEvent("x", match={"a": 1}), "b": ChannelEvent("x"), "c": ChannelEvent("y")}
     run = runs.start(waiting_for_events(dict(events), since=LONG_AGO))
     await begun(run)
-    assert [need.specification.source for need in upstream.needs] == ["channel:x", "channel:y"]
+    assert [need.specification for need in upstream.needs] == list(events.values())
+    assert [need.key for need in upstream.needs] == [f"{run.attempt.wait_id}/{name}" for name in "abc"]
     assert upstream.needs[0].since == datetime.fromisoformat(LONG_AGO).timestamp()
-    assert upstream.running == 2
+    assert upstream.running == 3
     await post(runs.inbox, "x", {"a": 1})
     await post(runs.inbox, "y")
     await value_of(run)
