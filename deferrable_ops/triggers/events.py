@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
@@ -26,6 +28,7 @@ from deferrable_ops.triggers.events_intake import Intake
 from deferrable_ops.triggers.events_progress import PROGRESS, Progress
 from deferrable_ops.triggers.events_sources import Need, upstreams_of
 
+_NOTHING: Final = nullcontext()
 _ALWAYS_KEPT: Final = 86_400.0  # events are kept for days, so that most waits need not ask since when
 
 
@@ -132,15 +135,19 @@ class EventsTrigger(TaskTrigger):
         """Follow the events until the condition is true, and return what came."""
         intake = self._begin()
         await self._tell_what_is_waited_for()
-        needs = [
-            Need(self.inbox, f"{self.current.id}/{name}", one, intake.since, intake.warn, intake.fail)
-            for name, one in intake.specifications.items()
-        ]
-        async with upstreams_of(needs):
-            with intake.follow(self.inbox.feed):
-                outcome = await self._gather()
+        async with upstreams_of(self._needs()):
+            with intake.follow(self.inbox.feed), self._progress or _NOTHING:
+                while not intake.gathering.complete:
+                    outcome = await intake.unless_called(self.settled(), self._seconds_until_telling())
+                    if outcome is None and intake.failed_because is not None:
+                        outcome = Failure(intake.failed_because)
+                    if outcome is not None:
+                        break
+                    await self._take_what_came()
+                else:
+                    outcome = Success(self._value())
         if self._progress is not None:
-            await self._progress.end()
+            await self._progress.show_last()
         return outcome
 
     async def cancel(self, wait: Wait) -> None:
@@ -155,24 +162,20 @@ class EventsTrigger(TaskTrigger):
         reason = f"the deadline passed; {intake.gathering.why_incomplete()}"
         return Skip(reason) if self.soft_fail else Failure(reason)
 
-    async def _gather(self) -> Outcome:
+    async def _take_what_came(self) -> None:
         intake, progress = self._intake, self._progress
-        while not intake.gathering.complete:
-            due = None if progress is None else progress.due
-            within = None if due is None else due - time.monotonic()
-            outcome = await intake.unless_called(self.settled(), within)
-            if outcome is not None:
-                return outcome
-            if intake.failed_because is not None:
-                return Failure(intake.failed_because)
-            has_changed = await intake.take_what_came()
-            while intake.warnings:
-                self.log.warning(intake.warnings.pop(0))
-            if progress is not None and not intake.gathering.complete:
-                if has_changed:
-                    progress.changed()
-                progress.tell_when_due()
-        return Success(self._value())
+        has_changed = await intake.take_what_came()
+        for warning in intake.take_warnings():
+            self.log.warning(warning)
+        if progress is not None and not intake.gathering.complete:
+            if has_changed:
+                progress.changed()
+            progress.tell_when_due()
+
+    def _seconds_until_telling(self) -> float | None:
+        if self._progress is None or self._progress.due is None:
+            return None
+        return self._progress.due - time.monotonic()
 
     def _begin(self) -> Intake:
         if self._intake is None:
@@ -190,6 +193,12 @@ class EventsTrigger(TaskTrigger):
             if not self.single:
                 self._progress = Progress(self, self._intake.gathering)
         return self._intake
+
+    def _needs(self) -> Iterator[Need]:
+        intake = self._intake
+        for name, one in intake.specifications.items():
+            key = f"{self.current.id}/{name}"
+            yield Need(self.inbox, key, one, intake.since, intake.warn, intake.fail)
 
     def _wanted(self) -> tuple[dict[str, Specification], Condition]:
         specifications = specifications_of(self.events or {})

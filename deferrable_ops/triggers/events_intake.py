@@ -23,19 +23,18 @@ class Intake:
     :param since: seconds since the epoch, before which events do not count, by their own time.
     :param latest: seconds since the epoch, after which they do not, by when the inbox received them: the deadline.
     :ivar failed_because: why the wait cannot go on.
-    :ivar warnings: what its upstreams have to say to the task's log.
     """
 
     __slots__ = (
         "_alarm",
         "_called",
         "_follower",
+        "_warnings",
         "failed_because",
         "gathering",
         "latest",
         "since",
         "specifications",
-        "warnings",
     )
 
     def __init__(
@@ -51,7 +50,7 @@ class Intake:
         self.since = since
         self.latest = latest
         self.failed_because: str | None = None
-        self.warnings: list[str] = []
+        self._warnings: tuple[str, ...] = ()
         self._follower: WaitFollower | None = None
         self._alarm: asyncio.Timeout | None = None
         self._called = False
@@ -114,8 +113,13 @@ class Intake:
 
     def warn(self, warning: str) -> None:
         """Have something said in the task's log, which only the wait itself can write to."""
-        self.warnings.append(warning)
+        self._warnings = (*self._warnings, warning)
         self._call()
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """Return what is to be said, once."""
+        warnings, self._warnings = self._warnings, ()
+        return warnings
 
     def fail(self, reason: str) -> None:
         """Have the wait fail."""

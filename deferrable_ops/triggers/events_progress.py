@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any, Final
+from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.events.gathering import Gathering
@@ -17,13 +17,17 @@ PROGRESS: Final = "progress"
 
 _FIRST_AFTER = 2.0  # most of what has come already is there by then
 _EVERY = 10.0
-_LARGEST_STATE = 100_000  # characters: what is larger is gathered again from the events themselves
+# What is more, or larger, is gathered again from the events themselves.
+_MOST_KEPT = 50
+_LARGEST_STATE = 100_000  # characters
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class Progress:
     """What one wait tells, in its log and in an XCom, and keeps in the inbox for whoever goes on with it.
+
+    It shows nothing after its ``with`` statement, but what :meth:`show_last` does.
 
     :ivar due: seconds of the monotonic clock, when it has something to tell; None: it has nothing.
     """
@@ -52,15 +56,21 @@ class Progress:
         self._trigger.log.info("Come: %s; missing: %s", _in_words(told["come"]), told["missing"])
         chores.detach(self._keep_and_show())
 
-    async def end(self) -> None:
-        """Show how far it came in the end, where something else is shown so far."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Show no more: another attempt may have begun to."""
         self._over = True
+
+    async def show_last(self) -> None:
+        """Show how far it came in the end, where something else is shown so far."""
         if self._shown is not None and self._shown != self._gathering.progress():
             await self._show()
 
     async def _keep_and_show(self) -> None:
         state = self._gathering.state()
-        if self._gathering.order and len(json.dumps(state)) <= _LARGEST_STATE:
+        if self._gathering.order and _is_small(state):
             kept = {**self._gathering.progress(), "state": state}
             await self._trigger.inbox.waits.note_progress(self._trigger.current.id, kept)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
@@ -74,6 +84,11 @@ class Progress:
             await self._trigger.show(PROGRESS, self._shown)
         except Exception as error:
             self._trigger.log.warning("The progress could not be shown: %s", type(error).__name__)
+
+
+def _is_small(state: dict[str, Any]) -> bool:
+    kept = sum(map(len, state["kept"].values()))
+    return kept <= _MOST_KEPT and len(json.dumps(state)) <= _LARGEST_STATE
 
 
 def _turn() -> asyncio.Lock:

@@ -38,6 +38,7 @@ RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
 UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
     ChannelEvent: None,
 }
+_NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels
 _CALLED: Final = {ChannelEvent: "channels", KafkaEvent: "Kafka", SqsEvent: "SQS"}
 
 
@@ -57,7 +58,7 @@ def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
         run = UPSTREAMS[kind]
         if run is not None:
             running.append(run(need))
-    return _together(running) if running else nullcontext()
+    return _together(running) if running else _NOTHING
 
 
 @asynccontextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from unit.triggers.dataflow_support import Comms, Runs, eventually
 from unit.triggers.events_support import (
     begun,
     post,
+    progress_kept,
     value_of,
     waiting_for,
 )
@@ -55,3 +58,28 @@ async def test_wait_for_one_event_shows_no_progress(runs: Runs, supervisor: Comm
     await post(runs.inbox, "orders")
     await value_of(run)
     assert "progress" not in supervisor.xcoms
+
+
+async def test_wait_that_was_killed_shows_nothing_more(
+    runs: Runs, supervisor: Comms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.start(waiting_for("orders", "signoff"))
+    await begun(run)
+    await eventually(lambda: "progress" in supervisor.xcoms, "the first progress")
+    async with events_progress._turn():  # as if another wait's XCom were under way
+        await post(runs.inbox, "orders")
+        await progress_kept(run, {"orders": 1})
+        await run.kill_process()
+    await asyncio.sleep(0)
+    await eventually(lambda: not events_progress._turn().locked(), "the turn")
+    assert supervisor.xcoms["progress"]["come"] == {}
+
+
+async def test_what_is_much_is_not_kept_twice(runs: Runs, supervisor: Comms) -> None:
+    run = runs.start(waiting_for("orders", "signoff", keep="all"))
+    await begun(run)
+    for number in range(60):
+        await post(runs.inbox, "orders", number)
+    shown = {"come": {"orders": 60}, "missing": "signoff"}
+    await eventually(lambda: supervisor.xcoms.get("progress") == shown, "the progress")
+    assert ((await run.wait()).progress or {}).get("come", {}).get("orders", 0) <= 50
