@@ -29,6 +29,7 @@ from real_airflow import (
 
 if TYPE_CHECKING:
     from deferrable_ops.testing.dataflow import DataflowControl
+    from real_kafka import RealKafka
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
@@ -44,6 +45,22 @@ def postgres() -> Iterator[Postgres]:
     server.start()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[RealKafka]:
+    """An Apache Kafka of our own."""
+    from real_kafka import KafkaMissing, RealKafka
+
+    try:
+        server = RealKafka()
+    except KafkaMissing as missing:
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="session")

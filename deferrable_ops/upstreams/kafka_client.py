@@ -6,6 +6,7 @@ The one file that reaches into aiokafka.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from importlib import import_module
@@ -46,6 +47,7 @@ def import_aiokafka(mechanism: str = "") -> None:
             import_module(name)
         if mechanism == "GSSAPI":
             import_module("gssapi")
+        logging.getLogger("aiokafka.conn").addFilter(_holds_no_credentials)
     except ImportError as missing:
         raise ConfigurationError(
             f"Kafka needs a client that is not installed here ({missing}): "
@@ -223,6 +225,12 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
             "sasl_oauth_token_provider": token_provider(settings.oauth) if settings.oauth else None,
         }
     return arguments
+
+
+def _holds_no_credentials(record: logging.LogRecord) -> bool:
+    """Return whether a record may be logged: at the level DEBUG aiokafka logs each request, passwords and all."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 
 
 def _is_refusal(error: Exception) -> bool:

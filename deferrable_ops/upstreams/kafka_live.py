@@ -51,8 +51,10 @@ class Live:
                     continue
                 await self._read_on(consumer)
         finally:
-            await places.close()
-            await consumer.stop()
+            try:
+                await places.close()
+            finally:
+                await consumer.stop()
 
     def _follow_changes(self, consumer: AIOKafkaConsumer, places: Places) -> None:
         if self._version == self._readings.version:

@@ -89,11 +89,11 @@ class ReadingThread:
         self._main = asyncio.current_task()
         cluster = Cluster(self._settings, self._tls)
         live, catch_up = Live(cluster, self._readings), CatchUp(cluster, self._readings)
-        await asyncio.gather(
-            self._again_and_again("live", lambda: bool(self._readings), live.read),
-            self._again_and_again("catch-up", catch_up.is_needed, catch_up.read),
-            self._checkpoints(),
-        )
+        # A group ends when all of its tasks have: each closes its connections.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._again_and_again("live", lambda: bool(self._readings), live.read))
+            tasks.create_task(self._again_and_again("catch-up", catch_up.is_needed, catch_up.read))
+            tasks.create_task(self._checkpoints())
 
     async def _again_and_again(
         self, name: str, is_needed: Callable[[], bool], read: Callable[[], Coroutine[Any, Any, None]]

@@ -1,6 +1,7 @@
-"""Kafka for tests: a mock cluster that can have faults, and what is stored of its records."""
+"""Kafka for tests: a mock cluster that can have faults, a real one, and what is stored of their records."""
 
 from real_kafka.mock import MockKafka
+from real_kafka.server import KafkaMissing, RealKafka
 from real_kafka.stored import Stored
 
-__all__ = ["MockKafka", "Stored"]
+__all__ = ["KafkaMissing", "MockKafka", "RealKafka", "Stored"]
