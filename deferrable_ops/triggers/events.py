@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
 from deferrable_ops.events.condition_language import parse_condition
-from deferrable_ops.events.conditions import Condition, in_words
+from deferrable_ops.events.conditions import Condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
-from deferrable_ops.events.specifications import ChannelEvent, Specification
+from deferrable_ops.events.specifications import ChannelEvent, Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
 from deferrable_ops.inbox import Attempt, NewWait, Wait
 from deferrable_ops.inbox.events import NewEvent
@@ -131,6 +131,14 @@ class EventsTrigger(TaskTrigger):
         moment = deadline(self.cron or self.timeout, start=now, timezone=zone, next_interval_end=latest)
         return replace(new, timeout=max(0.0, min(new.timeout, (moment - now).total_seconds())))
 
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the classpath and the kwargs that make this trigger again."""
+        classpath, kwargs = super().serialize()
+        if self._intake is not None:
+            specifications = self._intake.specifications
+            kwargs["events"] = {name: specification_to_json(one) for name, one in specifications.items()}
+        return classpath, kwargs
+
     async def wait(self) -> Outcome:
         """Follow the events until the condition is true, and return what came."""
         intake = self._begin()
@@ -190,6 +198,7 @@ class EventsTrigger(TaskTrigger):
                 since=since_moment(self.since, run_start=started, timezone=zone).timestamp(),
                 latest=max(self.current.deadline, self.current.created_at),
             )
+            self.events = None  # the specifications say the same, and there are thousands of waits
             if not self.single:
                 self._progress = Progress(self, self._intake.gathering)
         return self._intake
@@ -221,7 +230,7 @@ class EventsTrigger(TaskTrigger):
         names = ", ".join(f"{name} ({one.source})" for name, one in intake.specifications.items())
         self.log.info("Waiting for %s", names)
         since = datetime.fromtimestamp(intake.since, UTC)
-        self.log.info("Events count since %s; needed: %s", since, in_words(self._wanted()[1]))
+        self.log.info("Events count since %s; needed: %s", since, intake.gathering.missing())
         if intake.since > self.current.created_at - _ALWAYS_KEPT:
             return
         kept_since = await self.inbox.events.kept_since()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from unit.triggers.dataflow_support import Runs, eventually
+from unit.triggers.dataflow_support import Runs, eventually, new_attempt
 from unit.triggers.events_support import (
     LONG_AGO,
     begun,
@@ -213,3 +214,13 @@ async def test_event_is_reported_within_moments_of_its_commit(runs: Runs) -> Non
 
 def test_a_wait_shares_the_keys_of_its_attributes_with_all_others() -> None:
     assert len(vars(waiting_for("orders"))) < 30  # Python shares no more, and each wait would cost 1.3 kB
+
+
+async def test_trigger_that_waits_can_still_be_made_again(runs: Runs) -> None:
+    trigger = waiting_for("orders", match={"id": 1}, attempt=asdict(new_attempt()))
+    as_made = trigger.serialize()
+    task = asyncio.create_task(anext(aiter(trigger.run())))  # type: ignore[arg-type]
+    await eventually(lambda: trigger.events is None, "the wait")
+    assert trigger.serialize() == as_made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
