@@ -11,7 +11,7 @@ from deferrable_ops.exceptions import KafkaUnavailable
 from deferrable_ops.upstreams.kafka_client import Cluster, is_broken, refusal_of_topic
 from deferrable_ops.upstreams.kafka_live import lost
 from deferrable_ops.upstreams.kafka_places import bounds_of
-from deferrable_ops.upstreams.kafka_positions import Partition, Topic
+from deferrable_ops.upstreams.kafka_positions import Group, Partition, Topic
 from deferrable_ops.upstreams.kafka_reading import Reading
 from deferrable_ops.upstreams.kafka_readings import Found, Readings, batch_of, find
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 _LOOK_EVERY = 200  # milliseconds
-_RECORDS_AT_ONCE = 500
+_RECORDS_AT_ONCE = 200  # between two breaths for the Triggerer's event loop, which needs the same interpreter lock
 _BREATH = 0.001
 _TURN_SECONDS = 1.0
 _LINGER_SECONDS = 5.0  # the next wait may begin soon
@@ -132,14 +132,13 @@ class CatchUp:
         ends: dict[TopicPartition, int],
     ) -> None:
         found: Found = []
-        read: dict[int, tuple[Partition[Reading], list[Reading], int]] = {}
+        read: dict[int, tuple[Partition[Reading], list[Group[Reading]], int]] = {}
         for place, end in ends.items():
             partition, begin = topic.partitions.get(place.partition), self._at[place]
             if partition is None or partition.catch_up != begin or end <= begin:
                 continue
             carried = partition.carried(begin, end)
-            needs = {reading: partition.behind[reading] for reading in carried}
-            found += find(topic, partition, fetched.get(place, ()), _taken_along(needs))
+            found += find(topic, partition, fetched.get(place, ()), _takers(partition, begin))
             read[place.partition] = partition, carried, end
         if found:
             stored = {number: (carried, end) for number, (_, carried, end) in read.items()}
@@ -147,13 +146,9 @@ class CatchUp:
                 batch_of(topic, found, lambda reading: topic.offsets(reading, carried=stored))
             )
         for partition, carried, end in read.values():
-            partition.caught_up(carried, end)
+            if partition.caught_up(carried, end):
+                self._readings.changed()
             partition.catch_up = end
-        self._tell(topic, {reading for _, carried, _ in read.values() for reading in carried})
-
-    def _tell(self, topic: Topic[Reading], carried: set[Reading]) -> None:
-        if any(not topic.is_behind(reading) for reading in carried):
-            self._readings.changed()
 
     async def _relocate(self, consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> None:
         """Let those who need what is not there go on where the log begins."""
@@ -162,13 +157,12 @@ class CatchUp:
         partition = topic.partitions.get(place.partition) if topic else None
         if partition is None:
             return
-        for reading, needed in list(partition.behind.items()):
-            if not bounds.beginning <= needed <= bounds.end:
-                reading.warn(lost(place, needed, bounds.beginning))
+        for reading, group in list(partition.behind.items()):
+            if not bounds.beginning <= group.offset <= bounds.end:
+                reading.warn(lost(place, group.offset, bounds.beginning))
                 partition.enter(reading, bounds.beginning)
         self._readings.changed()
 
 
-def _taken_along(needs: Mapping[Reading, int]) -> Callable[[Reading, int], bool]:
-    """Return whether a reading takes the record at an offset, given the first offset that each needs."""
-    return lambda reading, offset: reading in needs and needs[reading] <= offset
+def _takers(partition: Partition[Reading], begin: int) -> Callable[[Reading, int], bool]:
+    return lambda reading, offset: partition.is_carried(reading, begin, offset)

@@ -8,8 +8,7 @@ neither a gap nor a second time, and the order within a partition is kept.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -83,24 +82,38 @@ def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
     )
 
 
+class Group(Generic[R]):
+    """Readings that are behind at the same offset, and move on together: many are, at few offsets.
+
+    :ivar is_open: whether whoever begins at this offset may join: not once its records are being read.
+    """
+
+    __slots__ = ("is_open", "offset", "readings")
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.readings: set[R] = set()
+        self.is_open = True
+
+
 class Partition(Generic[R]):
     """One partition.
 
     :ivar live: the next offset that the live consumer looks at.
     :ivar stored: the offset before which everything that the live consumer found is stored.
-    :ivar behind: by reading, the next offset that it needs, for those who are not live.
+    :ivar behind: by reading, with whom it is behind, for those who are not live.
     :ivar catch_up: the next offset that the catch-up consumer looks at; None: it is not there.
     """
 
-    __slots__ = ("_lowest_next", "_needed", "behind", "catch_up", "live", "number", "stored")
+    __slots__ = ("_groups", "_lowest_next", "behind", "catch_up", "live", "number", "stored")
 
     def __init__(self, number: int, live: int) -> None:
         self.number = number
         self.live = live
         self.stored = live
-        self.behind: dict[R, int] = {}
+        self.behind: dict[R, Group[R]] = {}
         self.catch_up: int | None = None
-        self._needed: Counter[int] = Counter()  # how many are behind at an offset: many are, at few offsets
+        self._groups: list[Group[R]] = []
         self._lowest_next = True
 
     def move_live(self, offset: int) -> None:
@@ -112,32 +125,60 @@ class Partition(Generic[R]):
         self.leave(reading)
         reading.floor.pop(self.number, None)
         if offset < self.live:
-            self.behind[reading] = offset
-            self._needed[offset] += 1
+            group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
+            if group is None:
+                group = Group(offset)
+                self._groups.append(group)
+            group.readings.add(reading)
+            self.behind[reading] = group
         elif offset > self.live:
             reading.floor[self.number] = offset
 
     def leave(self, reading: R) -> None:
         """Read no more."""
-        offset = self.behind.pop(reading, None)
-        if offset is not None:
-            self._needed[offset] -= 1
-            if not self._needed[offset]:
-                del self._needed[offset]
+        group = self.behind.pop(reading, None)
+        if group is not None:
+            group.readings.discard(reading)
+            if not group.readings:
+                self._groups.remove(group)
 
     def is_live(self, reading: R, offset: int) -> bool:
         """Return whether a reading takes this record from the live consumer."""
         return reading not in self.behind and offset >= reading.floor.get(self.number, 0)
 
-    def carried(self, begin: int, end: int) -> list[R]:
+    def carried(self, begin: int, end: int) -> list[Group[R]]:
         """Return who is taken along while the catch-up consumer reads from one offset to another."""
-        return [reading for reading, offset in self.behind.items() if begin <= offset < end]
+        groups = [group for group in self._groups if begin <= group.offset < end]
+        for group in groups:
+            group.is_open = False
+        return groups
 
-    def caught_up(self, carried: Iterable[R], end: int) -> None:
-        """Note that what was found up to an offset is stored: who has met the live consumer changes over."""
-        for reading in carried:
-            if reading in self.behind:
-                self.enter(reading, end)
+    def is_carried(self, reading: R, begin: int, offset: int) -> bool:
+        """Return whether a reading takes this record from the catch-up consumer, which began at `begin`."""
+        group = self.behind.get(reading)
+        return group is not None and begin <= group.offset <= offset
+
+    def caught_up(self, carried: Sequence[Group[R]], end: int) -> bool:
+        """Note that what was found up to an offset is stored.
+
+        Who has met the live consumer changes over; return whether anybody has.
+        """
+        groups = [group for group in carried if group.readings]
+        if not groups:
+            return False
+        if end >= self.live:
+            for group in groups:
+                for reading in list(group.readings):
+                    self.enter(reading, end)
+            return True
+        largest = max(groups, key=lambda group: len(group.readings))
+        largest.offset = end
+        for group in groups:
+            if group is not largest:
+                self._groups.remove(group)
+                largest.readings |= group.readings
+                self.behind.update(dict.fromkeys(group.readings, largest))
+        return False
 
     def next_start(self, may_turn: bool) -> int | None:
         """Return where the catch-up consumer reads next; None: nobody is behind.
@@ -147,20 +188,22 @@ class Partition(Generic[R]):
 
         :param may_turn: whether it has been there long enough.
         """
-        if not self.behind:
+        if not self._groups:
             return None
-        if self.catch_up in self._needed and not may_turn:
+        offsets = {group.offset for group in self._groups}
+        if self.catch_up in offsets and not may_turn:
             return self.catch_up
-        if len(self._needed) > 1:
+        if len(offsets) > 1:
             self._lowest_next = not self._lowest_next
-        return min(self._needed) if self._lowest_next else max(self._needed)
+        return min(offsets) if self._lowest_next else max(offsets)
 
     def position(self, reading: R, *, live: int) -> int:
         """Return the next offset that a reading needs.
 
         :param live: what the live consumer has read, and is stored.
         """
-        return self.behind.get(reading, max(live, reading.floor.get(self.number, 0)))
+        group = self.behind.get(reading)
+        return max(live, reading.floor.get(self.number, 0)) if group is None else group.offset
 
 
 class Topic(Generic[R]):
@@ -197,10 +240,6 @@ class Topic(Generic[R]):
         """Return whether anybody takes what the live consumer reads of a partition."""
         return len(partition.behind) < len(self.readings)
 
-    def is_behind(self, reading: R) -> bool:
-        """Return whether a reading has not met the live consumer everywhere."""
-        return any(reading in partition.behind for partition in self.partitions.values())
-
     def met(self, event: Event) -> list[R]:
         """Return the readings that ask for an event. Never raises."""
         return [reading for reading in self._index.find(event) if event.time >= reading.since]
@@ -210,7 +249,7 @@ class Topic(Generic[R]):
         reading: R,
         *,
         live: Mapping[int, int] | None = None,
-        carried: Mapping[int, tuple[Collection[R], int]] | None = None,
+        carried: Mapping[int, tuple[Collection[Group[R]], int]] | None = None,
     ) -> Offsets:
         """Return where a reading would go on after a restart.
 
@@ -221,7 +260,7 @@ class Topic(Generic[R]):
         offsets = {}
         for number, partition in self.partitions.items():
             taken_along, end = carried.get(number, ((), 0))
-            if reading in taken_along:
+            if partition.behind.get(reading) in taken_along:
                 offsets[str(number)] = end
             else:
                 offsets[str(number)] = partition.position(reading, live=live.get(number, partition.stored))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -50,19 +51,27 @@ class Log:
                     self.seen[reading].append(offset)
         self.partition.live = self.partition.stored = end
 
-    def catch_up(self, records: int, may_turn: bool = False) -> None:
+    def offsets_behind(self) -> list[int]:
+        return sorted(group.offset for group in self.partition.behind.values())
+
+    def catch_up(
+        self, records: int, may_turn: bool = False, comes_meanwhile: Callable[[], object] | None = None
+    ) -> None:
         if not self.topic.readings:
             return
         begin = self.partition.next_start(may_turn)
         if begin is None:
             self.partition.catch_up = None
             return
-        assert begin in self.partition.behind.values(), "somebody needs it"
+        assert begin in self.offsets_behind(), "somebody needs it"
         end = min(begin + records, self.end)
         carried = self.partition.carried(begin, end)
-        for reading in carried:
-            needed = self.partition.behind[reading]
-            self.seen[reading] += [offset for offset in range(begin, end) if offset >= needed]
+        for offset in range(begin, end):
+            for reading in self.topic.readings:
+                if self.partition.is_carried(reading, begin, offset):
+                    self.seen[reading].append(offset)
+        if comes_meanwhile is not None:  # while what was found is being stored
+            comes_meanwhile()
         self.partition.caught_up(carried, end)
         self.partition.catch_up = end
 
@@ -75,6 +84,7 @@ steps = st.lists(
         st.tuples(st.just("live"), st.integers(1, 9)),
         st.tuples(st.just("catch up"), st.integers(1, 9)),
         st.tuples(st.just("turn"), st.integers(1, 9)),
+        st.tuples(st.just("enter while catching up"), st.integers(0, 40)),
     ),
     min_size=15,
     max_size=60,
@@ -98,6 +108,9 @@ def test_reading_sees_every_record_from_its_beginning_once_and_in_order(steps: l
             del began[reading]
         elif what == "live":
             log.live(number)
+        elif what == "enter while catching up":
+            offset = min(number, log.end)
+            log.catch_up(5, comes_meanwhile=lambda o=offset: began.setdefault(log.enter(o), o))  # type: ignore[misc]
         elif what in ("catch up", "turn"):
             log.catch_up(number, may_turn=what == "turn")
     for reading, offset in began.items():
@@ -110,7 +123,7 @@ def test_reading_sees_every_record_from_its_beginning_once_and_in_order(steps: l
         log.live(50)
     for reading, offset in began.items():
         assert log.seen[reading] == list(range(offset, log.end)), "it comes to the end"
-        assert not log.topic.is_behind(reading)
+        assert reading not in log.partition.behind
 
 
 def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
@@ -121,7 +134,7 @@ def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
     log.enter(4_000)
 
     assert log.partition.live == 5_000
-    assert sorted(log.partition.behind.values()) == [10, 4_000]
+    assert log.offsets_behind() == [10, 4_000]
 
 
 def test_long_way_holds_up_no_short_one_nor_the_other_way_round() -> None:
@@ -144,12 +157,13 @@ def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> N
     live, behind = log.enter(100), log.enter(20)
     log.end = 110
     log.partition.live = 105  # found, and not stored yet
+    carried = log.partition.carried(20, 50)
 
     assert log.topic.offsets(live) == {"0": 100}
     assert log.topic.offsets(live, live={0: 105}) == {"0": 105}
     assert log.topic.offsets(behind, live={0: 105}) == {"0": 20}
-    assert log.topic.offsets(behind, carried={0: ([behind], 50)}) == {"0": 50}
-    assert log.topic.offsets(live, carried={0: ([behind], 50)}) == {"0": 100}
+    assert log.topic.offsets(behind, carried={0: (carried, 50)}) == {"0": 50}
+    assert log.topic.offsets(live, carried={0: (carried, 50)}) == {"0": 100}
 
 
 def test_met_leaves_out_who_wants_nothing_so_old() -> None:
