@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -54,9 +55,7 @@ class RealKafka:
     user, password = "alice", "wonderland"
 
     def __init__(self) -> None:
-        self._java = shutil.which("java")
-        if self._java is None:
-            raise KafkaMissing("no Java on this machine: install a JRE, 17 or newer")
+        self._java = _find_java()
         self._jars = _fetch()
         self._folder = Path(tempfile.mkdtemp(prefix="kafka-"))
         ports = [free_port() for _ in range(4)]
@@ -215,7 +214,6 @@ class RealKafka:
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
     def _command(self, program: str, *arguments: str | Path) -> list[str | Path]:
-        assert self._java is not None, "checked at the beginning"
         return [self._java, *_JAVA, "-cp", f"{self._jars}/*", program, *arguments]
 
     def _run(self, program: str, *arguments: str | Path) -> None:
@@ -235,6 +233,19 @@ class RealKafka:
             _again_and_again(answers, "Kafka", seconds=90)
         except TimeoutError:
             raise AssertionError(f"Kafka does not answer:\n{self.tail()}") from None
+
+
+def _find_java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise KafkaMissing("no Java on this machine: install a JRE, 17 or newer")
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', said)
+    if version is None or int(version.group(1)) < 17:
+        raise KafkaMissing(
+            f"Kafka needs Java 17 or newer; here is {said.splitlines()[0] if said else 'none'}"
+        )
+    return java
 
 
 def _fetch() -> Path:
