@@ -196,7 +196,7 @@ class EventsTrigger(TaskTrigger):
                 specifications,
                 Gathering(condition, list(specifications), self.keep, state),
                 since=since_moment(self.since, run_start=started, timezone=zone).timestamp(),
-                latest=max(self.current.deadline, self.current.created_at),
+                latest=self.current.deadline,
             )
             self.events = None  # the specifications say the same, and there are thousands of waits
             if not self.single:
