@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deferrable_ops.exceptions import KafkaRefused
@@ -99,34 +99,9 @@ class Places:
         for reading in waiting:
             if reading in self._readings.waiting.get(name, ()):  # it has not left
                 bounds = searched[search_from(reading.since)]
-                starts = {
-                    number: (self._start(reading, number, bounds[number], now), bounds[number].end)
-                    for number in bounds
-                }
+                starts = {number: (_start(reading, number, one), one.end) for number, one in bounds.items()}
                 self._readings.begin(reading, starts)
-
-    def _start(self, reading: Reading, number: int, bounds: Bounds, now: float) -> int:
-        place = f"{reading.event.topic}/{number}"
-        if reading.offsets is not None:
-            wanted = reading.offsets.get(number, bounds.beginning)  # a partition that came later is new to it
-            if bounds.beginning <= wanted <= bounds.end:
-                return wanted
-            if wanted < bounds.beginning:
-                reading.warn(
-                    f"records of {place} from offset {wanted} to {bounds.beginning} were deleted before they were read "
-                    "here; keep them longer (retention.ms, retention.bytes)"
-                )
-                return bounds.beginning
-            reading.warn(
-                f"{place} no longer has offset {wanted}, at which reading was to go on: the topic was made again, or "
-                "has lost its newest records; it is read again from since"
-            )
-        if may_be_deleted(reading.since, bounds, now):
-            reading.warn(
-                f"{place} may have had records that are not older than since and are deleted already: it begins at "
-                f"offset {bounds.beginning}; keep them longer (retention.ms, retention.bytes)"
-            )
-        return first_offset(reading.since, bounds)
+                _warn_of_deleted(reading, bounds, now)
 
     async def _begin_partitions(self, name: str, numbers: Collection[int]) -> None:
         """Read partitions that are new from their beginning, for everyone."""
@@ -164,3 +139,39 @@ def _places(name: str, numbers: Collection[int]) -> list[TopicPartition]:
     from aiokafka import TopicPartition
 
     return [TopicPartition(name, number) for number in sorted(numbers)]
+
+
+def _start(reading: Reading, number: int, bounds: Bounds) -> int:
+    """Return where a reading begins in a partition."""
+    if reading.offsets is not None:
+        place = f"{reading.event.topic}/{number}"
+        wanted = reading.offsets.get(number, bounds.beginning)  # a partition that came later is new to it
+        if bounds.beginning <= wanted <= bounds.end:
+            return wanted
+        if wanted < bounds.beginning:
+            reading.warn(
+                f"records of {place} from offset {wanted} to {bounds.beginning} were deleted before they were read "
+                "here; keep them longer (retention.ms, retention.bytes)"
+            )
+            return bounds.beginning
+        reading.warn(
+            f"{place} no longer has offset {wanted}, at which reading was to go on: the topic was made again, or "
+            "has lost its newest records; it is read again from since"
+        )
+    return first_offset(reading.since, bounds)
+
+
+def _warn_of_deleted(reading: Reading, bounds: Mapping[int, Bounds], now: float) -> None:
+    suspected = {
+        number
+        for number, found in bounds.items()
+        if (reading.offsets is None or number not in reading.offsets)
+        and may_be_deleted(reading.since, found, now)
+    }
+    if suspected:
+        first = min(suspected)
+        others = f" and of {len(suspected) - 1} other partitions" if len(suspected) > 1 else ""
+        reading.warn(
+            f"records of {reading.event.topic}/{first}{others} that are not older than since may be deleted already: "
+            f"it begins at offset {bounds[first].beginning}; keep them longer (retention.ms, retention.bytes)"
+        )
