@@ -126,7 +126,8 @@ class EventsTrigger(TaskTrigger):
             return new
         now, latest = datetime.now(UTC), None
         if self.next_interval is not None:
-            latest = end_of_next_interval(self.next_interval, self._times(), now, self.timezone)
+            times = self._times()
+            latest = end_of_next_interval(self.next_interval, times, times.start or now, self.timezone)
         zone = timezone_named(self.timezone)
         moment = deadline(self.cron or self.timeout, start=now, timezone=zone, next_interval_end=latest)
         return replace(new, timeout=max(0.0, min(new.timeout, (moment - now).total_seconds())))

@@ -79,6 +79,17 @@ async def test_wait_never_goes_past_the_next_data_interval(runs: Runs) -> None:
     assert (await run.wait()).deadline == pytest.approx(now.timestamp() + 600, abs=5)
 
 
+async def test_run_without_a_data_interval_waits_until_the_next_run_begins(runs: Runs) -> None:
+    started = datetime.now(UTC) - timedelta(hours=1)
+    schedule: dict[str, Any] = {
+        "next_interval": {"seconds": 7200.0},
+        "run_times": RunTimes(started).as_json(),
+    }
+    run = runs.start(waiting_for("orders", **schedule))
+    await begun(run)
+    assert (await run.wait()).deadline == pytest.approx(started.timestamp() + 7200, abs=5)
+
+
 async def test_wait_of_an_interval_long_past_takes_what_has_come_and_ends(runs: Runs) -> None:
     then = datetime(2026, 1, 1, tzinfo=UTC)
     times = RunTimes(datetime.now(UTC), then, then + timedelta(days=1)).as_json()
