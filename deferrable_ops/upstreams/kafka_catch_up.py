@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 _LOOK_EVERY = 200  # milliseconds
-_RECORDS_AT_ONCE = 200  # between two breaths for the Triggerer's event loop, which needs the same interpreter lock
-_BREATH = 0.001
+_RECORDS_AT_ONCE = 200
+_BREATH = 0.001  # for the Triggerer's event loop, which needs the same interpreter lock
 _TURN_SECONDS = 1.0
 _LINGER_SECONDS = 5.0  # the next wait may begin soon
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -265,6 +266,42 @@ async def test_nothing_is_read_on_while_nothing_can_be_stored(
         await stored.until_count(20)
 
     assert found(stored) == list(range(20))
+
+
+async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
+    mock: MockKafka, stored: Stored
+) -> None:
+    mock.create_topic("parts", 3)
+    moments, produced = random.Random(4), 0
+    offsets: dict[str, dict[str, int]] = {"w0": {}, "w1": {}}
+
+    def produce(count: int) -> None:
+        nonlocal produced
+        for number in range(produced, produced + count):
+            mock.produce("parts", b'{"n": %d, "w": %d}' % (number, number % 2), partition=number % 3)
+        produced += count
+
+    for round_ in range(12):
+        produce(300)
+        kafka = await open_cluster(settings(mock.servers), stored)
+        with ExitStack() as readings:
+            for number in range(2):
+                event = KafkaEvent("parts", match={"w": number})
+                readings.enter_context(
+                    read(kafka, f"w{number}", event, since=0, offsets=offsets[f"w{number}"])
+                )
+                await asyncio.sleep(moments.uniform(0, 0.03))
+            if round_ == 11:
+                await stored.until_count(produced)
+            else:
+                await asyncio.sleep(moments.uniform(0, 0.15))
+            await kafka.close()
+        offsets = {key: stored.reached(key) for key in offsets}
+
+    assert sorted(found(stored)) == list(range(produced))
+    for place in range(6):
+        of_place = [number for number in found(stored) if number % 6 == place]
+        assert of_place == sorted(of_place), "the order within a partition, for each wait"
 
 
 async def test_hundreds_of_waits_share_two_consumers_and_one_thread(
