@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _PAUSE = 0.2
 _REQUEST_SECONDS = 20.0
 _FETCH_BYTES = 8 * 1_048_576  # of memory, for each broker and consumer; a larger record comes all the same
+_FETCH_WAIT = (
+    250  # milliseconds: for so long a broker may hold up whoever begins in another partition of its own
+)
 _METADATA_SECONDS = 15.0  # until a new partition is noticed
 _MISSING_SECONDS = 15.0
 _REFUSALS = 3  # in a row: a broker that has just started may not know its users yet
@@ -87,6 +90,7 @@ class Cluster:
             auto_offset_reset="none",  # where to go on is for us to say
             isolation_level=self.settings.isolation,
             fetch_max_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT,
             max_partition_fetch_bytes=self.settings.partition_bytes,
             client_rack=self.settings.rack,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),

@@ -269,8 +269,9 @@ async def test_nothing_is_read_on_while_nothing_can_be_stored(
 
 
 async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
-    mock: MockKafka, stored: Stored
+    mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka_catch_up._TURN_SECONDS", 0.01)
     mock.create_topic("parts", 3)
     moments, produced = random.Random(4), 0
     offsets: dict[str, dict[str, int]] = {"w0": {}, "w1": {}}
