@@ -38,6 +38,9 @@ class Live:
         consumer = await self._cluster.open_consumer("live")
         places = Places(self._cluster, consumer, self._readings)
         self._version, self._at = -1, {}
+        for topic in self._readings.topics.values():
+            for partition in topic.partitions.values():
+                partition.move_live(partition.stored)  # what was found and not stored is found again
         try:
             while self._readings:
                 self._follow_changes(consumer, places)
