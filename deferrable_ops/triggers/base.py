@@ -31,6 +31,8 @@ _ASK_AGAIN_AFTER = 1.0
 _SETTLE_AFTER_DEFER = (
     2.0  # a trigger that fires earlier can meet a worker that is still leaving (airflow#66374)
 )
+_AIRFLOW_CANCELS_WITHIN = 60.0
+_ENDED_BY_AIRFLOW = (State.KILLED, State.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
@@ -148,6 +150,8 @@ class TaskTrigger(BaseTrigger):
         outcome = await self._outcome()
         if self.attempt is not None and self.task_instance is not None:
             await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
+        if self.task_instance is not None and self.current is not None:
+            await self._leave_to_airflow()
         yield await delivery.event_for(self, outcome)
 
     async def on_kill(self) -> None:
@@ -243,6 +247,12 @@ class TaskTrigger(BaseTrigger):
             SystemExit,
         ) as error:  # SystemExit would end the whole triggerer, and again at its restart
             return self._failed_by(error)
+
+    async def _leave_to_airflow(self) -> None:
+        # The inbox can know of a kill before Airflow cancels the trigger. An event would come too late for this task,
+        # and on SQLite for the wrong one: Airflow finds the task by the trigger's id, which SQLite gives to the next.
+        if self.current.state in _ENDED_BY_AIRFLOW:
+            await asyncio.sleep(_AIRFLOW_CANCELS_WITHIN)
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         if self.current.outcome is None:  # otherwise the endpoint or the watcher has settled it

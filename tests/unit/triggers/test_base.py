@@ -13,6 +13,7 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 from structlog.contextvars import bound_contextvars, get_contextvars
+from unit.triggers.dataflow_support import eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.exceptions import ConfigurationError, InputError
@@ -345,6 +346,32 @@ async def test_killed_task_is_settled_and_its_work_stopped(
     wait_id = await register(inbox, trigger)
     assert await states(state, inbox, trigger, monkeypatch) == [wait_id]
     assert (await inbox.waits.get(wait_id)).state is State.KILLED
+
+
+async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow_to_cancel_it(
+    comms: Comms, inbox: Inbox
+) -> None:
+    trigger = in_triggerer(Scripted("wait"))
+    wait_id = await register(inbox, trigger)
+    running = asyncio.create_task(event_of(trigger))
+    await eventually(lambda: wait_id in inbox.watcher.watched, "the trigger to wait")
+    await inbox.waits.kill([wait_id])
+    await eventually(lambda: trigger.current.state is State.KILLED, "the trigger to learn of it")
+    done, _ = await asyncio.wait([running], timeout=0.2)
+    assert not done
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fails_the_task(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.triggers.base._AIRFLOW_CANCELS_WITHIN", 0.01)
+    trigger = in_triggerer(Scripted("wait"))
+    wait_id = await register(inbox, trigger)
+    await inbox.waits.kill([wait_id])
+    assert isinstance(await event_of(trigger), TaskFailedEvent)
 
 
 async def test_task_that_was_handed_to_another_triggerer_is_left_alone(
