@@ -55,14 +55,19 @@ _ADD_POSTGRES = """
         FROM unnest($7::text[], $8::text[], $9::bigint[]) AS new (source, key, number)
         ON CONFLICT (source, key) DO UPDATE SET number = excluded.number, seen_at = excluded.seen_at)
     SELECT pg_notify($11, told) FROM unnest($12::text[]) AS told"""
+# In one order, whoever sets them: two triggerers of the same waits must not wait for each other.
 _REACH = {
     "sqlite": """
         INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
-        VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source, consumer)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
+        FROM json_each(?1) WHERE true ORDER BY 1, 2
+        ON CONFLICT (source, consumer)
         DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
     "postgresql": """
         INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
-        VALUES ($1, $2, $3, $4) ON CONFLICT (source, consumer)
+        SELECT source, consumer, position, $4
+        FROM unnest($1::text[], $2::text[], $3::text[]) AS new (source, consumer, position) ORDER BY 1, 2
+        ON CONFLICT (source, consumer)
         DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
 }
 # Each source's own index is asked for its first rows: other sources' events cost nothing, however many lie between.
@@ -134,10 +139,16 @@ async def add(
     await run_by_driver(connection, _ADD_POSTGRES, *columns, now, EVENTS_CHANNEL, payloads)
 
 
-async def reach(transaction: Transaction, source: str, consumer: str, position: str) -> None:
-    """Set how far a consumer has read a source."""
-    statement = _REACH[transaction.connection.dialect.name]
-    await run_by_driver(transaction.connection, statement, source, consumer, position, transaction.now)
+async def reach(transaction: Transaction, positions: Sequence[Row]) -> None:
+    """Set how far sources are read.
+
+    :param positions: source, consumer, position; no two of one consumer and source.
+    """
+    connection, now = transaction.connection, transaction.now
+    if connection.dialect.name == "sqlite":
+        await run_by_driver(connection, _REACH["sqlite"], json.dumps(positions), now)
+    else:
+        await run_by_driver(connection, _REACH["postgresql"], *_columns(positions, 3), now)
 
 
 async def read(

@@ -95,6 +95,7 @@ class KeptEvent:
 class Reached:
     """How far a consumer has read a source.
 
+    :param consumer: ``<wait id>/<name>``: once that wait is over, nobody asks for it, and it is forgotten.
     :param position: a JSON value of the consumer's own.
     """
 
@@ -123,21 +124,21 @@ class Events:
         return appended
 
     async def append_all(
-        self, events: Sequence[NewEvent], *, reached: Reached | None = None
+        self, events: Sequence[NewEvent], *, reached: Sequence[Reached] = ()
     ) -> list[Appended]:
-        """Append events that come together, and how far their source is read now, in one transaction.
+        """Append events that come together, and how far their sources are read now, in one transaction.
 
         :raises InboxUnavailable: the database did not answer; all may have been committed, or nothing.
         """
 
         async def write(transaction: Transaction) -> list[Appended]:
             appended = await self._append_batch(transaction, events)
-            if reached is not None:
-                position = json.dumps(reached.position)
-                await event_rows.reach(transaction, reached.source, reached.consumer, position)
+            if positions:
+                await event_rows.reach(transaction, [(*key, json.dumps(at)) for key, at in positions.items()])
             return appended
 
-        if not events and reached is None:
+        positions = {(one.source, one.consumer): one.position for one in reached}
+        if not events and not positions:
             return []
         appended = await self._database.write(write)
         self._tell(events, appended)

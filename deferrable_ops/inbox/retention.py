@@ -1,4 +1,4 @@
-"""What the inbox forgets, by itself: settled waits with their callbacks, events, and later the events' keys."""
+"""What the inbox forgets, by itself: settled waits with their callbacks, events, later their keys, and positions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, exists, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
@@ -14,6 +14,7 @@ from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database import Database, Transaction
 from deferrable_ops.inbox.event_schema import event_counter, event_keys, events, source_positions
 from deferrable_ops.inbox.schema import callbacks, locks, waits
+from deferrable_ops.inbox.wait import State
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ _EVERY = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
 _KEYS_OUTLIVE_EVENTS = 30.0  # days
+_WAIT_ID_LENGTH = 36  # of a UUID
 
 
 class Retention:
@@ -36,6 +38,7 @@ class Retention:
                 if await take_turn(self._database, "retention", _EVERY):
                     await self.prune(settings.wait_retention_days())
                     await self.prune_events(settings.event_retention_days())
+                    await self.prune_positions()
             except DeferrableOpsError as error:
                 log.warning("The inbox cannot be pruned now: %s", error)
             await asyncio.sleep(_EVERY / 4)
@@ -57,11 +60,13 @@ class Retention:
         await self._in_batches(_delete_keys, before - _KEYS_OUTLIVE_EVENTS * _DAY)
         return deleted
 
-    async def _in_batches(
-        self, delete_batch: Callable[[Transaction, float], Awaitable[int]], before: float
-    ) -> int:
+    async def prune_positions(self) -> int:
+        """Delete how far sources were read for waits that are over; return how many positions there were."""
+        return await self._in_batches(_delete_positions)
+
+    async def _in_batches(self, delete_batch: Callable[..., Awaitable[int]], *arguments: float) -> int:
         deleted = 0
-        while batch := await self._database.write(lambda transaction: delete_batch(transaction, before)):
+        while batch := await self._database.write(lambda transaction: delete_batch(transaction, *arguments)):
             deleted += batch
             await asyncio.sleep(0)
         return deleted
@@ -108,14 +113,25 @@ async def _delete_events(transaction: Transaction, before: float) -> int:
 
 
 async def _delete_keys(transaction: Transaction, before: float) -> int:
-    forgotten = delete(source_positions).where(source_positions.c.reached_at < before)
-    await transaction.connection.execute(forgotten)
     key = (event_keys.c.source, event_keys.c.key)
     batch = select(*key).where(event_keys.c.seen_at < before).limit(_ROWS_PER_BATCH)
     rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
     if rows:
         chosen = [tuple(row) for row in rows]
         await transaction.connection.execute(delete(event_keys).where(tuple_(*key).in_(chosen)))
+    return len(rows)
+
+
+async def _delete_positions(transaction: Transaction) -> int:
+    position = (source_positions.c.source, source_positions.c.consumer)
+    of_wait = func.substr(source_positions.c.consumer, 1, _WAIT_ID_LENGTH)
+    needed = exists().where(waits.c.id == of_wait, waits.c.state == State.WAITING)
+    batch = select(*position).where(~needed).limit(_ROWS_PER_BATCH)
+    # Who still sets one must not be waited for.
+    rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
+    if rows:
+        chosen = [tuple(row) for row in rows]
+        await transaction.connection.execute(delete(source_positions).where(tuple_(*position).in_(chosen)))
     return len(rows)
 
 

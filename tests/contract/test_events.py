@@ -102,23 +102,43 @@ async def test_repetitions_within_one_batch_are_found(inbox: Inbox) -> None:
     assert [event.dedupe_key for event in await read_all(inbox, "channel:orders")] == ["a", "b", "c"]
 
 
-async def test_how_far_a_source_is_read_is_committed_with_its_events(two: tuple[Inbox, Inbox]) -> None:
-    assert await two[0].events.reached("kafka:x", "live") is None
-    await two[0].events.append_all(
-        [new_event("kafka:x")], reached=Reached("kafka:x", "live", {"0": 17, "1": 4})
-    )
-    await two[0].events.append_all([], reached=Reached("kafka:x", "catch-up", [1]))
-    assert await two[1].events.reached("kafka:x", "live") == {"0": 17, "1": 4}
-    assert await two[1].events.reached("kafka:x", "catch-up") == [1]
-    await two[0].events.append_all([], reached=Reached("kafka:x", "live", {"0": 18}))
-    assert await two[1].events.reached("kafka:x", "live") == {"0": 18}
+async def test_how_far_sources_are_read_is_committed_with_their_events(two: tuple[Inbox, Inbox]) -> None:
+    assert await two[0].events.reached("kafka:x", "a/orders") is None
+    reached = [Reached("kafka:x", "b/orders", [1]), Reached("kafka:x", "a/orders", {"0": 17, "1": 4})]
+    await two[0].events.append_all([new_event("kafka:x")], reached=reached)
+    assert await two[1].events.reached("kafka:x", "a/orders") == {"0": 17, "1": 4}
+    assert await two[1].events.reached("kafka:x", "b/orders") == [1]
+    assert await two[1].events.reached("kafka:y", "a/orders") is None
+    moved = [Reached("kafka:x", "a/orders", {"0": 18}), Reached("kafka:y", "a/orders", "ü'\"")]
+    assert await two[0].events.append_all([], reached=moved) == []
+    assert await two[1].events.reached("kafka:x", "a/orders") == {"0": 18}
+    assert await two[1].events.reached("kafka:y", "a/orders") == "ü'\""
+    assert await two[1].events.reached("kafka:x", "b/orders") == [1]
+
+
+async def test_the_last_position_of_a_consumer_counts(inbox: Inbox) -> None:
+    await inbox.events.append_all([], reached=[Reached("kafka:x", "a/orders", at) for at in (1, 3, 2)])
+    assert await inbox.events.reached("kafka:x", "a/orders") == 2
+
+
+async def test_two_who_set_the_same_positions_in_another_order_do_not_wait_for_each_other(
+    two: tuple[Inbox, Inbox],
+) -> None:
+    reached = [Reached("kafka:x", f"{number}/orders", number) for number in range(200)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(
+            *(two[i % 2].events.append_all([], reached=reached[:: 1 - i % 2 * 2]) for i in range(40))
+        )
+    assert await two[0].events.reached("kafka:x", "199/orders") == 199
 
 
 async def test_events_that_cannot_be_appended_leave_the_position_as_it_was(inbox: Inbox) -> None:
-    await inbox.events.append_all([], reached=Reached("kafka:x", "live", 1))
+    await inbox.events.append_all([], reached=[Reached("kafka:x", "a/orders", 1)])
     with pytest.raises(TypeError):
-        await inbox.events.append_all([new_event(payload={1, 2})], reached=Reached("kafka:x", "live", 2))
-    assert await inbox.events.reached("kafka:x", "live") == 1
+        await inbox.events.append_all(
+            [new_event(payload={1, 2})], reached=[Reached("kafka:x", "a/orders", 2)]
+        )
+    assert await inbox.events.reached("kafka:x", "a/orders") == 1
 
 
 async def test_events_are_read_in_pages_over_several_sources(inbox: Inbox) -> None:

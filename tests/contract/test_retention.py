@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 from contract.support import new_event, new_wait, read_all, register, send
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.event_schema import event_keys, events
+from deferrable_ops.inbox.event_schema import event_keys, events, source_positions
 from deferrable_ops.inbox.events import Reached
 from deferrable_ops.inbox.retention import take_turn
 from deferrable_ops.inbox.schema import callbacks, waits
@@ -83,12 +84,36 @@ async def test_events_are_forgotten_after_their_days_and_their_repetitions_known
     assert (await inbox.events.append(new_event(key="new"))).is_repetition
 
 
-async def test_where_a_source_was_read_up_to_is_forgotten_with_the_keys(inbox: Inbox) -> None:
-    await inbox.events.append_all([], reached=Reached("kafka:x", "live", 1))
-    await inbox.retention.prune_events(days=0)
-    assert await inbox.events.reached("kafka:x", "live") == 1
+async def test_how_far_was_read_for_a_wait_is_forgotten_once_it_is_over(inbox: Inbox) -> None:
+    waiting, settled, killed = [await register(inbox) for _ in range(3)]
+    forgotten = str(uuid4())
+    ids = (waiting.id, settled.id, killed.id, forgotten)
+    reached = [Reached(f"kafka:{topic}", f"{wait_id}/a/b", 1) for wait_id in ids for topic in "xy"]
+    await inbox.events.append_all([], reached=reached)
+    await send(inbox, settled.id, 1)
+    await inbox.waits.kill([killed.id])
+    assert await inbox.retention.prune_positions() == 6
+    assert await inbox.retention.prune_positions() == 0
+    left = [wait_id for wait_id in ids if await inbox.events.reached("kafka:x", f"{wait_id}/a/b")]
+    assert left == [waiting.id]
+
+
+async def test_how_far_was_read_is_kept_for_as_long_as_its_wait_waits(inbox: Inbox) -> None:
+    waiting = await register(inbox)
+    await inbox.events.append_all([], reached=[Reached("kafka:x", f"{waiting.id}/orders", 1)])
+    async with inbox.database.begin() as connection:
+        await connection.execute(update(source_positions).values(reached_at=1.0))
     await inbox.retention.prune_events(days=-31)
-    assert await inbox.events.reached("kafka:x", "live") is None
+    assert await inbox.retention.prune_positions() == 0
+    assert await inbox.events.reached("kafka:x", f"{waiting.id}/orders") == 1
+
+
+async def test_positions_of_many_waits_are_forgotten_by_two_processes_at_once(
+    two: tuple[Inbox, Inbox],
+) -> None:
+    reached = [Reached("kafka:x", f"{uuid4()}/orders", number) for number in range(1300)]
+    await two[0].events.append_all([], reached=reached)
+    assert sum(await asyncio.gather(*(inbox.retention.prune_positions() for inbox in two))) == 1300
 
 
 async def test_many_events_are_forgotten_in_batches_by_two_processes_at_once(
