@@ -25,8 +25,9 @@ from deferrable_ops.triggers.events_arguments import (
     specifications_of,
 )
 from deferrable_ops.triggers.events_intake import Intake
+from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.triggers.events_progress import PROGRESS, Progress
-from deferrable_ops.triggers.events_sources import Need, upstreams_of
+from deferrable_ops.triggers.events_sources import upstreams_of
 
 _NOTHING: Final = nullcontext()
 _ALWAYS_KEPT: Final = 86_400.0  # events are kept for days, so that most waits need not ask since when

@@ -4,42 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final
 
-from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
+from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.inbox import Inbox
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What one wait needs for one of its events.
-
-    :param inbox: where the source's events are appended, by :meth:`~deferrable_ops.inbox.events.Events.append_all`.
-    :param key: tells this need from all others, the same after a restart: for how far it is read.
-    :param specification: says which source, and which of its events.
-    :param since: seconds since the epoch, from when on its events are needed.
-    :param warn: tells the task's log of trouble; the wait goes on.
-    :param fail: ends the wait with a reason, for trouble that only a person can end, as credentials that are refused.
-    """
-
-    inbox: Inbox
-    key: str
-    specification: Specification
-    since: float
-    warn: Callable[[str], None]
-    fail: Callable[[str], None]
-
+from deferrable_ops.triggers.events_kafka import read_kafka
+from deferrable_ops.triggers.events_need import Need
 
 RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
 
-# A channel's events come by the endpoint: nothing runs here for them. Kafka and SQS are added once they can be read.
 UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
-    ChannelEvent: None,
+    ChannelEvent: None,  # its events come by the endpoint
+    KafkaEvent: read_kafka,
 }
 _NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels
-_CALLED: Final = {ChannelEvent: "channels", KafkaEvent: "Kafka", SqsEvent: "SQS"}
 
 
 def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
@@ -52,13 +30,15 @@ def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
         kind = type(need.specification)
         if kind not in UPSTREAMS:
             raise InputError(
-                f"{need.specification.source}: this version of airflow-deferrable-ops does not read "
-                f"{_CALLED[kind]} yet; wait for a ChannelEvent, or upgrade"
+                f"{need.specification.source}: this version of airflow-deferrable-ops does not read such a source yet; "
+                "wait for a ChannelEvent or a KafkaEvent, or upgrade"
             )
         run = UPSTREAMS[kind]
         if run is not None:
             running.append(run(need))
-    return _together(running) if running else _NOTHING
+    if len(running) > 1:
+        return _together(running)
+    return running[0] if running else _NOTHING
 
 
 @asynccontextmanager

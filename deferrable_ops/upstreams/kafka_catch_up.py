@@ -13,7 +13,7 @@ from deferrable_ops.upstreams.kafka_live import lost
 from deferrable_ops.upstreams.kafka_places import bounds_of
 from deferrable_ops.upstreams.kafka_positions import Group, Partition, Topic
 from deferrable_ops.upstreams.kafka_reading import Reading
-from deferrable_ops.upstreams.kafka_readings import Found, Readings, batch_of, find
+from deferrable_ops.upstreams.kafka_readings import Found, Readings, batch_of
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -138,7 +138,7 @@ class CatchUp:
             if partition is None or partition.catch_up != begin or end <= begin:
                 continue
             carried = partition.carried(begin, end)
-            found += find(topic, partition, fetched.get(place, ()), _takers(partition, begin))
+            found += self._readings.find(topic, partition, fetched.get(place, ()), _takers(partition, begin))
             read[place.partition] = partition, carried, end
         if found:
             stored = {number: (carried, end) for number, (_, carried, end) in read.items()}

@@ -10,7 +10,7 @@ from deferrable_ops.upstreams.kafka_client import Cluster, is_broken, refusal_of
 from deferrable_ops.upstreams.kafka_places import Places, bounds_of
 from deferrable_ops.upstreams.kafka_positions import Partition
 from deferrable_ops.upstreams.kafka_reading import Reading
-from deferrable_ops.upstreams.kafka_readings import Found, Readings, batch_of, find
+from deferrable_ops.upstreams.kafka_readings import Found, Readings, batch_of
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -120,7 +120,7 @@ class Live:
                 continue
             end = max(await consumer.position(place), records[-1].offset + 1)
             new = [record for record in records if record.offset >= partition.live]
-            found += find(topic, partition, new, partition.is_live)
+            found += self._readings.find(topic, partition, new, partition.is_live)
             # From here on nobody changes over to a smaller offset.
             self._at[place] = end
             partition.live = max(partition.live, end)

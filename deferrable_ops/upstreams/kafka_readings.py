@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deferrable_ops import settings
 from deferrable_ops.events.event import Event, kafka_event
 from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.upstreams.kafka_patience import Backoff
@@ -36,6 +37,7 @@ class Readings:
         self._store = store
         self._changed = asyncio.Event()
         self._told: dict[Reading, Offsets] = {}
+        self._most_bytes = settings.max_payload_bytes()
         self.topics: dict[str, Topic[Reading]] = {}
         self.waiting: dict[str, dict[Reading, None]] = {}
         self.version = 0
@@ -105,6 +107,36 @@ class Readings:
         topic = self.topics.get(name)
         return [*(topic.readings if topic else ()), *self.waiting.get(name, ())]
 
+    def find(
+        self,
+        topic: Topic[Reading],
+        partition: Partition[Reading],
+        records: Sequence[ConsumerRecord[Any, Any]],
+        takes: Callable[[Reading, int], bool],
+    ) -> Found:
+        """Return what of a partition's records is asked for, in their order.
+
+        :param takes: whether a reading takes the record at an offset from this consumer.
+        """
+        found: Found = []
+        now = time.time()
+        for record in records:
+            event = kafka_event(
+                topic.source,
+                topic=topic.name,
+                partition=partition.number,
+                offset=record.offset,
+                timestamp=record.timestamp,
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+                received_at=now,
+            )
+            readings = [reading for reading in topic.met(event) if takes(reading, record.offset)]
+            if readings:
+                found.append((self._without_too_large(event, len(record.value or b""), readings), readings))
+        return found
+
     async def store(self, batch: Batch) -> None:
         """Store a batch, sooner or later. Until then whoever has it reads no further."""
         backoff = Backoff()
@@ -128,35 +160,16 @@ class Readings:
             await self.store(Batch(topic.source, (), {one.key: offsets for one, offsets in moved.items()}))
             self._told.update((one, offsets) for one, offsets in moved.items() if one in topic.readings)
 
-
-def find(
-    topic: Topic[Reading],
-    partition: Partition[Reading],
-    records: Sequence[ConsumerRecord[Any, Any]],
-    takes: Callable[[Reading, int], bool],
-) -> Found:
-    """Return what of a partition's records is asked for, in their order.
-
-    :param takes: whether a reading takes the record at an offset from this consumer.
-    """
-    found: Found = []
-    now = time.time()
-    for record in records:
-        event = kafka_event(
-            topic.source,
-            topic=topic.name,
-            partition=partition.number,
-            offset=record.offset,
-            timestamp=record.timestamp,
-            key=record.key,
-            value=record.value,
-            headers=record.headers,
-            received_at=now,
-        )
-        readings = [reading for reading in topic.met(event) if takes(reading, record.offset)]
-        if readings:
-            found.append((event, readings))
-    return found
+    def _without_too_large(self, event: Event, size: int, readings: Iterable[Reading]) -> Event:
+        if size <= self._most_bytes:
+            return event
+        for reading in readings:
+            reading.warn(
+                f"a record of {event.source} has more than {self._most_bytes} bytes ([deferrable_ops] "
+                "max_payload_bytes): it is kept without its payload, and only a match on key, headers or metadata "
+                "takes it; so will others be"
+            )
+        return event.without_payload(size)
 
 
 def batch_of(topic: Topic[Reading], found: Found, offsets: Callable[[Reading], Offsets]) -> Batch:
