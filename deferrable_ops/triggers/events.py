@@ -1,4 +1,4 @@
-"""The events wait: follow what the inbox is given, from a moment on, until a condition is true; and publishing."""
+"""The events wait: follow what the inbox is given, from a moment on, until a condition is true."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from typing import Any, ClassVar, Final, cast
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.conditions import Condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
-from deferrable_ops.events.specifications import ChannelEvent, Specification, specification_to_json
+from deferrable_ops.events.specifications import Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
 from deferrable_ops.inbox import Attempt, NewWait, Wait
-from deferrable_ops.inbox.events import NewEvent
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.events_arguments import (
-    RunTimes,
-    check_payload,
-    end_of_next_interval,
-    specifications_of,
-)
+from deferrable_ops.triggers.events_arguments import RunTimes, end_of_next_interval, specifications_of
 from deferrable_ops.triggers.events_intake import Intake
 from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.triggers.events_progress import PROGRESS, Progress
@@ -242,54 +236,3 @@ class EventsTrigger(TaskTrigger):
                 "the wait does not see it",
                 datetime.fromtimestamp(kept_since, UTC),
             )
-
-
-class PublishEventTrigger(TaskTrigger):
-    """Posts one event to a channel, once an attempt.
-
-    The arguments are those of :class:`deferrable_ops.operators.events.PublishEventOperator`.
-    """
-
-    feature: ClassVar[str] = "events"
-    classpath: ClassVar[str] = "deferrable_ops.triggers.events.PublishEventTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("channel", "payload")
-
-    def __init__(self, *, channel: str = "", payload: Any = None, **base: Any) -> None:
-        super().__init__(**base)
-        self.channel = channel
-        self.payload = payload
-
-    @property
-    def cancellable(self) -> bool:
-        """Whether there is anything to stop: what is posted stays."""
-        return False
-
-    def validate(self) -> None:
-        """Check the rendered arguments.
-
-        :raises InputError: one of them is wrong; the message names it and the fix.
-        """
-        ChannelEvent(self.channel)
-        check_payload(self.payload)
-
-    async def wait(self) -> Outcome:
-        """Post the event, and return where it stands in the inbox."""
-        attempt = self.current.attempt
-        published_by = {
-            "dag_id": attempt.dag_id,
-            "run_id": attempt.run_id,
-            "task_id": attempt.task_id,
-            "map_index": attempt.map_index,
-        }
-        event = NewEvent(
-            ChannelEvent(self.channel).source,
-            f"wait:{self.current.id}",  # the same whoever runs this, and however often
-            self.payload,
-            {"headers": {}, "attributes": {}, "metadata": {"verified_by": "airflow", **published_by}},
-        )
-        appended = await self.inbox.events.append(event)
-        received_at = datetime.fromtimestamp(appended.received_at, UTC).isoformat()
-        return Success({"channel": self.channel, "event": appended.number, "received_at": received_at})
-
-    async def cancel(self, wait: Wait) -> None:
-        """Stop nothing: what is posted stays."""

@@ -11,7 +11,7 @@ from unit.triggers.events_support import begun, payloads, waiting_for_events
 
 from deferrable_ops.events import ChannelEvent
 from deferrable_ops.outcome import Failure, Success
-from deferrable_ops.triggers.events import PublishEventTrigger
+from deferrable_ops.triggers.events_publish import PublishEventTrigger
 
 
 async def test_published_event_releases_a_wait_that_can_match_its_publisher(runs: Runs) -> None:

@@ -10,7 +10,8 @@ from airflow.triggers.base import BaseTrigger
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
-from deferrable_ops.triggers.events import EventsTrigger, PublishEventTrigger
+from deferrable_ops.triggers.events import EventsTrigger
+from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from deferrable_ops.triggers.sealed import seal, unseal
 from deferrable_ops.triggers.webhook import WebhookTrigger
 
