@@ -1,6 +1,7 @@
 """A real Airflow for tests and for the demo: four components, each its own process, on SQLite or Postgres."""
 
 from real_airflow.airflow import RealAirflow
+from real_airflow.channels import GitHubChannel
 from real_airflow.clocks import CompilerMissing, shifted_clock
 from real_airflow.databases import Database, postgres_database, sqlite_database
 from real_airflow.outside_dataflow import DONE, RUNNING, DataflowJob, OutsideDataflow
@@ -18,6 +19,7 @@ __all__ = [
     "Component",
     "Database",
     "DataflowJob",
+    "GitHubChannel",
     "OutsideDataflow",
     "OutsideService",
     "Postgres",

@@ -184,10 +184,14 @@ class Task:
         answer = self.run.client.find(path, map_index=self.map_index, full_content=True)
         return "\n".join(_log_line(event) for event in (answer or {"content": []})["content"])
 
-    def clear(self) -> None:
-        """Clear it, as the button does: it runs again."""
+    def clear(self, *, downstream: bool = False) -> None:
+        """Clear it, as the button does: it runs again.
+
+        :param downstream: as do all that follow it.
+        """
         task = self.task_id if self.map_index < 0 else [self.task_id, self.map_index]
         body = {"dag_run_id": self.run.run_id, "task_ids": [task], "dry_run": False, "only_failed": False}
+        body["include_downstream"] = downstream
         self.run.client.post(f"/dags/{self.run.dag_id}/clearTaskInstances", body)
 
     def mark(self, state: str) -> None:
