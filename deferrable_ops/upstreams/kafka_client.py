@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings
 from deferrable_ops.upstreams.kafka_oauth import token_provider
-from deferrable_ops.upstreams.kafka_patience import Backoff, patient_client
+from deferrable_ops.upstreams.kafka_patience import patient_client
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer

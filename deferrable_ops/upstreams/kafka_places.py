@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deferrable_ops.exceptions import KafkaRefused
+from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_client import Cluster, partitions_of
-from deferrable_ops.upstreams.kafka_patience import Backoff
 from deferrable_ops.upstreams.kafka_positions import (
     Bounds,
     Partition,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deferrable_ops import settings
 from deferrable_ops.events.event import Event, kafka_event
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.upstreams.kafka_patience import Backoff
+from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_positions import Offsets, Partition, Topic
 from deferrable_ops.upstreams.kafka_reading import Batch, Reading
 

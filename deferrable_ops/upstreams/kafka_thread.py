@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from deferrable_ops.exceptions import KafkaError, KafkaRefused
+from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_catch_up import CatchUp
 from deferrable_ops.upstreams.kafka_client import Cluster
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings
 from deferrable_ops.upstreams.kafka_live import Live
-from deferrable_ops.upstreams.kafka_patience import Backoff
 from deferrable_ops.upstreams.kafka_reading import Batch, Reading
 from deferrable_ops.upstreams.kafka_readings import Readings
 

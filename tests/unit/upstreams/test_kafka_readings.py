@@ -15,10 +15,10 @@ from aiokafka.protocol.admin import SaslAuthenticateRequest
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused
+from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_client import Cluster, _holds_no_credentials, _is_refusal, import_aiokafka
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings, OAuth
 from deferrable_ops.upstreams.kafka_oauth import token_provider
-from deferrable_ops.upstreams.kafka_patience import Backoff
 from deferrable_ops.upstreams.kafka_reading import Batch, Reading
 from deferrable_ops.upstreams.kafka_readings import Readings
 
@@ -75,7 +75,7 @@ async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
 
 
 async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka_patience._PAUSE_FIRST", 0.001)
+    monkeypatch.setattr("deferrable_ops.upstreams.backoff._PAUSE_FIRST", 0.001)
     store = Store(OSError("away"), ValueError("odd"))
     batch = Batch("kafka:c/t", (), {})
     await Readings(store).store(batch)
