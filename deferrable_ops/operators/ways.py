@@ -26,14 +26,17 @@ _AT_START = (
 )
 
 
-def starts_on_worker_because(task: TriggererOperator) -> str | None:
-    """Return what, of all that the user declared, only a worker does at a task's start; None when nothing is."""
+def starts_on_worker_because(task: TriggererOperator, *, waits: bool = True) -> str | None:
+    """Return what, of all that the user declared, only a worker does at a task's start; None when nothing is.
+
+    :param waits: False for a task that ends at once: a pool, a queue or a limit would limit nothing.
+    """
     return (
         _mapping_needs_worker(task)
         or _arguments_need_worker(task)
         or _params_need_worker(task)
         or _hooks_need_worker(task)
-        or _limits_need_worker(task)
+        or (_limits_need_worker(task) if waits else None)
     )
 
 
@@ -65,7 +68,8 @@ def _arguments_need_worker(task: TriggererOperator) -> str | None:
     if task.template_ext:
         return "its class reads templates from files"
     templates: list[str] = []
-    for name in task.template_fields:
+    # What the trigger is not given, a worker renders when the task ends there.
+    for name in (name for name in task.template_fields if name in task.trigger_class.arguments):
         value = getattr(task, name, None)
         if next(XComArg.iter_xcom_references(value), None) is not None:
             return f"{name}= is the output of another task"
