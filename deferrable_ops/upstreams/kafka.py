@@ -20,7 +20,7 @@ from deferrable_ops.upstreams.kafka_positions import Offsets
 from deferrable_ops.upstreams.kafka_reading import Batch, Reading
 from deferrable_ops.upstreams.kafka_thread import ReadingThread
 
-__all__ = ["Batch", "Kafka", "Offsets", "Store", "use_kafka"]
+__all__ = ["Batch", "Kafka", "Offsets", "Store", "load_settings", "use_kafka"]
 
 Store = Callable[[Batch], Awaitable[object]]
 """Stores a batch in one transaction, and returns once it is committed. What it raises is tried again. A batch may come
@@ -38,7 +38,7 @@ def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[K
     """
 
     async def open_kafka() -> Kafka:
-        settings = await _load_settings(kafka_conn_id)
+        settings = await load_settings(kafka_conn_id)
         return await open_cluster(settings, store)
 
     return share(("kafka", kafka_conn_id), open_kafka, Kafka.close)
@@ -100,7 +100,11 @@ class Kafka:
             self._thread.leave(reading)
 
 
-async def _load_settings(conn_id: str) -> ClusterSettings:
+async def load_settings(conn_id: str) -> ClusterSettings:
+    """Return how the cluster of an Airflow connection is reached.
+
+    :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
+    """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowException
 

@@ -66,13 +66,14 @@ class Cluster:
     :param tls: what connections are encrypted with.
     :ivar topics: the topics whose partitions and leaders its consumers keep themselves informed of.
     :ivar refused: why a broker refuses us since its consumers were opened.
+    :ivar connection: how its brokers are reached, in aiokafka's arguments.
     """
 
     def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
         self.settings = settings
         self.topics: set[str] = set()
         self.refused: KafkaRefused | None = None
-        self._connection = _connection_arguments(settings, tls)
+        self.connection = _connection_arguments(settings, tls)
 
     async def open_consumer(self, purpose: str) -> AIOKafkaConsumer:
         """Open a consumer that belongs to no group and commits nothing.
@@ -105,7 +106,7 @@ class Cluster:
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             metadata_max_age_ms=int(_METADATA_SECONDS * 1_000),
             retry_backoff_ms=int(_PAUSE * 1_000),
-            **{**self._connection, "client_id": client_id},
+            **{**self.connection, "client_id": client_id},
         )
         try:
             await consumer.start()
@@ -145,7 +146,7 @@ class Cluster:
                 await asyncio.sleep(_PAUSE * 2**attempt)
             try:
                 connection = await create_conn(
-                    host, port, request_timeout_ms=int(_REQUEST_SECONDS * 1_000), **self._connection
+                    host, port, request_timeout_ms=int(_REQUEST_SECONDS * 1_000), **self.connection
                 )
             except (KafkaError, OSError, TimeoutError) as error:
                 if not _is_refusal(error):
