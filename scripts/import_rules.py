@@ -14,13 +14,15 @@ SOURCE = Path(__file__).parent.parent / PACKAGE
 # Every room may import these, and they import no room.
 GROUND = {"exceptions", "expressions", "outcome", "plain_data", "settings", "shared"}
 ROOMS: dict[str, set[str]] = {
-    "operators": {"triggers", "inbox", "events", "supervisord"},
-    "triggers": {"upstreams", "inbox", "events", "supervisord"},
+    "operators": {"triggers", "inbox", "events", "supervisord", "high_availability", "checks"},
+    "triggers": {"upstreams", "inbox", "events", "supervisord", "high_availability"},
+    "checks": {"upstreams", "high_availability"},
     "endpoint": {"inbox", "events"},
     "upstreams": {"events"},
     "inbox": set(),
     "events": set(),
     "supervisord": set(),
+    "high_availability": set(),
 }
 # These stand above all rooms; no room imports them.
 ABOVE = {"__init__", "cli", "plugin", "provider", "notifications", "testing"}

@@ -1,0 +1,8 @@
+"""Checks that need no code: of an HTTP service, a TCP port, a file. They run in the Triggerer."""
+
+from deferrable_ops.checks.base import ReadyCheck
+from deferrable_ops.checks.file import FileCheck
+from deferrable_ops.checks.http import HttpCheck
+from deferrable_ops.checks.tcp import TcpCheck
+
+__all__ = ["FileCheck", "HttpCheck", "ReadyCheck", "TcpCheck"]

@@ -1,0 +1,80 @@
+"""What the ready checks have in common."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.results import Action, CheckResult, Result
+from deferrable_ops.plain_data import is_known_later
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class ReadyCheck:
+    """A check that is described by plain data, and so can be made again in a triggerer.
+
+    :param on_pass: what is to happen when all is well.
+    :param on_fail: what is to happen when it is not.
+    """
+
+    on_pass: str = Action.CONTINUE
+    on_fail: str = Action.RETRIGGER
+
+    def __post_init__(self) -> None:
+        """Check the arguments.
+
+        :raises InputError: one of them is wrong; the message names it and the fix.
+        """
+        for name in ("on_pass", "on_fail"):
+            try:
+                setattr(self, name, Action(getattr(self, name)))
+            except ValueError:
+                words = ", ".join(f"Action.{action.name}" for action in Action)
+                raise InputError(f"{name}={getattr(self, name)!r} must be one of {words}") from None
+
+    @abstractmethod
+    async def failed_because(self) -> str | None:
+        """Look once, and return what is wrong; None when nothing is."""
+
+    async def __call__(self) -> CheckResult:
+        """Look once, and return what is to happen. What is wrong is logged."""
+        reason = await self.failed_because()
+        if reason is None:
+            return Result.PASS, Action(self.on_pass)
+        log.warning("The check failed: %s", reason)
+        return Result.FAIL, Action(self.on_fail)
+
+    @classmethod
+    def path(cls) -> str:
+        """Return the dotted path by which a triggerer finds the class."""
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that make this check again, as plain data."""
+        return {
+            field.name: str(value) if isinstance(value := getattr(self, field.name), Action) else value
+            for field in fields(self)
+        }
+
+
+def check_text(name: str, value: Any) -> None:
+    """Check that a value is a text that is not empty, or is one later.
+
+    :raises InputError: it is not.
+    """
+    if not is_known_later(value) and (not isinstance(value, str) or not value):
+        raise InputError(f"{name}={value!r} must be a text")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Check that a value is a duration in seconds, above zero.
+
+    :raises InputError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise InputError(f"{name}={value!r} must be a number of seconds above zero")

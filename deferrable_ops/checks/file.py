@@ -1,0 +1,42 @@
+"""Whether a file is there, and how old it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+
+
+@dataclass
+class FileCheck(ReadyCheck):
+    """PASS while a file exists on the triggerer's machine and is young enough.
+
+    :param file: its path, or a folder's.
+    :param max_age: seconds since it was last changed; None: it may be of any age.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+
+    file: str
+    max_age: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        self.file = str(self.file) if isinstance(self.file, Path) else self.file
+        check_text("file", self.file)
+        if self.max_age is not None:
+            check_seconds("max_age", self.max_age)
+
+    async def failed_because(self) -> str | None:
+        """Look at the file, in a thread: a network's disk may not answer."""
+        try:
+            changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime
+        except OSError as error:
+            return f"{self.file}: {error.strerror or error}"
+        age = time.time() - changed_at
+        if self.max_age is not None and age > self.max_age:
+            return f"{self.file} is {age:.0f} s old, and max_age={self.max_age:g} s"
+        return None

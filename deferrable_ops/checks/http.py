@@ -1,0 +1,100 @@
+"""Whether an HTTP service answers as it should."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.plain_data import is_known_later
+from deferrable_ops.upstreams.http import Request, send
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
+
+
+@dataclass
+class HttpCheck(ReadyCheck):
+    """PASS while a request is answered with an expected status, and body. Redirects are not followed.
+
+    :param url: the whole URL. A secret in it, as in `headers`, is best a template:
+        ``{{ conn.orders.password }}`` is rendered in the triggerer.
+    :param method: GET (the default), HEAD, POST, PUT or OPTIONS, without a body.
+    :param headers: a dict of strings.
+    :param expected_status: a status, or several; any from 200 to 299 by default.
+    :param contains: a text that the first 64 KiB of the answer's body must contain.
+    :param timeout: seconds for the whole of it.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+
+    url: str
+    method: str = field(default="GET", kw_only=True)
+    headers: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
+    expected_status: int | list[int] | None = field(default=None, kw_only=True)
+    contains: str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=10.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        check_text("url", self.url)
+        if not is_known_later(self.url):
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise InputError("url= must be a whole URL, as https://orders.example.com/health")
+        if self.method not in _METHODS:
+            raise InputError(f"method={self.method!r} must be one of {', '.join(_METHODS)}")
+        if self.headers is not None:
+            _check_headers(self.headers)
+            self.headers = dict(self.headers)
+        if self.contains is not None:
+            check_text("contains", self.contains)
+        check_seconds("timeout", self.timeout)
+        self.expected_status = _statuses(self.expected_status)
+
+    async def failed_because(self) -> str | None:
+        """Send the request once."""
+        place = _without_secrets(self.url)
+        try:
+            async with asyncio.timeout(self.timeout):
+                answer = await send(Request(self.method, self.url, dict(self.headers or {})))
+        except TimeoutError:
+            return f"{place} did not answer within {self.timeout:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return f"{place} could not be reached: {type(error).__name__}"
+        expected = self.expected_status
+        if answer.status not in expected if isinstance(expected, list) else not 200 <= answer.status < 300:
+            return f"{place} answered {answer.status}"
+        if self.contains is not None and self.contains not in answer.text:
+            return f"{place} answered without what contains= asks for"
+        return None
+
+
+def _statuses(expected: Any) -> list[int] | None:
+    if expected is None:
+        return None
+    statuses = [expected] if isinstance(expected, int) else expected
+    if not isinstance(statuses, (list, tuple, set, range)) or not statuses:
+        raise InputError(f"expected_status={expected!r} must be a status, or a list of them")
+    for status in statuses:
+        if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
+            raise InputError(f"expected_status={expected!r} holds {status!r}, which is no HTTP status")
+    return list(statuses)
+
+
+def _check_headers(headers: Any) -> None:
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, str) for name, value in headers.items()
+    ):
+        raise InputError("headers= must be a dict of strings")
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"

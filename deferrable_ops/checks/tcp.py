@@ -1,0 +1,54 @@
+"""Whether something listens at a TCP port."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.plain_data import is_known_later
+
+
+@dataclass
+class TcpCheck(ReadyCheck):
+    """PASS while a connection to the port can be made. Nothing is sent.
+
+    :param host: name or address.
+    :param port: 1 to 65535, or its text: the rendered one of a template.
+    :param timeout: seconds for the connection.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+
+    host: str
+    port: int | str
+    timeout: float = field(default=10.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        check_text("host", self.host)
+        check_seconds("timeout", self.timeout)
+        if is_known_later(self.port):
+            return
+        try:
+            number = int(self.port)
+        except (TypeError, ValueError):
+            number = 0
+        if isinstance(self.port, (bool, float)) or not 0 < number < 65_536:
+            raise InputError(f"port={self.port!r} must be a port, 1 to 65535")
+
+    async def failed_because(self) -> str | None:
+        """Connect, and disconnect."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                _, writer = await asyncio.open_connection(self.host, int(self.port))
+        except TimeoutError:
+            return f"{self.host}:{self.port} did not answer within {self.timeout:g} s"
+        except OSError as error:
+            return f"{self.host}:{self.port}: {error}"
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return None

@@ -1,0 +1,70 @@
+"""The conf of the run that a retrigger starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.facts import FORCE_RUN, REFERENCE_DATE, RETRIGGER, RunFacts
+from deferrable_ops.plain_data import has_template
+
+_FORCED = ("run", "runtime", "endtime", "maxretrigger")
+
+
+def check_conf(argument: str, conf: Any) -> None:
+    """Check a ``conf`` at parse time, as far as it is known then.
+
+    :param argument: how the user calls it, for the error.
+    :raises InputError: it is neither a dict nor the text of a JSON object.
+    """
+    if isinstance(conf, str) and has_template(conf):
+        return
+    read_conf(argument, conf)
+
+
+def read_conf(argument: str, conf: Any) -> dict[str, Any]:
+    """Return a conf, templates rendered, as a dict of its own.
+
+    :raises InputError: it is neither a dict nor the text of a JSON object.
+    """
+    if conf is None:
+        return {}
+    if isinstance(conf, str):
+        try:
+            conf = json.loads(conf) if conf.strip() else {}
+        except ValueError as error:
+            raise InputError(f"{argument} is not JSON: {error}") from None
+    if not isinstance(conf, Mapping):
+        raise InputError(f"{argument} is a {type(conf).__name__}; give a dict, or the text of a JSON object")
+    return dict(conf)
+
+
+def next_conf(
+    given: Mapping[str, Any],
+    facts: RunFacts,
+    *,
+    task_id: str,
+    reference_date: str,
+    others: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the conf of the next run of a chain.
+
+    What was forced for this run holds for those that it starts, and the DAG's other high availability tasks keep their
+    own count.
+
+    :param given: what the user wants in it.
+    :param others: the ids of those other tasks.
+    :raises InputError: what this run's conf says cannot be read.
+    """
+    chain = [task_id, *others]
+    names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]
+    names += [name.format(task) for task in others for name in (RETRIGGER, REFERENCE_DATE)]
+    carried = {name: facts.conf[name] for name in names if name in facts.conf}
+    return {
+        **carried,
+        **given,
+        RETRIGGER.format(task_id): facts.retriggers(task_id) + 1,
+        REFERENCE_DATE.format(task_id): facts.reference(task_id, reference_date).isoformat(),
+    }

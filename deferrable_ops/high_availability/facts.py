@@ -1,0 +1,146 @@
+"""What a check and its limits need to know of a DAG run: plain data, the same on a worker and in a triggerer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, Final
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.limits import Limits, forced_limits
+
+FORCE_RUN: Final = "airflow_ha_force_run"
+RETRIGGER: Final = "{}-retrigger"
+REFERENCE_DATE: Final = "{}-referencedate"
+
+_MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "run_after", "start_date")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A DAG run.
+
+    :param moments: by their names in Airflow, ISO 8601; None where the run has none.
+    :param params: the run's params, validated.
+    """
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    moments: Mapping[str, str | None]
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any]) -> RunFacts:
+        """Return what Airflow's context says of its run, on a worker or in a triggerer."""
+        dag_run, params = context["dag_run"], context.get("params") or {}
+        return cls(
+            dag_run.dag_id,
+            dag_run.run_id,
+            str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+            {name: _text(getattr(dag_run, name, None)) for name in _MOMENTS},
+            dict(dag_run.conf or {}),
+            {name: params[name] for name in params},
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunFacts:
+        """Return what :meth:`as_json` wrote."""
+        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return asdict(self)
+
+    def moment(self, name: str) -> datetime | None:
+        """Return one of the run's moments, in UTC."""
+        text = self.moments.get(name)
+        return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+
+    def retriggers(self, task_id: str) -> int:
+        """Return how many retriggers have led to this run.
+
+        :raises InputError: its conf or param says something that is no number.
+        """
+        return retriggers_of(task_id, self.conf, self.params)
+
+    def reference(self, task_id: str, reference_date: str) -> datetime:
+        """Return the moment from which runtime and endtime count, in UTC.
+
+        That of the chain's first run where this one was retriggered. A run without the moment that is asked for, as
+        one without a data interval, has the next best: when it was due, else when it started.
+
+        :raises InputError: the run's conf says something that is no moment.
+        """
+        name = REFERENCE_DATE.format(task_id)
+        carried = self.conf.get(name)
+        if carried is not None:
+            return _carried_moment(name, carried)
+        for candidate in (reference_date, "run_after", "start_date"):
+            if (moment := self.moment(candidate)) is not None:
+                return moment
+        return datetime.now(UTC)
+
+    def is_forced(self, task_id: str) -> bool:
+        """Return whether this run ignores its limits."""
+        return bool(self.conf.get(FORCE_RUN) or self.params.get(f"{task_id}-force-run"))
+
+    def limits(self, task_id: str, declared: Limits) -> Limits:
+        """Return the limits that hold for this run.
+
+        :raises InputError: one that its params force is wrong.
+        """
+        if self.is_forced(task_id):
+            return Limits()
+        return declared.overridden_by(forced_limits(task_id, self.params))
+
+    def context(self) -> dict[str, Any]:
+        """Return the part of Airflow's context that checks are given everywhere."""
+        dag_run = SimpleNamespace(
+            dag_id=self.dag_id,
+            run_id=self.run_id,
+            run_type=self.run_type,
+            conf=dict(self.conf),
+            **{name: self.moment(name) for name in _MOMENTS},
+        )
+        context: dict[str, Any] = {
+            "dag_run": dag_run,
+            "params": dict(self.params),
+            "run_id": self.run_id,
+        }
+        for name in ("logical_date", "data_interval_start", "data_interval_end"):
+            context[name] = self.moment(name)
+        if (date := self.moment("logical_date")) is not None:
+            context |= {"ds": f"{date:%Y-%m-%d}", "ds_nodash": f"{date:%Y%m%d}", "ts": date.isoformat()}
+        return context
+
+
+def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
+    """Return how many retriggers have led to a run.
+
+    :raises InputError: its conf or param says something that is no number.
+    """
+    forced = params.get(f"{task_id}-force-retrigger")
+    name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)
+    value = forced if forced is not None else conf.get(name, 0)
+    try:
+        return max(0, int(value))
+    except (TypeError, ValueError):
+        raise InputError(f"the run's conf has {name}={value!r}; it must be a number") from None
+
+
+def _carried_moment(name: str, value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"the run's conf has {name}={value!r}; it must be an ISO 8601 date and time"
+        ) from None
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,80 @@
+"""Which checks a triggerer can import, and by which dotted path."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deferrable_ops.exceptions import InputError
+
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
+
+FIX = (
+    "to run it in the triggerer, put it where that can import it (an installed package, or the plugins folder), and "
+    "give the function or its dotted path"
+)
+
+
+def check_path(path: str) -> str:
+    """Return a dotted path.
+
+    :raises InputError: it is none.
+    """
+    if not _PATH.fullmatch(path):
+        raise InputError(f"python_callable={path!r} is not a dotted path, as 'my_checks.orders.is_healthy'")
+    return path
+
+
+def needs_worker_because(check: Callable[..., Any], dag_file: str | None) -> str | None:
+    """Return why a triggerer cannot import a check; None when it can.
+
+    A triggerer has neither the DAG's file nor the folder it is in. So a module that was found there, which is what its
+    entry of ``sys.path`` says, can be imported on workers only.
+
+    :param dag_file: the path of the DAG's file.
+    """
+    name = getattr(check, "__qualname__", None)
+    module = sys.modules.get(getattr(check, "__module__", None) or "")
+    if not (inspect.isfunction(check) or inspect.isclass(check)) or name is None:
+        return f"python_callable is a {type(check).__name__}, and no function of a module"
+    if name == "<lambda>" or "<locals>" in name:
+        return (
+            f"python_callable is {'a lambda' if name == '<lambda>' else f'made within a function ({name})'}"
+        )
+    if module is None or _found(f"{module.__name__}:{name}") is not check:
+        return f"python_callable is not what its module has as {name}"
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return f"its module {module.__name__} has no file"
+    if module.__name__ == "__main__" or _is_beside(Path(file).resolve(), dag_file):
+        return f"python_callable is in {Path(file).name}, which only workers can import"
+    return None
+
+
+def path_of(check: Callable[..., Any]) -> str:
+    """Return the dotted path of a check that :func:`needs_worker_because` found nothing against."""
+    return f"{check.__module__}:{check.__qualname__}"
+
+
+def _found(path: str) -> Any:
+    try:
+        return pkgutil.resolve_name(path)
+    except (AttributeError, ImportError, ValueError):
+        return None
+
+
+def _is_beside(file: Path, dag_file: str | None) -> bool:
+    if dag_file is None:
+        return False
+    dag = Path(dag_file).resolve()
+    entries = [
+        entry for entry in (Path(entry or ".").resolve() for entry in sys.path) if entry in file.parents
+    ]
+    if not entries:  # found in no entry: it was loaded as a DAG's file
+        return True
+    return max(entries, key=lambda entry: len(entry.parts)) in dag.parents
