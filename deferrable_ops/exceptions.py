@@ -12,9 +12,10 @@ DeferrableOpsError
 │   ├── DataflowUnavailable   Dataflow does not answer now: try again
 │   ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
 │   └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
-└── KafkaError
-    ├── KafkaUnavailable      no broker answers now: try again
-    └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
+├── KafkaError
+│   ├── KafkaUnavailable      no broker answers now: try again
+│   └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
+└── SqsRefused                SQS said no, and will again: fix the credentials, the queue's URL or its permission
 """
 
 from __future__ import annotations
@@ -92,3 +93,7 @@ class KafkaUnavailable(KafkaError):
 
 class KafkaRefused(KafkaError):
     """The cluster said no, and will again; the message names the credentials or the topic, and the fix."""
+
+
+class SqsRefused(DeferrableOpsError):
+    """SQS said no, and will again; the message names the credentials, the queue or the permission, and the fix."""

@@ -30,6 +30,7 @@ from real_airflow import (
 if TYPE_CHECKING:
     from deferrable_ops.testing.dataflow import DataflowControl
     from real_kafka import RealKafka
+    from real_sqs import RealSqs
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
@@ -56,6 +57,19 @@ def kafka_server() -> Iterator[RealKafka]:
         server = RealKafka()
     except KafkaMissing as missing:
         pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def sqs_server() -> Iterator[RealSqs]:
+    """moto's SQS and STS, in a process of their own."""
+    from real_sqs import RealSqs
+
+    server = RealSqs()
     try:
         server.start()
         yield server

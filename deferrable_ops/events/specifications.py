@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from deferrable_ops.events.queues import queue_of
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.expressions import check_expression
 from deferrable_ops.plain_data import has_template, is_known_later, is_output, plain_copy
@@ -116,8 +117,13 @@ class SqsEvent:
 
     @property
     def source(self) -> str:
-        """What the inbox calls the queue; meaningful once templates are rendered."""
-        return f"sqs:{self.queue_url}"
+        """What the inbox calls the queue; meaningful once templates are rendered.
+
+        By its ARN, which AWS' URLs tell: a queue has several of them, but it gives each message to one reader only. So
+        nobody need ask SQS before looking into the inbox. Other servers' queues go by their URL.
+        """
+        known_later = is_known_later(self.queue_url)
+        return f"sqs:{self.queue_url}" if known_later else queue_of(self.queue_url).source
 
 
 Specification = ChannelEvent | KafkaEvent | SqsEvent

@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any, Final
 
-from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification
+from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.triggers.events_kafka import read_kafka
 from deferrable_ops.triggers.events_need import Need
+from deferrable_ops.triggers.events_sqs import read_sqs
 
 RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
 
 UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
     ChannelEvent: None,  # its events come by the endpoint
     KafkaEvent: read_kafka,
+    SqsEvent: read_sqs,
 }
 _NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels
 

@@ -169,7 +169,12 @@ def test_credentials_of_a_queues_url_stay_out_of_the_error() -> None:
 def test_sources_are_told_apart() -> None:
     assert ChannelEvent("a").source == "channel:a"
     assert KafkaEvent("a").source == "kafka:kafka_default/a"
-    assert SqsEvent(QUEUE, dedicated=True).source == f"sqs:{QUEUE}"
+    assert SqsEvent(QUEUE, dedicated=True).source == "sqs:arn:aws:sqs:eu-west-1:123456789012:payments"
+
+
+def test_source_of_a_queue_whose_url_is_not_rendered_yet_can_be_shown() -> None:
+    url = "https://{{ var.value.host }}[/1/payments"
+    assert SqsEvent(url, dedicated=True).source == f"sqs:{url}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""What an SQS queue's URL says of it. AWS has several URLs for one queue: they name one ARN."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+_REGION: Final = r"(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2})"
+_AMAZON: Final = r"amazonaws\.com(?:\.cn)?"
+# The endpoints that botocore finds by the region alone.
+_REGIONAL: Final = re.compile(rf"(?:sqs\.{_REGION}\.{_AMAZON})|(?:queue\.{_AMAZON})")
+# Older names, FIPS, both versions of IP, and private ones.
+_OTHERS: Final = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"{_REGION}\.queue\.{_AMAZON}",
+        rf"sqs-fips\.{_REGION}\.{_AMAZON}",
+        rf"sqs(?:-fips)?\.{_REGION}\.api\.(?:aws|amazonwebservices\.com\.cn)",
+        rf"(?:[a-z0-9-]+\.)?vpce-[a-z0-9-]+\.sqs\.{_REGION}\.vpce\.{_AMAZON}",
+    )
+)
+_PATH: Final = re.compile(r"/(?P<account>\d{12})/(?P<name>[A-Za-z0-9_-]{1,80}(?:\.fifo)?)/?")
+_PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue by its URL.
+
+    :param region: where AWS has it; None: another server has it, or AWS under a name that is not known here.
+    :param arn: None when the URL does not tell.
+    :param own_endpoint: where it is reached, when its region alone does not tell.
+    """
+
+    url: str
+    region: str | None
+    arn: str | None
+    own_endpoint: str | None
+
+    @property
+    def source(self) -> str:
+        """What the inbox calls it: its ARN, so that all of its URLs are one; the URL where nothing tells the ARN."""
+        return f"sqs:{self.arn or self.url}"
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether it keeps an order: a FIFO queue's name ends so, and no other's may."""
+        return self.url.endswith(".fifo")
+
+
+@lru_cache(maxsize=1_024)
+def queue_of(url: str) -> Queue:
+    """Return what a queue's URL says.
+
+    :raises ValueError: it is no URL.
+    """
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+    region, is_regional = _region(parts)
+    path = _PATH.fullmatch(parts.path)
+    arn = None
+    if region and path:
+        arn = f"arn:{_partition(region)}:sqs:{region}:{path['account']}:{path['name']}"
+    return Queue(
+        url=origin + parts.path.rstrip("/"),
+        region=region,
+        arn=arn,
+        own_endpoint=None if is_regional else origin,
+    )
+
+
+def _region(parts: SplitResult) -> tuple[str | None, bool]:
+    host = parts.hostname or ""
+    if (found := _REGIONAL.fullmatch(host)) and parts.port is None:
+        return found["region"] or "us-east-1", True  # the oldest endpoint names none
+    for pattern in _OTHERS:
+        if found := pattern.fullmatch(host):
+            return found["region"], False
+    return None, False
+
+
+def _partition(region: str) -> str:
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")

@@ -1,0 +1,254 @@
+"""Airflow's AWS connection, as the amazon provider documents it. The provider need not be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from deferrable_ops.exceptions import ConfigurationError
+
+_ASSUME_ROLE, _WEB_IDENTITY = "assume_role", "assume_role_with_web_identity"
+_KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_KNOWN: Final = frozenset(
+    {
+        *_KEYS,
+        "assume_role_kwargs",
+        "assume_role_method",
+        "assume_role_with_web_identity_federation",
+        "assume_role_with_web_identity_token_file",
+        "config_kwargs",
+        "endpoint_url",
+        "profile_name",
+        "region_name",
+        "role_arn",
+        "service_config",
+        "session_kwargs",
+        "verify",
+    }
+)
+# What says who we are, whom we trust or where we send it is never passed over: one that is not known here is refused.
+_GUARDED: Final = (
+    "assume_",
+    "aws_",
+    "config",
+    "credential",
+    "endpoint",
+    "external_id",
+    "host",
+    "mfa",
+    "profile",
+    "region",
+    "role",
+    "s3_config",
+    "session",
+    "sso",
+    "verify",
+    "web_identity",
+)
+_INSTEAD: Final = {
+    "assume_role_with_saml": "roles by SAML are not offered here: let a profile's credential_process get them",
+    "assume_role_with_web_identity_federation_audience": "only tokens in files are read here",
+    "aws_iam_role": "write role_arn",
+    "external_id": 'write assume_role_kwargs: {"ExternalId": ...}',
+    "host": "write endpoint_url",
+    "profile": "write profile_name",
+}
+_SESSION: Final = frozenset({*_KEYS, "region_name", "profile_name"})
+
+
+class AirflowConnection(Protocol):
+    """What is read of an Airflow connection."""
+
+    conn_id: str
+    login: str | None
+    password: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role that is assumed.
+
+    :param arguments: more of STS' arguments, as ExternalId or DurationSeconds.
+    :param token_file: where the token of a web identity is; None: the role is assumed with our own credentials.
+    """
+
+    arn: str
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    token_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSettings:
+    """How AWS is reached. Its ``repr`` shows no secret.
+
+    :param conn_id: whose settings these are; None: the machine's own.
+    :param access_key: None: botocore looks for credentials, in the profile if there is one.
+    :param endpoints: by service, where its URL is set.
+    :param verify: whether servers' certificates are checked, or the file of an authority; None: botocore's default.
+    :param config: botocore's ``Config``, by argument.
+    """
+
+    conn_id: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    region: str | None = None
+    role: Role | None = None
+    endpoints: Mapping[str, str | None] = field(default_factory=dict)
+    verify: bool | str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def whose(self) -> str:
+        """Whose credentials these are, in words."""
+        owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
+        return f"{self.role.arn} (assumed by {owner})" if self.role else owner
+
+    def without_secrets(self, text: object) -> str:
+        """Return a text in which the secrets are replaced by asterisks."""
+        shown = str(text)
+        for secret in self._secrets():
+            shown = shown.replace(secret, "***")
+        return shown
+
+    def _secrets(self) -> list[str]:
+        proxies = self.config.get("proxies")
+        behind = (
+            [str(url) for url in proxies.values() if "@" in str(url)] if isinstance(proxies, dict) else []
+        )
+        given = self.role.arguments.values() if self.role else ()
+        tokens = [value for value in given if isinstance(value, str) and len(value) >= 6]
+        return [secret for secret in (self.secret_key, self.session_token, *behind, *tokens) if secret]
+
+
+def settings_of(connection: AirflowConnection, extra: Any) -> AwsSettings:
+    """Return the settings of an Airflow connection of the type Amazon Web Services.
+
+    :param extra: the connection's, as JSON.
+    :raises ConfigurationError: a setting is malformed, or one that guards the connection and is not known.
+    """
+    conn_id = connection.conn_id
+    if not isinstance(extra, Mapping):
+        raise ConfigurationError(
+            f"the extra of the connection {conn_id!r} is not a JSON object of the amazon provider's settings"
+        )
+    extra = {str(name): value for name, value in extra.items() if value is not None and value != ""}
+    _check_guards(conn_id, extra)
+    session = _mapping(conn_id, extra, "session_kwargs")
+    if unknown := sorted(set(session) - _SESSION):
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has session_kwargs that are not known here: {', '.join(unknown)}; "
+            f"known are {', '.join(sorted(_SESSION))}"
+        )
+    access_key, secret_key, token = _keys(connection, extra, session)
+    return AwsSettings(
+        conn_id=conn_id,
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=token,
+        profile=_text(conn_id, extra, "profile_name") or _text(conn_id, session, "profile_name"),
+        region=_text(conn_id, extra, "region_name") or _text(conn_id, session, "region_name"),
+        role=_role(conn_id, extra),
+        endpoints=_endpoints(conn_id, extra),
+        verify=_verify(conn_id, extra),
+        config=_mapping(conn_id, extra, "config_kwargs"),
+    )
+
+
+def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
+    unknown = sorted(name for name in extra if name.startswith(_GUARDED) and name not in _KNOWN)
+    if unknown:
+        said = [f"{name} ({_INSTEAD[name]})" if name in _INSTEAD else name for name in unknown]
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(said)}; "
+            f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
+        )
+
+
+def _keys(
+    connection: AirflowConnection, extra: Mapping[str, Any], session: Mapping[str, Any]
+) -> tuple[str | None, str | None, str | None]:
+    conn_id = connection.conn_id
+    token = _text(conn_id, extra, _KEYS[2]) or _text(conn_id, session, _KEYS[2])
+    pairs = [(connection.login or None, connection.password or None)]
+    pairs += [
+        (_text(conn_id, where, _KEYS[0]), _text(conn_id, where, _KEYS[1])) for where in (extra, session)
+    ]
+    for access_key, secret_key in pairs:
+        if access_key and secret_key:
+            return access_key, secret_key, token
+    if token or any(half for pair in pairs for half in pair):
+        raise ConfigurationError(
+            f"the connection {conn_id!r} holds a part of an access key only; give its login (the access key's id) and "
+            "its password (the secret access key), or neither, to use the machine's own credentials"
+        )
+    return None, None, None
+
+
+def _role(conn_id: str, extra: Mapping[str, Any]) -> Role | None:
+    arn = _text(conn_id, extra, "role_arn")
+    if arn is None:
+        return None
+    method = _text(conn_id, extra, "assume_role_method") or _ASSUME_ROLE
+    arguments = _mapping(conn_id, extra, "assume_role_kwargs")
+    if method == _ASSUME_ROLE:
+        return Role(arn, arguments)
+    if method != _WEB_IDENTITY:
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has assume_role_method={method!r}; {_ASSUME_ROLE} and {_WEB_IDENTITY} are "
+            "offered here"
+        )
+    federation = extra.get("assume_role_with_web_identity_federation", "file")
+    if federation != "file":
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has assume_role_with_web_identity_federation={federation!r}; only 'file' is "
+            "offered here"
+        )
+    return Role(
+        arn, arguments, token_file=_text(conn_id, extra, "assume_role_with_web_identity_token_file") or ""
+    )
+
+
+def _endpoints(conn_id: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
+    services = _mapping(conn_id, extra, "service_config")
+    found: dict[str, str | None] = {}
+    everywhere = _text(conn_id, extra, "endpoint_url")
+    if everywhere:
+        found["sqs"] = everywhere  # and not STS, as in the provider
+    for service in ("sqs", "sts"):
+        of_service = _mapping(conn_id, services, service)
+        if "endpoint_url" in of_service:  # null: the one of AWS
+            found[service] = _text(conn_id, of_service, "endpoint_url")
+    return found
+
+
+def _verify(conn_id: str, extra: Mapping[str, Any]) -> bool | str | None:
+    verify = extra.get("verify")
+    if verify is None or isinstance(verify, bool):
+        return verify
+    if not isinstance(verify, str) or verify.lower() in ("true", "false"):
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has verify={verify!r}; write true or false without quotes, or the path of a "
+            "file of certificates"
+        )
+    return verify
+
+
+def _mapping(conn_id: str, where: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = where.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no JSON object")
+    return {str(key): item for key, item in value.items()}
+
+
+def _text(conn_id: str, where: Mapping[str, Any], name: str) -> str | None:
+    value = where.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no string")
+    return value

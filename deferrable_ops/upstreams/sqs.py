@@ -1,0 +1,133 @@
+"""SQS: one long poll per queue for all waits of a process.
+
+A message is first stored and then deleted, so it is there for any number of waits, now and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+
+from deferrable_ops.events import SqsEvent
+from deferrable_ops.events.queues import Queue, queue_of
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.shared import share
+from deferrable_ops.upstreams.aws_connection import AwsSettings, settings_of
+from deferrable_ops.upstreams.aws_session import import_aiobotocore
+from deferrable_ops.upstreams.sqs_reading import Reading, Store
+from deferrable_ops.upstreams.sqs_thread import PollingThread
+
+__all__ = ["Sqs", "Store", "open_sqs", "use_sqs"]
+
+log = logging.getLogger(__name__)
+
+_CONNECTION_SECONDS = 60.0  # Airflow serves such questions one at a time, and may drop them
+_DEFAULT = "aws_default"
+
+
+def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sqs]:
+    """Use the queues that a connection reaches, on the running event loop.
+
+    :param aws_conn_id: an Airflow connection of the type Amazon Web Services; None: the machine's own credentials, as
+        botocore finds them. They are used for ``aws_default`` too, when there is no such connection.
+    :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or a setting of it is wrong.
+    """
+
+    async def open_shared() -> Sqs:
+        return await open_sqs(await _load_settings(aws_conn_id))
+
+    return share(("sqs", aws_conn_id), open_shared, Sqs.close)
+
+
+async def open_sqs(settings: AwsSettings) -> Sqs:
+    """Return what polls the queues that these settings reach, for whoever closes it.
+
+    :raises ConfigurationError: the extra ``sqs`` is missing, or a setting is wrong.
+    """
+    await asyncio.to_thread(import_aiobotocore)
+    thread = PollingThread(settings)
+    await thread.start()
+    return Sqs(thread)
+
+
+class Sqs:
+    """The queues that are polled with one connection."""
+
+    def __init__(self, thread: PollingThread) -> None:
+        self._thread = thread
+        self._readers: dict[str, int] = {}
+
+    async def close(self) -> None:
+        """Stop, and close all connections. What SQS has sent meanwhile comes again after its visibility timeout."""
+        await self._thread.stop()
+
+    @contextmanager
+    def read(
+        self, event: SqsEvent, *, store: Store, warn: Callable[[str], None], fail: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Poll a queue, for as long as the block lasts and until the poll is over that is then under way.
+
+        All that comes is stored, matched or not, and then deleted.
+
+        :param event: with its templates rendered.
+        :param store: stores what comes, on this event loop. That of any present reader is used for all of a queue.
+        :param warn: called on this event loop with what the task's log should say; polling goes on.
+        :param fail: called on it with the reason why the queue cannot be polled, and trying again would not help.
+        """
+        queue = queue_of(event.queue_url)
+        reading = Reading(store, warn, fail)
+        self._readers[queue.source] = self._readers.get(queue.source, 0) + 1
+        self._thread.enter(queue, reading)
+        try:
+            yield
+        finally:
+            self._readers[queue.source] -= 1
+            self._thread.leave(queue, reading)
+
+    def is_read(self, event: SqsEvent) -> bool:
+        """Return whether somebody waits for messages of a queue."""
+        return self._readers.get(self._queue(event).source, 0) > 0
+
+    async def until_idle(self, event: SqsEvent) -> None:
+        """Return when a queue is not polled any more: nobody needs it, and the last poll is over.
+
+        Who closes this earlier breaks that poll off. SQS may have sent a message to it, and hides that for a while.
+        """
+        await self._thread.until_idle(self._queue(event))
+
+    def _queue(self, event: SqsEvent) -> Queue:
+        return queue_of(event.queue_url)
+
+
+async def _load_settings(conn_id: str | None) -> AwsSettings:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+    if conn_id is None:
+        return AwsSettings()
+    try:
+        async with asyncio.timeout(_CONNECTION_SECONDS):
+            connection = await BaseHook.aget_connection(conn_id)
+            extra = await connection.aextra_dejson()  # masks it in logs, too
+    except TimeoutError:
+        raise ConfigurationError(
+            f"Airflow did not say within {_CONNECTION_SECONDS:g} s what the connection {conn_id!r} is"
+        ) from None
+    except AirflowNotFoundException as error:
+        if conn_id == _DEFAULT:
+            log.info("There is no connection %s: AWS is asked with the machine's own credentials", conn_id)
+            return AwsSettings()
+        raise ConfigurationError(f"there is no connection {conn_id!r}: {error}") from None
+    except AirflowException as error:
+        raise ConfigurationError(f"the connection {conn_id!r} cannot be read: {error}") from None
+    if connection.extra and not extra:
+        # Airflow makes {} of an extra that is no JSON, with which other credentials would be used than are meant.
+        _check_empty(conn_id, connection.extra)
+    return settings_of(connection, extra)
+
+
+def _check_empty(conn_id: str, extra: str) -> None:
+    if "".join(extra.split()) not in ("{}", "null", ""):
+        raise ConfigurationError(f"the extra of the connection {conn_id!r} is no JSON; write it as JSON")
