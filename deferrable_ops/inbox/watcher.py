@@ -31,12 +31,13 @@ _OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beat
 class Subscription:
     """The changes of one wait, while its ``with`` statement lasts."""
 
-    __slots__ = ("_future", "_subscriptions", "_wait", "_wait_id")
+    __slots__ = ("_future", "_subscriptions", "_wait", "_wait_id", "_woken")
 
     def __init__(self, subscriptions: dict[str, list[Subscription]], wait_id: str) -> None:
         self._subscriptions = subscriptions
         self._wait_id = wait_id
         self._wait: Wait | None = None
+        self._woken = False
         self._future: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -53,16 +54,29 @@ class Subscription:
         """Return the wait as it stands after its next change."""
         while self._wait is None:
             self._future = asyncio.get_running_loop().create_future()
-            try:
-                await self._future
-            finally:
-                self._future = None
+            await self._future
         wait, self._wait = self._wait, None
+        return wait
+
+    async def next_unless_woken(self) -> Wait | None:
+        """Return the wait as it stands after its next change, or None once :meth:`wake` was called."""
+        if self._wait is None and not self._woken:
+            self._future = asyncio.get_running_loop().create_future()
+            await self._future
+        wait, self._wait, self._woken = self._wait, None, False
         return wait
 
     def tell(self, wait: Wait) -> None:
         """Hand over the wait as it stands."""
         self._wait = wait
+        self._go_on()
+
+    def wake(self) -> None:
+        """Let :meth:`next_unless_woken` return, now or when it is called next: there is something else to look at."""
+        self._woken = True
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +13,7 @@ from deferrable_ops.events.conditions import Condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
 from deferrable_ops.events.specifications import Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
-from deferrable_ops.inbox import Attempt, NewWait, Wait
+from deferrable_ops.inbox import Attempt, NewWait, State, Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events_arguments import RunTimes, end_of_next_interval, specifications_of
@@ -141,15 +140,12 @@ class EventsTrigger(TaskTrigger):
         await self._tell_what_is_waited_for()
         async with upstreams_of(self._needs()):
             with intake.follow(self.inbox.feed), self._progress or _NOTHING:
-                while not intake.gathering.complete:
-                    outcome = await intake.unless_called(self.settled(), self._seconds_until_telling())
-                    if outcome is None and intake.failed_because is not None:
-                        outcome = Failure(intake.failed_because)
-                    if outcome is not None:
+                while not (intake.gathering.complete or intake.failed_because):
+                    self.current = await self.changes.next_unless_woken() or self.current
+                    if self.current.state is not State.WAITING:
                         break
                     await self._take_what_came()
-                else:
-                    outcome = Success(self._value())
+                outcome = await self._ending()
         if self._progress is not None:
             await self._progress.show_last()
         return outcome
@@ -166,20 +162,19 @@ class EventsTrigger(TaskTrigger):
         reason = f"the deadline passed; {intake.gathering.why_incomplete()}"
         return Skip(reason) if self.soft_fail else Failure(reason)
 
+    async def _ending(self) -> Outcome:
+        if self.current.state is not State.WAITING:
+            return await self.settled()
+        reason = self._intake.failed_because
+        return Success(self._value()) if reason is None else Failure(reason)
+
     async def _take_what_came(self) -> None:
         intake, progress = self._intake, self._progress
         has_changed = await intake.take_what_came()
         for warning in intake.take_warnings():
             self.log.warning(warning)
-        if progress is not None and not intake.gathering.complete:
-            if has_changed:
-                progress.changed()
-            progress.tell_when_due()
-
-    def _seconds_until_telling(self) -> float | None:
-        if self._progress is None or self._progress.due is None:
-            return None
-        return self._progress.due - time.monotonic()
+        if progress is not None and has_changed and not intake.gathering.complete:
+            progress.changed()
 
     def _begin(self) -> Intake:
         if self._intake is None:
@@ -193,6 +188,7 @@ class EventsTrigger(TaskTrigger):
                 Gathering(condition, list(specifications), self.keep, state),
                 since=since_moment(self.since, run_start=started, timezone=zone).timestamp(),
                 latest=self.current.deadline,
+                changes=self.changes,
             )
             self.events = None  # the specifications say the same, and there are thousands of waits
             if not self.single:

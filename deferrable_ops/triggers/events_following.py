@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -11,19 +11,20 @@ from deferrable_ops.events.match_index import MatchIndex
 from deferrable_ops.events.specifications import Specification
 from deferrable_ops.inbox.events import KeptEvent
 from deferrable_ops.inbox.feed import Feed, Follower
+from deferrable_ops.inbox.watcher import Subscription
 
 
 class WaitFollower(Follower):
     """The events that one wait's specifications match, while its ``with`` statement lasts.
 
-    It calls when there are some, so that a wait needs no task of its own that waits for them.
+    It wakes who waits for changes of the wait, so that a wait needs no task of its own that waits for events.
 
     :param since: seconds since the epoch, before which events are left out.
     :param after: the number of the last event that is known already.
-    :param call: called from the feed's task whenever :meth:`next` has something; must not raise.
+    :param changes: woken whenever :meth:`next` has something.
     """
 
-    __slots__ = ("_call", "_routes", "_specifications")
+    __slots__ = ("_changes", "_routes", "_specifications")
 
     def __init__(
         self,
@@ -32,11 +33,11 @@ class WaitFollower(Follower):
         *,
         since: float,
         after: int,
-        call: Callable[[], None],
+        changes: Subscription,
     ) -> None:
         super().__init__(feed, {one.source for one in specifications.values()}, since, after)
         self._specifications = specifications
-        self._call = call
+        self._changes = changes
         self._routes = _routes_of(feed)
 
     def __enter__(self) -> Self:
@@ -55,10 +56,10 @@ class WaitFollower(Follower):
         return bool(self._pending)
 
     def take(self, event: KeptEvent) -> bool:
-        """Hand over the next event, and call."""
+        """Hand over the next event, and wake."""
         had_room = super().take(event)
         if self._pending:
-            self._call()
+            self._changes.wake()
         return had_room
 
 

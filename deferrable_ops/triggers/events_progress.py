@@ -27,12 +27,11 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 class Progress:
     """What one wait tells, in its log and in an XCom, and keeps in the inbox for whoever goes on with it.
 
-    It shows nothing after its ``with`` statement, but what :meth:`show_last` does.
-
-    :ivar due: seconds of the monotonic clock, when it has something to tell; None: it has nothing.
+    It tells first when its ``with`` statement has lasted 2 s, and shows nothing after it but what :meth:`show_last`
+    does.
     """
 
-    __slots__ = ("_gathering", "_over", "_shown", "_told_at", "_trigger", "due")
+    __slots__ = ("_gathering", "_over", "_shown", "_telling", "_told_at", "_trigger")
 
     def __init__(self, trigger: TaskTrigger, gathering: Gathering) -> None:
         self._trigger = trigger
@@ -40,33 +39,36 @@ class Progress:
         self._told_at = float("-inf")
         self._shown: dict[str, Any] | None = None
         self._over = False
-        self.due: float | None = time.monotonic() + _FIRST_AFTER
+        self._telling: asyncio.TimerHandle | None = None
 
     def changed(self) -> None:
         """Tell soon, and at most every 10 s."""
-        if self.due is None:
-            self.due = max(time.monotonic(), self._told_at + _EVERY)
-
-    def tell_when_due(self) -> None:
-        """Tell now, if it is time: the wait itself goes on meanwhile."""
-        if self.due is None or self.due > time.monotonic():
-            return
-        self.due, self._told_at = None, time.monotonic()
-        told = self._gathering.progress()
-        self._trigger.log.info("Come: %s; missing: %s", _in_words(told["come"]), told["missing"])
-        chores.detach(self._keep_and_show())
+        if self._telling is None:
+            self._tell_in(max(0.0, self._told_at + _EVERY - time.monotonic()))
 
     def __enter__(self) -> Self:
+        self._tell_in(_FIRST_AFTER)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Show no more: another attempt may have begun to."""
         self._over = True
+        if self._telling is not None:
+            self._telling.cancel()
 
     async def show_last(self) -> None:
         """Show how far it came in the end, where something else is shown so far."""
         if self._shown is not None and self._shown != self._gathering.progress():
             await self._show()
+
+    def _tell_in(self, seconds: float) -> None:
+        self._telling = asyncio.get_running_loop().call_later(seconds, self._tell)
+
+    def _tell(self) -> None:
+        self._telling, self._told_at = None, time.monotonic()
+        told = self._gathering.progress()
+        self._trigger.log.info("Come: %s; missing: %s", _in_words(told["come"]), told["missing"])
+        chores.detach(self._keep_and_show())
 
     async def _keep_and_show(self) -> None:
         state = self._gathering.state()

@@ -1,0 +1,68 @@
+"""What ends the sleep of who waits for changes of a wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from deferrable_ops.inbox.watcher import Subscription
+
+CHANGED: Any = "the wait as it stands"
+AGAIN: Any = "the wait as it stands later"
+
+
+@pytest.fixture
+def changes() -> Subscription:
+    return Subscription({}, "wait")
+
+
+async def sleeping(sleep: Any) -> asyncio.Task[Any]:
+    """Return a sleep that is under way."""
+    task = asyncio.ensure_future(sleep)
+    await asyncio.wait([task], timeout=0.02)
+    assert not task.done()
+    return task
+
+
+async def test_wake_ends_the_sleep_without_a_change(changes: Subscription) -> None:
+    task = await sleeping(changes.next_unless_woken())
+    changes.wake()
+    changes.wake()
+    assert await asyncio.wait_for(task, 20) is None
+    (await sleeping(changes.next_unless_woken())).cancel()
+
+
+async def test_wake_before_the_sleep_is_not_lost(changes: Subscription) -> None:
+    changes.wake()
+    assert await asyncio.wait_for(changes.next_unless_woken(), 20) is None
+
+
+async def test_change_is_handed_over_whoever_wakes_too(changes: Subscription) -> None:
+    for tell in (lambda: changes.tell(CHANGED), changes.wake), (changes.wake, lambda: changes.tell(CHANGED)):
+        task = await sleeping(changes.next_unless_woken())
+        for one in tell:
+            one()
+        assert await asyncio.wait_for(task, 20) is CHANGED
+    changes.tell(CHANGED)
+    changes.tell(AGAIN)
+    assert await asyncio.wait_for(changes.next_unless_woken(), 20) is AGAIN
+
+
+async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -> None:
+    task = await sleeping(changes.next())
+    changes.wake()
+    await asyncio.wait([task], timeout=0.02)
+    assert not task.done()
+    changes.tell(CHANGED)
+    assert await asyncio.wait_for(task, 20) is CHANGED
+
+
+async def test_change_after_an_interrupted_sleep_is_handed_over(changes: Subscription) -> None:
+    for sleep in (changes.next, changes.next_unless_woken):
+        task = await sleeping(sleep())
+        task.cancel()
+        await asyncio.wait([task])
+        changes.tell(CHANGED)
+        assert await asyncio.wait_for(sleep(), 20) is CHANGED
