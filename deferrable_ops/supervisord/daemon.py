@@ -1,0 +1,193 @@
+"""The sections of supervisord's file that configure the daemon itself and how it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_SERVER, written
+from deferrable_ops.supervisord.section import Section
+from deferrable_ops.supervisord.values import (
+    ByteSize,
+    FilePath,
+    HostPort,
+    LogLevel,
+    Names,
+    Octal,
+    Secret,
+    User,
+    Variables,
+    Words,
+    host_of,
+    is_loopback,
+)
+
+LONGEST_SOCKET_PATH = 95
+"""In bytes. Linux has 107 for it, of which supervisord takes some for its own number when it creates the socket."""
+
+
+class SupervisordConfiguration(Section):
+    """``[supervisord]``: the daemon."""
+
+    _header = "supervisord"
+    _expressions_of: ClassVar = {"environment": IN_DAEMON | {"host_node_name"}}
+    _expanded_twice = frozenset({"environment"})
+
+    logfile: FilePath = FilePath("supervisord.log")
+    logfile_maxbytes: ByteSize = "50MB"
+    logfile_backups: int = Field(default=10, ge=0)
+    loglevel: LogLevel = "info"
+    pidfile: FilePath = FilePath("supervisord.pid")
+    umask: Octal = "022"
+    nodaemon: bool = False
+    silent: bool = False
+    minfds: int = Field(default=1024, ge=1)
+    minprocs: int = Field(default=200, ge=1)
+    nocleanup: bool = False
+    childlogdir: FilePath | None = None
+    user: User | None = None
+    directory: FilePath | None = None
+    strip_ansi: bool = False
+    environment: Variables = Field(default_factory=dict, repr=False)
+    identifier: str = Field(default="supervisor", min_length=1)
+
+
+class _Server(Section):
+    """What both servers share.
+
+    :raises InputError: of ``username`` and ``password``, one is missing.
+    """
+
+    username: User | None = None
+    password: Secret | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        check_credentials(self.username, self.password)
+        return self
+
+
+class UnixHttpServerConfiguration(_Server):
+    """``[unix_http_server]``: the socket, which only the daemon's own user can open."""
+
+    _header = "unix_http_server"
+    _expressions = IN_SERVER
+    _expressions_of: ClassVar = {"file": IN_DAEMON}
+
+    file: FilePath
+    chmod: Octal = "0700"
+    chown: User | None = None
+
+    @model_validator(mode="after")
+    def _short_enough(self) -> Self:
+        length = len(str(self.file).encode())
+        if length > LONGEST_SOCKET_PATH:
+            raise InputError(
+                f"file is {length} bytes long, and a socket's path has room for {LONGEST_SOCKET_PATH}; give a shorter "
+                "one"
+            )
+        return self
+
+
+class InetHttpServerConfiguration(_Server):
+    """``[inet_http_server]``: a TCP port. Whoever may use it can run any command as the daemon's user.
+
+    :raises InputError: others than this machine could reach the port, and no password is set.
+    """
+
+    _header = "inet_http_server"
+    _expressions = IN_SERVER
+
+    port: HostPort
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.password is None and not is_loopback(host_of(self.port)):
+            raise InputError(
+                f"port={self.port!r} without a password lets anyone who reaches it run commands; set username and "
+                "password, bind 127.0.0.1, or leave the server out and use the Unix socket"
+            )
+        return self
+
+
+class SupervisorctlConfiguration(Section):
+    """``[supervisorctl]``: how the command supervisorctl reaches the daemon."""
+
+    _header = "supervisorctl"
+    _expressions = IN_SERVER
+    _expressions_of: ClassVar = {"serverurl": IN_DAEMON, "history_file": IN_DAEMON}
+
+    serverurl: Annotated[str, Field(pattern="^(https?|unix)://.")] = "http://localhost:9001"
+    username: User | None = None
+    password: Secret | None = None
+    prompt: str = "supervisor"
+    history_file: FilePath | None = None
+
+
+class GroupConfiguration(Section):
+    """``[group:NAME]``: programs that are started and stopped together."""
+
+    _header = "group"
+
+    programs: Names
+    priority: int = 999
+
+
+class IncludeConfiguration(Section):
+    """``[include]``: further files.
+
+    :param files: paths or patterns, relative to the file that includes them, without spaces.
+    """
+
+    _header = "include"
+    _expressions = IN_DAEMON | {"host_node_name"}
+
+    files: Annotated[Words, Field(min_length=1)]
+
+    def _written(self, header: str, name: str, value: Any) -> str:
+        for file in value:
+            if len(file.split()) != 1:
+                raise InputError(
+                    f"{name} in [{header}] has the path {file!r}; supervisord splits it at the space"
+                )
+        return super()._written(header, name, " ".join(value))
+
+
+class RpcInterfaceConfiguration(Section):
+    """``[rpcinterface:NAME]``: what answers XML-RPC.
+
+    :param kwargs: further options, given to the factory as text.
+    """
+
+    _header = "rpcinterface"
+    _expressions = IN_SERVER
+    _option: ClassVar[str] = "supervisor.rpcinterface_factory"
+
+    rpcinterface_factory: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] = (
+        "supervisor.rpcinterface:make_main_rpcinterface"
+    )
+    kwargs: Mapping[str, str | bool | int | float] = Field(default_factory=dict, repr=False)
+
+    def _lines(self, header: str) -> Iterator[tuple[str, str]]:
+        yield self._option, self._written(header, self._option, self.rpcinterface_factory)
+        for name, value in self.kwargs.items():
+            if name == self._option or not name.isidentifier() or not name.isascii() or name != name.lower():
+                raise InputError(
+                    f"kwargs in [{header}] has {name!r}; give names of small letters, digits and '_', which is all "
+                    "that supervisord's parser keeps"
+                )
+            text = written(f"{name} in [{header}]", str(value), self._expressions)
+            yield name, text
+
+
+def check_credentials(username: str | None, password: object | None) -> None:
+    """Check that there are both or none.
+
+    :raises InputError: one is missing, with which supervisord would not start.
+    """
+    if (username is None) != (password is None):
+        missing = "username" if username is None else "password"
+        raise InputError(f"{missing} is missing: supervisord takes a username and a password, or neither")

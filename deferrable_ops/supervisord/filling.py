@@ -1,0 +1,145 @@
+"""What a configuration that belongs to a DAG has where the user left it out."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.supervisord.daemon import (
+    LONGEST_SOCKET_PATH,
+    InetHttpServerConfiguration,
+    RpcInterfaceConfiguration,
+    SupervisorctlConfiguration,
+    SupervisordConfiguration,
+    UnixHttpServerConfiguration,
+)
+from deferrable_ops.supervisord.programs import ProgramConfiguration
+
+if TYPE_CHECKING:
+    from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+
+P = TypeVar("P", bound=ProgramConfiguration)
+
+_LONGEST_NAMES: Final = 24
+_SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
+
+
+def filled(config: SupervisorAirflowConfiguration) -> dict[str, Any]:
+    """Return the fields that make a configuration whole; those that are whole already stay as they are.
+
+    :raises InputError: it has no program, or its paths cannot be used.
+    """
+    if not config.program and not config.fcgiprogram:
+        raise InputError("program is empty: there is nothing to run; give at least one")
+    folder = _working_dir(config)
+    socket = config.unix_http_server or UnixHttpServerConfiguration(file=_socket(folder))
+    return {
+        "working_dir": folder,
+        "config_path": folder / config.config_path,
+        "supervisord": _daemon(config.supervisord, folder),
+        "unix_http_server": socket,
+        "inet_http_server": _inet_server(config),
+        "supervisorctl": _supervisorctl(config.supervisorctl, socket),
+        "rpcinterface": _rpcinterface(config),
+        "program": {name: _program(config, folder, name, item) for name, item in config.program.items()},
+        "fcgiprogram": {
+            name: _program(config, folder, name, item) for name, item in config.fcgiprogram.items()
+        },
+    }
+
+
+def _working_dir(config: SupervisorAirflowConfiguration) -> Path:
+    given = config.working_dir or config.supervisord.directory
+    if given is None:
+        return (
+            Path(tempfile.gettempdir()).absolute() / f"supervisor-{getpass.getuser()}-{_short_names(config)}"
+        )
+    if not given.is_absolute():
+        raise InputError(
+            f"working_dir={str(given)!r} is relative, and nobody knows to what; give an absolute path"
+        )
+    return given
+
+
+def _short_names(config: SupervisorAirflowConfiguration) -> str:
+    names = "-".join((*config.program, *config.fcgiprogram))
+    if len(names.encode()) <= _LONGEST_NAMES:
+        return names
+    return sha256(names.encode()).hexdigest()[:_LONGEST_NAMES]
+
+
+def _socket(folder: Path) -> Path:
+    path = folder / "supervisor.sock"
+    if len(str(path).encode()) > LONGEST_SOCKET_PATH:
+        raise InputError(
+            f"working_dir is too long for the socket in it, whose path has room for {LONGEST_SOCKET_PATH} bytes; "
+            "give a shorter one, or unix_http_server with a file elsewhere"
+        )
+    return path
+
+
+def _daemon(given: SupervisordConfiguration, folder: Path) -> SupervisordConfiguration:
+    own = {
+        "directory": folder,
+        "childlogdir": folder,
+        "logfile": folder / "supervisord.log",
+        "pidfile": folder / "supervisord.pid",
+    }
+    missing = {name: value for name, value in own.items() if name not in given.model_fields_set}
+    # A daemon in the foreground would end with the process that started it.
+    return given.model_copy(update=missing | {"nodaemon": False})
+
+
+def _inet_server(config: SupervisorAirflowConfiguration) -> InetHttpServerConfiguration | None:
+    airflow, given = config.airflow, config.inet_http_server
+    if airflow.port is None:
+        return given
+    if given is not None and given.port != airflow.port:
+        raise InputError(
+            f"port={airflow.port!r} and inet_http_server.port={given.port!r} differ; give one of them"
+        )
+    return given or InetHttpServerConfiguration(
+        port=airflow.port, username=airflow.username, password=airflow.password
+    )
+
+
+def _supervisorctl(
+    given: SupervisorctlConfiguration, socket: UnixHttpServerConfiguration
+) -> SupervisorctlConfiguration:
+    if "serverurl" in given.model_fields_set:
+        return given
+    login = {"username": socket.username, "password": socket.password}
+    return given.model_copy(
+        update={"serverurl": f"unix://{socket.file}"} | (login if socket.password else {})
+    )
+
+
+def _rpcinterface(config: SupervisorAirflowConfiguration) -> dict[str, RpcInterfaceConfiguration]:
+    main = RpcInterfaceConfiguration(rpcinterface_factory=config.airflow.rpcinterface_factory)
+    return {"supervisor": main} | config.rpcinterface
+
+
+def _program(config: SupervisorAirflowConfiguration, folder: Path, name: str, given: P) -> P:
+    airflow, own = config.airflow, folder / name
+    # Several processes cannot share a log that rotates.
+    suffix = "-%(process_num)s" if given.numprocs > 1 else ""
+    shared = {field: getattr(airflow, field) for field in _SHARED}
+    if airflow.startretries is not None:
+        shared["startretries"] = airflow.startretries
+    codes_matter = config.policy_of(name).exit_codes and "startsecs" not in airflow.model_fields_set
+    values = shared | {
+        "startsecs": 0 if codes_matter else airflow.startsecs,
+        "autostart": False,
+        "autorestart": False,
+        "directory": own,
+        "stdout_logfile": own / f"output{suffix}.log",
+        "stderr_logfile": own / f"error{suffix}.log",
+    }
+    if "stopasgroup" in given.model_fields_set and "killasgroup" not in given.model_fields_set:
+        del values["killasgroup"]
+    missing = {field: value for field, value in values.items() if field not in given.model_fields_set}
+    return given.model_copy(update=missing)

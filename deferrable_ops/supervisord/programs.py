@@ -1,0 +1,137 @@
+"""The sections of supervisord's file that say what it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_PROGRAM
+from deferrable_ops.supervisord.section import Section
+from deferrable_ops.supervisord.values import (
+    ByteSize,
+    Events,
+    ExitCodes,
+    FilePath,
+    Octal,
+    Signal,
+    User,
+    Variables,
+)
+
+_Count = Annotated[int, Field(ge=0)]
+# supervisor's process_or_group_name() refuses ' ', ':' and '/', which a process's full name is split at.
+_ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
+
+
+class ProgramConfiguration(Section):
+    """``[program:NAME]``: a command that supervisord runs, and the files that take its output.
+
+    :param command: one line, split at spaces as a POSIX shell's words are; no shell runs it. supervisord cuts a command
+        at ``;`` or ``#`` after a space; here it is kept whole.
+    :param numprocs: how many processes; above 1, ``process_name`` must hold ``%(process_num)s``.
+    :param startsecs: seconds that a process must run to count as started. One that ends sooner is started again
+        ``startretries`` times and then FATAL, without its exit code; 0 keeps the code, and runs it once.
+    :param autorestart: what supervisord does when a process ends: ``unexpected`` starts it again unless its exit code
+        is one of ``exitcodes``.
+    :param killasgroup: None: as ``stopasgroup``.
+    :param stdout_logfile: a path, AUTO or NONE.
+    :raises InputError: two fields contradict each other.
+    """
+
+    _header = "program"
+    _expressions = IN_PROGRAM
+    _expressions_of: ClassVar = dict.fromkeys(
+        ("command", "process_name", "environment", "directory", "stdout_logfile", "stderr_logfile"),
+        IN_PROCESS,
+    )
+    _expanded_twice = frozenset({"stdout_logfile", "stderr_logfile"})
+
+    command: str = Field(min_length=1)
+    process_name: _ProcessName = "%(program_name)s"
+    numprocs: int = Field(default=1, ge=1)
+    numprocs_start: _Count = 0
+    priority: int = 999
+    autostart: bool = True
+    startsecs: _Count = 1
+    startretries: _Count = 3
+    autorestart: bool | Literal["unexpected"] = "unexpected"
+    exitcodes: ExitCodes = Field(default_factory=lambda: [0])
+    stopsignal: Signal = "TERM"
+    stopwaitsecs: _Count = 10
+    stopasgroup: bool = False
+    killasgroup: bool | None = None
+    user: User | None = None
+    redirect_stderr: bool = False
+    stdout_logfile: FilePath = FilePath("AUTO")
+    stdout_logfile_maxbytes: ByteSize = "50MB"
+    stdout_logfile_backups: _Count = 10
+    stdout_capture_maxbytes: ByteSize = "0"
+    stdout_events_enabled: bool = False
+    stdout_syslog: bool = False
+    stderr_logfile: FilePath = FilePath("AUTO")
+    stderr_logfile_maxbytes: ByteSize = "50MB"
+    stderr_logfile_backups: _Count = 10
+    stderr_capture_maxbytes: ByteSize = "0"
+    stderr_events_enabled: bool = False
+    stderr_syslog: bool = False
+    environment: Variables = Field(default_factory=dict, repr=False)
+    directory: FilePath | None = None
+    umask: Octal | None = None
+    serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.numprocs > 1 and "%(process_num)" not in self.process_name:
+            raise InputError("process_name must hold %(process_num)s, because numprocs is above 1")
+        if self.stopasgroup and self.killasgroup is False:
+            raise InputError(
+                "killasgroup=false contradicts stopasgroup=true, and supervisord refuses to start with it"
+            )
+        return self
+
+
+class FcgiProgramConfiguration(ProgramConfiguration):
+    """``[fcgi-program:NAME]``: FastCGI processes that share a socket.
+
+    :param socket: ``tcp://host:port`` or ``unix:///absolute/path``.
+    """
+
+    _header = "fcgi-program"
+
+    socket: Annotated[str, Field(pattern=r"^(unix:///.+|tcp://[^\s:]+:[0-9]+)$")]
+    socket_backlog: int | None = Field(default=None, ge=1, le=65535)
+    socket_owner: User | None = None
+    socket_mode: Octal | None = None
+
+    @model_validator(mode="after")
+    def _owned_as_a_file(self) -> Self:
+        if self.socket.startswith("tcp:") and (self.socket_owner or self.socket_mode):
+            raise InputError("socket_owner and socket_mode are for a socket=unix://..., and this one is TCP")
+        return self
+
+
+class EventListenerConfiguration(ProgramConfiguration):
+    """``[eventlistener:NAME]``: a program that is told of supervisord's events on its standard input.
+
+    :param events: names of supervisor's event types, as PROCESS_STATE.
+    """
+
+    _header = "eventlistener"
+
+    priority: int = -1
+    buffer_size: int = Field(default=10, ge=1)
+    events: Events
+    result_handler: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] = (
+        "supervisor.dispatchers:default_handler"
+    )
+
+    @model_validator(mode="after")
+    def _speaks_the_protocol(self) -> Self:
+        if self.redirect_stderr or self.stdout_capture_maxbytes != "0":
+            raise InputError(
+                "redirect_stderr and stdout_capture_maxbytes cannot be used here: supervisord talks to an event "
+                "listener by its standard output"
+            )
+        return self

@@ -1,0 +1,84 @@
+"""What all sections of supervisord's file share: strict models, written field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+
+from deferrable_ops.plain_data import has_template
+from deferrable_ops.supervisord.rendering import IN_DAEMON, environment_text, section_text, written
+from deferrable_ops.supervisord.values import plain
+
+
+class Model(BaseModel):
+    """A part of the configuration: it cannot be changed, and refuses what it does not know.
+
+    A field that is None was not given. An error names the field, and never shows its value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        data = plain(data)
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
+
+class Section(Model):
+    """A section of supervisord's file: its fields, names and defaults are those of supervisor 4.3."""
+
+    _header: ClassVar[str]
+    # The names that supervisor expands in this section's fields, and where it differs for one of them.
+    _expressions: ClassVar[frozenset[str]] = IN_DAEMON
+    _expressions_of: ClassVar[Mapping[str, frozenset[str]]] = {}
+    _expanded_twice: ClassVar[frozenset[str]] = frozenset()
+
+    def to_cfg(self, key: str = "") -> str:
+        """Return the section as text, with what differs from supervisor's defaults, and passwords as they are.
+
+        :param key: the name of the program, group or plugin, where the section has one.
+        :raises InputError: a value cannot be written into the file.
+        """
+        header = f"{self._header}:{key}" if key else self._header
+        return section_text(header, self._lines(header))
+
+    @model_validator(mode="after")
+    def _writable(self) -> Self:
+        if not any(has_template(str(value)) for value in self.__dict__.values()):
+            self.to_cfg()
+        return self
+
+    def _lines(self, header: str) -> Iterator[tuple[str, str]]:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None and (
+                field.is_required() or value != field.get_default(call_default_factory=True)
+            ):
+                yield name, self._written(header, name, value)
+
+    def _written(self, header: str, name: str, value: Any) -> str:
+        argument = f"{name} in [{header}]"
+        return written(
+            argument,
+            _as_text(argument, value),
+            self._expressions_of.get(name, self._expressions),
+            2 if name in self._expanded_twice else 1,
+        )
+
+
+def _as_text(argument: str, value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case SecretStr():
+            return value.get_secret_value()
+        case dict():
+            return environment_text(argument, value)
+        case list():
+            return ",".join(map(str, value))
+    return str(value)

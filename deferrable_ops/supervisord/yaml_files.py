@@ -1,0 +1,72 @@
+"""Reading a configuration from YAML, with or without the marks that Hydra needs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deferrable_ops.exceptions import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+_MARKS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partial_"})
+
+
+def yaml_mapping(path: str | Path) -> dict[str, Any]:
+    """Return what a YAML file holds, without Hydra's marks.
+
+    :raises InputError: it cannot be read, is no mapping, or needs Hydra to resolve ``${oc...}``.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        # The error's own text quotes the file, in which a password can stand.
+        raise InputError(f"{path} is not YAML{_place(error)}") from None
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path} holds no mapping; give the configuration's fields, as program: and working_dir:"
+        )
+    found: dict[str, Any] = _without_marks(str(path), data)
+    return found
+
+
+def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
+    """Return a model of this data.
+
+    :raises InputError: it is wrong; the message has a line per field, and none of the values.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        lines = [f"{_field(item['loc'])}{item['msg'].removeprefix('Value error, ')}" for item in found]
+        raise InputError("\n  ".join([f"{source} is no {kind.__name__}:", *lines])) from None
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(map(str, location))}: " if location else ""
+
+
+def _without_marks(path: str, data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_marks(path, value) for key, value in data.items() if key not in _MARKS}
+    if isinstance(data, list):
+        return [_without_marks(path, item) for item in data]
+    if isinstance(data, str) and "${oc." in data:
+        raise InputError(
+            f"{path} holds ${{oc...}}, which only Hydra resolves; load it with Hydra or airflow-config"
+        )
+    return data
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f": look at line {mark.line + 1}" if mark is not None else ""
