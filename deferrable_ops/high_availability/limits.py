@@ -110,10 +110,9 @@ def _endtime(name: str, value: Any) -> str | None:
         raise InputError(
             f"{name}={value!r} is not a time of day; give a datetime.time, or its text as '18:00:00'"
         )
-    try:
-        return time.fromisoformat(value.isoformat()).isoformat()
-    except ValueError:  # with a timezone that has no offset without a date
-        raise InputError(f"{name}={value!r} names a timezone; the DAG's counts, so leave it out") from None
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise InputError(f"{name}={value!r} names a timezone; the DAG's counts, so leave it out")
+    return value.isoformat()
 
 
 def _count(name: str, value: Any) -> int | None:

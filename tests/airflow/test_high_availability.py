@@ -1,0 +1,237 @@
+"""What a check's outcome does to a DAG run, and how many workers it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from real_airflow import RealAirflow, Run, wait_until
+
+# Nothing of these depends on the inbox's database.
+once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+
+GATES = ("stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail")
+
+
+class Script:
+    """What a chain of runs is told, and what it did."""
+
+    def __init__(self, airflow: RealAirflow, file: Path) -> None:
+        self.airflow = airflow
+        self.file = file
+
+    def says(self, *of_runs: Sequence[str]) -> None:
+        """Let the checks of the first run say the first of these, those of later runs the next."""
+        self.file.write_text(json.dumps(of_runs))
+
+    def start(self, dag_id: str, **conf: Any) -> Run:
+        return self.airflow.trigger(dag_id, {"file": str(self.file), **conf})
+
+    def chain(self, dag_id: str) -> list[Run]:
+        """Return the runs that this script was given to, the first one first."""
+        rows = self.airflow.client.get(f"/dags/{dag_id}/dagRuns", order_by="id", limit=100)["dag_runs"]
+        return [
+            Run(self.airflow.client, dag_id, row["dag_run_id"])
+            for row in rows
+            if (row["conf"] or {}).get("file") == str(self.file)
+        ]
+
+    def asked(self) -> list[str]:
+        """Return the id of the run of each check, in order."""
+        file = self.file.with_suffix(".asked")
+        return file.read_text().split() if file.exists() else []
+
+    def ended(self, dag_id: str, *states: str, timeout: float = 120) -> list[Run]:
+        """Return the runs of the chain, once there are so many and they ended in these states."""
+        wait_until(
+            lambda: [run.state for run in self.chain(dag_id)] == list(states),
+            f"the runs of {dag_id} to end as {states}",
+            timeout,
+        )
+        return self.chain(dag_id)
+
+
+@pytest.fixture
+def script(airflow: RealAirflow, tmp_path: Path) -> Script:
+    """A script of its own for each test."""
+    return Script(airflow, tmp_path / "script.json")
+
+
+def gates(run: Run, task_id: str = "ha") -> dict[str, str | None]:
+    """Return the states of the four branches and the leaf."""
+    states = run.task_states()
+    return {name: states[f"{task_id}-{name}"] for name in (*GATES, "force-dag-fail")}
+
+
+NOT_CHOSEN = dict.fromkeys((*GATES, "force-dag-fail"), "skipped")
+
+
+@pytest.mark.parametrize("dag_id", ["ha", "ha_on_the_loop"])
+@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
+def test_stop_ends_the_run_in_the_state_of_its_result_and_without_a_worker(
+    script: Script, dag_id: str, result: str, state: str
+) -> None:
+    script.says((result, "stop"))
+    script.start(dag_id)
+
+    [run] = script.ended(dag_id, state)
+    assert run.task("ha").xcom() == [result, "stop"]
+    failed = {"stop-fail": "failed", "force-dag-fail": "failed"}
+    assert gates(run) == NOT_CHOSEN | ({"stop-pass": "success"} if result == "pass" else failed)
+    assert run.worker_processes() == 0
+
+
+@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
+def test_retrigger_starts_the_dag_again_with_one_worker_and_ends_the_run_in_the_state_of_its_result(
+    script: Script, result: str, state: str
+) -> None:
+    script.says((result, "retrigger"), ("pass", "stop"))
+    script.start("ha")
+
+    first, second = script.ended("ha", state, "success")
+    leaf = {"force-dag-fail": "failed"} if result == "fail" else {}
+    assert gates(first) == NOT_CHOSEN | {f"retrigger-{result}": "success"} | leaf
+    assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
+    assert second.worker_processes() == 0
+    conf = second.client.get(second.path)["conf"]
+    assert conf["ha-retrigger"] == 1
+    assert datetime.fromisoformat(conf["ha-referencedate"])
+
+
+@pytest.mark.parametrize("result", ["pass", "fail"])
+def test_continue_goes_on_checking_until_the_check_says_otherwise(script: Script, result: str) -> None:
+    script.says((result, "continue"))
+    run = script.start("ha")
+    wait_until(lambda: len(script.asked()) > 3, "some checks")
+    assert run.task("ha").state == "deferred"
+    script.says(("pass", "stop"))
+
+    [run] = script.ended("ha", "success")
+    assert run.worker_processes() == 0
+
+
+@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
+def test_timeout_retriggers_with_the_last_result(script: Script, result: str, state: str) -> None:
+    script.says((result, "continue"), ("pass", "stop"))
+    script.start("ha_timeout")
+
+    first, _second = script.ended("ha_timeout", state, "success")
+    assert first.task("ha").xcom() == [result, "retrigger"]
+    assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
+
+
+@once
+def test_retriggers_end_with_maxretrigger(script: Script) -> None:
+    script.says(("fail", "retrigger"))
+    script.start("ha_limited")
+
+    _first, second = script.ended("ha_limited", "failed", "failed")
+    assert second.task("ha").xcom() == ["fail", "stop"]
+    assert second.worker_processes() == 0
+
+
+@once
+def test_maxretrigger_of_zero_means_none(script: Script) -> None:
+    script.says(("pass", "retrigger"))
+    script.start("ha_never_again")
+
+    [run] = script.ended("ha_never_again", "success")
+    assert run.task("ha").xcom() == ["pass", "stop"]
+
+
+@once
+def test_runtime_ends_the_run_without_another_check(script: Script) -> None:
+    script.says(("fail", "continue"))
+    run = script.start("ha_limited", **{"ha-force-runtime": 12.5})
+
+    run.wait_for("success")
+    assert run.task("ha").xcom() == ["pass", "stop"]
+    began = datetime.fromisoformat(run.client.get(run.path)["start_date"])
+    ended = datetime.fromisoformat(run.task("ha").attributes["end_date"])
+    assert ended - began >= timedelta(seconds=12.5)
+    assert run.worker_processes() == 0
+
+
+@once
+def test_endtime_ends_the_run_when_the_clock_shows_it(script: Script) -> None:
+    script.says(("pass", "continue"))
+    end = datetime.now(UTC) + timedelta(seconds=15)
+    run = script.start("ha_limited", **{"ha-force-endtime": f"{end:%H:%M:%S}"})
+
+    run.wait_for("success")
+    assert run.task("ha").xcom() == ["pass", "stop"]
+    assert datetime.fromisoformat(run.task("ha").attributes["end_date"]) >= end.replace(microsecond=0)
+
+
+@once
+@pytest.mark.parametrize("forced", [{"ha-force-run": True}, {"airflow_ha_force_run": True}])
+def test_forced_run_ignores_its_limits_and_so_do_those_that_it_starts(
+    script: Script, forced: dict[str, Any]
+) -> None:
+    script.says(("pass", "retrigger"), ("pass", "retrigger"), ("pass", "stop"))
+    script.start("ha_limited", **forced)
+
+    runs = script.ended("ha_limited", "success", "success", "success")
+    assert [run.task("ha").xcom()[1] for run in runs] == ["retrigger", "retrigger", "stop"]
+
+
+@once
+def test_forced_maxretrigger_and_count_hold_for_the_run(script: Script) -> None:
+    script.says(("pass", "retrigger"))
+    script.start("ha_limited", **{"ha-force-maxretrigger": 5, "ha-force-retrigger": 4})
+
+    _first, second = script.ended("ha_limited", "success", "success")
+    assert second.client.get(second.path)["conf"]["ha-retrigger"] == 5
+    assert second.task("ha").xcom() == ["pass", "stop"]
+
+
+@once
+def test_tasks_in_a_group_have_the_groups_ids(script: Script) -> None:
+    script.says(("pass", "retrigger"), ("pass", "stop"))
+    script.start("ha_group")
+
+    first, second = script.ended("ha_group", "success", "success")
+    assert set(first.task_states()) == {"watch.ha", *(f"watch.ha-{name}" for name in NOT_CHOSEN)}
+    assert second.client.get(second.path)["conf"]["watch.ha-retrigger"] == 1
+    assert first.worker_starts() == [("watch.ha-retrigger-pass", 1)]
+
+
+@once
+def test_two_operators_of_one_dag_count_for_themselves(script: Script) -> None:
+    script.says(("pass", "retrigger"), ("pass", "stop"))
+    script.start("ha_two")
+
+    wait_until(
+        lambda: len(runs := script.chain("ha_two")) == 3 and all(run.state == "success" for run in runs),
+        "three runs to end: the first, and one that each operator started",
+        timeout=120,
+    )
+    first = script.chain("ha_two")[0]
+    assert sorted(first.worker_starts()) == [("orders-retrigger-pass", 1), ("payments-retrigger-pass", 1)]
+
+
+@once
+def test_failed_result_fails_the_run_whatever_is_chained_behind_the_branches(script: Script) -> None:
+    script.says(("fail", "stop"))
+    script.start("ha_chained")
+
+    [run] = script.ended("ha_chained", "failed")
+    states = run.task_states()
+    assert {name: state for name, state in states.items() if name.startswith("after_")} == {
+        f"after_{name.replace('-', '_')}": "success" for name in GATES
+    }
+
+
+@once
+def test_failed_upstream_does_not_retrigger(script: Script) -> None:
+    script.says(("pass", "stop"))
+    script.start("ha_upstream_failed")
+
+    [run] = script.ended("ha_upstream_failed", "failed")
+    assert gates(run) == dict.fromkeys(GATES, "upstream_failed") | {"force-dag-fail": "failed"}
+    assert script.asked() == []
