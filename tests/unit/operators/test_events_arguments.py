@@ -182,12 +182,12 @@ def test_mapped_sensor_is_made_for_each_event() -> None:
     "arguments, message",
     [
         ({"channel": "a b"}, "name='a b' is not allowed"),
-        ({"channel": None}, "name=None is not allowed"),
+        ({"channel": None}, "give one destination"),
         ({"payload": print}, "payload= is a builtin_function_or_method, which is not plain data"),
         ({"payload": {"a": {1: 2}}}, "payload=['a'] has the key 1"),
         ({"payload": [float("nan")]}, "payload=[0] is nan"),
         ({"payload": "x" * 300_000}, "publish where the data is, and not the data"),
-        ({"kafka": "topic"}, "kafka"),
+        ({"kafka": "topic"}, "channel= and kafka= are given"),
     ],
 )
 def test_bad_argument_of_a_publisher_is_named(arguments: dict[str, Any], message: str) -> None:
