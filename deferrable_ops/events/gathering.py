@@ -19,6 +19,9 @@ Keep = Literal["first", "last", "all"]
 MOST_KEPT: Final = 1_000
 """How many events ``keep="all"`` keeps for each name, the earliest; later ones are only counted."""
 
+# One for all, because a wait holds nothing until something comes. It is never changed.
+_NOTHING: Final[Mapping[str, Any]] = {"order": 0, "complete": False, "counts": {}, "kept": {}}
+
 
 def check_keep(keep: Any) -> None:
     """Check which of several events of one name a user wants.
@@ -40,6 +43,8 @@ class Gathering:
     :raises InputError: an argument is wrong.
     """
 
+    __slots__ = ("_complete", "_condition", "_counts", "_keep", "_kept", "_names", "_order")
+
     def __init__(
         self,
         condition: Condition,
@@ -51,16 +56,14 @@ class Gathering:
         check_keep(keep)
         if not names_in(condition) <= set(names):
             raise InputError("condition= speaks of events that events= does not have")
-        state = state or {"order": 0, "complete": False, "counts": {}, "kept": {}}
+        state = state or _NOTHING
         self._condition = condition
         self._names = tuple(names)
         self._keep = keep
         self._order: int = state["order"]
         self._complete: bool = state["complete"]
-        self._counts: dict[str, int] = dict(state["counts"])
-        self._kept: dict[str, list[dict[str, Any]]] = {
-            name: list(kept) for name, kept in state["kept"].items()
-        }
+        self._counts: Mapping[str, int] = state["counts"]
+        self._kept: Mapping[str, Sequence[dict[str, Any]]] = state["kept"]
 
     @property
     def complete(self) -> bool:
@@ -120,12 +123,12 @@ class Gathering:
         }
 
     def _take_as(self, name: str, event: Event) -> None:
-        self._counts[name] = self._counts.get(name, 0) + 1
-        kept = self._kept.setdefault(name, [])
+        self._counts = {**self._counts, name: self._counts.get(name, 0) + 1}
+        kept = self._kept.get(name, ())
         if self._keep == "last":
-            kept[:] = [event.as_result()]
+            self._kept = {**self._kept, name: [event.as_result()]}
         elif len(kept) < (MOST_KEPT if self._keep == "all" else 1):
-            kept.append(event.as_result())
+            self._kept = {**self._kept, name: [*kept, event.as_result()]}
 
     def _come(self) -> list[str]:
         return [name for name in self._names if name in self._counts]

@@ -74,37 +74,52 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """Where all equalities so far are met.
+    """Where all equalities so far are met. There is one for each value that is wanted, so it is kept small.
 
-    :ivar keys: of the matches that ask for no more.
-    :ivar fields: what the others ask for next.
+    :ivar keys: of the matches that ask for no more: a set, or the only one, or None.
+    :ivar fields: what the others ask for next; None: there are no others.
     """
 
     __slots__ = ("fields", "keys")
 
     def __init__(self) -> None:
-        self.keys: set[K] = set()
-        self.fields: dict[str, _Field[K]] = {}
+        self.keys: set[K] | K | None = None
+        self.fields: dict[str, _Field[K]] | None = None
+
+    def __bool__(self) -> bool:
+        return self.keys is not None or bool(self.fields)
 
     def add(self, key: K, wanted: Sequence[Equality]) -> None:
         node = self
         for path, value in wanted:
+            if node.fields is None:
+                node.fields = {}
             node = _field_at(node.fields, path).values.setdefault(value, _Node())
-        node.keys.add(key)
+        if isinstance(node.keys, set):
+            node.keys.add(key)
+        else:
+            node.keys = key if node.keys is None else {node.keys, key}
 
     def discard(self, key: K, wanted: Sequence[Equality]) -> None:
-        if not wanted:
+        if wanted:
+            (path, value), *rest = wanted
+            fields = self.fields or {}
+            values = _field_at(fields, path).values
+            values[value].discard(key, rest)
+            if not values[value]:
+                del values[value]
+                _prune(fields, path)
+        elif isinstance(self.keys, set):
             self.keys.discard(key)
-            return
-        (path, value), *rest = wanted
-        values = _field_at(self.fields, path).values
-        values[value].discard(key, rest)
-        if not values[value].keys and not values[value].fields:
-            del values[value]
-            _prune(self.fields, path)
+            self.keys = self.keys or None
+        else:
+            self.keys = None
 
     def search(self, event: dict[str, Any], found: set[K]) -> None:
-        found |= self.keys
+        if isinstance(self.keys, set):
+            found |= self.keys
+        elif self.keys is not None:
+            found.add(self.keys)
         if self.fields:
             self._search_fields(self.fields, event, event, found)
 

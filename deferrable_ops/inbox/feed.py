@@ -31,7 +31,7 @@ _AFTER_TROUBLE = 1.0
 class Follower:
     """The events of some sources, while its ``with`` statement lasts.
 
-    :ivar sources: which.
+    :ivar sources: which, none twice.
     :ivar since: seconds since the epoch, before which events are left out.
     :ivar position: the number up to which it was handed what concerns it; None: it has not begun.
     :ivar is_live: whether it goes with the reader, and is not behind it.
@@ -39,11 +39,11 @@ class Follower:
 
     __slots__ = ("_feed", "_future", "_pending", "after", "is_live", "position", "since", "sources")
 
-    def __init__(self, feed: Feed, sources: Collection[str], since: float, after: int) -> None:
+    def __init__(self, feed: Feed, sources: Iterable[str], since: float, after: int) -> None:
         self._feed = feed
         self._pending: list[KeptEvent] = []
         self._future: asyncio.Future[None] | None = None
-        self.sources = frozenset(sources)
+        self.sources = tuple(set(sources))
         self.since = since
         self.after = after
         self.position: int | None = None

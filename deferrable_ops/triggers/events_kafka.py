@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import cast
 
@@ -13,17 +11,35 @@ from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.upstreams.kafka import Batch, use_kafka
 
 
-@asynccontextmanager
-async def read_kafka(need: Need) -> AsyncIterator[None]:
-    """Read what one event of a wait needs, while the block lasts.
+class KafkaUse:
+    """Reads what one event of a wait needs, while its ``async with`` statement lasts.
 
-    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or a setting of it is wrong.
+    :param need: for a :class:`~deferrable_ops.events.KafkaEvent`.
+    :raises ConfigurationError: on entering; the extra ``kafka`` or the connection is missing, or a setting of it is
+        wrong.
     """
-    event, events = cast("KafkaEvent", need.specification), need.inbox.events
-    offsets = await events.reached(event.source, need.key)
-    async with use_kafka(event.kafka_conn_id, partial(_store, events)) as kafka:
-        with kafka.read(need.key, event, since=need.since, offsets=offsets, warn=need.warn, fail=need.fail):
-            yield
+
+    # There are thousands, and a generator for each would take 1 kB.
+    __slots__ = ("_cluster", "_need", "_reading")
+
+    def __init__(self, need: Need) -> None:
+        self._need = need
+
+    async def __aenter__(self) -> None:
+        """Begin to read where the wait has read up to."""
+        need, event = self._need, cast("KafkaEvent", self._need.specification)
+        offsets = await need.inbox.events.reached(event.source, need.key)
+        self._cluster = use_kafka(event.kafka_conn_id, partial(_store, need.inbox.events))
+        kafka = await self._cluster.__aenter__()
+        self._reading = kafka.read(
+            need.key, event, since=need.since, offsets=offsets, warn=need.warn, fail=need.fail
+        )
+        self._reading.__enter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        """Read no more."""
+        self._reading.__exit__(*error)
+        await self._cluster.__aexit__(None, None, None)
 
 
 async def _store(events: Events, batch: Batch) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.triggers.events_kafka import read_kafka
+from deferrable_ops.triggers.events_kafka import KafkaUse
 from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.triggers.events_sqs import read_sqs
 
@@ -16,7 +16,7 @@ RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
 
 UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
     ChannelEvent: None,  # its events come by the endpoint
-    KafkaEvent: read_kafka,
+    KafkaEvent: KafkaUse,
     SqsEvent: read_sqs,
 }
 _NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import ConfigurationError
@@ -69,7 +69,6 @@ class Kafka:
         """Stop, and close all connections."""
         await self._thread.stop()
 
-    @contextmanager
     def read(
         self,
         key: str,
@@ -79,8 +78,8 @@ class Kafka:
         offsets: Mapping[str, int] | None = None,
         warn: Callable[[str], None],
         fail: Callable[[str], None],
-    ) -> Iterator[None]:
-        """Read for one specification of one wait, for as long as the block lasts.
+    ) -> Use:
+        """Read for one specification of one wait, while the ``with`` statement of what is returned lasts.
 
         What it asks for is stored, in the order of each partition; a record may come to be stored again only after a
         restart, or when its topic was made again.
@@ -92,12 +91,25 @@ class Kafka:
         :param warn: called on this event loop with what the task's log should say; reading goes on.
         :param fail: called on it with the reason why nothing can be read any more, and trying again would not help.
         """
-        reading = Reading(key, event, since=since, offsets=offsets, warn=warn, fail=fail)
-        self._thread.enter(reading)
-        try:
-            yield
-        finally:
-            self._thread.leave(reading)
+        return Use(self._thread, Reading(key, event, since=since, offsets=offsets, warn=warn, fail=fail))
+
+
+class Use:
+    """A reading, while its ``with`` statement lasts. There are thousands, and a generator for each would be large."""
+
+    __slots__ = ("_reading", "_thread")
+
+    def __init__(self, thread: ReadingThread, reading: Reading) -> None:
+        self._thread = thread
+        self._reading = reading
+
+    def __enter__(self) -> None:
+        """Begin to read."""
+        self._thread.enter(self._reading)
+
+    def __exit__(self, *_: object) -> None:
+        """Read no more."""
+        self._thread.leave(self._reading)
 
 
 async def load_settings(conn_id: str) -> ClusterSettings:

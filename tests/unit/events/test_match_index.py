@@ -106,8 +106,7 @@ class AnyChanges(RuleBasedStateMachine):
     def keeps_nothing_of_what_was_removed(self) -> None:
         assert len(self.index) == len(self.all)
         if not self.all:
-            assert not self.index._tree.fields
-            assert not self.index._tree.keys
+            assert not self.index._tree
             assert not self.index._by_expression
             assert not self.index._expressions.fields
             assert not self.index._expressions.keys
