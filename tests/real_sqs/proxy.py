@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 import aiohttp
 from aiohttp import web
@@ -172,6 +173,10 @@ class FaultyProxy:
             assert request.transport is not None, "the connection is gone already"
             request.transport.close()
             return web.Response()
+        if "X-Amz-Target" not in request.headers:
+            error = f"<Code>{fault.code}</Code><Message>{escape(fault.message)}</Message>"
+            text = f"<ErrorResponse><Error><Type>Sender</Type>{error}</Error></ErrorResponse>"
+            return web.Response(text=text, status=fault.status, content_type="text/xml")
         body = {"__type": f"com.amazonaws.sqs#{fault.code}", "message": fault.message}
         return web.json_response(body, status=fault.status)
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
+from deferrable_ops.upstreams.aws_connection import AwsSettings
 from real_airflow.ports import free_port
 from real_sqs.proxy import FaultyProxy
 
@@ -134,8 +136,24 @@ class RealSqs:
         }
         return {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(value)}
 
+    def settings(self, **more: Any) -> AwsSettings:
+        """Return the settings of a connection to it."""
+        settings = AwsSettings(
+            conn_id="aws_tests",
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            region=REGION,
+            endpoints={"sqs": self.url, "sts": self.url},
+        )
+        return replace(settings, **more)
+
     def _inside(self, url: str) -> str:
         return url.replace(self.url, self._origin)
+
+
+def name_of(url: str) -> str:
+    """Return the name of a queue."""
+    return url.rpartition("/")[2]
 
 
 def client(service: str, endpoint: str, **more: Any) -> Any:

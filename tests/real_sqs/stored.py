@@ -1,0 +1,68 @@
+"""What an SQS upstream hands over to be stored, and what it says to the waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from deferrable_ops.events import SqsEvent
+from deferrable_ops.events.event import Event
+from deferrable_ops.upstreams.sqs import Sqs
+
+
+class Stored:
+    """Takes messages, as the inbox does, and keeps each once.
+
+    :ivar problem: what storing raises instead.
+    :ivar tries: how often storing was tried.
+    :ivar again: how many messages came that had come before.
+    """
+
+    def __init__(self) -> None:
+        self.events: dict[tuple[str, str], Event] = {}
+        self.problem: Exception | None = None
+        self.tries = self.again = 0
+        self.threads: set[int] = set()
+        self.warnings: list[str] = []
+        self.failures: list[str] = []
+
+    async def __call__(self, events: Sequence[Event]) -> None:
+        """Store messages."""
+        self.tries += 1
+        self.threads.add(threading.get_ident())
+        await asyncio.sleep(0)
+        if self.problem is not None:
+            raise self.problem
+        for event in events:
+            key = event.source, event.dedupe_key
+            self.again += key in self.events
+            self.events.setdefault(key, event)
+
+    @contextmanager
+    def reading(self, sqs: Sqs, url: str) -> Iterator[SqsEvent]:
+        """Poll a queue, as a wait does."""
+        event = SqsEvent(url, dedicated=True)
+        with sqs.read(event, store=self, warn=self.warnings.append, fail=self.failures.append):
+            yield event
+
+    @property
+    def payloads(self) -> list[Any]:
+        """The payloads of all messages, in the order in which they were stored."""
+        return [event.payload for event in self.events.values()]
+
+    async def until(self, condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+        """Wait for a condition."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            said = f"stored: {self.payloads[-20:]}; said: {self.warnings} {self.failures}"
+            raise AssertionError(f"waited {seconds:g} s for {what}; {said}") from None
+
+    async def until_count(self, count: int, seconds: float = 30) -> None:
+        """Wait for so many messages."""
+        await self.until(lambda: len(self.events) >= count, f"{count} messages", seconds)
