@@ -1,0 +1,1 @@
+"""What a wait for an event costs."""
