@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
-from deferrable_ops import cli_channels
+from deferrable_ops import cli_channels, cli_supervisord
 from deferrable_ops.cli_common import add_command, positive, print_table, time_text, with_inbox
 
 if TYPE_CHECKING:  # each command imports what it needs: Airflow alone takes seconds
@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--days", type=positive(float), help="for waits; default: [deferrable_ops] wait_retention_days"
     )
     cli_channels.add_commands(commands)
+    cli_supervisord.add_commands(commands)
     keys = add_command(commands, "keys", "look after the keys that sign callback tokens").add_subparsers(
         required=True
     )

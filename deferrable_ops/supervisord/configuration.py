@@ -25,7 +25,7 @@ from deferrable_ops.supervisord.programs import (
 from deferrable_ops.supervisord.rendering import holds_here
 from deferrable_ops.supervisord.section import Model, Section
 from deferrable_ops.supervisord.values import REVEAL, FilePath, Name
-from deferrable_ops.supervisord.yaml_files import validated, yaml_mapping
+from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml_mapping
 
 
 class SupervisorConfiguration(Model):
@@ -55,7 +55,7 @@ class SupervisorConfiguration(Model):
 
         :raises InputError: the file cannot be read, or what it holds is wrong; the message names file and field.
         """
-        return validated(cls, yaml_mapping(path), str(path))
+        return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
     def to_cfg(self) -> str:
         """Return supervisord's file as text, with passwords as they are: keep it in a file of mode 0600.

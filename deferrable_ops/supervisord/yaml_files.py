@@ -17,9 +17,9 @@ _MARKS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partial_"})
 
 
 def yaml_mapping(path: str | Path) -> dict[str, Any]:
-    """Return what a YAML file holds, without Hydra's marks.
+    """Return what a YAML file holds, with Hydra's marks.
 
-    :raises InputError: it cannot be read, is no mapping, or needs Hydra to resolve ``${oc...}``.
+    :raises InputError: it cannot be read, or is no mapping.
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -34,8 +34,15 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path} holds no mapping; give the configuration's fields, as program: and working_dir:"
         )
-    found: dict[str, Any] = _without_marks(str(path), data)
-    return found
+    return data
+
+
+def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a YAML file holds, without Hydra's marks.
+
+    :raises InputError: it needs Hydra to resolve ``${oc...}``.
+    """
+    return {key: _without_marks(path, value) for key, value in data.items() if key not in _MARKS}
 
 
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
@@ -57,7 +64,7 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 def _without_marks(path: str, data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: _without_marks(path, value) for key, value in data.items() if key not in _MARKS}
+        return without_marks(path, data)
     if isinstance(data, list):
         return [_without_marks(path, item) for item in data]
     if isinstance(data, str) and "${oc." in data:

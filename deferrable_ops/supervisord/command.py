@@ -1,0 +1,96 @@
+"""The commands ``render`` and ``check``: supervisord's file from YAML, with Airflow and without."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.supervisord.airflow import (
+    SupervisorAirflowConfiguration,
+    SupervisorSSHAirflowConfiguration,
+)
+from deferrable_ops.supervisord.arguments import KINDS
+from deferrable_ops.supervisord.configuration import SupervisorConfiguration
+from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml_mapping
+
+_KINDS: Final[dict[str, type[SupervisorConfiguration]]] = dict(
+    zip(
+        KINDS,
+        (SupervisorConfiguration, SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration),
+        strict=True,
+    )
+)
+
+
+def render(options: argparse.Namespace) -> int:
+    """Print supervisord's file, or write it."""
+    config = _read(options)
+    text = config.to_cfg()
+    if options.output is not None:
+        _write_private(options.output, text)
+        return 0
+    if config.has_secrets:
+        raise InputError(
+            f"{options.file} holds a password, which is not printed; give --output PATH, which is made with mode 0600"
+        )
+    sys.stdout.write(text)
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say whether a configuration can be rendered, and what it comes to."""
+    config = _read(options)
+    config.to_cfg()
+    programs = ", ".join((*config.program, *config.fcgiprogram)) or "none"
+    reached = [
+        *([f"the socket {config.unix_http_server.file}"] if config.unix_http_server else []),
+        *([f"port {config.inet_http_server.port}"] if config.inet_http_server else []),
+    ]
+    sys.stdout.write(
+        f"{options.file} is a {type(config).__name__}\n"
+        f"programs: {programs}\n"
+        f"reached by: {' and '.join(reached) or 'nothing'}\n"
+    )
+    return 0
+
+
+def _read(options: argparse.Namespace) -> SupervisorConfiguration:
+    data, source = yaml_mapping(options.file), str(options.file)
+    kind = _KINDS[options.kind] if options.kind else _kind_of(source, data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = validated(kind, without_marks(source, data), source)
+    for warning in caught:
+        sys.stderr.write(f"{source}: {warning.message}\n")
+    return config
+
+
+def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]:
+    target = data.get("_target_")
+    if target is None:
+        return SupervisorConfiguration
+    name = str(target).rpartition(".")[2]
+    known = {kind.__name__: kind for kind in _KINDS.values()}
+    if name not in known:
+        raise InputError(
+            f"{source} has _target_: {target}, which is no configuration of supervisord; give one of "
+            f"{', '.join(known)}, or say --as"
+        )
+    return known[name]
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file at once by one that only its owner can read."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".supervisord-") as folder:  # mode 0700
+            new = Path(folder) / "new"
+            new.touch(mode=0o600)
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
