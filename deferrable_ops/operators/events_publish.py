@@ -33,7 +33,7 @@ class PublishEventOperator(TriggererOperator):
     Kafka                            once, for consumers that read what is committed, and all messages or none
     Kafka, ``transactional=False``   once; a triggerer that is killed repeats at most the last 100
     SQS, a FIFO queue                once; those that are repeated more than 5 minutes later come twice
-    SQS, a standard queue            once; a triggerer that is killed repeats at most the last 10
+    SQS, a standard queue            once; a triggerer that is killed, or an answer lost, repeats at most the last 10
     ================================ =============================================================================
 
     A retry of the task publishes anew. To Kafka and SQS each message carries the header or attribute
@@ -43,7 +43,7 @@ class PublishEventOperator(TriggererOperator):
 
     The task's XCom is a dict with ``count``, and ``channel``, ``event`` (the last one's number in the inbox) and
     ``received_at``; or ``topic`` and ``partitions``, each with ``count``, ``first_offset`` and ``last_offset``; or
-    ``queue_url`` and ``message_ids`` (of the first 1,000).
+    ``queue_url`` and ``message_ids`` (of the first 100).
 
     :param channel: a channel's name: letters, digits, ``.``, ``_`` and ``-``, at most 128.
     :param kafka: a topic. It must exist, and with a transaction the user of the connection needs WRITE and DESCRIBE on

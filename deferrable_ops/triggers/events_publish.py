@@ -24,12 +24,14 @@ from deferrable_ops.triggers.events_publish_arguments import (
 )
 from deferrable_ops.triggers.events_publish_files import read_payloads
 from deferrable_ops.triggers.events_publish_kafka import KafkaPublishing
+from deferrable_ops.triggers.events_publish_sqs import SqsPublishing
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka_producer import use_producers
 from deferrable_ops.upstreams.kafka_producer_errors import Fenced
+from deferrable_ops.upstreams.sqs_send import SqsUnavailable, use_sender
 
 _EVENTS_AT_ONCE: Final = 1_000
-_TRY_AGAIN: Final = (ClaimLost, Fenced, KafkaUnavailable)
+_TRY_AGAIN: Final = (ClaimLost, Fenced, KafkaUnavailable, SqsUnavailable)
 
 
 class PublishEventTrigger(TaskTrigger):
@@ -198,7 +200,9 @@ class PublishEventTrigger(TaskTrigger):
         return {"channel": self.channel, "event": appended.number, "received_at": received_at}
 
     async def _to_kafka(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
-        publishing = KafkaPublishing(self.inbox, self.current, self.kafka or "", messages, self.log)
+        publishing = await asyncio.to_thread(
+            KafkaPublishing, self.inbox, self.current, self.kafka or "", messages, self.log
+        )
         publish: Callable[..., Awaitable[dict[str, Any]]] = (
             publishing.in_transaction if self.transactional else publishing.one_by_one
         )
@@ -206,4 +210,8 @@ class PublishEventTrigger(TaskTrigger):
             return await publish(producers, claim.check)
 
     async def _to_sqs(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
-        raise NotImplementedError
+        publishing = await asyncio.to_thread(
+            SqsPublishing, self.inbox, self.current, self.sqs or "", messages
+        )
+        async with use_sender(self.aws_conn_id) as sender:
+            return await publishing.publish(sender, claim.check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -70,7 +71,7 @@ class KafkaPublishing:
 
     async def one_by_one(self, producers: Producers, check: Check) -> dict[str, Any]:
         """Publish the records that are not known to be published, and return where all are."""
-        same = fingerprint(self._records)
+        same = await asyncio.to_thread(fingerprint, self._records)
         noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
         check_same(noted, same)
         done, partitions = noted["published"], noted["partitions"]
