@@ -95,5 +95,6 @@ class Watched:
 
 
 def _child(setting: Setting, environment: dict[str, str]) -> Child:
-    common = {"AIRFLOW__CORE__FERNET_KEY": _FERNET_KEY}
+    # Airflow's examples install a listener, for which a task would end on a worker.
+    common = {"AIRFLOW__CORE__FERNET_KEY": _FERNET_KEY, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     return Child("bench.events.triggerer", {**common, **environment}, output=setting.output)
