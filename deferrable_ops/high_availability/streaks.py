@@ -56,7 +56,11 @@ class Streak:
 
     def as_json(self) -> dict[str, Any]:
         """Return the streak as a JSON object."""
-        return {"last": self.last, "length": self.length, "health": self.health}
+        return {
+            "last": None if self.last is None else self.last.value,
+            "length": self.length,
+            "health": None if self.health is None else self.health.value,
+        }
 
     @classmethod
     def from_json(cls, data: Any) -> Streak:

@@ -114,7 +114,7 @@ class HighAvailabilityTrigger(TaskTrigger):
             decision = watch.take(checked, _now())
             if watch.state != before:
                 before = watch.state
-                self.log.info("The check says %s/%s (%s)", *checked, before)
+                self.log.info("The check says %s/%s, %d in a row", *checked, before["length"])
                 await self.inbox.waits.note_progress(self.current.id, before)
             if decision is not None:
                 break

@@ -52,14 +52,12 @@ class Check:
         :raises InputError: it cannot be imported, or cannot be made of its arguments.
         """
         try:
-            found = await call_in_thread(functools.partial(pkgutil.resolve_name, self._path), _IMPORT_SECONDS)
+            find = functools.partial(pkgutil.resolve_name, self._path)
+            found = await call_in_thread(find, _IMPORT_SECONDS, always=True)
             if inspect.isclass(found):
-                found = await call_in_thread(
-                    functools.partial(found, *self._args, **self._kwargs), self._timeout
-                )
+                make = functools.partial(found, *self._args, **self._kwargs)
+                found = await call_in_thread(make, self._timeout, always=True)
                 self._args, self._kwargs = (), {}
-        except TooManyLeftOver:
-            raise
         except (Exception, SystemExit) as error:
             raise InputError(
                 f"python_callable={self._path!r} could not be imported in the triggerer "

@@ -16,13 +16,14 @@ MOST_LEFT_OVER: Final = 200
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 _left_over: set[threading.Thread] = set()
+_counting = threading.Lock()
 
 
 class TooManyLeftOver(Exception):
     """So many checks hang in this process that no more are tried."""
 
 
-async def call_in_thread(function: Callable[[], Any], timeout: float) -> Any:
+async def call_in_thread(function: Callable[[], Any], timeout: float, *, always: bool = False) -> Any:
     """Return what a function returns, or raise what it raises, SystemExit included.
 
     It has a thread of its own, because an executor's threads keep a process that is to end from ending. At most 64 run
@@ -30,12 +31,13 @@ async def call_in_thread(function: Callable[[], Any], timeout: float) -> Any:
     to itself: its turn ends, but not the thread.
 
     :param timeout: seconds.
+    :param always: even when too many are left over.
     :raises TimeoutError: it did not return in time.
     :raises TooManyLeftOver: 200 earlier ones have not returned yet.
     """
     loop = asyncio.get_running_loop()
     async with _turns.setdefault(loop, asyncio.Semaphore(MOST_AT_ONCE)):
-        if len(_left_over) >= MOST_LEFT_OVER:
+        if len(_left_over) >= MOST_LEFT_OVER and not always:
             raise TooManyLeftOver(
                 f"{len(_left_over)} checks have not returned within their check_timeout and still occupy threads of "
                 "this triggerer; restart it, and give them timeouts of their own"
@@ -47,10 +49,8 @@ async def call_in_thread(function: Callable[[], Any], timeout: float) -> Any:
         try:
             async with asyncio.timeout(timeout):
                 return await returned
-        except BaseException:
-            if thread.is_alive():
-                _left_over.add(thread)
-            raise
+        finally:
+            thread.leave()
 
 
 class _Thread(threading.Thread):
@@ -61,13 +61,21 @@ class _Thread(threading.Thread):
         self._function = function
         self._loop = loop
         self._returned = returned
+        self._has_ended = False
+
+    def leave(self) -> None:
+        """Count it among those left over, unless it has ended."""
+        with _counting:
+            if not self._has_ended:
+                _left_over.add(self)
 
     def run(self) -> None:
         try:
             value, error = self._function(), None
         except BaseException as raised:
             value, error = None, raised
-        finally:
+        with _counting:
+            self._has_ended = True
             _left_over.discard(self)
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(_tell, self._returned, value, error)

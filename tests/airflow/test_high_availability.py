@@ -206,13 +206,17 @@ def test_two_operators_of_one_dag_count_for_themselves(script: Script) -> None:
     script.says(("pass", "retrigger"), ("pass", "stop"))
     script.start("ha_two")
 
+    # The first starts one for each operator; in either, the other operator has not retriggered yet.
     wait_until(
-        lambda: len(runs := script.chain("ha_two")) == 3 and all(run.state == "success" for run in runs),
-        "three runs to end: the first, and one that each operator started",
-        timeout=120,
+        lambda: len(runs := script.chain("ha_two")) == 5 and all(run.state == "success" for run in runs),
+        "five runs to end",
+        timeout=180,
     )
-    first = script.chain("ha_two")[0]
+    first, *others = script.chain("ha_two")
     assert sorted(first.worker_starts()) == [("orders-retrigger-pass", 1), ("payments-retrigger-pass", 1)]
+    counts = [run.client.get(run.path)["conf"] for run in others]
+    told = sorted((conf.get("orders-retrigger", 0), conf.get("payments-retrigger", 0)) for conf in counts)
+    assert told == [(0, 1), (1, 0), (1, 1), (1, 1)]
 
 
 @once
