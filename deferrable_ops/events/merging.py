@@ -138,7 +138,10 @@ def _ordered(values: list[Any]) -> list[Any]:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    return list({comparable(value): value for value in reversed(values)}.values())[::-1]
+    found: dict[Any, Any] = {}
+    for value in values:
+        found.setdefault(comparable(value), value)
+    return list(found.values())
 
 
 def _updated(values: list[Any]) -> dict[str, Any]:

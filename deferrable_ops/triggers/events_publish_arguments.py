@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from glob import has_magic
 from typing import Any, Final
 
 from deferrable_ops.events.messages import (
@@ -89,9 +90,9 @@ def check_messages(destination: str, content: str, arguments: Arguments) -> list
 
     :raises InputError: one of them is wrong.
     """
-    given = arguments.get(content)
-    messages = [given] if content == "payload" else given
-    found = messages_of(destination, messages, arguments, content)
+    if content == "payload":
+        return messages_of(destination, [arguments.get(content)], arguments, "messages")
+    found = messages_of(destination, arguments.get(content), arguments, content)
     if len(found) > MOST_MESSAGES:
         raise InputError(
             f"{content}= has {len(found)} messages, and a task publishes at most {MOST_MESSAGES}"
@@ -110,8 +111,11 @@ def messages_of(destination: str, given: Any, arguments: Arguments, argument: st
     if destination == "sqs":
         return messages_from_json(given, SqsMessage, argument, **_given(arguments, "group_id"))
     payloads = payloads_from_json(given, argument)
-    for payload in payloads:
-        check_payload(payload)
+    for index, payload in enumerate(payloads):
+        try:
+            check_payload(payload)
+        except InputError as error:
+            raise InputError(f"{argument}[{index}]: {error}") from None
     return payloads
 
 
@@ -146,7 +150,8 @@ def _check_files(arguments: Arguments) -> None:
     for path in paths:
         if not is_known_later(path):
             check_path("file" if arguments.get("files") is None else "files", path)
-            format_of(path, file_format)
+            if not has_magic(path):  # the files that there are say it
+                format_of(path, file_format)
 
 
 def paths_of(arguments: Arguments) -> Any:

@@ -107,14 +107,17 @@ def _read(path: str, most: int) -> bytes:
     try:
         # A pipe that nobody writes to would hold up its thread for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"{path!r} is not a file")
-            content = file.read(most + 1)
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            content = file.read(most + 1) if is_file else b""
+    except IsADirectoryError:
+        is_file, content = False, b""
     except OSError as error:
         raise InputError(
             f"the file {path!r} cannot be read on this triggerer's machine: {error.strerror or error}; "
             "its path must lead there from every triggerer"
         ) from None
+    if not is_file:
+        raise InputError(f"{path!r} is not a file")
     if len(content) > most:
         raise InputError(
             f"the files of a task may have {LARGEST} bytes together, and with {path!r} they have more; split them"
