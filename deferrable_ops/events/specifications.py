@@ -8,6 +8,7 @@ to it, which would change the specification for every task that shares it.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -161,9 +162,11 @@ def specification_from_json(data: Any) -> Specification:
         raise InputError(
             f"{data!r} does not say which event it is; its type must be one of {', '.join(_TYPES)}"
         )
+    # Thousands of waits say the same: it is kept once.
+    once = {name: sys.intern(value) if type(value) is str else value for name, value in data.items()}
     known = {item.name for item in fields(kind)}
     try:
-        return kind(**{name: value for name, value in data.items() if name in known})
+        return kind(**{name: value for name, value in once.items() if name in known})
     except TypeError as error:
         raise InputError(f"{data!r} is not a whole event: {error}") from None
 

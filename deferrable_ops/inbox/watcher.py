@@ -52,17 +52,20 @@ class Subscription:
 
     async def next(self) -> Wait:
         """Return the wait as it stands after its next change."""
-        while self._wait is None:
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
-        wait, self._wait = self._wait, None
+        while (wait := self.take()) is None:
+            await self.news()
         return wait
 
-    async def next_unless_woken(self) -> Wait | None:
-        """Return the wait as it stands after its next change, or None once :meth:`wake` was called."""
-        if self._wait is None and not self._woken:
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
+    def news(self) -> asyncio.Future[None]:
+        """Return what is done once the wait has changed or :meth:`wake` was called, since the last :meth:`take`."""
+        # No coroutine: there are thousands of waits, and that would cost each of them 0.2 kB.
+        self._future = asyncio.get_running_loop().create_future()
+        if self._woken or self._wait is not None:
+            self._go_on()
+        return self._future
+
+    def take(self) -> Wait | None:
+        """Return the wait as it stands, if it has changed since the last call."""
         wait, self._wait, self._woken = self._wait, None, False
         return wait
 
@@ -72,7 +75,7 @@ class Subscription:
         self._go_on()
 
     def wake(self) -> None:
-        """Let :meth:`next_unless_woken` return, now or when it is called next: there is something else to look at."""
+        """Let who waits for :meth:`news` go on, now or when they ask next: there is something else to look at."""
         self._woken = True
         self._go_on()
 

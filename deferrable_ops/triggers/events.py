@@ -141,7 +141,8 @@ class EventsTrigger(TaskTrigger):
         async with upstreams_of(self._needs()):
             with intake.follow(self.inbox.feed), self._progress or _NOTHING:
                 while not (intake.gathering.complete or intake.failed_because):
-                    self.current = await self.changes.next_unless_woken() or self.current
+                    await self.changes.news()
+                    self.current = self.changes.take() or self.current
                     if self.current.state is not State.WAITING:
                         break
                     await self._take_what_came()
@@ -199,7 +200,7 @@ class EventsTrigger(TaskTrigger):
         intake = self._intake
         for name, one in intake.specifications.items():
             key = f"{self.current.id}/{name}"
-            yield Need(self.inbox, key, one, intake.since, intake.warn, intake.fail)
+            yield Need(self.inbox, key, one, intake.since, intake)
 
     def _wanted(self) -> tuple[dict[str, Specification], Condition]:
         specifications = specifications_of(self.events or {})

@@ -28,12 +28,11 @@ class KafkaUse:
     async def __aenter__(self) -> None:
         """Begin to read where the wait has read up to."""
         need, event = self._need, cast("KafkaEvent", self._need.specification)
+        del self._need  # nor does a wait hold what it has handed on
         offsets = await need.inbox.events.reached(event.source, need.key)
         self._cluster = use_kafka(event.kafka_conn_id, partial(_store, need.inbox.events))
         kafka = await self._cluster.__aenter__()
-        self._reading = kafka.read(
-            need.key, event, since=need.since, offsets=offsets, warn=need.warn, fail=need.fail
-        )
+        self._reading = kafka.read(need.key, event, since=need.since, offsets=offsets, told=need.intake)
         self._reading.__enter__()
 
     async def __aexit__(self, *error: object) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from deferrable_ops.events.specifications import Specification
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.triggers.events_intake import Intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,19 @@ class Need:
     :param key: tells this need from all others, the same after a restart: for how far it is read.
     :param specification: says which source, and which of its events.
     :param since: seconds since the epoch, from when on its events are needed.
-    :param warn: tells the task's log of trouble; the wait goes on.
-    :param fail: ends the wait with a reason, for trouble that only a person can end, as credentials that are refused.
+    :param intake: the wait's, which is told of trouble.
     """
 
     inbox: Inbox
     key: str
     specification: Specification
     since: float
-    warn: Callable[[str], None]
-    fail: Callable[[str], None]
+    intake: Intake
+
+    def warn(self, text: str) -> None:
+        """Tell the task's log of trouble; the wait goes on."""
+        self.intake.warn(text)
+
+    def fail(self, reason: str) -> None:
+        """End the wait with a reason, for trouble that only a person can end, as credentials that are refused."""
+        self.intake.fail(reason)

@@ -17,10 +17,10 @@ from deferrable_ops.shared import share
 from deferrable_ops.upstreams.kafka_client import import_aiokafka
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings, settings_of, tls_context
 from deferrable_ops.upstreams.kafka_positions import Offsets
-from deferrable_ops.upstreams.kafka_reading import Batch, Reading
+from deferrable_ops.upstreams.kafka_reading import Batch, Reading, Told
 from deferrable_ops.upstreams.kafka_thread import ReadingThread
 
-__all__ = ["Batch", "Kafka", "Offsets", "Store", "load_settings", "use_kafka"]
+__all__ = ["Batch", "Kafka", "Offsets", "Store", "Told", "load_settings", "use_kafka"]
 
 Store = Callable[[Batch], Awaitable[object]]
 """Stores a batch in one transaction, and returns once it is committed. What it raises is tried again. A batch may come
@@ -76,8 +76,7 @@ class Kafka:
         *,
         since: float,
         offsets: Mapping[str, int] | None = None,
-        warn: Callable[[str], None],
-        fail: Callable[[str], None],
+        told: Told,
     ) -> Use:
         """Read for one specification of one wait, while the ``with`` statement of what is returned lasts.
 
@@ -88,10 +87,9 @@ class Kafka:
         :param event: with its templates rendered.
         :param since: seconds since the epoch; records whose timestamp is older are not its own.
         :param offsets: what :attr:`Batch.reached` said of this key when it was last read for; None begins at `since`.
-        :param warn: called on this event loop with what the task's log should say; reading goes on.
-        :param fail: called on it with the reason why nothing can be read any more, and trying again would not help.
+        :param told: is told of trouble, on this event loop.
         """
-        return Use(self._thread, Reading(key, event, since=since, offsets=offsets, warn=warn, fail=fail))
+        return Use(self._thread, Reading(key, event, since=since, offsets=offsets, told=told))
 
 
 class Use:

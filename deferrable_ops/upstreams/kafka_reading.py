@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.events.event import Event
@@ -26,6 +27,16 @@ class Batch:
     reached: Mapping[str, Offsets]
 
 
+class Told(Protocol):
+    """Who is told of trouble, on the event loop of the waits."""
+
+    def warn(self, text: str, /) -> None:
+        """Take what the task's log should say; reading goes on."""
+
+    def fail(self, reason: str, /) -> None:
+        """Take the reason why nothing can be read any more, and trying again would not help."""
+
+
 class Reading(Standing):
     """One specification of one wait, while it is read for.
 
@@ -33,7 +44,7 @@ class Reading(Standing):
     :ivar offsets: where it goes on; None: it has read nothing yet.
     """
 
-    __slots__ = ("_fail", "_loop", "_warn", "_warned", "event", "key", "offsets")
+    __slots__ = ("_loop", "_told", "_warned", "event", "key", "offsets")
 
     def __init__(
         self,
@@ -42,27 +53,25 @@ class Reading(Standing):
         *,
         since: float,
         offsets: Mapping[str, int] | None,
-        warn: Callable[[str], None],
-        fail: Callable[[str], None],
+        told: Told,
     ) -> None:
         super().__init__(event.match, since)
         self.key = key
         self.event = event
         self.offsets = None if offsets is None else {int(number): at for number, at in offsets.items()}
-        self._warn = warn
+        self._told = told
         self._warned: str | None = None
-        self._fail = fail
         self._loop = asyncio.get_running_loop()
 
     def warn(self, text: str) -> None:
         """Hand over a warning, from the reading thread."""
         if text != self._warned:
             self._warned = text
-            self._tell(self._warn, text)
+            self._tell(self._told.warn, text)
 
     def fail(self, refused: KafkaRefused) -> None:
         """End it for good, from the reading thread."""
-        self._tell(self._fail, str(refused))
+        self._tell(self._told.fail, str(refused))
 
     def _tell(self, take: Callable[[str], None], news: str) -> None:
         try:

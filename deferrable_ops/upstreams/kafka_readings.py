@@ -152,10 +152,13 @@ class Readings:
     async def checkpoint(self, topic: Topic[Reading]) -> None:
         """Store how far the readings of a topic are, of those that have moved on."""
         moved = {}
+        alike: dict[
+            tuple[tuple[str, int], ...], Offsets
+        ] = {}  # of thousands, most are live, and at one place
         for reading in topic.readings:
             offsets = topic.offsets(reading)
             if self._told.get(reading) != offsets:
-                moved[reading] = offsets
+                moved[reading] = alike.setdefault(tuple(offsets.items()), offsets)
         if moved:
             await self.store(Batch(topic.source, (), {one.key: offsets for one, offsets in moved.items()}))
             self._told.update((one, offsets) for one, offsets in moved.items() if one in topic.readings)

@@ -19,7 +19,7 @@ from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.upstreams.kafka import Kafka, open_cluster
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings, settings_of
-from real_kafka import MockKafka, Stored
+from real_kafka import MockKafka, Said, Stored
 from real_kafka.mock import (
     FETCH,
     LEADER_NOT_AVAILABLE,
@@ -69,8 +69,9 @@ def read(
     offsets: Mapping[str, int] | None = None,
     failures: list[str] | None = None,
 ) -> AbstractContextManager[None]:
-    fail = [].append if failures is None else failures.append
-    return kafka.read(key, event, since=since, offsets=offsets, warn=[].append, fail=fail)
+    said = Said()
+    said.failures = [] if failures is None else failures
+    return kafka.read(key, event, since=since, offsets=offsets, told=said)
 
 
 def numbers(begin: int, end: int) -> list[bytes]:

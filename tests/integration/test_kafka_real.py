@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+import real_kafka
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.upstreams.kafka import Kafka, open_cluster
 from deferrable_ops.upstreams.kafka_connection import settings_of
@@ -60,12 +61,8 @@ async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[Kafka]:
         await kafka.close()
 
 
-class Said:
+class Said(real_kafka.Said):
     """What a reading says to its wait."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.failures: list[str] = []
 
     def read(
         self,
@@ -82,8 +79,7 @@ class Said:
             KafkaEvent(topic, match=match),
             since=since,
             offsets=offsets,
-            warn=self.warnings.append,
-            fail=self.failures.append,
+            told=self,
         )
 
 

@@ -1,7 +1,7 @@
-"""Kafka for tests: a mock cluster that can have faults, a real one, and what is stored of their records."""
+"""Kafka for tests: a mock cluster that can have faults, a real one, and what comes of reading them."""
 
 from real_kafka.mock import MockKafka
 from real_kafka.server import KafkaMissing, RealKafka
-from real_kafka.stored import Stored
+from real_kafka.stored import Said, Stored
 
-__all__ = ["KafkaMissing", "MockKafka", "RealKafka", "Stored"]
+__all__ = ["KafkaMissing", "MockKafka", "RealKafka", "Said", "Stored"]

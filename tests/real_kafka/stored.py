@@ -53,3 +53,19 @@ class Stored:
     async def until_count(self, count: int, seconds: float = 30) -> None:
         """Wait for so many events."""
         await self.until(lambda: len(self.payloads) >= count, f"{count} events", seconds)
+
+
+class Said:
+    """What a reading says to its wait."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.failures: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep a warning."""
+        self.warnings.append(text)
+
+    def fail(self, reason: str) -> None:
+        """Keep why it ended."""
+        self.failures.append(reason)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.watcher import Subscription
 
 CHANGED: Any = "the wait as it stands"
@@ -18,6 +19,11 @@ def changes() -> Subscription:
     return Subscription({}, "wait")
 
 
+async def next_unless_woken(changes: Subscription) -> Wait | None:
+    await changes.news()
+    return changes.take()
+
+
 async def sleeping(sleep: Any) -> asyncio.Task[Any]:
     """Return a sleep that is under way."""
     task = asyncio.ensure_future(sleep)
@@ -27,27 +33,27 @@ async def sleeping(sleep: Any) -> asyncio.Task[Any]:
 
 
 async def test_wake_ends_the_sleep_without_a_change(changes: Subscription) -> None:
-    task = await sleeping(changes.next_unless_woken())
+    task = await sleeping(next_unless_woken(changes))
     changes.wake()
     changes.wake()
     assert await asyncio.wait_for(task, 20) is None
-    (await sleeping(changes.next_unless_woken())).cancel()
+    (await sleeping(next_unless_woken(changes))).cancel()
 
 
 async def test_wake_before_the_sleep_is_not_lost(changes: Subscription) -> None:
     changes.wake()
-    assert await asyncio.wait_for(changes.next_unless_woken(), 20) is None
+    assert await asyncio.wait_for(next_unless_woken(changes), 20) is None
 
 
 async def test_change_is_handed_over_whoever_wakes_too(changes: Subscription) -> None:
     for tell in (lambda: changes.tell(CHANGED), changes.wake), (changes.wake, lambda: changes.tell(CHANGED)):
-        task = await sleeping(changes.next_unless_woken())
+        task = await sleeping(next_unless_woken(changes))
         for one in tell:
             one()
         assert await asyncio.wait_for(task, 20) is CHANGED
     changes.tell(CHANGED)
     changes.tell(AGAIN)
-    assert await asyncio.wait_for(changes.next_unless_woken(), 20) is AGAIN
+    assert await asyncio.wait_for(next_unless_woken(changes), 20) is AGAIN
 
 
 async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -> None:
@@ -60,9 +66,9 @@ async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -
 
 
 async def test_change_after_an_interrupted_sleep_is_handed_over(changes: Subscription) -> None:
-    for sleep in (changes.next, changes.next_unless_woken):
-        task = await sleeping(sleep())
+    for sleep in (Subscription.next, next_unless_woken):
+        task = await sleeping(sleep(changes))
         task.cancel()
         await asyncio.wait([task])
         changes.tell(CHANGED)
-        assert await asyncio.wait_for(sleep(), 20) is CHANGED
+        assert await asyncio.wait_for(sleep(changes), 20) is CHANGED

@@ -15,7 +15,7 @@ from deferrable_ops.events import ChannelEvent
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.gathering import Gathering
 from deferrable_ops.events.specifications import Specification
-from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.events_intake import Intake
@@ -39,6 +39,11 @@ def intake_for(changes: Subscription, *channels: str) -> Intake:
     return Intake(specifications, gathering, since=-math.inf, latest=math.inf, changes=changes)
 
 
+async def next_unless_woken(changes: Subscription) -> Wait | None:
+    await changes.news()
+    return changes.take()
+
+
 async def test_event_wakes_once_and_not_again_until_there_is_another(
     inbox: Inbox, changes: Subscription
 ) -> None:
@@ -46,9 +51,9 @@ async def test_event_wakes_once_and_not_again_until_there_is_another(
     with intake.follow(inbox.feed):
         await post(inbox, "orders")
         async with asyncio.timeout(20):
-            assert await changes.next_unless_woken() is None
+            assert await next_unless_woken(changes) is None
         assert await intake.take_what_came()
-        sleeping = asyncio.create_task(changes.next_unless_woken())
+        sleeping = asyncio.create_task(next_unless_woken(changes))
         await asyncio.wait([sleeping], timeout=0.1)
         assert not sleeping.done()
         await post(inbox, "payments")
@@ -61,7 +66,7 @@ async def test_event_wakes_once_and_not_again_until_there_is_another(
 async def test_what_an_upstream_says_wakes(changes: Subscription, say: str) -> None:
     getattr(intake_for(changes, "orders"), say)("trouble")
     async with asyncio.timeout(20):
-        assert await changes.next_unless_woken() is None
+        assert await next_unless_woken(changes) is None
 
 
 async def test_what_was_handed_over_and_not_yet_looked_at_counts_at_the_deadline(

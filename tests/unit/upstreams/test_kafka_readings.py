@@ -21,6 +21,7 @@ from deferrable_ops.upstreams.kafka_connection import ClusterSettings, OAuth
 from deferrable_ops.upstreams.kafka_oauth import token_provider
 from deferrable_ops.upstreams.kafka_reading import Batch, Reading
 from deferrable_ops.upstreams.kafka_readings import Readings
+from real_kafka import Said
 
 
 class Store:
@@ -35,8 +36,9 @@ class Store:
 
 
 def reading(key: str, topic: str = "t", said: list[str] | None = None) -> Reading:
-    said = [] if said is None else said
-    return Reading(key, KafkaEvent(topic), since=0, offsets=None, warn=said.append, fail=said.append)
+    told = Said()
+    told.warnings = told.failures = [] if said is None else said
+    return Reading(key, KafkaEvent(topic), since=0, offsets=None, told=told)
 
 
 def begun(readings: Readings, one: Reading, offset: int = 0, end: int = 0) -> Reading:
