@@ -100,7 +100,7 @@ def test_cleared_task_waits_again_in_a_second_attempt(airflow: RealAirflow, tmp_
 def test_second_triggerer_takes_over_from_one_that_is_paused(airflow: RealAirflow, tmp_path: Path) -> None:
     run = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")})
     task = waiting_in_the_triggerer(run)
-    airflow.triggerer.pause()
+    airflow.pause(airflow.triggerer)
     airflow.add_triggerer()
     (tmp_path / "go").touch()
     run.wait_for("success")

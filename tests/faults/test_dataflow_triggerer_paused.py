@@ -30,7 +30,7 @@ def test_triggerer_that_comes_back_launches_nothing_and_cancels_nothing(
     for refused in (before, before_ending):
         refused.wait_until_refused()
 
-    airflow.triggerer.pause()
+    airflow.pause(airflow.triggerer)
     left_before = left_alone(airflow)
     dataflow.tell("mend")
     second = airflow.add_triggerer()
@@ -40,7 +40,7 @@ def test_triggerer_that_comes_back_launches_nothing_and_cancels_nothing(
     during.wait_for_log("is adopted", timeout=90)
 
     dataflow.set(list_lag=NEVER)  # so that nothing but its claim tells the first that another has launched
-    second.pause()
+    airflow.pause(second)
     asyncio.run(resume_all_but_the_supervisor(airflow, seconds=6))
     second.resume()
     airflow.triggerer.resume()

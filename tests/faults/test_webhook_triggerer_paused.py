@@ -29,7 +29,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
     with nobody_accepts(silent.port):
         connecting = Launched.at(airflow, silent)
         connecting.wait_until_connecting()
-        airflow.triggerer.pause()
+        airflow.pause(airflow.triggerer)
     left_before = left_alone(airflow)
     refusing.start()
     silent.start()
@@ -38,7 +38,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
 
     for launched, requests in ((before, 1), (connecting, 1), (during, 2)):
         launched.service.wait_for_requests("/job", requests, timeout=90)
-    second.pause()
+    airflow.pause(second)
     asyncio.run(resume_all_but_the_supervisor(airflow))
     second.resume()
     airflow.triggerer.resume()
@@ -66,7 +66,7 @@ def test_task_that_ended_meanwhile_is_left_alone_by_the_triggerer_that_comes_bac
 ) -> None:
     launched = Launched.at(airflow, outside)
     launched.wait_until_recorded()
-    airflow.triggerer.pause()
+    airflow.pause(airflow.triggerer)
     airflow.add_triggerer()
     launched.end(requests=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,10 @@ class RealAirflow:
         """Start one component again, and return when it is ready."""
         self._start([component], extra_environment)
 
+    def pause(self, component: Component) -> None:
+        """Stop all processes of a component, between two transactions: in one, all others would stop on SQLite."""
+        wait_until(lambda: self._is_paused_outside_transactions(component), f"{component.name} to be paused")
+
     def add_triggerer(self, extra_environment: Mapping[str, str] | None = None) -> Component:
         """Start one more triggerer, and return when it is ready. `restore` removes it."""
         name = f"triggerer-{len(self.extra_triggerers) + 2}"
@@ -128,6 +133,13 @@ class RealAirflow:
         """Go through every log that anything of this Airflow wrote: task logs and the components' outputs."""
         yield from (path for path in (self.home / "logs").rglob("*") if path.is_file())
         yield from self.home.glob("*.out")
+
+    def _is_paused_outside_transactions(self, component: Component) -> bool:
+        component.pause()
+        if any(map(_is_locked, self.home.glob("*.db"))):
+            component.resume()
+            return False
+        return True
 
     def _component(self, name: str, *arguments: str) -> Component:
         return Component(name, list(arguments), self.environment, self.home)
@@ -175,3 +187,14 @@ class RealAirflow:
             printed = output.read()
         assert done.returncode == 0, f"airflow {' '.join(arguments)} failed:\n{printed}"
         return printed
+
+
+def _is_locked(file: Path) -> bool:
+    connection = sqlite3.connect(file, timeout=2)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        connection.close()
+    return False
