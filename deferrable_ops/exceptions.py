@@ -15,7 +15,10 @@ DeferrableOpsError
 ├── KafkaError
 │   ├── KafkaUnavailable      no broker answers now: try again
 │   └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
-└── SqsRefused                SQS said no, and will again: fix the credentials, the queue's URL or its permission
+├── SqsRefused                SQS said no, and will again: fix the credentials, the queue's URL or its permission
+└── SupervisordError
+    ├── SupervisordUnavailable  supervisord does not answer now: try again
+    └── SupervisordRefused      supervisord said no, and will again: fix the login, or what was asked of it
 """
 
 from __future__ import annotations
@@ -97,3 +100,22 @@ class KafkaRefused(KafkaError):
 
 class SqsRefused(DeferrableOpsError):
     """SQS said no, and will again; the message names the credentials, the queue or the permission, and the fix."""
+
+
+class SupervisordError(DeferrableOpsError):
+    """Base of what can go wrong with supervisord."""
+
+
+class SupervisordUnavailable(SupervisordError):
+    """supervisord does not answer now; what was asked may have been done."""
+
+
+class SupervisordRefused(SupervisordError):
+    """supervisord said no, and will again.
+
+    :param code: its fault code, as 10 (BAD_NAME) or 60 (ALREADY_STARTED); 0 when it refused the login.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
