@@ -1,0 +1,204 @@
+"""Where checks run: in the triggerer, on workers, and what becomes of those that do what no check should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from real_airflow import RealAirflow, Run, wait_until
+
+# Nothing of these depends on the inbox's database.
+pytestmark = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+
+ENDED = {"success", "failed"}
+
+
+@contextmanager
+def unpaused(airflow: RealAirflow, dag_id: str) -> Iterator[None]:
+    """Let a DAG run on its schedule for a while."""
+    wait_until(lambda: airflow.client.find(f"/dags/{dag_id}") is not None, f"{dag_id} to be parsed")
+    airflow.client.patch(f"/dags/{dag_id}", {"is_paused": False})
+    try:
+        yield
+    finally:
+        airflow.client.patch(f"/dags/{dag_id}", {"is_paused": True})
+
+
+def chain_of(airflow: RealAirflow, dag_id: str) -> list[Run]:
+    rows = airflow.client.get(f"/dags/{dag_id}/dagRuns", order_by="id", limit=100)["dag_runs"]
+    return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
+
+
+def test_seeds_countdown_makes_three_runs(airflow: RealAirflow) -> None:
+    with unpaused(airflow, "test-ha-counter"):
+        wait_until(
+            lambda: [run.state for run in chain_of(airflow, "test-ha-counter")] == ["success"] * 3,
+            "three runs to succeed",
+            timeout=240,
+        )
+    runs = chain_of(airflow, "test-ha-counter")
+    assert [run.task("get-count").xcom() for run in runs] == [2, 1, 0]
+    assert [run.task("ha").xcom() for run in runs] == [["pass", "retrigger"]] * 2 + [["pass", "stop"]]
+    # The function is the DAG file's: a worker for the check, one for the count, and one that starts the next run.
+    assert [run.worker_processes() for run in runs] == [3, 3, 2]
+    assert runs[1].client.get(runs[1].path)["conf"]["counter"] == 2
+
+
+def test_seeds_always_on_dag_ends_each_run_as_its_check_says(airflow: RealAirflow) -> None:
+    with unpaused(airflow, "test-high-availability"):
+        wait_until(
+            lambda: any(run.state in ENDED for run in chain_of(airflow, "test-high-availability")),
+            "a run to end",
+            timeout=240,
+        )
+    run = next(run for run in chain_of(airflow, "test-high-availability") if run.state in ENDED)
+    result, action = run.task("ha").xcom()
+    states = run.task_states()
+    assert run.state == {"pass": "success", "fail": "failed"}[result]
+    assert states[f"ha-{action}-{result}"] == (
+        "failed" if (result, action) == ("fail", "stop") else "success"
+    )
+    behind = {states[f"{branch}_{end}"] for branch in ("retrigger", "stop") for end in ("pass", "fail")}
+    assert behind == {"skipped", "upstream_failed" if (result, action) == ("fail", "stop") else "success"}
+
+
+def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    run = airflow.trigger("ha_on_a_worker", {"file": str(tmp_path / "script.json")})
+    run.wait_for("success")
+
+    assert run.worker_starts() == [("ha", 1)] * 3
+    assert run.task("ha").xcom() == ["pass", "stop"]
+    assert run.task_states()["ha-stop-pass"] == "success"
+    log = run.task("ha").log()
+    assert log.count("Each check takes a worker, because python_callable is in high_availability.py") == 1
+    assert "plugins folder" in log
+
+
+@pytest.mark.parametrize(
+    "trouble, said", [("raises", "fail"), ("exits", "fail"), ("hangs", "fail"), ("nonsense", "fail")]
+)
+@pytest.mark.parametrize("dag_id, task_id", [("ha_troubled", "thread"), ("ha_troubled_on_the_loop", "loop")])
+def test_troubled_check_fails_its_run_and_others_go_on(
+    airflow: RealAirflow, tmp_path: Path, dag_id: str, task_id: str, trouble: str, said: str
+) -> None:
+    if (task_id, trouble) == ("loop", "hangs"):
+        trouble = "blocks"  # a coroutine that hangs blocks the whole loop, as any trigger's would
+    triggerer = airflow.triggerer
+    run = airflow.trigger(dag_id, {"trouble": trouble})
+    wait_until(lambda: run.state in ENDED, f"{run} to end")
+
+    assert run.task(task_id).xcom() == (["pass", "stop"] if trouble == "blocks" else [said, "stop"])
+    assert run.worker_processes() == 0
+    assert triggerer.running
+    other = tmp_path / "other.json"
+    other.write_text('[["pass", "stop"]]')
+    airflow.trigger("ha", {"file": str(other)}).wait_for("success")
+
+
+def test_check_in_a_thread_can_ask_airflow(airflow: RealAirflow) -> None:
+    airflow.client.post(
+        "/connections", {"connection_id": "ha_service", "conn_type": "http", "host": "service.example.com"}
+    )
+    run = airflow.trigger("ha_asks_airflow").wait_for("success")
+
+    assert run.worker_starts() == [("number", 1)]
+
+
+def test_triggerer_that_is_restarted_between_two_checks_goes_on(airflow: RealAirflow, tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    asked = script.with_suffix(".asked")
+    script.write_text('[["fail", "continue"]]')
+    run = airflow.trigger("ha", {"file": str(script)})
+    wait_until(asked.exists, "a check")
+    airflow.triggerer.kill()
+    before = len(asked.read_text().split())
+    airflow.start_component(airflow.triggerer)
+    wait_until(lambda: len(asked.read_text().split()) > before, "a check after the restart")
+    script.write_text('[["pass", "stop"]]')
+    run.wait_for("success")
+
+    assert run.worker_processes() == 0
+    assert run.task("ha").try_number == 1
+
+
+def test_cleared_check_may_retrigger_again_and_a_cleared_retrigger_starts_no_second_run(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[["pass", "retrigger"], ["pass", "stop"]]')
+    first = airflow.trigger("ha", {"file": str(script)}).wait_for("success")
+
+    def runs() -> list[Run]:
+        rows = airflow.client.get("/dags/ha/dagRuns", order_by="id", limit=100)["dag_runs"]
+        mine = [row for row in rows if (row["conf"] or {}).get("file") == str(script)]
+        return [Run(airflow.client, "ha", row["dag_run_id"]) for row in mine]
+
+    first.task("ha-retrigger-pass").clear()
+    wait_until(lambda: first.task("ha-retrigger-pass").try_number == 2, "the second attempt")
+    first.wait_for("success")
+    assert "is there: an earlier attempt" in first.task("ha-retrigger-pass").log()
+    assert len(runs()) == 2
+
+    first.task("ha").clear(downstream=True)
+    wait_until(lambda: len(runs()) == 3, "the run that the second attempt of the check starts")
+    wait_until(lambda: all(run.state == "success" for run in runs()), "all runs to end")
+    assert len(runs()) == 3
+
+
+def test_check_that_a_user_marks_success_ends_the_run_without_retriggering(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[["fail", "continue"]]')
+    run = airflow.trigger("ha", {"file": str(script)})
+    wait_until(lambda: script.with_suffix(".asked").exists(), "a check")
+    run.task("ha").mark("success")
+
+    run.wait_for("success")
+    states = run.task_states()
+    assert states["ha-stop-pass"] == "success"
+    assert {states["ha-retrigger-pass"], states["ha-retrigger-fail"], states["ha-stop-fail"]} == {"skipped"}
+
+
+def test_check_that_a_user_marks_failed_fails_the_run_without_retriggering(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[["pass", "continue"]]')
+    run = airflow.trigger("ha", {"file": str(script)})
+    wait_until(lambda: script.with_suffix(".asked").exists(), "a check")
+    run.task("ha").mark("failed")
+
+    wait_until(lambda: run.state == "failed", "the run to fail")
+    assert run.task_states()["ha-retrigger-pass"] == "upstream_failed"
+
+
+def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: Path) -> None:
+    file = Path(__file__).parent / "dags" / "high_availability.py"
+    script = tmp_path / "script.json"
+    program = (
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        f"dags = DagBag({str(file)!r}, bundle_name='dags').dags\n"
+        "from pathlib import Path\n"
+        "for dag_id, said in (('ha', 'pass'), ('ha', 'fail'), ('ha_on_a_worker', '')):\n"
+        f'    Path({str(script)!r}).write_text(f\'[["{{said}}", "stop"]]\')\n'
+        f"    Path({str(script.with_suffix('.asked'))!r}).unlink(missing_ok=True)\n"
+        f"    print(dags[dag_id].test(run_conf={{'file': {str(script)!r}}}).state)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=airflow.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        timeout=180,
+        check=True,
+    )
+    states = [line for line in done.stdout.splitlines() if line in ENDED]
+    assert states == ["success", "failed", "success"]

@@ -1,0 +1,302 @@
+"""What a HighAvailabilityOperator makes of its arguments. Each known fault of airflow-ha has a test."""
+
+from __future__ import annotations
+
+import copy
+import random
+from datetime import UTC, datetime, time, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param, TaskGroup
+from airflow.serialization.serialized_objects import DagSerialization
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.high_availability import (
+    Action,
+    FileCheck,
+    HighAvailabilityOperator,
+    HighAvailabilitySensor,
+    HttpCheck,
+    Result,
+    TcpCheck,
+)
+
+CHECK = "my_checks.is_healthy"
+START = datetime(2026, 3, 1, 22, tzinfo=UTC)
+SUFFIXES = {"stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail", "force-dag-fail"}
+
+
+def operator(check: Any = CHECK, dag: DAG | None = None, **arguments: Any) -> HighAvailabilityOperator:
+    with dag or DAG("dag", schedule=None, start_date=START):
+        return HighAvailabilityOperator(**{"task_id": "ha", "python_callable": check, **arguments})
+
+
+def context(
+    conf: dict[str, Any] | None = None, params: dict[str, Any] | None = None, **moments: Any
+) -> dict[str, Any]:
+    run = {
+        "dag_id": "dag",
+        "run_id": "run",
+        "run_type": "manual",
+        "conf": conf,
+        "start_date": START,
+        **moments,
+    }
+    return {"dag_run": SimpleNamespace(**run), "params": params or {}}
+
+
+def test_plain_check_and_its_branches_start_in_the_triggerer() -> None:
+    ha = operator()
+    dag = ha.get_dag()
+    assert dag is not None
+    assert {task.task_id for task in dag.tasks} == {"ha", *(f"ha-{suffix}" for suffix in SUFFIXES)}
+    assert {task.task_id: task.starts_on_worker_because for task in dag.tasks} == dict.fromkeys(dag.task_ids)
+    back = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert all(back.get_task(task_id).start_from_trigger for task_id in dag.task_ids)
+
+
+def test_sensor_is_the_same_and_the_check_decides() -> None:
+    ha = operator()
+    assert HighAvailabilitySensor is HighAvailabilityOperator
+    assert ha.decide_task is ha
+    assert ha.trigger_rule == "none_failed"
+
+
+def test_branches_follow_the_check_and_the_leaf_follows_what_can_fail() -> None:
+    ha = operator()
+    dag = ha.get_dag()
+    assert dag is not None
+    assert ha.downstream_task_ids == {f"ha-{suffix}" for suffix in SUFFIXES}
+    leaf = dag.get_task("ha-force-dag-fail")
+    assert leaf.upstream_task_ids == {"ha", "ha-stop-fail", "ha-retrigger-fail"}
+    assert not leaf.downstream_task_ids
+    assert leaf.trigger_rule == "all_done"
+    branches = (ha.stop_pass, ha.stop_fail, ha.retrigger_pass, ha.retrigger_fail)
+    assert [branch.task_id for branch in branches] == [
+        "ha-stop-pass",
+        "ha-stop-fail",
+        "ha-retrigger-pass",
+        "ha-retrigger-fail",
+    ]
+    assert isinstance(ha.retrigger_pass, TriggerDagRunOperator)
+    assert ha.retrigger_pass.trigger_dag_id == "dag"
+
+
+def test_gates_have_no_retries_and_wait_for_no_earlier_run_whatever_the_defaults_say() -> None:
+    defaults = {"retries": 3, "depends_on_past": True, "wait_for_downstream": True, "trigger_rule": "always"}
+    ha = operator(dag=DAG("dag", schedule=None, start_date=START, default_args=defaults))
+    for gate in ha.downstream_list:
+        assert (gate.retries, gate.depends_on_past, gate.wait_for_downstream) == (0, False, False)
+        assert gate.trigger_rule in ("all_success", "all_done")
+    assert ha.retries == 3
+
+
+def test_gates_start_in_the_triggerer_whatever_pool_and_templates_they_have() -> None:
+    ha = operator(
+        pool="narrow",
+        queue="gpu",
+        pass_trigger_kwargs={"conf": '{"n": {{ ti.xcom_pull(task_ids="count") }}}'},
+    )
+    assert ha.starts_on_worker_because == "it is in the pool 'narrow'"
+    assert {gate.starts_on_worker_because for gate in ha.downstream_list} == {None}
+    assert {(gate.pool, gate.queue) for gate in ha.downstream_list} == {("narrow", "gpu")}
+
+
+def test_failure_is_told_once() -> None:
+    ha = operator(on_failure_callback=print, on_retry_callback=repr)
+    told = {gate.task_id: bool(gate.on_failure_callback) for gate in ha.downstream_list}
+    assert told == {
+        "ha-stop-pass": True,
+        "ha-stop-fail": False,
+        "ha-retrigger-pass": True,
+        "ha-retrigger-fail": True,
+        "ha-force-dag-fail": True,
+    }
+
+
+def test_only_a_chosen_retrigger_ends_on_a_worker() -> None:
+    ha = operator()
+    assert ha.stop_pass.trigger_kwargs()["ends_on_worker"] == {}
+    assert ha.stop_fail.trigger_kwargs()["ends_on_worker"] == {}
+    assert ha.retrigger_pass.trigger_kwargs()["ends_on_worker"] == {
+        "success": "only a worker can start a DAG run"
+    }
+
+
+def test_ids_in_a_task_group_have_its_name_once() -> None:
+    with DAG("dag", schedule=None, start_date=START) as dag, TaskGroup("outer"), TaskGroup("inner"):
+        ha = HighAvailabilityOperator(task_id="ha", python_callable=CHECK, task_display_name="Watch")
+    assert set(dag.task_ids) == {"outer.inner.ha", *(f"outer.inner.ha-{suffix}" for suffix in SUFFIXES)}
+    assert "outer.inner.ha-force-run" in dag.params
+    assert ha.stop_pass.check_task_id == "outer.inner.ha"
+
+
+def test_task_group_that_gives_no_prefix_is_respected() -> None:
+    with DAG("dag", schedule=None, start_date=START) as dag, TaskGroup("outer", prefix_group_id=False):
+        HighAvailabilityOperator(task_id="ha", python_callable=CHECK)
+    assert set(dag.task_ids) == {"ha", *(f"ha-{suffix}" for suffix in SUFFIXES)}
+
+
+def test_arguments_are_not_changed() -> None:
+    given = {
+        "pass_trigger_kwargs": {"conf": {"counter": 1}, "note": "again"},
+        "fail_trigger_kwargs": {"conf": '{"counter": 2}'},
+        "op_kwargs": {"url": "https://x"},
+        "op_args": [1],
+    }
+    before = copy.deepcopy(given)
+    operator(**given)
+    assert given == before
+
+
+def test_same_arguments_make_two_operators() -> None:
+    shared = {"conf": {"counter": 1}}
+    with DAG("dag", schedule=None, start_date=START):
+        one, other = (
+            HighAvailabilityOperator(task_id=name, python_callable=CHECK, pass_trigger_kwargs=shared)
+            for name in ("one", "other")
+        )
+    assert one.retrigger_pass.conf == other.retrigger_pass.conf == {"counter": 1}
+
+
+def test_params_of_the_dag_can_force_everything() -> None:
+    dag = operator().get_dag()
+    assert dag is not None
+    names = ("run", "runtime", "endtime", "maxretrigger", "retrigger")
+    assert {f"ha-force-{name}": dag.params[f"ha-force-{name}"] for name in names} == {
+        "ha-force-run": False,
+        "ha-force-runtime": None,
+        "ha-force-endtime": None,
+        "ha-force-maxretrigger": None,
+        "ha-force-retrigger": None,
+    }
+    assert dag.params.get_param("ha-force-runtime").resolve(1.5) == 1.5
+
+
+def test_params_that_the_dag_has_are_kept() -> None:
+    dag = DAG("dag", schedule=None, start_date=START, params={"ha-force-runtime": Param(60, type="integer")})
+    operator(dag=dag)
+    assert dag.params["ha-force-runtime"] == 60
+
+
+def test_params_do_not_make_other_tasks_start_on_a_worker() -> None:
+    with DAG("dag", schedule=None, start_date=START):
+        HighAvailabilityOperator(task_id="one", python_callable=CHECK)
+        other = HighAvailabilityOperator(task_id="other", python_callable=CHECK)
+    assert other.starts_on_worker_because is None
+
+
+def test_what_the_triggerer_is_told() -> None:
+    with DAG("dag", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+        ha = HighAvailabilityOperator(
+            task_id="ha",
+            python_callable=HttpCheck("https://x/health", on_fail=Action.STOP),
+            poke_interval=timedelta(seconds=5),
+            runtime=1.5,
+            endtime=time(6),
+            maxretrigger=0,
+            failure_threshold=3,
+            exponential_backoff=True,
+            jitter=0.1,
+            mode="reschedule",
+        )
+    kwargs = ha.trigger_kwargs()
+    assert kwargs["check"] == "deferrable_ops.checks.http.HttpCheck"
+    assert kwargs["op_kwargs"]["url"] == "https://x/health"
+    assert kwargs["op_kwargs"]["on_fail"] == "stop"
+    assert kwargs["rules"] == {
+        "limits": {"runtime": 1.5, "endtime": "06:00:00", "maxretrigger": 0},
+        "reference_date": "data_interval_end",
+        "timezone": "UTC",
+        "thresholds": {"success": 1, "failure": 3},
+        "pace": {"interval": 5.0, "backoff": True, "max_wait": 600.0, "jitter": 0.1},
+    }
+
+
+@pytest.mark.parametrize(
+    "check",
+    [lambda: None, random.Random().choice, SimpleNamespace(), HttpCheck],
+    ids=["a lambda", "a method", "no function", "a class of ours"],
+)
+def test_check_is_on_a_worker_only_where_no_triggerer_can_import_it(check: Any) -> None:
+    if isinstance(check, SimpleNamespace):
+        with pytest.raises(InputError, match="is no check"):
+            operator(check)
+        return
+    because = operator(check).starts_on_worker_because
+    assert (because is None) == (check is HttpCheck)
+    if check is not HttpCheck:
+        assert "python_callable is" in str(because)
+
+
+def test_end_conditions_are_those_of_airflow_ha() -> None:
+    ha = operator(runtime=3600, endtime="06:00", maxretrigger=2, reference_date="start_date")
+    now = datetime.now(UTC)
+    assert ha.check_end_conditions(**context(start_date=now)) is None
+    assert ha.check_end_conditions(**context()) == (Result.PASS, Action.STOP)
+    assert ha.check_end_conditions(**context(conf={"airflow_ha_force_run": True})) is None
+    assert ha.check_end_conditions(**context(params={"ha-force-run": True})) is None
+    used_up = context(conf={"ha-retrigger": "2"}, start_date=now)
+    assert ha.check_end_conditions(**used_up) == (None, Action.STOP)
+    forced = context(conf={"ha-retrigger": "2"}, params={"ha-force-maxretrigger": 3}, start_date=now)
+    assert ha.check_end_conditions(**forced) is None
+
+
+def test_count_of_retriggers_and_the_initial_run() -> None:
+    ha = operator()
+    assert ha.get_retrigger_count(**context()) == 0
+    assert ha.is_initial_run(**context())
+    assert ha.get_retrigger_count(**context(conf={"ha-retrigger": "2"})) == 2
+    assert not ha.is_initial_run(**context(conf={"ha-retrigger": 2}))
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ({"python_callable": "not a path"}, "python_callable="),
+        ({"python_callable": "nodots"}, "python_callable="),
+        ({"python_callable": 5}, "python_callable="),
+        ({"python_callable": TcpCheck("h", 1), "op_args": [1]}, "op_args="),
+        ({"op_kwargs": {"fn": print}}, "op_kwargs"),
+        ({"runtime": -1}, "runtime="),
+        ({"endtime": "late"}, "endtime="),
+        ({"maxretrigger": -1}, "maxretrigger="),
+        ({"reference_date": "today"}, "reference_date="),
+        ({"poke_interval": 0}, "poke_interval="),
+        ({"timeout": 0}, "timeout="),
+        ({"check_timeout": "1"}, "check_timeout="),
+        ({"max_wait": -1}, "max_wait="),
+        ({"jitter": 2}, "jitter="),
+        ({"failure_threshold": 0}, "failure_threshold="),
+        ({"pass_trigger_kwargs": {"conf": "[1]"}}, "conf"),
+        ({"fail_trigger_kwargs": {"conf": 5}}, "conf"),
+    ],
+)
+def test_bad_argument_is_named(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        operator(**arguments)
+
+
+def test_operator_without_a_dag_says_so() -> None:
+    with pytest.raises(InputError, match="in no DAG"):
+        HighAvailabilityOperator(task_id="ha", python_callable=CHECK)
+
+
+def test_operator_cannot_be_mapped() -> None:
+    with pytest.raises(InputError, match="cannot be mapped"):
+        HighAvailabilityOperator.partial(task_id="ha")
+
+
+def test_function_that_is_no_plain_data_may_be_an_argument_on_a_worker() -> None:
+    ha = operator(lambda fn: fn(), op_kwargs={"fn": print})
+    assert ha.starts_on_worker_because == "python_callable is a lambda"
+
+
+def test_file_check_takes_a_path() -> None:
+    from pathlib import Path
+
+    ha = operator(FileCheck(Path("/tmp/alive"), max_age=60))
+    assert ha.trigger_kwargs()["op_kwargs"]["file"] == "/tmp/alive"
