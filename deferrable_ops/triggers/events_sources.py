@@ -10,14 +10,14 @@ from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Speci
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.triggers.events_kafka import KafkaUse
 from deferrable_ops.triggers.events_need import Need
-from deferrable_ops.triggers.events_sqs import read_sqs
+from deferrable_ops.triggers.events_sqs import SqsUse
 
 RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
 
 UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
     ChannelEvent: None,  # its events come by the endpoint
     KafkaEvent: KafkaUse,
-    SqsEvent: read_sqs,
+    SqsEvent: SqsUse,
 }
 _NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.queues import Queue, queue_of
@@ -16,7 +15,7 @@ from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.aws_connection import AwsSettings, settings_of
 from deferrable_ops.upstreams.aws_session import import_aiobotocore
-from deferrable_ops.upstreams.sqs_reading import Reading, Store
+from deferrable_ops.upstreams.sqs_reading import Reading, Store, Told
 from deferrable_ops.upstreams.sqs_thread import PollingThread
 
 __all__ = ["Sqs", "Store", "open_sqs", "use_sqs"]
@@ -52,6 +51,25 @@ async def open_sqs(settings: AwsSettings) -> Sqs:
     return Sqs(thread)
 
 
+class Use:
+    """A reading, while its ``with`` statement lasts. There are thousands, and a generator for each would be large."""
+
+    __slots__ = ("_queue", "_reading", "_sqs")
+
+    def __init__(self, sqs: Sqs, queue: Queue, reading: Reading) -> None:
+        self._sqs = sqs
+        self._queue = queue
+        self._reading = reading
+
+    def __enter__(self) -> None:
+        """Begin to poll."""
+        self._sqs.enter(self._queue, self._reading)
+
+    def __exit__(self, *_: object) -> None:
+        """Poll no more."""
+        self._sqs.leave(self._queue, self._reading)
+
+
 class Sqs:
     """The queues that are polled with one connection."""
 
@@ -63,42 +81,38 @@ class Sqs:
         """Stop, and close all connections. What SQS has sent meanwhile comes again after its visibility timeout."""
         await self._thread.stop()
 
-    @contextmanager
-    def read(
-        self, event: SqsEvent, *, store: Store, warn: Callable[[str], None], fail: Callable[[str], None]
-    ) -> Iterator[None]:
-        """Poll a queue, for as long as the block lasts and until the poll is over that is then under way.
+    def read(self, event: SqsEvent, *, store: Store, told: Told) -> Use:
+        """Poll a queue, while the ``with`` statement of what is returned lasts, and until the poll is over that is then
+        under way.
 
         All that comes is stored, matched or not, and then deleted.
 
         :param event: with its templates rendered.
         :param store: stores what comes, on this event loop. That of any present reader is used for all of a queue.
-        :param warn: called on this event loop with what the task's log should say; polling goes on.
-        :param fail: called on it with the reason why the queue cannot be polled, and trying again would not help.
+        :param told: is told of trouble, on this event loop.
         """
-        queue = queue_of(event.queue_url)
-        reading = Reading(store, warn, fail)
+        return Use(self, queue_of(event.queue_url), Reading(store, told))
+
+    def enter(self, queue: Queue, reading: Reading) -> None:
+        """Begin to poll a queue for somebody."""
         self._readers[queue.source] = self._readers.get(queue.source, 0) + 1
         self._thread.enter(queue, reading)
-        try:
-            yield
-        finally:
-            self._readers[queue.source] -= 1
-            self._thread.leave(queue, reading)
+
+    def leave(self, queue: Queue, reading: Reading) -> None:
+        """Poll a queue no more for somebody."""
+        self._readers[queue.source] -= 1
+        self._thread.leave(queue, reading)
 
     def is_read(self, event: SqsEvent) -> bool:
         """Return whether somebody waits for messages of a queue."""
-        return self._readers.get(self._queue(event).source, 0) > 0
+        return self._readers.get(event.source, 0) > 0
 
     async def until_idle(self, event: SqsEvent) -> None:
         """Return when a queue is not polled any more: nobody needs it, and the last poll is over.
 
         Who closes this earlier breaks that poll off. SQS may have sent a message to it, and hides that for a while.
         """
-        await self._thread.until_idle(self._queue(event))
-
-    def _queue(self, event: SqsEvent) -> Queue:
-        return queue_of(event.queue_url)
+        await self._thread.until_idle(queue_of(event.queue_url))
 
 
 async def _load_settings(conn_id: str | None) -> AwsSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from deferrable_ops.events.event import Event
 from deferrable_ops.exceptions import SqsRefused
@@ -13,16 +14,25 @@ Store = Callable[[Sequence[Event]], Awaitable[object]]
 A message may come again: it is told by its dedupe key."""
 
 
+class Told(Protocol):
+    """Who is told of trouble, on the event loop of the waits."""
+
+    def warn(self, text: str, /) -> None:
+        """Take what the task's log should say; polling goes on."""
+
+    def fail(self, reason: str, /) -> None:
+        """Take the reason why the queue cannot be polled, and trying again would not help."""
+
+
 class Reading:
-    """One specification of one wait, made on the event loop of the wait."""
+    """One specification of one wait, made on the event loop of the wait. There are thousands."""
 
-    __slots__ = ("_fail", "_loop", "_store", "_warn", "_warned")
+    __slots__ = ("_loop", "_store", "_told", "_warned")
 
-    def __init__(self, store: Store, warn: Callable[[str], None], fail: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, told: Told) -> None:
         self._store = store
-        self._warn = warn
+        self._told = told
         self._warned: str | None = None
-        self._fail = fail
         self._loop = asyncio.get_running_loop()
 
     async def store(self, events: Sequence[Event]) -> None:
@@ -36,11 +46,11 @@ class Reading:
         """Hand over a warning, from the polling thread."""
         if text != self._warned:
             self._warned = text
-            self._tell(self._warn, text)
+            self._tell(self._told.warn, text)
 
     def fail(self, refused: SqsRefused) -> None:
         """End the wait, from the polling thread."""
-        self._tell(self._fail, str(refused))
+        self._tell(self._told.fail, str(refused))
 
     async def _store_here(self, events: Sequence[Event]) -> None:
         await self._store(events)

@@ -9,12 +9,14 @@ import sys
 import time
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deferrable_ops.upstreams.aws_connection import AwsSettings
 from real_airflow.ports import free_port
 from real_sqs.proxy import FaultyProxy
 
+_PROCESS = Path(__file__).with_name("moto_process.py")
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 
@@ -39,7 +41,7 @@ class RealSqs:
     def start(self) -> None:
         """Start it, and return once it answers."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            [sys.executable, str(_PROCESS), str(self._port)],
             env={**os.environ, "MOTO_ACCOUNT_ID": ACCOUNT},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

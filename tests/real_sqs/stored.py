@@ -45,8 +45,16 @@ class Stored:
     def reading(self, sqs: Sqs, url: str) -> Iterator[SqsEvent]:
         """Poll a queue, as a wait does."""
         event = SqsEvent(url, dedicated=True)
-        with sqs.read(event, store=self, warn=self.warnings.append, fail=self.failures.append):
+        with sqs.read(event, store=self, told=self):
             yield event
+
+    def warn(self, text: str) -> None:
+        """Take what the task's log should say."""
+        self.warnings.append(text)
+
+    def fail(self, reason: str) -> None:
+        """Take why the wait ends."""
+        self.failures.append(reason)
 
     @property
     def payloads(self) -> list[Any]:
