@@ -33,7 +33,7 @@ class Subscription:
 
     __slots__ = ("_future", "_subscriptions", "_wait", "_wait_id", "_woken")
 
-    def __init__(self, subscriptions: dict[str, list[Subscription]], wait_id: str) -> None:
+    def __init__(self, subscriptions: dict[str, tuple[Subscription, ...]], wait_id: str) -> None:
         self._subscriptions = subscriptions
         self._wait_id = wait_id
         self._wait: Wait | None = None
@@ -41,14 +41,13 @@ class Subscription:
         self._future: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._subscriptions.setdefault(self._wait_id, []).append(self)
+        self._subscriptions[self._wait_id] = (*self._subscriptions.get(self._wait_id, ()), self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        of_wait = self._subscriptions[self._wait_id]
-        of_wait.remove(self)
-        if not of_wait:
-            del self._subscriptions[self._wait_id]
+        others = tuple(one for one in self._subscriptions.pop(self._wait_id) if one is not self)
+        if others:
+            self._subscriptions[self._wait_id] = others
 
     async def next(self) -> Wait:
         """Return the wait as it stands after its next change."""
@@ -91,7 +90,7 @@ class Watcher:
         self._database = database
         self._waits = waits
         self._endpoints = endpoints
-        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
         self._told: set[str] = set()
         self._look = asyncio.Event()
         self._look_everywhere = True
