@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
+from deferrable_ops.exceptions import KafkaUnavailable
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.kafka import load_settings
 from deferrable_ops.upstreams.kafka_client import Cluster, import_aiokafka, refusal_of_topic
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings, tls_context
-from deferrable_ops.upstreams.kafka_producer_errors import in_words
 from deferrable_ops.upstreams.kafka_transaction import Place, Producer, Record
 
 __all__ = ["Place", "Producer", "Producers", "Record", "use_producers"]
@@ -121,6 +121,9 @@ class Producers:
         except TopicAuthorizationFailedError:
             raise refusal_of_topic(self.settings, topic) from None
         except AioKafkaError as error:
-            raise in_words(self.settings, topic, error) from None
+            raise KafkaUnavailable(
+                f"{partition} of the connection {self.settings.conn_id!r} cannot be searched for what an earlier run has "
+                f"published: {self.settings.without_secrets(error)}"
+            ) from None
         finally:
             await consumer.stop()

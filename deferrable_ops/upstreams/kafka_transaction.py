@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -88,14 +89,17 @@ class Producer:
             raise ProducerClosed
 
         # aiokafka would try for ever to send the rest, and to find who is in charge of it.
-        producer._message_accumulator.fail_all(ProducerClosed())
+        left = producer._message_accumulator
+        left.fail_all(ProducerClosed())
+        for batch in itertools.chain(left._pending_batches, *left._batches.values()):
+            _note_error(batch._drain_waiter)
         producer.client.coordinator_lookup = closed
         try:
             await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
         except (AioKafkaError, TimeoutError) as error:
             log.debug("A producer of %s did not end well: %r", self._settings.conn_id, error)
-            producer._sender.sender_task and producer._sender.sender_task.cancel()
             await producer.client.close()
+        _note_error(producer._txn_manager.wait_for_transaction_end())
 
     @property
     def partitions(self) -> set[int]:
@@ -151,6 +155,7 @@ class Producer:
             partition=record.partition,
             headers=list(record.headers),
         )
+        sent.add_done_callback(_note_error)  # somebody who was cancelled does not ask for it
         return sent
 
     async def _translated(
@@ -225,3 +230,9 @@ class Producer:
 
 def _size(record: Record | None) -> int:
     return 0 if record is None else len(record.value or b"") + len(record.key or b"")
+
+
+def _note_error(future: asyncio.Future[Any] | None) -> None:
+    """Let asyncio not log an error as one that nobody has asked for."""
+    if future is not None and future.done() and not future.cancelled():
+        future.exception()

@@ -32,6 +32,9 @@ from deferrable_ops.testing import running
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from deferrable_ops.upstreams import kafka_transaction
+from deferrable_ops.upstreams.kafka_connection import ClusterSettings
+from deferrable_ops.upstreams.kafka_producer import Record, producers_of
+from real_airflow.ports import free_port
 from real_kafka import RealKafka
 
 _numbers = itertools.count(1)
@@ -272,6 +275,25 @@ async def test_triggerer_that_was_paused_cannot_publish_again(
     assert values(kafka_server, topic) == [1, 2]
 
 
+async def test_record_is_found_where_it_was_committed(kafka_server: RealKafka, topic: str) -> None:
+    producers = await producers_of(
+        ClusterSettings("tests", kafka_server.servers, "PLAINTEXT", "", None, None)
+    )
+    records = [Record(b"x", None, (("id", str(n).encode()),), 0) for n in range(3)]
+    for transactional_id, commits in (("deferrable-ops-1", True), ("deferrable-ops-2", False)):
+        async with producers.open(topic, transactional_id) as producer:
+            await producer.begin()
+            places = await producer.append(records)
+            if commits:
+                await producer.commit()
+                first = places
+    assert await producers.find(topic, first[0], ("id", b"2")) == first[2]
+    assert await producers.find(topic, first[1], ("id", b"0")) is None, "it stands before"
+    assert await producers.find(topic, places[0], ("id", b"0")) is None, "it was never committed"
+    kafka_server.delete_records(topic, first[2].offset)
+    assert await producers.find(topic, first[0], ("id", b"2")) == first[2], "what is before it was deleted"
+
+
 async def test_topic_that_is_missing_fails_the_task(topic: str, runs: Runs) -> None:
     run = runs.start(PublishEventTrigger(kafka="nowhere", payload=1))
     async with asyncio.timeout(40):
@@ -288,6 +310,16 @@ async def test_message_that_is_too_large_is_named(kafka_server: RealKafka, topic
     assert "messages[1] has 2000000 bytes" in outcome.reason
     assert "max.message.bytes" in outcome.reason
     assert values(kafka_server, topic) == [], "some of a transaction count"
+
+
+async def test_cluster_that_cannot_be_reached_is_tried_until_the_timeout(
+    topic: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, {"bootstrap.servers": f"127.0.0.1:{free_port()}"})
+    outcome = await runs.start(PublishEventTrigger(kafka=topic, payload=1, timeout=2.0)).outcome()
+    assert isinstance(outcome, Failure)
+    assert "not published within the timeout of 2 s" in outcome.reason
+    assert "kafka_default" in outcome.reason
 
 
 async def test_partition_that_is_missing_is_named(topic: str, runs: Runs) -> None:
