@@ -202,3 +202,20 @@ def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: 
     )
     states = [line for line in done.stdout.splitlines() if line in ENDED]
     assert states == ["success", "failed", "success"]
+
+
+def test_example_watches_and_ends_after_its_runtime(airflow: RealAirflow) -> None:
+    run = airflow.trigger("example_high_availability").wait_for("success", timeout=180)
+
+    assert run.task("watch").xcom() == ["pass", "stop"]
+    assert "runtime=60 s is over" in run.task("watch").log()
+    assert run.worker_processes() == 0
+
+
+def test_countdown_of_the_example_makes_three_runs(airflow: RealAirflow) -> None:
+    dag_id = "example_high_availability_countdown"
+    airflow.trigger(dag_id)
+    wait_until(
+        lambda: [run.state for run in chain_of(airflow, dag_id)] == ["success"] * 3, "three runs", timeout=180
+    )
+    assert [run.worker_processes() for run in chain_of(airflow, dag_id)] == [2, 2, 1]

@@ -1,0 +1,79 @@
+"""A triggerer killed with SIGKILL while DAG runs are due to be retriggered: each is followed by exactly one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from real_airflow import RealAirflow, Run, wait_until
+
+CHAINS = 12
+
+
+def test_each_run_is_followed_by_exactly_one_although_the_triggerer_is_killed_while_it_is_due(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    scripts = [tmp_path / f"{number}.json" for number in range(CHAINS)]
+    for script in scripts:
+        script.write_text('[["pass", "continue"]]')
+    for script in scripts:
+        airflow.trigger("ha", {"file": str(script)})
+    asked = [script.with_suffix(".asked") for script in scripts]
+    wait_until(lambda: all(file.exists() for file in asked), "every check to have run once", timeout=120)
+
+    # A quarter is killed before the check has said so, and the others when their checks, and then their gates, have.
+    for group in range(4):
+        for script in scripts[group::4]:
+            script.write_text('[["fail", "retrigger"], ["pass", "stop"]]')
+        if group == 0:
+            wait_until(
+                lambda: any(_started(airflow, script) for script in scripts), "a run to be retriggered"
+            )
+        airflow.triggerer.kill()
+        airflow.start_component(airflow.triggerer)
+
+    def states() -> list[list[str]]:
+        return [[run.state for run in _chain(airflow, script)] for script in scripts]
+
+    wait_until(
+        lambda: states() == [["failed", "success"]] * CHAINS, "all chains to end", timeout=240, every=1
+    )
+    for script in scripts:
+        first, second = _chain(airflow, script)
+        assert first.worker_starts() == [("ha-retrigger-fail", 1)]
+        assert second.worker_processes() == 0
+        assert second.client.get(second.path)["conf"]["ha-retrigger"] == 1
+
+
+def test_run_is_followed_by_one_when_a_paused_triggerer_comes_back(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[["pass", "continue"]]')
+    airflow.trigger("ha", {"file": str(script)})
+    wait_until(script.with_suffix(".asked").exists, "a check")
+    airflow.triggerer.pause()
+    script.write_text('[["pass", "retrigger"], ["pass", "stop"]]')
+    airflow.add_triggerer()
+    wait_until(lambda: len(_chain(airflow, script)) == 2, "the next run", timeout=180)
+    airflow.triggerer.resume()
+
+    wait_until(
+        lambda: [run.state for run in _chain(airflow, script)] == ["success", "success"],
+        "both runs to end",
+        timeout=120,
+    )
+    [first, _second] = _chain(airflow, script)
+    assert first.worker_starts() == [("ha-retrigger-pass", 1)]
+
+
+def _chain(airflow: RealAirflow, script: Path) -> list[Run]:
+    rows = airflow.client.get("/dags/ha/dagRuns", order_by="id", limit=1000)["dag_runs"]
+    return [
+        Run(airflow.client, "ha", row["dag_run_id"])
+        for row in rows
+        if (row["conf"] or {}).get("file") == str(script)
+    ]
+
+
+def _started(airflow: RealAirflow, script: Path) -> bool:
+    return len(_chain(airflow, script)) > 1
