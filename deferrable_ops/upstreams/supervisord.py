@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import aiohttp
 from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams import supervisord_xml
+from deferrable_ops.upstreams.supervisord_feed import Feed, Watch
 
 Channel = Literal["stdout", "stderr"]
 
@@ -78,6 +79,14 @@ class Supervisord:
         self._address = address
         self._session = session
         self._url = address.url or "http://localhost/RPC2"
+        self._feed = Feed(self.processes)
+
+    def watch(self, interval: float) -> AbstractContextManager[Watch]:
+        """Watch all its processes, together with all others who do: supervisord is asked once for all.
+
+        :param interval: seconds between two readings.
+        """
+        return self._feed.watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Return the answer to one call, as ``supervisor.getState``.

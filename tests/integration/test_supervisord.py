@@ -245,6 +245,25 @@ async def test_several_calls_are_one_and_each_may_fail() -> None:
             await found.client.call("supervisor.getProcessInfo", "nobody")
 
 
+async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with daemon(program={"test": {"command": python("pass")}}) as found:
+        asked, call = list[str](), found.client.call
+
+        async def counted(method: str, *arguments: Any) -> Any:
+            asked.append(method)
+            return await call(method, *arguments)
+
+        monkeypatch.setattr(found.client, "call", counted)
+
+        async def watch() -> list[str]:
+            async with use_supervisord(Address(socket=found.config.socket_path)) as client:
+                with client.watch(0.05) as watched:
+                    return [(await watched.next())[0]["statename"] for _ in range(4)]
+
+        assert await asyncio.gather(*(watch() for _ in range(20))) == [["STOPPED"] * 4] * 20
+        assert asked == ["supervisor.getAllProcessInfo"] * 4
+
+
 async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: int) -> None:
     url, secret = f"http://127.0.0.1:{unused_tcp_port}/RPC2", "50% ü:x"
     async with daemon(
