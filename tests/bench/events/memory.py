@@ -17,7 +17,7 @@ from bench.common.processes import Child
 from bench.events.broker import kafka
 from bench.events.kafka import rivals_connection, shared_stream
 from bench.events.processes import kafka_connection, rival_triggerer, rivals_are_there, triggerer
-from bench.events.triggers import BARE, OURS, kafka_waits
+from bench.events.triggers import BARE, UNTIMED, kafka_waits
 
 _TOPIC = "events_memory"
 
@@ -32,7 +32,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     for number in range(setting.rounds):
         connection = kafka_connection(server.servers)
         with triggerer(setting, connection, setting.databases[0].create()) as process:
-            ours = _slope(process, OURS, kafka_waits(_TOPIC, names), few)
+            ours = _slope(process, UNTIMED, kafka_waits(_TOPIC, names), few)
         with triggerer(setting, {}, "") as process:
             rounds.append((ours, _slope(process, BARE, [{}] * many, few)))
         if rivals_are_there(setting):

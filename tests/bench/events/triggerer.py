@@ -15,6 +15,7 @@ from bench.common.triggerer import Triggerer
 from bench.events.fired import FIRED
 
 _SYNC_SECONDS: Final = 1.0  # as Airflow's main loop
+_REGISTERED_SECONDS: Final = 120.0
 _TICK_SECONDS: Final = 0.005
 _LOOK_SECONDS, _CALM_LOOKS, _IDLE_SHARE = 0.2, 5, 0.1  # of a core
 
@@ -34,6 +35,8 @@ class EventsTriggerer(Triggerer):
     async def grow(self, classpath: str, kwargs_of_each: list[dict[str, Any]]) -> int:
         """Run more triggers, and return the bytes of memory that are this process's alone once all of them wait."""
         await self.start(classpath, kwargs_of_each)
+        if any("events" in kwargs for kwargs in kwargs_of_each):
+            await self._until_registered()
         await self.quiet()
         assert not self._failed(), self._failed()
         return await self.memory()
@@ -72,6 +75,15 @@ class EventsTriggerer(Triggerer):
             entries = [self._runner.events.popleft() for _ in range(len(self._runner.events))]
             persisted = [entry.persist_seq for entry in entries if entry.persist_seq is not None]
             self._runner._shared_streams.confirm_persisted(persisted)
+
+    async def _until_registered(self) -> None:
+        """Return once all waits are in the inbox: what is sent before a wait has begun is not for it."""
+        from deferrable_ops.inbox import use_inbox
+
+        async with use_inbox(patience=float("inf")) as inbox, asyncio.timeout(_REGISTERED_SECONDS):
+            while len(list(inbox.watcher.watched)) < self.count:
+                assert not self._failed(), self._failed()
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _failed(self) -> list[str]:
         tasks = [details["task"] for details in self._runner.triggers.values()]

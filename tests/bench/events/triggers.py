@@ -14,6 +14,7 @@ from deferrable_ops.events.specifications import specification_to_json
 from deferrable_ops.triggers.events import EventsTrigger
 
 OURS: Final = "bench.events.triggers.TimedTrigger"
+UNTIMED: Final = EventsTrigger.classpath
 BARE: Final = "bench.webhook.triggers.BareTrigger"
 
 
