@@ -122,8 +122,8 @@ class Producers:
             raise refusal_of_topic(self.settings, topic) from None
         except AioKafkaError as error:
             raise KafkaUnavailable(
-                f"{partition} of the connection {self.settings.conn_id!r} cannot be searched for what an earlier run has "
-                f"published: {self.settings.without_secrets(error)}"
+                f"{partition} of the connection {self.settings.conn_id!r} cannot be searched for what an earlier run "
+                f"has published: {self.settings.without_secrets(error)}"
             ) from None
         finally:
             await consumer.stop()

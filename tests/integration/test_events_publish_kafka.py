@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -36,6 +35,7 @@ from deferrable_ops.upstreams.kafka_connection import ClusterSettings
 from deferrable_ops.upstreams.kafka_producer import Record, producers_of
 from real_airflow.ports import free_port
 from real_kafka import RealKafka
+from real_kafka.committed import committed
 
 _numbers = itertools.count(1)
 ID = "deferrable-ops-id"
@@ -71,25 +71,6 @@ async def open_inbox(folder: Path) -> Inbox:
 
 def connect(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps({"conn_type": "kafka", "extra": extra}))
-
-
-def committed(server: RealKafka, topic: str) -> dict[int, list[Any]]:
-    """Return all records that count, by partition: their values, keys and headers."""
-    settings = {"bootstrap.servers": server.servers, "group.id": "tests", "isolation.level": "read_committed"}
-    found: dict[int, list[Any]] = {}
-    for partition, (start, end) in server.ends(topic).items():
-        consumer = Consumer({**settings, "enable.partition.eof": True, "log_level": 0})
-        consumer.assign([TopicPartition(topic, partition, start)])
-        found[partition] = []
-        while start < end:
-            record = consumer.poll(30)
-            assert record is not None, "the topic's end was not reached"
-            if record.error():  # the end of the partition
-                break
-            headers = {name: value.decode() for name, value in record.headers() or ()}
-            found[partition].append((record.value(), record.key(), headers))
-        consumer.close()
-    return found
 
 
 def values(server: RealKafka, topic: str) -> list[Any]:
