@@ -32,7 +32,7 @@ DATAFLOW = [
 ]
 
 # The providers' triggers, which scripts/bench installs, are measured where they are there: that is not so in CI.
-RIVALS = (Path(sys.prefix) / "rivals-events").is_dir()
+RIVALS = (Path(sys.prefix) / "rivals-events" / "made-of").is_file()
 EVENTS = [
     name
     for name, needs_rivals in [

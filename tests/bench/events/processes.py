@@ -29,7 +29,7 @@ def rivals_are_there(setting: Setting) -> bool:
 
     :raises RuntimeError: they are missing.
     """
-    if RIVALS.is_dir():
+    if (RIVALS / "made-of").is_file():
         return True
     if setting.quick:
         print(f"no rivals in {RIVALS}: what needs them is left out", file=sys.stderr)
