@@ -51,12 +51,24 @@ def write_past(server: RealKafka, topic: str, waits: list[str], others: int) -> 
 
 def send_each(server: RealKafka, topic: str, waits: Iterable[str], per_second: float) -> dict[str, float]:
     """Send each wait its record at a steady rate, and return when it was given to the producer."""
-    producer, sent = server.producer(linger_ms=0), {}
+    (sent,) = send_in_turns(server, [topic], waits, per_second)
+    return sent
+
+
+def send_in_turns(
+    server: RealKafka, topics: list[str], waits: Iterable[str], per_second: float
+) -> list[dict[str, float]]:
+    """Do so on several topics, one record here and one there, so that what disturbs the machine disturbs all.
+
+    :param per_second: records to each topic.
+    """
+    producer, sent = server.producer(linger_ms=0), [dict[str, float]() for _ in topics]
     for wait in waits:
-        sent[wait] = time.monotonic()
-        producer.produce(topic, record(wait))
-        producer.poll(0)
-        time.sleep(max(0.0, sent[wait] + 1 / per_second - time.monotonic()))
+        for times, topic in zip(sent, topics, strict=True):
+            times[wait] = time.monotonic()
+            producer.produce(topic, record(wait))
+            producer.poll(0)
+            time.sleep(max(0.0, times[wait] + 1 / per_second / len(topics) - time.monotonic()))
     assert producer.flush(_DONE_SECONDS) == 0
     return sent
 

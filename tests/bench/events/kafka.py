@@ -3,7 +3,7 @@
 1,000 waits begin whose `since` is 10 minutes back. A tenth of the records they are for lie there, among others; the
 rest come later, at a steady rate, in each round some of them. The rival of each round is the kafka provider's shared
 stream with as many triggers on a topic of its own, which cannot look back. The clock runs from giving a record to the
-producer until the trigger yields its event. Both processes run all the time, and have something to do in turns.
+producer until the trigger yields its event. Both processes run at the same time and are sent a record in turns.
 
 The provider's AwaitMessage is measured once, for the context, with fewer waits and a time limit. Its waits share the
 ``group.id`` of their connection, as those of one DAG do, and so all but one of them are given no partition.
@@ -22,7 +22,7 @@ from bench.common.figures import Figure, ratio
 from bench.common.inboxes import Databases
 from bench.common.processes import Child
 from bench.events.arrivals import latencies, p99, until_fired
-from bench.events.broker import BACK_SECONDS, kafka, port_of, send_each, write_past
+from bench.events.broker import BACK_SECONDS, kafka, port_of, send_each, send_in_turns, write_past
 from bench.events.processes import (
     Watched,
     kafka_connection,
@@ -68,11 +68,11 @@ def _measure(setting: Setting, server: RealKafka, database: Databases) -> Iterat
         most, seconds = _start_ours(ours, server, topic, names)
         for number in range(setting.rounds):
             chosen = later[number * each_round : (number + 1) * each_round]
-            sent = send_each(server, topic, chosen, per_second)
+            topics = [topic] if rival is None else [topic, rivals_topic]
+            sent, *rivals_sent = send_in_turns(server, topics, chosen, per_second)
             ours_ms.append(latencies(ours, sent, _ARRIVE_SECONDS))
             if rival is not None:
-                sent = send_each(server, rivals_topic, chosen, per_second)
-                rivals_ms.append(latencies(rival, sent, _ARRIVE_SECONDS))
+                rivals_ms.append(latencies(rival, *rivals_sent, _ARRIVE_SECONDS))
         fired, threads = len(ours.ask("fired").keys() & set(names)), Watched(ours).threads()
     yield Figure(
         f"fired of 1,000 waits, {database.name}",
