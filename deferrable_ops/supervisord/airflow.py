@@ -171,7 +171,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         return tuple(sorted({self.working_dir, *own}))
 
     def _paths(self) -> list[Path]:
-        programs = (*self.program.values(), *self.fcgiprogram.values())
+        programs = self.programs.values()
         logs = [path for program in programs for path in (program.stdout_logfile, program.stderr_logfile)]
         files = (
             self.config_path,
@@ -190,7 +190,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @model_validator(mode="after")
     def _filled(self) -> Self:
-        unknown = sorted(set(self.policies) - set(self.program) - set(self.fcgiprogram))
+        unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
             raise InputError(f"policies names {unknown[0]!r}, which is neither in program nor fcgiprogram")
         self.__dict__.update(filled(self))

@@ -46,7 +46,7 @@ def check(options: argparse.Namespace) -> int:
     """Say whether a configuration can be rendered, and what it comes to."""
     config = _read(options)
     config.to_cfg()
-    programs = ", ".join((*config.program, *config.fcgiprogram)) or "none"
+    programs = ", ".join(config.programs) or "none"
     reached = [
         *([f"the socket {config.unix_http_server.file}"] if config.unix_http_server else []),
         *([f"port {config.inet_http_server.port}"] if config.inet_http_server else []),

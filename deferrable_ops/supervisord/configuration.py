@@ -80,10 +80,10 @@ class SupervisorConfiguration(Model):
         servers = (self.unix_http_server, self.inet_http_server, self.supervisorctl)
         return any(server is not None and server.password is not None for server in servers)
 
-    def group_of(self, program: str) -> str:
-        """Return the name of the process group that supervisord puts a program's processes into."""
-        found = (name for name, group in self.group.items() if program in group.programs)
-        return next(found, program)
+    @property
+    def programs(self) -> dict[str, ProgramConfiguration]:
+        """All programs, with those of FastCGI."""
+        return {**self.program, **self.fcgiprogram}
 
     def _sections(self) -> list[tuple[str, Section]]:
         single = (

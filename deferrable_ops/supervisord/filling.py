@@ -33,7 +33,7 @@ def filled(config: SupervisorAirflowConfiguration) -> dict[str, Any]:
 
     :raises InputError: it has no program, or its paths cannot be used.
     """
-    if not config.program and not config.fcgiprogram:
+    if not config.programs:
         raise InputError("program is empty: there is nothing to run; give at least one")
     folder = _working_dir(config)
     socket = config.unix_http_server or UnixHttpServerConfiguration(file=_socket(folder))
@@ -66,7 +66,7 @@ def _working_dir(config: SupervisorAirflowConfiguration) -> Path:
 
 
 def _short_names(config: SupervisorAirflowConfiguration) -> str:
-    names = "-".join((*config.program, *config.fcgiprogram))
+    names = "-".join(config.programs)
     if len(names.encode()) <= _LONGEST_NAMES:
         return names
     return sha256(names.encode()).hexdigest()[:_LONGEST_NAMES]

@@ -96,16 +96,13 @@ def processes_of(
     config: SupervisorConfiguration, processes: Iterable[Process]
 ) -> dict[str, tuple[Process, ...]]:
     """Return each program's processes, those of a FastCGI program among them; event listeners are left out."""
-    known = tuple(processes)
-    programs: dict[str, ProgramConfiguration] = {**config.program, **config.fcgiprogram}
+    by_group: dict[str, list[Process]] = {}
+    for process in processes:
+        by_group.setdefault(process.group, []).append(process)
+    shared = {program: name for name, group in config.group.items() for program in group.programs}
     return {
-        name: tuple(
-            process
-            for process in known
-            if process.group == config.group_of(name)
-            and _is_named(name, config.group_of(name), program, process)
-        )
-        for name, program in programs.items()
+        name: _named(name, shared.get(name, name), program, by_group.get(shared.get(name, name), []))
+        for name, program in config.programs.items()
     }
 
 
@@ -146,7 +143,7 @@ _AT_ONCE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 def judge(
     config: SupervisorConfiguration,
-    processes: Iterable[Process],
+    found: Mapping[str, tuple[Process, ...]],
     policies: Mapping[str, ProgramPolicy],
     paused: Collection[str] = (),
 ) -> Verdict:
@@ -154,19 +151,19 @@ def judge(
 
     One that failed decides at once. When all have ended, it is a success, or a skip if none of them succeeded.
 
+    :param found: every program's processes, as :func:`processes_of` returns them.
     :param policies: of every program, by its name.
     :param paused: full names of processes that are kept stopped for a while: they have not ended.
     """
-    found = processes_of(config, processes)
     meant: list[tuple[Action | None, str]] = []
-    for name, program in {**config.program, **config.fcgiprogram}.items():
+    for name, program in config.programs.items():
         own, policy = found[name], policies[name]
         if len(own) < program.numprocs:
             reason = f"supervisord knows {len(own)} of the {program.numprocs} processes of {name!r}"
             meant.append((policy.otherwise, reason))
         for process in own:
             action = None if process.full_name in paused else meaning(process, program, policy)
-            meant.append((action, f"{process.full_name} {process.end}"))
+            meant.append((action, "" if action is None else f"{process.full_name} {process.end}"))
     return _together(meant)
 
 
@@ -183,9 +180,12 @@ def _together(meant: list[tuple[Action | None, str]]) -> Verdict:
     )
 
 
-def _is_named(program_name: str, group: str, program: ProgramConfiguration, process: Process) -> bool:
+def _named(
+    program_name: str, group: str, program: ProgramConfiguration, processes: list[Process]
+) -> tuple[Process, ...]:
+    """Return the processes of one program among those of its group."""
     if group == program_name:
-        return True
+        return tuple(processes)
     known = {"program_name": program_name, "group_name": group}
     pattern, position = "", 0
     for expression in _EXPRESSION.finditer(program.process_name):
@@ -193,4 +193,5 @@ def _is_named(program_name: str, group: str, program: ProgramConfiguration, proc
         name = expression[1]
         pattern += re.escape(known[name]) if name in known else r"\d+" if name == "process_num" else ".+"
         position = expression.end()
-    return re.fullmatch(pattern + re.escape(program.process_name[position:]), process.name) is not None
+    pattern += re.escape(program.process_name[position:])
+    return tuple(process for process in processes if re.fullmatch(pattern, process.name))

@@ -33,7 +33,7 @@ def look(
     :param processes: all that supervisord has, event listeners among them.
     :param histories: of the look before; empty at the first one.
     """
-    policies = {name: config.policy_of(name) for name in (*config.program, *config.fcgiprogram)}
+    policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_of(config, processes)
     seen: dict[str, History] = {}
     steps: dict[str, Step] = {}
@@ -42,7 +42,7 @@ def look(
             key = process.full_name
             seen[key], steps[key] = follow(histories.get(key, History()), process, policies[name])
     paused = {key for key, history in seen.items() if history.paused_until is not None}
-    verdict = judge(config, [process for found in own.values() for process in found], policies, paused)
+    verdict = judge(config, own, policies, paused)
     given_up = _given_up(own, steps, policies)
     if given_up is not None and verdict.action in (None, Action.SUCCESS, Action.SKIP):
         verdict = given_up

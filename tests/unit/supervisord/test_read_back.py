@@ -74,7 +74,7 @@ def config(**fields: Any) -> SupervisorConfiguration:
 
 
 @given(text=texts())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_command_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
     command, expected = text
     assume("(here)" not in command)
@@ -83,7 +83,7 @@ def test_command_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
 
 
 @given(text=texts())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_environment_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
     value, expected = text
     assume("(here)" not in value and not ("'" in value and '"' in value))
@@ -93,7 +93,7 @@ def test_environment_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
 
 
 @given(text=texts())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_daemons_environment_is_read_whole_although_it_is_expanded_twice(
     folder: Path, text: tuple[str, str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_daemons_environment_is_read_whole_although_it_is_expanded_twice(
 
 
 @given(name=st.text(st.one_of(CHARACTERS, st.sampled_from(" %;#'\"")), min_size=1, max_size=20))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_paths_are_read_whole(folder: Path, name: str) -> None:
     assume("/" not in name and name not in (".", "..") and len(name.encode()) < 100)
     own = folder / name
@@ -127,7 +127,7 @@ def test_paths_are_read_whole(folder: Path, name: str) -> None:
 
 
 @given(password=st.text(st.one_of(CHARACTERS, st.sampled_from(" %;#'\"")), min_size=1, max_size=20))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_password_is_read_whole_or_refused(folder: Path, password: str) -> None:
     server = {"port": "*:9001", "username": "airflow", "password": password}
     cut = any(f"{space}{mark}" in password for space in SPACES for mark in ";#")
@@ -145,6 +145,7 @@ SPACES = [character for character in map(chr, range(0x3001)) if character.isspac
 
 
 @given(text=st.text(st.characters(categories=NOT_IN_A_LINE), min_size=1), around=st.text(CHARACTERS))
+@settings(deadline=None)
 def test_control_characters_are_refused(text: str, around: str) -> None:
     for refused in (around + text, text + around):
         with pytest.raises(ValidationError, match=r"control character|unicode"):
@@ -154,6 +155,7 @@ def test_control_characters_are_refused(text: str, around: str) -> None:
 
 
 @given(fields=st.data())
+@settings(deadline=None)
 def test_every_field_of_a_program_is_read_as_it_was_given(folder: Path, fields: st.DataObject) -> None:
     number, flag = st.integers(0, 10**6), st.booleans()
     values = fields.draw(

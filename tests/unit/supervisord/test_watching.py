@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deferrable_ops.exceptions import InputError
@@ -322,6 +322,7 @@ def test_the_pause_is_no_end_and_giving_up_is() -> None:
         max_size=30,
     )
 )
+@settings(deadline=None)
 def test_whatever_comes_a_pause_is_bounded_and_history_can_be_kept(
     seen: list[tuple[State, int, int, int]],
 ) -> None:
@@ -341,4 +342,4 @@ def test_history_of_another_version_is_read() -> None:
 
 
 def test_judging_alone_needs_no_history() -> None:
-    assert judge(config(), [process()], {"test": ProgramPolicy()}).action is None
+    assert judge(config(), {"test": (process(),)}, {"test": ProgramPolicy()}).action is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xmlrpc import client
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deferrable_ops.upstreams import supervisord_xml
@@ -24,6 +24,7 @@ def sent(value: object) -> bytes:
 
 
 @given(text=TEXT)
+@settings(deadline=None)
 def test_text_arrives_as_it_was_written(text: str) -> None:
     body = sent([{"faultString": text}, text])
     stand_ins = {character for character in text if "\ufdd0" <= character <= "\ufdef"}
