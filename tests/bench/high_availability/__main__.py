@@ -1,0 +1,11 @@
+"""What watching costs: ``scripts/bench high_availability``, about 6 minutes."""
+
+from __future__ import annotations
+
+import sys
+
+from bench.common.command import run
+from bench.high_availability import polling
+
+if __name__ == "__main__":
+    sys.exit(run("high_availability", {"polling": polling.measure}))
