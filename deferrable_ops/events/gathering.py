@@ -75,17 +75,20 @@ class Gathering:
         """The commit order of the last event that was looked at; 0 before the first."""
         return self._order
 
-    def take(self, order: int, event: Event, names: Collection[str]) -> bool:
+    def take(self, order: int | None, event: Event, names: Collection[str]) -> bool:
         """Take the next event, and return whether the condition is true now.
 
         An event that was taken already, or comes after the one that ended the wait, changes nothing.
 
-        :param order: the event's place in the inbox's commit order, above 0.
+        :param order: the event's place in the inbox's commit order, above 0; None: it comes next, once.
         :param names: which of the wait's names it satisfies; others are ignored.
         """
-        if self._complete or order <= self._order:
-            return self._complete
-        self._order = order
+        if self._complete:
+            return True
+        if order is not None:
+            if order <= self._order:
+                return False
+            self._order = order
         for name in self._names:
             if name in names:
                 self._take_as(name, event)

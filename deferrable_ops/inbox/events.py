@@ -7,6 +7,7 @@ outlive their events.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -95,7 +96,7 @@ class KeptEvent:
 class Reached:
     """How far a consumer has read a source.
 
-    :param consumer: ``<wait id>/<name>``: once that wait is over, nobody asks for it, and it is forgotten.
+    :param consumer: a wait's id: once that wait is over, nobody asks for it, and it is forgotten.
     :param position: a JSON value of the consumer's own.
     """
 
@@ -111,6 +112,7 @@ class Events:
         self._database = database
         # One writer: a second would only wait for the numbers.
         self._group: GroupCommit[NewEvent, Appended] = GroupCommit(database, self._append_batch)
+        self._one_by_one = asyncio.Lock()
         self.on_append: Callable[[Collection[str]], None] = lambda sources: None
         """Called with the sources of what this process has committed."""
 
@@ -128,6 +130,8 @@ class Events:
     ) -> list[Appended]:
         """Append events that come together, and how far their sources are read now, in one transaction.
 
+        Those who call it return in the order of their commits.
+
         :raises InboxUnavailable: the database did not answer; all may have been committed, or nothing.
         """
 
@@ -140,7 +144,8 @@ class Events:
         positions = {(one.source, one.consumer): one.position for one in reached}
         if not events and not positions:
             return []
-        appended = await self._database.write(write)
+        async with self._one_by_one:
+            appended = await self._database.write(write)
         self._tell(events, appended)
         return appended
 

@@ -56,6 +56,10 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self._feed.leave(self)
 
+    def go_live(self) -> None:
+        """Take note that it has been handed everything that was there, and goes with the reader from now on."""
+        self.is_live = True
+
     @property
     def has_room(self) -> bool:
         """Whether it can be handed more."""
@@ -250,9 +254,9 @@ class Feed:
         self._behind[follower] = None
 
     def _go_live(self, follower: Follower) -> None:
-        follower.is_live = True
         self._live_sources += Counter(follower.sources)
         del self._behind[follower]
+        follower.go_live()
 
 
 def _end(page: list[KeptEvent], newest: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import delete, exists, func, select, tuple_, update
+from sqlalchemy import delete, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
@@ -22,7 +22,6 @@ _EVERY = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
 _KEYS_OUTLIVE_EVENTS = 30.0  # days
-_WAIT_ID_LENGTH = 36  # of a UUID
 
 
 class Retention:
@@ -124,8 +123,7 @@ async def _delete_keys(transaction: Transaction, before: float) -> int:
 
 async def _delete_positions(transaction: Transaction) -> int:
     position = (source_positions.c.source, source_positions.c.consumer)
-    of_wait = func.substr(source_positions.c.consumer, 1, _WAIT_ID_LENGTH)
-    needed = exists().where(waits.c.id == of_wait, waits.c.state == State.WAITING)
+    needed = exists().where(waits.c.id == source_positions.c.consumer, waits.c.state == State.WAITING)
     batch = select(*position).where(~needed).limit(_ROWS_PER_BATCH)
     # Who still sets one must not be waited for.
     rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()

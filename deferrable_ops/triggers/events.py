@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, cast
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.conditions import Condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
-from deferrable_ops.events.specifications import Specification, specification_to_json
+from deferrable_ops.events.specifications import KafkaEvent, Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
 from deferrable_ops.inbox import Attempt, NewWait, State, Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
@@ -157,7 +157,7 @@ class EventsTrigger(TaskTrigger):
     async def expired(self) -> Outcome:
         """Return what has come by the deadline, or that it is not enough."""
         intake = self._begin()
-        await intake.take_the_rest(self.inbox.events)
+        await intake.take_the_rest(self.inbox.events, self.current.id)
         if intake.gathering.complete:
             return Success(self._value())
         reason = f"the deadline passed; {intake.gathering.why_incomplete()}"
@@ -171,7 +171,7 @@ class EventsTrigger(TaskTrigger):
 
     async def _take_what_came(self) -> None:
         intake, progress = self._intake, self._progress
-        has_changed = await intake.take_what_came()
+        has_changed = await intake.take_what_came(self.inbox.events)
         for warning in intake.take_warnings():
             self.log.warning(warning)
         if progress is not None and has_changed and not intake.gathering.complete:
@@ -193,14 +193,18 @@ class EventsTrigger(TaskTrigger):
             )
             self.events = None  # the specifications say the same, and there are thousands of waits
             if not self.single:
-                self._progress = Progress(self, self._intake.gathering)
+                # What was read of Kafka goes up to offsets that are kept elsewhere, and a state could not agree with.
+                keeps_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
+                self._progress = Progress(self, self._intake.gathering, keeps_state=keeps_state)
         return self._intake
 
     def _needs(self) -> Iterator[Need]:
         intake = self._intake
-        for name, one in intake.specifications.items():
-            key = f"{self.current.id}/{name}"
-            yield Need(self.inbox, key, one, intake.since, intake)
+        by_source: dict[str, tuple[Specification, ...]] = {}
+        for one in intake.specifications.values():
+            by_source[one.source] = (*by_source.get(one.source, ()), one)
+        for specifications in by_source.values():
+            yield Need(self.inbox, self.current.id, specifications, intake.since, intake)
 
     def _wanted(self) -> tuple[dict[str, Specification], Condition]:
         specifications = specifications_of(self.events or {})

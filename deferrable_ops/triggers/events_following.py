@@ -22,9 +22,10 @@ class WaitFollower(Follower):
     :param since: seconds since the epoch, before which events are left out.
     :param after: the number of the last event that is known already.
     :param changes: woken whenever :meth:`next` has something.
+    :param wakes_when_live: whether they are also woken when everything that was there has been handed over.
     """
 
-    __slots__ = ("_changes", "_routes", "_specifications")
+    __slots__ = ("_changes", "_routes", "_specifications", "_wakes_when_live")
 
     def __init__(
         self,
@@ -34,10 +35,12 @@ class WaitFollower(Follower):
         since: float,
         after: int,
         changes: Subscription,
+        wakes_when_live: bool,
     ) -> None:
         super().__init__(feed, {one.source for one in specifications.values()}, since, after)
         self._specifications = specifications
         self._changes = changes
+        self._wakes_when_live = wakes_when_live
         self._routes = _routes_of(feed)
 
     def __enter__(self) -> Self:
@@ -61,6 +64,12 @@ class WaitFollower(Follower):
         if self._pending:
             self._changes.wake()
         return had_room
+
+    def go_live(self) -> None:
+        """Take note that it has been handed everything that was there."""
+        super().go_live()
+        if self._wakes_when_live:
+            self._changes.wake()
 
 
 class Routes:

@@ -1,19 +1,30 @@
-"""What one wait takes of the events, and how it learns that there are some."""
+"""What one wait takes of the events, and how it learns that there are some.
+
+A channel's and a queue's events come in the order of their commits, by the inbox's feed. A Kafka topic is read for
+each wait from an offset of its own, so others may have stored a record before this wait has read those before it.
+So that the order of each partition is kept, a wait takes what was read for itself, as it was read; what it had read
+before a restart is in the inbox, up to the offsets that are stored with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
+from deferrable_ops.events.event import Event
 from deferrable_ops.events.gathering import Gathering
 from deferrable_ops.events.matching import matching_names
-from deferrable_ops.events.specifications import Specification
-from deferrable_ops.inbox.events import Events, KeptEvent
+from deferrable_ops.events.specifications import KafkaEvent, Specification
+from deferrable_ops.inbox.events import Appended, Events, KeptEvent
 from deferrable_ops.inbox.feed import Feed
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.triggers.events_following import WaitFollower, event_of
+from deferrable_ops.triggers.events_partitions import in_partition_order, was_read
 
 _EVENTS_PER_PAGE: Final = 200
+_NOTHING: Final[AbstractContextManager[Any]] = nullcontext()
+_NONE: Final[Mapping[str, Any]] = {}  # one for all: there are thousands of waits
 
 
 class Intake:
@@ -27,7 +38,13 @@ class Intake:
 
     __slots__ = (
         "_changes",
+        "_earlier",
         "_follower",
+        "_has_begun",
+        "_known",
+        "_looked_up_to",
+        "_reached",
+        "_read",
         "_warnings",
         "failed_because",
         "gathering",
@@ -53,34 +70,63 @@ class Intake:
         self._warnings: tuple[str, ...] = ()
         self._follower: WaitFollower | None = None
         self._changes = changes
+        self._has_begun = False
+        self._looked_up_to = 0
+        self._read: list[tuple[Appended, Event]] | None = None  # for this wait, and not taken yet
+        # Of a topic that was read for this wait before a restart, up to which offsets; None: all that is there.
+        self._reached: Mapping[str, Mapping[str, int] | None] = _NONE
+        self._earlier: list[KeptEvent] | None = None  # what comes before all else, until all of it is there
+        self._known: Collection[str] = ()  # what of it Kafka might be asked for again
 
-    def follow(self, feed: Feed) -> WaitFollower:
-        """Return what follows the wait's events from where it stands, while its ``with`` statement lasts."""
+    def go_on(self, source: str, offsets: Mapping[str, int] | None) -> None:
+        """Note that a topic was read for this wait before a restart, up to these offsets."""
+        self._reached = {**self._reached, source: offsets}
+        self._earlier = []
+
+    def follow(self, feed: Feed) -> AbstractContextManager[Any]:
+        """Follow in the inbox what is not read for this wait alone, while the ``with`` statement lasts."""
+        self._has_begun = True
+        sources = self._followed()
+        if not sources:
+            return _NOTHING
+        wanted = {name: one for name, one in self.specifications.items() if one.source in sources}
         self._follower = WaitFollower(
-            feed, self.specifications, since=self.since, after=self.gathering.order, changes=self._changes
+            feed,
+            wanted,
+            since=self.since,
+            after=self.gathering.order,
+            changes=self._changes,
+            wakes_when_live=self._earlier is not None,
         )
         return self._follower
 
-    async def take_what_came(self) -> bool:
-        """Take what has come; return whether any of it counts."""
-        if self._follower is None or not self._follower.has_some:
-            return False
-        return self._take(await self._follower.next())
+    def take_read(self, commit: Appended, event: Event) -> None:
+        """Take a record that was read for this wait, and is stored. They come in the order of their partitions."""
+        if self._read is None:
+            self._read = []
+        self._read.append((commit, event))
+        self._changes.wake()
 
-    async def take_the_rest(self, events: Events) -> None:
-        """Take what the inbox has and nobody has handed over yet. What comes from now on does not count."""
-        await self.take_what_came()
-        after = self.gathering.order
+    async def take_what_came(self, events: Events) -> bool:
+        """Take what has come; return whether any of it counts."""
+        counts = False
         if self._follower is not None:
-            after = max(after, self._follower.position or 0)
-        newest = await events.newest()
-        sources = {one.source for one in self.specifications.values()}
-        while not self.gathering.complete and after < newest:
-            page = await events.read(
-                sources, after=after, upto=newest, since=self.since, most=_EVENTS_PER_PAGE
-            )
-            self._take(page)
-            after = page[-1].number if len(page) == _EVENTS_PER_PAGE else newest
+            if self._follower.has_some:
+                counts = self._take_kept(await self._follower.next())
+            if self._follower.is_live:
+                counts |= self._take_earlier()
+        return await self._take_what_was_read(events) or counts
+
+    async def take_the_rest(self, events: Events, wait_id: str) -> None:
+        """Take what the inbox has and nobody has handed over yet. What comes from now on does not count."""
+        if not self._has_begun:
+            for source in {one.source for one in self.specifications.values() if _is_kafka(one)}:
+                self.go_on(source, await events.reached(source, wait_id))
+        await self.take_what_came(events)
+        after = 0 if self._follower is None else self._follower.position or 0
+        await self._take_pages(events, self._followed(), after, await events.newest())
+        self._take_earlier()
+        await self._take_what_was_read(events)
 
     def warn(self, warning: str) -> None:
         """Have something said in the task's log, which only the wait itself can write to."""
@@ -97,12 +143,62 @@ class Intake:
         self.failed_because = reason
         self._changes.wake()
 
-    def _take(self, events: Iterable[KeptEvent]) -> bool:
-        before = self.gathering.order
-        for kept in events:
-            if kept.received_at <= self.latest:
-                event = event_of(kept)
-                names = matching_names(self.specifications, event, since=self.since)
-                if names:
-                    self.gathering.take(kept.number, event, names)
-        return self.gathering.order > before
+    def _followed(self) -> set[str]:
+        wanted = self.specifications.values()
+        return {one.source for one in wanted if not _is_kafka(one) or one.source in self._reached}
+
+    def _take_kept(self, page: Iterable[KeptEvent]) -> bool:
+        counts = False
+        for kept in page:
+            is_kafka = kept.source in self._reached
+            if self._earlier is not None:
+                if not is_kafka or was_read(kept, self._reached[kept.source]):
+                    self._earlier.append(kept)
+            elif not is_kafka:
+                counts |= self._take(kept.number, kept.received_at, event_of(kept))
+        return counts
+
+    def _take_earlier(self) -> bool:
+        if self._earlier is None:
+            return False
+        earlier, self._earlier = self._earlier, None
+        self._known = {kept.dedupe_key for kept in earlier if kept.source in self._reached}
+        counts = False
+        for number, kept in in_partition_order(earlier):
+            counts |= self._take(number, kept.received_at, event_of(kept))
+        return counts
+
+    async def _take_what_was_read(self, events: Events) -> bool:
+        """Take what was read for this wait, each after what the inbox was given before it."""
+        counts = False
+        others = {one.source for one in self.specifications.values() if not _is_kafka(one)}
+        while self._read and self._earlier is None:
+            read, self._read = self._read, None
+            for commit, event in read:
+                if others:
+                    after = max(self.gathering.order, self._looked_up_to)
+                    await self._take_pages(events, others, after, commit.number)
+                if event.dedupe_key not in self._known:
+                    counts |= self._take(None, commit.received_at, event)
+        return counts
+
+    async def _take_pages(self, events: Events, sources: Collection[str], after: int, upto: int) -> None:
+        after = max(after, self.gathering.order)
+        while not self.gathering.complete and after < upto:
+            page = await events.read(sources, after=after, upto=upto, since=self.since, most=_EVENTS_PER_PAGE)
+            self._take_kept(page)
+            after = page[-1].number if len(page) == _EVENTS_PER_PAGE else upto
+        self._looked_up_to = max(self._looked_up_to, after)
+
+    def _take(self, order: int | None, received_at: float, event: Event) -> bool:
+        gathering = self.gathering
+        if received_at > self.latest or (order is not None and order <= gathering.order):
+            return False
+        names = matching_names(self.specifications, event, since=self.since)
+        if names:
+            gathering.take(order, event, names)
+        return bool(names)
+
+
+def _is_kafka(specification: Specification) -> bool:
+    return type(specification) is KafkaEvent

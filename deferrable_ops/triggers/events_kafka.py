@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import cast
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.inbox.events import Events, NewEvent, Reached
+from deferrable_ops.triggers.events_intake import Intake
 from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.upstreams.kafka import Batch, use_kafka
 
 
 class KafkaUse:
-    """Reads what one event of a wait needs, while its ``async with`` statement lasts.
+    """Reads what a wait needs of one topic, while its ``async with`` statement lasts.
 
-    :param need: for a :class:`~deferrable_ops.events.KafkaEvent`.
+    :param need: of a :class:`~deferrable_ops.events.KafkaEvent` or several.
     :raises ConfigurationError: on entering; the extra ``kafka`` or the connection is missing, or a setting of it is
         wrong.
     """
@@ -27,12 +29,14 @@ class KafkaUse:
 
     async def __aenter__(self) -> None:
         """Begin to read where the wait has read up to."""
-        need, event = self._need, cast("KafkaEvent", self._need.specification)
+        need, wanted = self._need, cast("tuple[KafkaEvent, ...]", self._need.specifications)
         del self._need  # nor does a wait hold what it has handed on
-        offsets = await need.inbox.events.reached(event.source, need.key)
-        self._cluster = use_kafka(event.kafka_conn_id, partial(_store, need.inbox.events))
+        offsets = await need.inbox.events.reached(wanted[0].source, need.wait_id)
+        if offsets is not None:
+            need.intake.go_on(wanted[0].source, offsets)
+        self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))
         kafka = await self._cluster.__aenter__()
-        self._reading = kafka.read(need.key, event, since=need.since, offsets=offsets, told=need.intake)
+        self._reading = kafka.read(need.wait_id, wanted, since=need.since, offsets=offsets, told=need.intake)
         self._reading.__enter__()
 
     async def __aexit__(self, *error: object) -> None:
@@ -46,5 +50,8 @@ async def _store(events: Events, batch: Batch) -> None:
         NewEvent(event.source, event.dedupe_key, event.payload, event.attributes, event.time)
         for event in batch.events
     ]
-    reached = [Reached(batch.source, key, offsets) for key, offsets in batch.reached.items()]
-    await events.append_all(new, reached=reached)
+    reached = [Reached(batch.source, wait_id, offsets) for wait_id, offsets in batch.reached.items()]
+    appended = await events.append_all(new, reached=reached)
+    for event, commit, asked in zip(batch.events, appended, batch.asked, strict=True):
+        for intake in cast("Iterable[Intake]", asked):
+            intake.take_read(commit, event)

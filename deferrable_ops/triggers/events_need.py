@@ -11,25 +11,22 @@ from deferrable_ops.triggers.events_intake import Intake
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one wait needs for one of its events.
+    """What one wait needs of one source.
 
     :param inbox: where the source's events are appended, by :meth:`~deferrable_ops.inbox.events.Events.append_all`.
-    :param key: tells this need from all others, the same after a restart: for how far it is read.
-    :param specification: says which source, and which of its events.
+    :param wait_id: tells who needs it, the same after a restart: for how far the source is read.
+    :param specifications: what it waits for, all of them of this source; at least one.
     :param since: seconds since the epoch, from when on its events are needed.
     :param intake: the wait's, which is told of trouble.
     """
 
     inbox: Inbox
-    key: str
-    specification: Specification
+    wait_id: str
+    specifications: tuple[Specification, ...]
     since: float
     intake: Intake
 
-    def warn(self, text: str) -> None:
-        """Tell the task's log of trouble; the wait goes on."""
-        self.intake.warn(text)
-
-    def fail(self, reason: str) -> None:
-        """End the wait with a reason, for trouble that only a person can end, as credentials that are refused."""
-        self.intake.fail(reason)
+    @property
+    def specification(self) -> Specification:
+        """One of them, which says what the source is."""
+        return self.specifications[0]

@@ -29,13 +29,16 @@ class Progress:
 
     It tells first when its ``with`` statement has lasted 2 s, and shows nothing after it but what :meth:`show_last`
     does.
+
+    :param keeps_state: whether who goes on with the wait can go on from what has been gathered.
     """
 
-    __slots__ = ("_gathering", "_over", "_shown", "_telling", "_told_at", "_trigger")
+    __slots__ = ("_gathering", "_keeps_state", "_over", "_shown", "_telling", "_told_at", "_trigger")
 
-    def __init__(self, trigger: TaskTrigger, gathering: Gathering) -> None:
+    def __init__(self, trigger: TaskTrigger, gathering: Gathering, *, keeps_state: bool) -> None:
         self._trigger = trigger
         self._gathering = gathering
+        self._keeps_state = keeps_state
         self._told_at = float("-inf")
         self._shown: dict[str, Any] | None = None
         self._over = False
@@ -71,10 +74,11 @@ class Progress:
         chores.detach(self._keep_and_show())
 
     async def _keep_and_show(self) -> None:
-        state = self._gathering.state()
-        if self._gathering.order and _is_small(state):
-            kept = {**self._gathering.progress(), "state": state}
-            await self._trigger.inbox.waits.note_progress(self._trigger.current.id, kept)
+        noted, state = self._gathering.progress(), self._gathering.state()
+        if self._keeps_state and _is_small(state):
+            noted["state"] = state
+        if noted["come"]:
+            await self._trigger.inbox.waits.note_progress(self._trigger.current.id, noted)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
         async with _turn():
             if not self._over:

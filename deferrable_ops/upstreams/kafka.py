@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from deferrable_ops.events import KafkaEvent
@@ -72,24 +72,24 @@ class Kafka:
     def read(
         self,
         key: str,
-        event: KafkaEvent,
+        events: Sequence[KafkaEvent],
         *,
         since: float,
         offsets: Mapping[str, int] | None = None,
         told: Told,
     ) -> Use:
-        """Read for one specification of one wait, while the ``with`` statement of what is returned lasts.
+        """Read a topic for one wait, while the ``with`` statement of what is returned lasts.
 
         What it asks for is stored, in the order of each partition; a record may come to be stored again only after a
         restart, or when its topic was made again.
 
-        :param key: tells it from others of this cluster in :attr:`Batch.reached`.
-        :param event: with its templates rendered.
+        :param key: tells it from others of this topic in :attr:`Batch.reached`.
+        :param events: of one topic, with their templates rendered. A record is asked for when it is any of them.
         :param since: seconds since the epoch; records whose timestamp is older are not its own.
         :param offsets: what :attr:`Batch.reached` said of this key when it was last read for; None begins at `since`.
         :param told: is told of trouble, on this event loop.
         """
-        return Use(self._thread, Reading(key, event, since=since, offsets=offsets, told=told))
+        return Use(self._thread, Reading(key, events, since=since, offsets=offsets, told=told))
 
 
 class Use:

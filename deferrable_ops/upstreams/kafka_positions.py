@@ -29,16 +29,17 @@ _ONE_HOUR: Final = 3_600.0
 
 
 class Standing:
-    """One specification of one wait, as the positions see it.
+    """What one wait asks a topic for, as the positions see it.
 
+    :ivar matches: one of which a record must meet.
     :ivar since: seconds since the epoch; a record from before it is not its own.
     :ivar floor: by partition, the offset before which it has seen everything although it is live.
     """
 
-    __slots__ = ("floor", "match", "since")
+    __slots__ = ("floor", "matches", "since")
 
-    def __init__(self, match: Match, since: float) -> None:
-        self.match = match
+    def __init__(self, matches: Sequence[Match], since: float) -> None:
+        self.matches = tuple(matches)
         self.since = since
         self.floor: dict[int, int] = {}
 
@@ -214,7 +215,7 @@ class Topic(Generic[R]):
         self.source = source
         self.partitions: dict[int, Partition[R]] = {}
         self.readings: set[R] = set()
-        self._index: MatchIndex[R] = MatchIndex()
+        self._index: MatchIndex[tuple[R, int]] = MatchIndex()
 
     def enter(self, reading: R, starts: Mapping[int, tuple[int, int]]) -> None:
         """Begin a reading.
@@ -227,12 +228,14 @@ class Topic(Generic[R]):
                 partition.move_live(end)  # nobody misses what lies between
             partition.enter(reading, offset)
         self.readings.add(reading)
-        self._index.add(reading, reading.match)
+        for number, match in enumerate(reading.matches):
+            self._index.add((reading, number), match)
 
     def leave(self, reading: R) -> None:
         """End a reading."""
         self.readings.discard(reading)
-        self._index.discard(reading)
+        for number in range(len(reading.matches)):
+            self._index.discard((reading, number))
         for partition in self.partitions.values():
             partition.leave(reading)
 
@@ -240,9 +243,9 @@ class Topic(Generic[R]):
         """Return whether anybody takes what the live consumer reads of a partition."""
         return len(partition.behind) < len(self.readings)
 
-    def met(self, event: Event) -> list[R]:
+    def met(self, event: Event) -> set[R]:
         """Return the readings that ask for an event. Never raises."""
-        return [reading for reading in self._index.find(event) if event.time >= reading.since]
+        return {reading for reading, _ in self._index.find(event) if event.time >= reading.since}
 
     def offsets(
         self,

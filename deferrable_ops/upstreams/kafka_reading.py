@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +20,13 @@ class Batch:
     :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source` says it.
     :param events: of this source, each asked for by some reading here, in the order of each partition; maybe none.
     :param reached: by the key of a reading, the offsets at which it goes on after a restart, once this is stored.
+    :param asked: for each event, those of :class:`Told` who asked for it. They are handed it once it is stored.
     """
 
     source: str
     events: tuple[Event, ...]
     reached: Mapping[str, Offsets]
+    asked: tuple[tuple[Told, ...], ...] = ()
 
 
 class Told(Protocol):
@@ -38,28 +40,30 @@ class Told(Protocol):
 
 
 class Reading(Standing):
-    """One specification of one wait, while it is read for.
+    """What one wait asks a topic for, while it is read for.
 
-    :ivar key: tells it from other readings, in :attr:`Batch.reached`.
+    :ivar key: tells it from other readings of its topic, in :attr:`Batch.reached`.
+    :ivar event: the first of what it asks for; all are of one topic.
+    :ivar told: whose it is.
     :ivar offsets: where it goes on; None: it has read nothing yet.
     """
 
-    __slots__ = ("_loop", "_told", "_warned", "event", "key", "offsets")
+    __slots__ = ("_loop", "_warned", "event", "key", "offsets", "told")
 
     def __init__(
         self,
         key: str,
-        event: KafkaEvent,
+        events: Sequence[KafkaEvent],
         *,
         since: float,
         offsets: Mapping[str, int] | None,
         told: Told,
     ) -> None:
-        super().__init__(event.match, since)
+        super().__init__([event.match for event in events], since)
         self.key = key
-        self.event = event
+        self.event = events[0]
         self.offsets = None if offsets is None else {int(number): at for number, at in offsets.items()}
-        self._told = told
+        self.told = told
         self._warned: str | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -67,11 +71,11 @@ class Reading(Standing):
         """Hand over a warning, from the reading thread."""
         if text != self._warned:
             self._warned = text
-            self._tell(self._told.warn, text)
+            self._tell(self.told.warn, text)
 
     def fail(self, refused: KafkaRefused) -> None:
         """End it for good, from the reading thread."""
-        self._tell(self._told.fail, str(refused))
+        self._tell(self.told.fail, str(refused))
 
     def _tell(self, take: Callable[[str], None], news: str) -> None:
         try:

@@ -182,4 +182,5 @@ def batch_of(topic: Topic[Reading], found: Found, offsets: Callable[[Reading], O
         topic.source,
         tuple(event for event, _ in found),
         {reading.key: offsets(reading) for reading in readings},
+        tuple(tuple(reading.told for reading in asked) for _, asked in found),
     )

@@ -71,7 +71,7 @@ def read(
 ) -> AbstractContextManager[None]:
     said = Said()
     said.failures = [] if failures is None else failures
-    return kafka.read(key, event, since=since, offsets=offsets, told=said)
+    return kafka.read(key, [event], since=since, offsets=offsets, told=said)
 
 
 def numbers(begin: int, end: int) -> list[bytes]:

@@ -76,7 +76,7 @@ class Said(real_kafka.Said):
     ) -> AbstractContextManager[None]:
         return kafka.read(
             key,
-            KafkaEvent(topic, match=match),
+            [KafkaEvent(topic, match=match)],
             since=since,
             offsets=offsets,
             told=self,

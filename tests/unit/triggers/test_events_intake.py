@@ -52,13 +52,13 @@ async def test_event_wakes_once_and_not_again_until_there_is_another(
         await post(inbox, "orders")
         async with asyncio.timeout(20):
             assert await next_unless_woken(changes) is None
-        assert await intake.take_what_came()
+        assert await intake.take_what_came(inbox.events)
         sleeping = asyncio.create_task(next_unless_woken(changes))
         await asyncio.wait([sleeping], timeout=0.1)
         assert not sleeping.done()
         await post(inbox, "payments")
         assert await asyncio.wait_for(sleeping, 20) is None
-        assert await intake.take_what_came()
+        assert await intake.take_what_came(inbox.events)
     assert intake.gathering.complete
 
 
@@ -77,7 +77,7 @@ async def test_what_was_handed_over_and_not_yet_looked_at_counts_at_the_deadline
         await post(inbox, "orders")
         await post(inbox, "payments")
         await eventually(lambda: follower.has_some and (follower.position or 0) >= 2, "both events")
-        await intake.take_the_rest(inbox.events)
+        await intake.take_the_rest(inbox.events, "wait")
     assert intake.gathering.complete
 
 
@@ -86,7 +86,7 @@ async def test_more_than_a_page_is_taken_at_the_deadline(inbox: Inbox, changes: 
     for _ in range(450):
         await post(inbox, "orders")
     await post(inbox, "payments")
-    await intake.take_the_rest(inbox.events)
+    await intake.take_the_rest(inbox.events, "wait")
     assert intake.gathering.complete
     assert intake.gathering.progress()["come"] == {"orders": 450, "payments": 1}
 

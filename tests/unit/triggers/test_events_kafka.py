@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
 import pytest
 from unit.triggers.dataflow_support import Runs, eventually
-from unit.triggers.events_support import LONG_AGO, payloads, value_of, waiting_for_events
+from unit.triggers.events_support import LONG_AGO, payloads, post, value_of, waiting_for_events
 
-from deferrable_ops.events import KafkaEvent
+from deferrable_ops.events import ChannelEvent, KafkaEvent
 from deferrable_ops.events.event import kafka_event
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.outcome import Failure
@@ -41,8 +41,8 @@ class FakeKafka:
         yield self
 
     @contextmanager
-    def read(self, key: str, event: KafkaEvent, **arguments: Any) -> Iterator[None]:
-        self.read_for[key] = {"event": event, **arguments}
+    def read(self, key: str, events: Sequence[KafkaEvent], **arguments: Any) -> Iterator[None]:
+        self.read_for[key] = {"events": events, **arguments}
         try:
             yield
         finally:
@@ -62,7 +62,8 @@ class FakeKafka:
             received_at=0.0,
         )
         event = event.without_payload(len(payload)) if too_large else event
-        await self.store(Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}))
+        asked = tuple(self.read_for[key]["told"] for key in keys)
+        await self.store(Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}, (asked,)))
 
 
 @pytest.fixture
@@ -75,27 +76,77 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
 async def test_record_is_in_the_inbox_with_where_the_wait_goes_on(runs: Runs, kafka: FakeKafka) -> None:
     run = runs.start(waiting_for_events({"orders": ORDERS, "paid": PAID}, since=LONG_AGO))
     wait_id = run.attempt.wait_id
-    await eventually(lambda: len(kafka.read_for) == 2, "both to be read for")
-    first = kafka.read_for[f"{wait_id}/orders"]
-    assert (first["event"], first["offsets"]) == (ORDERS, None)
-    assert first["since"] == datetime.fromisoformat(LONG_AGO).timestamp()
+    await eventually(lambda: kafka.read_for, "the topic to be read")
+    assert list(kafka.read_for) == [wait_id]
+    assert (kafka.read_for[wait_id]["events"], kafka.read_for[wait_id]["offsets"]) == ((ORDERS, PAID), None)
+    assert kafka.read_for[wait_id]["since"] == datetime.fromisoformat(LONG_AGO).timestamp()
 
-    await kafka.find(4, b'{"db": "a", "n": 1}', f"{wait_id}/orders")
+    await kafka.find(4, b'{"db": "a", "n": 1}', wait_id)
     await run.kill_process()
     assert kafka.read_for == {}
     again = runs.start(waiting_for_events({"orders": ORDERS, "paid": PAID}, since=LONG_AGO), run.attempt)
-    await eventually(lambda: len(kafka.read_for) == 2, "both to be read for")
-    assert kafka.read_for[f"{wait_id}/orders"]["offsets"] == {"0": 5}
-    assert kafka.read_for[f"{wait_id}/paid"]["offsets"] is None
+    await eventually(lambda: kafka.read_for, "the topic to be read again")
+    assert kafka.read_for[wait_id]["offsets"] == {"0": 5}
 
-    await kafka.find(4, b'{"db": "a", "n": 1}', f"{wait_id}/orders")
-    await kafka.find(9, b'{"db": "b", "n": 2}', f"{wait_id}/paid")
+    await kafka.find(4, b'{"db": "a", "n": 1}', wait_id)
+    await kafka.find(9, b'{"db": "b", "n": 2}', wait_id)
     value = await value_of(again)
     assert payloads(value) == {"orders": {"db": "a", "n": 1}, "paid": {"db": "b", "n": 2}}
     assert value["paid"]["attributes"]["metadata"]["offset"] == 9
     assert value["paid"]["time"] == "2023-11-14T22:13:20+00:00"
     assert set(kafka.conn_ids) == {"logs"}
     assert kafka.read_for == {}
+
+
+async def test_order_of_a_partition_is_kept_although_another_wait_has_read_on(
+    runs: Runs, kafka: FakeKafka
+) -> None:
+    ahead = runs.start(waiting_for_events({"all": ORDERS, "end": PAID}, since=LONG_AGO))
+    await eventually(lambda: len(kafka.read_for) == 1, "the one ahead")
+    await kafka.find(7, b'{"db": "a", "n": 7}', ahead.attempt.wait_id)
+    await kafka.find(8, b'{"db": "b", "n": 8}', ahead.attempt.wait_id)
+    behind = runs.start(waiting_for_events({"all": ORDERS, "end": PAID}, keep="all", since=LONG_AGO))
+    await eventually(lambda: behind.attempt.wait_id in kafka.read_for, "the one behind")
+    await kafka.find(3, b'{"db": "a", "n": 3}', behind.attempt.wait_id)
+    await kafka.find(7, b'{"db": "a", "n": 7}', behind.attempt.wait_id)
+    await kafka.find(8, b'{"db": "b", "n": 8}', behind.attempt.wait_id)
+    value = await value_of(behind)
+    assert [one["payload"]["n"] for one in value["all"]] == [3, 7]
+    assert [one["payload"]["n"] for one in value["end"]] == [8]
+
+
+async def test_order_of_a_partition_is_kept_over_a_restart(runs: Runs, kafka: FakeKafka) -> None:
+    waiting = {"all": ORDERS, "end": PAID}
+    ahead = runs.start(waiting_for_events(waiting, condition="all & end", since=LONG_AGO))
+    behind = runs.start(waiting_for_events(waiting, keep="all", since=LONG_AGO))
+    wait_id = behind.attempt.wait_id
+    await eventually(lambda: len(kafka.read_for) == 2, "both")
+    for offset in (7, 9):
+        await kafka.find(offset, b'{"db": "a", "n": %d}' % offset, ahead.attempt.wait_id)
+    for offset in (3, 7):
+        await kafka.find(offset, b'{"db": "a", "n": %d}' % offset, wait_id)
+    await behind.kill_process()
+
+    again = runs.start(waiting_for_events(waiting, keep="all", since=LONG_AGO), behind.attempt)
+    await eventually(lambda: wait_id in kafka.read_for, "the one behind again")
+    assert kafka.read_for[wait_id]["offsets"] == {"0": 8}
+    await kafka.find(8, b'{"db": "a", "n": 8}', wait_id)
+    await kafka.find(9, b'{"db": "a", "n": 9}', wait_id)
+    await kafka.find(10, b'{"db": "b", "n": 10}', wait_id)
+    value = await value_of(again)
+    assert [one["payload"]["n"] for one in value["all"]] == [3, 7, 8, 9]
+
+
+async def test_what_the_inbox_was_given_first_counts_first(runs: Runs, kafka: FakeKafka) -> None:
+    waiting = {"record": ORDERS, "post": ChannelEvent("c"), "late": ChannelEvent("late")}
+    run = runs.start(waiting_for_events(waiting, condition="record | late", keep="all", since=LONG_AGO))
+    await eventually(lambda: kafka.read_for, "the topic to be read")
+    for number in range(3):
+        await post(run.inbox, "c", number)
+    await kafka.find(1, b'{"db": "a", "n": 1}', run.attempt.wait_id)
+    await post(run.inbox, "c", 3)
+    value = await value_of(run)
+    assert [one["payload"] for one in value["post"]] == [0, 1, 2]
 
 
 async def test_record_without_its_payload_is_taken_by_its_key(runs: Runs, kafka: FakeKafka) -> None:

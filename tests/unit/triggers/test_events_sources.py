@@ -54,16 +54,17 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> FakeUpstream:
     return upstream
 
 
-async def test_upstream_runs_for_each_event_while_the_wait_needs_it(
+async def test_upstream_runs_for_each_source_while_the_wait_needs_it(
     runs: Runs, upstream: FakeUpstream
 ) -> None:
     events = {"a": ChannelEvent("x", match={"a": 1}), "b": ChannelEvent("x"), "c": ChannelEvent("y")}
     run = runs.start(waiting_for_events(dict(events), since=LONG_AGO))
     await begun(run)
-    assert [need.specification for need in upstream.needs] == list(events.values())
-    assert [need.key for need in upstream.needs] == [f"{run.attempt.wait_id}/{name}" for name in "abc"]
+    a, b, c = events.values()
+    assert [need.specifications for need in upstream.needs] == [(a, b), (c,)]
+    assert {need.wait_id for need in upstream.needs} == {run.attempt.wait_id}
     assert upstream.needs[0].since == datetime.fromisoformat(LONG_AGO).timestamp()
-    assert upstream.running == 3
+    assert upstream.running == 2
     await post(runs.inbox, "x", {"a": 1})
     await post(runs.inbox, "y")
     await value_of(run)
@@ -75,9 +76,9 @@ async def test_upstream_can_warn_in_the_log_and_end_the_wait(
 ) -> None:
     run = runs.start(waiting_for("orders"))
     await begun(run)
-    upstream.needs[0].warn("records before since were deleted")
+    upstream.needs[0].intake.warn("records before since were deleted")
     await eventually(lambda: "records before since were deleted" in caplog.text, "the warning")
     assert not run.task.done()
-    upstream.needs[0].fail("there is no topic orders")
+    upstream.needs[0].intake.fail("there is no topic orders")
     assert await run.outcome() == Failure("there is no topic orders")
     assert upstream.running == 0

@@ -36,7 +36,7 @@ class Log:
         return self.topic.partitions[0]
 
     def enter(self, offset: int) -> Standing:
-        reading = Standing(None, 0.0)
+        reading = Standing([None], 0.0)
         self.seen[reading] = []
         self.topic.enter(reading, {0: (offset, self.end)})
         return reading
@@ -168,7 +168,7 @@ def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> N
 
 def test_met_leaves_out_who_wants_nothing_so_old() -> None:
     topic: Topic[Standing] = Topic("t", "kafka:c/t")
-    old, new = Standing({"n": 1}, NOW - 60), Standing({"n": 1}, NOW)
+    old, new = Standing([{"n": 1}], NOW - 60), Standing([{"n": 1}], NOW)
     for reading in (old, new):
         topic.enter(reading, {0: (0, 0)})
     event = kafka_event(
@@ -183,7 +183,7 @@ def test_met_leaves_out_who_wants_nothing_so_old() -> None:
         received_at=NOW,
     )
 
-    assert topic.met(event) == [old]
+    assert topic.met(event) == {old}
 
 
 def test_search_begins_five_minutes_before_since_and_shares_the_minute() -> None:

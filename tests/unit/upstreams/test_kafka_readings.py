@@ -38,7 +38,7 @@ class Store:
 def reading(key: str, topic: str = "t", said: list[str] | None = None) -> Reading:
     told = Said()
     told.warnings = told.failures = [] if said is None else said
-    return Reading(key, KafkaEvent(topic), since=0, offsets=None, told=told)
+    return Reading(key, [KafkaEvent(topic)], since=0, offsets=None, told=told)
 
 
 def begun(readings: Readings, one: Reading, offset: int = 0, end: int = 0) -> Reading:
