@@ -42,9 +42,9 @@ _WARM_UP = "warm_up"
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """Measure it on each database."""
+    """Measure it on each database; a quick run is content with the first."""
     server = kafka()
-    for database in setting.databases:
+    for database in setting.databases[:1] if setting.quick else setting.databases:
         yield from _measure(setting, server, database)
     if rivals_are_there(setting):
         yield _await_message(setting, server)
@@ -125,8 +125,7 @@ def _start_ours(process: Child, server: RealKafka, topic: str, names: list[str])
         process.ask("run", OURS, kafka_waits(topic, names, since))
         fired = until_fired(process, past, _PAST_SECONDS)
         process.ask("quiet")
-    process.ask("run", OURS, kafka_waits(topic, [_WARM_UP]))
-    process.ask("quiet")
+    process.ask("grow", OURS, kafka_waits(topic, [_WARM_UP]))
     send_each(server, topic, [_WARM_UP], per_second=5)
     until_fired(process, [_WARM_UP], _ARRIVE_SECONDS)
     return most(), max(fired[name] for name in past) - began
