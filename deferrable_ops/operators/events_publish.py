@@ -52,10 +52,10 @@ class PublishEventOperator(TriggererOperator):
     :param payload: a JSON value, None by default. A channel takes at most ``[deferrable_ops] max_payload_bytes`` of
         JSON, the others what the topic or the queue takes. A text is sent to Kafka and SQS as it is, all else as JSON.
     :param messages: a list of payloads, each plain or as a :class:`~deferrable_ops.events.KafkaMessage` or
-        :class:`~deferrable_ops.events.SqsMessage` with what it carries beside; at most 100,000.
+        :class:`~deferrable_ops.events.SqsMessage` with what it carries beside; at most 20,000.
     :param file: the absolute path of a file of messages, which every triggerer must reach under it: it is read there.
     :param files: several of them, one after the other; ``*``, ``?`` and ``[...]`` stand for all that there are, in the
-        order of their names. At most 16 MiB together. A file without messages publishes nothing.
+        order of their names. At most 16 MiB and 20,000 messages together. A file without messages publishes nothing.
     :param file_format: "jsonl" (a JSON value a line), "json" (a list of messages) or "text" (a text a line); by default
         what the files' names say (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
     :param select: a JMESPath expression that picks the messages out of the list of all values of all files. Lines as

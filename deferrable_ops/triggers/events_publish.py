@@ -30,7 +30,7 @@ from deferrable_ops.upstreams.kafka_producer import use_producers
 from deferrable_ops.upstreams.kafka_producer_errors import Fenced
 from deferrable_ops.upstreams.sqs_send import SqsUnavailable, use_sender
 
-_EVENTS_AT_ONCE: Final = 1_000
+_EVENTS_AT_ONCE: Final = 100  # that the event loop is kept busy with
 _TRY_AGAIN: Final = (ClaimLost, Fenced, KafkaUnavailable, SqsUnavailable)
 
 

@@ -17,7 +17,8 @@ from deferrable_ops.expressions import CANNOT_BE_EVALUATED, compiled
 LARGEST: Final = 16 * 1_048_576
 """Bytes that the files of one task may have: they are held in the triggerer's memory."""
 
-MOST_MESSAGES: Final = 100_000
+MOST_MESSAGES: Final = 20_000
+"""That a task publishes: they are held in the triggerer's memory, and sent on its event loop."""
 
 FORMATS: Final = ("jsonl", "json", "text")
 _BY_SUFFIX: Final = {

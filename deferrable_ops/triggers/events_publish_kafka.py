@@ -17,6 +17,8 @@ from deferrable_ops.upstreams.kafka_producer_errors import TRANSACTIONAL_PREFIX
 AT_ONCE: Final = 100
 """Records after which it is noted how far a task has come that publishes without a transaction."""
 
+_IN_TRANSACTION: Final = 500  # records that the event loop is kept busy with at once
+
 Check = Callable[[], Awaitable[object]]
 
 
@@ -61,9 +63,12 @@ class KafkaPublishing:
             records = self._placed(producer)
             await check()
             await producer.begin()
-            places = await producer.append(records)
-            partitions = _summary({}, places)
-            note = {"first": places[0], "partitions": partitions}
+            first: Place | None = None
+            partitions: dict[str, Any] = {}
+            for start in range(0, len(records), _IN_TRANSACTION):
+                places = await producer.append(records[start : start + _IN_TRANSACTION])
+                first, partitions = first or places[0], _summary(partitions, places)
+            note = {"first": first, "partitions": partitions}
             await self._inbox.waits.note_progress(self._wait_id, note)
             await check()
             await producer.commit()
