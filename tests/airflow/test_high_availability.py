@@ -239,3 +239,13 @@ def test_failed_upstream_does_not_retrigger(script: Script) -> None:
     [run] = script.ended("ha_upstream_failed", "failed")
     assert gates(run) == dict.fromkeys(GATES, "upstream_failed") | {"force-dag-fail": "failed"}
     assert script.asked() == []
+
+
+@once
+def test_retrigger_may_wait_for_the_run_that_it_starts(script: Script) -> None:
+    script.says(("pass", "retrigger"), ("fail", "stop"))
+    script.start("ha_waits_for_the_next")
+
+    first, _second = script.ended("ha_waits_for_the_next", "failed", "failed")
+    # It started the run, and after the triggerer had seen that run end, it read how.
+    assert first.worker_starts() == [("ha-retrigger-pass", 1)] * 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEMS = ["webhook", "dataflow"]
+STEMS = ["webhook", "dataflow", "high_availability"]
 
 
 @pytest.mark.parametrize("stem", STEMS)

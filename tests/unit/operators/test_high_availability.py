@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk.exceptions import TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 
 from deferrable_ops.exceptions import InputError
@@ -23,6 +24,7 @@ from deferrable_ops.operators.high_availability import (
     Result,
     TcpCheck,
 )
+from deferrable_ops.testing import memory_inbox
 
 CHECK = "my_checks.is_healthy"
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
@@ -230,6 +232,25 @@ def test_check_is_on_a_worker_only_where_no_triggerer_can_import_it(check: Any) 
     assert (because is None) == (check is HttpCheck)
     if check is not HttpCheck:
         assert "python_callable is" in str(because)
+
+
+async def test_worker_that_defers_the_task_tells_the_trigger_of_the_run() -> None:
+    ha = operator(pool="narrow")
+    ti = SimpleNamespace(
+        id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
+        try_number=1,
+        dag_id="dag",
+        run_id="run",
+        task_id="ha",
+        map_index=-1,
+    )
+    async with memory_inbox():
+        with pytest.raises(TaskDeferred) as deferred:
+            ha.execute({**context(conf={"counter": 3}), "ti": ti})  # type: ignore[typeddict-item]
+    _, kwargs = deferred.value.trigger.serialize()
+    assert kwargs["run_facts"]["conf"] == {"counter": 3}
+    assert kwargs["run_facts"]["moments"]["start_date"] == START.isoformat()
+    assert kwargs["attempt"]["task_id"] == "ha"
 
 
 def test_end_conditions_are_those_of_airflow_ha() -> None:

@@ -198,3 +198,18 @@ async def test_endtime_counts_from_the_reference_date_of_the_chain(runs: Runs) -
     yesterday = datetime.now(UTC) - timedelta(days=1, hours=1)
     over = trigger(conf={"task-referencedate": yesterday.isoformat()}, limits=Limits.of(None, "00:00", None))
     assert await runs.start(over, new_attempt(task_id="task")).outcome() == Success(["pass", "stop"])
+
+
+async def test_users_can_run_an_operator_in_a_test_of_their_own() -> None:
+    from airflow.sdk import DAG
+
+    from deferrable_ops.operators.high_availability import HighAvailabilityOperator
+    from deferrable_ops.testing import running
+
+    checks.said[:] = [("pass", "stop")]
+    with DAG("dag", schedule=None):
+        task = HighAvailabilityOperator(
+            task_id="ha", python_callable="unit.triggers.high_availability_support.scripted"
+        )
+    async with running(task) as under_test:
+        assert await under_test.outcome() == Success(["pass", "stop"])
