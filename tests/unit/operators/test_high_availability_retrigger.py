@@ -1,0 +1,106 @@
+"""Starting the next run, on the worker that a chosen branch takes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.high_availability import HighAvailabilityOperator
+from deferrable_ops.outcome import Skip, Success, outcome_to_json
+
+START = datetime(2026, 3, 1, 22, tzinfo=UTC)
+CHOSEN = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a"}))}
+
+
+class Retrigger:
+    """The branch of a chain's run, and what it asks Airflow for.
+
+    :param exists: whether Airflow has the run already.
+    """
+
+    def __init__(self, exists: bool = False, conf: Any = None, **wanted: Any) -> None:
+        with DAG("dag", schedule=None, start_date=START) as dag:
+            self.check, _other = (
+                HighAvailabilityOperator(task_id=name, python_callable="a.b", pass_trigger_kwargs=wanted)
+                for name in ("ha", "other")
+            )
+        self.ti = MagicMock(**{"get_dr_count.return_value": int(exists)})
+        run = SimpleNamespace(dag_id="dag", run_id="run", run_type="manual", conf=conf, start_date=START)
+        self.context: Any = {
+            "ti": self.ti,
+            "task_instance": self.ti,
+            "dag_run": run,
+            "params": {},
+            "dag": dag,
+        }
+
+    def start(self, event: dict[str, Any] = CHOSEN) -> DagRunTriggerException:
+        """Return what Airflow is asked to start."""
+        with pytest.raises(DagRunTriggerException) as started:
+            self.check.retrigger_pass.retrigger(self.context, event)
+        return started.value
+
+
+def test_next_run_is_named_after_the_attempt_that_chose_it() -> None:
+    started = Retrigger().start()
+    assert (started.trigger_dag_id, started.dag_run_id) == ("dag", "retrigger_1__01a1fd9a")
+    assert started.conf == {"ha-retrigger": 1, "ha-referencedate": START.isoformat()}
+    assert Retrigger(conf={"ha-retrigger": "4"}).start().dag_run_id == "retrigger_5__01a1fd9a"
+
+
+def test_run_that_is_there_is_not_started_again() -> None:
+    retrigger = Retrigger(exists=True)
+    retrigger.check.retrigger_pass.retrigger(retrigger.context, CHOSEN)
+    retrigger.ti.get_dr_count.assert_called_once_with("dag", run_ids=["retrigger_1__01a1fd9a"])
+    retrigger.ti.xcom_push.assert_called_once_with(key="trigger_run_id", value="retrigger_1__01a1fd9a")
+
+
+@pytest.mark.parametrize("conf", [{"counter": 2}, '{"counter": 2}'])
+def test_conf_is_a_dict_or_the_text_of_one(conf: Any) -> None:
+    with DAG("dag", schedule=None, start_date=START):
+        ha = HighAvailabilityOperator(task_id="ha", python_callable="a.b", pass_trigger_kwargs={"conf": conf})
+    retrigger = Retrigger()
+    retrigger.check = ha
+    started = retrigger.start().conf
+    assert started is not None
+    assert started["counter"] == 2
+    assert started["ha-retrigger"] == 1
+
+
+def test_conf_that_its_templates_made_unreadable_is_named() -> None:
+    retrigger = Retrigger()
+    retrigger.check.retrigger_pass.conf = '{"counter": }'
+    with pytest.raises(InputError, match="conf is not JSON"):
+        retrigger.check.retrigger_pass.retrigger(retrigger.context, CHOSEN)
+
+
+def test_count_of_the_other_check_is_carried_over() -> None:
+    assert Retrigger(conf={"other-retrigger": 3, "mine": 1}).start().conf == {
+        "other-retrigger": 3,
+        "ha-retrigger": 1,
+        "ha-referencedate": START.isoformat(),
+    }
+
+
+def test_arguments_of_airflows_operator_hold() -> None:
+    started = Retrigger(trigger_dag_id="other_dag", trigger_run_id="mine", note="again", reset_dag_run=True)
+    asked = started.start()
+    assert (asked.trigger_dag_id, asked.dag_run_id, asked.note) == ("other_dag", "mine", "again")
+    assert asked.reset_dag_run is True
+    started.ti.get_dr_count.assert_not_called()
+
+
+def test_branch_that_is_not_chosen_starts_nothing() -> None:
+    retrigger = Retrigger()
+    with pytest.raises(AirflowSkipException, match="ended as"):
+        retrigger.check.retrigger_pass.retrigger(
+            retrigger.context, {"outcome": outcome_to_json(Skip("ha ended as pass/stop"))}
+        )
+    retrigger.ti.get_dr_count.assert_not_called()
