@@ -61,6 +61,11 @@ class Follower:
         self.is_live = True
 
     @property
+    def upto(self) -> int:
+        """The number up to which it was handed all that concerns it; 0 before it has begun."""
+        return self._feed.position if self.is_live else self.position or 0
+
+    @property
     def has_room(self) -> bool:
         """Whether it can be handed more."""
         return len(self._pending) < _MOST_PENDING
@@ -110,6 +115,11 @@ class Feed:
         """Returns which followers an event may concern; others are not handed it. An index of what they are waiting
         for can take this place."""
         events.on_append = watcher.on_events = self._on_events
+
+    @property
+    def position(self) -> int:
+        """The number up to which everything was handed to those who are live."""
+        return self._position
 
     def follow(self, sources: Collection[str], *, since: float | None = None, after: int = 0) -> Follower:
         """Follow sources from a moment on, which may be past.

@@ -8,6 +8,7 @@ before a restart is in the inbox, up to the offsets that are stored with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
@@ -23,6 +24,7 @@ from deferrable_ops.triggers.events_following import WaitFollower, event_of
 from deferrable_ops.triggers.events_partitions import in_partition_order, was_read
 
 _EVENTS_PER_PAGE: Final = 200
+_LOOK_AGAIN: Final = 0.1
 _NOTHING: Final[AbstractContextManager[Any]] = nullcontext()
 _NONE: Final[Mapping[str, Any]] = {}  # one for all: there are thousands of waits
 
@@ -39,6 +41,7 @@ class Intake:
     __slots__ = (
         "_changes",
         "_earlier",
+        "_earlier_upto",
         "_follower",
         "_has_begun",
         "_known",
@@ -76,12 +79,16 @@ class Intake:
         # Of a topic that was read for this wait before a restart, up to which offsets; None: all that is there.
         self._reached: Mapping[str, Mapping[str, int] | None] = _NONE
         self._earlier: list[KeptEvent] | None = None  # what comes before all else, until all of it is there
+        self._earlier_upto = 0
         self._known: Collection[str] = ()  # what of it Kafka might be asked for again
 
-    def go_on(self, source: str, offsets: Mapping[str, int] | None) -> None:
-        """Note that a topic was read for this wait before a restart, up to these offsets."""
+    def go_on(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
+        """Note that a topic was read for this wait before a restart, up to these offsets.
+
+        :param upto: the number up to which the inbox has all of that.
+        """
         self._reached = {**self._reached, source: offsets}
-        self._earlier = []
+        self._earlier, self._earlier_upto = [], max(upto, self._earlier_upto)
 
     def follow(self, feed: Feed) -> AbstractContextManager[Any]:
         """Follow in the inbox what is not read for this wait alone, while the ``with`` statement lasts."""
@@ -113,8 +120,12 @@ class Intake:
         if self._follower is not None:
             if self._follower.has_some:
                 counts = self._take_kept(await self._follower.next())
-            if self._follower.is_live:
+            if self._follower.upto >= self._earlier_upto:
                 counts |= self._take_earlier()
+            elif (
+                self._follower.is_live
+            ):  # those who are live may be behind themselves, and are not told when not
+                asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._changes.wake)
         return await self._take_what_was_read(events) or counts
 
     async def take_the_rest(self, events: Events, wait_id: str) -> None:

@@ -33,7 +33,7 @@ class KafkaUse:
         del self._need  # nor does a wait hold what it has handed on
         offsets = await need.inbox.events.reached(wanted[0].source, need.wait_id)
         if offsets is not None:
-            need.intake.go_on(wanted[0].source, offsets)
+            need.intake.go_on(wanted[0].source, offsets, await need.inbox.events.newest())
         self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))
         kafka = await self._cluster.__aenter__()
         self._reading = kafka.read(need.wait_id, wanted, since=need.since, offsets=offsets, told=need.intake)
