@@ -89,11 +89,11 @@ def both(topic: str, **arguments: Any) -> EventsTrigger:
     return waiting_for_events(dict(events), since=ago(10 * MINUTE), keep="all", **arguments)
 
 
-async def stored(run: Run, topic: str, name: str, is_there: Callable[[Any], bool]) -> None:
-    """Return once it is stored how far a topic is read for one name of a wait."""
+async def stored(run: Run, topic: str, is_there: Callable[[Any], bool]) -> None:
+    """Return once it is stored how far a topic is read for a wait."""
     async with asyncio.timeout(30):
-        source, key = KafkaEvent(topic).source, f"{run.attempt.wait_id}/{name}"
-        while not is_there(await run.inbox.events.reached(source, key)):
+        source = KafkaEvent(topic).source
+        while not is_there(await run.inbox.events.reached(source, run.attempt.wait_id)):
             assert not run.task.done(), await run.outcome()
             await asyncio.sleep(0.01)
 
@@ -117,7 +117,7 @@ async def test_wait_takes_past_records_and_live_ones(kafka_server: RealKafka, to
     for n in range(3):
         produce(kafka_server, topic, {"table": "orders", "n": n}, age=5 * MINUTE, partition=n % 2)
     run = runs.start(both(topic))
-    await stored(run, topic, "orders", lambda offsets: offsets == {"0": 2, "1": 1})
+    await stored(run, topic, lambda offsets: offsets == {"0": 2, "1": 1})
     produce(kafka_server, topic, {"table": "orders", "n": 3}, {"table": "payments", "n": 4}, partition=1)
     value = payloads(await value_of(run))
     assert sorted(one["n"] for one in value["orders"]) == [0, 1, 2, 3]
@@ -130,11 +130,11 @@ async def test_restart_goes_on_from_the_stored_offsets(
     trigger = both(topic)
     produce(kafka_server, topic, {"table": "orders", "n": 1}, {"table": "orders", "n": 2}, age=5 * MINUTE)
     run = runs.start(trigger)
-    await stored(run, topic, "orders", lambda offsets: offsets == {"0": 2, "1": 0})
+    await stored(run, topic, lambda offsets: offsets == {"0": 2, "1": 0})
     await run.kill_process()
     produce(kafka_server, topic, {"table": "orders", "n": 3})  # nobody reads meanwhile
     again = runs.start(trigger, run.attempt)
-    await stored(again, topic, "orders", lambda offsets: offsets["0"] == 3)
+    await stored(again, topic, lambda offsets: offsets["0"] == 3)
     produce(kafka_server, topic, {"table": "payments", "n": 4})
     value = payloads(await value_of(again))
     assert [one["n"] for one in value["orders"]] == [1, 2, 3]
@@ -159,7 +159,7 @@ async def test_two_triggerers_on_one_wait_come_to_the_same(
             await inbox.close()
 
     other = asyncio.create_task(asyncio.to_thread(asyncio.run, other_triggerer()))
-    await stored(one, topic, "orders", lambda offsets: offsets is not None and offsets["0"] == 100)
+    await stored(one, topic, lambda offsets: offsets is not None and offsets["0"] == 100)
     produce(kafka_server, topic, {"table": "payments", "n": 100})
     value = await value_of(one)
     assert value == await other
