@@ -80,13 +80,26 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             "ends_on_worker": {**kwargs["ends_on_worker"], "success": "only a worker can start a DAG run"}
         }
 
+    def execute(self, context: Context) -> None:
+        """Defer the task to its trigger, where it starts on a worker; start the DAG run if the trigger has ended.
+
+        :raises TaskDeferred: it has not.
+        """
+        self._start_run(context, super().execute(context)["attempt"])
+
     def retrigger(self, context: Context, event: dict[str, Any]) -> None:
         """Start the DAG run, unless an earlier attempt of this task has: its id is a function of the check's attempt.
 
         :raises DagRunTriggerException: by which Airflow starts it.
         :raises AirflowSkipException: the check has come to something else.
         """
-        attempt = finish_event(event)["attempt"]
+        self._start_run(context, finish_event(event)["attempt"])
+
+    def execute_complete(self, context: Context, event: Any) -> None:
+        """End a task that has waited for the run it started (``wait_for_completion`` with ``deferrable``)."""
+        TriggerDagRunOperator.execute_complete(self, context, event)
+
+    def _start_run(self, context: Context, attempt: str) -> None:
         facts = RunFacts.of(context)
         self.conf = next_conf(
             read_conf("conf", self.conf),
@@ -107,10 +120,6 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
         start: Any = TriggerDagRunOperator.execute
         start.__wrapped__(self, context)  # which its guard allows within execute() alone
-
-    def execute_complete(self, context: Context, event: Any) -> None:
-        """End a task that has waited for the run it started (``wait_for_completion`` with ``deferrable``)."""
-        TriggerDagRunOperator.execute_complete(self, context, event)
 
 
 @dataclass(frozen=True, slots=True)

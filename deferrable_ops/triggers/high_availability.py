@@ -207,7 +207,10 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         said = f"{self.check_task_id} ended as {result}/{action}"
         if result != self.result or self.action not in (None, action):
             return Skip(said)
-        return Failure(said) if self.fails else Success({"attempt": check.id if check else self.current.id})
+        if self.fails:
+            return Failure(said)
+        starts_run = action is Action.RETRIGGER
+        return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing."""
