@@ -157,6 +157,12 @@ def test_what_a_program_says_for_itself_wins() -> None:
     assert own.directory is None, "the user's own object stays as it was"
 
 
+def test_supervisord_starts_nothing_by_itself_and_outlives_who_starts_it() -> None:
+    cfg = config(supervisord={"nodaemon": True, "loglevel": "debug"})
+    assert (cfg.program["test"].autostart, cfg.program["test"].autorestart) == (False, False)
+    assert (cfg.supervisord.nodaemon, cfg.supervisord.loglevel) == (False, "debug")
+
+
 def test_stopping_without_the_group_is_possible() -> None:
     program = config(program={"p": {"command": "x", "stopasgroup": False}}).program["p"]
     assert (program.stopasgroup, program.killasgroup) == (False, None)
