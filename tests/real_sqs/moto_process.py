@@ -1,7 +1,8 @@
 """moto's server, with FIFO queues that keep their order: python moto_process.py PORT.
 
 moto itself lets two receivers have one group at once, gives the last message of a group first when the visibility
-timeout of several is over, and spins while a group is held up. What AWS promises is what is tested here.
+timeout of several is over, and spins while a group is held up. What AWS promises is what is tested here. And it counts
+all messages of a queue for each that it gives, to see whether it is four days old: that took 80 ms where it held 300.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def _receive_in_order(
         time.sleep(_LOOK_EVERY)
 
 
+def _is_young(self: Any, queue_name: str, message: Any) -> bool:
+    return True
+
+
 if __name__ == "__main__":
+    setattr(SQSBackend, "is_message_valid_based_on_retention_period", _is_young)  # noqa: B010
     setattr(SQSBackend, "receive_message", _receive_in_order)  # noqa: B010
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])
