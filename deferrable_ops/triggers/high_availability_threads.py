@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,6 @@ MOST_AT_ONCE: Final = 64
 MOST_LEFT_OVER: Final = 200
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-_left_over: set[threading.Thread] = set()
-_counting = threading.Lock()
 
 
 class TooManyLeftOver(Exception):
@@ -26,9 +25,8 @@ class TooManyLeftOver(Exception):
 async def call_in_thread(function: Callable[[], Any], timeout: float, *, always: bool = False) -> Any:
     """Return what a function returns, or raise what it raises, SystemExit included.
 
-    It has a thread of its own, because an executor's threads keep a process that is to end from ending. At most 64 run
-    at once; the others wait for their turn, which `timeout` does not count. One that does not return in time is left
-    to itself: its turn ends, but not the thread.
+    At most 64 run at once; the others wait for their turn, which `timeout` does not count. One that does not return in
+    time is left to itself: its turn ends, but not its thread.
 
     :param timeout: seconds.
     :param always: even when too many are left over.
@@ -44,20 +42,23 @@ async def call_in_thread(function: Callable[[], Any], timeout: float, *, always:
             )
         returned: asyncio.Future[Any] = loop.create_future()
         # By its context Airflow tells whose log is written to.
-        thread = _Thread(functools.partial(copy_context().run, function), loop, returned)
-        thread.start()
+        call = _Call(functools.partial(copy_context().run, function), loop, returned)
+        _hand_over(call)
         try:
             async with asyncio.timeout(timeout):
                 return await returned
         finally:
-            thread.leave()
+            call.leave()
 
 
-class _Thread(threading.Thread):
+class _Call:
+    """One call of a function, for whose end somebody waits on an event loop."""
+
+    __slots__ = ("_function", "_has_ended", "_loop", "_returned")
+
     def __init__(
         self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, returned: asyncio.Future[Any]
     ) -> None:
-        super().__init__(name="deferrable-ops check", daemon=True)
         self._function = function
         self._loop = loop
         self._returned = returned
@@ -70,6 +71,7 @@ class _Thread(threading.Thread):
                 _left_over.add(self)
 
     def run(self) -> None:
+        """Call the function, and tell the event loop."""
         try:
             value, error = self._function(), None
         except BaseException as raised:
@@ -79,6 +81,26 @@ class _Thread(threading.Thread):
             _left_over.discard(self)
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(_tell, self._returned, value, error)
+
+
+_left_over: set[_Call] = set()
+_counting = threading.Lock()
+_calls: SimpleQueue[_Call] = SimpleQueue()
+_idle = threading.Semaphore(0)  # how many threads wait for a call
+
+
+def _hand_over(call: _Call) -> None:
+    # Threads are kept, because to start one holds up the event loop; and they are no executor's, whose threads keep a
+    # process that is to end from ending.
+    _calls.put(call)
+    if not _idle.acquire(blocking=False):
+        threading.Thread(target=_take_calls, name="deferrable-ops check", daemon=True).start()
+
+
+def _take_calls() -> None:
+    while True:
+        _calls.get().run()
+        _idle.release()
 
 
 def _tell(returned: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

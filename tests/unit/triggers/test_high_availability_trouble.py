@@ -137,3 +137,16 @@ async def test_thread_of_a_check_does_not_keep_the_process() -> None:
     found: list[Any] = []
     await call_in_thread(lambda: found.append(threading.current_thread().daemon), 5)
     assert found == [True]
+
+
+async def test_threads_are_kept_for_the_next_checks() -> None:
+    def thread() -> int:
+        return threading.get_ident()
+
+    await call_in_thread(thread, 5)
+    await eventually(lambda: threads._idle._value > 0, "the thread to be idle")  # type: ignore[attr-defined]
+    before = threading.active_count()
+    for _ in range(50):
+        await call_in_thread(thread, 5)
+        await eventually(lambda: threads._idle._value > 0, "the thread to be idle")  # type: ignore[attr-defined]
+    assert threading.active_count() <= before
