@@ -101,7 +101,9 @@ def processes_of(
         by_group.setdefault(process.group, []).append(process)
     shared = {program: name for name, group in config.group.items() for program in group.programs}
     return {
-        name: _named(name, shared.get(name, name), program, by_group.get(shared.get(name, name), []))
+        name: _named(name, shared[name], program, by_group.get(shared[name], []))
+        if name in shared
+        else tuple(by_group.get(name, ()))
         for name, program in config.programs.items()
     }
 
@@ -184,8 +186,6 @@ def _named(
     program_name: str, group: str, program: ProgramConfiguration, processes: list[Process]
 ) -> tuple[Process, ...]:
     """Return the processes of one program among those of its group."""
-    if group == program_name:
-        return tuple(processes)
     known = {"program_name": program_name, "group_name": group}
     pattern, position = "", 0
     for expression in _EXPRESSION.finditer(program.process_name):

@@ -167,6 +167,12 @@ def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:
     }
 
 
+def test_group_may_be_called_like_a_program_in_it() -> None:
+    cfg = config(program=TWO, group={"a": {"programs": ["a", "b"]}})
+    found = processes_of(cfg, [process(group="a", name="a"), process(group="a", name="b")])
+    assert {name: [item.name for item in own] for name, own in found.items()} == {"a": ["a"], "b": ["b"]}
+
+
 def test_answer_that_describes_no_process_is_refused() -> None:
     for wrong in ({"name": "x"}, info(pid="?"), info(start=None)):
         with pytest.raises(InputError, match="does not describe a process"):
