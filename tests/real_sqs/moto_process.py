@@ -7,6 +7,7 @@ all messages of a queue for each that it gives, to see whether it is four days o
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from moto.server import main
 from moto.sqs.models import SQSBackend
 
 _LOOK_EVERY = 0.02
+_LOOK_FOR_PARENT_EVERY = 1.0
 _receive = SQSBackend.receive_message
 _lock = threading.Lock()
 
@@ -40,7 +42,15 @@ def _is_young(self: Any, queue_name: str, message: Any) -> bool:
     return True
 
 
+def _end_with(parent: int) -> None:
+    """End when whoever started this was killed."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_FOR_PARENT_EVERY)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     setattr(SQSBackend, "is_message_valid_based_on_retention_period", _is_young)  # noqa: B010
     setattr(SQSBackend, "receive_message", _receive_in_order)  # noqa: B010
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])
