@@ -46,7 +46,7 @@ class Script:
         file = self.file.with_suffix(".asked")
         return file.read_text().split() if file.exists() else []
 
-    def ended(self, dag_id: str, *states: str, timeout: float = 120) -> list[Run]:
+    def ended(self, dag_id: str, *states: str, timeout: float = 180) -> list[Run]:
         """Return the runs of the chain, once there are so many and they ended in these states."""
         wait_until(
             lambda: [run.state for run in self.chain(dag_id)] == list(states),
