@@ -39,7 +39,7 @@ EVENTS = [
         ("fired of 1,000 waits, SQLite", False),
         ("connections to Kafka, most at once, SQLite", False),
         ("produced to event, p99, SQLite", True),
-        ("fired of 200 waits, AwaitMessage", True),
+        ("threads per wait, AwaitMessage", True),
         ("memory per wait", False),
         ("CPU per message at 1,000 waits", False),
         ("loop lag at 5,000 messages a second, p99", False),
@@ -55,9 +55,8 @@ EVENTS = [
 @pytest.mark.parametrize("bench, names", [("webhook", WEBHOOK), ("dataflow", DATAFLOW), ("events", EVENTS)])
 def test_bench_measures_every_figure(bench: str, names: list[str], request: pytest.FixtureRequest) -> None:
     if bench == "events":
-        request.getfixturevalue(
-            "kafka_server"
-        )  # it starts its own, but where there can be none it is skipped
+        # It starts a Kafka of its own; where there can be none, this says so.
+        request.getfixturevalue("kafka_server")
     done = subprocess.run(
         [sys.executable, "-P", "-m", f"bench.{bench}", "--quick", "--json"],
         env={**os.environ, "PYTHONPATH": str(TESTS)},

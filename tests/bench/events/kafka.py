@@ -155,7 +155,7 @@ def shared_stream(topic: str, names: list[str]) -> tuple[str, list[dict[str, obj
 
 
 def _await_message(setting: Setting, server: RealKafka) -> Figure:
-    """Return how many of its waits had fired when the time was up."""
+    """Return what its waits hold, and how many had fired when the time was up."""
     count, seconds = (10, 5.0) if setting.quick else (AWAIT_MESSAGE_WAITS, 60.0)
     names, topic = [f"wait_{number}" for number in range(count)], "events_await_message"
     server.create_topic(topic)
@@ -176,14 +176,19 @@ def _await_message(setting: Setting, server: RealKafka) -> Figure:
         began = time.monotonic()
         send_each(server, topic, names, per_second=20)
         time.sleep(max(0.0, began + seconds - time.monotonic()))
+        watched, fired = Watched(process), process.ask("fired")
+        threads = watched.threads()
         return Figure(
-            "fired of 200 waits, AwaitMessage",
-            len(process.ask("fired")) / count,
+            "threads per wait, AwaitMessage",
+            threads / count,
             target=None,
+            unit="",
             absolutes={
-                "seconds": seconds,
-                "threads": Watched(process).threads(),
-                "connections": Watched(process).connections(port_of(server)),
+                "waits": count,
+                "fired": len(fired),
+                "after, s": seconds,
+                "threads": threads,
+                "connections": watched.connections(port_of(server)),
                 "MB a wait": (process.ask("memory") - memory) / (count - 1) / 1e6,
             },
         )
