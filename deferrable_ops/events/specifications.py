@@ -163,7 +163,9 @@ def specification_from_json(data: Any) -> Specification:
             f"{data!r} does not say which event it is; its type must be one of {', '.join(_TYPES)}"
         )
     # Thousands of waits say the same: it is kept once.
-    once = {name: sys.intern(value) if type(value) is str else value for name, value in data.items()}
+    once: dict[str, Any] = {
+        name: sys.intern(value) if type(value) is str else value for name, value in data.items()
+    }
     known = {item.name for item in fields(kind)}
     try:
         return kind(**{name: value for name, value in once.items() if name in known})

@@ -18,7 +18,7 @@ from deferrable_ops.upstreams.aws_session import import_aiobotocore
 from deferrable_ops.upstreams.sqs_reading import Reading, Store, Told
 from deferrable_ops.upstreams.sqs_thread import PollingThread
 
-__all__ = ["Sqs", "Store", "open_sqs", "use_sqs"]
+__all__ = ["Sqs", "Store", "load_settings", "open_sqs", "use_sqs"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sqs]:
     """
 
     async def open_shared() -> Sqs:
-        return await open_sqs(await _load_settings(aws_conn_id))
+        return await open_sqs(await load_settings(aws_conn_id))
 
     return share(("sqs", aws_conn_id), open_shared, Sqs.close)
 
@@ -115,7 +115,12 @@ class Sqs:
         await self._thread.until_idle(queue_of(event.queue_url))
 
 
-async def _load_settings(conn_id: str | None) -> AwsSettings:
+async def load_settings(conn_id: str | None) -> AwsSettings:
+    """Return how AWS is reached by an Airflow connection.
+
+    :param conn_id: None: with the machine's own credentials.
+    :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
+    """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 

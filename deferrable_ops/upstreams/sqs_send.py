@@ -14,7 +14,7 @@ from deferrable_ops.exceptions import DeferrableOpsError, SqsRefused
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.aws_connection import AwsSettings
 from deferrable_ops.upstreams.aws_session import AwsSession, import_aiobotocore
-from deferrable_ops.upstreams.sqs import _load_settings
+from deferrable_ops.upstreams.sqs import load_settings
 from deferrable_ops.upstreams.sqs_errors import in_short, is_denied, refusal_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
     """
 
     async def open_sender() -> Sender:
-        settings = await _load_settings(aws_conn_id)
+        settings = await load_settings(aws_conn_id)
         await asyncio.to_thread(import_aiobotocore)
         sender = Sender(settings)
         await sender.start()
