@@ -6,15 +6,21 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 from airflow.sdk.exceptions import AirflowSkipException
+from unit.high_availability.support import facts
 
 from deferrable_ops.high_availability import Action, CheckResult, Result
+from deferrable_ops.high_availability.limits import Limits
+from deferrable_ops.high_availability.pace import Pace
+from deferrable_ops.high_availability.streaks import Thresholds
+from deferrable_ops.high_availability.watch import Rules
+from deferrable_ops.triggers.high_availability import HighAvailabilityTrigger
 
 PATH = f"{__name__}:"
 said: list[Any] = []
@@ -124,4 +130,19 @@ def forget() -> None:
     go_on.clear()
 
 
-Check = Callable[..., Any]
+def trigger(
+    check: str = "scripted",
+    conf: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
+    limits: Limits | None = None,
+    thresholds: Thresholds | None = None,
+    reference_date: str = "start_date",
+    **arguments: Any,
+) -> HighAvailabilityTrigger:
+    """Return a trigger that checks every 50 ms, in a run that started now."""
+    rules = Rules(limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), Pace(interval=0.05))
+    run = facts(conf, params, start_date=datetime.now(UTC))
+    path = check if "." in check else PATH + check
+    return HighAvailabilityTrigger(
+        check=path, rules=rules.as_json(), run_facts=run.as_json(), **{"check_timeout": 5.0, **arguments}
+    )

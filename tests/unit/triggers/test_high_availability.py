@@ -8,17 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from unit.high_availability.support import facts
 from unit.triggers import high_availability_support as checks
 from unit.triggers.dataflow_support import Runs, eventually, new_attempt
+from unit.triggers.high_availability_support import trigger
 
 from deferrable_ops.high_availability.limits import Limits
-from deferrable_ops.high_availability.pace import Pace
 from deferrable_ops.high_availability.streaks import Thresholds
-from deferrable_ops.high_availability.watch import Rules
 from deferrable_ops.inbox import State
 from deferrable_ops.outcome import Failure, Skip, Success
-from deferrable_ops.triggers.high_availability import HighAvailabilityTrigger
 
 
 @pytest.fixture(autouse=True)
@@ -26,24 +23,6 @@ def _afresh() -> Iterator[None]:
     checks.forget()
     yield
     checks.go_on.set()
-
-
-def trigger(
-    check: str = "scripted",
-    conf: dict[str, Any] | None = None,
-    params: dict[str, Any] | None = None,
-    limits: Limits | None = None,
-    thresholds: Thresholds | None = None,
-    reference_date: str = "start_date",
-    **arguments: Any,
-) -> HighAvailabilityTrigger:
-    """Return a trigger that checks every 50 ms, in a run that started now."""
-    rules = Rules(limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), Pace(interval=0.05))
-    run = facts(conf, params, start_date=datetime.now(UTC))
-    path = check if "." in check else checks.PATH + check
-    return HighAvailabilityTrigger(
-        check=path, rules=rules.as_json(), run_facts=run.as_json(), **{"check_timeout": 5.0, **arguments}
-    )
 
 
 @pytest.mark.parametrize("check", ["scripted", "scripted_on_the_loop", "returns_a_coroutine", "nested.check"])

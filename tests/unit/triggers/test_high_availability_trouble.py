@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from unit.triggers import high_availability_support as checks
 from unit.triggers.dataflow_support import Runs, eventually
-from unit.triggers.test_high_availability import trigger
+from unit.triggers.high_availability_support import trigger
 
 from deferrable_ops.high_availability.streaks import Thresholds
 from deferrable_ops.outcome import Success
