@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 SOURCES = ("channel", "kafka", "sqs")
-EACH = 134
-"""How many events each source has for each run."""
+EACH = {"channel": 181, "kafka": 181, "sqs": 40}
+"""How many events each source has for each run. moto looks through a whole FIFO queue for each message."""
 
 Event = dict[str, Any]
 
@@ -17,7 +17,7 @@ def events_for(run: str, source: str, seed: int) -> list[Event]:
 
     The first `end` may be anywhere in the last two thirds; there is something of every kind before it.
     """
-    chance = random.Random(f"{seed}/{source}")
+    chance, count = random.Random(f"{seed}/{source}"), EACH[source]
     events = [
         {
             "run": run,
@@ -26,9 +26,9 @@ def events_for(run: str, source: str, seed: int) -> list[Event]:
             "kind": "part" if chance.random() < 0.15 else "other",
             "size": chance.randrange(100),
         }
-        for number in range(EACH)
+        for number in range(count)
     ]
-    end = chance.randrange(EACH // 3, EACH - 6)
+    end = chance.randrange(count // 3, count - 6)
     events[3] |= {"kind": "part"}
     events[5] |= {"size": 95}
     events[35] |= {"size": 96}

@@ -40,9 +40,8 @@ def test_300_waits_end_with_the_right_ones_of_10_000_events_though_the_triggerer
 
     with arrivals_at(airflow, sources) as arrivals, ThreadPoolExecutor(len(sources)) as pool:
         for part in range(kills + 1):
-            begin, end = EACH * part // (kills + 1), EACH * (part + 1) // (kills + 1)
             sending = [
-                pool.submit(one.send, [sent[name][source][begin:end] for name in names])
+                pool.submit(one.send, [share(sent[name][source], part, kills + 1) for name in names])
                 for source, one in sources.items()
             ]
             if part < kills:
@@ -61,8 +60,13 @@ def test_300_waits_end_with_the_right_ones_of_10_000_events_though_the_triggerer
         for source in sources:
             came = Counter((event.payload["run"], event.payload["n"]) for event in arrivals.of(source))
             assert set(came.values()) == {1}, f"{source}: {came.most_common(3)}"
-        assert len(arrivals.of("channel")) == runs * (EACH + 2)
+        assert len(arrivals.of("channel")) == runs * (EACH["channel"] + 2)
     assert not wrong, "\n".join(wrong)
+
+
+def share(events: list[Event], part: int, parts: int) -> list[Event]:
+    """Return one of so many parts of what one run is sent by one source."""
+    return events[len(events) * part // parts : len(events) * (part + 1) // parts]
 
 
 def wrong_tasks(run: Run, sent: dict[str, list[Event]]) -> list[str]:
