@@ -6,6 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jinja2
@@ -78,6 +79,7 @@ class TaskTrigger(BaseTrigger):
         self.do_xcom_push = do_xcom_push
         # Python 3.11 gives an instance whose attributes come later a dictionary of its own: 1.3 kB a wait.
         self.inbox = self.changes = self.current = cast("Any", None)
+        self._inbox_use: AbstractAsyncContextManager[Inbox] | None = None
 
     @abstractmethod
     async def wait(self) -> Outcome:
@@ -146,8 +148,22 @@ class TaskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
+        # Thousands of triggers stay in here. Each coroutine between this one and wait() would cost all of them 260
+        # bytes, and each with statement 64.
         started_at = time.monotonic()
-        outcome = await self._outcome()
+        try:
+            try:
+                await self._register()
+                try:
+                    outcome = await (self.wait() if self.current.state is State.WAITING else self.settled())
+                except (Exception, SystemExit) as error:
+                    outcome = self._failed_by(error)
+                outcome = await self._settle(outcome)
+            finally:
+                await self._leave_inbox()
+        except (Exception, SystemExit) as error:
+            # SystemExit would end the whole triggerer, and again at its restart.
+            outcome = self._failed_by(error)
         if self.attempt is not None and self.task_instance is not None:
             await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
         if self.task_instance is not None and self.current is not None:
@@ -177,8 +193,10 @@ class TaskTrigger(BaseTrigger):
     async def settled(self) -> Outcome:
         """Return the wait's outcome once the inbox has one."""
         while self.current.state is State.WAITING:
-            self.current = await self.changes.next()
-            await self.changed()
+            await self.changes.news()
+            if (changed := self.changes.take()) is not None:
+                self.current = changed
+                await self.changed()
         if self.current.outcome is not None:
             return self.current.outcome
         if self.current.state is State.EXPIRED:
@@ -224,29 +242,26 @@ class TaskTrigger(BaseTrigger):
         """Return whether outside work may go on after this outcome, which nobody needs then: it is stopped."""
         return False
 
-    async def _outcome(self) -> Outcome:
-        try:
-            attempt = self.identify()
-            if self.task_instance is not None:
-                chores.start()
-                await self._forget_earlier_xcoms(attempt)
-            if self._not_rendered is not None:
-                raise InputError(f"a template could not be rendered ({self._not_rendered})")
-            self.validate()
-            async with use_inbox(patience=PATIENCE) as self.inbox:
-                with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
-                    self.current = await self.inbox.waits.register(self.new_wait(attempt))
-                    try:
-                        waiting = self.current.state is State.WAITING
-                        outcome = await (self.wait() if waiting else self.settled())
-                    except (Exception, SystemExit) as error:
-                        outcome = self._failed_by(error)
-                return await self._settle(outcome)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # SystemExit would end the whole triggerer, and again at its restart
-            return self._failed_by(error)
+    async def _register(self) -> None:
+        attempt = self.identify()
+        if self.task_instance is not None:
+            chores.start()
+            await self._forget_earlier_xcoms(attempt)
+        if self._not_rendered is not None:
+            raise InputError(f"a template could not be rendered ({self._not_rendered})")
+        self.validate()
+        inbox_use = use_inbox(patience=PATIENCE)
+        self.inbox = await inbox_use.__aenter__()
+        self._inbox_use = inbox_use
+        new = self.new_wait(attempt)
+        self.changes = self.inbox.watcher.subscribe(attempt.wait_id).__enter__()
+        self.current = await self.inbox.waits.register(new)
+
+    async def _leave_inbox(self) -> None:
+        if self.changes is not None:
+            self.changes.__exit__()
+        if self._inbox_use is not None:
+            await self._inbox_use.__aexit__(None, None, None)
 
     async def _leave_to_airflow(self) -> None:
         # The inbox can know of a kill before Airflow cancels the trigger. An event would come too late for this task,
