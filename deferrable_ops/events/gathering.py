@@ -71,6 +71,11 @@ class Gathering:
         return self._complete
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The events that the wait is for."""
+        return self._names
+
+    @property
     def order(self) -> int:
         """The commit order of the last event that was looked at; 0 before the first."""
         return self._order

@@ -20,24 +20,23 @@ class MatchIndex(Generic[K]):
     wanted there, under a value the next node. An event goes down only where its values are wanted, so that a
     thousand matches on the same keys cost what one does. JMESPath expressions are in a tree of their own, by the
     texts that they compare with; those that an event leads to are tried, each once, however many matches have it.
+
+    A key may have several matches. It is not noted which: there are thousands of keys, and whose they are knows.
     """
 
     def __init__(self) -> None:
-        self._matches: dict[K, Match] = {}
         self._tree: _Node[K] = _Node()
         self._by_expression: dict[str, set[K]] = {}
         self._expressions: _Node[str] = _Node()
 
-    def __len__(self) -> int:
-        return len(self._matches)
+    def __bool__(self) -> bool:
+        return bool(self._tree) or bool(self._by_expression)
 
     def add(self, key: K, match: Match) -> None:
-        """Add a match, or replace the one that has this key.
+        """Add a match of a key.
 
         :param match: a specification's, with its templates rendered.
         """
-        self.discard(key)
-        self._matches[key] = match
         if isinstance(match, str):
             if match not in self._by_expression:
                 self._by_expression[match] = set()
@@ -46,19 +45,16 @@ class MatchIndex(Generic[K]):
         else:
             self._tree.add(key, _equalities(match))
 
-    def discard(self, key: K) -> None:
-        """Forget the match that has this key, if there is one."""
-        if key not in self._matches:
-            return
-        match = self._matches.pop(key)
-        if isinstance(match, str):
+    def discard(self, key: K, match: Match) -> None:
+        """Forget a match of a key, if the key has it."""
+        if not isinstance(match, str):
+            self._tree.discard(key, _equalities(match))
+        elif match in self._by_expression:
             keys = self._by_expression[match]
             keys.discard(key)
             if not keys:
                 del self._by_expression[match]
                 self._expressions.discard(match, text_equalities(match))
-        else:
-            self._tree.discard(key, _equalities(match))
 
     def find(self, event: Event) -> set[K]:
         """Return the keys of all matches that an event meets. Never raises."""
@@ -97,22 +93,25 @@ class _Node(Generic[K]):
             node = _field_at(node.fields, path).values.setdefault(value, _Node())
         if isinstance(node.keys, set):
             node.keys.add(key)
-        else:
-            node.keys = key if node.keys is None else {node.keys, key}
+        elif node.keys is None:
+            node.keys = key
+        elif node.keys != key:
+            node.keys = {node.keys, key}
 
     def discard(self, key: K, wanted: Sequence[Equality]) -> None:
         if wanted:
             (path, value), *rest = wanted
             fields = self.fields or {}
-            values = _field_at(fields, path).values
-            values[value].discard(key, rest)
-            if not values[value]:
-                del values[value]
-                _prune(fields, path)
+            values = _values_at(fields, path)
+            if value in values:
+                values[value].discard(key, rest)
+                if not values[value]:
+                    del values[value]
+                    _prune(fields, path)
         elif isinstance(self.keys, set):
             self.keys.discard(key)
             self.keys = self.keys or None
-        else:
+        elif self.keys == key:
             self.keys = None
 
     def search(self, event: dict[str, Any], found: set[K]) -> None:
@@ -158,6 +157,13 @@ def _field_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> _Field[K]:
     for key in path[1:]:
         field = field.fields.setdefault(key, _Field())
     return field
+
+
+def _values_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> dict[Hashable, _Node[K]]:
+    *above, last = path
+    for key in above:
+        fields = fields[key].fields if key in fields else {}
+    return fields[last].values if last in fields else {}
 
 
 def _prune(fields: dict[str, _Field[K]], path: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
@@ -22,7 +22,6 @@ from deferrable_ops.triggers.events_need import Need
 from deferrable_ops.triggers.events_progress import PROGRESS, Progress
 from deferrable_ops.triggers.events_sources import upstreams_of
 
-_NOTHING: Final = nullcontext()
 _ALWAYS_KEPT: Final = 86_400.0  # events are kept for days, so that most waits need not ask since when
 
 
@@ -130,23 +129,27 @@ class EventsTrigger(TaskTrigger):
         """Return the classpath and the kwargs that make this trigger again."""
         classpath, kwargs = super().serialize()
         if self._intake is not None:
-            specifications = self._intake.specifications
-            kwargs["events"] = {name: specification_to_json(one) for name, one in specifications.items()}
+            kwargs["events"] = {name: specification_to_json(one) for name, one in self._intake.wanted}
         return classpath, kwargs
 
     async def wait(self) -> Outcome:
         """Follow the events until the condition is true, and return what came."""
-        intake = self._begin()
+        self._begin()
         await self._tell_what_is_waited_for()
-        async with upstreams_of(self._needs()):
-            with intake.follow(self.inbox.feed), self._progress or _NOTHING:
-                while not (intake.gathering.complete or intake.failed_because):
+        # No with statements, as in run(): there are thousands of waits.
+        upstreams = upstreams_of(self._needs())
+        await upstreams.__aenter__()
+        try:
+            following = self._follow()
+            try:
+                while self._goes_on:
                     await self.changes.news()
-                    self.current = self.changes.take() or self.current
-                    if self.current.state is not State.WAITING:
-                        break
                     await self._take_what_came()
                 outcome = await self._ending()
+            finally:
+                self._follow_no_more(following)
+        finally:
+            await upstreams.__aexit__(None, None, None)
         if self._progress is not None:
             await self._progress.show_last()
         return outcome
@@ -169,7 +172,27 @@ class EventsTrigger(TaskTrigger):
         reason = self._intake.failed_because
         return Success(self._value()) if reason is None else Failure(reason)
 
+    def _follow(self) -> AbstractContextManager[Any]:
+        following = self._intake.follow(self.inbox.feed)
+        following.__enter__()
+        if self._progress is not None:
+            self._progress.__enter__()
+        return following
+
+    def _follow_no_more(self, following: AbstractContextManager[Any]) -> None:
+        if self._progress is not None:
+            self._progress.__exit__()
+        following.__exit__(None, None, None)
+
+    @property
+    def _goes_on(self) -> bool:
+        is_over = self._intake.gathering.complete or self._intake.failed_because is not None
+        return self.current.state is State.WAITING and not is_over
+
     async def _take_what_came(self) -> None:
+        self.current = self.changes.take() or self.current
+        if self.current.state is not State.WAITING:
+            return
         intake, progress = self._intake, self._progress
         has_changed = await intake.take_what_came(self.inbox.events)
         for warning in intake.take_warnings():
@@ -200,11 +223,12 @@ class EventsTrigger(TaskTrigger):
 
     def _needs(self) -> Iterator[Need]:
         intake = self._intake
-        by_source: dict[str, tuple[Specification, ...]] = {}
-        for one in intake.specifications.values():
-            by_source[one.source] = (*by_source.get(one.source, ()), one)
-        for specifications in by_source.values():
-            yield Need(self.inbox, self.current.id, specifications, intake.since, intake)
+        sources = dict.fromkeys(one.source for one in intake.specifications)
+        for source in sources:
+            wanted = tuple(one for one in intake.specifications if one.source == source)
+            if wanted == intake.specifications:
+                wanted = intake.specifications  # kept once: there are thousands of waits
+            yield Need(self.inbox, self.current.id, wanted, intake.since, intake)
 
     def _wanted(self) -> tuple[dict[str, Specification], Condition]:
         specifications = specifications_of(self.events or {})
@@ -224,7 +248,7 @@ class EventsTrigger(TaskTrigger):
 
     async def _tell_what_is_waited_for(self) -> None:
         intake = self._intake
-        names = ", ".join(f"{name} ({one.source})" for name, one in intake.specifications.items())
+        names = ", ".join(f"{name} ({one.source})" for name, one in intake.wanted)
         self.log.info("Waiting for %s", names)
         since = datetime.fromtimestamp(intake.since, UTC)
         self.log.info("Events count since %s; needed: %s", since, intake.gathering.missing())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,10 +27,19 @@ def specifications_of(events: Any) -> dict[str, Specification]:
     found = {}
     for name, data in events.items():
         try:
-            found[name] = specification_from_json(data)
+            found[name] = specification_from_json(_with_shared_texts(data))
         except InputError as error:
             raise InputError(f"events[{name!r}]: {error}") from None
     return found
+
+
+def _with_shared_texts(value: Any) -> Any:
+    # Thousands of waits match on the same keys, and mostly on the same values: each is kept once.
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_with_shared_texts(key): _with_shared_texts(item) for key, item in value.items()}
+    return [_with_shared_texts(item) for item in value] if type(value) is list else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -30,28 +30,28 @@ class WaitFollower(Follower):
     def __init__(
         self,
         feed: Feed,
-        specifications: Mapping[str, Specification],
+        specifications: Sequence[Specification],
         *,
         since: float,
         after: int,
         changes: Subscription,
         wakes_when_live: bool,
     ) -> None:
-        super().__init__(feed, {one.source for one in specifications.values()}, since, after)
+        super().__init__(feed, {one.source for one in specifications}, since, after)
         self._specifications = specifications
         self._changes = changes
         self._wakes_when_live = wakes_when_live
         self._routes = _routes_of(feed)
 
     def __enter__(self) -> Self:
-        for name, specification in self._specifications.items():
-            self._routes.add(self, name, specification)
+        for specification in self._specifications:
+            self._routes.add(self, specification)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        for name, specification in self._specifications.items():
-            self._routes.discard(self, name, specification)
+        for specification in self._specifications:
+            self._routes.discard(self, specification)
 
     @property
     def has_some(self) -> bool:
@@ -76,24 +76,25 @@ class Routes:
     """One index per source, for all waits of a process."""
 
     def __init__(self) -> None:
-        self._indexes: dict[str, MatchIndex[tuple[WaitFollower, str]]] = {}
+        self._indexes: dict[str, MatchIndex[WaitFollower]] = {}
 
-    def add(self, follower: WaitFollower, name: str, specification: Specification) -> None:
+    def add(self, follower: WaitFollower, specification: Specification) -> None:
         """Let a follower have what a specification matches."""
         index = self._indexes.setdefault(specification.source, MatchIndex())
-        index.add((follower, name), specification.match)
+        index.add(follower, specification.match)
 
-    def discard(self, follower: WaitFollower, name: str, specification: Specification) -> None:
+    def discard(self, follower: WaitFollower, specification: Specification) -> None:
         """Forget a follower's specification."""
-        index = self._indexes[specification.source]
-        index.discard((follower, name))
-        if not index:
-            del self._indexes[specification.source]
+        index = self._indexes.get(specification.source)
+        if index is not None:
+            index.discard(follower, specification.match)
+            if not index:
+                del self._indexes[specification.source]
 
     def followers(self, kept: KeptEvent) -> Iterable[WaitFollower]:
         """Return those that an event concerns. Never raises."""
         index = self._indexes.get(kept.source)
-        return () if index is None else {follower for follower, _ in index.find(event_of(kept))}
+        return () if index is None else index.find(event_of(kept))
 
 
 def event_of(kept: KeptEvent) -> Event:

@@ -9,7 +9,7 @@ before a restart is in the inbox, up to the offsets that are stored with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -32,9 +32,11 @@ _NONE: Final[Mapping[str, Any]] = {}  # one for all: there are thousands of wait
 class Intake:
     """The events of one wait, gathered.
 
+    :param specifications: by the names that are gathered.
     :param since: seconds since the epoch, before which events do not count, by their own time.
     :param latest: seconds since the epoch, after which they do not, by when the inbox received them: the deadline.
     :param changes: woken when there is something to look at.
+    :ivar specifications: in the order of the names.
     :ivar failed_because: why the wait cannot go on.
     """
 
@@ -65,7 +67,7 @@ class Intake:
         latest: float,
         changes: Subscription,
     ) -> None:
-        self.specifications = specifications
+        self.specifications = tuple(specifications[name] for name in gathering.names)
         self.gathering = gathering
         self.since = since
         self.latest = latest
@@ -82,6 +84,11 @@ class Intake:
         self._earlier_upto = 0
         self._known: Collection[str] = ()  # what of it Kafka might be asked for again
 
+    @property
+    def wanted(self) -> Iterator[tuple[str, Specification]]:
+        """The names and what they stand for. No dict of them is kept: there are thousands of waits."""
+        return zip(self.gathering.names, self.specifications, strict=True)
+
     def go_on(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
         """Note that a topic was read for this wait before a restart, up to these offsets.
 
@@ -96,7 +103,9 @@ class Intake:
         sources = self._followed()
         if not sources:
             return _NOTHING
-        wanted = {name: one for name, one in self.specifications.items() if one.source in sources}
+        wanted = tuple(one for one in self.specifications if one.source in sources)
+        if wanted == self.specifications:
+            wanted = self.specifications  # kept once
         self._follower = WaitFollower(
             feed,
             wanted,
@@ -131,7 +140,7 @@ class Intake:
     async def take_the_rest(self, events: Events, wait_id: str) -> None:
         """Take what the inbox has and nobody has handed over yet. What comes from now on does not count."""
         if not self._has_begun:
-            for source in {one.source for one in self.specifications.values() if _is_kafka(one)}:
+            for source in {one.source for one in self.specifications if _is_kafka(one)}:
                 self.go_on(source, await events.reached(source, wait_id))
         await self.take_what_came(events)
         after = 0 if self._follower is None else self._follower.position or 0
@@ -155,7 +164,7 @@ class Intake:
         self._changes.wake()
 
     def _followed(self) -> set[str]:
-        wanted = self.specifications.values()
+        wanted = self.specifications
         return {one.source for one in wanted if not _is_kafka(one) or one.source in self._reached}
 
     def _take_kept(self, page: Iterable[KeptEvent]) -> bool:
@@ -182,7 +191,7 @@ class Intake:
     async def _take_what_was_read(self, events: Events) -> bool:
         """Take what was read for this wait, each after what the inbox was given before it."""
         counts = False
-        others = {one.source for one in self.specifications.values() if not _is_kafka(one)}
+        others = {one.source for one in self.specifications if not _is_kafka(one)}
         while self._read and self._earlier is None:
             read, self._read = self._read, None
             for commit, event in read:
@@ -205,7 +214,7 @@ class Intake:
         gathering = self.gathering
         if received_at > self.latest or (order is not None and order <= gathering.order):
             return False
-        names = matching_names(self.specifications, event, since=self.since)
+        names = matching_names(dict(self.wanted), event, since=self.since)
         if names:
             gathering.take(order, event, names)
         return bool(names)

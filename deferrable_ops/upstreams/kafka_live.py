@@ -143,7 +143,7 @@ class Live:
             return
         for reading in topic.readings:
             if reading not in partition.behind:
-                reading.floor.pop(partition.number, None)
+                partition.floors.pop(reading, None)
                 reading.warn(lost(place, offset, bounds.beginning))
         partition.move_live(bounds.beginning)
         self._readings.changed()

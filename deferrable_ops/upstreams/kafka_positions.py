@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from deferrable_ops.events.event import Event
 from deferrable_ops.events.match_index import MatchIndex
-from deferrable_ops.events.specifications import Match
+from deferrable_ops.events.specifications import KafkaEvent
 
 R = TypeVar("R", bound="Standing")
 
@@ -31,17 +31,15 @@ _ONE_HOUR: Final = 3_600.0
 class Standing:
     """What one wait asks a topic for, as the positions see it.
 
-    :ivar matches: one of which a record must meet.
+    :ivar events: one of which a record must be; all are of one topic.
     :ivar since: seconds since the epoch; a record from before it is not its own.
-    :ivar floor: by partition, the offset before which it has seen everything although it is live.
     """
 
-    __slots__ = ("floor", "matches", "since")
+    __slots__ = ("events", "since")
 
-    def __init__(self, matches: Sequence[Match], since: float) -> None:
-        self.matches = tuple(matches)
+    def __init__(self, events: Sequence[KafkaEvent], since: float) -> None:
+        self.events = tuple(events)
         self.since = since
-        self.floor: dict[int, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +101,18 @@ class Partition(Generic[R]):
     :ivar live: the next offset that the live consumer looks at.
     :ivar stored: the offset before which everything that the live consumer found is stored.
     :ivar behind: by reading, with whom it is behind, for those who are not live.
+    :ivar floors: by reading, the offset before which it has seen everything although it is live; most have none.
     :ivar catch_up: the next offset that the catch-up consumer looks at; None: it is not there.
     """
 
-    __slots__ = ("_groups", "_lowest_next", "behind", "catch_up", "live", "number", "stored")
+    __slots__ = ("_groups", "_lowest_next", "behind", "catch_up", "floors", "live", "number", "stored")
 
     def __init__(self, number: int, live: int) -> None:
         self.number = number
         self.live = live
         self.stored = live
         self.behind: dict[R, Group[R]] = {}
+        self.floors: dict[R, int] = {}
         self.catch_up: int | None = None
         self._groups: list[Group[R]] = []
         self._lowest_next = True
@@ -124,7 +124,6 @@ class Partition(Generic[R]):
     def enter(self, reading: R, offset: int) -> None:
         """Begin to read at an offset."""
         self.leave(reading)
-        reading.floor.pop(self.number, None)
         if offset < self.live:
             group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
             if group is None:
@@ -133,10 +132,11 @@ class Partition(Generic[R]):
             group.readings.add(reading)
             self.behind[reading] = group
         elif offset > self.live:
-            reading.floor[self.number] = offset
+            self.floors[reading] = offset
 
     def leave(self, reading: R) -> None:
         """Read no more."""
+        self.floors.pop(reading, None)
         group = self.behind.pop(reading, None)
         if group is not None:
             group.readings.discard(reading)
@@ -145,7 +145,7 @@ class Partition(Generic[R]):
 
     def is_live(self, reading: R, offset: int) -> bool:
         """Return whether a reading takes this record from the live consumer."""
-        return reading not in self.behind and offset >= reading.floor.get(self.number, 0)
+        return reading not in self.behind and offset >= self.floors.get(reading, 0)
 
     def carried(self, begin: int, end: int) -> list[Group[R]]:
         """Return who is taken along while the catch-up consumer reads from one offset to another."""
@@ -204,7 +204,7 @@ class Partition(Generic[R]):
         :param live: what the live consumer has read, and is stored.
         """
         group = self.behind.get(reading)
-        return max(live, reading.floor.get(self.number, 0)) if group is None else group.offset
+        return max(live, self.floors.get(reading, 0)) if group is None else group.offset
 
 
 class Topic(Generic[R]):
@@ -215,7 +215,7 @@ class Topic(Generic[R]):
         self.source = source
         self.partitions: dict[int, Partition[R]] = {}
         self.readings: set[R] = set()
-        self._index: MatchIndex[tuple[R, int]] = MatchIndex()
+        self._index: MatchIndex[R] = MatchIndex()
 
     def enter(self, reading: R, starts: Mapping[int, tuple[int, int]]) -> None:
         """Begin a reading.
@@ -228,14 +228,14 @@ class Topic(Generic[R]):
                 partition.move_live(end)  # nobody misses what lies between
             partition.enter(reading, offset)
         self.readings.add(reading)
-        for number, match in enumerate(reading.matches):
-            self._index.add((reading, number), match)
+        for event in reading.events:
+            self._index.add(reading, event.match)
 
     def leave(self, reading: R) -> None:
         """End a reading."""
         self.readings.discard(reading)
-        for number in range(len(reading.matches)):
-            self._index.discard((reading, number))
+        for event in reading.events:
+            self._index.discard(reading, event.match)
         for partition in self.partitions.values():
             partition.leave(reading)
 
@@ -245,7 +245,7 @@ class Topic(Generic[R]):
 
     def met(self, event: Event) -> set[R]:
         """Return the readings that ask for an event. Never raises."""
-        return {reading for reading, _ in self._index.find(event) if event.time >= reading.since}
+        return {reading for reading in self._index.find(event) if event.time >= reading.since}
 
     def offsets(
         self,

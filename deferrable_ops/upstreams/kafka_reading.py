@@ -43,12 +43,11 @@ class Reading(Standing):
     """What one wait asks a topic for, while it is read for.
 
     :ivar key: tells it from other readings of its topic, in :attr:`Batch.reached`.
-    :ivar event: the first of what it asks for; all are of one topic.
     :ivar told: whose it is.
     :ivar offsets: where it goes on; None: it has read nothing yet.
     """
 
-    __slots__ = ("_loop", "_warned", "event", "key", "offsets", "told")
+    __slots__ = ("_loop", "_warned", "key", "offsets", "told")
 
     def __init__(
         self,
@@ -59,13 +58,17 @@ class Reading(Standing):
         offsets: Mapping[str, int] | None,
         told: Told,
     ) -> None:
-        super().__init__([event.match for event in events], since)
+        super().__init__(events, since)
         self.key = key
-        self.event = events[0]
         self.offsets = None if offsets is None else {int(number): at for number, at in offsets.items()}
         self.told = told
         self._warned: str | None = None
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def event(self) -> KafkaEvent:
+        """One of what it asks for, which says what the topic is."""
+        return self.events[0]
 
     def warn(self, text: str) -> None:
         """Hand over a warning, from the reading thread."""

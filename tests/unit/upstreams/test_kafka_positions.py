@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deferrable_ops.events import KafkaEvent
 from deferrable_ops.events.event import kafka_event
 from deferrable_ops.upstreams.kafka_positions import (
     Bounds,
@@ -36,7 +37,7 @@ class Log:
         return self.topic.partitions[0]
 
     def enter(self, offset: int) -> Standing:
-        reading = Standing([None], 0.0)
+        reading = Standing([KafkaEvent("t")], 0.0)
         self.seen[reading] = []
         self.topic.enter(reading, {0: (offset, self.end)})
         return reading
@@ -168,7 +169,7 @@ def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> N
 
 def test_met_leaves_out_who_wants_nothing_so_old() -> None:
     topic: Topic[Standing] = Topic("t", "kafka:c/t")
-    old, new = Standing([{"n": 1}], NOW - 60), Standing([{"n": 1}], NOW)
+    old, new = (Standing([KafkaEvent("t", match={"n": 1})], since) for since in (NOW - 60, NOW))
     for reading in (old, new):
         topic.enter(reading, {0: (0, 0)})
     event = kafka_event(
