@@ -85,6 +85,7 @@ class NewWait:
     :param expected: what the endpoint needs to judge a callback; a JSON object.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
         None where nothing needs to be stopped.
+    :ivar wait_id: the attempt's, computed once, and kept once of thousands of waits.
     """
 
     attempt: Attempt
@@ -95,6 +96,11 @@ class NewWait:
     heartbeat_timeout: float | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     trigger: bytes | None = None
+    wait_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the id."""
+        object.__setattr__(self, "wait_id", self.attempt.wait_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +125,20 @@ class Wait:
     cancel: str | None
 
 
-def wait_from_row(row: Row[Any], attempt: Attempt | None = None) -> Wait:
+def wait_from_row(row: Row[Any], new: NewWait | None = None) -> Wait:
     """Return the wait that a full row of the table holds.
 
-    :param attempt: the row's attempt, where the caller has it already: thousands of waits are kept for days.
+    :param new: what was registered as this row, where the caller has it: the wait then shares its attempt and its id,
+        because thousands are kept for days.
     """
-    if attempt is None:
+    if new is None:
         attempt = Attempt(
             row.ti_id, row.try_number, row.dag_id, row.run_id, row.task_id, row.map_index, row.logical_date
         )
+    else:
+        attempt = new.attempt
     return Wait(
-        id=row.id,
+        id=row.id if new is None else new.wait_id,
         attempt=attempt,
         feature=sys.intern(row.feature),
         state=State(row.state),

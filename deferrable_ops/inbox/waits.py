@@ -182,7 +182,7 @@ class Waits:
         stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
         await abandon(transaction, State.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
-        return [wait_from_row(found[row_id], wait.attempt) for row_id, wait in zip(ids, new, strict=True)]
+        return [wait_from_row(found[wait.wait_id], wait) for wait in new]
 
 
 _WAIT_COLUMNS = [
@@ -235,7 +235,7 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         deadline = min(deadline, max(new.latest_deadline, transaction.now + new.time_left))
     beat_due = None if new.heartbeat_timeout is None else transaction.now + new.heartbeat_timeout
     return {
-        "id": new.attempt.wait_id,
+        "id": new.wait_id,
         **{field.name: getattr(new.attempt, field.name) for field in fields(Attempt)},
         "feature": new.feature,
         "state": State.WAITING,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Self
 
@@ -31,23 +31,38 @@ _OUTAGE_AFTER = 3.0  # seconds without a look at the deadlines, after which beat
 class Subscription:
     """The changes of one wait, while its ``with`` statement lasts."""
 
-    __slots__ = ("_future", "_subscriptions", "_wait", "_wait_id", "_woken")
+    # Whoever else follows the wait in this process is behind it: a collection for each of thousands would be large.
+    __slots__ = ("_behind", "_future", "_subscriptions", "_wait", "_wait_id", "_woken")
 
-    def __init__(self, subscriptions: dict[str, tuple[Subscription, ...]], wait_id: str) -> None:
+    def __init__(self, subscriptions: dict[str, Subscription], wait_id: str) -> None:
         self._subscriptions = subscriptions
+        self._behind: Subscription | None = None
         self._wait_id = wait_id
         self._wait: Wait | None = None
         self._woken = False
         self._future: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._subscriptions[self._wait_id] = (*self._subscriptions.get(self._wait_id, ()), self)
+        self._behind = self._subscriptions.get(self._wait_id)
+        self._subscriptions[self._wait_id] = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        others = tuple(one for one in self._subscriptions.pop(self._wait_id) if one is not self)
-        if others:
-            self._subscriptions[self._wait_id] = others
+        first = self._subscriptions[self._wait_id]
+        if first is not self:
+            before = next(one for one in first.all_of_its_wait() if one._behind is self)
+            before._behind = self._behind
+        elif self._behind is not None:
+            self._subscriptions[self._wait_id] = self._behind
+        else:
+            del self._subscriptions[self._wait_id]
+
+    def all_of_its_wait(self) -> Iterator[Subscription]:
+        """Return this one and those behind it."""
+        one: Subscription | None = self
+        while one is not None:
+            yield one
+            one = one._behind
 
     async def next(self) -> Wait:
         """Return the wait as it stands after its next change."""
@@ -90,7 +105,7 @@ class Watcher:
         self._database = database
         self._waits = waits
         self._endpoints = endpoints
-        self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._told: set[str] = set()
         self._look = asyncio.Event()
         self._look_everywhere = True
@@ -173,8 +188,9 @@ class Watcher:
         if not mine:
             return
         for wait in await self._waits.get_many(mine):
-            for subscription in self._subscriptions.get(wait.id, ()):
-                subscription.tell(wait)
+            if (first := self._subscriptions.get(wait.id)) is not None:
+                for subscription in first.all_of_its_wait():
+                    subscription.tell(wait)
 
     async def _end_the_overdue(self) -> None:
         up_since = looked_at = float("-inf")

@@ -254,7 +254,7 @@ class TaskTrigger(BaseTrigger):
         self.inbox = await inbox_use.__aenter__()
         self._inbox_use = inbox_use
         new = self.new_wait(attempt)
-        self.changes = self.inbox.watcher.subscribe(attempt.wait_id).__enter__()
+        self.changes = self.inbox.watcher.subscribe(new.wait_id).__enter__()
         self.current = await self.inbox.waits.register(new)
 
     async def _leave_inbox(self) -> None:

@@ -84,6 +84,22 @@ async def test_everyone_who_waits_for_a_wait_is_woken(inbox: Inbox) -> None:
         assert await woken(one) == await woken(other) == Success(1)
 
 
+@pytest.mark.parametrize("leaves", [0, 1, 2])
+async def test_who_stops_waiting_for_a_wait_leaves_the_others(inbox: Inbox, leaves: int) -> None:
+    wait = await register(inbox)
+    all_of_them = [inbox.watcher.subscribe(wait.id) for _ in range(3)]
+    for changes in all_of_them:
+        changes.__enter__()
+    all_of_them.pop(leaves).__exit__()
+    await send(inbox, wait.id, 1)
+    for changes in all_of_them:
+        assert await woken(changes) == Success(1)
+    assert wait.id in inbox.watcher.watched
+    for changes in all_of_them:
+        changes.__exit__()
+    assert wait.id not in inbox.watcher.watched
+
+
 async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
