@@ -105,7 +105,11 @@ class NewWait:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wait's row. Times are seconds since the epoch by the database's clock."""
+    """A wait's row. Times are seconds since the epoch by the database's clock.
+
+    :ivar is_new: whether it is known that nobody registered it before whoever holds this; so nothing has been done for
+        it yet.
+    """
 
     id: str
     attempt: Attempt
@@ -123,9 +127,10 @@ class Wait:
     launch_claimed: bool
     launch_answer: Any
     cancel: str | None
+    is_new: bool = field(compare=False)  # of the same row
 
 
-def wait_from_row(row: Row[Any], new: NewWait | None = None) -> Wait:
+def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = False) -> Wait:
     """Return the wait that a full row of the table holds.
 
     :param new: what was registered as this row, where the caller has it: the wait then shares its attempt and its id,
@@ -154,6 +159,7 @@ def wait_from_row(row: Row[Any], new: NewWait | None = None) -> Wait:
         launch_claimed=row.launch_owner is not None,
         launch_answer=None if row.launch_answer is None else json.loads(row.launch_answer),
         cancel=row.cancel,
+        is_new=is_new,
     )
 
 

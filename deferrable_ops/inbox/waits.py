@@ -182,7 +182,10 @@ class Waits:
         stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
         await abandon(transaction, State.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
-        return [wait_from_row(found[wait.wait_id], wait) for wait in new]
+        rows_of_new = [(found[wait.wait_id], wait) for wait in new]
+        return [
+            wait_from_row(row, wait, is_new=row.created_at == transaction.now) for row, wait in rows_of_new
+        ]
 
 
 _WAIT_COLUMNS = [

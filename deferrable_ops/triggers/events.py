@@ -228,7 +228,7 @@ class EventsTrigger(TaskTrigger):
             wanted = tuple(one for one in intake.specifications if one.source == source)
             if wanted == intake.specifications:
                 wanted = intake.specifications  # kept once: there are thousands of waits
-            yield Need(self.inbox, self.current.id, wanted, intake.since, intake)
+            yield Need(self.inbox, self.current.id, self.current.is_new, wanted, intake.since, intake)
 
     def _wanted(self) -> tuple[dict[str, Specification], Condition]:
         specifications = specifications_of(self.events or {})

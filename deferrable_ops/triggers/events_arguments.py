@@ -27,7 +27,7 @@ def specifications_of(events: Any) -> dict[str, Specification]:
     found = {}
     for name, data in events.items():
         try:
-            found[name] = specification_from_json(_with_shared_texts(data))
+            found[sys.intern(str(name))] = specification_from_json(_with_shared_texts(data))
         except InputError as error:
             raise InputError(f"events[{name!r}]: {error}") from None
     return found

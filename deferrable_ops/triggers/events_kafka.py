@@ -31,7 +31,9 @@ class KafkaUse:
         """Begin to read where the wait has read up to."""
         need, wanted = self._need, cast("tuple[KafkaEvent, ...]", self._need.specifications)
         del self._need  # nor does a wait hold what it has handed on
-        offsets = await need.inbox.events.reached(wanted[0].source, need.wait_id)
+        offsets = None
+        if not need.is_new:  # thousands may begin at once, and each question has a connection to wait for
+            offsets = await need.inbox.events.reached(wanted[0].source, need.wait_id)
         if offsets is not None:
             need.intake.go_on(wanted[0].source, offsets, await need.inbox.events.newest())
         self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))

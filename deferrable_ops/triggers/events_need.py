@@ -15,6 +15,7 @@ class Need:
 
     :param inbox: where the source's events are appended, by :meth:`~deferrable_ops.inbox.events.Events.append_all`.
     :param wait_id: tells who needs it, the same after a restart: for how far the source is read.
+    :param is_new: whether it has needed nothing before: then nothing is read for it yet.
     :param specifications: what it waits for, all of them of this source; at least one.
     :param since: seconds since the epoch, from when on its events are needed.
     :param intake: the wait's, which is told of trouble.
@@ -22,6 +23,7 @@ class Need:
 
     inbox: Inbox
     wait_id: str
+    is_new: bool
     specifications: tuple[Specification, ...]
     since: float
     intake: Intake

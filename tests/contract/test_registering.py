@@ -38,6 +38,14 @@ async def test_the_deadline_is_never_later_than_airflows_own(inbox: Inbox) -> No
     assert (await register(inbox, timeout=5, latest_deadline=latest)).deadline < latest
 
 
+async def test_a_wait_is_new_only_to_who_registers_it_first(inbox: Inbox) -> None:
+    attempt = new_attempt()
+    first = await register(inbox, attempt)
+    again = await register(inbox, attempt)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert not (await inbox.waits.get(first.id)).is_new
+
+
 async def test_many_waits_that_register_at_once_are_all_registered(inbox: Inbox) -> None:
     attempts = [new_attempt() for _ in range(1200)]
     registered = await asyncio.gather(*(inbox.waits.register(new_wait(attempt)) for attempt in attempts))
