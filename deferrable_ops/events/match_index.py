@@ -70,7 +70,8 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """Where all equalities so far are met. There is one for each value that is wanted, so it is kept small.
+    """Where all equalities so far are met. Most are wanted by one key, which asks for no more: it is there itself,
+    in place of a node.
 
     :ivar keys: of the matches that ask for no more: a set, or the only one, or None.
     :ivar fields: what the others ask for next; None: there are no others.
@@ -78,36 +79,47 @@ class _Node(Generic[K]):
 
     __slots__ = ("fields", "keys")
 
-    def __init__(self) -> None:
-        self.keys: set[K] | K | None = None
+    def __init__(self, key: K | None = None) -> None:
+        self.keys: set[K] | K | None = key
         self.fields: dict[str, _Field[K]] | None = None
 
     def __bool__(self) -> bool:
         return self.keys is not None or bool(self.fields)
 
     def add(self, key: K, wanted: Sequence[Equality]) -> None:
-        node = self
-        for path, value in wanted:
-            if node.fields is None:
-                node.fields = {}
-            node = _field_at(node.fields, path).values.setdefault(value, _Node())
-        if isinstance(node.keys, set):
-            node.keys.add(key)
-        elif node.keys is None:
-            node.keys = key
-        elif node.keys != key:
-            node.keys = {node.keys, key}
+        if wanted:
+            (path, value), *rest = wanted
+            if self.fields is None:
+                self.fields = {}
+            values = _field_at(self.fields, path).values
+            next_one = values.get(value)
+            if next_one is None and not rest:
+                values[value] = key
+                return
+            if not isinstance(next_one, _Node):
+                values[value] = next_one = _Node(next_one)
+            next_one.add(key, rest)
+        elif isinstance(self.keys, set):
+            self.keys.add(key)
+        elif self.keys is None:
+            self.keys = key
+        elif self.keys != key:
+            self.keys = {self.keys, key}
 
     def discard(self, key: K, wanted: Sequence[Equality]) -> None:
         if wanted:
             (path, value), *rest = wanted
             fields = self.fields or {}
             values = _values_at(fields, path)
-            if value in values:
-                values[value].discard(key, rest)
-                if not values[value]:
-                    del values[value]
-                    _prune(fields, path)
+            next_one = values.get(value)
+            if isinstance(next_one, _Node):
+                next_one.discard(key, rest)
+                is_over = not next_one
+            else:
+                is_over = next_one == key and not rest
+            if is_over:
+                del values[value]
+                _prune(fields, path)
         elif isinstance(self.keys, set):
             self.keys.discard(key)
             self.keys = self.keys or None
@@ -134,8 +146,10 @@ class _Node(Generic[K]):
                 self._search_fields(field.fields, value, event, found)
             elif field.values:
                 met = field.values.get(comparable(value))
-                if met is not None:
+                if isinstance(met, _Node):
                     met.search(event, found)
+                elif met is not None:
+                    found.add(met)
 
 
 class _Field(Generic[K]):
@@ -144,7 +158,7 @@ class _Field(Generic[K]):
     __slots__ = ("fields", "values")
 
     def __init__(self) -> None:
-        self.values: dict[Hashable, _Node[K]] = {}
+        self.values: dict[Hashable, _Node[K] | K] = {}
         self.fields: dict[str, _Field[K]] = {}
 
 
@@ -159,7 +173,7 @@ def _field_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> _Field[K]:
     return field
 
 
-def _values_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> dict[Hashable, _Node[K]]:
+def _values_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> dict[Hashable, _Node[K] | K]:
     *above, last = path
     for key in above:
         fields = fields[key].fields if key in fields else {}

@@ -266,6 +266,8 @@ class Feed:
     def _go_live(self, follower: Follower) -> None:
         self._live_sources += Counter(follower.sources)
         del self._behind[follower]
+        if not self._behind:
+            self._behind = {}  # a dict that thousands were in stays as large
         follower.go_live()
 
 

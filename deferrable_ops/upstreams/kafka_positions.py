@@ -142,6 +142,8 @@ class Partition(Generic[R]):
             group.readings.discard(reading)
             if not group.readings:
                 self._groups.remove(group)
+        if not self.behind:
+            self.behind = {}  # a dict that thousands were in stays as large
 
     def is_live(self, reading: R, offset: int) -> bool:
         """Return whether a reading takes this record from the live consumer."""
