@@ -1,4 +1,4 @@
-"""The check that both sides run: it costs nothing, so that what is measured is the waiting."""
+"""Our check. It costs nothing, as that of rival_dag.py: what is measured is the waiting."""
 
 from __future__ import annotations
 
