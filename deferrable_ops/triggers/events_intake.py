@@ -131,9 +131,8 @@ class Intake:
                 counts = self._take_kept(await self._follower.next())
             if self._follower.upto >= self._earlier_upto:
                 counts |= self._take_earlier()
-            elif (
-                self._follower.is_live
-            ):  # those who are live may be behind themselves, and are not told when not
+            elif self._follower.is_live:
+                # The feed itself is behind, and does not tell those who are live when it no longer is.
                 asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._changes.wake)
         return await self._take_what_was_read(events) or counts
 
