@@ -29,9 +29,11 @@ PATIENCE = float("inf")
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
 _ASK_AGAIN_AFTER = 1.0
-_SETTLE_AFTER_DEFER = (
-    2.0  # a trigger that fires earlier can meet a worker that is still leaving (airflow#66374)
-)
+# A worker that has deferred its task leaves when its supervisor looks next, in up to 5 s ([workers]
+# min_heartbeat_interval). A task that is queued again before the scheduler has heard of that is failed by it
+# (airflow#66374). One that ends in the triggerer meets nobody but the worker that still says that it is deferred.
+RESUME_AFTER_DEFER = 8.0
+_END_AFTER_DEFER = 2.0
 _AIRFLOW_CANCELS_WITHIN = 60.0
 _ENDED_BY_AIRFLOW = (State.KILLED, State.SUPERSEDED)
 
@@ -164,11 +166,13 @@ class TaskTrigger(BaseTrigger):
         except (Exception, SystemExit) as error:
             # SystemExit would end the whole triggerer, and again at its restart.
             outcome = self._failed_by(error)
-        if self.attempt is not None and self.task_instance is not None:
-            await asyncio.sleep(_SETTLE_AFTER_DEFER - (time.monotonic() - started_at))
         if self.task_instance is not None and self.current is not None:
             await self._leave_to_airflow()
-        yield await delivery.event_for(self, outcome)
+        event = await delivery.event_for(self, outcome)
+        if self.attempt is not None and self.task_instance is not None:
+            earliest = RESUME_AFTER_DEFER if type(event) is TriggerEvent else _END_AFTER_DEFER
+            await asyncio.sleep(earliest - (time.monotonic() - started_at))
+        yield event
 
     async def on_kill(self) -> None:
         """Find out whether a user ended the task, and if so stop its outside work.

@@ -19,14 +19,13 @@ from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.ownership import has_newer_attempt
 from deferrable_ops.inbox.schema import waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
-from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
 from deferrable_ops.triggers.high_availability_check import Check, context_of
 from deferrable_ops.triggers.task_states import ask_supervisor, states_of
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
 
-_SETTLE_AFTER_DEFER = 2.0  # a trigger that fires earlier can meet a worker that is still leaving
 _FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
@@ -155,8 +154,9 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
         return path, {"until": self.until}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep until the next check is due."""
-        await asyncio.sleep(max(_SETTLE_AFTER_DEFER, self.until - time.time()))
+        """Sleep until the next check is due, and the worker that made the last one is gone."""
+        earliest = 0.0 if self.task_instance is None else RESUME_AFTER_DEFER
+        await asyncio.sleep(max(earliest, self.until - time.time()))
         yield TriggerEvent({"check": "due"})  # type: ignore[no-untyped-call]
 
 

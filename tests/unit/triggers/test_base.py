@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -372,6 +373,26 @@ async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fai
     wait_id = await register(inbox, trigger)
     await inbox.waits.kill([wait_id])
     assert isinstance(await event_of(trigger), TaskFailedEvent)
+
+
+@pytest.mark.parametrize(("ends_on_worker", "seconds"), [(None, 2), ({"success": "it has outlets"}, 8)])
+async def test_task_that_a_worker_deferred_is_not_resumed_while_that_worker_may_still_be_leaving(
+    comms: Comms,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+    ends_on_worker: dict[str, str] | None,
+    seconds: float,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(pause: float) -> None:
+        slept.append(pause)
+
+    trigger = in_triggerer(Scripted(Success(1), ends_on_worker=ends_on_worker))
+    trigger.attempt = asdict(trigger.identify())
+    monkeypatch.setattr("deferrable_ops.triggers.base.asyncio.sleep", sleep)
+    await event_of(trigger)
+    assert slept[-1] == pytest.approx(seconds, abs=1)
 
 
 async def test_task_that_was_handed_to_another_triggerer_is_left_alone(

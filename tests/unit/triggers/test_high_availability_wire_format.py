@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pkgutil
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseTrigger
@@ -35,12 +37,15 @@ async def test_pause_is_over_when_the_next_check_is_due_and_not_before_a_worker_
     from deferrable_ops.triggers import high_availability
 
     slept: list[float] = []
+    in_triggerer: Any = SimpleNamespace(task_id="watch")
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
     monkeypatch.setattr(high_availability.asyncio, "sleep", sleep)
     for until in (time.time() + 60, 0.0):
-        [event] = [event async for event in HighAvailabilityPauseTrigger(until).run()]
+        pause = HighAvailabilityPauseTrigger(until)
+        pause.task_instance = in_triggerer
+        [event] = [event async for event in pause.run()]
         assert event.payload == {"check": "due"}
-    assert slept == [pytest.approx(60, abs=1), 2.0]
+    assert slept == [pytest.approx(60, abs=1), 8.0]
