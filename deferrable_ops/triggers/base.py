@@ -19,6 +19,7 @@ from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers import chores, delivery
 from deferrable_ops.triggers.killing import end_if_killed, stop_due_work
 from deferrable_ops.triggers.sealed import seal
+from deferrable_ops.triggers.turns import Turns
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
@@ -34,6 +35,7 @@ _ASK_AGAIN_AFTER = 1.0
 # (airflow#66374). One that ends in the triggerer meets nobody but the worker that still says that it is deferred.
 RESUME_AFTER_DEFER = 8.0
 _END_AFTER_DEFER = 2.0
+_registering = Turns(128)  # of thousands that start together: the memory for that would stay the process's
 _AIRFLOW_CANCELS_WITHIN = 60.0
 _ENDED_BY_AIRFLOW = (State.KILLED, State.SUPERSEDED)
 
@@ -250,16 +252,17 @@ class TaskTrigger(BaseTrigger):
         attempt = self.identify()
         if self.task_instance is not None:
             chores.start()
-            await self._forget_earlier_xcoms(attempt)
+            await delivery.forget_earlier_xcoms(self, attempt)
         if self._not_rendered is not None:
             raise InputError(f"a template could not be rendered ({self._not_rendered})")
         self.validate()
         inbox_use = use_inbox(patience=PATIENCE)
         self.inbox = await inbox_use.__aenter__()
         self._inbox_use = inbox_use
-        new = self.new_wait(attempt)
-        self.changes = self.inbox.watcher.subscribe(new.wait_id).__enter__()
-        self.current = await self.inbox.waits.register(new)
+        async with _registering.turn():
+            new = self.new_wait(attempt)
+            self.changes = self.inbox.watcher.subscribe(new.wait_id).__enter__()
+            self.current = await self.inbox.waits.register(new)
 
     async def _leave_inbox(self) -> None:
         if self.changes is not None:
@@ -280,14 +283,6 @@ class TaskTrigger(BaseTrigger):
         if self.current.cancel == "due":
             chores.detach(chores.cancel_due(self.current.id))
         return self.current.outcome or outcome
-
-    async def _forget_earlier_xcoms(self, attempt: Attempt) -> None:
-        if attempt.try_number > 1 and self.attempt is None:  # a worker's start has cleared them
-            for key in self.own_xcoms:
-                try:
-                    await delivery.delete_xcom(attempt, key)
-                except Exception as error:
-                    self.log.warning("An earlier attempt's XCom %s stays: %s", key, type(error).__name__)
 
     def new_wait(self, attempt: Attempt) -> NewWait:
         """Return what is registered of the wait."""

@@ -63,6 +63,16 @@ async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
         )
 
 
+async def forget_earlier_xcoms(trigger: TaskTrigger, attempt: Attempt) -> None:
+    """Delete what an earlier attempt of the task has shown or returned. One that cannot be deleted stays."""
+    if attempt.try_number > 1 and trigger.attempt is None:  # a worker's start has cleared them
+        for key in trigger.own_xcoms:
+            try:
+                await delete_xcom(attempt, key)
+            except Exception as error:
+                trigger.log.warning("An earlier attempt's XCom %s stays: %s", key, type(error).__name__)
+
+
 async def delete_xcom(attempt: Attempt, key: str) -> None:
     """Delete an XCom of the task, which Airflow does not do when the task is cleared.
 

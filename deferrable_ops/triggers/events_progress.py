@@ -6,11 +6,11 @@ import asyncio
 import json
 import time
 from typing import Any, Final, Self
-from weakref import WeakKeyDictionary
 
 from deferrable_ops.events.gathering import Gathering
 from deferrable_ops.triggers import chores
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.turns import Turns
 
 PROGRESS: Final = "progress"
 """The XCom that says it."""
@@ -21,7 +21,7 @@ _EVERY = 10.0
 _MOST_KEPT = 50
 _LARGEST_STATE = 100_000  # characters
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_showing = Turns(1)
 
 
 class Progress:
@@ -80,7 +80,7 @@ class Progress:
         if noted["come"]:
             await self._trigger.inbox.waits.note_progress(self._trigger.current.id, noted)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
-        async with _turn():
+        async with _showing.turn():
             if not self._over:
                 await self._show()
 
@@ -95,10 +95,6 @@ class Progress:
 def _is_small(state: dict[str, Any]) -> bool:
     kept = sum(map(len, state["kept"].values()))
     return kept <= _MOST_KEPT and len(json.dumps(state)) <= _LARGEST_STATE
-
-
-def _turn() -> asyncio.Lock:
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _in_words(come: dict[str, int]) -> str:

@@ -420,3 +420,28 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
         await killing.sweep(inbox, nothing_exists)
     assert (await inbox.waits.get(gone_id)).state in (State.KILLED, State.SUPERSEDED)
     assert (await inbox.waits.get(here_id)).state is not State.KILLED
+
+
+async def test_many_that_start_together_take_turns_and_all_come_to_wait(
+    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = 0, 0
+    register = inbox.waits.register
+
+    async def counted(new: NewWait) -> Wait:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await register(new)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(inbox.waits, "register", counted)
+    triggers = [in_triggerer(Scripted("wait")) for _ in range(300)]
+    running = [asyncio.create_task(event_of(trigger)) for trigger in triggers]
+    await eventually(lambda: all(trigger.current is not None for trigger in triggers), "all of them to wait")
+    assert 1 < most <= 128
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
