@@ -1,7 +1,7 @@
 """Watch over a service in the Triggerer. No worker runs but to start the DAG again.
 
 Trigger `example_high_availability` and look at its Grid: the service is Airflow's own API server, which is well, so the
-run ends after a minute. `example_high_availability_countdown` starts itself twice.
+run ends after twenty seconds. `example_high_availability_countdown` starts itself twice.
 """
 
 import os
@@ -28,7 +28,7 @@ with DAG("example_high_availability", schedule=None):
         python_callable=HttpCheck(SERVICE),
         poke_interval=5,
         failure_threshold=3,
-        runtime=timedelta(minutes=1),
+        runtime=timedelta(seconds=20),
         reference_date="start_date",
         maxretrigger=5,
     )

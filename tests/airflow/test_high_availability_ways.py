@@ -209,7 +209,7 @@ def test_example_watches_and_ends_after_its_runtime(airflow: RealAirflow) -> Non
     run = airflow.trigger("example_high_availability").wait_for("success", timeout=180)
 
     assert run.task("watch").xcom() == ["pass", "stop"]
-    assert "runtime=60 s is over" in run.task("watch").log()
+    assert "runtime=20 s is over" in run.task("watch").log()
     assert run.worker_processes() == 0
 
 
