@@ -1,13 +1,19 @@
-"""A fake Dataflow, moto's SQS, and the library's clients of them."""
+"""A fake Dataflow, moto's SQS, the library's clients of them, and what runs triggers on an inbox in a file."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from integration.inboxes import open_inbox
+from unit.triggers.dataflow_support import Runs
 
+from deferrable_ops.inbox import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
+from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.upstreams.dataflow import Dataflow, Place, use_dataflow
 from deferrable_ops.upstreams.sqs import Sqs, open_sqs
 from real_sqs import RealSqs, Stored
@@ -59,3 +65,15 @@ def queue(server: RealSqs) -> str:
 def ordered(server: RealSqs) -> str:
     """The URL of a FIFO queue."""
     return server.create_queue(f"orders-{next(_numbers)}.fifo", visibility=3)
+
+
+@pytest.fixture
+async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
+    """Runs triggers on an inbox in a file, and lets tests read the task's log."""
+    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
+    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
+    inbox = await open_inbox(tmp_path)
+    runs = Runs(inbox)
+    yield runs
+    await runs.stop()
+    await inbox.close()

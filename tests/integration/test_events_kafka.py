@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.inboxes import open_inbox
 from unit.triggers.dataflow_support import Run, Runs, eventually
 from unit.triggers.events_support import payloads, value_of, waiting_for_events
 
 from deferrable_ops.events import KafkaEvent
-from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.events import Appended
-from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.operators.events import EventSensor
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing import running
-from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events import EventsTrigger
 from real_kafka import RealKafka
 
@@ -39,24 +36,6 @@ def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"etl-{next(_numbers)}"
     kafka_server.create_topic(name, 2)
     return name
-
-
-@pytest.fixture
-async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
-    """Runs triggers on an inbox in a file, and lets tests read the task's log."""
-    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    inbox = await open_inbox(tmp_path)
-    runs = Runs(inbox)
-    yield runs
-    await runs.stop()
-    await inbox.close()
-
-
-async def open_inbox(folder: Path) -> Inbox:
-    """Open the inbox of a test, for what is run in this context."""
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", patience=60)
-    given_inbox.set(inbox)
-    return inbox
 
 
 @pytest.fixture

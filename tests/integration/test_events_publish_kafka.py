@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from integration.inboxes import open_inbox
 from unit.triggers.dataflow_support import Run, Runs, new_attempt
 from unit.triggers.events_support import payloads, value_of, waiting_for_events
 
 from deferrable_ops.events import KafkaEvent, KafkaMessage
-from deferrable_ops.inbox import Inbox, launches
-from deferrable_ops.inbox.inbox import given_inbox
+from deferrable_ops.inbox import launches
 from deferrable_ops.operators.events import PublishEventOperator
 from deferrable_ops.outcome import Failure
 from deferrable_ops.testing import running
-from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from deferrable_ops.upstreams import kafka_transaction
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings
@@ -48,25 +46,6 @@ def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"published-{next(_numbers)}"
     kafka_server.create_topic(name, 2)
     return name
-
-
-@pytest.fixture
-async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
-    """Runs triggers on an inbox in a file, and lets tests read the task's log."""
-    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
-    inbox = await open_inbox(tmp_path)
-    runs = Runs(inbox)
-    yield runs
-    await runs.stop()
-    await inbox.close()
-
-
-async def open_inbox(folder: Path) -> Inbox:
-    """Open the inbox of a test, for what is run in this context."""
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", patience=60)
-    given_inbox.set(inbox)
-    return inbox
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]) -> None:

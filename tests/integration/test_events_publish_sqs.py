@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.inboxes import open_inbox
 from unit.triggers.dataflow_support import Run, Runs, new_attempt
 from unit.triggers.events_support import payloads, value_of, waiting_for_events
 
 from deferrable_ops.events import SqsEvent, SqsMessage
-from deferrable_ops.inbox import Inbox, launches
-from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.operators.events import PublishEventOperator
 from deferrable_ops.outcome import Failure
 from deferrable_ops.testing import running
-from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from real_sqs import RealSqs
 from real_sqs.server import client
@@ -42,25 +38,6 @@ def queue(sqs_server: RealSqs, monkeypatch: pytest.MonkeyPatch) -> str:
 def fifo(sqs_server: RealSqs, queue: str) -> str:
     """The URL of a FIFO queue."""
     return sqs_server.create_queue(f"published-{next(_numbers)}.fifo")
-
-
-@pytest.fixture
-async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
-    """Runs triggers on an inbox in a file, and lets tests read the task's log."""
-    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
-    inbox = await open_inbox(tmp_path)
-    runs = Runs(inbox)
-    yield runs
-    await runs.stop()
-    await inbox.close()
-
-
-async def open_inbox(folder: Path) -> Inbox:
-    """Open the inbox of a test, for what is run in this context."""
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", patience=60)
-    given_inbox.set(inbox)
-    return inbox
 
 
 def received(server: RealSqs, url: str) -> list[dict[str, Any]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from unit.triggers.dataflow_support import Runs, eventually, new_attempt
@@ -16,12 +13,9 @@ from unit.triggers.events_support import LONG_AGO, payloads, value_of, waiting_f
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.specifications import Match
-from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.operators.events import EventSensor
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing import running
-from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events import EventsTrigger
 from real_sqs import RealSqs, name_of
 
@@ -31,18 +25,6 @@ def connection(server: RealSqs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow's connection aws_default reaches the server."""
     for name, value in server.connection().items():
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
-    """Runs triggers on an inbox in a file, and lets tests read the task's log."""
-    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}", patience=60)
-    given_inbox.set(inbox)
-    runs = Runs(inbox)
-    yield runs
-    await runs.stop()
-    await inbox.close()
 
 
 def paid(queue: str, match: Match = None, aws_conn_id: str = "aws_default") -> SqsEvent:

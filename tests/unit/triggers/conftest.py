@@ -1,4 +1,4 @@
-"""What the tests of the Dataflow triggers start with."""
+"""What the tests of the triggers start with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time import task_runner
 from unit.triggers.dataflow_support import Comms, Runs
+from unit.triggers.kafka_support import FakeKafka
 
 from deferrable_ops.inbox import launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import dataflow_launch, delivery, events_progress
+from deferrable_ops.triggers import dataflow_launch, delivery, events_kafka, events_progress
 from deferrable_ops.triggers.base import TaskTrigger
 
 
@@ -59,3 +60,11 @@ def telling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits for events tell at once what has come, and not every ten seconds."""
     monkeypatch.setattr(events_progress, "_FIRST_AFTER", 0.0)
     monkeypatch.setattr(events_progress, "_EVERY", 0.05)
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
+    """The cluster that all waits for Kafka's events find."""
+    kafka = FakeKafka()
+    monkeypatch.setattr(events_kafka, "use_kafka", kafka.use)
+    return kafka

@@ -15,34 +15,15 @@ from unit.triggers.events_support import (
     waiting_for,
     waiting_for_events,
 )
-from unit.triggers.test_events_kafka import ORDERS, PAID, FakeKafka
+from unit.triggers.kafka_support import ORDERS, PAID, FakeKafka, order_event
 
-from deferrable_ops.events.event import kafka_event
 from deferrable_ops.inbox.events import NewEvent, Reached
-from deferrable_ops.triggers import events_kafka
 
 OTHERS = 300
 
 
-@pytest.fixture
-def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
-    kafka = FakeKafka()
-    monkeypatch.setattr(events_kafka, "use_kafka", kafka.use)
-    return kafka
-
-
 def record(offset: int, payload: str) -> NewEvent:
-    event = kafka_event(
-        ORDERS.source,
-        topic="orders",
-        partition=0,
-        offset=offset,
-        timestamp=1_700_000_000_000,
-        key=None,
-        value=payload.encode(),
-        headers=[],
-        received_at=0.0,
-    )
+    event = order_event(offset, payload.encode())
     return NewEvent(event.source, event.dedupe_key, event.payload, event.attributes, event.time)
 
 

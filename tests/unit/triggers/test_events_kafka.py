@@ -3,74 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any
 
 import pytest
 from unit.triggers.dataflow_support import Runs, eventually
 from unit.triggers.events_support import LONG_AGO, payloads, post, value_of, waiting_for_events
+from unit.triggers.kafka_support import ORDERS, PAID, FakeKafka
 
 from deferrable_ops.events import ChannelEvent, KafkaEvent
-from deferrable_ops.events.event import kafka_event
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.outcome import Failure
-from deferrable_ops.triggers import events_kafka
-from deferrable_ops.upstreams.kafka import Batch, Store
-
-ORDERS = KafkaEvent("orders", match={"db": "a"}, kafka_conn_id="logs")
-PAID = KafkaEvent("orders", match={"db": "b"}, kafka_conn_id="logs")
-
-
-class FakeKafka:
-    """A cluster that finds what it is told to."""
-
-    def __init__(self) -> None:
-        self.conn_ids: list[str] = []
-        self.store: Store
-        self.read_for: dict[str, dict[str, Any]] = {}
-        self.refuses: Exception | None = None
-
-    @asynccontextmanager
-    async def use(self, kafka_conn_id: str, store: Store) -> AsyncIterator[FakeKafka]:
-        if self.refuses is not None:
-            raise self.refuses
-        self.conn_ids.append(kafka_conn_id)
-        self.store = store
-        yield self
-
-    @contextmanager
-    def read(self, key: str, events: Sequence[KafkaEvent], **arguments: Any) -> Iterator[None]:
-        self.read_for[key] = {"events": events, **arguments}
-        try:
-            yield
-        finally:
-            del self.read_for[key]
-
-    async def find(self, offset: int, payload: bytes, *keys: str, too_large: bool = False) -> None:
-        """Find a record for the readings that go by these keys."""
-        event = kafka_event(
-            ORDERS.source,
-            topic="orders",
-            partition=0,
-            offset=offset,
-            timestamp=1_700_000_000_000,
-            key=b"k",
-            value=payload,
-            headers=[],
-            received_at=0.0,
-        )
-        event = event.without_payload(len(payload)) if too_large else event
-        asked = tuple(self.read_for[key]["told"] for key in keys)
-        await self.store(Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}, (asked,)))
-
-
-@pytest.fixture
-def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
-    kafka = FakeKafka()
-    monkeypatch.setattr(events_kafka, "use_kafka", kafka.use)
-    return kafka
 
 
 async def test_record_is_in_the_inbox_with_where_the_wait_goes_on(runs: Runs, kafka: FakeKafka) -> None:
