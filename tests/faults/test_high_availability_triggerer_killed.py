@@ -51,7 +51,7 @@ def test_run_is_followed_by_one_when_a_paused_triggerer_comes_back(
     script.write_text('[["pass", "continue"]]')
     airflow.trigger("ha", {"file": str(script)})
     wait_until(script.with_suffix(".asked").exists, "a check")
-    airflow.triggerer.pause()
+    airflow.pause(airflow.triggerer)
     script.write_text('[["pass", "retrigger"], ["pass", "stop"]]')
     airflow.add_triggerer()
     wait_until(lambda: len(_chain(airflow, script)) == 2, "the next run", timeout=180)

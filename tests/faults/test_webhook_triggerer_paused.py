@@ -46,7 +46,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
         wait_until(
             lambda task=launched.task: REASSIGNED in task.log(), f"{launched.task} to be reassigned", 120
         )
-        assert launched.task.log().count("Waiting for the callback") == 2, (
+        assert launched.task.log().count("Waiting for the callback") >= 2, (
             "the first was stopped too early to tell"
         )
     wait_until(
