@@ -16,6 +16,9 @@ DeferrableOpsError
 │   ├── KafkaUnavailable      no broker answers now: try again
 │   └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
 ├── SqsRefused                SQS said no, and will again: fix the credentials, the queue's URL or its permission
+├── MachineError
+│   ├── MachineUnavailable    a machine does not answer now, or took too long: try again
+│   └── MachineRefused        a machine said no, and will again: fix the login, the host key or the permission
 └── SupervisordError
     ├── SupervisordUnavailable  supervisord does not answer now: try again
     └── SupervisordRefused      supervisord said no, and will again: fix the login, or what was asked of it
@@ -100,6 +103,18 @@ class KafkaRefused(KafkaError):
 
 class SqsRefused(DeferrableOpsError):
     """SQS said no, and will again; the message names the credentials, the queue or the permission, and the fix."""
+
+
+class MachineError(DeferrableOpsError):
+    """Base of what can go wrong with the machine on which a supervisord runs."""
+
+
+class MachineUnavailable(MachineError):
+    """The machine does not answer now, or took too long; what was asked may have been done, and may be asked again."""
+
+
+class MachineRefused(MachineError):
+    """The machine said no, and will again; the message names the login, the host key or the path, and the fix."""
 
 
 class SupervisordError(DeferrableOpsError):
