@@ -84,7 +84,7 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Check until the checks end, and return how they ended."""
-        return await self.unless_settled(self._poll())
+        return await self.unless_settled(self.poll())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing: checking launches nothing."""
@@ -94,11 +94,12 @@ class HighAvailabilityTrigger(TaskTrigger):
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
-        return self._end(self._watch(self._facts(), kept.progress).timed_out(_now()))
+        return self.end(self.watch(self.facts(), kept.progress).timed_out(_now()))
 
-    async def _poll(self) -> Outcome:
-        facts = self._facts()
-        watch = self._watch(facts, self.current.progress)
+    async def poll(self) -> Outcome:
+        """Check again and again, and return how that ends."""
+        facts = self.facts()
+        watch = self.watch(facts, self.current.progress)
         check = Check(self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log)
         await check.load()
         context = context_of(facts, self.current.attempt, self.templates_dict)
@@ -118,16 +119,22 @@ class HighAvailabilityTrigger(TaskTrigger):
             if decision is not None:
                 break
             await asyncio.sleep(watch.pause(_now()))
-        return self._end(decision)
+        return self.end(decision)
 
-    def _end(self, decision: Decision) -> Success:
+    def end(self, decision: Decision) -> Success:
+        """Return the outcome of checks that ended so."""
         self.log.info("The checks end as %s/%s: %s", *decision)
         return Success(decision.as_json())
 
-    def _watch(self, facts: RunFacts, state: Any) -> Watch:
+    def watch(self, facts: RunFacts, state: Any) -> Watch:
+        """Return what judges the checks, going on from what was kept of it."""
         return Watch(self.current.attempt.task_id, facts, Rules.from_json(self.rules or {}), state)
 
-    def _facts(self) -> RunFacts:
+    def facts(self) -> RunFacts:
+        """Return what there is to know of the DAG run.
+
+        :raises InputError: nobody told the trigger of it.
+        """
         if self.run_facts is not None:
             return RunFacts.from_json(self.run_facts)
         ti, attempt = self.task_instance, self.current.attempt
