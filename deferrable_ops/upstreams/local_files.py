@@ -1,0 +1,137 @@
+"""This host's files. Everything here blocks: only in a thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavailable
+from deferrable_ops.upstreams.machine import FileStatus
+from deferrable_ops.upstreams.own_directory import Entry, why_not_ours, why_not_safe
+
+# They pass, or somebody makes room; everything else stays as it is until somebody changes it.
+_PASSING: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTEMPTY,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+_ATTEMPTS: Final = 20
+
+
+def make_directory(path: Path) -> None:
+    """See :meth:`Machine.make_directory`."""
+    with _told(path):
+        for made in (path, path.parent.resolve() / path.name):
+            for directory in (*reversed(made.parents), made):
+                _make_one(directory)
+        if complaint := why_not_ours(path, _entry(path), os.geteuid()):
+            raise MachineRefused(complaint)
+
+
+def _make_one(directory: Path) -> None:
+    try:
+        found = _entry(directory)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        found = _entry(directory)
+    parent = directory.parent
+    if complaint := why_not_safe(parent, parent.stat().st_mode, directory.name, found, os.geteuid()):
+        raise MachineRefused(complaint)
+
+
+def _entry(path: Path) -> Entry:
+    found = path.lstat()
+    return Entry(found.st_mode, found.st_uid)
+
+
+def write(path: Path, data: bytes) -> None:
+    """See :meth:`Machine.write`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with _told(path):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read(path: Path, offset: int, length: int | None) -> bytes | None:
+    """See :meth:`Machine.read`."""
+    with _told(path):
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(-1 if length is None else length)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def status(path: Path) -> FileStatus | None:
+    """See :meth:`Machine.status`."""
+    with _told(path):
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileStatus(found.st_size, found.st_ino, found.st_mtime, path.is_dir())
+
+
+def remove(path: Path) -> None:
+    """See :meth:`Machine.remove`."""
+    if path == path.parent:
+        raise InputError(f"{path} is everything there is, and is not removed")
+    with _told(path):
+        for attempt in range(_ATTEMPTS):
+            try:
+                _remove(path)
+                return
+            except OSError as error:
+                # Somebody else removes it as well, or a program still writes there.
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS - 1:
+                    raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(
+            NotADirectoryError
+        ):  # a file stands where a directory above it was meant: it is not there
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Let what the operating system says be one of our errors."""
+    if not path.is_absolute():
+        raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
+    try:
+        yield
+    except OSError as error:
+        kind = MachineUnavailable if error.errno in _PASSING else MachineRefused
+        raise kind(f"{error.filename or path}: {error.strerror or type(error).__name__}") from None
