@@ -14,6 +14,7 @@ from deferrable_ops import settings
 from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.expressions import check_expression
 from deferrable_ops.plain_data import is_known_later, is_output, require_serializable
+from deferrable_ops.upstreams.airflow_connection import read_connection
 from deferrable_ops.upstreams.http import Request
 
 PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
@@ -199,9 +200,7 @@ def _mentions(value: Any, placeholders: tuple[str, ...]) -> bool:
 
 
 async def _connection(conn_id: str) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
-    from airflow.sdk import BaseHook
-
-    connection = await BaseHook.aget_connection(conn_id)
+    connection, extra = await read_connection(conn_id)
     if not connection.host:
         raise InputError(f"http_conn_id={conn_id!r} names a connection without a host")
     host = connection.host.rstrip("/")
@@ -210,5 +209,14 @@ async def _connection(conn_id: str) -> tuple[str, tuple[str, str] | None, dict[s
     if connection.port and urlsplit(host).port is None:
         host = f"{host}:{connection.port}"
     auth = (connection.login, connection.password or "") if connection.login else None
-    headers = {str(name): str(value) for name, value in connection.extra_dejson.get("headers", {}).items()}
+    headers = {str(name): str(value) for name, value in _headers(conn_id, extra).items()}
     return host, auth, headers
+
+
+def _headers(conn_id: str, extra: Any) -> Mapping[Any, Any]:
+    headers = extra.get("headers", {}) if isinstance(extra, Mapping) else None
+    if not isinstance(headers, Mapping):
+        raise InputError(
+            f'http_conn_id={conn_id!r} names a connection whose extra must be as {{"headers": {{"X-Team": "data"}}}}'
+        )
+    return headers

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.queues import Queue, queue_of
-from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.shared import share
+from deferrable_ops.upstreams.airflow_connection import UnknownConnection, read_connection
 from deferrable_ops.upstreams.aws_connection import AwsSettings, settings_of
 from deferrable_ops.upstreams.aws_session import import_aiobotocore
 from deferrable_ops.upstreams.sqs_reading import Reading, Store, Told
@@ -22,7 +22,6 @@ __all__ = ["Sqs", "Store", "load_settings", "open_sqs", "use_sqs"]
 
 log = logging.getLogger(__name__)
 
-_CONNECTION_SECONDS = 60.0  # Airflow serves such questions one at a time, and may drop them
 _DEFAULT = "aws_default"
 
 
@@ -121,32 +120,12 @@ async def load_settings(conn_id: str | None) -> AwsSettings:
     :param conn_id: None: with the machine's own credentials.
     :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
     """
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
-
     if conn_id is None:
         return AwsSettings()
     try:
-        async with asyncio.timeout(_CONNECTION_SECONDS):
-            connection = await BaseHook.aget_connection(conn_id)
-            extra = await connection.aextra_dejson()  # masks it in logs, too
-    except TimeoutError:
-        raise ConfigurationError(
-            f"Airflow did not say within {_CONNECTION_SECONDS:g} s what the connection {conn_id!r} is"
-        ) from None
-    except AirflowNotFoundException as error:
-        if conn_id == _DEFAULT:
-            log.info("There is no connection %s: AWS is asked with the machine's own credentials", conn_id)
-            return AwsSettings()
-        raise ConfigurationError(f"there is no connection {conn_id!r}: {error}") from None
-    except AirflowException as error:
-        raise ConfigurationError(f"the connection {conn_id!r} cannot be read: {error}") from None
-    if connection.extra and not extra:
-        # Airflow makes {} of an extra that is no JSON, with which other credentials would be used than are meant.
-        _check_empty(conn_id, connection.extra)
-    return settings_of(connection, extra)
-
-
-def _check_empty(conn_id: str, extra: str) -> None:
-    if "".join(extra.split()) not in ("{}", "null", ""):
-        raise ConfigurationError(f"the extra of the connection {conn_id!r} is no JSON; write it as JSON")
+        return settings_of(*await read_connection(conn_id))
+    except UnknownConnection:
+        if conn_id != _DEFAULT:
+            raise
+    log.info("There is no connection %s: AWS is asked with the machine's own credentials", conn_id)
+    return AwsSettings()

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from deferrable_ops.events.queues import Queue, queue_of
 from deferrable_ops.exceptions import DeferrableOpsError, SqsRefused
 from deferrable_ops.shared import share
-from deferrable_ops.upstreams.aws_connection import AwsSettings
-from deferrable_ops.upstreams.aws_session import AwsSession, import_aiobotocore
+from deferrable_ops.upstreams.aws_session import import_aiobotocore
+from deferrable_ops.upstreams.aws_thread import AwsThread
 from deferrable_ops.upstreams.sqs import load_settings
 from deferrable_ops.upstreams.sqs_errors import in_short, is_denied, refusal_of
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MOST_AT_ONCE: Final = 10
 MOST_BYTES_AT_ONCE: Final = 262_144
 """Of a batch. AWS takes four times as much since 2025, which other servers need not know."""
-
-_STOP_SECONDS = 10.0
 
 
 class SqsUnavailable(DeferrableOpsError):
@@ -48,33 +44,10 @@ def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
     return share(("sqs sender", aws_conn_id), open_sender, Sender.stop)
 
 
-class Sender:
-    """Sends with one connection's credentials, in a thread of its own: making a client blocks."""
+class Sender(AwsThread):
+    """Sends with one connection's credentials."""
 
-    def __init__(self, settings: AwsSettings) -> None:
-        self._settings = settings
-        self._loop = asyncio.new_event_loop()
-        self._session: AwsSession
-        self._thread = threading.Thread(target=self._run, name="deferrable-ops sqs sender", daemon=True)
-
-    async def start(self) -> None:
-        """Begin.
-
-        :raises ConfigurationError: a setting of the connection is wrong.
-        """
-        self._thread.start()
-        try:
-            await self._ask(self._open())
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        """Close all connections."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
-        if self._thread.is_alive():
-            log.warning("The thread that sends to SQS (%s) does not end", self._settings.whose)
+    thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """Send messages, and return the ids of those that were taken, by the ``Id`` of their entries.
@@ -84,9 +57,6 @@ class Sender:
         :raises SqsUnavailable: it is not known whether they were sent.
         """
         return await self._ask(self._send(queue_of(queue_url), entries))
-
-    async def _open(self) -> None:
-        self._session = AwsSession(self._settings)
 
     async def _send(self, queue: Queue, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         try:
@@ -111,22 +81,3 @@ class Sender:
         refused = refusal_of(error, self._settings, queue)
         said = in_short(error, self._settings)
         return refused or SqsUnavailable(f"SQS does not take messages for {queue.url} now: {said}")
-
-    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.run_until_complete(self._end())
-            self._loop.close()
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        if hasattr(self, "_session"):
-            await self._session.close()
