@@ -9,6 +9,7 @@ from deferrable_ops import settings
 from deferrable_ops.inbox.callbacks import Callbacks
 from deferrable_ops.inbox.cancellations import Cancellations
 from deferrable_ops.inbox.channels import Channels
+from deferrable_ops.inbox.daemons import Daemons
 from deferrable_ops.inbox.database import Database
 from deferrable_ops.inbox.endpoints import Endpoints
 from deferrable_ops.inbox.events import Events
@@ -40,6 +41,7 @@ class Inbox:
         self.endpoints = Endpoints(self.database)
         self.events = Events(self.database)
         self.channels = Channels(self.database)
+        self.daemons = Daemons(self.database)
         self.retention = Retention(self.database)
         self.watcher = Watcher(self.database, self.waits, self.endpoints)
         self.feed = Feed(self.database, self.events, self.watcher)

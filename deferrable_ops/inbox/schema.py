@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration; a database at this version is opened without loading Alembic."""
 
 metadata = MetaData()
@@ -155,6 +155,18 @@ locks = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("free_at", Double, nullable=False),
+)
+
+daemons = Table(
+    "deferrable_ops_daemons",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    # The DAG run that used it last.
+    Column("dag_id", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("since", Double, nullable=False),
 )
 
 counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, primary_key=True))

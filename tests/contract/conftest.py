@@ -11,7 +11,7 @@ from sqlalchemy import delete
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.event_schema import channels, event_keys, events, source_positions
-from deferrable_ops.inbox.schema import callbacks, endpoints, keys, locks, waits
+from deferrable_ops.inbox.schema import callbacks, daemons, endpoints, keys, locks, waits
 from real_airflow import Postgres
 
 
@@ -77,6 +77,7 @@ async def _emptied(url: str) -> str:
             events,
             event_keys,
             channels,
+            daemons,
             source_positions,
         ):
             await connection.execute(delete(table))

@@ -1,0 +1,105 @@
+"""Where supervisords live: on which host, since which of its starts, and which DAG run used it last.
+
+A local supervisord can be reached by its own host alone. Without this, a triggerer on another host would find none, and
+start a second one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.inbox.database import Database, Transaction
+from deferrable_ops.inbox.schema import daemons
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Where a supervisord lives.
+
+    :param name: ``/its/working_dir``, or ``connection:/its/working_dir`` of one behind SSH.
+    :param boot_id: of the start of the host since which it may run; "" where hosts do not tell that.
+    :param dag_id: with `run_id`, the DAG run that configured or started it last.
+    :param since: seconds since the epoch: when it was first claimed for this start of this host.
+    """
+
+    name: str
+    host: str
+    boot_id: str
+    dag_id: str
+    run_id: str
+    since: float
+
+
+class Daemons:
+    """The supervisords of all triggerers that share this inbox."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(
+        self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, moves: bool = False
+    ) -> Daemon | None:
+        """Say that a supervisord lives on a host, unless it lives on another; return what was said so far, if anything.
+
+        :param moves: it may come from another host, because who says so has looked there.
+        """
+        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
+
+        async def write(transaction: Transaction) -> Daemon | None:
+            mine = {"host": host, "boot_id": boot_id, "dag_id": dag_id, "run_id": run_id}
+            new = flavour.insert(daemons).values(name=name, since=transaction.now, **mine)
+            if (await transaction.connection.execute(new.on_conflict_do_nothing())).rowcount == 1:
+                return None
+            chosen = select(daemons).where(daemons.c.name == name).with_for_update()
+            before = _daemon((await transaction.connection.execute(chosen)).one())
+            if before.host == host or moves:
+                stayed = (before.host, before.boot_id) == (host, boot_id)
+                mine |= {} if stayed else {"since": transaction.now}
+                await transaction.connection.execute(
+                    update(daemons).where(daemons.c.name == name).values(**mine)
+                )
+            return before
+
+        return await self._database.write(write)
+
+    async def of(self, name: str) -> Daemon | None:
+        """Return where a supervisord lives; None when nobody said so."""
+        return next((daemon for daemon in await self.all() if daemon.name == name), None)
+
+    async def all(self) -> list[Daemon]:
+        """Return every supervisord, by name."""
+
+        async def read(connection: AsyncConnection) -> list[Daemon]:
+            return [
+                _daemon(row) for row in await connection.execute(select(daemons).order_by(daemons.c.name))
+            ]
+
+        return await self._database.read(read)
+
+    async def release(self, name: str, host: str) -> None:
+        """Say that a supervisord does not live on this host any more. Another host's word stays."""
+
+        async def write(transaction: Transaction) -> None:
+            mine = delete(daemons).where(daemons.c.name == name, daemons.c.host == host)
+            await transaction.connection.execute(mine)
+
+        await self._database.write(write)
+
+    async def forget(self, name: str) -> Daemon | None:
+        """Forget where a supervisord lives, whose host is gone for good; return what is forgotten, if anything."""
+
+        async def write(transaction: Transaction) -> Daemon | None:
+            chosen = delete(daemons).where(daemons.c.name == name).returning(daemons)
+            row = (await transaction.connection.execute(chosen)).first()
+            return None if row is None else _daemon(row)
+
+        return await self._database.write(write)
+
+
+def _daemon(row: Row[Any]) -> Daemon:
+    return Daemon(row.name, row.host, row.boot_id, row.dag_id, row.run_id, row.since)
