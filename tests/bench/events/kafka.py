@@ -21,13 +21,13 @@ from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.inboxes import Databases
 from bench.common.processes import Child
+from bench.common.rivals import rivals_are_there
 from bench.events.arrivals import latencies, p99, until_fired
 from bench.events.broker import BACK_SECONDS, kafka, port_of, send_each, send_in_turns, write_past
 from bench.events.processes import (
     Watched,
     kafka_connection,
     rival_triggerer,
-    rivals_are_there,
     triggerer,
 )
 from bench.events.triggers import OURS, kafka_waits
@@ -46,7 +46,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     server = kafka()
     for database in setting.databases[:1] if setting.quick else setting.databases:
         yield from _measure(setting, server, database)
-    if rivals_are_there(setting):
+    if rivals_are_there("events", setting):
         yield _await_message(setting, server)
 
 
@@ -60,7 +60,7 @@ def _measure(setting: Setting, server: RealKafka, database: Databases) -> Iterat
     rivals_ms: list[list[float]] = []
     with ExitStack() as stack:
         rival = None
-        if rivals_are_there(setting):
+        if rivals_are_there("events", setting):
             server.create_topic(rivals_topic)
             rival = stack.enter_context(_rival(setting, server, group=rivals_topic))
             _start_shared_stream(rival, server, rivals_topic, names)

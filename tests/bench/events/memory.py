@@ -14,9 +14,10 @@ from statistics import median
 from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.processes import Child
+from bench.common.rivals import rivals_are_there
 from bench.events.broker import kafka
 from bench.events.kafka import rivals_connection, shared_stream
-from bench.events.processes import kafka_connection, rival_triggerer, rivals_are_there, triggerer
+from bench.events.processes import kafka_connection, rival_triggerer, triggerer
 from bench.events.triggers import BARE, UNTIMED, kafka_waits
 
 _TOPIC = "events_memory"
@@ -35,7 +36,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
             ours = _slope(process, UNTIMED, kafka_waits(_TOPIC, names), few)
         with triggerer(setting, {}, "") as process:
             rounds.append((ours, _slope(process, BARE, [{}] * many, few)))
-        if rivals_are_there(setting):
+        if rivals_are_there("events", setting):
             with rival_triggerer(setting, rivals_connection(server, f"memory_{number}")) as process:
                 shared.append(_slope(process, *shared_stream(_TOPIC, names), few))
     beside = {"shared stream, bytes": median(shared)} if shared else {}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import psutil
@@ -16,25 +13,10 @@ from cryptography.fernet import Fernet
 
 from bench.common.command import Setting
 from bench.common.processes import Child
-
-RIVALS: Final = Path(sys.prefix) / "rivals-events"
-"""Where ``scripts/bench`` has installed the rivals."""
+from bench.common.rivals import import_path
 
 _SAMPLE_SECONDS: Final = 0.02
 _FERNET_KEY = Fernet.generate_key().decode()
-
-
-def rivals_are_there(setting: Setting) -> bool:
-    """Return whether the rivals can be measured. Only a quick run, that measures nothing, goes without them.
-
-    :raises RuntimeError: they are missing.
-    """
-    if (RIVALS / "made-of").is_file():
-        return True
-    if setting.quick:
-        print(f"no rivals in {RIVALS}: what needs them is left out", file=sys.stderr)
-        return False
-    raise RuntimeError(f"no rivals in {RIVALS}: `scripts/bench events` installs them")
 
 
 def triggerer(setting: Setting, connections: dict[str, str], inbox_url: str) -> Child:
@@ -45,8 +27,7 @@ def triggerer(setting: Setting, connections: dict[str, str], inbox_url: str) -> 
 
 def rival_triggerer(setting: Setting, connections: dict[str, str]) -> Child:
     """Start a process that runs the rivals' triggers."""
-    path = os.pathsep.join([str(RIVALS), os.environ.get("PYTHONPATH", "")])
-    return _child(setting, {**connections, "PYTHONPATH": path})
+    return _child(setting, {**connections, "PYTHONPATH": import_path("events")})
 
 
 def kafka_connection(servers: str, **settings: str) -> dict[str, str]:

@@ -19,8 +19,9 @@ from statistics import median
 from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.processes import Child
+from bench.common.rivals import rivals_are_there
 from bench.events.arrivals import latencies, p99
-from bench.events.processes import rival_triggerer, rivals_are_there, triggerer
+from bench.events.processes import rival_triggerer, triggerer
 from bench.events.triggers import OURS, sqs_waits
 from real_sqs import REGION, RealSqs, name_of
 
@@ -64,7 +65,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
         ours, busy = start(), sqs.create_queue("busy")
         memory = _slope(ours, OURS, sqs_waits(busy, _names(plan.many)))
         rival, rivals_memory, queues = None, 0.0, {}
-        if rivals_are_there(setting):
+        if rivals_are_there("events", setting):
             rival = stack.enter_context(rival_triggerer(setting, sqs.connection()))
             queues = {name: sqs.create_queue(name) for name in _names(plan.rivals_waits)}
             rivals_memory = _slope(rival, _RIVAL, [_rivals_kwargs(plan, url) for url in queues.values()])

@@ -7,22 +7,19 @@ other with ours; its figures are those of one check. It is in a folder of its ow
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
 
 from cryptography.fernet import Fernet
 
 from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.processes import Child
+from bench.common.rivals import import_path, rivals_are_there
 
-_AIRFLOW_HA: Final = Path(sys.prefix) / "rivals-high_availability"
 _HOUR = 3600
 
 
@@ -55,7 +52,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     :raises RuntimeError: the rival is missing.
     """
     plan = _Plan(5, 20, 3, 0.5, 4) if setting.quick else _Plan()
-    with_rival = _rival_is_there(setting)
+    with_rival = rivals_are_there("high_availability", setting)
     rounds: list[_Ours] = []
     rival: list[_Cost] = []
     for _ in range(setting.rounds):
@@ -110,7 +107,7 @@ def _rival(setting: Setting, plan: _Plan) -> _Cost:
         "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "BENCH_INTERVAL": str(plan.interval),
-        "PYTHONPATH": os.pathsep.join([str(_AIRFLOW_HA), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": import_path("high_availability"),
     }
     with Child("bench.high_availability.rival", environment, output=setting.output) as rival:
         try:
@@ -120,12 +117,3 @@ def _rival(setting: Setting, plan: _Plan) -> _Cost:
         finally:
             rival.ask("stop")
     return _Cost(memory, max(1e-9, cpu), processes)
-
-
-def _rival_is_there(setting: Setting) -> bool:
-    if (_AIRFLOW_HA / "made-of").is_file():
-        return True
-    if setting.quick:
-        print(f"no airflow-ha in {_AIRFLOW_HA}: what needs it is left out", file=sys.stderr)
-        return False
-    raise RuntimeError(f"no airflow-ha in {_AIRFLOW_HA}: `scripts/bench high_availability` installs it")
