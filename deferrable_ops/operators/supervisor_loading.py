@@ -1,0 +1,57 @@
+"""A supervisord's configuration from the YAML files of airflow-config."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deferrable_ops.exceptions import ConfigurationError, InputError
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+
+
+def load_airflow_config(
+    config_dir: str = "config",
+    config_name: str = "",
+    overrides: Sequence[str] | None = None,
+    *,
+    basepath: str | Path = "",
+    extension: str = "supervisor",
+) -> SupervisorAirflowConfiguration:
+    """Return the configuration that stands under ``extensions:`` in a file of airflow-config.
+
+    :param config_dir: a folder beside the calling file, or above it.
+    :param config_name: the file in it, without ``.yaml``.
+    :param overrides: of Hydra's, as ``["extensions.supervisor.check_interval=10"]``.
+    :param basepath: the file or folder from which `config_dir` is looked for; the calling file by default.
+    :param extension: the name under ``extensions:``.
+    :raises ConfigurationError: airflow-config is not installed, or cannot be imported.
+    :raises InputError: there is no such configuration.
+    """
+    try:
+        airflow_config: Any = import_module("airflow_config")
+    except ImportError as error:
+        raise ConfigurationError(
+            f'airflow-config cannot be imported ({error}); pip install "airflow-config[airflow3]", or read plain YAML '
+            "with SupervisorAirflowConfiguration.from_yaml()"
+        ) from error
+    base = str(basepath) or _caller()
+    config: Any = airflow_config.load_config(config_dir, config_name, list(overrides or []), basepath=base)
+    found = config.extensions.get(extension)
+    if not isinstance(found, SupervisorAirflowConfiguration):
+        raise InputError(
+            f"extensions.{extension} of {config_dir}/{config_name} is no configuration of a supervisord; its _target_ "
+            "must be deferrable_ops.operators.supervisor.SupervisorAirflowConfiguration, or SupervisorSSH..."
+        )
+    return found
+
+
+load_airflow_ssh_config = load_airflow_config
+
+
+def _caller() -> str:
+    frame = inspect.currentframe()
+    caller = frame.f_back.f_back if frame is not None and frame.f_back is not None else None
+    return "" if caller is None else caller.f_code.co_filename
