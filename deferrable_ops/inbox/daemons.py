@@ -51,7 +51,7 @@ class Daemons:
         flavour = postgresql if self._database.dialect == "postgresql" else sqlite
 
         async def write(transaction: Transaction) -> Daemon | None:
-            mine = {"host": host, "boot_id": boot_id, "dag_id": dag_id, "run_id": run_id}
+            mine: dict[str, Any] = {"host": host, "boot_id": boot_id, "dag_id": dag_id, "run_id": run_id}
             new = flavour.insert(daemons).values(name=name, since=transaction.now, **mine)
             if (await transaction.connection.execute(new.on_conflict_do_nothing())).rowcount == 1:
                 return None

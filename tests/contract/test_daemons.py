@@ -40,7 +40,8 @@ async def test_its_own_host_claims_it_again_for_the_run_that_uses_it_now(inbox: 
     first = await inbox.daemons.of(NAME)
     before = await claim(inbox, run_id="tuesday")
     now = await inbox.daemons.of(NAME)
-    assert first is not None and now is not None
+    assert first is not None
+    assert now is not None
     assert before == first
     assert (now.run_id, now.since) == ("tuesday", first.since)
 
@@ -49,7 +50,8 @@ async def test_a_new_start_of_the_host_is_told(inbox: Inbox) -> None:
     await claim(inbox)
     before = await claim(inbox, boot_id="boot-2")
     now = await inbox.daemons.of(NAME)
-    assert before is not None and now is not None
+    assert before is not None
+    assert now is not None
     assert (before.boot_id, now.boot_id) == ("boot-1", "boot-2")
     assert now.since >= before.since
 
@@ -58,7 +60,8 @@ async def test_one_that_is_reached_from_everywhere_may_move(inbox: Inbox) -> Non
     await claim(inbox)
     before = await claim(inbox, "web-2", "boot-2", moves=True)
     now = await inbox.daemons.of(NAME)
-    assert before is not None and now is not None
+    assert before is not None
+    assert now is not None
     assert (before.host, now.host, now.boot_id) == ("web-1", "web-2", "boot-2")
 
 

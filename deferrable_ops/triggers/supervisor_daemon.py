@@ -1,0 +1,152 @@
+"""One supervisord for a configuration: adopted where it runs, started where it does not, stopped, and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from typing import Final
+
+from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.triggers.supervisor_configuration import is_remote, stop_seconds, without_secrets
+from deferrable_ops.triggers.supervisor_processes import (
+    LOCKED,
+    NO_FLOCK,
+    TAKE_LOCK,
+    all_gone,
+    daemons,
+    end_left_over,
+    signal_daemons,
+)
+from deferrable_ops.triggers.supervisor_programs import stop_programs
+from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, Site, StepFailed
+
+_LAUNCH: Final = TAKE_LOCK + 'exec "$@"\n'
+_NOT_FOUND: Final = 127
+_LAUNCHES: Final = 3  # of a supervisord that ends at once
+_SILENT_LOOKS: Final = 10  # of a tenth of a second; 10 s each where it takes connections and does not answer
+_TO_LEAVE: Final = 10.0  # seconds that a supervisord without programs needs to end
+
+# Airflow gives them to its triggerer alone, to keep triggers from the metadata database: programs may use it.
+_BLOCKING: Final = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
+_BLOCKED: Final = "airflow-db-not-allowed"
+
+
+async def adopt_or_start(site: Site) -> tuple[Daemon, bool]:
+    """Return the supervisord that runs, and whether it was started now.
+
+    However often and by however many it is called at once: there is one supervisord, because it holds a lock while it
+    lives, and whoever cannot take that waits for its answer.
+
+    :raises StepFailed: it cannot be started.
+    :raises SupervisordRefused: one runs, and does not let us in.
+    """
+    launches, silent = 0, 0
+    while True:
+        daemon = await site.daemon()
+        if daemon is not None and daemon.state == RUNNING:
+            return daemon, launches > 0
+        found = await daemons(site) if daemon is None else []
+        silent += bool(found)
+        if silent == _SILENT_LOOKS:
+            site.log.warning(
+                "supervisord (pid %s) does not answer yet; the task force-kill would end it", found
+            )
+        if daemon is None and not found:
+            if launches == _LAUNCHES:
+                raise StepFailed(
+                    f"supervisord ended {launches} times as soon as it had started; read "
+                    f"{site.cfg.supervisord.logfile} on {site.machine.name}"
+                )
+            launches += await _launch(site)
+        # Otherwise it is about to answer, or about to end.
+        await asyncio.sleep(POLL / 5)
+
+
+async def stop(site: Site) -> list[int]:
+    """Stop the supervisord and its programs, and leave nothing of them; return the pids that the daemons had.
+
+    Its programs get the time that they were promised. A supervisord that does not answer is told by a signal, and
+    killed in the end.
+    """
+    found = await _told_to_stop(site)
+    if not await all_gone(site, found, _TO_LEAVE + stop_seconds(site.cfg)):
+        site.log.warning("supervisord (pid %s) does not stop: it is killed", found)
+        await kill(site)
+    else:
+        await end_left_over(site, sessions=tuple(found), grace=stop_seconds(site.cfg))
+    await _remove_traces(site)
+    return found
+
+
+async def kill(site: Site) -> list[int]:
+    """Kill the supervisord, its programs, and what these have started; return the pids.
+
+    It asks nothing of supervisord, which may not answer.
+    """
+    killed = await signal_daemons(site, "KILL")
+    await all_gone(site, killed, _TO_LEAVE)
+    left = await end_left_over(site, sessions=tuple(killed), grace=0.0)
+    await _remove_traces(site)
+    return sorted({*killed, *left})
+
+
+async def _launch(site: Site) -> bool:
+    """Start supervisord, unless another has begun to; return whether this was it."""
+    cfg = site.cfg
+    if await site.machine.read(cfg.config_path, 0, 1) is None:
+        raise StepFailed(
+            f"there is no {cfg.config_path} on {site.machine.name}; clear the task configure-supervisor"
+        )
+    await end_left_over(site, grace=stop_seconds(cfg))
+    command = ["sh", "-c", _LAUNCH, "sh", str(site.lock), *_supervisord(site), "-c", str(cfg.config_path)]
+    ended = await site.machine.run(command, timeout=cfg.airflow.command_timeout)
+    if ended.code == 0:
+        return True
+    if ended.code == LOCKED or await site.daemon() is not None:
+        return False
+    if ended.code == NO_FLOCK:
+        raise StepFailed(
+            f"flock is missing on {site.machine.name}; install util-linux there", retryable=False
+        )
+    if ended.code == _NOT_FOUND:
+        extra = "" if is_remote(cfg) else ': pip install "airflow-deferrable-ops[supervisor]"'
+        raise StepFailed(
+            f"there is no supervisord on {site.machine.name}; install supervisor, or reach it by command_prefix{extra}",
+            retryable=False,
+        )
+    said = without_secrets(ended.output.strip(), cfg)
+    raise StepFailed(f"supervisord ended with {ended.code} on {site.machine.name}: {said}")
+
+
+def _supervisord(site: Site) -> list[str]:
+    if is_remote(site.cfg):
+        return ["supervisord"]
+    blocking = [name for name in _BLOCKING if os.environ.get(name, "").startswith(_BLOCKED)]
+    without = ["env", *(part for name in blocking for part in ("-u", name))] if blocking else []
+    if importlib.util.find_spec("supervisor") is None:
+        return [*without, "supervisord"]
+    return [*without, sys.executable, "-P", "-m", "supervisor.supervisord"]
+
+
+async def _told_to_stop(site: Site) -> list[int]:
+    """Tell the supervisord to end, its programs first, and return the pids of the daemons."""
+    try:
+        daemon = await site.daemon()
+        if daemon is not None:
+            if daemon.state == RUNNING:
+                # All at once: supervisord itself waits for each group before it stops the next.
+                await stop_programs(site)
+                await site.rpc.call("supervisor.shutdown")
+            return [daemon.pid]
+    except (SupervisordRefused, SupervisordUnavailable) as error:
+        site.log.warning("%s; it is told by a signal", error)
+    return await signal_daemons(site, "TERM")
+
+
+async def _remove_traces(site: Site) -> None:
+    """Remove the socket and the pid file that a killed supervisord leaves, unless there is a new one."""
+    files = (str(site.cfg.socket_path), str(site.cfg.supervisord.pidfile))
+    command = ["sh", "-c", TAKE_LOCK + 'rm -f -- "$@"\n', "sh", str(site.lock), *files]
+    await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)

@@ -1,0 +1,113 @@
+"""The files and directories of a supervisord: made before it starts, and removed when it is gone.
+
+A directory that was not there, or was empty, is marked as ours by a file in it, and is removed with all that it holds.
+Of one that held something before, only supervisord's own files are removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from deferrable_ops.triggers.supervisor_processes import LOCKED, TAKE_LOCK, daemons
+from deferrable_ops.triggers.supervisor_site import Site, StepFailed
+from deferrable_ops.upstreams.machine import FileStatus
+
+_MARK: Final = ".deferrable_ops"
+_MARKED: Final = (
+    b"This directory was made for a supervisord by airflow-deferrable-ops, and is removed with it.\n"
+)
+
+# The mark goes last: what is cut off here goes on the next time.
+_CLEAR: Final = (
+    TAKE_LOCK
+    + f"""for folder; do
+  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARK} ! -name supervisord.lock -exec rm -rf -- {{}} + || exit 1
+  rm -f -- "$folder/supervisord.lock" && rm -f -- "$folder/{_MARK}" && rmdir -- "$folder" || exit 1
+done
+"""
+)
+_REMOVE: Final = TAKE_LOCK + 'rm -f -- "$@"\n'
+
+
+async def configure(site: Site) -> bool:
+    """Make the directories and write the file, unless it is there already; return whether it was written.
+
+    :raises MachineRefused: a directory is another user's, or a link.
+    """
+    folders = site.cfg.directories
+    statuses, marks = await _looked_at(site, folders)
+    ours: list[Path] = []
+    for folder, status, mark in zip(folders, statuses, marks, strict=True):
+        if any(folder.is_relative_to(parent) for parent in ours):
+            await site.machine.make_directory(folder)
+            continue
+        is_ours = mark is not None or status is None or await _is_empty(site, folder)
+        await site.machine.make_directory(folder)
+        if is_ours:
+            ours.append(folder)
+        if is_ours and mark is None:
+            await site.machine.write(folder / _MARK, _MARKED)
+    file = site.cfg.to_cfg().encode()
+    if await site.machine.read(site.cfg.config_path) == file:
+        return False
+    await site.machine.write(site.cfg.config_path, file)
+    return True
+
+
+async def unconfigure(site: Site) -> list[str]:
+    """Remove what :func:`configure` and supervisord have made; return the directories that are gone.
+
+    :raises StepFailed: supervisord still runs, or something cannot be removed.
+    """
+    if await daemons(site):
+        raise StepFailed(_still_runs(site))
+    folders = site.cfg.directories
+    statuses, marks = await _looked_at(site, folders)
+    ours: list[Path] = []
+    for folder, status, mark in zip(folders, statuses, marks, strict=True):
+        inside = any(folder.is_relative_to(parent) for parent in ours)
+        if status is not None and mark is not None and not inside:
+            ours.append(folder)
+    if statuses[0] is None:
+        return []
+    if ours[:1] != [folders[0]]:
+        await _remove_known(site)
+    # The daemon's own directory goes last: with it goes the lock.
+    await _script(site, _CLEAR, [str(folder) for folder in reversed(ours)])
+    return [str(folder) for folder in ours]
+
+
+async def _remove_known(site: Site) -> None:
+    daemon = site.cfg.supervisord
+    logs = [Path(f"{daemon.logfile}.{number}") for number in range(1, daemon.logfile_backups + 1)]
+    # The lock's file goes too: whoever takes it next makes it anew, and finds no configuration to start with.
+    files = (site.cfg.config_path, site.cfg.socket_path, daemon.pidfile, daemon.logfile, *logs, site.lock)
+    await _script(site, _REMOVE, [str(file) for file in files])
+
+
+async def _script(site: Site, script: str, arguments: Sequence[str]) -> None:
+    command = ["sh", "-c", script, "sh", str(site.lock), *arguments]
+    ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
+    if ended.code == LOCKED:
+        raise StepFailed(_still_runs(site))
+    if ended.code != 0:
+        raise StepFailed(f"files cannot be removed on {site.machine.name}: {ended.output.strip()}")
+
+
+def _still_runs(site: Site) -> str:
+    return f"supervisord still runs in {site.folder} on {site.machine.name}; stop-supervisor or force-kill ends it"
+
+
+async def _looked_at(
+    site: Site, folders: Sequence[Path]
+) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
+    """Return what each directory is, and its mark."""
+    found = await site.machine.status(*folders, *(folder / _MARK for folder in folders))
+    return found[: len(folders)], found[len(folders) :]
+
+
+async def _is_empty(site: Site, folder: Path) -> bool:
+    ended = await site.machine.run(["ls", "-A", "--", str(folder)], timeout=site.cfg.airflow.command_timeout)
+    return ended.code == 0 and not ended.output.strip()

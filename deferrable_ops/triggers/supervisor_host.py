@@ -1,0 +1,34 @@
+"""Whether a daemon that is started here survives a restart of what starts it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from deferrable_ops.triggers.supervisor_site import Site
+
+_CONTAINER_FILES: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_CONTAINER: Final = re.compile(r"docker|kubepods|containerd|libpod|/lxc/")
+_UNIT: Final = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
+_ASK_SECONDS: Final = 5.0
+
+
+async def short_life_because(site: Site) -> str | None:
+    """Return what would end the daemon together with the triggerer; None where nothing is known of that."""
+    docker, podman = await site.machine.status(*_CONTAINER_FILES)
+    groups = (await site.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
+    init = (await site.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
+    if docker is not None or podman is not None or _CONTAINER.search(groups + init):
+        return "the triggerer runs in a container, with which everything in it ends"
+    unit = _UNIT.search(groups)
+    if unit is None:
+        return None
+    asked = ["systemctl", "show", "--property=KillMode", "--value", unit[1]]
+    mode = (await site.machine.run(asked, timeout=_ASK_SECONDS)).output.strip()
+    if mode in ("process", "none"):
+        return None
+    return (
+        f"systemd ends all processes of the unit {unit[1]} when it stops (KillMode={mode or 'unknown'}); "
+        "KillMode=process leaves them"
+    )

@@ -1,0 +1,103 @@
+"""Where a step works: a configuration, the machine it is for, and the supervisord that may answer there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deferrable_ops.exceptions import DeferrableOpsError, SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.processes import Process
+from deferrable_ops.triggers.supervisor_configuration import address_of, where_of
+from deferrable_ops.upstreams.machine import Machine, use_machine
+from deferrable_ops.upstreams.supervisord import Supervisord, use_supervisord
+
+RUNNING: Final = 1
+"""The state of a supervisord that does what it is asked (supervisor's ``states.py``)."""
+
+POLL: Final = 0.5
+"""Seconds between two looks at something that takes its time."""
+
+
+class StepFailed(DeferrableOpsError):
+    """A step cannot be taken.
+
+    :param retryable: False where trying again will not help.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A supervisord that answers.
+
+    :param state: as ``getState`` tells it.
+    """
+
+    pid: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A supervisord's place.
+
+    :param rpc: reaches it, when it is there.
+    :param log: the task's log.
+    """
+
+    cfg: SupervisorAirflowConfiguration
+    machine: Machine
+    rpc: Supervisord
+    log: Any
+
+    @property
+    def folder(self) -> Path:
+        """The daemon's own directory."""
+        assert self.cfg.working_dir is not None
+        return self.cfg.working_dir
+
+    @property
+    def lock(self) -> Path:
+        """The file that the daemon holds locked for as long as it lives, if a step has started it."""
+        return self.folder / "supervisord.lock"
+
+    async def daemon(self) -> Daemon | None:
+        """Return the supervisord that answers; None when none does.
+
+        :raises SupervisordRefused: it does not let us in.
+        """
+        try:
+            state, pid = await self.rpc.multicall([("supervisor.getState", ()), ("supervisor.getPID", ())])
+        except SupervisordUnavailable:
+            return None
+        for answer in (state, pid):
+            if isinstance(answer, SupervisordRefused):
+                raise answer
+        return Daemon(int(pid), int(state["statecode"]))
+
+    async def processes(self) -> list[Process]:
+        """Return all processes of the supervisord.
+
+        :raises SupervisordUnavailable: it does not answer.
+        """
+        return [Process.from_info(info) for info in await self.rpc.processes()]
+
+
+@asynccontextmanager
+async def reach(cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[Site]:
+    """Go to the place of a configuration's supervisord, whether or not one runs there.
+
+    :raises MachineUnavailable: the machine cannot be reached now.
+    :raises MachineRefused: it will not let us in.
+    """
+    async with use_machine(where_of(cfg)) as machine:
+        socket = await machine.socket(cfg.socket_path)
+        async with use_supervisord(address_of(cfg, socket)) as rpc:
+            yield Site(cfg, machine, rpc, log)

@@ -1,0 +1,47 @@
+"""What ends with a task that a user has killed: its run's programs and supervisord, where ``stop_on_exit`` says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deferrable_ops.exceptions import MachineUnavailable
+from deferrable_ops.inbox import Inbox, State, Wait
+from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.triggers.supervisor_configuration import daemon_name
+from deferrable_ops.triggers.supervisor_site import reach
+from deferrable_ops.triggers.supervisor_steps import Steps, lives_elsewhere
+from deferrable_ops.triggers.task_states import ask_supervisor, states_of
+
+
+async def tear_down_if_killed(
+    inbox: Inbox, wait: Wait, cfg: SupervisorAirflowConfiguration, log: Any
+) -> None:
+    """Stop what the DAG run of a killed task uses, and with ``cleanup`` remove its files. May be called again.
+
+    Nothing is stopped for a task that was cleared, since its next attempt goes on with the same supervisord; that ran
+    out of time, since the DAG goes on to its own teardown; that a user marked as a success; or whose supervisord
+    another DAG run uses by now.
+
+    :raises MachineUnavailable: it cannot be done from here now.
+    """
+    if wait.state is not State.KILLED or not cfg.stop_on_exit or await _is_success(wait):
+        return
+    claimed = await inbox.daemons.of(daemon_name(cfg))
+    mine = (wait.attempt.dag_id, wait.attempt.run_id)
+    if claimed is None or (claimed.dag_id, claimed.run_id) != mine:
+        return
+    async with reach(cfg, log) as site:
+        if (elsewhere := await lives_elsewhere(inbox, cfg, await site.machine.identity())) is not None:
+            raise MachineUnavailable(elsewhere)
+        steps = Steps(site, inbox, wait)
+        await steps.take("stop-supervisor")
+        if cfg.cleanup:
+            await steps.take("unconfigure-supervisor")
+
+
+async def _is_success(wait: Wait) -> bool:
+    from airflow.sdk.execution_time import task_runner
+
+    if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
+        return False  # no triggerer, as in a test
+    return (await states_of([wait.attempt], ask_supervisor))[wait.attempt] == "success"
