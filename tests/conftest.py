@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deferrable_ops.testing.dataflow import DataflowControl
     from real_kafka import RealKafka
     from real_sqs import RealSqs
+    from real_sshd import RealSshd
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
@@ -70,6 +71,22 @@ def sqs_server() -> Iterator[RealSqs]:
     from real_sqs import RealSqs
 
     server = RealSqs()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def sshd_server() -> Iterator[RealSshd]:
+    """An OpenSSH server of our own, as it is by default."""
+    from real_sshd import RealSshd, SshdMissing
+
+    try:
+        server = RealSshd()
+    except SshdMissing as missing:
+        pytest.skip(str(missing))
     try:
         server.start()
         yield server

@@ -114,8 +114,10 @@ class Where:
 class Machine(Protocol):
     """A machine, and what can be done on it."""
 
-    name: str
-    """For messages: ``this host (web-3)`` or ``airflow@web-3:22``. Holds no secret."""
+    @property
+    def name(self) -> str:
+        """For messages: ``this host (web-3)`` or ``airflow@web-3:22``. Holds no secret."""
+        ...
 
     async def identity(self) -> Identity:
         """Return which machine it is. Asked anew each time: behind one name there may be another machine tomorrow."""

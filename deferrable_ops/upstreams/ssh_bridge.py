@@ -1,0 +1,189 @@
+"""Connections to Unix sockets of a machine whose sshd forwards none: one program there carries them all."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deferrable_ops.exceptions import MachineUnavailable
+from deferrable_ops.upstreams.ssh_bridge_remote import HEAD, HELLO
+
+if TYPE_CHECKING:
+    from asyncssh import SSHClientConnection
+
+_OPEN, _DATA, _END, _CLOSE = b"o", b"d", b"e", b"c"
+_SECONDS: Final = 15.0  # to start the program, or to open a socket
+
+
+@cache
+def bridge_program() -> str:
+    """Return what runs on the machine. Reads a file."""
+    return Path(__file__).with_name("ssh_bridge_remote.py").read_text()
+
+
+class _Carried:
+    """A connection that is carried.
+
+    :param writer: to whoever connected here.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+
+    def take(self, letter: bytes, data: bytes) -> None:
+        """Take a frame."""
+        if letter == _DATA:
+            self.writer.write(data)  # what waits to be read here is an answer of supervisord: it is not long
+            return
+        if not self.opened.done():
+            self.opened.set_result(letter == _OPEN)
+        if letter == _CLOSE:
+            self.over.set()
+
+
+class Bridge:
+    """The program on the machine, and the connections that it carries. asyncssh tells it what happens."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._said = bytearray()
+        self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._channel: Any = None
+        self._numbers = itertools.count(1)
+        self._carried: dict[int, _Carried] = {}
+        self._waiting = b""
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    async def start(self, connection: SSHClientConnection, line: str, first_line: bytes) -> Bridge:
+        """Start the program, and return itself.
+
+        :param line: what the account's shell is told.
+        :param first_line: what it reads.
+        """
+        await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type,return-value]
+        self._channel.write(first_line)
+        return self
+
+    async def carry(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Carry a connection until it is over; return False at once when the socket cannot be reached.
+
+        :raises MachineUnavailable: the program does not run, or does not answer.
+        """
+        number, carried = next(self._numbers), _Carried(writer)
+        self._carried[number] = carried
+        try:
+            async with asyncio.timeout(_SECONDS):
+                ready = await asyncio.shield(self._ready)
+                if ready:
+                    await self._send(number, _OPEN, str(path).encode())
+                opened = ready and await carried.opened
+        except TimeoutError:
+            ready, opened = False, False
+        try:
+            if not ready:
+                raise MachineUnavailable(f"no python3 carries the connection to {path}: {self.said}")
+            if opened:
+                await self._both_ways(number, carried, reader)
+            return opened
+        finally:
+            del self._carried[number]
+            self._write(number, _CLOSE, b"")
+
+    @property
+    def said(self) -> str:
+        """What the program complained of."""
+        return self._said.decode(errors="replace").strip()[-500:] or "it says nothing"
+
+    def close(self) -> None:
+        """End the program."""
+        if self._channel is not None:
+            self._channel.close()
+
+    async def _both_ways(self, number: int, carried: _Carried, reader: asyncio.StreamReader) -> None:
+        sending = asyncio.create_task(self._send_all(number, reader))
+        try:
+            await carried.over.wait()
+        finally:
+            sending.cancel()
+
+    async def _send_all(self, number: int, reader: asyncio.StreamReader) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await self._send(number, _DATA, data)
+            await self._send(number, _END, b"")
+        except OSError:  # whoever connected here broke it off
+            self._carried[number].over.set()
+
+    async def _send(self, number: int, letter: bytes, data: bytes) -> None:
+        await self._writable.wait()
+        self._write(number, letter, data)
+
+    def _write(self, number: int, letter: bytes, data: bytes) -> None:
+        if not self.is_over:
+            self._channel.write(HEAD.pack(number, letter, len(data)) + data)
+
+    # What asyncssh tells a session.
+
+    def connection_made(self, channel: Any) -> None:
+        """Know the channel."""
+        self._channel = channel
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Give each frame to the connection that it is for."""
+        if datatype is not None:
+            self._said += data[-1000:]
+            return
+        self._waiting += data
+        if not self._ready.done():
+            _, hello, rest = self._waiting.partition(HELLO)
+            if not hello:
+                return
+            self._waiting = rest
+            self._ready.set_result(True)
+        while len(self._waiting) >= HEAD.size:
+            number, letter, length = HEAD.unpack_from(self._waiting)
+            end = HEAD.size + length
+            if len(self._waiting) < end:
+                break
+            if number in self._carried:
+                self._carried[number].take(letter, self._waiting[HEAD.size : end])
+            self._waiting = self._waiting[end:]
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Know that the program has ended, or cannot be reached: so have all connections."""
+        self.is_over = True
+        if not self._ready.done():
+            self._ready.set_result(False)
+        for carried in self._carried.values():
+            carried.take(_CLOSE, b"")
+
+    def pause_writing(self) -> None:
+        """Send nothing more for now."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Send again."""
+        self._writable.set()
+
+    def eof_received(self) -> bool:
+        """The program has ended: let the channel be closed."""
+        return False
+
+    def session_started(self) -> None:
+        """Do nothing: its HELLO says that it runs."""
+
+    def xon_xoff_requested(self, _client_can_do: bool) -> None:
+        """Do nothing: there is no terminal."""
+
+    def exit_status_received(self, _status: int) -> None:
+        """Do nothing: what it said is more."""
+
+    def exit_signal_received(self, name: str, *_: Any) -> None:
+        """Say so."""
+        self._said += f"it was ended by SIG{name}".encode()

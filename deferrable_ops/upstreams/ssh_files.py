@@ -1,0 +1,150 @@
+"""Files over SFTP. What the connection itself is refused for, or loses, is the link's to say."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
+from deferrable_ops.upstreams.machine import FileStatus
+from deferrable_ops.upstreams.own_directory import Entry, why_not_ours, why_not_safe
+from deferrable_ops.upstreams.ssh_link import Link
+
+if TYPE_CHECKING:
+    from asyncssh import SFTPAttrs, SFTPClient
+
+_PART: Final = 262_144  # bytes that are read at once of a file whose size nobody knows
+
+
+class RemoteFiles:
+    """The files of a machine; see :class:`Machine`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def make_directory(self, path: Path, uid: int) -> None:
+        """See :meth:`Machine.make_directory`.
+
+        :param uid: ours, there.
+        """
+        async with self._sftp(path) as sftp:
+            for directory in (*reversed(path.parents), path):
+                await self._make_one(sftp, directory, uid)
+            # And once more without the links above it.
+            real = Path(str(await sftp.realpath(str(path.parent)))) / path.name
+            for directory in () if real == path else (*reversed(real.parents), real):
+                await self._make_one(sftp, directory, uid)
+            if complaint := why_not_ours(path, _entry(await sftp.lstat(str(path))), uid):
+                raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
+
+    async def _make_one(self, sftp: SFTPClient, directory: Path, uid: int) -> None:
+        import asyncssh
+
+        parent = directory.parent
+        try:
+            found = await sftp.lstat(str(directory))
+        except asyncssh.SFTPNoSuchFile:
+            with suppress(asyncssh.SFTPFailure):  # somebody else was faster
+                await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
+            found = await sftp.lstat(str(directory))
+        its_mode = (await sftp.stat(str(parent))).permissions or 0
+        if complaint := why_not_safe(parent, its_mode, directory.name, _entry(found), uid):
+            raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
+
+    async def write(self, path: Path, data: bytes) -> None:
+        """See :meth:`Machine.write`."""
+        import asyncssh
+
+        temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
+        flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
+        async with self._sftp(path) as sftp:
+            try:
+                async with sftp.open(
+                    temporary, flags, asyncssh.SFTPAttrs(permissions=0o600), encoding=None
+                ) as file:
+                    await file.write(data)
+                    with suppress(asyncssh.SFTPOpUnsupported):
+                        await file.fsync()
+                await sftp.posix_rename(temporary, str(path))
+            except BaseException:
+                with suppress(asyncssh.Error):
+                    await sftp.remove(temporary)
+                raise
+
+    async def read(self, path: Path, offset: int, length: int | None) -> bytes | None:
+        """See :meth:`Machine.read`."""
+        import asyncssh
+
+        async with self._sftp(path) as sftp:
+            try:
+                async with sftp.open(str(path), asyncssh.FXF_READ, encoding=None) as file:
+                    if length is not None:
+                        return _bytes(await file.read(length, offset)) if length else b""
+                    # A file of /proc says that it has no size, so that is not asked.
+                    found = bytearray()
+                    while part := _bytes(await file.read(_PART, offset + len(found))):
+                        found += part
+                    return bytes(found)
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return None
+
+    async def status(self, path: Path) -> FileStatus | None:
+        """See :meth:`Machine.status`; without an inode, which SFTP does not tell."""
+        import asyncssh
+
+        async with self._sftp(path) as sftp:
+            try:
+                found = await sftp.stat(str(path))
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return None
+            return FileStatus(
+                found.size or 0, 0, float(found.mtime or 0), stat.S_ISDIR(found.permissions or 0)
+            )
+
+    @asynccontextmanager
+    async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
+        """Use SFTP, and let what it says of a path be one of our errors."""
+        import asyncssh
+
+        if not path.is_absolute():
+            raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
+        settings = self._link.settings
+        try:
+            async with asyncio.timeout(settings.command_seconds), self._link.sftp() as sftp:
+                try:
+                    yield sftp
+                except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                    raise
+                except asyncssh.SFTPError as error:
+                    raise await self._meaning(sftp, path, error) from None
+        except TimeoutError:
+            raise MachineUnavailable(
+                f"{settings.name} took longer than {settings.command_seconds:g} s for {path}"
+            ) from None
+
+    async def _meaning(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
+        """Return what an SFTP error means, as far as that can be known: most of them are "Failure" in version 3."""
+        import asyncssh
+
+        told = f"{path} on {self._link.settings.name}: {error}"
+        if isinstance(error, asyncssh.SFTPFailure):
+            if await sftp.isdir(str(path)):
+                return MachineRefused(f"{told} (it is a directory)")
+            return MachineUnavailable(
+                f"{told} (the disk may be full, or the path's parts are no directories)"
+            )
+        return MachineRefused(told)
+
+
+def _entry(found: SFTPAttrs) -> Entry:
+    return Entry(found.permissions or 0, -1 if found.uid is None else found.uid)
+
+
+def _bytes(found: object) -> bytes:
+    assert isinstance(found, bytes), "a file that is opened without an encoding gives bytes"
+    return found

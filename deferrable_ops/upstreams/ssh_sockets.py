@@ -1,0 +1,215 @@
+"""Unix sockets of another machine, each as one on this host that only we can open."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deferrable_ops.exceptions import ConfigurationError, DeferrableOpsError
+from deferrable_ops.upstreams.ssh_bridge import Bridge
+from deferrable_ops.upstreams.ssh_link import Link
+
+if TYPE_CHECKING:
+    from asyncssh import SSHClientConnection, SSHReader, SSHWriter
+
+log = logging.getLogger(__name__)
+
+_PREFIX: Final = "deferrable-ops-ssh-"
+_LONGEST: Final = 100  # bytes of a socket's path; the kernel takes 107
+
+
+class Sockets:
+    """The sockets of one machine, for as long as it is used.
+
+    :param start_bridge: starts the program that carries connections where sshd forwards none.
+    """
+
+    def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
+        self._link = link
+        self._start_bridge = start_bridge
+        self._directory: OurDirectory | None = None
+        self._servers: dict[Path, asyncio.Task[asyncio.Server]] = {}
+        self._places: dict[Path, Path] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._bridge: asyncio.Task[Bridge] | None = None
+        self._without_forwarding: SSHClientConnection | None = None
+
+    async def place_of(self, path: Path) -> Path:
+        """Return where a socket of the machine is on this host."""
+        if path not in self._servers:
+            # In a context of its own: it outlives the trigger that happens to come first.
+            self._servers[path] = asyncio.create_task(self._serve(path), context=Context())
+        await asyncio.shield(self._servers[path])
+        return self._places[path]
+
+    async def close(self) -> None:
+        """Close the sockets and what goes through them."""
+        for server in self._servers.values():
+            server.cancel()
+            await asyncio.wait([server])
+            if not server.cancelled() and server.exception() is None:
+                server.result().close()
+        for carried in self._carrying:
+            carried.cancel()
+        if self._carrying:
+            await asyncio.wait(self._carrying)
+        if self._bridge is not None:
+            self._close_bridge(self._bridge)
+        if self._directory is not None:
+            await asyncio.to_thread(self._directory.remove)
+
+    async def _serve(self, path: Path) -> asyncio.Server:
+        if self._directory is None:
+            self._directory = await asyncio.to_thread(OurDirectory)
+        place = self._directory.path / f"{len(self._places)}.sock"
+        self._places[path] = place
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            carried = asyncio.create_task(self._carry(path, reader, writer), context=Context())
+            self._carrying.add(carried)
+            carried.add_done_callback(self._carrying.discard)
+
+        return await asyncio.start_unix_server(connected, place)
+
+    async def _carry(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            connection = await self._link.connection()
+            if self._without_forwarding is not connection and await self._forward(
+                connection, path, reader, writer
+            ):
+                return
+            if await self._over_bridge(path, reader, writer) and not connection.is_closed():
+                self._without_forwarding = connection
+        except DeferrableOpsError as error:
+            log.warning("%s", error)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _forward(
+        self,
+        connection: SSHClientConnection,
+        path: Path,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Carry a connection until it is over; return False when sshd does not open the socket."""
+        import asyncssh
+
+        try:
+            far_reader, far_writer = await connection.open_unix_connection(str(path), encoding=None)
+        except (asyncssh.Error, OSError):
+            return False
+        try:
+            await _pass_on(reader, writer, far_reader, far_writer)
+        finally:
+            far_writer.close()
+        return True
+
+    async def _over_bridge(
+        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Carry a connection over the bridge; return False when it does not open the socket either.
+
+        sshd says the same whether it forwards nothing or there is no such socket.
+        """
+        async with self._link.sftp() as sftp:
+            if not await sftp.exists(str(path)):
+                return False
+        bridge = self._bridge
+        if bridge is None or (bridge.done() and (bridge.exception() or bridge.result().is_over)):
+            bridge = self._bridge = asyncio.create_task(self._started_bridge(), context=Context())
+        opened = await (await asyncio.shield(bridge)).carry(path, reader, writer)
+        if not opened and self._without_forwarding is None:
+            self._close_bridge(bridge)  # nobody listens there; forwarding may be fine
+        return opened
+
+    async def _started_bridge(self) -> Bridge:
+        return await self._start_bridge()
+
+    def _close_bridge(self, bridge: asyncio.Task[Bridge]) -> None:
+        bridge.cancel()
+        if bridge.done() and not bridge.cancelled() and bridge.exception() is None:
+            bridge.result().close()
+        if self._bridge is bridge:
+            self._bridge = None
+
+
+async def _pass_on(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    far_reader: SSHReader[bytes],
+    far_writer: SSHWriter[bytes],
+) -> None:
+    """Return when the far side has said all; what it is sent meanwhile may have any length."""
+    sending = asyncio.create_task(_copy(reader, far_writer))
+    try:
+        await _copy(far_reader, writer)
+    finally:
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+async def _copy(source: Any, target: Any) -> None:
+    import asyncssh
+
+    with suppress(asyncssh.Error, OSError):  # one end broke off: so it ends
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+        target.write_eof()
+
+
+class OurDirectory:
+    """A new directory of ours in the temporary one. Those that killed processes left there are removed. It blocks.
+
+    Whose process lives has it locked: also a process in another container, whose id says nothing here.
+
+    :raises ConfigurationError: its name is too long for a socket in it.
+    """
+
+    def __init__(self) -> None:
+        for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            _remove_if_left(left)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(BlockingIOError, FileNotFoundError):  # it looked as if it had been left
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.stat()
+                break
+            os.close(self._lock)
+        if len(os.fsencode(self.path)) > _LONGEST - len("/1000.sock"):
+            self.remove()
+            raise ConfigurationError(
+                f"{self.path} is too long a path for a Unix socket; set TMPDIR to a shorter directory"
+            )
+
+    def remove(self) -> None:
+        """Remove it with what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_if_left(directory: Path) -> None:
+    with suppress(OSError):
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(lock)
