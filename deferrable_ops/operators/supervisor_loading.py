@@ -24,7 +24,7 @@ def load_airflow_config(
 
     :param config_dir: a folder beside the calling file, or above it.
     :param config_name: the file in it, without ``.yaml``.
-    :param overrides: of Hydra's, as ``["extensions.supervisor.check_interval=10"]``.
+    :param overrides: of Hydra's, as ``["+extensions.supervisor.check_interval=10"]``.
     :param basepath: the file or folder from which `config_dir` is looked for; the calling file by default.
     :param extension: the name under ``extensions:``.
     :raises ConfigurationError: airflow-config is not installed, or cannot be imported.

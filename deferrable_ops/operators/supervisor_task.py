@@ -6,12 +6,13 @@ Where airflow-pydantic is not installed, they are plain models, which still make
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
 from types import FunctionType
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WrapSerializer
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.supervisor import Supervisor, SupervisorSSH
@@ -68,6 +69,14 @@ def _path_of(value: Any) -> Any:
     return f"{value.__module__}.{value.__qualname__}" if isinstance(value, (type, FunctionType)) else value
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+# airflow-pydantic writes a dump as Python, in which an enum's value would be no expression.
+_AsPlainData: Final = WrapSerializer(lambda value, write: _plain(write(value)))
 _AsPath: Final = PlainSerializer(_path_of, when_used="json")
 _Given: Any = Annotated[Any, BeforeValidator(lambda value: queried(callable_at(value))), _AsPath]
 
@@ -77,7 +86,7 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 
     model_config = ConfigDict(extra="allow")
 
-    cfg: SupervisorAirflowConfiguration
+    cfg: Annotated[SupervisorAirflowConfiguration, _AsPlainData]
 
 
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
@@ -99,7 +108,7 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
 
     model_config = ConfigDict(extra="allow")
 
-    cfg: SupervisorSSHAirflowConfiguration
+    cfg: Annotated[SupervisorSSHAirflowConfiguration, _AsPlainData]
     host: _Given = None
     port: _Given = None
 
