@@ -1,103 +1,111 @@
-"""Reading a program's output by a byte cursor, through what supervisord's XML-RPC can say of a file.
+"""A program's output, as the bytes of its log: how far it was given out, and the lines that they are.
 
-supervisord reads any bytes of a log (``readProcessStdoutLog``), but fails where they are no UTF-8 text: because they
-begin or end within a character, or because the program wrote other bytes.
+A log is a file that supervisord writes as the program does, and rotates: it becomes ``output.log.1`` while a program
+writes on, and a line may begin in one file and end in the next. So a place in it is told by the file's inode, by the
+offset, and by the bytes before it, for where no inode can be asked for, or a file was emptied and has grown again.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Final
+import codecs
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Final, Self
 
-_LONGEST_CHARACTER: Final = 4
+OVERLAP: Final = 1024
+"""How many bytes before an offset tell that a file is the one that was read."""
+
 _LONGEST_LINE: Final = 65536
-_SHORTEST_READING: Final = 64
-# As Python's surrogateescape writes a byte that is no text: it counts as the one byte that it was.
-_NO_TEXT: Final = "\udcff"
-_SURROGATES: Final = re.compile("[\udc80-\udcff]")
 
 
-class Output:
-    """One output of a process, from a cursor on. It says what to read and is told the answers; it reads nothing itself.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a log: before it, all was given out.
 
-    :param cursor: bytes of the log that were given out already. Whoever goes on from a kept cursor gets each line once.
-    :param chunk_size: bytes to read at once, at most.
+    :param inode: of the file; 0 where it is not known.
+    :param offset: in bytes.
+    :param mark: of the bytes before it, as :func:`mark_of` makes it.
+    :param modified: when the file was last written, as far as that was seen: what was not written after it is older.
     """
 
-    def __init__(self, cursor: int = 0, chunk_size: int = 65536) -> None:
-        self._chunk_size = chunk_size
-        self._length = chunk_size
-        self._lengths: Iterator[int] | None = None
-        self._position = cursor
-        self._pending = ""
+    inode: int = 0
+    offset: int = 0
+    mark: str = ""
+    modified: float = 0.0
 
-    @property
-    def cursor(self) -> int:
-        """Bytes of the log before the first line that was not given out: what to keep."""
-        return self._position - len(self._pending.encode(errors="surrogateescape"))
+    def to_json(self) -> list[Any]:
+        """Return the place as a JSON array."""
+        return [self.inode, self.offset, self.mark, self.modified]
 
-    def shrank(self, size: int) -> bool:
-        """Return whether the log is shorter than what was read: it was rotated or cleared, and begins anew."""
-        if size >= self._position:
-            return False
-        self._position, self._pending, self._lengths = 0, "", None
-        return True
-
-    def request(self, size: int, ended: bool = False) -> tuple[int, int] | None:
-        """Return the offset and the length to read next, in bytes; None: there is nothing new.
-
-        Up to three bytes that are no text are left for later, because they may be a character that is being written.
-
-        :param size: of the log now, as the second value of ``tailProcessStdoutLog(name, 0, 0)``.
-        :param ended: the program has ended, so that nothing is left for later.
-        """
-        while size > self._position:
-            if self._lengths is None:
-                self._lengths = _lengths(min(self._length, size - self._position))
-            length = next(self._lengths, None)
-            if length is not None:
-                return self._position, length
-            self._lengths = None
-            if size - self._position < _LONGEST_CHARACTER and not ended:
-                return None
-            self._pending += _NO_TEXT
-            self._position += 1
+    @classmethod
+    def from_json(cls, data: Any) -> Self | None:
+        """Return the place that :meth:`to_json` wrote; None where it is none of this version."""
+        match data:
+            case [int(inode), int(offset), str(mark), int() | float() as modified]:
+                return cls(inode, offset, mark, float(modified))
         return None
 
-    def answer(self, text: str | None) -> list[str]:
-        """Return the lines that are complete now, without their ends.
 
-        :param text: what was read; None: supervisord could not read it.
+def mark_of(before: bytes) -> str:
+    """Return what tells those bytes from others: the last of them count."""
+    return blake2b(before[-OVERLAP:], digest_size=8).hexdigest() if before else ""
+
+
+class Lines:
+    """Turns the bytes of a log, as they are read, into the lines that they hold.
+
+    :param start: where the reading begins.
+    """
+
+    def __init__(self, start: Place) -> None:
+        self.begun = start
+        """The place before the first line that was not given out: what to keep."""
+        self.read = start
+        """The place up to which bytes were read."""
+        self._pending = b""
+
+    def go_on_in(self, start: Place) -> None:
+        """Take the bytes that follow from another file, into which the last line may go on."""
+        self.read = start
+        if not self._pending:
+            self.begun = start
+
+    def take(self, before: bytes, data: bytes, modified: float) -> list[str]:
+        """Return the lines that these bytes make complete, without their ends.
+
+        Bytes that are no UTF-8 become U+FFFD. A line of more than 64 kB comes in parts.
+
+        :param before: the bytes before them in the file, as many of them as OVERLAP at most.
+        :param modified: when the file was last written.
         """
-        if text is None:
-            return []
-        read = len(text.encode())
-        self._lengths = None
-        self._length = min(self._chunk_size, max(_SHORTEST_READING, 2 * read))
-        self._position += read
-        *lines, self._pending = (self._pending + text).split("\n")
-        if len(self._pending) >= _LONGEST_LINE:
-            lines, self._pending = [*lines, self._pending], ""
-        return [_line(line) for line in lines]
+        joined = before + data
+        self.read = _further(self.read, len(data), joined, modified)
+        *lines, rest = (self._pending + data).split(b"\n")
+        if len(rest) >= _LONGEST_LINE:
+            whole = len(rest) - min(_begun_character(rest), len(data))
+            lines, rest = [*lines, rest[:whole]], rest[whole:]
+        self._pending = rest
+        if lines or not rest:
+            self.begun = _further(self.read, -len(rest), joined[: len(joined) - len(rest)], modified)
+        return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return what an ended program wrote after its last line's end, once ``request`` has nothing more."""
-        rest, self._pending = self._pending, ""
-        return [_line(rest)] if rest else []
+        """Return what an ended program wrote after its last line's end."""
+        rest, self._pending = self._pending, b""
+        self.begun = self.read
+        return [_text(rest)] if rest else []
 
 
-def _lengths(longest: int) -> Iterator[int]:
-    """Return the lengths to try: one that ends at a character's end is among each four that follow each other."""
-    tried: set[int] = set()
-    length = longest
-    while length:
-        for wider in range(length, length + _LONGEST_CHARACTER):
-            if wider not in tried:
-                tried.add(wider)
-                yield wider
-        length //= 2
+def _further(place: Place, by: int, before: bytes, modified: float) -> Place:
+    return replace(place, offset=place.offset + by, mark=mark_of(before), modified=modified)
 
 
-def _line(text: str) -> str:
-    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text.removesuffix("\r"))
+def _begun_character(data: bytes) -> int:
+    """Return how many bytes at the end begin a character that is not whole: 0 to 3."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-4:])
+    return len(decoder.getstate()[0])
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\r").decode(errors="replace")

@@ -46,6 +46,7 @@ class Process:
     :param exit_code: of its last end; -1: a signal ended it. 0 also where it never ended, or was FATAL.
     :param pid: 0 while it does not run.
     :param error: why it could not be started, or is FATAL.
+    :param stdout_log: the path of its log; "" where it has none, as ``stderr_log``.
     """
 
     group: str
@@ -56,6 +57,8 @@ class Process:
     exit_code: int
     pid: int
     error: str = ""
+    stdout_log: str = ""
+    stderr_log: str = ""
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Self:
@@ -73,6 +76,8 @@ class Process:
                 exit_code=int(info["exitstatus"]),
                 pid=int(info["pid"]),
                 error=str(info.get("spawnerr", "")),
+                stdout_log=str(info.get("stdout_logfile", "")),
+                stderr_log=str(info.get("stderr_logfile", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"supervisord's answer does not describe a process: {error!r}") from None
@@ -81,6 +86,11 @@ class Process:
     def full_name(self) -> str:
         """How XML-RPC calls the process."""
         return f"{self.group}:{self.name}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, or supervisord is about to start it again by itself."""
+        return self.state in ALIVE
 
     @property
     def end(self) -> str:

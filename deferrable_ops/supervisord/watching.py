@@ -18,11 +18,13 @@ class Look:
     :param verdict: of all programs together.
     :param histories: by a process's full name: what the next look needs.
     :param steps: processes to stop or to start now, by full name; empty when the verdict ends the watching.
+    :param own: each program's processes.
     """
 
     verdict: Verdict
     histories: dict[str, History]
     steps: dict[str, Step]
+    own: dict[str, tuple[Process, ...]]
 
 
 def look(
@@ -47,8 +49,8 @@ def look(
     if given_up is not None and verdict.action in (None, Action.SUCCESS, Action.SKIP):
         verdict = given_up
     if verdict.action is not None:
-        return Look(verdict, seen, {})
-    return Look(verdict, seen, {key: step for key, step in steps.items() if step is not Step.NOTHING})
+        return Look(verdict, seen, {}, own)
+    return Look(verdict, seen, {key: step for key, step in steps.items() if step is not Step.NOTHING}, own)
 
 
 def _given_up(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 from xmlrpc.client import Fault
 
 import aiohttp
@@ -18,20 +18,14 @@ from deferrable_ops.shared import share
 from deferrable_ops.upstreams import supervisord_xml
 from deferrable_ops.upstreams.supervisord_feed import Feed, Watch
 
-Channel = Literal["stdout", "stderr"]
+Processes = list[dict[str, Any]]
+"""What ``getAllProcessInfo`` answers."""
 
-NO_FILE: Final = 20
-"""The fault of a log that is not there (supervisor's ``xmlrpc.py``)."""
+T = TypeVar("T")
 
 # supervisord does one thing at a time; more connections would only wait there.
 _CONNECTIONS: Final = 4
 _PATIENCE: Final = 10.0  # seconds for a call
-
-# supervisor 4.3 takes the name of the codec that failed for the name of a fault: 'Faults' has no attribute 'utf-8'.
-_NO_TEXT: Final = "utf-8"
-
-_READING: Final = {"stdout": "readProcessStdoutLog", "stderr": "readProcessStderrLog"}
-_TAILING: Final = {"stdout": "tailProcessStdoutLog", "stderr": "tailProcessStderrLog"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +73,19 @@ class Supervisord:
         self._address = address
         self._session = session
         self._url = address.url or "http://localhost/RPC2"
-        self._feed = Feed(self.processes)
+        self._feeds: dict[Callable[[Processes], Any], Feed[Any]] = {}
 
-    def watch(self, interval: float) -> AbstractContextManager[Watch]:
+    def watch(
+        self, interval: float, understood: Callable[[Processes], T]
+    ) -> AbstractContextManager[Watch[T]]:
         """Watch all its processes, together with all others who do: supervisord is asked once for all.
 
         :param interval: seconds between two readings.
+        :param understood: what to make of a reading, once for all who give the same function; it holds up the loop.
         """
-        return self._feed.watch(interval)
+        if understood not in self._feeds:
+            self._feeds[understood] = Feed(partial(self._read_as, understood))
+        return self._feeds[understood].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Return the answer to one call, as ``supervisor.getState``.
@@ -113,38 +112,17 @@ class Supervisord:
             for (method, _), answer in zip(calls, answers, strict=True)
         ]
 
-    async def processes(self) -> list[dict[str, Any]]:
+    async def processes(self) -> Processes:
         """Return what ``getAllProcessInfo`` says of every process."""
-        found: list[dict[str, Any]] = await self.call("supervisor.getAllProcessInfo")
+        found: Processes = await self.call("supervisor.getAllProcessInfo")
         return found
-
-    async def output_size(self, process: str, channel: Channel) -> int:
-        """Return how many bytes a process's log has; 0 where there is none.
-
-        :param process: its full name, ``group:name``.
-        """
-        _, size, _ = await self.call(f"supervisor.{_TAILING[channel]}", process, 0, 0)
-        return int(size)
-
-    async def read_output(self, process: str, channel: Channel, offset: int, length: int) -> str | None:
-        """Return a part of a process's log; None where those bytes are no text, or begin or end within a character.
-
-        :param offset: in bytes, as ``length``.
-        """
-        # Alone, a call that fails so would put a traceback into supervisord's own log.
-        try:
-            (text,) = await self.multicall([(f"supervisor.{_READING[channel]}", (process, offset, length))])
-        except supervisord_xml.NotReadable:
-            return None
-        if isinstance(text, SupervisordRefused):
-            if _NO_TEXT in str(text):
-                return None
-            raise text
-        return str(text)
 
     async def close(self) -> None:
         """Close the session; supervisord goes on."""
         await self._session.close()
+
+    async def _read_as(self, understood: Callable[[Processes], T]) -> T:
+        return understood(await self.processes())
 
     async def _post(self, body: bytes) -> bytes:
         try:

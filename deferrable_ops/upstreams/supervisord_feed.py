@@ -1,4 +1,4 @@
-"""What a supervisord says of its processes, asked once for all who watch it."""
+"""What a supervisord says of its processes, asked and understood once for all who watch it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
-Processes = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(Generic[T]):
     number: int
     begun: float
-    found: Processes | Exception
+    found: T | Exception
 
 
-class Watch:
+class Watch(Generic[T]):
     """One who watches, for as long as the block of :meth:`Feed.watch` lasts."""
 
-    def __init__(self, feed: Feed, interval: float, due: float, wanted: int) -> None:
+    def __init__(self, feed: Feed[T], interval: float, due: float, wanted: int) -> None:
         self._feed = feed
         self._interval = interval
         self._wanted = wanted
-        self._reading: asyncio.Future[_Reading] | None = None
+        self._reading: asyncio.Future[_Reading[T]] | None = None
         self.due = due
 
-    async def next(self) -> Processes:
+    async def next(self) -> T:
         """Return the next reading: the first at once, each further one an interval later or sooner, with the others'.
 
         :raises SupervisordUnavailable: supervisord did not answer this time; the next reading may come.
@@ -53,31 +53,31 @@ class Watch:
         """Whether it waits for a reading."""
         return self._reading is not None and not self._reading.done()
 
-    def take(self, reading: _Reading) -> None:
+    def take(self, reading: _Reading[T]) -> None:
         """Take a reading, if that is waited for."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
-class Feed:
+class Feed(Generic[T]):
     """Asks a supervisord while somebody waits for its answer, at the shortest interval of those who do.
 
     Each reading goes to all who wait, whatever their intervals: from then on they wait for the same moment. Nobody gets
-    one that was begun before he came.
+    one that was begun before he came. What is read is one object for all of them.
 
     :param read: asks supervisord once.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Processes]]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._read = read
-        self._watches: set[Watch] = set()
-        self._latest: _Reading | None = None
+        self._watches: set[Watch[T]] = set()
+        self._latest: _Reading[T] | None = None
         self._begun = 0
         self._somebody_waits = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
 
     @contextmanager
-    def watch(self, interval: float) -> Iterator[Watch]:
+    def watch(self, interval: float) -> Iterator[Watch[T]]:
         """Watch for as long as the block lasts.
 
         :param interval: seconds between two readings.
@@ -92,7 +92,7 @@ class Feed:
                 self._asking.cancel()
                 self._asking = None
 
-    def latest(self, wanted: int, not_older: float) -> _Reading | None:
+    def latest(self, wanted: int, not_older: float) -> _Reading[T] | None:
         """Return a reading that is there already, if it is new to somebody and not old."""
         found = self._latest
         if found is None or found.number < wanted:
@@ -114,7 +114,7 @@ class Feed:
             number, begun = self._begun, asyncio.get_running_loop().time()
             self._begun += 1
             try:
-                found: Processes | Exception = await self._read()
+                found: T | Exception = await self._read()
             except Exception as error:  # whatever it is, those who wait must learn of it
                 found = error
             self._latest = _Reading(number, begun, found)

@@ -4,103 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.supervisord_daemon import Daemon, daemon, python, until
 
 from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.supervisord import Action, SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.crash_loops import History, Step
-from deferrable_ops.supervisord.output import Output
+from deferrable_ops.supervisord import Action
+from deferrable_ops.supervisord.crash_loops import Step
 from deferrable_ops.supervisord.processes import Process, State
-from deferrable_ops.supervisord.watching import Look, look
-from deferrable_ops.upstreams.supervisord import Address, Supervisord, use_supervisord
+from deferrable_ops.upstreams.supervisord import Address, Processes, use_supervisord
 
 pytest.importorskip("supervisor.supervisord")
 
 # Prints what it was started with.
 ECHO = "import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
-    """Return what the condition returns, once it is true."""
-    async with asyncio.timeout(seconds):
-        while not (found := await condition()):
-            await asyncio.sleep(0.05)
-        return found
-
-
-class Daemon:
-    """A supervisord that runs a configuration, and the client that reaches it."""
-
-    def __init__(self, config: SupervisorAirflowConfiguration, client: Supervisord) -> None:
-        self.config = config
-        self.client = client
-        self.histories: dict[str, History] = {}
-
-    async def look(self) -> Look:
-        found = look(self.config, map(Process.from_info, await self.client.processes()), self.histories)
-        self.histories = found.histories
-        return found
-
-    async def verdict(self) -> Any:
-        """The verdict, once there is one."""
-        found = (await self.look()).verdict
-        return found if found.action is not None else None
-
-    async def start(self, program: str = "test:test") -> None:
-        await self.client.call("supervisor.startProcess", program, False)
-
-
-@asynccontextmanager
-async def daemon(*, address: Address | None = None, **fields: Any) -> AsyncIterator[Daemon]:
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = SupervisorAirflowConfiguration(working_dir=folder / "100% mine; #1", **fields)
-        for directory in config.directories:
-            directory.mkdir(mode=0o700)
-        config.config_path.touch(mode=0o600)
-        config.config_path.write_text(config.to_cfg())
-        command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config.config_path)]
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        stack.callback(lambda: print(running.communicate()[0].decode()))
-        stack.callback(running.terminate)
-        client = await stack.enter_async_context(
-            use_supervisord(address or Address(socket=config.socket_path))
-        )
-
-        async def answers() -> bool:
-            assert running.poll() is None, "supervisord has ended"
-            try:
-                return bool(await client.call("supervisor.getState"))
-            except SupervisordUnavailable:
-                return False
-
-        await until(answers)
-        yield Daemon(config, client)
-
-
-def python(code: str) -> str:
-    """A command that runs this code, which holds no double quote."""
-    return f'{sys.executable} -c "{code}"'
-
-
-async def read_all(
-    found: Daemon, channel: Any = "stdout", name: str = "test:test", chunk_size: int = 64
-) -> list[str]:
-    output, lines = Output(chunk_size=chunk_size), list[str]()
-    size = await found.client.output_size(name, channel)
-    while (request := output.request(size, ended=True)) is not None:
-        lines += output.answer(await found.client.read_output(name, channel, *request))
-    assert output.finish() == []
-    assert output.cursor == size
-    return lines
 
 
 async def test_program_gets_exactly_what_was_configured() -> None:
@@ -114,8 +33,7 @@ async def test_program_gets_exactly_what_was_configured() -> None:
         await found.start()
         verdict = await until(found.verdict)
         assert (verdict.action, verdict.reason) == (Action.SUCCESS, "test:test exited with 0")
-        (line,) = await read_all(found)
-        arguments, variables, directory = json.loads(line)
+        arguments, variables, directory = json.loads(found.config.program["test"].stdout_logfile.read_text())
         here = str(found.config.config_path.parent)
         assert arguments == ["a ; b", "100%", "#c", "00", "%(here)s", "é"]
         expected = environment | {"A": f"100% ; #x {here} %(here)s"}
@@ -166,36 +84,6 @@ async def test_program_that_a_signal_ends_has_failed_and_one_that_is_stopped_is_
 async def running(found: Daemon) -> bool:
     (process,) = map(Process.from_info, await found.client.processes())
     return process.state is State.RUNNING
-
-
-async def test_output_arrives_as_the_bytes_that_were_written() -> None:
-    written = b"\x1b[31mred\x1b[0m\r\n\x00 progress\rdone\n" + "é€😀\n".encode() * 40 + b"caf\xe9 <&> ]]>\n"
-    code = f"import sys; sys.stdout.buffer.write({written!r}); sys.stderr.write('oh\\n')".replace('"', '\\"')
-    async with daemon(program={"test": {"command": python(code), "startsecs": 0}}) as found:
-        await found.start()
-        await until(found.verdict)
-        lines = await read_all(found)
-        expected = [
-            "\x1b[31mred\x1b[0m",
-            "\x00 progress\rdone",
-            *["é€😀"] * 40,
-            "caf\N{REPLACEMENT CHARACTER} <&> ]]>",
-        ]
-        assert lines == expected
-        assert await read_all(found, "stderr") == ["oh"]
-        log = found.config.supervisord.logfile
-        assert "Traceback" not in log.read_text(), "what cannot be read fills no log"
-
-
-async def test_position_beyond_what_xmlrpc_counts_is_asked_for() -> None:
-    async with daemon(program={"test": {"command": python("print(1)"), "startsecs": 0}}) as found:
-        await found.start()
-        await until(found.verdict)
-        path = found.config.program["test"].stdout_logfile
-        with path.open("r+b") as log:
-            log.seek(2**31 + 5)
-            log.write(b"late\n")
-        assert await found.client.read_output("test:test", "stdout", 2**31 + 5, 5) == "late\n"
 
 
 async def test_crash_loop_is_seen_and_paused() -> None:
@@ -254,13 +142,20 @@ async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch)
             return await call(method, *arguments)
 
         monkeypatch.setattr(found.client, "call", counted)
+        understood = 0
 
-        async def watch() -> list[str]:
+        def read_states(answer: Processes) -> list[str]:
+            nonlocal understood
+            understood += 1
+            return [process["statename"] for process in answer]
+
+        async def watch() -> list[list[str]]:
             async with use_supervisord(Address(socket=found.config.socket_path)) as client:
-                with client.watch(0.05) as watched:
-                    return [(await watched.next())[0]["statename"] for _ in range(4)]
+                with client.watch(0.05, read_states) as watched:
+                    return [await watched.next() for _ in range(4)]
 
-        assert await asyncio.gather(*(watch() for _ in range(20))) == [["STOPPED"] * 4] * 20
+        assert await asyncio.gather(*(watch() for _ in range(20))) == [[["STOPPED"]] * 4] * 20
+        assert understood == 4, "what they are told is understood once for all"
         assert asked == ["supervisor.getAllProcessInfo"] * 4
 
 

@@ -1,53 +1,14 @@
-"""A program's output by a byte cursor: each line once, whatever bytes it writes and whenever the reader restarts."""
+"""The bytes of a log as lines, and the place up to which they were given out."""
 
 from __future__ import annotations
 
-import codecs
-from pathlib import Path
-from typing import Any
+import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from deferrable_ops.supervisord.output import Output
-
-options = pytest.importorskip("supervisor.options")
-compat = pytest.importorskip("supervisor.compat")
-
-codecs.register_error("each byte", lambda error: ("\N{REPLACEMENT CHARACTER}", error.start + 1))  # type: ignore[attr-defined]
-
-
-class Log:
-    """A log as supervisord shows it: its own functions read the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.readings = 0
-
-    def size(self) -> int:
-        _, size, _ = options.tailFile(str(self.path), 0, 0)
-        return int(size)
-
-    def read(self, offset: int, length: int) -> str | None:
-        self.readings += 1
-        try:
-            return str(compat.as_string(options.readFile(str(self.path), offset, length)))
-        except UnicodeDecodeError:
-            return None
-
-
-def read_all(output: Output, log: Log, ended: bool = False) -> list[str]:
-    lines = []
-    while (request := output.request(log.size(), ended)) is not None:
-        lines += output.answer(log.read(*request))
-    return [*lines, *output.finish()] if ended else lines
-
-
-def expected_lines(data: bytes) -> list[str]:
-    *lines, rest = data.decode(errors="each byte").split("\n")
-    return [line.removesuffix("\r") for line in [*lines, *([rest] if rest else [])]]
-
+from deferrable_ops.supervisord.output import OVERLAP, Lines, Place, mark_of
 
 PIECES = st.one_of(
     st.text(max_size=8).map(str.encode),
@@ -56,95 +17,83 @@ PIECES = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("logs") / "output.log"
+def read_from(place: Place, data: bytes, sizes: list[int]) -> tuple[Lines, list[str]]:
+    """Read a file from a place on, in pieces of these sizes, and the rest at once."""
+    lines, found = Lines(place), list[str]()
+    for size in [*sizes, len(data)]:
+        start = lines.read.offset
+        found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
+    return lines, found
 
 
-@given(
-    writes=st.lists(st.tuples(PIECES, st.booleans()), max_size=20),
-    chunk_size=st.sampled_from([1, 2, 3, 7, 64]),
-)
-@settings(max_examples=300, deadline=None)
-def test_each_line_comes_once_whenever_the_reader_is_restarted(
-    path: Path, writes: list[tuple[bytes, bool]], chunk_size: int
-) -> None:
-    path.write_bytes(b"")
-    log, output, lines, written = Log(path), Output(chunk_size=chunk_size), list[str](), b""
-    for data, restart in writes:
-        written += data
-        path.write_bytes(written)
-        lines += read_all(output, log)
-        if restart:
-            output = Output(output.cursor, chunk_size)
-    lines += read_all(output, log, ended=True)
-    assert lines == expected_lines(written)
-    assert output.cursor == len(written)
-    assert read_all(output, log, ended=True) == []
+def expected(data: bytes) -> list[str]:
+    *lines, rest = data.split(b"\n")
+    whole = [*lines, *([rest] if rest else [])]
+    return [line.removesuffix(b"\r").decode(errors="replace") for line in whole]
 
 
-def test_cursor_stays_before_a_line_that_is_not_complete(path: Path) -> None:
-    path.write_bytes("one\ntwö".encode())
-    output = Output()
-    assert read_all(output, Log(path)) == ["one"]
-    assert output.cursor == 4
-    path.write_bytes("one\ntwö!\n".encode())
-    assert read_all(output, Log(path)) == ["twö!"]
-    assert read_all(Output(4), Log(path)) == ["twö!"]
+@given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
+def test_lines_are_the_same_however_they_are_read(data: bytes, sizes: list[int]) -> None:
+    lines, found = read_from(Place(inode=3), data, sizes)
+    assert found + lines.finish() == expected(data)
+    assert lines.begun == Place(3, len(data), mark_of(data), 7.0)
 
 
-def test_text_takes_one_reading_a_chunk(path: Path) -> None:
-    path.write_bytes(b"x" * 99 + b"\n" + b"y" * 99 + b"\n")
-    log = Log(path)
-    assert len(read_all(Output(chunk_size=100), log)) == 2
-    assert log.readings == 2
+@given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
+def test_who_goes_on_from_a_kept_place_gets_the_rest(data: bytes, sizes: list[int]) -> None:
+    first, found = Lines(Place()), list[str]()
+    for size in sizes:
+        start = first.read.offset
+        found += first.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
+    kept = Place.from_json(json.loads(json.dumps(first.begun.to_json())))
+    assert kept is not None
+    assert kept.mark == mark_of(data[: kept.offset])
+    second, rest = read_from(kept, data, [])
+    assert found + rest + second.finish() == expected(data)
 
 
-def test_character_that_a_chunk_would_cut_is_read_whole(path: Path) -> None:
-    path.write_bytes("aé😀\n".encode() * 50)
-    log = Log(path)
-    assert read_all(Output(chunk_size=8), log) == ["aé😀"] * 50
-    assert log.readings <= 200
+def test_place_stays_before_a_line_that_is_not_complete() -> None:
+    lines = Lines(Place())
+    assert lines.take(b"", "one\ntwö".encode(), 1.0) == ["one"]
+    assert (lines.begun.offset, lines.read.offset) == (4, 8)
+    assert lines.take(b"one\ntw\xc3\xb6", b"!\n", 2.0) == ["twö!"]
+    assert lines.begun == lines.read == Place(0, 10, mark_of("one\ntwö!\n".encode()), 2.0)
 
 
-def test_bytes_that_are_no_text_do_not_stop_the_reading(path: Path) -> None:
-    path.write_bytes((b"caf\xe9 " * 10 + b"\n") * 20)
-    log = Log(path)
-    assert read_all(Output(), log, ended=True) == ["caf\N{REPLACEMENT CHARACTER} " * 10] * 20
-    assert log.readings < 9000
+def test_line_may_begin_in_one_file_and_end_in_the_next() -> None:
+    lines = Lines(Place(inode=1))
+    assert lines.take(b"", b"one\ntw", 1.0) == ["one"]
+    lines.go_on_in(Place(inode=2))
+    assert (lines.begun.inode, lines.begun.offset) == (1, 4)
+    assert lines.take(b"", b"o\n", 2.0) == ["two"]
+    assert (lines.begun.inode, lines.begun.offset) == (2, 2)
+    lines.go_on_in(Place(inode=3))
+    assert lines.begun.inode == 3
 
 
-def test_character_that_is_still_being_written_is_waited_for(path: Path) -> None:
-    path.write_bytes("€".encode()[:2])
-    output, log = Output(), Log(path)
-    assert read_all(output, log) == []
-    path.write_bytes("€\n".encode())
-    assert read_all(output, log) == ["€"]
-    path.write_bytes("€\n".encode() + "€".encode()[:2])
-    assert read_all(output, log) == []
-    assert read_all(output, log, ended=True) == ["\N{REPLACEMENT CHARACTER}" * 2]
+@pytest.mark.parametrize("character", ["é", "€", "😀"])
+def test_line_without_an_end_comes_in_parts_that_cut_no_character(character: str) -> None:
+    data = b"x" + character.encode() * 60_000
+    lines, found = Lines(Place()), list[str]()
+    for start in range(0, len(data), 1000):
+        found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + 1000], 1.0)
+        assert lines.begun.mark == mark_of(data[: lines.begun.offset])
+    assert len(found) == len(data) // 65536
+    assert "".join(found + lines.finish()) == data.decode()
 
 
-def test_log_that_was_rotated_is_read_from_its_start(path: Path) -> None:
-    path.write_bytes(b"one\ntwo\nthr")
-    output, log = Output(), Log(path)
-    assert read_all(output, log) == ["one", "two"]
-    assert not output.shrank(log.size())
-    path.write_bytes(b"new\n")
-    assert output.shrank(log.size())
-    assert read_all(output, log) == ["new"]
-    assert output.cursor == 4
+def test_bytes_that_are_never_a_character_do_not_wait_for_ever() -> None:
+    data = b"\xff" * 200_000
+    lines, found = read_from(Place(), data, [65536] * 3)
+    assert "".join(found + lines.finish()) == "\N{REPLACEMENT CHARACTER}" * 200_000
 
 
-def test_line_without_an_end_is_given_out_in_parts(path: Path) -> None:
-    path.write_bytes(b"x" * 200_000)
-    output, log = Output(), Log(path)
-    parts = read_all(output, log, ended=True)
-    assert "".join(parts) == "x" * 200_000
-    assert max(map(len, parts)) < 2 * 65536 + 1
+def test_mark_tells_the_bytes_before_a_place_from_others() -> None:
+    assert mark_of(b"") == ""
+    assert mark_of(b"a" * OVERLAP) == mark_of(b"b" + b"a" * OVERLAP)
+    assert mark_of(b"b" + b"a" * (OVERLAP - 1)) != mark_of(b"a" * OVERLAP)
 
 
-def test_nothing_new_asks_for_nothing(path: Path) -> None:
-    output: Any = Output(10)
-    assert output.request(10) is None
-    assert output.finish() == []
+@pytest.mark.parametrize("wrong", [None, {}, [1, 2], [1, 2, "x", None], ["1", 2, "x", 1.0]])
+def test_what_another_version_kept_is_passed_over(wrong: object) -> None:
+    assert Place.from_json(wrong) is None

@@ -8,45 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.supervisord.support import START, config, info, process
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord import Action, ProgramPolicy, SupervisorAirflowConfiguration
+from deferrable_ops.supervisord import Action, ProgramPolicy
 from deferrable_ops.supervisord.crash_loops import History, Step, follow
 from deferrable_ops.supervisord.processes import Process, State, judge, processes_of
 from deferrable_ops.supervisord.watching import look
-
-START = 1_750_000_000
-
-
-def info(**changes: Any) -> dict[str, Any]:
-    """What getAllProcessInfo says of a process that runs."""
-    return {
-        "name": "test",
-        "group": "test",
-        "description": "pid 42, uptime 0:01:00",
-        "start": START,
-        "stop": 0,
-        "now": START + 60,
-        "state": 20,
-        "statename": "RUNNING",
-        "spawnerr": "",
-        "exitstatus": 0,
-        "logfile": "/data/s/test/output.log",
-        "stdout_logfile": "/data/s/test/output.log",
-        "stderr_logfile": "/data/s/test/error.log",
-        "pid": 42,
-    } | changes
-
-
-def process(state: State = State.RUNNING, exit_code: int = 0, **changes: Any) -> Process:
-    pid = {} if state in (State.RUNNING, State.STARTING, State.STOPPING) else {"pid": 0}
-    return Process.from_info(info(state=int(state), exitstatus=exit_code) | pid | changes)
-
-
-def config(**fields: Any) -> SupervisorAirflowConfiguration:
-    return SupervisorAirflowConfiguration(
-        **{"working_dir": "/data/s", "program": {"test": {"command": "sleep 9"}}} | fields
-    )
 
 
 def verdict(*processes: Process, **fields: Any) -> Action | None:

@@ -1,0 +1,166 @@
+"""What a task sees of a supervisord's programs, look by look, and what it does about it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.crash_loops import Step
+from deferrable_ops.supervisord.policy import Action
+from deferrable_ops.supervisord.processes import Process, Verdict
+from deferrable_ops.supervisord.watching import Look, look
+from deferrable_ops.triggers.supervisor_configuration import is_remote
+from deferrable_ops.triggers.supervisor_drift import DriftWatch, being_changed
+from deferrable_ops.triggers.supervisor_kept import Kept
+from deferrable_ops.triggers.supervisor_logs import ForwardedOutput
+from deferrable_ops.upstreams.machine import Machine
+from deferrable_ops.upstreams.supervisord import Processes, Supervisord
+from deferrable_ops.upstreams.supervisord_feed import Watch
+
+Seen = tuple[Process, ...]
+
+_SILENT_LOOKS: Final = 3
+_SHUTTING_DOWN: Final = 6  # the faults of supervisor's xmlrpc.py
+_ALREADY_STARTED: Final = 60
+_NOT_RUNNING: Final = 70
+_CALLS: Final = {Step.PAUSE: "supervisor.stopProcess", Step.RESUME: "supervisor.startProcess"}
+_DONE_ALREADY: Final = {Step.PAUSE: _NOT_RUNNING, Step.RESUME: _ALREADY_STARTED}
+
+
+def read_processes(answer: Processes) -> Seen:
+    """Return what a reading describes.
+
+    :raises InputError: it describes no processes.
+    """
+    return tuple(map(Process.from_info, answer))
+
+
+class Programs:
+    """The programs of one supervisord, as one task watches them.
+
+    :param readings: what supervisord says, read for all who watch it.
+    :param log: the task's.
+    :param kept: what was known before.
+    """
+
+    def __init__(
+        self,
+        config: SupervisorAirflowConfiguration,
+        machine: Machine,
+        client: Supervisord,
+        readings: Watch[Seen],
+        log: Any,
+        kept: Kept,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._client = client
+        self._readings = readings
+        self._log = log
+        self._histories = kept.histories
+        self._last: Look | None = None
+        self._silent = 0
+        self._is_lost = False
+        self._kept_output = kept.output
+        self._drift = DriftWatch(config, machine, client, log)
+        self._output: ForwardedOutput | None = None
+        if config.forward_logs:
+            self._output = ForwardedOutput(
+                config, machine, log, inodes=not is_remote(config), kept=kept.output, is_ours=kept.is_ours
+            )
+
+    @property
+    def kept(self) -> Kept:
+        """What to keep. It changes only when something does."""
+        output = self._kept_output if self._output is None else self._output.state
+        return Kept(self._histories, output, is_ours=True)
+
+    async def look(self, within: float | None) -> Verdict | None:
+        """Wait for the next reading, and return what it means; None where it means nothing yet.
+
+        :param within: seconds to wait for it.
+        :raises SupervisordRefused: it says no, and will again.
+        :raises MachineRefused: the machine does.
+        """
+        try:
+            async with asyncio.timeout(within):
+                seen = await self._readings.next()
+        except TimeoutError:
+            return None
+        except SupervisordUnavailable as error:
+            return await self._without_answer(error)
+        except SupervisordRefused as refused:
+            if refused.code != _SHUTTING_DOWN:
+                raise
+            return await self._without_answer(refused)
+        self._silent, self._is_lost = 0, False
+        if being_changed(self._client):  # what it says in the middle of that means nothing
+            return None
+        return self._judged(seen) if await self._drift.is_none(seen) else self._drift.verdict
+
+    async def act(self) -> None:
+        """Stop and start what the last look asked for. What does not work is asked for again by the next one."""
+        steps = self._last.steps if self._last else {}
+        try:
+            answers = await self._client.multicall(
+                [(_CALLS[step], (name, False)) for name, step in steps.items()]
+            )
+        except SupervisordUnavailable:
+            return
+        for (name, step), answer in zip(steps.items(), answers, strict=True):
+            if isinstance(answer, SupervisordRefused) and answer.code != _DONE_ALREADY[step]:
+                self._log.warning("%s: %s", name, answer)
+
+    async def forward_output(self) -> None:
+        """Copy the programs' output to the task's log."""
+        if self._output is not None and self._last is not None:
+            await self._output.forward(self._last.own)
+
+    async def finish_output(self) -> None:
+        """Copy what the programs have written to their end."""
+        if self._output is not None and self._last is not None:
+            await self._output.finish(self._last.own)
+
+    def _judged(self, seen: Seen) -> Verdict:
+        before, self._last = self._last, look(self._config, seen, self._histories)
+        self._tell(before, self._last)
+        self._histories = self._last.histories
+        return self._last.verdict
+
+    def _tell(self, before: Look | None, now: Look) -> None:
+        known = {} if before is None else _by_name(before)
+        for name, process in _by_name(now).items():
+            old = known.get(name)
+            if old is None or (old.state, old.pid, old.start) != (process.state, process.pid, process.start):
+                what = f"is {process.state.name}" if process.is_alive else process.end
+                self._log.info("%s %s%s", name, what, f" (pid {process.pid})" if process.pid else "")
+        for name, step in now.steps.items():
+            if before is not None and before.steps.get(name) is step:
+                continue
+            if step is Step.PAUSE:
+                history = now.histories[name]
+                self._log.warning(
+                    "%s is in a crash loop: it is kept stopped (pause %d)", name, history.pauses
+                )
+            else:
+                self._log.info("%s has been kept stopped for long enough: it is started", name)
+
+    async def _without_answer(self, error: Exception) -> Verdict | None:
+        try:
+            await self._machine.status(self._config.config_path)
+        except MachineUnavailable as lost:
+            if not self._is_lost:
+                self._is_lost = True
+                self._log.warning("The programs cannot be seen now, and go on: %s", lost)
+            return None
+        self._silent += 1
+        if self._silent >= _SILENT_LOOKS:
+            return Verdict(Action.RETRIGGER, f"{error}, {self._silent} times in a row")
+        self._log.warning("%s", error)
+        return None
+
+
+def _by_name(seen: Look) -> dict[str, Process]:
+    return {process.full_name: process for own in seen.own.values() for process in own}
