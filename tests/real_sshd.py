@@ -114,7 +114,7 @@ class RealSshd:
 
     def logins(self) -> int:
         """Return how often it has let somebody in."""
-        return self.log().count("\nAccepted ") + self.log().startswith("Accepted ")
+        return sum(self.log().count(f"Accepted {how} for ") for how in ("publickey", "password"))
 
     def log(self) -> str:
         """Return what the server wrote."""

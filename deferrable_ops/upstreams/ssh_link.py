@@ -67,7 +67,7 @@ class Link:
         self._backoff = Backoff()
         self._connection: SSHClientConnection | None = None
         self._connecting: asyncio.Task[SSHClientConnection] | None = None
-        self._sftp: asyncio.Task[SFTPClient] | None = None
+        self._sftp: asyncio.Task[tuple[SSHClientConnection, SFTPClient]] | None = None
         self._sftp_users = 0
 
     async def connection(self) -> SSHClientConnection:
@@ -118,17 +118,18 @@ class Link:
         import asyncssh
 
         opening = self._sftp
-        if opening is None:
+        if opening is None or (_is_open(opening) and opening.result()[0].is_closed()):
             # In a context of its own, as the connection.
             opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
         self._sftp_users += 1
         try:
-            yield await asyncio.shield(opening)
+            _, client = await asyncio.shield(opening)
+            yield client
         except (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
             self._forget_sftp(opening)
             raise self.lost(error) from None
         except BaseException:
-            if opening.done() and (opening.cancelled() or opening.exception() is not None):
+            if opening.done() and not _is_open(opening):
                 self._forget_sftp(opening)
             raise
         finally:
@@ -164,14 +165,16 @@ class Link:
                     await self._connection.wait_closed()
 
     async def _connect(self) -> SSHClientConnection:
-        for attempt in range(1, _ATTEMPTS + 1):
+        dropped = 0
+        while True:
             await self._backoff.wait()
             await self._read_settings()
             try:
                 connection = await log_in(self.settings)
             except Dropped:
                 self._backoff.failed()
-                if attempt == _ATTEMPTS:
+                dropped += 1
+                if dropped == _ATTEMPTS:
                     raise
             except MachineError:
                 self._backoff.failed()
@@ -179,7 +182,6 @@ class Link:
             else:
                 self._backoff.succeeded()
                 return connection
-        raise AssertionError
 
     async def _read_settings(self) -> None:
         try:
@@ -199,12 +201,16 @@ class Link:
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)
 
-    def _forget_sftp(self, opening: asyncio.Task[SFTPClient]) -> None:
+    def _forget_sftp(self, opening: asyncio.Task[tuple[SSHClientConnection, SFTPClient]]) -> None:
         if self._sftp is opening:
             self._sftp = None
-        if opening.done() and not opening.cancelled() and opening.exception() is None:
-            opening.result().exit()
+        if _is_open(opening):
+            opening.result()[1].exit()
 
 
-async def _open_sftp(connection: SSHClientConnection) -> SFTPClient:
-    return await connection.start_sftp_client()
+def _is_open(opening: asyncio.Task[tuple[SSHClientConnection, SFTPClient]]) -> bool:
+    return opening.done() and not opening.cancelled() and opening.exception() is None
+
+
+async def _open_sftp(connection: SSHClientConnection) -> tuple[SSHClientConnection, SFTPClient]:
+    return connection, await connection.start_sftp_client()
