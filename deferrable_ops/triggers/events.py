@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
 from deferrable_ops.events.condition_language import parse_condition
-from deferrable_ops.events.conditions import Condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
 from deferrable_ops.events.specifications import KafkaEvent, Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
@@ -55,6 +54,7 @@ class EventsTrigger(TaskTrigger):
     )
 
     # Set while run() runs; before that they are None.
+    _wanted: dict[str, Specification] | None  # until _intake has it
     _intake: Intake
     _progress: Progress | None
 
@@ -84,6 +84,7 @@ class EventsTrigger(TaskTrigger):
         self.soft_fail = soft_fail
         self.single = single
         self.run_times = run_times
+        self._wanted = None
         self._intake = cast("Any", None)
         self._progress = None
 
@@ -98,11 +99,14 @@ class EventsTrigger(TaskTrigger):
         return super().own_xcoms if self.single else (*super().own_xcoms, PROGRESS)
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the rendered arguments, and keep of the events what they say.
 
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
-        self._wanted()
+        self._wanted = specifications_of(self.events or {})
+        parse_condition(self.condition, list(self._wanted))
+        # Thousands of waits take turns after this. What all of them hold meanwhile stays the process's memory.
+        self.events = None
         check_keep(self.keep)
         check_since(self.since)
         timezone_named(self.timezone)
@@ -128,8 +132,9 @@ class EventsTrigger(TaskTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the classpath and the kwargs that make this trigger again."""
         classpath, kwargs = super().serialize()
-        if self._intake is not None:
-            kwargs["events"] = {name: specification_to_json(one) for name, one in self._intake.wanted}
+        wanted = self._wanted if self._intake is None else dict(self._intake.wanted)
+        if wanted is not None:
+            kwargs["events"] = {name: specification_to_json(one) for name, one in wanted.items()}
         return classpath, kwargs
 
     async def wait(self) -> Outcome:
@@ -202,7 +207,8 @@ class EventsTrigger(TaskTrigger):
 
     def _begin(self) -> Intake:
         if self._intake is None:
-            specifications, condition = self._wanted()
+            specifications = self._wanted or {}
+            condition = parse_condition(self.condition, list(specifications))
             started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
             zone = timezone_named(self.timezone)
             # What an earlier run of this trigger had gathered. The events themselves come to the same.
@@ -214,7 +220,7 @@ class EventsTrigger(TaskTrigger):
                 latest=self.current.deadline,
                 changes=self.changes,
             )
-            self.events = None  # the specifications say the same, and there are thousands of waits
+            self._wanted = None
             if not self.single:
                 # What was read of Kafka goes up to offsets that are kept elsewhere, and a state could not agree with.
                 keeps_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
@@ -229,10 +235,6 @@ class EventsTrigger(TaskTrigger):
             if wanted == intake.specifications:
                 wanted = intake.specifications  # kept once: there are thousands of waits
             yield Need(self.inbox, self.current.id, self.current.is_new, wanted, intake.since, intake)
-
-    def _wanted(self) -> tuple[dict[str, Specification], Condition]:
-        specifications = specifications_of(self.events or {})
-        return specifications, parse_condition(self.condition, list(specifications))
 
     def _times(self) -> RunTimes:
         if self.run_times is not None:

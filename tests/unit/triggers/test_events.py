@@ -216,11 +216,19 @@ def test_a_wait_shares_the_keys_of_its_attributes_with_all_others() -> None:
     assert len(vars(waiting_for("orders"))) < 30  # Python shares no more, and each wait would cost 1.3 kB
 
 
+def test_trigger_that_waits_for_its_turn_can_still_be_made_again() -> None:
+    trigger = waiting_for("orders", "payments", match={"id": 1}, condition="orders | payments")
+    as_made = trigger.serialize()
+    trigger.validate()
+    assert trigger.events is None
+    assert trigger.serialize() == as_made
+
+
 async def test_trigger_that_waits_can_still_be_made_again(runs: Runs) -> None:
     trigger = waiting_for("orders", match={"id": 1}, attempt=asdict(new_attempt()))
     as_made = trigger.serialize()
     task = asyncio.create_task(anext(aiter(trigger.run())))  # type: ignore[arg-type]
-    await eventually(lambda: trigger.events is None, "the wait")
+    await eventually(lambda: bool(runs.inbox.feed._followers), "the wait")
     assert trigger.serialize() == as_made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
