@@ -259,7 +259,8 @@ class TaskTrigger(BaseTrigger):
         inbox_use = use_inbox(patience=PATIENCE)
         self.inbox = await inbox_use.__aenter__()
         self._inbox_use = inbox_use
-        async with _registering.turn():
+        with _registering.turn() as begins:
+            await begins
             new = self.new_wait(attempt)
             self.changes = self.inbox.watcher.subscribe(new.wait_id).__enter__()
             self.current = await self.inbox.waits.register(new)

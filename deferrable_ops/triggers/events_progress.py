@@ -80,7 +80,8 @@ class Progress:
         if noted["come"]:
             await self._trigger.inbox.waits.note_progress(self._trigger.current.id, noted)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
-        async with _showing.turn():
+        with _showing.turn() as begins:
+            await begins
             if not self._over:
                 await self._show()
 
