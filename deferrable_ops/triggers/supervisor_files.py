@@ -72,23 +72,38 @@ async def unconfigure(site: Site) -> list[str]:
             ours.append(folder)
     if statuses[0] is None:
         return []
-    if ours[:1] != [folders[0]]:
-        await _remove_known(site)
-    # The daemon's own directory goes last: with it goes the lock.
-    await _script(site, _CLEAR, [str(folder) for folder in reversed(ours)])
+    elsewhere = [file for file in _own_files(site) if not any(map(file.is_relative_to, ours))]
+    # The daemon's own directory goes last, because the lock is in it.
+    removals = [(_REMOVE, elsewhere), (_CLEAR, list(reversed(ours)))]
+    for script, paths in removals if folders[0] in ours else reversed(removals):
+        if paths:
+            await _script(site, script, paths)
     return [str(folder) for folder in ours]
 
 
-async def _remove_known(site: Site) -> None:
-    daemon = site.cfg.supervisord
-    logs = [Path(f"{daemon.logfile}.{number}") for number in range(1, daemon.logfile_backups + 1)]
-    # The lock's file goes too: whoever takes it next makes it anew, and finds no configuration to start with.
-    files = (site.cfg.config_path, site.cfg.socket_path, daemon.pidfile, daemon.logfile, *logs, site.lock)
-    await _script(site, _REMOVE, [str(file) for file in files])
+def _own_files(site: Site) -> list[Path]:
+    """Return the files that this library and supervisord make, in a directory that was there before."""
+    cfg, daemon = site.cfg, site.cfg.supervisord
+    logs = _rotated(daemon.logfile, daemon.logfile_backups)
+    for program in cfg.programs.values():
+        numbers = range(program.numprocs_start, program.numprocs_start + program.numprocs)
+        for log, backups in (
+            (program.stdout_logfile, program.stdout_logfile_backups),
+            (program.stderr_logfile, program.stderr_logfile_backups),
+        ):
+            if log.is_relative_to(site.folder):
+                names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
+                logs += [file for name in sorted(names) for file in _rotated(Path(name), backups)]
+    # The lock's file goes last: whoever takes it next makes it anew, and finds no configuration to start with.
+    return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, site.lock]
 
 
-async def _script(site: Site, script: str, arguments: Sequence[str]) -> None:
-    command = ["sh", "-c", script, "sh", str(site.lock), *arguments]
+def _rotated(log: Path, backups: int) -> list[Path]:
+    return [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, backups + 1))]
+
+
+async def _script(site: Site, script: str, paths: Sequence[Path]) -> None:
+    command = ["sh", "-c", script, "sh", str(site.lock), *map(str, paths)]
     ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
     if ended.code == LOCKED:
         raise StepFailed(_still_runs(site))

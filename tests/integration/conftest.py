@@ -6,8 +6,10 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from integration import supervisor_support
 from integration.inboxes import open_inbox
 from unit.triggers.dataflow_support import Runs
 
@@ -77,3 +79,12 @@ async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     yield runs
     await runs.stop()
     await inbox.close()
+
+
+@pytest.fixture
+def place(runs: Runs) -> Iterator[supervisor_support.Place]:
+    """A place for a supervisord; its path is short, because a socket's has room for 95 bytes."""
+    with TemporaryDirectory(prefix="steps-") as folder:
+        place = supervisor_support.Place(Path(folder), runs)
+        yield place
+        place.clean()
