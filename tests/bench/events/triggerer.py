@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -35,8 +35,9 @@ class EventsTriggerer(Triggerer):
 
     async def grow(self, classpath: str, kwargs_of_each: list[dict[str, Any]]) -> int:
         """Run more triggers, and return the bytes of memory that are this process's alone once all of them wait."""
-        await self.start(classpath, kwargs_of_each)
-        if any("events" in kwargs for kwargs in kwargs_of_each):
+        register = any("events" in kwargs for kwargs in kwargs_of_each)
+        await self.start(classpath, _let_go(kwargs_of_each))
+        if register:
             await self._until_registered()
         await self.quiet()
         assert not self._failed(), self._failed()
@@ -89,6 +90,13 @@ class EventsTriggerer(Triggerer):
     def _failed(self) -> list[str]:
         tasks = [details["task"] for details in self._runner.triggers.values()]
         return [repr(task.exception()) for task in tasks if task.done() and task.exception() is not None]
+
+
+def _let_go(kwargs_of_each: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield all of them, and empty the list: no such dicts are in a triggerer, and a bare trigger's weigh nothing."""
+    kwargs_of_each.reverse()
+    while kwargs_of_each:
+        yield kwargs_of_each.pop()
 
 
 @asynccontextmanager
