@@ -182,14 +182,11 @@ class OurDirectory:
     def __init__(self) -> None:
         for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
             _remove_if_left(left)
-        while True:
+        lock = None
+        while lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            with suppress(BlockingIOError, FileNotFoundError):  # it looked as if it had been left
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.path.stat()
-                break
-            os.close(self._lock)
+            lock = _locked(self.path)
+        self._lock = lock
         if len(os.fsencode(self.path)) > _LONGEST - len("/1000.sock"):
             self.remove()
             raise ConfigurationError(
@@ -200,6 +197,19 @@ class OurDirectory:
         """Remove it with what is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _locked(directory: Path) -> int | None:
+    """Return the lock on a new directory; None where it looked to another process as if it had been left."""
+    with suppress(FileNotFoundError):
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory.stat()
+            return lock
+        except (BlockingIOError, FileNotFoundError):
+            os.close(lock)
+    return None
 
 
 def _remove_if_left(directory: Path) -> None:
