@@ -19,7 +19,7 @@ from deferrable_ops.triggers.supervisor_processes import (
     end_left_over,
     signal_daemons,
 )
-from deferrable_ops.triggers.supervisor_programs import stop_programs
+from deferrable_ops.triggers.supervisor_programs import stop_everything
 from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, Site, StepFailed
 
 _LAUNCH: Final = TAKE_LOCK + 'exec "$@"\n'
@@ -137,7 +137,7 @@ async def _told_to_stop(site: Site) -> list[int]:
         if daemon is not None:
             if daemon.state == RUNNING:
                 # All at once: supervisord itself waits for each group before it stops the next.
-                await stop_programs(site)
+                await stop_everything(site)
                 await site.rpc.call("supervisor.shutdown")
             return [daemon.pid]
     except (SupervisordRefused, SupervisordUnavailable) as error:

@@ -11,6 +11,7 @@ from deferrable_ops.triggers.supervisor_site import Site
 _CONTAINER_FILES: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _CONTAINER: Final = re.compile(r"docker|kubepods|containerd|libpod|/lxc/")
 _UNIT: Final = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
+_LETS_LIVE: Final = frozenset({"process", "none"})
 _ASK_SECONDS: Final = 5.0
 
 
@@ -25,8 +26,9 @@ async def short_life_because(site: Site) -> str | None:
     if unit is None:
         return None
     asked = ["systemctl", "show", "--property=KillMode", "--value", unit[1]]
-    mode = (await site.machine.run(asked, timeout=_ASK_SECONDS)).output.strip()
-    if mode in ("process", "none"):
+    ended = await site.machine.run(asked, timeout=_ASK_SECONDS)
+    mode = ended.output.strip() if ended.code == 0 else ""
+    if mode in _LETS_LIVE:
         return None
     return (
         f"systemd ends all processes of the unit {unit[1]} when it stops (KillMode={mode or 'unknown'}); "

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from deferrable_ops.exceptions import SupervisordRefused
+from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, State, processes_of
-from deferrable_ops.triggers.supervisor_site import POLL, Site, StepFailed
+from deferrable_ops.triggers.supervisor_site import POLL, SHUTTING_DOWN, Site, StepFailed
 
 _STARTED_ALREADY: Final = 60  # faults of supervisor's xmlrpc.py
 _NOT_RUNNING: Final = 70
@@ -71,7 +71,10 @@ async def programs(site: Site) -> list[Process]:
 
 async def stop_running(site: Site, before: Before) -> None:
     """Stop those that a restart starts anew, and return when they are."""
-    await _until_stopped(site, lambda process: not before.is_new(process))
+    while old := [process for process in await programs(site) if not before.is_new(process)]:
+        if not await _stopping(site, old):
+            return
+        await asyncio.sleep(POLL)
 
 
 async def start_programs(site: Site, before: Before) -> list[Process]:
@@ -94,21 +97,33 @@ async def start_programs(site: Site, before: Before) -> list[Process]:
 
 
 async def stop_programs(site: Site) -> list[Process]:
-    """Stop all programs at once, and return their processes when they have: each has the time it was promised."""
-    return await _until_stopped(site, lambda process: True)
+    """Stop the configuration's programs at once, and return their processes when they have stopped.
 
-
-async def _until_stopped(site: Site, chosen: Any) -> list[Process]:
+    Each has the time that it was promised: supervisord kills it after that.
+    """
     while True:
         own = processes_of(site.cfg, await site.processes())
         found = [process for processes in own.values() for process in processes]
-        alive = [process for process in found if process.state in ALIVE and chosen(process)]
-        if not alive:
+        if not await _stopping(site, found):
             return found
-        due = [process for process in alive if process.state in _STOPPABLE]
-        if due:
-            await _call(site, "supervisor.stopProcess", due, _NOT_RUNNING)
         await asyncio.sleep(POLL)
+
+
+async def stop_everything(site: Site) -> None:
+    """Stop all processes at once, those of other configurations too. Event listeners go on until supervisord ends."""
+    while True:
+        found = [process for process in await site.processes() if process.group not in site.cfg.eventlistener]
+        if not await _stopping(site, found):
+            return
+        await asyncio.sleep(POLL)
+
+
+async def _stopping(site: Site, processes: list[Process]) -> bool:
+    """Tell those that run to stop; return whether any has not yet."""
+    due = [process for process in processes if process.state in _STOPPABLE]
+    if due:
+        await _call(site, "supervisor.stopProcess", due, _NOT_RUNNING)
+    return any(process.state in ALIVE for process in processes)
 
 
 async def _call(site: Site, method: str, processes: list[Process], fine: int) -> None:
@@ -116,14 +131,16 @@ async def _call(site: Site, method: str, processes: list[Process], fine: int) ->
 
     :param fine: the fault that says that it is so already.
     """
-    calls = [(method, (process.full_name, False)) for process in processes]
-    refused = [
-        answer
-        for answer in await site.rpc.multicall(calls)
+    answers = await site.rpc.multicall([(method, (process.full_name, False)) for process in processes])
+    refused = {
+        process.full_name: answer
+        for process, answer in zip(processes, answers, strict=True)
         if isinstance(answer, SupervisordRefused) and answer.code != fine
-    ]
+    }
+    if any(answer.code == SHUTTING_DOWN for answer in refused.values()):
+        raise SupervisordUnavailable("supervisord is shutting down")
     if refused:
-        raise StepFailed("; ".join(sorted({str(error) for error in refused})))
+        raise StepFailed("; ".join(f"{name}: {answer}" for name, answer in refused.items()))
 
 
 def _check_started(site: Site, found: list[Process]) -> None:

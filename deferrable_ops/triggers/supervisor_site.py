@@ -18,6 +18,9 @@ from deferrable_ops.upstreams.supervisord import Supervisord, use_supervisord
 RUNNING: Final = 1
 """The state of a supervisord that does what it is asked (supervisor's ``states.py``)."""
 
+SHUTTING_DOWN: Final = 6
+"""The fault of a supervisord that does nothing any more (supervisor's ``xmlrpc.py``)."""
+
 POLL: Final = 0.5
 """Seconds between two looks at something that takes its time."""
 
@@ -85,9 +88,14 @@ class Site:
     async def processes(self) -> list[Process]:
         """Return all processes of the supervisord.
 
-        :raises SupervisordUnavailable: it does not answer.
+        :raises SupervisordUnavailable: it does not answer, or is about to end.
         """
-        return [Process.from_info(info) for info in await self.rpc.processes()]
+        try:
+            return [Process.from_info(info) for info in await self.rpc.processes()]
+        except SupervisordRefused as refused:
+            if refused.code == SHUTTING_DOWN:
+                raise SupervisordUnavailable("supervisord is shutting down") from None
+            raise
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from unit.triggers.dataflow_support import Runs
 
 from deferrable_ops.inbox import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
+from deferrable_ops.triggers import supervisor_groups, supervisor_programs
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.upstreams.dataflow import Dataflow, Place, use_dataflow
 from deferrable_ops.upstreams.sqs import Sqs, open_sqs
@@ -82,8 +83,10 @@ async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 @pytest.fixture
-def place(runs: Runs) -> Iterator[supervisor_support.Place]:
-    """A place for a supervisord; its path is short, because a socket's has room for 95 bytes."""
+def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[supervisor_support.Place]:
+    """A place for a supervisord, which is looked at often; its path is short: a socket's has room for 95 bytes."""
+    for module in (supervisor_groups, supervisor_programs):
+        monkeypatch.setattr(module, "POLL", 0.05)
     with TemporaryDirectory(prefix="steps-") as folder:
         place = supervisor_support.Place(Path(folder), runs)
         yield place

@@ -100,7 +100,7 @@ class Place:
     def processes(self) -> list[int]:
         """All that supervisords of this place have started, as their environment tells."""
         mark = f"SUPERVISOR_SERVER_URL=unix://{self.folder / 's' / 'supervisor.sock'}".encode()
-        return [pid for pid in self._pids() if mark in self._environment(pid)]
+        return [pid for pid in self._pids() if mark in self.environment(pid)]
 
     def clean(self) -> None:
         for pid in (*self.daemons(), *self.processes()):
@@ -111,7 +111,7 @@ class Place:
         return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
     @staticmethod
-    def _environment(pid: int) -> list[bytes]:
+    def environment(pid: int) -> list[bytes]:
         try:
             return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:

@@ -17,8 +17,9 @@ from unit.triggers.dataflow_support import Run, new_attempt
 from deferrable_ops.inbox import State
 from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.outcome import Success
-from deferrable_ops.triggers import supervisor_daemon
+from deferrable_ops.triggers import supervisor_daemon, supervisor_programs
 from deferrable_ops.triggers.killing import stop_due_work
+from deferrable_ops.triggers.supervisor_site import POLL
 from deferrable_ops.upstreams.supervisord import Supervisord
 
 pytest.importorskip("supervisor.supervisord")
@@ -29,7 +30,8 @@ STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IG
 async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothing_waits(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 3}})
+    monkeypatch.setattr(supervisor_programs, "POLL", POLL)
+    cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 2}})
     await place.take(cfg, *BEGIN)
     asked: list[str] = []
     real = Supervisord.call
@@ -47,9 +49,9 @@ async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothi
         await asyncio.sleep(0.01)
         longest = max(longest, loop.time() - before)
     assert isinstance(await run.outcome(), Success)
-    assert 2.5 < loop.time() - began < 6
+    assert 1.5 < loop.time() - began < 5
     assert longest < 1, "the stop held up everything else"
-    assert asked.count("supervisor.getAllProcessInfo") <= 2 * (loop.time() - began) + 2
+    assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / POLL + 2
     assert len(asked) <= asked.count("supervisor.getAllProcessInfo") + 3
     assert place.processes() == []
 
@@ -228,9 +230,9 @@ async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pyte
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    failed = await place.fail(cfg, "start-supervisor", timeout=3.0)
+    failed = await place.fail(cfg, "start-supervisor", timeout=1.5)
     assert failed.retryable
-    assert "start-supervisor did not end within 3 s" in failed.reason
+    assert "start-supervisor did not end within 1.5 s" in failed.reason
     assert place.daemons() == [daemon], "no second one beside it"
 
 
