@@ -30,8 +30,8 @@ def test_directory_that_another_process_takes_for_left_is_made_again(
             remove_first(made)
         return made
 
-    def open_directory(path: Any, *rest: Any) -> int:
-        found = opened(path, *rest)
+    def open_directory(path: Any, *rest: Any, **more: Any) -> int:
+        found = opened(path, *rest, **more)
         if moment == "opened":
             remove_first(path)
         return found
