@@ -13,6 +13,7 @@ from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchT
 from deferrable_ops.triggers.events import EventsTrigger
 from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from deferrable_ops.triggers.sealed import seal, unseal
+from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
 from deferrable_ops.triggers.webhook import WebhookTrigger
 
 TRIGGERS = [
@@ -22,6 +23,7 @@ TRIGGERS = [
     DataflowStopTrigger,
     EventsTrigger,
     PublishEventTrigger,
+    SupervisorStepTrigger,
 ]
 
 
