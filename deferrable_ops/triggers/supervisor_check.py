@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
-from deferrable_ops.exceptions import MachineRefused, SupervisordRefused
+from deferrable_ops.exceptions import MachineRefused, MachineUnavailable, SupervisordRefused
 from deferrable_ops.high_availability.results import Action as CheckAction
 from deferrable_ops.high_availability.results import CheckResult, Decision, Result
 from deferrable_ops.high_availability.watch import Watch
+from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip
-from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.triggers.high_availability import HighAvailabilityTrigger
-from deferrable_ops.triggers.supervisor_configuration import (
-    address_of,
-    daemon_name,
-    is_remote,
-    open_configuration,
-    where_of,
-)
-from deferrable_ops.triggers.supervisor_kept import kept_of
+from deferrable_ops.triggers.supervisor_configuration import is_remote, open_configuration
+from deferrable_ops.triggers.supervisor_kept import Kept, kept_of
+from deferrable_ops.triggers.supervisor_site import reach
+from deferrable_ops.triggers.supervisor_steps import lives_elsewhere
+from deferrable_ops.triggers.supervisor_teardown import tear_down_if_killed
 from deferrable_ops.triggers.supervisor_watching import Programs, read_processes
-from deferrable_ops.upstreams.machine import Machine, use_machine
-from deferrable_ops.upstreams.supervisord import use_supervisord
+from deferrable_ops.upstreams.backoff import Backoff
 
 _RESULTS: Final[dict[Action | None, CheckResult]] = {
     None: (Result.PASS, CheckAction.CONTINUE),
@@ -59,34 +56,43 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         """
         open_configuration(self.configuration)
 
+    @property
+    def cancellable(self) -> bool:
+        """Whether a user who ends this task ends the programs."""
+        return open_configuration(self.configuration).stop_on_exit
+
+    async def cancel(self, wait: Wait) -> None:
+        """Stop programs and supervisord where a user ended the task, and ``stop_on_exit`` says so."""
+        await tear_down_if_killed(self.inbox, wait, open_configuration(self.configuration), self.log)
+
     async def poll(self) -> Outcome:
         """Look again and again, and return how that ends."""
-        judge = self.watch(self.facts(), self.current.progress)
-        config = open_configuration(self.configuration)
-        try:
-            async with use_machine(where_of(config)) as machine:
-                return await self._lives_elsewhere(config, machine) or await self._watched(
-                    judge, config, machine
-                )
-        except (SupervisordRefused, MachineRefused) as refused:
-            return Failure(str(refused), retryable=False)
+        judge, backoff = self.watch(self.facts(), self.current.progress), Backoff()
+        while (ended := judge.at_limit(_now())) is None:
+            try:
+                return await self._watched(judge)
+            except (SupervisordRefused, MachineRefused) as refused:
+                return Failure(str(refused), retryable=False)
+            except MachineUnavailable as lost:
+                pause = backoff.failed()
+                self.log.warning("The programs cannot be seen now, and go on: %s", lost)
+            await asyncio.sleep(pause)
+        return self.end(ended)
 
-    async def _watched(
-        self, judge: Watch, config: SupervisorAirflowConfiguration, machine: Machine
-    ) -> Outcome:
-        interval = config.check_interval.total_seconds()
-        async with use_supervisord(address_of(config, await machine.socket(config.socket_path))) as client:
-            with client.watch(interval, read_processes) as readings:
-                kept = await kept_of(self.inbox, self.current)
-                programs = Programs(config, machine, client, readings, self.log, kept)
+    async def _watched(self, judge: Watch) -> Outcome:
+        config = open_configuration(self.configuration)
+        async with reach(config, self.log) as site:
+            if not is_remote(config):
+                elsewhere = await lives_elsewhere(self.inbox, config, await site.machine.identity())
+                if elsewhere is not None:
+                    return Failure(elsewhere, retryable=False)
+            interval = config.check_interval.total_seconds()
+            with site.rpc.watch(interval, read_processes) as readings:
                 until = f", until {judge.end} at the latest" if judge.end else ""
-                self.log.info(
-                    "Watching %d programs on %s every %g s%s",
-                    len(config.programs),
-                    machine.name,
-                    interval,
-                    until,
-                )
+                count, name = len(config.programs), site.machine.name
+                self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
+                kept = await kept_of(self.inbox, await self.inbox.waits.get(self.current.id))
+                programs = Programs(site, readings, kept)
                 return await self._look_on(judge, programs)
 
     async def _look_on(self, judge: Watch, programs: Programs) -> Outcome:
@@ -105,33 +111,19 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                     outcome = judge.take(_RESULTS[action], _now())
             await (programs.forward_output() if outcome is None else programs.finish_output())
             # Kept before it is acted on: whoever goes on after a restart must know of a pause that was begun.
-            now = judge.state | programs.kept.to_json()
-            if now != kept:
-                kept = now
-                await self.inbox.waits.note_progress(self.current.id, now)
+            if (judge.state, programs.kept) != kept:
+                kept = judge.state, programs.kept
+                await self._keep(*kept)
             if outcome is not None:
                 self.log.info("%s", verdict.reason)
                 return outcome if not isinstance(outcome, Decision) else self.end(outcome)
             await programs.act()
         await programs.finish_output()
-        await self.inbox.waits.note_progress(self.current.id, judge.state | programs.kept.to_json())
+        await self._keep(judge.state, programs.kept)
         return self.end(ended)
 
-    async def _lives_elsewhere(
-        self, config: SupervisorAirflowConfiguration, machine: Machine
-    ) -> Failure | None:
-        if is_remote(config):
-            return None
-        name, here = daemon_name(config), await machine.identity()
-        claimed = await self.inbox.daemons.of(name)
-        if claimed is None or claimed.host == here.host:
-            return None
-        return Failure(
-            f"the supervisord {name} lives on {claimed.host}, and this triggerer runs on {here.host}: pin the tasks of "
-            "a local supervisord to one triggerer by a queue ([triggerer] queues_enabled), or use SupervisorSSH. "
-            f"Where {claimed.host} is gone for good, run `deferrable-ops supervisord forget {name}`",
-            retryable=False,
-        )
+    async def _keep(self, health: dict[str, Any], seen: Kept) -> None:
+        await self.inbox.waits.note_progress(self.current.id, health | seen.to_json())
 
 
 def _now() -> datetime:

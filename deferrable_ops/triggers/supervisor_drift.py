@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
@@ -13,6 +13,7 @@ from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.triggers.supervisor_configuration import step_timeout
+from deferrable_ops.triggers.supervisor_site import Site
 from deferrable_ops.upstreams.machine import Machine
 from deferrable_ops.upstreams.supervisord import Supervisord
 
@@ -129,18 +130,13 @@ async def _remove(client: Supervisord, groups: Sequence[str], within: float) -> 
 
 
 class DriftWatch:
-    """Looks for drift when the watching begins, and when processes came, went or were started again since.
+    """Looks for drift when the watching begins, and when processes came, went or were started again since."""
 
-    :param log: the task's.
-    """
-
-    def __init__(
-        self, config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord, log: Any
-    ) -> None:
-        self._config = config
-        self._machine = machine
-        self._client = client
-        self._log = log
+    def __init__(self, site: Site) -> None:
+        self._config = site.cfg
+        self._machine = site.machine
+        self._client = site.rpc
+        self._log = site.log
         self._starts: dict[str, int] | None = None
         self._not_before = 0.0
         self._told = ""

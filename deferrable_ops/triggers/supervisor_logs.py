@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
-from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.output import Place
 from deferrable_ops.supervisord.processes import Process
 from deferrable_ops.supervisord.programs import ProgramConfiguration
+from deferrable_ops.triggers.supervisor_configuration import is_remote
+from deferrable_ops.triggers.supervisor_kept import Kept
 from deferrable_ops.triggers.supervisor_log import Log
-from deferrable_ops.upstreams.machine import FileStatus, Machine
+from deferrable_ops.triggers.supervisor_site import Site
+from deferrable_ops.upstreams.machine import FileStatus
 
 _CHUNKS_A_LOOK: Final = 8  # of all logs together: who writes more is caught up with, look by look
 _SHORTEST_CHUNK: Final = 4096
@@ -25,30 +27,17 @@ _LINES_AT_ONCE: Final = 50  # a few milliseconds of the loop, which all triggers
 class ForwardedOutput:
     """The logs of a configuration's programs, and how far each was copied.
 
-    :param machine: on which they are.
-    :param inodes: whether that machine tells a file's inode for nothing.
-    :param log: the task's.
-    :param kept: what :attr:`state` was.
-    :param is_ours: it was kept for this DAG run: what is gone since then is missed.
+    :param kept: how far each was copied before.
     """
 
-    def __init__(
-        self,
-        config: SupervisorAirflowConfiguration,
-        machine: Machine,
-        log: Any,
-        *,
-        inodes: bool,
-        kept: Mapping[str, Any],
-        is_ours: bool,
-    ) -> None:
-        self._programs = config.programs
-        self._chunk = config.log_chunk_size
-        self._machine = machine
-        self._log = log
-        self._inodes = inodes
-        self._kept = {path: Place.from_json(place) for path, place in kept.items()}
-        self._is_ours = is_ours
+    def __init__(self, site: Site, kept: Kept) -> None:
+        self._programs = site.cfg.programs
+        self._chunk = site.cfg.log_chunk_size
+        self._machine = site.machine
+        self._log = site.log
+        self._inodes = not is_remote(site.cfg)  # they are told for nothing
+        self._kept = {path: Place.from_json(place) for path, place in kept.output.items()}
+        self._is_ours = kept.is_ours  # what is gone since then is missed
         self._logs: dict[Path, Log] = {}
         self._trouble = ""
 

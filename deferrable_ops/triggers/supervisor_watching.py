@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.crash_loops import Step
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.supervisord.watching import Look, look
-from deferrable_ops.triggers.supervisor_configuration import is_remote
 from deferrable_ops.triggers.supervisor_drift import DriftWatch, being_changed
 from deferrable_ops.triggers.supervisor_kept import Kept
 from deferrable_ops.triggers.supervisor_logs import ForwardedOutput
-from deferrable_ops.upstreams.machine import Machine
-from deferrable_ops.upstreams.supervisord import Processes, Supervisord
+from deferrable_ops.triggers.supervisor_site import Site
+from deferrable_ops.upstreams.supervisord import Processes
 from deferrable_ops.upstreams.supervisord_feed import Watch
 
 Seen = tuple[Process, ...]
@@ -41,35 +39,22 @@ class Programs:
     """The programs of one supervisord, as one task watches them.
 
     :param readings: what supervisord says, read for all who watch it.
-    :param log: the task's.
     :param kept: what was known before.
     """
 
-    def __init__(
-        self,
-        config: SupervisorAirflowConfiguration,
-        machine: Machine,
-        client: Supervisord,
-        readings: Watch[Seen],
-        log: Any,
-        kept: Kept,
-    ) -> None:
-        self._config = config
-        self._machine = machine
-        self._client = client
+    def __init__(self, site: Site, readings: Watch[Seen], kept: Kept) -> None:
+        self._config = site.cfg
+        self._machine = site.machine
+        self._client = site.rpc
+        self._log = site.log
         self._readings = readings
-        self._log = log
         self._histories = kept.histories
         self._last: Look | None = None
         self._silent = 0
         self._is_lost = False
         self._kept_output = kept.output
-        self._drift = DriftWatch(config, machine, client, log)
-        self._output: ForwardedOutput | None = None
-        if config.forward_logs:
-            self._output = ForwardedOutput(
-                config, machine, log, inodes=not is_remote(config), kept=kept.output, is_ours=kept.is_ours
-            )
+        self._drift = DriftWatch(site)
+        self._output = ForwardedOutput(site, kept) if site.cfg.forward_logs else None
 
     @property
     def kept(self) -> Kept:
@@ -103,10 +88,11 @@ class Programs:
     async def act(self) -> None:
         """Stop and start what the last look asked for. What does not work is asked for again by the next one."""
         steps = self._last.steps if self._last else {}
+        if not steps:
+            return
+        calls = [(_CALLS[step], (name, False)) for name, step in steps.items()]
         try:
-            answers = await self._client.multicall(
-                [(_CALLS[step], (name, False)) for name, step in steps.items()]
-            )
+            answers = await self._client.multicall(calls)
         except SupervisordUnavailable:
             return
         for (name, step), answer in zip(steps.items(), answers, strict=True):

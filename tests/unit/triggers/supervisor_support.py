@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from unit.supervisord.support import process, two_programs
 
+from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process, State
+from deferrable_ops.triggers.supervisor_kept import Kept
 from deferrable_ops.triggers.supervisor_logs import ForwardedOutput
+from deferrable_ops.triggers.supervisor_site import Site
 from deferrable_ops.upstreams.local_machine import LocalMachine
 from deferrable_ops.upstreams.machine import FileStatus
 
@@ -89,14 +92,12 @@ class Reader:
         self.restart()
 
     def restart(self, *, is_ours: bool = True) -> None:
-        self.output = ForwardedOutput(
-            self._program.config,
-            self.machine,
-            self._log,
-            inodes=self.machine.inodes == "always",
-            kept=self._state,
-            is_ours=is_ours,
-        )
+        remote: dict[str, Any] = {} if self.machine.inodes == "always" else {"ssh_conn_id": "web"}
+        config = self._program.config
+        if remote:
+            config = SupervisorSSHAirflowConfiguration(**config.with_secrets() | remote)
+        site = Site(config, self.machine, None, self._log)  # type: ignore[arg-type]
+        self.output = ForwardedOutput(site, Kept(output=self._state, is_ours=is_ours))
 
     async def look(self) -> None:
         await self.output.forward(self._program.found)

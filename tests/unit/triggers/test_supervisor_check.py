@@ -1,0 +1,321 @@
+"""The task that watches a supervisord's programs: what ends it, what it does, and what a restart changes."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.triggers.dataflow_support import Run, Runs, eventually, new_attempt
+from unit.triggers.supervisor_fakes import Daemon, Place, two, watching
+
+from deferrable_ops.exceptions import (
+    MachineRefused,
+    MachineUnavailable,
+    SupervisordRefused,
+    SupervisordUnavailable,
+)
+from deferrable_ops.inbox import State as WaitState
+from deferrable_ops.outcome import Failure, Skip, Success
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers import supervisor_check
+
+AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor.sock")
+CRASHES = {"crash_restarts": 2, "crash_window": 60, "crash_delay": 30, "crash_give_up": 1}
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(daemon)
+    monkeypatch.setattr(supervisor_check, "reach", place.reach)
+    return place
+
+
+async def kept(run: Run) -> dict[str, Any]:
+    progress: dict[str, Any] = (await run.wait()).progress or {}
+    return progress
+
+
+@pytest.mark.parametrize(
+    "code, outcome",
+    [
+        (0, Success(["pass", "stop"])),
+        (1, Success(["fail", "retrigger"])),
+        (3, Success(["fail", "stop"])),
+        (4, Skip("a exited with 4; b exited with 4")),
+        (5, Failure("a exited with 5; b exited with 5")),
+    ],
+)
+@pytest.mark.usefixtures("place")
+async def test_exit_codes_end_the_task_as_the_policy_says(
+    runs: Runs, daemon: Daemon, tmp_path: Path, code: int, outcome: Any
+) -> None:
+    policy = {"exit_codes": {3: "fail", 4: "skip", 5: "retry"}}
+    run = runs.start(watching(two(tmp_path, policy=policy)))
+    await daemon.looked()
+    assert not run.task.done(), "they run"
+    daemon.set("a", State.EXITED, code)
+    daemon.set("b", State.EXITED, code)
+    found = await run.outcome()
+    if isinstance(found, (Skip, Failure)):
+        found = type(found)(found.reason.replace("a:a", "a").replace("b:b", "b"))
+    assert found == outcome
+
+
+@pytest.mark.usefixtures("place")
+async def test_each_program_has_a_policy_of_its_own(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    cfg = two(tmp_path, policy={"otherwise": "fail"}, policies={"b": {"exit_codes": {1: "success"}}})
+    run = runs.start(watching(cfg))
+    daemon.set("b", State.EXITED, 1)
+    await daemon.looked()
+    assert not run.task.done(), "b has done well, and a still runs"
+    daemon.set("a", State.EXITED, 1)
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_last_retrigger_stops(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    daemon.set("a", State.FATAL, spawnerr="no such file")
+    run = runs.start(watching(two(tmp_path), maxretrigger=0))
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_runtime_ends_the_watching_between_two_looks(runs: Runs, tmp_path: Path) -> None:
+    cfg = two(tmp_path).model_copy(update={"check_interval": timedelta(hours=1)})
+    async with asyncio.timeout(10):
+        assert await runs.start(watching(cfg, runtime=0.3)).outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_timeout_retriggers_as_the_programs_were_last(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path), timeout=0.5))
+    assert await run.outcome() == Success(["pass", "retrigger"])
+    assert (await run.wait()).state is WaitState.EXPIRED
+    assert daemon.readings > 2
+
+
+@pytest.mark.usefixtures("place")
+async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    before = await kept(run)
+    for _ in range(5):
+        await daemon.looked()
+    assert daemon.calls == [("supervisor.reloadConfig",)], "once, when it began"
+    assert before["health"] == "pass"
+    assert await kept(run) == before
+
+
+@pytest.mark.usefixtures("place")
+async def test_crash_loop_is_paused_and_resumed_and_given_up(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    cfg = two(tmp_path, policy=CRASHES | {"otherwise": "fail"})
+    run = runs.start(watching(cfg))
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    stop, start = ("supervisor.stopProcess", "a:a", False), ("supervisor.startProcess", "a:a", False)
+    assert daemon.calls[-1] == stop
+    daemon.set("a", State.STOPPED)
+    await daemon.looked()
+    daemon.pass_time(20)
+    await daemon.looked()
+    assert start not in daemon.calls
+    daemon.pass_time(20)
+    await daemon.looked()
+    assert daemon.calls[-1] == start
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    daemon.restart("a")
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_pause_is_kept_before_the_program_is_stopped(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Otherwise a restart in between would take the stopped program for one that is done."""
+    trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
+    run = runs.start(trigger, attempt)
+    await daemon.looked()
+    before_the_stop = list[dict[str, Any]]()
+    multicall = daemon.multicall
+
+    async def killed(calls: Any) -> Any:
+        before_the_stop.append(await kept(run))
+        await multicall(calls)
+        raise asyncio.CancelledError  # the process dies right after supervisord was told
+
+    daemon.multicall = killed  # type: ignore[method-assign]
+    daemon.restart("a")
+    await daemon.looked()
+    daemon.restart("a")
+    await eventually(lambda: before_the_stop, "the stop")
+    assert before_the_stop[0]["programs"]["a:a"]["paused_until"] is not None
+    await run.kill_process()
+    daemon.multicall = multicall  # type: ignore[method-assign]
+    daemon.set("a", State.STOPPED)
+    daemon.set("b", State.EXITED, 0)
+    again = runs.start(trigger, attempt)
+    await daemon.looked()
+    assert not again.task.done(), "a is only kept stopped"
+    daemon.pass_time(40)
+    await eventually(lambda: daemon.calls[-1][0] == "supervisor.startProcess", "the start")
+    daemon.set("a", State.EXITED, 0, start=daemon.programs["a"]["now"])
+    assert await again.outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
+    run = runs.start(trigger, attempt)
+    await daemon.looked()
+    daemon.restart("a")
+    await daemon.looked()
+    await run.kill_process()
+    daemon.restart("a")
+    runs.start(trigger, attempt)
+    await eventually(lambda: daemon.calls[-1] == ("supervisor.stopProcess", "a:a", False), "the pause")
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("same_run", [True, False])
+async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
+    runs: Runs, daemon: Daemon, tmp_path: Path, same_run: bool
+) -> None:
+    cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
+    first = new_attempt()
+    run = runs.start(watching(cfg), first)
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    daemon.set("a", State.STOPPED)
+    daemon.set("b", State.EXITED, 5)
+    assert isinstance(await run.outcome(), Failure)
+    daemon.set("b", State.EXITED, 0)
+    again = runs.start(watching(cfg), new_attempt(2, of=first) if same_run else new_attempt())
+    if same_run:
+        await daemon.looked()
+        assert not again.task.done()
+    else:
+        assert await again.outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_refusal_of_a_step_is_no_failure_and_it_is_asked_for_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon.refusals["supervisor.stopProcess"] = SupervisordRefused("no", 10)
+    run = runs.start(watching(two(tmp_path, policy=CRASHES)))
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    await daemon.looked()
+    assert daemon.calls.count(("supervisor.stopProcess", "a:a", False)) >= 2
+    assert not run.task.done()
+    assert "a:a: no" in caplog.text
+    assert caplog.text.count("a:a is in a crash loop") == 1
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("silence", [AWAY, SupervisordRefused("it shuts down", 6)])
+async def test_supervisord_that_stays_silent_is_started_again_by_another_run(
+    runs: Runs, daemon: Daemon, tmp_path: Path, silence: Exception
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    daemon.failing = silence
+    before = daemon.readings
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert daemon.readings - before == 3
+
+
+@pytest.mark.usefixtures("place")
+async def test_supervisord_that_is_silent_for_a_moment_is_watched_on(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    for _ in range(4):
+        await daemon.looked()
+        daemon.failing, before = AWAY, daemon.readings
+        while daemon.readings == before:
+            await asyncio.sleep(0.001)
+        daemon.failing = None
+    await daemon.looked()
+    assert not run.task.done()
+
+
+async def test_machine_that_cannot_be_reached_is_waited_for(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise MachineUnavailable("airflow@web-3:22 is away")
+
+    status, place.machine.status = place.machine.status, lost  # type: ignore[method-assign]
+    daemon.failing = AWAY
+    for _ in range(5):
+        await daemon.looked()
+    assert not run.task.done(), "nobody knows whether supervisord is gone"
+    assert caplog.text.count("cannot be seen now, and go on: airflow@web-3:22 is away") == 1
+    place.machine.status, daemon.failing = status, None  # type: ignore[method-assign]
+    daemon.set("a", State.EXITED, 0)
+    daemon.set("b", State.EXITED, 0)
+    assert await run.outcome() == Success(["pass", "stop"])
+
+
+async def test_machine_that_is_away_when_the_watching_begins_is_waited_for(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path
+) -> None:
+    place.failing = [MachineUnavailable("away")]
+    runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+
+
+@pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
+async def test_refused_login_fails_for_good(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, refused: Exception
+) -> None:
+    if isinstance(refused, MachineRefused):
+        place.failing = [refused]
+    daemon.failing = refused
+    assert await runs.start(watching(two(tmp_path))).outcome() == Failure(str(refused), retryable=False)
+
+
+@pytest.mark.usefixtures("place")
+async def test_daemon_of_another_host_is_not_looked_for_here(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    await runs.inbox.daemons.claim(str(tmp_path), "web-9", "boot", dag_id="dag", run_id="run")
+    outcome = await runs.start(watching(two(tmp_path))).outcome()
+    assert isinstance(outcome, Failure)
+    assert not outcome.retryable
+    assert "lives on web-9" in outcome.reason
+    assert not daemon.readings
+
+
+async def test_configuration_that_cannot_be_read_fails_the_task(runs: Runs, tmp_path: Path) -> None:
+    trigger = watching(two(tmp_path))
+    trigger.configuration = "no configuration"
+    outcome = await runs.start(trigger).outcome()
+    assert isinstance(outcome, Failure)
+    assert "configuration is not what seal_configuration() returns" in outcome.reason
