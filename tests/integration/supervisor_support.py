@@ -94,7 +94,8 @@ class Place:
         return [
             pid
             for pid in self._pids()
-            if configs & set(command := command_of(pid)) and "supervisor.supervisord" in command
+            if configs & set(command := command_of(pid))
+            and any(part.endswith("supervisord") for part in command)
         ]
 
     def processes(self) -> list[int]:
