@@ -89,25 +89,28 @@ class Kafka:
         :param offsets: what :attr:`Batch.reached` said of this key when it was last read for; None begins at `since`.
         :param told: is told of trouble, on this event loop.
         """
-        return Use(self._thread, Reading(key, events, since=since, offsets=offsets, told=told))
+        use = Use(key, events, since=since, offsets=offsets, told=told)
+        use.thread = self._thread
+        return use
 
 
-class Use:
-    """A reading, while its ``with`` statement lasts. There are thousands, and a generator for each would be large."""
+class Use(Reading):
+    """A reading that lasts as long as its ``with`` statement: one object, because there are thousands.
 
-    __slots__ = ("_reading", "_thread")
+    :ivar thread: reads.
+    """
 
-    def __init__(self, thread: ReadingThread, reading: Reading) -> None:
-        self._thread = thread
-        self._reading = reading
+    __slots__ = ("thread",)
+
+    thread: ReadingThread
 
     def __enter__(self) -> None:
         """Begin to read."""
-        self._thread.enter(self._reading)
+        self.thread.enter(self)
 
     def __exit__(self, *_: object) -> None:
         """Read no more."""
-        self._thread.leave(self._reading)
+        self.thread.leave(self)
 
 
 async def load_settings(conn_id: str) -> ClusterSettings:
