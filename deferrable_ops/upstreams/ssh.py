@@ -27,11 +27,13 @@ _IDENTITY: Final = """
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo
 uname -n; id -un 2>/dev/null || id -u; id -u
 """
-# GNU's and busybox' stat, and that of BSD and macOS; the mode is hexadecimal and octal.
-_STATUS: Final = """
-if stat -c %i / >/dev/null 2>&1
-then stat -L -c '%i %s %Y %F	%n' -- "$@" 2>/dev/null
-else stat -L -f '%i %z %m %HT	%N' -- "$@" 2>/dev/null
+# GNU's and busybox' stat, or that of BSD and macOS.
+_NO_STAT: Final = "no stat"
+_STATUS: Final = f"""
+LC_ALL=C; export LC_ALL
+if stat -c %i / >/dev/null 2>&1; then stat -L -c '%i %s %Y %F/%n' -- "$@" 2>/dev/null
+elif stat -f %i / >/dev/null 2>&1; then stat -L -f '%i %z %m %HT/%N' -- "$@" 2>/dev/null
+else echo {_NO_STAT}
 fi
 """
 _KILL_SECONDS: Final = 5.0
@@ -61,7 +63,8 @@ class SshMachine:
         self._line = command_line(where.command_prefix)
         self._link = link
         self._until_closed = until_closed
-        self._files = RemoteFiles(link)
+        self._seconds = where.command_timeout
+        self._files = RemoteFiles(link, where.command_timeout)
         self._sockets = Sockets(link, self._start_bridge)
         self._identity: tuple[SSHClientConnection, Identity] | None = None
 
@@ -75,7 +78,10 @@ class SshMachine:
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
-        boot_id, host, user, uid = await self._lines_of(_IDENTITY)
+        lines = await self._lines_of(_IDENTITY)
+        if len(lines) != 4 or not lines[3].isdigit():
+            raise MachineRefused(f"{self.name} does not say who it is and who we are; it says {lines!r}")
+        boot_id, host, user, uid = lines
         found = Identity(host, boot_id, user, int(uid))
         self._identity = connection, found
         return found
@@ -94,15 +100,16 @@ class SshMachine:
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
         """See :meth:`Machine.status`."""
-        if not inodes:
+        if any("\n" in str(path) or not path.is_absolute() for path in paths):
+            raise InputError(
+                "a path is relative, or holds the end of a line; give absolute paths of one line"
+            )
+        lines = list[str]()
+        for first in range(0, len(paths), _NAMES_AT_ONCE) if inodes else ():
+            lines += await self._lines_of(_STATUS, *map(str, paths[first : first + _NAMES_AT_ONCE]))
+        if not inodes or _NO_STAT in lines:
             return await asyncio.gather(*map(self._files.status, paths))
-        found: dict[str, FileStatus] = {}
-        for first in range(0, len(paths), _NAMES_AT_ONCE):
-            names = [str(path) for path in paths[first : first + _NAMES_AT_ONCE]]
-            for line in await self._lines_of(_STATUS, *names):
-                told, _, name = line.partition("\t")
-                inode, size, modified, kind = told.split(" ", 3)
-                found[name] = FileStatus(int(size), int(inode), float(modified), kind.lower() == "directory")
+        found = dict(map(_status, lines))
         return [found.get(str(path)) for path in paths]
 
     async def remove(self, path: Path) -> None:
@@ -168,7 +175,7 @@ class SshMachine:
         stdin: bytes = b"",
         keep: int = OUTPUT_KEPT,
     ) -> Ended:
-        seconds = self._link.settings.command_seconds if timeout is None else timeout
+        seconds = timeout or self._seconds or self._link.settings.command_seconds
         command = Command(keep)
         try:
             async with asyncio.timeout(seconds), self._link.commands:
@@ -202,3 +209,10 @@ class SshMachine:
         text = await asyncio.to_thread(bridge_program)
         given = first_line(["sh", "-c", program, "sh", text], self._environment)
         return await self._link.session(lambda connection: Bridge().start(connection, self._line, given))
+
+
+def _status(line: str) -> tuple[str, FileStatus]:
+    """Return whose line of ``_STATUS`` it is, and what it says."""
+    told, _, name = line.partition("/")
+    inode, size, modified, kind = told.split(" ", 3)
+    return name, FileStatus(int(size), int(inode), float(modified), kind.lower() == "directory")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +26,14 @@ def bridge_program() -> str:
     return Path(__file__).with_name("ssh_bridge_remote.py").read_text()
 
 
-class _Carried:
+class Carried:
     """A connection that is carried.
 
     :param writer: to whoever connected here.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
+        self.number = number
         self.writer = writer
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.over = asyncio.Event()
@@ -55,7 +58,7 @@ class Bridge:
         self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._channel: Any = None
         self._numbers = itertools.count(1)
-        self._carried: dict[int, _Carried] = {}
+        self._carried: dict[int, Carried] = {}
         self._waiting = b""
         self._writable = asyncio.Event()
         self._writable.set()
@@ -70,30 +73,41 @@ class Bridge:
         self._channel.write(first_line)
         return self
 
-    async def carry(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Carry a connection until it is over; return False at once when the socket cannot be reached.
+    @asynccontextmanager
+    async def opened(self, path: Path, writer: asyncio.StreamWriter) -> AsyncIterator[Carried | None]:
+        """Open a socket, until the block is left; None: it cannot be reached.
 
+        :param writer: to whoever connected here.
         :raises MachineUnavailable: the program does not run, or does not answer.
         """
-        number, carried = next(self._numbers), _Carried(writer)
-        self._carried[number] = carried
+        carried = Carried(next(self._numbers), writer)
+        self._carried[carried.number] = carried
         try:
-            async with asyncio.timeout(_SECONDS):
-                ready = await asyncio.shield(self._ready)
-                if ready:
-                    await self._send(number, _OPEN, str(path).encode())
-                opened = ready and await carried.opened
-        except TimeoutError:
-            ready, opened = False, False
-        try:
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    ready = await asyncio.shield(self._ready)
+                    if ready:
+                        await self._send(carried.number, _OPEN, str(path).encode())
+                    opened = ready and await carried.opened
+            except TimeoutError:
+                ready = False
             if not ready:
                 raise MachineUnavailable(f"no python3 carries the connection to {path}: {self.said}")
-            if opened:
-                await self._both_ways(number, carried, reader)
-            return opened
+            yield carried if opened else None
         finally:
-            del self._carried[number]
-            self._write(number, _CLOSE, b"")
+            del self._carried[carried.number]
+            self._write(carried.number, _CLOSE, b"")
+
+    async def carry(self, carried: Carried, reader: asyncio.StreamReader) -> None:
+        """Carry a connection until it is over.
+
+        :param reader: what whoever connected here says.
+        """
+        sending = asyncio.create_task(self._send_all(carried, reader))
+        try:
+            await carried.over.wait()
+        finally:
+            sending.cancel()
 
     @property
     def said(self) -> str:
@@ -105,27 +119,20 @@ class Bridge:
         if self._channel is not None:
             self._channel.close()
 
-    async def _both_ways(self, number: int, carried: _Carried, reader: asyncio.StreamReader) -> None:
-        sending = asyncio.create_task(self._send_all(number, reader))
-        try:
-            await carried.over.wait()
-        finally:
-            sending.cancel()
-
-    async def _send_all(self, number: int, reader: asyncio.StreamReader) -> None:
+    async def _send_all(self, carried: Carried, reader: asyncio.StreamReader) -> None:
         try:
             while data := await reader.read(65_536):
-                await self._send(number, _DATA, data)
-            await self._send(number, _END, b"")
+                await self._send(carried.number, _DATA, data)
+            await self._send(carried.number, _END, b"")
         except OSError:  # whoever connected here broke it off
-            self._carried[number].over.set()
+            carried.over.set()
 
     async def _send(self, number: int, letter: bytes, data: bytes) -> None:
         await self._writable.wait()
         self._write(number, letter, data)
 
     def _write(self, number: int, letter: bytes, data: bytes) -> None:
-        if not self.is_over:
+        with suppress(OSError):  # it has ended, and will tell so
             self._channel.write(HEAD.pack(number, letter, len(data)) + data)
 
     # What asyncssh tells a session.

@@ -61,6 +61,7 @@ class Command:
         self._complete = asyncio.Event()
         self._keep = keep
         self._channel: Any = None
+        self._closed = False
 
     @property
     def tail(self) -> str:
@@ -81,8 +82,12 @@ class Command:
         """
         given = first_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
-        self._channel.write(given)
-        self._channel.write_eof()
+        if self._closed:  # nobody waits for it any more
+            self._channel.close()
+            return
+        with suppress(OSError):  # it has ended already: how, will be told
+            self._channel.write(given)
+            self._channel.write_eof()
 
     async def end(self) -> int:
         """Return its exit code; negative: the signal that ended it.
@@ -97,6 +102,7 @@ class Command:
 
     def close(self) -> None:
         """Let go of it; it may go on."""
+        self._closed = True
         if self._channel is not None:
             self._channel.close()
 

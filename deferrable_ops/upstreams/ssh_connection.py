@@ -117,13 +117,12 @@ def settings_of(
     *,
     remote_host: str | None = None,
     connect_timeout: float | None = None,
-    command_timeout: float | None = None,
 ) -> SshSettings:
     """Return the settings of an Airflow connection of the type SSH.
 
     :param extra: the connection's, as JSON.
     :param remote_host: instead of the connection's.
-    :param connect_timeout: in seconds, instead of the connection's; so is ``command_timeout``.
+    :param connect_timeout: in seconds, instead of the connection's.
     :raises ConfigurationError: a setting is missing, malformed, or one that guards the connection and is not known.
     """
     conn_id = connection.conn_id
@@ -162,7 +161,7 @@ def settings_of(
         or _seconds(conn_id, extra, "conn_timeout")
         or _seconds(conn_id, extra, "timeout")  # its older name
         or _CONNECT_SECONDS,
-        command_seconds=command_timeout or _seconds(conn_id, extra, "cmd_timeout") or _COMMAND_SECONDS,
+        command_seconds=_seconds(conn_id, extra, "cmd_timeout") or _COMMAND_SECONDS,
     )
 
 

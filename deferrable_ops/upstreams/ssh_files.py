@@ -22,10 +22,14 @@ _PART: Final = 262_144  # bytes that are read at once of a file whose size nobod
 
 
 class RemoteFiles:
-    """The files of a machine; see :class:`Machine`."""
+    """The files of a machine; see :class:`Machine`.
 
-    def __init__(self, link: Link) -> None:
+    :param seconds: that each thing may take; None: what the connection says.
+    """
+
+    def __init__(self, link: Link, seconds: float | None) -> None:
         self._link = link
+        self._seconds = seconds
 
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
@@ -113,9 +117,9 @@ class RemoteFiles:
 
         if not path.is_absolute():
             raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
-        settings = self._link.settings
+        seconds = self._seconds or self._link.settings.command_seconds
         try:
-            async with asyncio.timeout(settings.command_seconds), self._link.sftp() as sftp:
+            async with asyncio.timeout(seconds), self._link.sftp() as sftp:
                 try:
                     yield sftp
                 except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
@@ -124,7 +128,7 @@ class RemoteFiles:
                     raise await self._meaning(sftp, path, error) from None
         except TimeoutError:
             raise MachineUnavailable(
-                f"{settings.name} took longer than {settings.command_seconds:g} s for {path}"
+                f"{self._link.settings.name} took longer than {seconds:g} s for {path}"
             ) from None
 
     async def _meaning(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:

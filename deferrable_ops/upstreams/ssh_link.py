@@ -47,7 +47,6 @@ async def _opened(where: Where) -> Link:
             *await read_connection(where.ssh_conn_id),
             remote_host=where.remote_host,
             connect_timeout=where.connect_timeout,
-            command_timeout=where.command_timeout,
         )
 
     await asyncio.to_thread(import_asyncssh)
@@ -94,8 +93,10 @@ class Link:
 
         while True:
             connection = await self.connection()
+            # Whoever gives up waiting leaves an opening that ends by itself: broken off, it would keep its session.
+            opening = asyncio.ensure_future(open_session(connection))
             try:
-                return await open_session(connection)
+                return await asyncio.shield(opening)
             except asyncssh.ChannelOpenError as refused:
                 if connection.is_closed():
                     raise self.lost(refused) from None

@@ -37,16 +37,18 @@ class Sockets:
     def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
         self._link = link
         self._start_bridge = start_bridge
-        self._directory: OurDirectory | None = None
+        self._directory: asyncio.Task[OurDirectory] | None = None
         self._servers: dict[Path, asyncio.Task[asyncio.Server]] = {}
         self._places: dict[Path, Path] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._bridge: asyncio.Task[Bridge] | None = None
         self._without_forwarding: SSHClientConnection | None = None
+        self._complaint = ""
 
     async def place_of(self, path: Path) -> Path:
         """Return where a socket of the machine is on this host."""
-        if path not in self._servers:
+        server = self._servers.get(path)
+        if server is None or (server.done() and server.exception()):
             # In a context of its own: it outlives the trigger that happens to come first.
             self._servers[path] = asyncio.create_task(self._serve(path), context=Context())
         await asyncio.shield(self._servers[path])
@@ -66,12 +68,14 @@ class Sockets:
         if self._bridge is not None:
             self._close_bridge(self._bridge)
         if self._directory is not None:
-            await asyncio.to_thread(self._directory.remove)
+            await asyncio.wait([self._directory])
+            if self._directory.exception() is None:
+                await asyncio.to_thread(self._directory.result().remove)
 
     async def _serve(self, path: Path) -> asyncio.Server:
-        if self._directory is None:
-            self._directory = await asyncio.to_thread(OurDirectory)
-        place = self._directory.path / f"{len(self._places)}.sock"
+        if self._directory is None or (self._directory.done() and self._directory.exception()):
+            self._directory = asyncio.create_task(asyncio.to_thread(OurDirectory))
+        place = (await asyncio.shield(self._directory)).path / f"{len(self._places)}.sock"
         self._places[path] = place
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,18 +88,23 @@ class Sockets:
     async def _carry(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             connection = await self._link.connection()
-            if self._without_forwarding is not connection and await self._forward(
+            forwarded = self._without_forwarding is not connection and await self._forward(
                 connection, path, reader, writer
-            ):
-                return
-            if await self._over_bridge(path, reader, writer) and not connection.is_closed():
-                self._without_forwarding = connection
+            )
+            if not forwarded:
+                await self._over_bridge(connection, path, reader, writer)
         except DeferrableOpsError as error:
-            log.warning("%s", error)
+            self._complain(str(error))
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    def _complain(self, complaint: str) -> None:
+        """Log what is wrong, but not at each of the attempts of those who keep trying."""
+        if complaint != self._complaint:
+            self._complaint = complaint
+            log.warning("%s", complaint)
 
     async def _forward(
         self,
@@ -118,22 +127,37 @@ class Sockets:
         return True
 
     async def _over_bridge(
-        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Carry a connection over the bridge; return False when it does not open the socket either.
+        self,
+        connection: SSHClientConnection,
+        path: Path,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Carry a connection over the bridge until it is over, if that opens the socket.
 
         sshd says the same whether it forwards nothing or there is no such socket.
         """
-        async with self._link.sftp() as sftp:
-            if not await sftp.exists(str(path)):
-                return False
+        if not await self._exists(path):
+            return
         bridge = self._bridge
         if bridge is None or (bridge.done() and (bridge.exception() or bridge.result().is_over)):
             bridge = self._bridge = asyncio.create_task(self._started_bridge(), context=Context())
-        opened = await (await asyncio.shield(bridge)).carry(path, reader, writer)
-        if not opened and self._without_forwarding is None:
-            self._close_bridge(bridge)  # nobody listens there; forwarding may be fine
-        return opened
+        program = await asyncio.shield(bridge)
+        async with program.opened(path, writer) as carried:
+            if carried is not None:
+                self._without_forwarding = connection
+                await program.carry(carried, reader)
+            elif self._without_forwarding is None:
+                self._close_bridge(bridge)  # nobody listens there; forwarding may be fine
+
+    async def _exists(self, path: Path) -> bool:
+        import asyncssh
+
+        async with self._link.sftp() as sftp:
+            try:
+                return await sftp.exists(str(path))
+            except asyncssh.SFTPPermissionDenied:
+                return False
 
     async def _started_bridge(self) -> Bridge:
         return await self._start_bridge()

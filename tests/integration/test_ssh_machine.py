@@ -127,12 +127,24 @@ async def test_all_users_share_one_connection(sshd_server: RealSshd, monkeypatch
     assert sshd_server.logins() - logins == 1
 
 
+async def test_machine_without_stat_tells_all_but_the_inode(
+    sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+    async with use_machine(Where(ssh_conn_id="web", environment=(("PATH", str(tmp_path)),))) as machine:
+        file, missing = await machine.status(Path("/etc/passwd"), tmp_path / "no", inodes=True)
+        assert file is not None
+        assert (file.size, file.inode, missing) == (Path("/etc/passwd").stat().st_size, 0, None)
+
+
 async def test_paths_must_be_absolute_and_arguments_whole(machine: Machine) -> None:
     for call in (
         machine.read(Path("a")),
         machine.write(Path("a"), b""),
         machine.make_directory(Path("a")),
         machine.remove(Path("a")),
+        machine.status(Path("/a\nb"), inodes=True),
         machine.run(["a\0b"], timeout=5),
     ):
         with pytest.raises(InputError):

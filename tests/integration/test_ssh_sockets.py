@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,13 +54,11 @@ def server(request: pytest.FixtureRequest) -> RealSshd:
 @asynccontextmanager
 async def reached(server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", server.connection())
-    async with use_machine(Where(ssh_conn_id="web", command_timeout=60)) as machine:
-        yield machine
-    assert not ours(), "a directory was left behind"
-
-
-def ours() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("deferrable-ops-ssh-*"))
+    with tempfile.TemporaryDirectory() as temporary, monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", temporary)
+        async with use_machine(Where(ssh_conn_id="web", command_timeout=60)) as machine:
+            yield machine
+        assert not list(Path(temporary).iterdir()), "a directory was left behind"
 
 
 def configuration(folder: Path) -> SupervisorAirflowConfiguration:
@@ -207,6 +206,24 @@ async def test_program_that_carries_ends_with_the_connection(
     await until(lambda: not bridges())
 
 
+async def test_socket_that_nobody_listens_on_breaks_no_other(
+    server: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, left = folder / "echo.sock", folder / "left.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+    async with reached(server, monkeypatch) as machine, echoing(path):
+        reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
+        for _ in range(2):
+            writer.write(b"x")
+            assert await reader.read(1) == b"x"
+            nobody, to_nobody = await asyncio.open_unix_connection(await machine.socket(left))
+            assert await nobody.read() == b""
+            to_nobody.close()
+        writer.close()
+    await until(lambda: not bridges())
+
+
 def bridges() -> list[int]:
     found = subprocess.run(
         ["pgrep", "-f", "deferrable-ops carries from here"], capture_output=True, check=False
@@ -224,7 +241,10 @@ async def test_machine_without_python_says_so(
         reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
         assert await reader.read() == b""
         writer.close()
-    assert f"no python3 carries the connection to {path}" in caplog.text
+        reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
+        assert await reader.read() == b""
+        writer.close()
+    assert caplog.text.count(f"no python3 carries the connection to {path}") == 1
 
 
 async def test_connection_breaks_off_when_the_other_end_is_lost(

@@ -220,6 +220,19 @@ async def test_command_that_gets_no_session_in_time_is_unavailable(
         assert (await holding).code == 0
 
 
+async def test_command_that_is_broken_off_keeps_no_session(own_server: Any, connect: Any) -> None:
+    server = own_server(MaxSessions="1")
+    async with connect(server.connection()) as machine:
+        await works(machine)
+        for milliseconds in range(0, 40, 4):
+            broken_off = asyncio.create_task(machine.run(["true"], timeout=20))
+            await asyncio.sleep(milliseconds / 1000)
+            broken_off.cancel()
+            await asyncio.wait([broken_off])
+        await works(machine)
+        assert server.logins() == 1
+
+
 async def test_server_that_hangs_up_on_some_is_asked_again(own_server: Any, connect: Any) -> None:
     server = own_server(MaxStartups="1", LoginGraceTime="1")
     # Somebody else is logging in, and until he is in or out the server hangs up on all others.

@@ -91,8 +91,8 @@ def test_whom_to_trust(extra: dict[str, Any], expected: Any) -> None:
 
 def test_what_the_task_says_wins() -> None:
     extra = {"conn_timeout": 5, "cmd_timeout": 6}
-    found = read(extra, remote_host="web-4", connect_timeout=1.5, command_timeout=2.5)
-    assert (found.host, found.connect_seconds, found.command_seconds) == ("web-4", 1.5, 2.5)
+    found = read(extra, remote_host="web-4", connect_timeout=1.5)
+    assert (found.host, found.connect_seconds, found.command_seconds) == ("web-4", 1.5, 6)
     assert read(host=None, remote_host="web-4").host == "web-4"
     assert read({"timeout": 7}).connect_seconds == 7
     assert read({"cmd_timeout": None}).command_seconds == 30
