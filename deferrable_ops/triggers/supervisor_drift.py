@@ -22,7 +22,16 @@ _STILL_RUNNING: Final = 91
 _ASK_AGAIN_AFTER: Final = 0.2
 _NO_SOONER: Final = 60.0  # a program that crashes is started again all the time
 
-_changing: WeakKeyDictionary[Supervisord, asyncio.Lock] = WeakKeyDictionary()
+
+class _Changes:
+    """The changes that this process makes to a supervisord, one after another."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.count = 0
+
+
+_changes: WeakKeyDictionary[Supervisord, _Changes] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,8 @@ class DriftWatch:
         self._machine = site.machine
         self._client = site.rpc
         self._log = site.log
+        self._changes = _changes.setdefault(site.rpc, _Changes())
+        self._known_changes = self._changes.count
         self._starts: dict[str, int] | None = None
         self._not_before = 0.0
         self._told = ""
@@ -144,6 +155,8 @@ class DriftWatch:
 
     async def is_none(self, seen: Iterable[Process]) -> bool:
         """Return whether a reading can be judged; otherwise, :attr:`verdict` says what to do: None is to read again."""
+        if self._may_be_of_a_change():
+            return False
         starts = {process.full_name: process.start for process in seen}
         now = asyncio.get_running_loop().time()
         if starts == self._starts or now < self._not_before:
@@ -155,6 +168,15 @@ class DriftWatch:
             self._log.warning("Whether supervisord runs this configuration cannot be seen now: %s", error)
             self._starts = None
             return True
+
+    def _may_be_of_a_change(self) -> bool:
+        """Return whether a reading may show programs stopped that are about to be started again."""
+        if self._changes.lock.locked():
+            return True
+        if self._known_changes == self._changes.count:
+            return False
+        self._known_changes = self._changes.count  # the next reading is begun after this one
+        return True
 
     async def _told_of(self) -> bool:
         drift = await find_drift(self._config, self._machine, self._client)
@@ -171,13 +193,12 @@ class DriftWatch:
 
     async def _applied(self) -> bool:
         # Of many who watch one supervisord the first changes it, and the others find it changed.
-        async with _changing.setdefault(self._client, asyncio.Lock()):
-            drift = await apply_configuration(self._config, self._machine, self._client)
+        async with self._changes.lock:
+            drift = None
+            try:
+                drift = await apply_configuration(self._config, self._machine, self._client)
+            finally:
+                self._changes.count += drift is None or bool(drift)
         if drift:
             self._log.info("supervisord ran another configuration, and was given this task's: %s", drift)
         return not drift
-
-
-def being_changed(client: Supervisord) -> bool:
-    """Return whether somebody of this process is about to give a supervisord its configuration."""
-    return client in _changing and _changing[client].locked()

@@ -10,7 +10,7 @@ from deferrable_ops.supervisord.crash_loops import Step
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.supervisord.watching import Look, look
-from deferrable_ops.triggers.supervisor_drift import DriftWatch, being_changed
+from deferrable_ops.triggers.supervisor_drift import DriftWatch
 from deferrable_ops.triggers.supervisor_kept import Kept
 from deferrable_ops.triggers.supervisor_logs import ForwardedOutput
 from deferrable_ops.triggers.supervisor_site import Site
@@ -81,8 +81,6 @@ class Programs:
                 raise
             return await self._without_answer(refused)
         self._silent, self._is_lost = 0, False
-        if being_changed(self._client):  # what it says in the middle of that means nothing
-            return None
         return self._judged(seen) if await self._drift.is_none(seen) else self._drift.verdict
 
     async def act(self) -> None:
