@@ -11,6 +11,7 @@ from typing import Final
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.triggers.supervisor_configuration import is_remote, stop_seconds, without_secrets
 from deferrable_ops.triggers.supervisor_processes import (
+    KEEP_LOCK,
     LOCKED,
     NO_FLOCK,
     TAKE_LOCK,
@@ -148,5 +149,5 @@ async def _told_to_stop(site: Site) -> list[int]:
 async def _remove_traces(site: Site) -> None:
     """Remove the socket and the pid file that a killed supervisord leaves, unless there is a new one."""
     files = (str(site.cfg.socket_path), str(site.cfg.supervisord.pidfile))
-    command = ["sh", "-c", TAKE_LOCK + 'rm -f -- "$@"\n', "sh", str(site.lock), *files]
+    command = ["sh", "-c", KEEP_LOCK + 'rm -f -- "$@"\n', "sh", str(site.lock), *files]
     await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)

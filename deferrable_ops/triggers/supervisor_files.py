@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deferrable_ops.triggers.supervisor_processes import LOCKED, TAKE_LOCK, daemons
-from deferrable_ops.triggers.supervisor_site import Site, StepFailed
+from deferrable_ops.triggers.supervisor_processes import KEEP_LOCK, LOCKED, daemons
+from deferrable_ops.triggers.supervisor_site import LOCK, Site, StepFailed
 from deferrable_ops.upstreams.machine import FileStatus
 
 _MARK: Final = ".deferrable_ops"
@@ -21,14 +21,14 @@ _MARKED: Final = (
 
 # The mark goes last: what is cut off here goes on the next time.
 _CLEAR: Final = (
-    TAKE_LOCK
+    KEEP_LOCK
     + f"""for folder; do
-  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARK} ! -name supervisord.lock -exec rm -rf -- {{}} + || exit 1
-  rm -f -- "$folder/supervisord.lock" && rm -f -- "$folder/{_MARK}" && rmdir -- "$folder" || exit 1
+  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARK} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
+  rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARK}" && rmdir -- "$folder" || exit 1
 done
 """
 )
-_REMOVE: Final = TAKE_LOCK + 'rm -f -- "$@"\n'
+_REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(site: Site) -> bool:
@@ -43,7 +43,7 @@ async def configure(site: Site) -> bool:
         if any(folder.is_relative_to(parent) for parent in ours):
             await site.machine.make_directory(folder)
             continue
-        is_ours = mark is not None or status is None or await _is_empty(site, folder)
+        is_ours = mark is not None or status is None or await _holds_only(site, folder, "", LOCK)
         await site.machine.make_directory(folder)
         if is_ours:
             ours.append(folder)
@@ -68,7 +68,10 @@ async def unconfigure(site: Site) -> list[str]:
     ours: list[Path] = []
     for folder, status, mark in zip(folders, statuses, marks, strict=True):
         inside = any(folder.is_relative_to(parent) for parent in ours)
-        if status is not None and mark is not None and not inside:
+        if status is None or inside:
+            continue
+        # Somebody who was about to start a supervisord has put the lock back, and so kept the directory.
+        if mark is not None or await _holds_only(site, folder, LOCK):
             ours.append(folder)
     if statuses[0] is None:
         return []
@@ -123,6 +126,7 @@ async def _looked_at(
     return found[: len(folders)], found[len(folders) :]
 
 
-async def _is_empty(site: Site, folder: Path) -> bool:
+async def _holds_only(site: Site, folder: Path, *names: str) -> bool:
+    """Return whether a directory holds one of these files, and nothing else; "": nothing at all."""
     ended = await site.machine.run(["ls", "-A", "--", str(folder)], timeout=site.cfg.airflow.command_timeout)
-    return ended.code == 0 and not ended.output.strip()
+    return ended.code == 0 and ended.output.strip() in names

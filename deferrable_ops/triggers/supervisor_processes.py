@@ -27,7 +27,15 @@ exec 3>>"$1" || exit 76
 flock -n 3 || exit {LOCKED}
 shift
 """
-"""What a script begins with whose first argument is the lock's file: it holds the lock to its end."""
+"""What the script begins with that starts a supervisord. Its first argument is the lock's file; it holds the lock to its
+end, and so does the daemon that it becomes."""
+
+KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
+if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
+shift
+"""
+"""The same for scripts that must not run beside a supervisord. Where there is no such file none was started, and it is
+not made: the directory may be about to go."""
 
 # Prints the processes of this pid namespace whose file holds what is looked for, and sends them a signal, if any.
 _FIND: Final = f"""grep -qz '' /dev/null
@@ -130,9 +138,8 @@ async def _find(
     :param locked: only while nobody holds the lock.
     """
     script, arguments = _FIND, [how, pattern, file, signal]
-    (folder,) = await site.machine.status(site.folder) if locked else (None,)
-    if folder is not None:  # where it is gone, nobody starts a supervisord in it
-        script, arguments = TAKE_LOCK + _FIND, [str(site.lock), *arguments]
+    if locked:
+        script, arguments = KEEP_LOCK + _FIND, [str(site.lock), *arguments]
     ended = await site.machine.run(
         ["sh", "-c", script, "sh", *arguments], timeout=site.cfg.airflow.command_timeout
     )

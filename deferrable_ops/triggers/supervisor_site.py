@@ -36,6 +36,10 @@ class StepFailed(DeferrableOpsError):
         self.retryable = retryable
 
 
+LOCK: Final = "supervisord.lock"
+"""The name of the file that a daemon holds locked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """A supervisord that answers.
@@ -69,7 +73,7 @@ class Site:
     @property
     def lock(self) -> Path:
         """The file that the daemon holds locked for as long as it lives, if a step has started it."""
-        return self.folder / "supervisord.lock"
+        return self.folder / LOCK
 
     async def daemon(self) -> Daemon | None:
         """Return the supervisord that answers; None when none does.
