@@ -27,8 +27,8 @@ exec 3>>"$1" || exit 76
 flock -n 3 || exit {LOCKED}
 shift
 """
-"""What the script begins with that starts a supervisord. Its first argument is the lock's file; it holds the lock to its
-end, and so does the daemon that it becomes."""
+"""What the script begins with that starts a supervisord. Its first argument is the lock's file; it holds the lock to
+its end, and so does the daemon that it becomes."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
