@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from cryptography.fernet import Fernet
 
@@ -111,12 +113,39 @@ def dataflow_process() -> Iterator[DataflowControl]:
         yield control
 
 
+@pytest.fixture(scope="session")
+def remote_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the DAGs with a supervisord read of the environment: this machine plays the remote one as well."""
+    from real_sshd import RealSshd, SshdMissing
+
+    folders = tmp_path_factory.mktemp("sup")
+    told = {
+        "SUPERVISOR_FOLDERS": str(folders),
+        "REMOTE_WORKING_DIR": str(folders / "ssh_example"),
+        "REMOTE_COMMAND_PREFIX": f"export PATH={Path(sys.executable).parent}:$PATH",
+    }
+    try:
+        server = RealSshd()
+    except SshdMissing:  # which the test that needs it says
+        yield told
+        return
+    try:
+        server.start()
+        yield told | {"AIRFLOW_CONN_SSH_DEFAULT": server.connection()}
+    finally:
+        server.remove()
+        for process in psutil.process_iter(["cmdline"]):  # what a failed test has left
+            if any(argument.startswith(f"{folders}/") for argument in process.info["cmdline"] or ()):
+                process.terminate()
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def started_airflow(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     jobs: OutsideService,
     dataflow_process: DataflowControl,
+    remote_machine: dict[str, str],
 ) -> Iterator[RealAirflow]:
     """One Airflow for all tests of a session; pytest runs them on SQLite first, then again on Postgres."""
     home = tmp_path_factory.mktemp(f"airflow-{request.param}")
@@ -133,6 +162,7 @@ def started_airflow(
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins"),
             "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST": dataflow_process.host,
             "JOBS_URL": jobs.url,
+            **remote_machine,
         },
     )
     try:

@@ -209,9 +209,9 @@ class Supervisor(Pipeline):
         watched = [*STARTS, "restart-programs", *STOPS]
         self.tasks["check-config-failed"] = SupervisorAlarm(
             **self._of_gate("check-config-failed", "on_failure_callback"),
-            trigger_rule="one_failed",
             task_ids=[self.task_of(step).task_id for step in watched],
-        )
+            leaf_task_id=f"{check.task_id}-force-dag-fail",
+        ).as_teardown(on_failure_fail_dagrun=True)
 
     def _make_step(self, step: str) -> None:
         made = self._steps.get(step) or self.get_step_operator(step)

@@ -176,16 +176,18 @@ class SupervisorTeardownGate(_Gate):
 
 
 class SupervisorAlarm(_Gate):
-    """Fails as soon as one of the steps has; it names those that did.
+    """Fails where one of the steps has, and names it, or where a user ended the run as failed.
 
     :param task_ids: of the steps.
+    :param leaf_task_id: a task that runs in every run, if only to be skipped.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
 
-    def __init__(self, *, task_ids: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *, task_ids: Sequence[str], leaf_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.task_ids = list(task_ids)
+        self.leaf_task_id = leaf_task_id
 
 
 class SupervisorSwitch(_Gate):

@@ -18,7 +18,6 @@ from deferrable_ops.triggers.task_states import ask_supervisor, states_of
 FEATURE: Final = "supervisor"
 
 _DID_NOTHING: Final = frozenset({"skipped", "upstream_failed", "removed"})
-_FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
 class _GateTrigger(TaskTrigger):
@@ -94,24 +93,45 @@ class SupervisorTeardownTrigger(_GateTrigger):
 
 
 class SupervisorAlarmTrigger(_GateTrigger):
-    """Fails, and names those tasks of the run that failed.
+    """Fails where a step has, or where a user ended the run as failed; is skipped otherwise.
 
-    :param task_ids: of which.
+    Airflow lets teardowns go on when a user ends a run, and judges the run only then, by its leaves; but those it has
+    skipped, so that a run which was marked as failed would be a success.
+
+    :param task_ids: the steps.
+    :param leaf_task_id: a task that runs in every run, if only to be skipped.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor_gates.SupervisorAlarmTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("task_ids",)
+    arguments: ClassVar[tuple[str, ...]] = ("task_ids", "leaf_task_id")
 
-    def __init__(self, *, task_ids: Sequence[str] = (), **base: Any) -> None:
+    def __init__(self, *, task_ids: Sequence[str] = (), leaf_task_id: str = "", **base: Any) -> None:
         super().__init__(**base)
         self.task_ids = list(task_ids)
+        self.leaf_task_id = leaf_task_id
 
     async def wait(self) -> Outcome:
         """Read which tasks failed."""
-        states = await states_of_tasks(self, self.task_ids) or {}
-        failed = [task_id for task_id, state in states.items() if state == "failed"]
-        behind = [task_id for task_id, state in states.items() if state in _FAILED]
-        return Failure(f"failed: {', '.join(failed or behind) or 'a step of supervisord'}")
+        states = await states_of_tasks(self, None)
+        if states is None:
+            failed = [task_id for task_id in self.task_ids if await self._failed_here(task_id)]
+        else:
+            failed = [task_id for task_id in self.task_ids if states.get(task_id) == "failed"]
+        if failed:
+            return Failure(f"failed: {', '.join(failed)}")
+        if states is not None and await self._is_ended_by_user(states):
+            return Failure("a user ended this run before its programs did")
+        return Skip("no step failed")
+
+    async def _failed_here(self, task_id: str) -> bool:
+        wait = await newest_wait(self, task_id)
+        return wait is not None and isinstance(wait.outcome, Failure)
+
+    async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
+        """Return whether a user marked the run as failed: then what ran was, and the leaf was skipped by Airflow."""
+        if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
+            return False
+        return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
@@ -145,13 +165,20 @@ async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
     return max(found, key=lambda wait: wait.created_at, default=None)
 
 
-async def states_of_tasks(trigger: TaskTrigger, task_ids: Sequence[str]) -> Mapping[str, str | None] | None:
-    """Return the states of tasks of a trigger's DAG run by their ids; None where nobody tells, in ``dag.test()``."""
+async def states_of_tasks(
+    trigger: TaskTrigger, task_ids: Sequence[str] | None
+) -> Mapping[str, str | None] | None:
+    """Return the states of tasks of a trigger's DAG run by their ids; None where nobody tells, in ``dag.test()``.
+
+    :param task_ids: which; None: all of them, those that are mapped as ``task_0`` and so on.
+    """
     from airflow.sdk.execution_time import task_runner
 
     if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
         return None
     own = trigger.current.attempt
+    if task_ids is None:
+        return (await ask_supervisor(own.dag_id, [own.run_id], None)).get(own.run_id, {})
     asked = {
         task_id: type(own)("", 0, own.dag_id, own.run_id, task_id, map_index=own.map_index)
         for task_id in task_ids

@@ -19,9 +19,12 @@ UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "resta
 _ANSWER_SECONDS = 30.0
 
 
-async def ask_supervisor(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+async def ask_supervisor(
+    dag_id: str, run_ids: list[str], task_ids: list[str] | None
+) -> dict[str, dict[str, Any]]:
     """Return the states as a triggerer learns them.
 
+    :param task_ids: None: of all tasks.
     :raises TimeoutError: the supervisor did not answer, which it does not when it does not know the message.
     """
     from airflow.sdk.execution_time import task_runner

@@ -84,8 +84,12 @@ def test_teardown_is_airflows_own_so_that_it_runs_when_a_user_ends_the_run(dag: 
     assert {t.task_id for t in dag.tasks if t.is_teardown} == {
         supervisor.teardown.task_id,
         *(t.task_id for t in stops),
+        "d-check-config-failed",
     }
     assert {t.trigger_rule for t in stops} == {"all_done_setup_success"}  # without a setup: all_done
+    # By its leaves Airflow judges a run, and by no teardown but those that say so.
+    assert [t.task_id for t in dag.tasks if t.on_failure_fail_dagrun] == ["d-check-config-failed"]
+    assert dag.get_task("d-check-config-failed").leaf_task_id == "d-check-programs-force-dag-fail"
 
 
 def test_nothing_is_watched_where_nothing_was_started(dag: DAG) -> None:

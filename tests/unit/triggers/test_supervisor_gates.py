@@ -15,8 +15,10 @@ from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.watch import Rules
 from deferrable_ops.inbox import Attempt, NewWait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers import supervisor_gates
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
+from deferrable_ops.triggers.supervisor_configuration import seal_configuration
 from deferrable_ops.triggers.supervisor_due import SupervisorDueStepTrigger
 from deferrable_ops.triggers.supervisor_gates import (
     SupervisorAlarmTrigger,
@@ -26,6 +28,9 @@ from deferrable_ops.triggers.supervisor_gates import (
 
 TAKEN = Success({"host": "web-3"})
 NOW = datetime.now(UTC)
+CONFIGURATION = seal_configuration(
+    SupervisorAirflowConfiguration(working_dir="/data/sup", program={"test": {"command": "sleep 10"}})
+)
 
 
 @pytest.fixture
@@ -33,8 +38,8 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """What Airflow says of the run's tasks, by their ids."""
     told: dict[str, str | None] = {}
 
-    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
-        return {run_id: {task_id: told.get(task_id) for task_id in task_ids} for run_id in run_ids}
+    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str] | None) -> dict[str, dict[str, Any]]:
+        return {run_id: {name: told.get(name) for name in task_ids or told} for run_id in run_ids}
 
     monkeypatch.setattr(supervisor_gates, "ask_supervisor", ask)
     return told
@@ -66,7 +71,9 @@ def teardown(stop_on_exit: bool = True, **conf: Any) -> SupervisorTeardownTrigge
 
 def step(name: str, **arguments: Any) -> SupervisorDueStepTrigger:
     return SupervisorDueStepTrigger(
-        step=name, check_task_id="check", **{"run_facts": facts(), "configuration": "{}", **arguments}
+        step=name,
+        check_task_id="check",
+        **{"run_facts": facts(), "configuration": CONFIGURATION, **arguments},
     )
 
 
@@ -230,24 +237,59 @@ async def test_switch_is_skipped_and_says_what_to_clear(runs: Runs) -> None:
     assert "clear the task dag-force-kill" in outcome.reason
 
 
+def alarm() -> SupervisorAlarmTrigger:
+    return SupervisorAlarmTrigger(task_ids=["a", "b"], leaf_task_id="leaf")
+
+
 @pytest.mark.parametrize(
-    "told, named",
+    "told, expected",
     [
-        ({"a": "failed", "b": "upstream_failed"}, "failed: a"),
-        ({"a": "upstream_failed", "b": "upstream_failed"}, "failed: a, b"),
-        ({"a": "success"}, "failed: a step of supervisord"),
+        ({"a": "failed", "b": "upstream_failed"}, Failure("failed: a")),
+        ({"a": "failed", "b": "failed"}, Failure("failed: a, b")),
+        # What failed is before it, or beside it; Airflow judges the run by that.
+        ({"a": "upstream_failed", "before": "failed", "leaf": "failed"}, Skip("no step failed")),
+        ({"a": "success", "before": "failed", "leaf": "success"}, Skip("no step failed")),
+        ({"a": "success", "b": "skipped", "leaf": "skipped"}, Skip("no step failed")),
     ],
 )
-async def test_alarm_names_what_failed(
-    runs: Runs, states: dict[str, Any], told: dict[str, Any], named: str
+async def test_alarm_names_the_steps_that_failed(
+    runs: Runs, states: dict[str, Any], told: dict[str, Any], expected: Outcome
 ) -> None:
     states.update(told)
-    assert await runs.start(SupervisorAlarmTrigger(task_ids=["a", "b"])).outcome() == Failure(named)
+    assert await runs.start(alarm()).outcome() == expected
+
+
+@pytest.mark.parametrize("what_ran", ["check", "before"])
+async def test_run_that_a_user_marked_as_failed_fails(
+    runs: Runs, states: dict[str, Any], what_ran: str
+) -> None:
+    states.update({"a": "success", what_ran: "failed", "leaf": "skipped"})
+    ended_by_user = Failure("a user ended this run before its programs did")
+    assert await runs.start(alarm()).outcome() == ended_by_user
+    attempt = new_attempt()
+    await ended(runs, attempt, "leaf", Skip("the check ended as pass/stop"))  # it was not skipped by Airflow
+    assert await runs.start(alarm(), attempt).outcome() == Skip("no step failed")
+
+
+async def test_run_that_a_user_marked_as_a_success_does_not_fail(runs: Runs, states: dict[str, Any]) -> None:
+    states.update({"a": "success", "check": "success", "leaf": "skipped"})
+    assert await runs.start(alarm()).outcome() == Skip("no step failed")
 
 
 @pytest.mark.parametrize(
-    "trigger", [teardown(), step("stop-programs"), SupervisorAlarmTrigger(), SupervisorSwitchTrigger()]
+    "outcome, expected",
+    [(Failure("no"), Failure("failed: b")), (TAKEN, Skip("no step failed")), (None, Skip("no step failed"))],
 )
+async def test_where_nobody_tells_states_the_steps_outcomes_are_read(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, outcome: Outcome | None, expected: Outcome
+) -> None:
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
+    attempt = new_attempt()
+    await ended(runs, attempt, "b", outcome)
+    assert await runs.start(alarm(), attempt).outcome() == expected
+
+
+@pytest.mark.parametrize("trigger", [teardown(), step("stop-programs"), alarm(), SupervisorSwitchTrigger()])
 def test_trigger_is_made_again_from_what_is_kept_of_it(trigger: Any) -> None:
     import pkgutil
 

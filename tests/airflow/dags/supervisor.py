@@ -1,0 +1,101 @@
+"""What tests/airflow/test_supervisor.py runs: each DAG's supervisord has a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+
+from deferrable_ops.operators.supervisor import (
+    AirflowConfiguration,
+    ProgramConfiguration,
+    ProgramPolicy,
+    Supervisor,
+    SupervisorAirflowConfiguration,
+    SupervisorSSH,
+    SupervisorSSHAirflowConfiguration,
+)
+
+FOLDERS = Path(os.environ.get("SUPERVISOR_FOLDERS", "/var/tmp/supervisor-tests"))
+SOON_OVER = "sh -c 'echo began; sleep 2; echo ended'"
+
+
+def config(name: str, command: str, **fields: Any) -> SupervisorAirflowConfiguration:
+    kind = SupervisorSSHAirflowConfiguration if name.startswith("ssh") else SupervisorAirflowConfiguration
+    program = {"test": ProgramConfiguration(command=command, **fields.pop("program", {}))}
+    return kind(
+        **{
+            "working_dir": FOLDERS / name,
+            "program": program,
+            "check_interval": 0.5,
+            "stopwaitsecs": 5,
+            "reference_date": "start_date",
+            "maxretrigger": 1,
+            **fields,
+        }
+    )
+
+
+with DAG("sup_ends", schedule=None):
+    supervisor = Supervisor(
+        cfg=config("ends", SOON_OVER, forward_logs=True, username="airflow", password="hunter2secret")
+    )
+    EmptyOperator(task_id="before") >> supervisor >> EmptyOperator(task_id="after")
+
+with DAG("sup_fails", schedule=None):
+    Supervisor(cfg=config("fails", "sh -c 'sleep 2; exit 1'", policy=ProgramPolicy(exit_codes={1: "fail"})))
+
+with DAG("sup_loops", schedule=None):
+    Supervisor(
+        cfg=config(
+            "loops",
+            "sh -c 'sleep 1.2; exit 1'",
+            program={"autorestart": True, "startsecs": 1},
+            policy=ProgramPolicy(crash_restarts=2, crash_give_up=0, otherwise="fail"),
+        )
+    )
+
+with DAG("sup_never_ends", schedule=None):
+    Supervisor(cfg=config("never", "sleep 14400", runtime=25))
+
+# The first run's program fails, and leaves word for the second's.
+with DAG("sup_restarts", schedule=None):
+    Supervisor(cfg=config("again", "sh -c 'sleep 2; test -e again || { touch again; exit 1; }'"))
+
+with DAG("sup_killed", schedule=None):
+    Supervisor(cfg=config("killed", "sleep 14400", maxretrigger=0))
+
+with DAG("sup_goes_on", schedule=None):
+    Supervisor(cfg=config("goes-on", SOON_OVER, stop_on_exit=False))
+
+# As it stands in airflow-supervisor's README, but for the folder, and for the module's name.
+cfg = SupervisorAirflowConfiguration(
+    airflow=AirflowConfiguration(port="*:9091"),
+    working_dir=str(FOLDERS / "seed"),
+    config_path=str(FOLDERS / "seed" / "supervisor.conf"),
+    program={
+        "test": ProgramConfiguration(
+            command="bash -c 'sleep 14400; exit 1'",
+        )
+    },
+)
+
+with DAG(
+    dag_id="test-supervisor",
+    schedule=timedelta(days=1),
+    start_date=datetime(2024, 1, 1, tzinfo=UTC),
+    catchup=False,
+    is_paused_upon_creation=True,
+) as dag:
+    seed = Supervisor(dag=dag, cfg=cfg)
+
+for ssh_name, ssh_command in (("ssh_ends", SOON_OVER), ("ssh_killed", "sleep 14400")):
+    with DAG(f"sup_{ssh_name}", schedule=None):
+        SupervisorSSH(
+            cfg=config(ssh_name, ssh_command, forward_logs=True),
+            command_prefix=os.environ.get("REMOTE_COMMAND_PREFIX", ""),
+        )
