@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+import time
 from typing import Final
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
@@ -26,7 +27,7 @@ from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, Site,
 _LAUNCH: Final = TAKE_LOCK + 'exec "$@"\n'
 _NOT_FOUND: Final = 127
 _LAUNCHES: Final = 3  # of a supervisord that ends at once
-_SILENT_LOOKS: Final = 10  # of a tenth of a second; 10 s each where it takes connections and does not answer
+_MAY_BE_SILENT: Final = 5.0  # seconds from its start until it answers
 _TO_LEAVE: Final = 10.0  # seconds that a supervisord without programs needs to end
 
 # Airflow gives them to its triggerer alone, to keep triggers from the metadata database: programs may use it.
@@ -42,17 +43,20 @@ async def adopt_or_start(site: Site) -> tuple[Daemon, bool]:
 
     :raises StepFailed: it cannot be started.
     :raises SupervisordRefused: one runs, and does not let us in.
+    :raises SupervisordUnavailable: one runs, and does not answer.
     """
-    launches, silent = 0, 0
+    launches, silent_since = 0, None
     while True:
         daemon = await site.daemon()
         if daemon is not None and daemon.state == RUNNING:
             return daemon, launches > 0
         found = await daemons(site) if daemon is None else []
-        silent += bool(found)
-        if silent == _SILENT_LOOKS:
-            site.log.warning(
-                "supervisord (pid %s) does not answer yet; the task force-kill would end it", found
+        now = time.monotonic()
+        silent_since = (silent_since or now) if found else None
+        if silent_since is not None and now - silent_since > _MAY_BE_SILENT:
+            raise SupervisordUnavailable(
+                f"supervisord (pid {' '.join(map(str, found))}) runs on {site.machine.name}, and does not answer; the "
+                "task force-kill ends it"
             )
         if daemon is None and not found:
             if launches == _LAUNCHES:
@@ -112,11 +116,12 @@ async def _launch(site: Site) -> bool:
             f"flock is missing on {site.machine.name}; install util-linux there", retryable=False
         )
     if ended.code == _NOT_FOUND:
-        extra = "" if is_remote(cfg) else ': pip install "airflow-deferrable-ops[supervisor]"'
-        raise StepFailed(
-            f"there is no supervisord on {site.machine.name}; install supervisor, or reach it by command_prefix{extra}",
-            retryable=False,
+        fix = (
+            "install supervisor there, or let command_prefix lead to it"
+            if is_remote(cfg)
+            else 'pip install "airflow-deferrable-ops[supervisor]"'
         )
+        raise StepFailed(f"there is no supervisord on {site.machine.name}; {fix}", retryable=False)
     said = without_secrets(ended.output.strip(), cfg)
     raise StepFailed(f"supervisord ended with {ended.code} on {site.machine.name}: {said}")
 

@@ -225,14 +225,17 @@ async def test_supervisord_that_another_run_uses_by_now_goes_on(place: Place) ->
 
 async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord._PATIENCE", 0.1)
+    monkeypatch.setattr(supervisor_daemon, "_MAY_BE_SILENT", 0.2)
     cfg = place.cfg()
     await place.take(cfg, *BEGIN[:2])
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    failed = await place.fail(cfg, "start-supervisor", timeout=1.5)
+    failed = await place.fail(cfg, "start-supervisor", timeout=3.0)
     assert failed.retryable
-    assert "start-supervisor did not end within 1.5 s" in failed.reason
+    assert "start-supervisor did not end within 3 s" in failed.reason
+    assert f"(pid {daemon}) runs" in failed.reason
+    assert "force-kill" in failed.reason
     assert place.daemons() == [daemon], "no second one beside it"
 
 
