@@ -39,8 +39,10 @@ _ATTEMPTS: Final = 20
 def make_directory(path: Path) -> None:
     """See :meth:`Machine.make_directory`."""
     with _told(path):
-        for made in (path, path.parent.resolve() / path.name):
-            for directory in (*reversed(made.parents), made):
+        there = next(directory for directory in path.parents if directory.exists())
+        # What is there as it really is, and then with the links that lead to it and with what is missing.
+        for directories in (there.resolve(), path):
+            for directory in (*reversed(directories.parents), directories):
                 _make_one(directory)
         if complaint := why_not_ours(path, _entry(path), os.geteuid()):
             raise MachineRefused(complaint)

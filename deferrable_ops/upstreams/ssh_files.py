@@ -37,12 +37,13 @@ class RemoteFiles:
         :param uid: ours, there.
         """
         async with self._sftp(path) as sftp:
-            for directory in (*reversed(path.parents), path):
-                await self._make_one(sftp, directory, uid)
-            # And once more without the links above it.
-            real = Path(str(await sftp.realpath(str(path.parent)))) / path.name
-            for directory in () if real == path else (*reversed(real.parents), real):
-                await self._make_one(sftp, directory, uid)
+            there = path.parent
+            while not await sftp.exists(str(there)):
+                there = there.parent
+            # What is there as it really is, and then with the links that lead to it and with what is missing.
+            for directories in (Path(str(await sftp.realpath(str(there)))), path):
+                for directory in (*reversed(directories.parents), directories):
+                    await self._make_one(sftp, directory, uid)
             if complaint := why_not_ours(path, _entry(await sftp.lstat(str(path))), uid):
                 raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
 

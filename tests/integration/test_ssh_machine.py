@@ -105,8 +105,10 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
         "deferrable_ops.upstreams.ssh_files._entry",
         lambda found: Entry(found.permissions, 12_345 if found.permissions & 0o7777 == 0o755 else found.uid),
     )
-    with pytest.raises(MachineRefused, match="uid 12345"):
-        await machine.make_directory(theirs / "sub")
+    (tmp_path / "way").symlink_to(theirs)
+    for path in (theirs / "sub", tmp_path / "way" / "sub"):
+        with pytest.raises(MachineRefused, match="uid 12345"):
+            await machine.make_directory(path)
     assert not (theirs / "sub").exists()
 
 

@@ -207,7 +207,7 @@ async def test_program_that_carries_ends_with_the_connection(
 
 
 async def test_socket_that_nobody_listens_on_breaks_no_other(
-    server: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
+    server: RealSshd, forbidding: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, left = folder / "echo.sock", folder / "left.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -220,6 +220,8 @@ async def test_socket_that_nobody_listens_on_breaks_no_other(
             nobody, to_nobody = await asyncio.open_unix_connection(await machine.socket(left))
             assert await nobody.read() == b""
             to_nobody.close()
+        if server is not forbidding:
+            await until(lambda: not bridges())
         writer.close()
     await until(lambda: not bridges())
 

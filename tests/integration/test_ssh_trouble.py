@@ -221,10 +221,12 @@ async def test_command_that_gets_no_session_in_time_is_unavailable(
 
 
 async def test_command_that_is_broken_off_keeps_no_session(own_server: Any, connect: Any) -> None:
-    server = own_server(MaxSessions="1")
+    server = own_server(MaxSessions="2")
     async with connect(server.connection()) as machine:
         await works(machine)
-        for milliseconds in range(0, 40, 4):
+        for milliseconds in (0, 1, 2, 3, 5, 8, 12, 20, 40):
+            while server.log().count("Starting session") > server.log().count("Close session"):
+                await asyncio.sleep(0.01)  # until there is a session for this one
             broken_off = asyncio.create_task(machine.run(["true"], timeout=20))
             await asyncio.sleep(milliseconds / 1000)
             broken_off.cancel()

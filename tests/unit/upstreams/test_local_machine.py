@@ -84,7 +84,7 @@ async def test_directory_that_others_could_change_is_refused(machine: Machine, t
     )
 
 
-@pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
+@pytest.mark.parametrize("below", ["", "sub", "sub/deeper", "../../way/sub"])
 async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
 ) -> None:
@@ -92,6 +92,7 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
     (tmp_path / "shared").chmod(0o1777)
     theirs = tmp_path / "shared" / "supervisor-dag"
     theirs.mkdir(mode=0o755)
+    (tmp_path / "way").symlink_to(theirs)
     # Only root can give a directory away; to everybody else the one of root would be safe.
     entry = local_files._entry
 
@@ -101,7 +102,7 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
 
     monkeypatch.setattr(local_files, "_entry", owned_by_another)
     with pytest.raises(MachineRefused, match=f"uid {ANOTHER_USER}"):
-        await machine.make_directory(theirs / below)
+        await machine.make_directory(Path(os.path.normpath(theirs / below)))
     assert not (theirs / "sub").exists()
 
 
