@@ -91,6 +91,14 @@ async def test_of_twenty_starts_at_once_one_starts_it_although_a_stale_socket_is
     (daemon,) = place.daemons()
     assert {pid for pid, _ in found} == {daemon}
     assert [started for _, started in found].count(True) == 1
+    assert not can_be_locked(cfg.working_dir), "its lock is the daemon's for as long as it lives"
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: can_be_locked(cfg.working_dir))
+
+
+def can_be_locked(folder: Path | None) -> bool:
+    assert folder is not None
+    return subprocess.run(["flock", "-n", folder / "supervisord.lock", "true"], check=False).returncode == 0
 
 
 async def test_daemon_outlives_the_process_that_started_it_and_its_group(place: Place) -> None:
