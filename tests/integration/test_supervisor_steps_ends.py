@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time import task_runner
 from integration.supervisor_support import BEGIN, END, SLEEP, Place, alive, is_stopped, until
 from unit.triggers.dataflow_support import Run, new_attempt
 
@@ -177,6 +179,8 @@ async def start_and_stay(place: Place, cfg: Any, run_id: str = "monday") -> Run:
         await place.run(step, cfg, steps[step]).outcome()
     run = place.run(BEGIN[2], cfg, steps[BEGIN[2]])
     await asyncio.to_thread(until, place.processes)
+    while not await place.runs.inbox.waits.get_many([run.attempt.wait_id]):
+        await asyncio.sleep(0.01)
     return run
 
 
@@ -220,6 +224,30 @@ async def test_supervisord_that_another_run_uses_by_now_goes_on(place: Place) ->
     await killed(place, monday)
     assert len(place.processes()) == 2
     await killed(place, tuesday)
+    assert place.processes() == []
+
+
+class Triggerer:
+    """Tells that all tasks have one state."""
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+
+    async def asend(self, question: Any) -> Any:
+        states = dict.fromkeys(question.task_ids, self._state)
+        return SimpleNamespace(task_states=dict.fromkeys(question.run_ids, states))
+
+
+async def test_user_who_calls_a_task_a_success_stops_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = place.cfg(startsecs=30)
+    run = await start_and_stay(place, cfg)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Triggerer("success"), raising=False)
+    await killed(place, run)
+    assert len(place.processes()) == 2
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Triggerer("failed"))
+    await killed(place, await start_and_stay(place, cfg))
     assert place.processes() == []
 
 
