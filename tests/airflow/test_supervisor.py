@@ -16,6 +16,16 @@ PATH = ("configure-supervisor", "start-supervisor", "start-programs", "check-pro
 STOPS = ("teardown", "stop-programs", "stop-supervisor", "unconfigure-supervisor")
 
 
+ENDED = {
+    "sup_fails": "failed",
+    "sup_loops": "failed",
+    "sup_never_ends": "success",
+    "sup_goes_on": "success",
+    "example_supervisor": "success",
+}
+BY_SSH = ("sup_ssh_ends", "sup_ssh_killed", "example_supervisor_ssh")
+
+
 class Place:
     """A supervisord's folder on this host, and what runs there."""
 
@@ -51,10 +61,23 @@ def chain(airflow: RealAirflow, dag_id: str) -> list[Run]:
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
 
 
-def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAirflow) -> None:
-    run = airflow.trigger("sup_ends")
+@pytest.fixture(scope="module")
+def runs(started_airflow: RealAirflow) -> dict[str, Run]:
+    """All that the tests look at, side by side: each takes its time."""
+    others = ["sup_restarts", "sup_killed", *ENDED, *(BY_SSH if has_sshd(started_airflow) else ())]
+    dag_ids = ["sup_ends", *(others if "sqlite" in started_airflow.home.name else ())]
+    return {dag_id: started_airflow.trigger(dag_id) for dag_id in dag_ids}
 
-    run.wait_for("success")
+
+def has_sshd(airflow: RealAirflow) -> bool:
+    return "AIRFLOW_CONN_SSH_DEFAULT" in airflow.environment
+
+
+def test_programs_that_end_well_take_no_worker_and_leave_nothing(
+    airflow: RealAirflow, runs: dict[str, Run]
+) -> None:
+    run = runs["sup_ends"].wait_for("success", timeout=180)
+
     assert steps(run, *PATH, *STOPS) == dict.fromkeys((*PATH, *STOPS), "success")
     assert steps(run, "restart-programs", "force-kill", "check-config-failed") == dict.fromkeys(
         ("restart-programs", "force-kill", "check-config-failed"), "skipped"
@@ -67,22 +90,13 @@ def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAi
     log = run.task("sup_ends-check-programs").log()
     assert (log.count("[test] began"), log.count("[test] ended")) == (1, 1)
     assert Place(airflow, "ends").is_clean()
-    logs = "".join(run.task(task_id).log() for task_id in run.task_states())
+    logs = log + "".join(run.task(f"sup_ends-{step}").log() for step in PATH[:2])
     assert "hunter2secret" not in logs
 
 
 @once
-def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow) -> None:
-    ended = {
-        "sup_fails": "failed",
-        "sup_loops": "failed",
-        "sup_never_ends": "success",
-        "sup_goes_on": "success",
-        "example_supervisor": "success",
-    }
-    runs = {dag_id: airflow.trigger(dag_id) for dag_id in (*ended, "sup_restarts")}
-
-    for dag_id, state in ended.items():
+def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, runs: dict[str, Run]) -> None:
+    for dag_id, state in ENDED.items():
         runs[dag_id].wait_for(state, timeout=180)
         assert runs[dag_id].worker_processes() == 0, dag_id
     assert runs["sup_fails"].task("sup_fails-check-programs").xcom() == ["fail", "stop"]
@@ -99,6 +113,11 @@ def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow) -
     for process in goes_on.processes():
         process.kill()
 
+
+@once
+def test_program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(
+    airflow: RealAirflow, runs: dict[str, Run]
+) -> None:
     wait_until(
         lambda: [run.state for run in chain(airflow, "sup_restarts")] == ["failed", "success"],
         "the second run to end",
@@ -116,8 +135,8 @@ def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow) -
 
 
 @once
-def test_user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow) -> None:
-    killed = airflow.trigger("sup_killed")  # whose file has the other one, too
+def test_user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow, runs: dict[str, Run]) -> None:
+    killed = runs["sup_killed"]
     airflow.client.patch("/dags/test-supervisor", {"is_paused": False})
     [seed] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
     places = {run.dag_id: Place(airflow, name) for run, name in ((seed, "seed"), (killed, "killed"))}
@@ -140,12 +159,10 @@ def test_user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow) -> None:
 
 
 @once
-def test_supervisord_on_another_machine_is_run_over_ssh(airflow: RealAirflow) -> None:
-    if "AIRFLOW_CONN_SSH_DEFAULT" not in airflow.environment:
+def test_supervisord_on_another_machine_is_run_over_ssh(airflow: RealAirflow, runs: dict[str, Run]) -> None:
+    if not has_sshd(airflow):
         pytest.skip("no OpenSSH server (sshd) on this machine")
-    ends, killed, example = (
-        airflow.trigger(dag_id) for dag_id in ("sup_ssh_ends", "sup_ssh_killed", "example_supervisor_ssh")
-    )
+    ends, killed, example = map(runs.__getitem__, BY_SSH)
     killed.task("sup_ssh_killed-check-programs").wait_for("deferred", timeout=120)
     killed.client.patch(killed.path, {"state": "failed"})
 
