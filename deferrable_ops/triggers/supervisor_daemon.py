@@ -75,12 +75,11 @@ async def stop(site: Site) -> list[int]:
     Its programs get the time that they were promised. A supervisord that does not answer is told by a signal, and
     killed in the end.
     """
-    found = await _told_to_stop(site)
-    if not await all_gone(site, found, _TO_LEAVE + stop_seconds(site.cfg)):
+    found, seconds = await _told_to_stop(site)
+    if not await all_gone(site, found, seconds):
         site.log.warning("supervisord (pid %s) does not stop: it is killed", found)
-        await kill(site)
-    else:
-        await end_left_over(site, sessions=tuple(found), grace=stop_seconds(site.cfg))
+        await all_gone(site, await signal_daemons(site, "KILL"), _TO_LEAVE)
+    await end_left_over(site, sessions=tuple(found), grace=stop_seconds(site.cfg))
     await _remove_traces(site)
     return found
 
@@ -136,8 +135,8 @@ def _supervisord(site: Site) -> list[str]:
     return [*without, sys.executable, "-P", "-m", "supervisor.supervisord"]
 
 
-async def _told_to_stop(site: Site) -> list[int]:
-    """Tell the supervisord to end, its programs first, and return the pids of the daemons."""
+async def _told_to_stop(site: Site) -> tuple[list[int], float]:
+    """Tell the supervisord to end, its programs first; return the daemons' pids, and the seconds they may take."""
     try:
         daemon = await site.daemon()
         if daemon is not None:
@@ -145,10 +144,10 @@ async def _told_to_stop(site: Site) -> list[int]:
                 # All at once: supervisord itself waits for each group before it stops the next.
                 await stop_everything(site)
                 await site.rpc.call("supervisor.shutdown")
-            return [daemon.pid]
-    except (SupervisordRefused, SupervisordUnavailable) as error:
+            return [daemon.pid], _TO_LEAVE + stop_seconds(site.cfg)
+    except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
         site.log.warning("%s; it is told by a signal", error)
-    return await signal_daemons(site, "TERM")
+    return await signal_daemons(site, "TERM"), _TO_LEAVE
 
 
 async def _remove_traces(site: Site) -> None:
