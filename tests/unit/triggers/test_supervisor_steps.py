@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,6 +22,7 @@ from deferrable_ops.triggers import supervisor_site
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
 from deferrable_ops.triggers.supervisor_configuration import seal_configuration
+from deferrable_ops.triggers.supervisor_daemon import _supervisord
 from deferrable_ops.triggers.supervisor_host import short_life_because
 from deferrable_ops.triggers.supervisor_processes import _is_daemon
 from deferrable_ops.triggers.supervisor_site import Site
@@ -119,6 +122,49 @@ async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
 )
 def test_daemon_is_known_by_its_command(command: tuple[str, ...], expected: bool) -> None:
     assert _is_daemon(command, "/srv/s/supervisord.conf") is expected
+
+
+def test_programs_are_not_kept_from_the_metadata_database_as_triggers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///")
+    monkeypatch.setenv("AIRFLOW__CORE__SQL_ALCHEMY_CONN", "sqlite://")
+    command = _supervisord(site(Paper()))
+    assert command[:4] == ["env", "-u", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", sys.executable]
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite://")
+    assert _supervisord(site(Paper())) == command[3:]
+
+
+async def test_host_without_supervisord_or_flock_says_what_to_install(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(supervisor_site.Site, "daemon", nobody)
+    for code, fix in (
+        (127, 'pip install "airflow-deferrable-ops\\[supervisor\\]"'),
+        (77, "install util-linux"),
+    ):
+        machine = Paper({"/srv/s/supervisord.conf": "x"})
+        machine.run = Launching(code)  # type: ignore[method-assign]
+        with on(monkeypatch, machine):
+            outcome = await runs.start(configuring(step="start-supervisor")).outcome()
+        assert isinstance(outcome, Failure)
+        assert re.search(fix, outcome.reason)
+        assert not outcome.retryable
+
+
+async def nobody(_site: Site) -> None:
+    """No supervisord answers."""
+
+
+class Launching:
+    """Runs every command well, but for the one that starts supervisord."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    async def __call__(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> Ended:
+        return Ended(self._code if "supervisord" in arguments else 0, "")
 
 
 @pytest.fixture
