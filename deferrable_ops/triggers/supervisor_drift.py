@@ -151,6 +151,7 @@ class DriftWatch:
         self._starts: dict[str, int] | None = None
         self._not_before = 0.0
         self._told = ""
+        self.is_due = True
         self.verdict: Verdict | None = None
 
     async def is_none(self, seen: Iterable[Process]) -> bool:
@@ -159,14 +160,15 @@ class DriftWatch:
             return False
         starts = {process.full_name: process.start for process in seen}
         now = asyncio.get_running_loop().time()
-        if starts == self._starts or now < self._not_before:
+        self.is_due = starts != self._starts
+        if not self.is_due or now < self._not_before:
             return True
-        self._starts, self._not_before = starts, now + _NO_SOONER
+        self._starts, self._not_before, self.is_due = starts, now + _NO_SOONER, False
         try:
             return await (self._applied() if self._config.drift == "apply" else self._told_of())
         except (MachineUnavailable, SupervisordUnavailable) as error:
             self._log.warning("Whether supervisord runs this configuration cannot be seen now: %s", error)
-            self._starts = None
+            self._starts, self.is_due = None, True
             return True
 
     def _may_be_of_a_change(self) -> bool:

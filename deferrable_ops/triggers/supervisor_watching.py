@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.crash_loops import Step
@@ -17,8 +17,19 @@ from deferrable_ops.triggers.supervisor_site import Site
 from deferrable_ops.upstreams.supervisord import Processes
 from deferrable_ops.upstreams.supervisord_feed import Watch
 
-Seen = tuple[Process, ...]
 
+class Seen(NamedTuple):
+    """One reading, made once for all who watch.
+
+    :param processes: all that supervisord has.
+    :param facts: what tells that nothing has happened since another reading: all of them but the time.
+    """
+
+    processes: tuple[Process, ...]
+    facts: tuple[Any, ...]
+
+
+_GOES_ON: Final = Verdict(None)
 _SILENT_LOOKS: Final = 3
 _SHUTTING_DOWN: Final = 6  # the faults of supervisor's xmlrpc.py
 _ALREADY_STARTED: Final = 60
@@ -32,7 +43,11 @@ def read_processes(answer: Processes) -> Seen:
 
     :raises InputError: it describes no processes.
     """
-    return tuple(map(Process.from_info, answer))
+    processes = tuple(map(Process.from_info, answer))
+    return Seen(
+        processes,
+        tuple((one.full_name, one.state, one.start, one.pid, one.exit_code, one.error) for one in processes),
+    )
 
 
 class Programs:
@@ -50,6 +65,8 @@ class Programs:
         self._readings = readings
         self._histories = kept.histories
         self._last: Look | None = None
+        self._seen: Seen | None = None
+        self._is_calm = False
         self._silent = 0
         self._is_lost = False
         self._kept_output = kept.output
@@ -81,7 +98,11 @@ class Programs:
                 raise
             return await self._without_answer(refused)
         self._silent, self._is_lost = 0, False
-        return self._judged(seen) if await self._drift.is_none(seen) else self._drift.verdict
+        if self._is_calm and not self._drift.is_due and self._seen and seen.facts == self._seen.facts:
+            return _GOES_ON
+        if not await self._drift.is_none(seen.processes):
+            return self._drift.verdict
+        return self._judged(seen)
 
     async def act(self) -> None:
         """Stop and start what the last look asked for. What does not work is asked for again by the next one."""
@@ -108,9 +129,14 @@ class Programs:
             await self._output.finish(self._last.own)
 
     def _judged(self, seen: Seen) -> Verdict:
-        before, self._last = self._last, look(self._config, seen, self._histories)
+        before, self._last = self._last, look(self._config, seen.processes, self._histories)
         self._tell(before, self._last)
-        self._histories = self._last.histories
+        self._seen, self._histories = seen, self._last.histories
+        # Then another look at the same would find the same, whenever it is.
+        self._is_calm = self._last.verdict.action is None and all(
+            not history.restarts and not history.pauses and history.paused_until is None
+            for history in self._histories.values()
+        )
         return self._last.verdict
 
     def _tell(self, before: Look | None, now: Look) -> None:
