@@ -139,6 +139,22 @@ async def test_what_is_removed_is_what_was_made(place: Place) -> None:
     await place.take(cfg, "unconfigure-supervisor")
 
 
+async def test_supervisord_that_a_user_has_started_is_adopted_and_ended_like_another(place: Place) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, "configure-supervisor")
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(cfg.config_path)]
+    subprocess.run(command, check=True, start_new_session=True)
+    (daemon,) = await asyncio.to_thread(until, place.daemons)
+    told = await place.take(cfg, "start-supervisor")
+    assert (told["pid"], told["started"]) == (daemon, False)
+    await place.take(cfg, "start-programs")
+    refused = await place.fail(cfg, "unconfigure-supervisor")
+    assert "supervisord still runs" in refused.reason
+    assert cfg.config_path.exists()
+    await place.take(cfg, *END)
+    assert (place.daemons(), place.processes(), list(place.folder.iterdir())) == ([], [], [])
+
+
 async def test_directory_with_files_of_its_own_keeps_them(place: Place) -> None:
     own = place.folder / "s"
     (own / "a").mkdir(parents=True, mode=0o700)
