@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.supervisor import (
@@ -18,8 +19,10 @@ from deferrable_ops.operators.supervisor import (
     SupervisorSSHAirflowConfiguration,
 )
 from deferrable_ops.supervisord.airflow import AirflowConfiguration
+from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.supervisor_configuration import open_configuration, where_of
 
+NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
 PROGRAM = {"test": {"command": "sleep 10"}}
 LOCAL = {"working_dir": "/data/sup", "program": PROGRAM}
 
@@ -212,3 +215,37 @@ def test_configuration_of_this_host_can_be_used_for_another() -> None:
     made = SupervisorSSH(cfg=SupervisorAirflowConfiguration(**LOCAL), ssh_conn_id="jobs")
     assert isinstance(made.cfg, SupervisorSSHAirflowConfiguration)
     assert made.cfg.ssh_operator_args.ssh_conn_id == "jobs"
+
+
+@pytest.mark.parametrize("name", ["configure_supervisor", "check_programs", "teardown", "force_kill"])
+async def test_worker_that_defers_a_task_tells_the_trigger_of_the_run(name: str) -> None:
+    pinned = Supervisor(cfg=LOCAL, pool="narrow")
+    one: Any = getattr(pinned, name)
+    dag_run = SimpleNamespace(
+        dag_id="d", run_id="run", run_type="manual", conf={"d-check-programs-retrigger": 3}, start_date=NOW
+    )
+    ti = SimpleNamespace(
+        id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
+        try_number=1,
+        dag_id="d",
+        run_id="run",
+        task_id=one.task_id,
+        map_index=-1,
+    )
+    async with memory_inbox():
+        with pytest.raises(TaskDeferred) as deferred:
+            one.execute({"dag_run": dag_run, "params": {}, "ti": ti})
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, one.trigger_class)
+    kwargs = trigger.serialize()[1]
+    assert kwargs["run_facts"]["conf"] == {"d-check-programs-retrigger": 3}
+    assert kwargs["attempt"]["task_id"] == one.task_id
+    assert deferred.value.timeout is not None
+    assert deferred.value.timeout.total_seconds() == one.timeout
+
+
+def test_step_has_the_time_that_its_programs_need() -> None:
+    slow = {"test": {"command": "sleep 10", "stopwaitsecs": 600}}
+    supervisor = Supervisor(cfg={"working_dir": "/data/sup", "program": slow, "command_timeout": 90})
+    assert supervisor.stop_programs.timeout >= 690
+    assert 90 <= supervisor.configure_supervisor.timeout < 690
