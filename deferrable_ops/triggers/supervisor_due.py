@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from sqlalchemy import or_
+
 from deferrable_ops.high_availability.watch import Rules, Watch
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.schema import IS_WAITING, waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
+from deferrable_ops.triggers.supervisor_configuration import daemon_name, open_configuration
 from deferrable_ops.triggers.supervisor_gates import newest_wait, run_facts_of, states_of_tasks
 
 _STARTS: Final = frozenset({"configure-supervisor", "start-supervisor", "start-programs"})
@@ -76,17 +79,31 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
     async def _before_the_end(self, gate: str) -> Outcome | None:
         decided = await newest_wait(self, gate)
         match None if decided is None else decided.outcome:
-            case Success():
-                return None if self.skip_because is None else Skip(self.skip_because)
             case Skip(reason):
                 return Skip(reason)
             case Failure(reason):
                 return Failure(f"{gate} could not decide whether the run ends: {reason}; clear it")
-        # A user gave it its state.
-        states = await states_of_tasks(self, [gate]) or {}
-        if states.get(gate) == "success":
-            return None if self.skip_because is None else Skip(self.skip_because)
-        return Skip(f"{gate} did not decide that the run ends")
+            case None:  # a user gave it its state
+                if ((await states_of_tasks(self, [gate])) or {}).get(gate) != "success":
+                    return Skip(f"{gate} did not decide that the run ends")
+        if self.skip_because is not None:
+            return Skip(self.skip_because)
+        return await self._taken_over_since(0.0 if decided is None else decided.created_at)
+
+    async def _taken_over_since(self, ended_at: float) -> Skip | None:
+        """Return that another run of the DAG uses supervisord by now, where a user cleared an earlier one's task."""
+        own = self.current.attempt
+        claimed = await self.inbox.daemons.of(daemon_name(open_configuration(self.configuration)))
+        if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:
+            return None
+        using = await self.inbox.waits.find(
+            waits.c.dag_id == claimed.dag_id,
+            waits.c.run_id == claimed.run_id,
+            waits.c.feature == self.feature,
+            or_(IS_WAITING, waits.c.created_at > ended_at),
+            limit=1,
+        )
+        return Skip(f"the run {claimed.run_id} uses this supervisord now") if using else None
 
     async def _not_asked_for(self, gate: str) -> Outcome | None:
         own = self.current.attempt

@@ -179,6 +179,22 @@ async def test_step_that_stops_follows_a_state_that_a_user_gave(
     assert outcome == TAKEN if due else isinstance(outcome, Skip)
 
 
+@pytest.mark.parametrize("other_run", ["watches", "ended", "none"])
+async def test_step_that_is_cleared_in_an_old_run_leaves_a_newer_ones_supervisord_alone(
+    runs: Runs, other_run: str
+) -> None:
+    attempt, newer = new_attempt(), new_attempt()
+    await ended(runs, newer, "configure", TAKEN)
+    if other_run == "watches":
+        await ended(runs, newer, "check", None)
+    await ended(runs, attempt, "teardown", Success(None))
+    if other_run != "none":
+        await runs.inbox.daemons.claim("/data/sup", "web-3", "", dag_id="dag", run_id=newer.run_id)
+    outcome = await runs.start(step("stop-programs", gate_task_id="teardown"), attempt).outcome()
+    uses = Skip(f"the run {newer.run_id} uses this supervisord now")
+    assert outcome == (uses if other_run == "watches" else TAKEN)
+
+
 async def test_step_that_is_left_out_says_why(runs: Runs) -> None:
     attempt = new_attempt()
     await ended(runs, attempt, "teardown", Success(None))
