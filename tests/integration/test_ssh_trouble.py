@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +179,10 @@ async def test_peer_that_is_gone_without_a_word_is_noticed(
     monkeypatch.setattr(ssh_login, "_KEEPALIVE_SECONDS", 0.3)
     async with connect(sshd_server.connection()) as machine:
         await works(machine)
-        (peer,) = sshd_server.connections()
-        stopped = [peer, *(child for child in peer.children(recursive=True) if child.name() == "sshd")]
-        for process in stopped:
-            process.suspend()
-        try:
+        with paused(sshd_server):
             with pytest.raises(MachineUnavailable, match="was lost"):
                 await machine.run(["true"], timeout=60)
             await works(machine)
-        finally:
-            for process in stopped:
-                process.resume()
 
 
 async def test_server_that_says_nothing_is_waited_for_only_so_long(
@@ -220,19 +213,44 @@ async def test_command_that_gets_no_session_in_time_is_unavailable(
         assert (await holding).code == 0
 
 
-async def test_command_that_is_broken_off_keeps_no_session(own_server: Any, connect: Any) -> None:
-    server = own_server(MaxSessions="2")
+async def test_command_that_is_broken_off_keeps_no_session_and_does_not_run(
+    own_server: Any, connect: Any, tmp_path: Path
+) -> None:
+    server = own_server(MaxSessions="1")
     async with connect(server.connection()) as machine:
         await works(machine)
-        for milliseconds in (0, 1, 2, 3, 5, 8, 12, 20, 40):
-            while server.log().count("Starting session") > server.log().count("Close session"):
-                await asyncio.sleep(0.01)  # until there is a session for this one
-            broken_off = asyncio.create_task(machine.run(["true"], timeout=20))
-            await asyncio.sleep(milliseconds / 1000)
+        channels = (await machine._link.connection())._channels
+        async with asyncio.timeout(20):
+            while channels:
+                await asyncio.sleep(0.01)
+        with paused(server):
+            # The server says that there is a session when nobody wants it any more.
+            broken_off = asyncio.create_task(machine.run(["touch", str(tmp_path / "ran")], timeout=20))
+            while not channels:
+                await asyncio.sleep(0)
             broken_off.cancel()
             await asyncio.wait([broken_off])
         await works(machine)
         assert server.logins() == 1
+        assert not (tmp_path / "ran").exists()
+
+
+@contextmanager
+def paused(server: RealSshd) -> Iterator[None]:
+    """Let the server's connections be as if their machine had lost its power."""
+    processes = [
+        process
+        for connection in server.connections()
+        for process in (connection, *connection.children(recursive=True))
+        if process.name() == "sshd"
+    ]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 async def test_server_that_hangs_up_on_some_is_asked_again(own_server: Any, connect: Any) -> None:
