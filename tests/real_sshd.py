@@ -102,6 +102,11 @@ class RealSshd:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def on_a_pipe(self) -> str:
+        """A command that is one connection to the server, over its standard input and output."""
+        return f"{self._binary} -i -f {self._folder / 'sshd_config'} -E {self._log}"
+
     def connections(self) -> list[psutil.Process]:
         """Return the processes of its connections, one for each."""
         assert self._process is not None

@@ -195,7 +195,11 @@ class Machine(Protocol):
 
 
 def use_machine(where: Where) -> AbstractAsyncContextManager[Machine]:
-    """Use a machine. Nothing is connected before something is asked of it."""
+    """Use a machine. Nothing is connected before something is asked of it.
+
+    :raises ConfigurationError: when it is entered: the Airflow connection is missing or malformed, or asyncssh is not
+        installed.
+    """
     if where.ssh_conn_id is None:
         from deferrable_ops.upstreams.local_machine import use_this_host
 

@@ -307,3 +307,19 @@ async def test_remote_host_replaces_the_connections(sshd_server: RealSshd, conne
             await machine.run(["true"], timeout=20)
     async with connect(connection, remote_host="127.0.0.1") as machine:
         await works(machine)
+
+
+async def test_machine_is_reached_through_a_command(sshd_server: RealSshd, connect: Any) -> None:
+    connection = sshd_server.connection(host_proxy_cmd=sshd_server.on_a_pipe)
+    async with connect(connection, remote_host="behind.invalid") as machine:
+        assert machine.name == f"{sshd_server.user}@behind.invalid:{sshd_server.port}"
+        await asyncio.gather(works(machine), in_sftp(machine))
+        assert sshd_server.connections() == []
+    async with connect(sshd_server.connection(host_proxy_cmd="false hush")) as machine:
+        with pytest.raises(MachineUnavailable, match=r"closed the connection|cannot be reached") as error:
+            await machine.run(["true"], timeout=20)
+        assert "hush" not in str(error.value)
+    async with connect(sshd_server.connection(host_proxy_cmd="/no/such hush")) as machine:
+        with pytest.raises(MachineUnavailable, match="cannot be reached") as error:
+            await machine.run(["true"], timeout=20)
+        assert "hush" not in str(error.value)
