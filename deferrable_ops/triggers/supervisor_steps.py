@@ -87,13 +87,16 @@ class Steps:
         return _told(await programs.start_programs(self._site, before))
 
     async def restart_programs(self) -> Told:
-        """Start all programs anew."""
+        """Start all programs anew; where supervisord is gone, that is the next run's to do."""
+        if await self._is_gone():
+            self._site.log.info("supervisord does not run; the next run starts it, and the programs")
+            return {"programs": {}}
         self._restart = True
         return await self.start_programs()
 
     async def stop_programs(self) -> Told:
         """Stop the programs; where supervisord is gone, what it has left of them."""
-        if await self._site.daemon() is None and not await daemons(self._site):
+        if await self._is_gone():
             ended = await end_left_over(self._site, grace=stop_seconds(self._site.cfg))
             return {"programs": {}, "ended": ended}
         return _told(await programs.stop_programs(self._site))
@@ -119,6 +122,9 @@ class Steps:
         await self._release()
         self._site.log.info("Removed: %s", ", ".join(removed) or "supervisord's own files")
         return {"removed": removed}
+
+    async def _is_gone(self) -> bool:
+        return await self._site.daemon() is None and not await daemons(self._site)
 
     async def _claim(self, here: Identity) -> None:
         attempt = self._wait.attempt
