@@ -24,7 +24,7 @@ class _Plan:
     programs: int = 20
     watchers: int = 200
     interval: float = 5.0
-    intervals: int = 6
+    intervals: int = 4
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
@@ -63,9 +63,9 @@ def _figure(setting: Setting, plan: _Plan, sshd: RealSshd, daemons: Daemons) -> 
     ]
     with Child("bench.supervisor.triggerer", environment, output=setting.output) as ours:
         ours.ask("watch", [sealed[number % plan.daemons] for number in range(plan.watchers)])
-        time.sleep(3 * plan.interval)
+        time.sleep(plan.interval)
         calls = daemons.calls()
-        cpu, late, _ = ours.ask("measure", plan.intervals * plan.interval)
+        cpu, late, _, _ = ours.ask("measure", plan.intervals * plan.interval)
         calls = daemons.calls() - calls
         connections = _connections_to(sshd.port)
     return Figure(

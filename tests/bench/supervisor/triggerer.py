@@ -42,18 +42,20 @@ class WatchingTriggerer(Triggerer):
             while len(await inbox.waits.find(waits.c.progress.is_not(None))) < self.count:
                 await asyncio.sleep(0.5)
 
-    async def measure(self, seconds: float) -> tuple[float, float, float]:
-        """Return CPU seconds in each second, the 99th percentile of how late the loop is, and its longest block."""
+    async def measure(self, seconds: float) -> tuple[float, float, float, int]:
+        """Return CPU seconds in each second; how late the loop is, 99th percentile, and its longest block, in seconds;
+        and how often Python collected all of its garbage.
+        """
         loop = asyncio.get_running_loop()
         assert isinstance(loop, BlockedLoop)
         loop.watch.restart()
         cpu, started = time.process_time(), time.monotonic()
         await asyncio.sleep(seconds)
         share = (time.process_time() - cpu) / (time.monotonic() - started)
-        longest = loop.watch.longest
+        longest, collections = loop.watch.longest, loop.watch.collections
         late = await self._lateness(seconds)
         _ = self.count  # which raises where one has ended
-        return share, late, longest
+        return share, late, longest, collections
 
     async def _lateness(self, seconds: float) -> float:
         late, until = list[float](), time.perf_counter() + seconds

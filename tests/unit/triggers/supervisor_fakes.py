@@ -55,7 +55,7 @@ class Daemon:
     async def looked(self) -> None:
         """Wait until everything was seen that is so now."""
         seen = self.readings
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.readings < seen + 2:
                 await asyncio.sleep(INTERVAL / 3)
 

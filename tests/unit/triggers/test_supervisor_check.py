@@ -20,7 +20,7 @@ from deferrable_ops.exceptions import (
 from deferrable_ops.inbox import State as WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.supervisord.processes import State
-from deferrable_ops.triggers import supervisor_check
+from deferrable_ops.triggers import supervisor_check, supervisor_watching
 
 AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor.sock")
 CRASHES = {"crash_restarts": 2, "crash_window": 60, "crash_delay": 30, "crash_give_up": 1}
@@ -114,6 +114,30 @@ async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Da
     assert daemon.calls == [("supervisor.reloadConfig",)], "once, when it began"
     assert before["health"] == "pass"
     assert await kept(run) == before
+
+
+@pytest.mark.usefixtures("place")
+async def test_reading_in_which_nothing_has_happened_is_not_judged_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, look = list[Any](), supervisor_watching.look
+
+    def counted(*arguments: Any) -> Any:
+        judged.append(arguments)
+        return look(*arguments)
+
+    monkeypatch.setattr(supervisor_watching, "look", counted)
+    runs.start(watching(two(tmp_path, policy=CRASHES)))
+    for _ in range(5):
+        await daemon.looked()
+        daemon.pass_time(5)
+    assert len(judged) == 1
+    daemon.restart("a")
+    await daemon.looked()
+    before = len(judged)
+    daemon.pass_time(5)
+    await daemon.looked()
+    assert len(judged) > before, "a restart becomes old with the time"
 
 
 @pytest.mark.usefixtures("place")
