@@ -14,7 +14,7 @@ from deferrable_ops.exceptions import (
 )
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.inbox import Wait
-from deferrable_ops.inbox.launches import ClaimLost
+from deferrable_ops.inbox.launches import Claim, ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
@@ -97,7 +97,7 @@ class SupervisorStepTrigger(TaskTrigger):
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is None:
                         return await self._outcome_of_another()
-                    told = await self._take()
+                    told = await self._take(claim)
                     await claim.record(told)
                     return Success(told)
             except StepFailed as failed:
@@ -110,9 +110,9 @@ class SupervisorStepTrigger(TaskTrigger):
             self.log.warning("%s; trying again in %.1f s", self._problem, pause)
             await asyncio.sleep(pause)
 
-    async def _take(self) -> dict[str, Any]:
+    async def _take(self, claim: Claim) -> dict[str, Any]:
         restart = self.step == "start-programs" and self._restarts()
-        async with reach(self._cfg, self.log) as site:
+        async with reach(self._cfg, self.log, claim.check) as site:
             return await Steps(site, self.inbox, self.current, restart=restart).take(self.step)
 
     async def _outcome_of_another(self) -> Outcome:

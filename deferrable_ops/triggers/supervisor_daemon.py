@@ -78,6 +78,7 @@ async def stop(site: Site) -> list[int]:
     found, seconds = await _told_to_stop(site)
     if not await all_gone(site, found, seconds):
         site.log.warning("supervisord (pid %s) does not stop: it is killed", found)
+        await site.check()
         await all_gone(site, await signal_daemons(site, "KILL"), _TO_LEAVE)
     await end_left_over(site, sessions=tuple(found), grace=stop_seconds(site.cfg))
     await _remove_traces(site)
@@ -89,6 +90,7 @@ async def kill(site: Site) -> list[int]:
 
     It asks nothing of supervisord, which may not answer.
     """
+    await site.check()
     killed = await signal_daemons(site, "KILL")
     await all_gone(site, killed, _TO_LEAVE)
     left = await end_left_over(site, sessions=tuple(killed), grace=0.0)
@@ -105,6 +107,7 @@ async def _launch(site: Site) -> bool:
         )
     await end_left_over(site, grace=stop_seconds(cfg))
     command = ["sh", "-c", _LAUNCH, "sh", str(site.lock), *_supervisord(site), "-c", str(cfg.config_path)]
+    await site.check()
     ended = await site.machine.run(command, timeout=cfg.airflow.command_timeout)
     if ended.code == 0:
         return True
@@ -143,10 +146,12 @@ async def _told_to_stop(site: Site) -> tuple[list[int], float]:
             if daemon.state == RUNNING:
                 # All at once: supervisord itself waits for each group before it stops the next.
                 await stop_everything(site)
+                await site.check()
                 await site.rpc.call("supervisor.shutdown")
             return [daemon.pid], _TO_LEAVE + stop_seconds(site.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
         site.log.warning("%s; it is told by a signal", error)
+    await site.check()
     return await signal_daemons(site, "TERM"), _TO_LEAVE
 
 

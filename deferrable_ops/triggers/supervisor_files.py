@@ -39,6 +39,7 @@ async def configure(site: Site) -> bool:
     folders = site.cfg.directories
     statuses, marks = await _looked_at(site, folders)
     ours: list[Path] = []
+    await site.check()
     for folder, status, mark in zip(folders, statuses, marks, strict=True):
         if any(folder.is_relative_to(parent) for parent in ours):
             await site.machine.make_directory(folder)
@@ -52,6 +53,7 @@ async def configure(site: Site) -> bool:
     file = site.cfg.to_cfg().encode()
     if await site.machine.read(site.cfg.config_path) == file:
         return False
+    await site.check()
     await site.machine.write(site.cfg.config_path, file)
     return True
 
@@ -107,6 +109,7 @@ def _rotated(log: Path, backups: int) -> list[Path]:
 
 async def _script(site: Site, script: str, paths: Sequence[Path]) -> None:
     command = ["sh", "-c", script, "sh", str(site.lock), *map(str, paths)]
+    await site.check()
     ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
     if ended.code == LOCKED:
         raise StepFailed(_still_runs(site))

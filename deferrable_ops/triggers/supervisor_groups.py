@@ -36,6 +36,7 @@ async def bring_up_to_date(site: Site) -> Drift:
         site.log.warning("supervisord runs another configuration than this task's: %s", drift)
         return drift
     groups = (*drift.changed, *drift.removed)
+    await site.check()
     site.log.info("Stopping what runs with another configuration: %s", ", ".join(groups))
     await site.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     while drift.changed or drift.removed:
@@ -51,6 +52,8 @@ async def _replaced(site: Site, drift: Drift) -> Drift:
     fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
     calls = [("supervisor.removeProcessGroup", (group,)) for group in idle]
     calls += [("supervisor.addProcessGroup", (group,)) for group in fresh]
+    if calls:
+        await site.check()
     for answer in await site.rpc.multicall(calls) if calls else ():
         if isinstance(answer, SupervisordRefused) and answer.code not in (_ALREADY_ADDED, _BAD_NAME):
             raise StepFailed(str(answer))

@@ -131,6 +131,7 @@ async def _call(site: Site, method: str, processes: list[Process], fine: int) ->
 
     :param fine: the fault that says that it is so already.
     """
+    await site.check()
     answers = await site.rpc.multicall([(method, (process.full_name, False)) for process in processes])
     refused = {
         process.full_name: answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,10 @@ LOCK: Final = "supervisord.lock"
 """The name of the file that a daemon holds locked."""
 
 
+async def _allow() -> None:
+    """Raise nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """A supervisord that answers.
@@ -57,12 +61,15 @@ class Site:
 
     :param rpc: reaches it, when it is there.
     :param log: the task's log.
+    :param check: raises when it is not this process's any more to change anything there. It is awaited immediately
+        before each change: a process that was stopped for a while must not end what another has begun meanwhile.
     """
 
     cfg: SupervisorAirflowConfiguration
     machine: Machine
     rpc: Supervisord
     log: Any
+    check: Callable[[], Awaitable[object]] = _allow
 
     @property
     def folder(self) -> Path:
@@ -103,8 +110,12 @@ class Site:
 
 
 @asynccontextmanager
-async def reach(cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[Site]:
+async def reach(
+    cfg: SupervisorAirflowConfiguration, log: Any, check: Callable[[], Awaitable[object]] = _allow
+) -> AsyncIterator[Site]:
     """Go to the place of a configuration's supervisord, whether or not one runs there.
+
+    :param check: see :class:`Site`; by default whoever comes may change what is there.
 
     :raises MachineUnavailable: the machine cannot be reached now.
     :raises MachineRefused: it will not let us in.
@@ -112,4 +123,4 @@ async def reach(cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[
     async with use_machine(where_of(cfg)) as machine:
         socket = await machine.socket(cfg.socket_path)
         async with use_supervisord(address_of(cfg, socket)) as rpc:
-            yield Site(cfg, machine, rpc, log)
+            yield Site(cfg, machine, rpc, log, check)

@@ -6,6 +6,7 @@ from typing import Any
 
 from deferrable_ops.exceptions import MachineUnavailable
 from deferrable_ops.inbox import Inbox, State, Wait
+from deferrable_ops.inbox.launches import ClaimLost
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.supervisor_configuration import daemon_name
 from deferrable_ops.triggers.supervisor_site import reach
@@ -26,11 +27,19 @@ async def tear_down_if_killed(
     """
     if wait.state is not State.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return
-    claimed = await inbox.daemons.of(daemon_name(cfg))
-    mine = (wait.attempt.dag_id, wait.attempt.run_id)
-    if claimed is None or (claimed.dag_id, claimed.run_id) != mine:
+
+    async def is_used() -> bool:
+        claimed = await inbox.daemons.of(daemon_name(cfg))
+        mine = (wait.attempt.dag_id, wait.attempt.run_id)
+        return claimed is not None and (claimed.dag_id, claimed.run_id) == mine
+
+    async def check() -> None:
+        if not await is_used():
+            raise ClaimLost(f"another DAG run uses the supervisord {daemon_name(cfg)} by now")
+
+    if not await is_used():
         return
-    async with reach(cfg, log) as site:
+    async with reach(cfg, log, check) as site:
         if (elsewhere := await lives_elsewhere(inbox, cfg, await site.machine.identity())) is not None:
             raise MachineUnavailable(elsewhere)
         steps = Steps(site, inbox, wait)

@@ -22,8 +22,11 @@ from integration.supervisor_support import (
     until,
     until_killed,
 )
+from sqlalchemy import update
 from unit.triggers.dataflow_support import new_attempt
 
+from deferrable_ops.inbox.launches import Claim
+from deferrable_ops.inbox.schema import waits
 from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.supervisor_configuration import daemon_name, seal_configuration
 from deferrable_ops.triggers.supervisor_daemon import adopt_or_start
@@ -249,3 +252,34 @@ async def test_after_a_new_start_of_the_host_it_is_started_again(
     assert claimed is not None
     assert claimed.boot_id == "another boot"
     assert len(place.processes()) == 2
+
+
+async def test_triggerer_that_was_stopped_for_long_changes_nothing_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, *BEGIN)
+    attempt = new_attempt(task_id="stop-supervisor")
+    sleeper = place.run("stop-supervisor", cfg, attempt)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    real = Claim.check
+
+    async def slow(claim: Claim) -> float:
+        asked.set()
+        await go_on.wait()
+        return await real(claim)
+
+    monkeypatch.setattr(Claim, "check", slow)
+    await asked.wait()
+    monkeypatch.setattr(Claim, "check", real)
+    await _let_lease_expire(place, attempt.wait_id)
+    told = await place.run("stop-supervisor", cfg, attempt).outcome()
+    next_run = await place.take(cfg, *BEGIN)
+    go_on.set()
+    assert await sleeper.outcome() == told
+    assert sorted(one["pid"] for one in next_run["programs"].values()) == sorted(place.processes())
+
+
+async def _let_lease_expire(place: Place, wait_id: str) -> None:
+    async with place.runs.inbox.database.begin() as connection:
+        await connection.execute(update(waits).where(waits.c.id == wait_id).values(launch_lease=0.0))

@@ -153,7 +153,7 @@ async def test_host_without_supervisord_or_flock_says_what_to_install(
         assert not outcome.retryable
 
 
-async def nobody(_site: Site) -> None:
+async def nobody(*_: Site) -> None:
     """No supervisord answers."""
 
 
