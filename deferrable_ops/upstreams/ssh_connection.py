@@ -38,7 +38,6 @@ _KNOWN: Final = frozenset(
         "host_key",
         "host_proxy_cmd",
         "ignore_hostkey_verification",
-        "keepalive_interval",
         "key_file",
         "known_hosts",
         "look_for_keys",

@@ -254,7 +254,7 @@ def paused(server: RealSshd) -> Iterator[None]:
 
 
 async def test_server_that_hangs_up_on_some_is_asked_again(own_server: Any, connect: Any) -> None:
-    server = own_server(MaxStartups="1", LoginGraceTime="1")
+    server = own_server(MaxStartups="1", LoginGraceTime="60")
     # Somebody else is logging in, and until he is in or out the server hangs up on all others.
     with socket.create_connection(("127.0.0.1", server.port)) as other:
         assert other.recv(3) == b"SSH"
