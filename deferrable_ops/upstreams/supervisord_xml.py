@@ -1,7 +1,7 @@
-"""XML-RPC as supervisord speaks it, so that a program's output arrives as the bytes that it wrote.
+"""XML-RPC as supervisord speaks it.
 
-supervisord puts output into its answers as it is: control characters, which XML does not have, and line ends that an
-XML parser makes into others. Both are carried past the parser.
+supervisord puts text into its answers as it is, as in the error of a command that it cannot start: control characters,
+which XML does not have, and line ends that an XML parser makes into others. Both are carried past the parser.
 """
 
 from __future__ import annotations

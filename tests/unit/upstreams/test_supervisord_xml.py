@@ -1,4 +1,4 @@
-"""What a program wrote arrives as it wrote it, although XML has no control characters."""
+"""Text arrives as supervisord sent it, although XML has no control characters."""
 
 from __future__ import annotations
 
