@@ -194,8 +194,10 @@ async def start_and_stay(place: Place, cfg: Any, run_id: str = "monday") -> Run:
     for step in BEGIN[:2]:
         await place.run(step, cfg, steps[step]).outcome()
     run = place.run(BEGIN[2], cfg, steps[BEGIN[2]])
-    await asyncio.to_thread(until, place.processes)
-    while not await place.runs.inbox.waits.get_many([run.attempt.wait_id]):
+    await asyncio.to_thread(until, lambda: len(place.processes()) == len(cfg.programs))
+    while not [
+        wait for wait in await place.runs.inbox.waits.get_many([run.attempt.wait_id]) if wait.progress
+    ]:
         await asyncio.sleep(0.01)
     return run
 
