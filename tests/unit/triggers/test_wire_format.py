@@ -14,6 +14,7 @@ from deferrable_ops.triggers.events import EventsTrigger
 from deferrable_ops.triggers.events_publish import PublishEventTrigger
 from deferrable_ops.triggers.sealed import seal, unseal
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
+from deferrable_ops.triggers.supervisor_check import SupervisorCheckTrigger
 from deferrable_ops.triggers.webhook import WebhookTrigger
 
 TRIGGERS = [
@@ -24,6 +25,7 @@ TRIGGERS = [
     EventsTrigger,
     PublishEventTrigger,
     SupervisorStepTrigger,
+    SupervisorCheckTrigger,
 ]
 
 
