@@ -74,7 +74,7 @@ class RealAirflow:
         self.client.close()
 
     def restore(self) -> None:
-        """Bring every component back as it was after `start`, whatever a test did to it."""
+        """Bring every component back as it was after `start`, and end all runs, whatever a test did."""
         for component in self.extra_triggerers:
             component.kill()
         self.extra_triggerers.clear()
@@ -84,6 +84,7 @@ class RealAirflow:
             if component.altered:
                 component.kill()
         self._start([component for component in self.components if not component.running])
+        self._end_runs()
 
     def start_component(
         self, component: Component, extra_environment: Mapping[str, str] | None = None
@@ -140,6 +141,12 @@ class RealAirflow:
             component.resume()
             return False
         return True
+
+    def _end_runs(self) -> None:
+        # What a failed test leaves would be waited for, and paid for, by all tests after it.
+        left = self.client.get("/dags/~/dagRuns", state=["queued", "running"], limit=1000)["dag_runs"]
+        for run in left:
+            self.client.patch(f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
     def _component(self, name: str, *arguments: str) -> Component:
         return Component(name, list(arguments), self.environment, self.home)
