@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,13 @@ class Place:
         return [pid for pid in self._pids() if mark in self.environment(pid)]
 
     def clean(self) -> None:
-        for pid in (*self.daemons(), *self.processes()):
-            os.kill(pid, signal.SIGKILL)
+        """Kill every supervisord below the folder, and all that they have started."""
+        mark = f"SUPERVISOR_SERVER_URL=unix://{self.folder}/".encode()
+        for pid in self._pids():
+            is_daemon = any(part.startswith(f"{self.folder}/") for part in command_of(pid))
+            if is_daemon or any(variable.startswith(mark) for variable in self.environment(pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     @staticmethod
     def _pids() -> list[int]:
