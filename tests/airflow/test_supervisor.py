@@ -52,7 +52,7 @@ class Place:
 
 def steps(run: Run, *names: str) -> dict[str, str | None]:
     """Return the states of the run's steps, by their short names."""
-    states = run.task_states()
+    states = {task_id.rpartition(".")[2]: state for task_id, state in run.task_states().items()}
     return {name: states[f"{run.dag_id}-{name}"] for name in names}
 
 
@@ -100,7 +100,7 @@ def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, r
         runs[dag_id].wait_for(state, timeout=180)
         assert runs[dag_id].worker_processes() == 0, dag_id
     assert runs["sup_fails"].task("sup_fails-check-programs").xcom() == ["fail", "stop"]
-    assert runs["sup_loops"].task("sup_loops-check-programs").xcom() == ["fail", "stop"]
+    assert runs["sup_loops"].task("watched.sup_loops-check-programs").xcom() == ["fail", "stop"]
     for dag_id, name in (("sup_fails", "fails"), ("sup_loops", "loops"), ("sup_never_ends", "never")):
         assert steps(runs[dag_id], *STOPS) == dict.fromkeys(STOPS, "success")
         assert Place(airflow, name).is_clean(), name

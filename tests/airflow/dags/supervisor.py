@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TaskGroup
 
 from deferrable_ops.operators.supervisor import (
     AirflowConfiguration,
@@ -49,7 +49,7 @@ with DAG("sup_ends", schedule=None):
 with DAG("sup_fails", schedule=None):
     Supervisor(cfg=config("fails", "sh -c 'sleep 2; exit 1'", policy=ProgramPolicy(exit_codes={1: "fail"})))
 
-with DAG("sup_loops", schedule=None):
+with DAG("sup_loops", schedule=None), TaskGroup("watched"):
     Supervisor(
         cfg=config(
             "loops",
