@@ -291,3 +291,15 @@ async def test_stderr_is_labelled_and_a_process_that_never_started_has_no_output
     await reader.output.forward({"a": [seen], "b": [never]})
     assert told(caplog, "g:a stderr") == ["oh"]
     assert len(caplog.records) == 1
+
+
+async def test_rotated_file_is_told_by_its_inode_where_all_lines_are_the_same(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path, most=2000)
+    reader = Reader(program, log)
+    for lines in (300, 450):  # the new file is longer than what was read of the one before
+        for _ in range(lines):
+            program.write(b"same\n")
+        await reader.look()
+    assert len(told(caplog)) == 750
