@@ -9,9 +9,6 @@ import pytest
 
 from real_airflow import RealAirflow, Run, wait_until
 
-# Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
-
 PATH = ("configure-supervisor", "start-supervisor", "start-programs", "check-programs")
 STOPS = ("teardown", "stop-programs", "stop-supervisor", "unconfigure-supervisor")
 
@@ -61,23 +58,35 @@ def chain(airflow: RealAirflow, dag_id: str) -> list[Run]:
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
 
 
-@pytest.fixture(scope="module")
-def runs(started_airflow: RealAirflow) -> dict[str, Run]:
-    """All that the tests look at, side by side: each takes its time."""
-    others = ["sup_restarts", "sup_killed", *ENDED, *(BY_SSH if has_sshd(started_airflow) else ())]
-    dag_ids = ["sup_ends", *(others if "sqlite" in started_airflow.home.name else ())]
-    return {dag_id: started_airflow.trigger(dag_id) for dag_id in dag_ids}
-
-
 def has_sshd(airflow: RealAirflow) -> bool:
     return "AIRFLOW_CONN_SSH_DEFAULT" in airflow.environment
 
 
-def test_programs_that_end_well_take_no_worker_and_leave_nothing(
-    airflow: RealAirflow, runs: dict[str, Run]
-) -> None:
-    run = runs["sup_ends"].wait_for("success", timeout=180)
+@pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
+def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAirflow) -> None:
+    ends_well(airflow, airflow.trigger("sup_ends"))
 
+
+# Nothing else of these depends on the inbox's database.
+@pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+@pytest.mark.timeout(600)
+def test_each_run_ends_as_its_programs_do_and_leaves_nothing(airflow: RealAirflow) -> None:
+    """All in one, because they go side by side: each takes its time."""
+    dag_ids = ["sup_ends", "sup_restarts", "sup_killed", *ENDED]
+    runs = {dag_id: airflow.trigger(dag_id) for dag_id in dag_ids}
+    over_ssh = [airflow.trigger(dag_id) for dag_id in BY_SSH] if has_sshd(airflow) else []
+
+    ends_well(airflow, runs["sup_ends"])
+    each_end_tears_down_and_gives_the_run_its_state(airflow, runs)
+    program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow)
+    user_who_ends_a_run_ends_what_it_runs(airflow, runs["sup_killed"])
+    if not over_ssh:
+        pytest.skip("no OpenSSH server (sshd) on this machine")
+    supervisord_on_another_machine_is_run_over_ssh(airflow, *over_ssh)
+
+
+def ends_well(airflow: RealAirflow, run: Run) -> None:
+    run.wait_for("success", timeout=180)
     assert steps(run, *PATH, *STOPS) == dict.fromkeys((*PATH, *STOPS), "success")
     assert steps(run, "restart-programs", "force-kill", "check-config-failed") == dict.fromkeys(
         ("restart-programs", "force-kill", "check-config-failed"), "skipped"
@@ -94,8 +103,7 @@ def test_programs_that_end_well_take_no_worker_and_leave_nothing(
     assert "hunter2secret" not in logs
 
 
-@once
-def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, runs: dict[str, Run]) -> None:
+def each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, runs: dict[str, Run]) -> None:
     for dag_id, state in ENDED.items():
         runs[dag_id].wait_for(state, timeout=180)
         assert runs[dag_id].worker_processes() == 0, dag_id
@@ -114,9 +122,8 @@ def test_each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, r
         process.kill()
 
 
-@once
-def test_program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(
-    airflow: RealAirflow, runs: dict[str, Run]
+def program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(
+    airflow: RealAirflow,
 ) -> None:
     wait_until(
         lambda: [run.state for run in chain(airflow, "sup_restarts")] == ["failed", "success"],
@@ -134,9 +141,7 @@ def test_program_that_failed_is_started_again_and_the_next_run_adopts_its_superv
     assert Place(airflow, "again").is_clean()
 
 
-@once
-def test_user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow, runs: dict[str, Run]) -> None:
-    killed = runs["sup_killed"]
+def user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow, killed: Run) -> None:
     airflow.client.patch("/dags/test-supervisor", {"is_paused": False})
     [seed] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
     places = {run.dag_id: Place(airflow, name) for run, name in ((seed, "seed"), (killed, "killed"))}
@@ -158,11 +163,9 @@ def test_user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow, runs: dict[
         assert run.worker_processes() == 0
 
 
-@once
-def test_supervisord_on_another_machine_is_run_over_ssh(airflow: RealAirflow, runs: dict[str, Run]) -> None:
-    if not has_sshd(airflow):
-        pytest.skip("no OpenSSH server (sshd) on this machine")
-    ends, killed, example = map(runs.__getitem__, BY_SSH)
+def supervisord_on_another_machine_is_run_over_ssh(
+    airflow: RealAirflow, ends: Run, killed: Run, example: Run
+) -> None:
     killed.task("sup_ssh_killed-check-programs").wait_for("deferred", timeout=120)
     killed.client.patch(killed.path, {"state": "failed"})
 
