@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from deferrable_ops.events import KafkaEvent
-from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.shared import share
+from deferrable_ops.upstreams.airflow_connection import read_connection
 from deferrable_ops.upstreams.kafka_client import import_aiokafka
 from deferrable_ops.upstreams.kafka_connection import ClusterSettings, settings_of, tls_context
 from deferrable_ops.upstreams.kafka_positions import Offsets
@@ -25,8 +25,6 @@ __all__ = ["Batch", "Kafka", "Offsets", "Store", "Told", "load_settings", "use_k
 Store = Callable[[Batch], Awaitable[object]]
 """Stores a batch in one transaction, and returns once it is committed. What it raises is tried again. A batch may come
 again after a restart: its events are told by their dedupe keys."""
-
-_CONNECTION_SECONDS = 60.0  # Airflow serves such questions one at a time, and may drop them
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[Kafka]:
@@ -118,15 +116,4 @@ async def load_settings(conn_id: str) -> ClusterSettings:
 
     :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
     """
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowException
-
-    try:
-        connection = await asyncio.wait_for(BaseHook.aget_connection(conn_id), _CONNECTION_SECONDS)
-    except TimeoutError:
-        raise ConfigurationError(
-            f"Airflow did not say within {_CONNECTION_SECONDS:g} s what the connection {conn_id!r} is"
-        ) from None
-    except AirflowException as error:
-        raise ConfigurationError(f"there is no connection {conn_id!r}: {error}") from None
-    return settings_of(connection)
+    return settings_of(*await read_connection(conn_id))

@@ -56,11 +56,6 @@ class AirflowConnection(Protocol):
     login: str | None
     password: str | None
 
-    @property
-    def extra_dejson(self) -> dict[str, Any]:
-        """The extra, as JSON."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class OAuth:
@@ -108,16 +103,17 @@ class ClusterSettings:
         return shown
 
 
-def settings_of(connection: AirflowConnection) -> ClusterSettings:
+def settings_of(connection: AirflowConnection, extra: Any) -> ClusterSettings:
     """Return the settings of an Airflow connection of the type Kafka.
 
     The names are librdkafka's, as the kafka provider documents them; what concerns its consumer groups and producers
     is passed over. Host, login and password of the connection stand in for settings that the extra leaves out.
 
+    :param extra: the connection's, as JSON.
     :raises ConfigurationError: a setting is missing, malformed, or one that guards the connection and is not known.
     """
     conn_id = connection.conn_id
-    extra = _extra(connection)
+    extra = _checked(conn_id, extra)
     host = connection.host and (
         f"{connection.host}:{connection.port}" if connection.port else connection.host
     )
@@ -198,11 +194,10 @@ def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _extra(connection: AirflowConnection) -> dict[str, Any]:
-    extra = connection.extra_dejson
+def _checked(conn_id: str, extra: Any) -> dict[str, Any]:
     if not isinstance(extra, Mapping):
         raise ConfigurationError(
-            f"the extra of the connection {connection.conn_id!r} is not a JSON object of librdkafka's settings"
+            f"the extra of the connection {conn_id!r} is not a JSON object of librdkafka's settings"
         )
     return {_ALIASES.get(str(name), str(name)): value for name, value in extra.items() if value is not None}
 

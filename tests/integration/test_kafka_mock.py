@@ -54,10 +54,8 @@ async def kafka(mock: MockKafka, stored: Stored) -> AsyncIterator[Kafka]:
 
 
 def settings(servers: str) -> ClusterSettings:
-    extra = {"bootstrap.servers": servers}
-    return settings_of(
-        SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None, extra_dejson=extra)
-    )
+    connection = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
+    return settings_of(connection, {"bootstrap.servers": servers})
 
 
 def read(

@@ -51,10 +51,8 @@ async def kafka(kafka_server: RealKafka, stored: Stored) -> AsyncIterator[Kafka]
 
 @asynccontextmanager
 async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[Kafka]:
-    connection: Any = SimpleNamespace(
-        conn_id="logs", host=None, port=None, login=None, password=None, extra_dejson=extra
-    )
-    kafka = await open_cluster(settings_of(connection), stored)
+    connection: Any = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
+    kafka = await open_cluster(settings_of(connection, extra), stored)
     try:
         yield kafka
     finally:
