@@ -20,7 +20,7 @@ _STARTED_ALREADY: Final = 60  # faults of supervisor's xmlrpc.py
 _NOT_RUNNING: Final = 70
 _ON_ITS_WAY: Final = frozenset({State.STARTING, State.BACKOFF, State.STOPPING})
 _STOPPABLE: Final = ALIVE - {State.STOPPING}
-_FAILURES: Final = frozenset({Action.FAIL, Action.RETRY, Action.RETRIGGER})
+_FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})  # the others are what the watching task ends with
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ async def stop_running(site: Site, before: Before) -> None:
 async def start_programs(site: Site, before: Before) -> list[Process]:
     """Start those that do not run, and return all when each has started or ended.
 
-    :raises StepFailed: one cannot be started, and its policy does not say that this is fine.
+    :raises StepFailed: one cannot be started, or its policy says that the task fails.
     """
     asked: set[str] = set()
     while True:

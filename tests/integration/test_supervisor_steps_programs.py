@@ -68,9 +68,11 @@ async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_o
     failed = await place.fail(cfg, "start-programs")
     assert "c:c is FATAL" in failed.reason
     assert not failed.retryable
-    cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies={"c": {"otherwise": "skip"}})
-    told = await place.take(cfg, "start-programs")
-    assert told["programs"]["c:c"]["state"] == "FATAL"
+    for judged_later in ("skip", "retrigger"):
+        policies = {"c": {"otherwise": judged_later}}
+        cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies=policies)
+        told = await place.take(cfg, "start-programs")
+        assert told["programs"]["c:c"]["state"] == "FATAL"
 
 
 async def test_changed_configuration_reaches_what_does_not_run_and_is_told_of_what_does(
