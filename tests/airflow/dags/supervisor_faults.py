@@ -1,0 +1,71 @@
+"""What tests/faults does to a supervisord's triggerer: a DAG for each step, in which the test holds it.
+
+Each supervisord writes its pid to a file when it starts, by an event listener, and each program its own. The program
+leaves a process of its own behind, and ends when the test says so.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.sdk import DAG
+from supervisor_holds import HeldCheck, HeldStep, HeldTeardown
+
+from deferrable_ops.operators.supervisor import (
+    EventListenerConfiguration,
+    ProgramConfiguration,
+    ProgramPolicy,
+    Supervisor,
+    SupervisorAirflowConfiguration,
+)
+
+FOLDERS = Path(os.environ.get("SUPERVISOR_FOLDERS", "/var/tmp/supervisor-tests"))
+STEPS = (
+    "configure-supervisor",
+    "start-supervisor",
+    "start-programs",
+    "check-programs",
+    "teardown",
+    "restart-programs",
+    "stop-programs",
+    "stop-supervisor",
+    "unconfigure-supervisor",
+    "force-kill",
+)
+HELD = {"check-programs": HeldCheck, "teardown": HeldTeardown}
+
+PROGRAM = "echo $$ >> {0}.starts; sleep 14400 & {1}until test -e {0}.end; do sleep 0.1; done"
+FIRST_FAILS = "test -e {0}.failed || {{ touch {0}.failed; exit 1; }}; "
+
+
+def config(name: str, step: str) -> SupervisorAirflowConfiguration:
+    place = FOLDERS / name
+    command = PROGRAM.format(place, FIRST_FAILS.format(place) if step == "restart-programs" else "")
+    programs = {"test": ProgramConfiguration(command=f"sh -c '{command}'")}
+    policies = {}
+    if step == "stop-programs":  # there is something to stop where one program's end is that of all
+        programs["test"] = ProgramConfiguration(command=f"sh -c '{command}; exit 1'")
+        programs["other"] = ProgramConfiguration(command="sleep 14400")
+        policies["test"] = ProgramPolicy(exit_codes={1: "fail"})
+    listener = f"sh -c 'echo $PPID >> {place}.supervisords; exec sleep 14400'"
+    return SupervisorAirflowConfiguration(
+        working_dir=place,
+        program=programs,
+        policies=policies,
+        eventlistener={
+            "witness": EventListenerConfiguration(command=listener, events=["TICK_3600"], autostart=True)
+        },
+        startsecs=0,
+        check_interval=0.5,
+        stopwaitsecs=5,
+        command_timeout=300,  # a step that is held has its deadline as well
+        reference_date="start_date",
+        maxretrigger=0 if step == "force-kill" else 1,
+    )
+
+
+for held in STEPS:
+    with DAG(f"supf_{held}", schedule=None) as dag:
+        supervisor = Supervisor(cfg=config(dag.dag_id, held))
+        supervisor.task_of(held).trigger_class = HELD.get(held, HeldStep)

@@ -1,0 +1,81 @@
+"""The triggers of a supervisord's tasks, each of which a test can hold in its work: only a DAG of the tests has them.
+
+While there is a file `TASK_ID.hold` in the tests' folder, the trigger of that task stays where the file says: "before"
+its work, or "after" that is done, but before anybody was told. It writes its process's pid to `TASK_ID.held` when it is
+there, and to `TASK_ID.over` when it has gone on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deferrable_ops.inbox.launches import Claim
+from deferrable_ops.outcome import Outcome
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.supervisor_check import SupervisorCheckTrigger
+from deferrable_ops.triggers.supervisor_due import SupervisorDueStepTrigger
+from deferrable_ops.triggers.supervisor_gates import SupervisorTeardownTrigger
+
+T = TypeVar("T")
+
+
+class HeldStep(SupervisorDueStepTrigger):
+    """A step, held while it has the claim."""
+
+    classpath = "supervisor_holds.HeldStep"
+
+    async def _take(self, claim: Claim) -> dict[str, Any]:
+        return await _held(self, lambda: super(HeldStep, self)._take(claim))
+
+
+class HeldCheck(SupervisorCheckTrigger):
+    """The check, held before it looks, or when it has seen how the programs ended."""
+
+    classpath = "supervisor_holds.HeldCheck"
+
+    async def poll(self) -> Outcome:
+        return await _held(self, super().poll)
+
+
+class HeldTeardown(SupervisorTeardownTrigger):
+    """The gate before the teardown."""
+
+    classpath = "supervisor_holds.HeldTeardown"
+
+    async def wait(self) -> Outcome:
+        return await _held(self, super().wait)
+
+
+async def _held(trigger: TaskTrigger, work: Callable[[], Awaitable[T]]) -> T:
+    name = Path(os.environ["SUPERVISOR_FOLDERS"], trigger.current.attempt.task_id)
+    was_held = await _hold(name, "before")
+    try:
+        done = await work()
+        was_held |= await _hold(name, "after")
+        return done
+    finally:
+        if was_held:
+            _note(name.with_suffix(".over"))
+
+
+async def _hold(name: Path, moment: str) -> bool:
+    file = name.with_suffix(".hold")
+    if not file.exists() or file.read_text() != moment:
+        return False
+    _note(name.with_suffix(".held"))
+    try:
+        while file.exists():
+            await asyncio.sleep(0.1)
+    except asyncio.CancelledError:
+        _note(name.with_suffix(".over"))
+        raise
+    return True
+
+
+def _note(file: Path) -> None:
+    with file.open("a") as noted:
+        noted.write(f"{os.getpid()}\n")

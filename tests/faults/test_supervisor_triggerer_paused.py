@@ -1,0 +1,39 @@
+"""Two triggerers on one host: the one about to take steps is paused, the other takes them, and the first resumes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from faults.supervisors import end_all, held_pipelines
+from faults.triggerers import resume_all_but_the_supervisor
+
+from real_airflow import RealAirflow, wait_until
+
+# Nothing of these depends on the inbox's database.
+once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+
+
+@once
+def test_triggerer_that_comes_back_starts_and_stops_nothing(airflow: RealAirflow) -> None:
+    pipelines = held_pipelines(airflow, "before")
+
+    airflow.pause(airflow.triggerer)
+    for pipeline in pipelines:
+        pipeline.lift()
+    second = airflow.add_triggerer()
+    # Who comes back finds some with programs that run, and others of which nothing is left.
+    for pipeline in pipelines:
+        pipeline.wait_until_watched() if pipeline.goes_on else pipeline.wait_until_over()
+    airflow.pause(second)
+    asyncio.run(resume_all_but_the_supervisor(airflow))
+    second.resume()
+    airflow.triggerer.resume()
+    for pipeline in pipelines:
+        wait_until(
+            lambda one=pipeline: one.given_up_by == one.held_by,
+            f"the first to leave {pipeline.dag_id}",
+            timeout=60,
+        )
+
+    end_all(pipelines)
