@@ -7,20 +7,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from real_airflow import RealAirflow, Run, wait_until
+from real_airflow import RealAirflow, Run, Task, wait_until
 
 PATH = ("configure-supervisor", "start-supervisor", "start-programs", "check-programs")
 STOPS = ("teardown", "stop-programs", "stop-supervisor", "unconfigure-supervisor")
 
 
-ENDED = {
-    "sup_fails": "failed",
-    "sup_loops": "failed",
-    "sup_never_ends": "success",
-    "sup_goes_on": "success",
-    "example_supervisor": "success",
-}
+ENDED = {"fails": "failed", "loops": "failed", "never_ends": "success"}
 BY_SSH = ("sup_ssh_ends", "sup_ssh_killed", "example_supervisor_ssh")
+KINDS = ("sup", "sup_ssh")
 
 
 class Place:
@@ -28,6 +23,11 @@ class Place:
 
     def __init__(self, airflow: RealAirflow, name: str) -> None:
         self.folder = Path(airflow.environment["SUPERVISOR_FOLDERS"]) / name
+
+    @classmethod
+    def of(cls, airflow: RealAirflow, run: Run) -> Place:
+        """Return the place of a DAG's supervisord, which has the DAG's name."""
+        return cls(airflow, run.dag_id.removeprefix("sup_"))
 
     def processes(self) -> list[psutil.Process]:
         """Return the supervisord, and the programs, which run below its folder."""
@@ -53,6 +53,12 @@ def steps(run: Run, *names: str) -> dict[str, str | None]:
     return {name: states[f"{run.dag_id}-{name}"] for name in names}
 
 
+def step(run: Run, name: str) -> Task:
+    """Return the task of a step, by its short name."""
+    [task_id] = [task_id for task_id in run.task_states() if task_id.endswith(f"{run.dag_id}-{name}")]
+    return run.task(task_id)
+
+
 def chain(airflow: RealAirflow, dag_id: str) -> list[Run]:
     rows = airflow.client.get(f"/dags/{dag_id}/dagRuns", order_by="id", limit=100)["dag_runs"]
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
@@ -72,14 +78,21 @@ def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAi
 @pytest.mark.timeout(600)
 def test_each_run_ends_as_its_programs_do_and_leaves_nothing(airflow: RealAirflow) -> None:
     """All in one, because they go side by side: each takes its time."""
-    dag_ids = ["sup_ends", "sup_restarts", "sup_killed", *ENDED]
-    runs = {dag_id: airflow.trigger(dag_id) for dag_id in dag_ids}
+    kinds = KINDS if has_sshd(airflow) else KINDS[:1]
+    alone = ["sup_ends", "sup_goes_on", "example_supervisor"]
+    pairs = [f"{kind}_{name}" for name in (*ENDED, "restarts", "force_killed") for kind in kinds]
+    runs = {dag_id: airflow.trigger(dag_id) for dag_id in [*alone, *pairs]}
     over_ssh = [airflow.trigger(dag_id) for dag_id in BY_SSH] if has_sshd(airflow) else []
 
     ends_well(airflow, runs["sup_ends"])
-    each_end_tears_down_and_gives_the_run_its_state(airflow, runs)
-    program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow)
-    user_who_ends_a_run_ends_what_it_runs(airflow, runs["sup_killed"])
+    user_who_marks_a_run_as_failed_ends_what_it_runs(airflow)
+    for kind in kinds:
+        user_who_force_kills_ends_all_at_once(airflow, runs[f"{kind}_force_killed"])
+    example_tells_what_its_programs_say(runs["example_supervisor"])
+    programs_that_shall_go_on_do(airflow, runs["sup_goes_on"])
+    for kind in kinds:
+        each_end_tears_down_and_gives_the_run_its_state(airflow, kind, runs)
+        program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow, kind)
     if not over_ssh:
         pytest.skip("no OpenSSH server (sshd) on this machine")
     supervisord_on_another_machine_is_run_over_ssh(airflow, *over_ssh)
@@ -103,64 +116,81 @@ def ends_well(airflow: RealAirflow, run: Run) -> None:
     assert "hunter2secret" not in logs
 
 
-def each_end_tears_down_and_gives_the_run_its_state(airflow: RealAirflow, runs: dict[str, Run]) -> None:
-    for dag_id, state in ENDED.items():
-        runs[dag_id].wait_for(state, timeout=180)
-        assert runs[dag_id].worker_processes() == 0, dag_id
-    assert runs["sup_fails"].task("sup_fails-check-programs").xcom() == ["fail", "stop"]
-    assert runs["sup_loops"].task("watched.sup_loops-check-programs").xcom() == ["fail", "stop"]
-    for dag_id, name in (("sup_fails", "fails"), ("sup_loops", "loops"), ("sup_never_ends", "never")):
-        assert steps(runs[dag_id], *STOPS) == dict.fromkeys(STOPS, "success")
-        assert Place(airflow, name).is_clean(), name
-    hello = runs["example_supervisor"].task("example_supervisor-check-programs").log()
+def example_tells_what_its_programs_say(run: Run) -> None:
+    run.wait_for("success", timeout=180)
+    hello = run.task("example_supervisor-check-programs").log()
     assert [hello.count(f"[greeter] hello {n}") for n in (1, 2, 3)] == [1, 1, 1]
+    assert run.worker_processes() == 0
 
-    assert steps(runs["sup_goes_on"], *STOPS) == dict.fromkeys(STOPS, "skipped")
-    goes_on = Place(airflow, "goes-on")
+
+def programs_that_shall_go_on_do(airflow: RealAirflow, run: Run) -> None:
+    run.wait_for("success", timeout=180)
+    assert steps(run, *STOPS) == dict.fromkeys(STOPS, "skipped")
+    assert run.worker_processes() == 0
+    goes_on = Place(airflow, "goes_on")
     assert goes_on.processes()
     for process in goes_on.processes():
         process.kill()
 
 
-def program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(
-    airflow: RealAirflow,
+def each_end_tears_down_and_gives_the_run_its_state(
+    airflow: RealAirflow, kind: str, runs: dict[str, Run]
 ) -> None:
+    for name, state in ENDED.items():
+        run = runs[f"{kind}_{name}"]
+        run.wait_for(state, timeout=180)
+        assert run.worker_processes() == 0, run
+        assert steps(run, *STOPS) == dict.fromkeys(STOPS, "success"), run
+        assert Place.of(airflow, run).is_clean(), run
+    for name in ("fails", "loops"):
+        assert step(runs[f"{kind}_{name}"], "check-programs").xcom() == ["fail", "stop"]
+
+
+def program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(
+    airflow: RealAirflow, kind: str
+) -> None:
+    dag_id = f"{kind}_restarts"
     wait_until(
-        lambda: [run.state for run in chain(airflow, "sup_restarts")] == ["failed", "success"],
-        "the second run to end",
+        lambda: [run.state for run in chain(airflow, dag_id)] == ["failed", "success"],
+        f"the second run of {dag_id} to end",
         timeout=120,
     )
-    first, second = chain(airflow, "sup_restarts")
+    first, second = chain(airflow, dag_id)
     assert steps(first, "restart-programs", *STOPS) == {
         "restart-programs": "success",
         **dict.fromkeys(STOPS, "skipped"),
     }
-    assert first.worker_starts() == [("sup_restarts-check-programs-retrigger-fail", 1)]
-    assert second.task("sup_restarts-start-supervisor").xcom()["started"] is False  # it was adopted
+    [(started, attempt)] = first.worker_starts()
+    assert (started.rpartition(".")[2], attempt) == (f"{dag_id}-check-programs-retrigger-fail", 1)
+    assert step(second, "start-supervisor").xcom()["started"] is False  # it was adopted
     assert second.worker_processes() == 0
-    assert Place(airflow, "again").is_clean()
+    assert Place.of(airflow, second).is_clean()
 
 
-def user_who_ends_a_run_ends_what_it_runs(airflow: RealAirflow, killed: Run) -> None:
+def user_who_marks_a_run_as_failed_ends_what_it_runs(airflow: RealAirflow) -> None:
     airflow.client.patch("/dags/test-supervisor", {"is_paused": False})
-    [seed] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
-    places = {run.dag_id: Place(airflow, name) for run, name in ((seed, "seed"), (killed, "killed"))}
-    for run in (seed, killed):
-        run.task(f"{run.dag_id}-check-programs").wait_for("deferred", timeout=120)
-        assert len(places[run.dag_id].processes()) >= 2
-
-    seed.client.patch(seed.path, {"state": "failed"})  # as the button does
-    killed.task("sup_killed-force-kill").clear()
-
-    seed.wait_for("failed")
+    [run] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
+    step(run, "check-programs").wait_for("deferred", timeout=120)
+    place = Place(airflow, "seed")
+    assert len(place.processes()) >= 2
+    run.client.patch(run.path, {"state": "failed"})  # as the button does
+    run.wait_for("failed")
     airflow.client.patch("/dags/test-supervisor", {"is_paused": True})
-    assert seed.task("test-supervisor-unconfigure-supervisor").state == "success"
-    killed.wait_for("failed")  # maxretrigger=0; else the DAG would start it again
-    assert killed.task("sup_killed-force-kill").state == "success"
-    assert killed.task("sup_killed-force-kill").xcom()["killed"]
-    for run in (seed, killed):
-        wait_until(places[run.dag_id].is_clean, f"nothing to be left of {run.dag_id}")
-        assert run.worker_processes() == 0
+    assert step(run, "unconfigure-supervisor").state == "success"
+    wait_until(place.is_clean, f"nothing to be left of {run}")
+    assert run.worker_processes() == 0
+
+
+def user_who_force_kills_ends_all_at_once(airflow: RealAirflow, run: Run) -> None:
+    step(run, "check-programs").wait_for("deferred", timeout=120)
+    place = Place.of(airflow, run)
+    assert len(place.processes()) >= 2
+    step(run, "force-kill").clear()
+    run.wait_for("failed", timeout=120)  # maxretrigger=0; else the DAG would start it again
+    assert step(run, "force-kill").state == "success"
+    assert step(run, "force-kill").xcom()["killed"]
+    wait_until(place.is_clean, f"nothing to be left of {run}")
+    assert run.worker_processes() == 0
 
 
 def supervisord_on_another_machine_is_run_over_ssh(

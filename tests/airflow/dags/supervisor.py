@@ -21,6 +21,7 @@ from deferrable_ops.operators.supervisor import (
 )
 
 FOLDERS = Path(os.environ.get("SUPERVISOR_FOLDERS", "/var/tmp/supervisor-tests"))
+COMMAND_PREFIX = os.environ.get("REMOTE_COMMAND_PREFIX", "")
 SOON_OVER = "sh -c 'echo began; sleep 2; echo ended'"
 
 
@@ -40,37 +41,45 @@ def config(name: str, command: str, **fields: Any) -> SupervisorAirflowConfigura
     )
 
 
+def run_here_and_over_ssh(name: str, command: str, **fields: Any) -> None:
+    """Make two DAGs with these programs."""
+    with DAG(f"sup_{name}", schedule=None), TaskGroup("watched"):
+        Supervisor(cfg=config(name, command, **fields))
+    with DAG(f"sup_ssh_{name}", schedule=None):
+        SupervisorSSH(cfg=config(f"ssh_{name}", command, **fields), command_prefix=COMMAND_PREFIX)
+
+
 with DAG("sup_ends", schedule=None):
     supervisor = Supervisor(
         cfg=config("ends", SOON_OVER, forward_logs=True, username="airflow", password="hunter2secret")
     )
     EmptyOperator(task_id="before") >> supervisor >> EmptyOperator(task_id="after")
 
-with DAG("sup_fails", schedule=None):
-    Supervisor(cfg=config("fails", "sh -c 'sleep 2; exit 1'", policy=ProgramPolicy(exit_codes={1: "fail"})))
-
-with DAG("sup_loops", schedule=None), TaskGroup("watched"):
-    Supervisor(
-        cfg=config(
-            "loops",
-            "sh -c 'sleep 1.2; exit 1'",
-            program={"autorestart": True, "startsecs": 1},
-            policy=ProgramPolicy(crash_restarts=2, crash_give_up=0, otherwise="fail"),
+for ssh_name, ssh_command in (("ssh_ends", SOON_OVER), ("ssh_killed", "sleep 14400")):
+    with DAG(f"sup_{ssh_name}", schedule=None):
+        SupervisorSSH(
+            cfg=config(ssh_name, ssh_command, forward_logs=True),
+            command_prefix=COMMAND_PREFIX,
         )
-    )
-
-with DAG("sup_never_ends", schedule=None):
-    Supervisor(cfg=config("never", "sleep 14400", runtime=25))
-
-# The first run's program fails, and leaves word for the second's.
-with DAG("sup_restarts", schedule=None):
-    Supervisor(cfg=config("again", "sh -c 'sleep 2; test -e again || { touch again; exit 1; }'"))
-
-with DAG("sup_killed", schedule=None):
-    Supervisor(cfg=config("killed", "sleep 14400", maxretrigger=0))
 
 with DAG("sup_goes_on", schedule=None):
-    Supervisor(cfg=config("goes-on", SOON_OVER, stop_on_exit=False))
+    Supervisor(cfg=config("goes_on", SOON_OVER, stop_on_exit=False))
+
+run_here_and_over_ssh("fails", "sh -c 'sleep 2; exit 1'", policy=ProgramPolicy(exit_codes={1: "fail"}))
+
+run_here_and_over_ssh(
+    "loops",
+    "sh -c 'sleep 1.2; exit 1'",
+    program={"autorestart": True, "startsecs": 1},
+    policy=ProgramPolicy(crash_restarts=2, crash_give_up=0, otherwise="fail"),
+)
+
+run_here_and_over_ssh("never_ends", "sleep 14400", runtime=45)
+
+# The first run's program fails, and leaves word for the second's.
+run_here_and_over_ssh("restarts", "sh -c 'sleep 2; test -e again || { touch again; exit 1; }'")
+
+run_here_and_over_ssh("force_killed", "sleep 14400", maxretrigger=0)
 
 # As it stands in airflow-supervisor's README, but for the folder, and for the module's name.
 cfg = SupervisorAirflowConfiguration(
@@ -92,10 +101,3 @@ with DAG(
     is_paused_upon_creation=True,
 ) as dag:
     seed = Supervisor(dag=dag, cfg=cfg)
-
-for ssh_name, ssh_command in (("ssh_ends", SOON_OVER), ("ssh_killed", "sleep 14400")):
-    with DAG(f"sup_{ssh_name}", schedule=None):
-        SupervisorSSH(
-            cfg=config(ssh_name, ssh_command, forward_logs=True),
-            command_prefix=os.environ.get("REMOTE_COMMAND_PREFIX", ""),
-        )
