@@ -20,6 +20,7 @@ from deferrable_ops.triggers.supervisor_processes import (
     daemons,
     end_left_over,
     signal_daemons,
+    without_daemon,
 )
 from deferrable_ops.triggers.supervisor_programs import stop_everything
 from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, Site, StepFailed
@@ -158,5 +159,4 @@ async def _told_to_stop(site: Site) -> tuple[list[int], float]:
 async def _remove_traces(site: Site) -> None:
     """Remove the socket and the pid file that a killed supervisord leaves, unless there is a new one."""
     files = (str(site.cfg.socket_path), str(site.cfg.supervisord.pidfile))
-    command = ["sh", "-c", KEEP_LOCK + 'rm -f -- "$@"\n', "sh", str(site.lock), *files]
-    await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
+    await without_daemon(site, KEEP_LOCK + 'rm -f -- "$@"\n', *files)

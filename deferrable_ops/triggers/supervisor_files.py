@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deferrable_ops.triggers.supervisor_processes import KEEP_LOCK, LOCKED, daemons
+from deferrable_ops.triggers.supervisor_processes import KEEP_LOCK, daemons, without_daemon
 from deferrable_ops.triggers.supervisor_site import LOCK, Site, StepFailed
 from deferrable_ops.upstreams.machine import FileStatus
 
@@ -108,10 +108,8 @@ def _rotated(log: Path, backups: int) -> list[Path]:
 
 
 async def _script(site: Site, script: str, paths: Sequence[Path]) -> None:
-    command = ["sh", "-c", script, "sh", str(site.lock), *map(str, paths)]
-    await site.check()
-    ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
-    if ended.code == LOCKED:
+    ended = await without_daemon(site, script, *map(str, paths))
+    if ended is None:
         raise StepFailed(_still_runs(site))
     if ended.code != 0:
         raise StepFailed(f"files cannot be removed on {site.machine.name}: {ended.output.strip()}")

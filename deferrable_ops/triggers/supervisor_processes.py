@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Final
 
 from deferrable_ops.triggers.supervisor_site import POLL, Site, StepFailed
+from deferrable_ops.upstreams.machine import Ended
 
 LOCKED: Final = 75
 """The exit code of a script that another process's lock stops."""
@@ -100,6 +101,22 @@ async def end_left_over(site: Site, *, sessions: tuple[int, ...] = (), grace: fl
             signal = "KILL" if time.monotonic() >= kill_at else ""
         await asyncio.sleep(POLL / 5)
     return sorted(ended)
+
+
+async def without_daemon(site: Site, script: str, *arguments: str) -> Ended | None:
+    """Run a script that begins with ``KEEP_LOCK``; return what came of it, None where a supervisord runs.
+
+    Another step holds the lock for a moment, as a force-kill does beside a teardown: it is waited for.
+    """
+    command = ["sh", "-c", script, "sh", str(site.lock), *arguments]
+    while True:
+        await site.check()
+        ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
+        if ended.code != LOCKED:
+            return ended
+        if await daemons(site):
+            return None
+        await asyncio.sleep(POLL / 5)
 
 
 async def all_gone(site: Site, pids: list[int], seconds: float) -> bool:
