@@ -1,7 +1,8 @@
-"""Ten pipelines with a supervisord each, all at once, each of which is held in another of the ten steps."""
+"""Pipelines with a supervisord each, all at once, each of which is held in another of the ten steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -33,7 +34,8 @@ class HeldPipeline:
         self.dag_id = f"supf_{step}"
         self._folders = Path(airflow.environment["SUPERVISOR_FOLDERS"])
         for left in self._folders.glob(f"{self.dag_id}*"):
-            left.unlink()
+            if left.is_file():
+                left.unlink()
         self._hold.write_text(moment)
         if step in ENDING:
             self.end_program()
@@ -62,7 +64,7 @@ class HeldPipeline:
         self._hold.unlink()
 
     def end_program(self) -> None:
-        (self._folders / f"{self.dag_id}.end").touch()
+        self._end.touch()
 
     def wait_until_watched(self) -> None:
         """Wait until its programs run and are watched, by the last of its runs."""
@@ -72,7 +74,7 @@ class HeldPipeline:
     @property
     def goes_on(self) -> bool:
         """Whether its programs run on behind its step, until :meth:`end_program`."""
-        return self.step in (*BEGINNING, "restart-programs")
+        return self.step in (*BEGINNING, "restart-programs") and not self._end.exists()
 
     def wait_until_over(self) -> None:
         """Wait until all of its runs have ended, and fail at once when one ends otherwise than it should."""
@@ -117,6 +119,10 @@ class HeldPipeline:
         return FAILING.get(self.step, ["success"])
 
     @property
+    def _end(self) -> Path:
+        return self._folders / f"{self.dag_id}.end"
+
+    @property
     def _hold(self) -> Path:
         return self._folders / f"{self.dag_id}-{self.step}.hold"
 
@@ -134,9 +140,9 @@ class HeldPipeline:
         ]
 
 
-def held_pipelines(airflow: RealAirflow, moment: str) -> list[HeldPipeline]:
-    """Start the ten, and return them when each is held in its step."""
-    pipelines = [HeldPipeline(airflow, step, moment) for step in STEPS]
+def held_pipelines(airflow: RealAirflow, moment: str, steps: Sequence[str] = STEPS) -> list[HeldPipeline]:
+    """Start one for each step, and return them when each is held there."""
+    pipelines = [HeldPipeline(airflow, step, moment) for step in steps]
     for pipeline in pipelines:
         pipeline.wait_until_held()
     return pipelines

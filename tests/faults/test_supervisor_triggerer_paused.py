@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from faults.supervisors import end_all, held_pipelines
+from faults.supervisors import BEGINNING, end_all, held_pipelines
 from faults.triggerers import resume_all_but_the_supervisor
 
 from real_airflow import RealAirflow, wait_until
@@ -13,16 +13,19 @@ from real_airflow import RealAirflow, wait_until
 # Nothing of these depends on the inbox's database.
 once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
 
+CHANGING = (*BEGINNING, "stop-supervisor", "unconfigure-supervisor", "restart-programs", "force-kill")
+
 
 @once
 def test_triggerer_that_comes_back_starts_and_stops_nothing(airflow: RealAirflow) -> None:
-    pipelines = held_pipelines(airflow, "before")
+    pipelines = held_pipelines(airflow, "before", CHANGING)
 
     airflow.pause(airflow.triggerer)
     for pipeline in pipelines:
         pipeline.lift()
     second = airflow.add_triggerer()
-    # Who comes back finds some with programs that run, and others of which nothing is left.
+    pipelines[0].end_program()
+    # Who comes back finds some with programs that run, and others of which nothing is left, as of the first.
     for pipeline in pipelines:
         pipeline.wait_until_watched() if pipeline.goes_on else pipeline.wait_until_over()
     airflow.pause(second)
