@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEMS = ["webhook", "dataflow", "events", "high_availability"]
+STEMS = ["webhook", "dataflow", "events", "high_availability", "supervisor"]
 
 
 @pytest.mark.parametrize("stem", STEMS)
