@@ -19,11 +19,12 @@ from deferrable_ops.triggers.supervisor_processes import (
     all_gone,
     daemons,
     end_left_over,
+    mark_of,
     signal_daemons,
     without_daemon,
 )
 from deferrable_ops.triggers.supervisor_programs import stop_everything
-from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, Site, StepFailed
+from deferrable_ops.triggers.supervisor_site import POLL, RUNNING, Daemon, ShuttingDown, Site, StepFailed
 
 _LAUNCH: Final = TAKE_LOCK + 'exec "$@"\n'
 _NOT_FOUND: Final = 127
@@ -46,9 +47,16 @@ async def adopt_or_start(site: Site) -> tuple[Daemon, bool]:
     :raises SupervisordRefused: one runs, and does not let us in.
     :raises SupervisordUnavailable: one runs, and does not answer.
     """
-    launches, silent_since = 0, None
+    launches, silent_since, is_ending = 0, None, False
     while True:
-        daemon = await site.daemon()
+        try:
+            daemon = await site.daemon()
+        except ShuttingDown:
+            if not is_ending:
+                site.log.info("supervisord is shutting down; another is started when it has ended")
+            is_ending = True
+            await asyncio.sleep(POLL)
+            continue
         if daemon is not None and daemon.state == RUNNING:
             return daemon, launches > 0
         found = await daemons(site) if daemon is None else []
@@ -107,7 +115,8 @@ async def _launch(site: Site) -> bool:
             f"there is no {cfg.config_path} on {site.machine.name}; clear the task configure-supervisor"
         )
     await end_left_over(site, grace=stop_seconds(cfg))
-    command = ["sh", "-c", _LAUNCH, "sh", str(site.lock), *_supervisord(site), "-c", str(cfg.config_path)]
+    command = ["sh", "-c", _LAUNCH, "sh", str(site.lock), "env", mark_of(site), *_supervisord(site)]
+    command += ["-c", str(cfg.config_path)]
     await site.check()
     ended = await site.machine.run(command, timeout=cfg.airflow.command_timeout)
     if ended.code == 0:
@@ -150,6 +159,8 @@ async def _told_to_stop(site: Site) -> tuple[list[int], float]:
                 await site.check()
                 await site.rpc.call("supervisor.shutdown")
             return [daemon.pid], _TO_LEAVE + stop_seconds(site.cfg)
+    except ShuttingDown:
+        return await daemons(site), _TO_LEAVE + stop_seconds(site.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
         site.log.warning("%s; it is told by a signal", error)
     await site.check()

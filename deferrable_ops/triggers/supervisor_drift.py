@@ -13,7 +13,7 @@ from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.triggers.supervisor_configuration import step_timeout
-from deferrable_ops.triggers.supervisor_site import Site
+from deferrable_ops.triggers.supervisor_site import Site, meaning_of
 from deferrable_ops.upstreams.machine import Machine
 from deferrable_ops.upstreams.supervisord import Supervisord
 
@@ -80,7 +80,7 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
         ((added, changed, removed),) = await client.call("supervisor.reloadConfig")
     except SupervisordRefused as refused:
         if refused.code != _CANNOT_REREAD:
-            raise
+            raise meaning_of(refused) from None
         return Drift(other_file, unreadable=True)
     return Drift(other_file, False, tuple(added), tuple(changed), tuple(removed))
 

@@ -1,7 +1,8 @@
 """The files and directories of a supervisord: made before it starts, and removed when it is gone.
 
-A directory that was not there, or was empty, is marked as ours by a file in it, and is removed with all that it holds.
-Of one that held something before, only supervisord's own files are removed.
+A directory that was not there, or was empty, is marked as ours by a file in it, and is removed with all that it holds;
+one that cannot be removed, as a mounted volume, is left empty. Of one that held something before, only supervisord's
+own files are removed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
   find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARK} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
-  rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARK}" && rmdir -- "$folder" || exit 1
+  rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARK}" || exit 1
+  said=$(rmdir -- "$folder" 2>&1) || [ -z "$(ls -A -- "$folder")" ] || {{ echo "$said"; exit 1; }}
 done
 """
 )

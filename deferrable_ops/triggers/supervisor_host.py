@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from deferrable_ops.triggers.supervisor_site import Site
 
 _CONTAINER_FILES: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _CONTAINER: Final = re.compile(r"docker|kubepods|containerd|libpod|/lxc/")
+_CONTAINER_VARIABLES: Final = ("KUBERNETES_SERVICE_HOST", "container")
 _UNIT: Final = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 _LETS_LIVE: Final = frozenset({"process", "none"})
 _ASK_SECONDS: Final = 5.0
@@ -20,7 +22,8 @@ async def short_life_because(site: Site) -> str | None:
     docker, podman = await site.machine.status(*_CONTAINER_FILES)
     groups = (await site.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await site.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
-    if docker is not None or podman is not None or _CONTAINER.search(groups + init):
+    told = any(name in os.environ for name in _CONTAINER_VARIABLES)  # with cgroup v2 nothing else tells
+    if told or docker is not None or podman is not None or _CONTAINER.search(groups + init):
         return "the triggerer runs in a container, with which everything in it ends"
     unit = _UNIT.search(groups)
     if unit is None:

@@ -1,8 +1,9 @@
 """The processes of a supervisord, found on its machine without its help: it may be dead, or not answer.
 
-The daemon is known by its command line, which names the configuration's file. What its programs started is known by
-the variable SUPERVISOR_SERVER_URL, which supervisord gives to each of them and which their own children inherit, and by
-the daemon's session. A pid file is never believed: it may be old, and its number another program's.
+The daemon is known by its command line, which names the configuration's file. What its programs started is known by a
+variable of its environment, which they inherit, by SUPERVISOR_SERVER_URL, which supervisord gives to each of them
+unless it is told another, and by the daemon's session. A pid file is never believed: it may be old, and its number
+another program's.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ async def all_gone(site: Site, pids: list[int], seconds: float) -> bool:
 async def _left_over(site: Site, sessions: tuple[int, ...], signal: str) -> set[int] | None:
     """Return what is left, to each of which a signal was sent; None when somebody holds the lock."""
     # proc(5): pid (command) state ppid pgrp session; a zombie is left to whoever is its parent now.
-    asked = [("zxF", _mark(site), "environ")]
+    asked = [("zxF", mark, "environ") for mark in (mark_of(site), _server_url(site))]
     asked += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
     left: set[int] = set()
     for how, pattern, file in asked:
@@ -167,8 +168,13 @@ async def _find(
     return [int(line) for line in ended.output.split() if line.isdigit()]
 
 
-def _mark(site: Site) -> str:
-    # As supervisord writes it, see its options.py.
+def mark_of(site: Site) -> str:
+    """Return the variable of a daemon's environment by which all that it starts is known."""
+    return f"DEFERRABLE_OPS_SUPERVISORD={normpath(site.cfg.socket_path)}"
+
+
+def _server_url(site: Site) -> str:
+    # As supervisord writes it, see its options.py: also one that a user has started by hand.
     return f"SUPERVISOR_SERVER_URL=unix://{normpath(site.cfg.socket_path)}"
 
 

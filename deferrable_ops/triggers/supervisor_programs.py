@@ -7,18 +7,21 @@ triggerer was killed, starts nothing twice: not even a program that has ended me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.exceptions import SupervisordRefused
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, State, processes_of
-from deferrable_ops.triggers.supervisor_site import POLL, SHUTTING_DOWN, Site, StepFailed
+from deferrable_ops.triggers.supervisor_configuration import stop_seconds
+from deferrable_ops.triggers.supervisor_site import POLL, SHUTTING_DOWN, Site, StepFailed, meaning_of
 
 _STARTED_ALREADY: Final = 60  # faults of supervisor's xmlrpc.py
 _NOT_RUNNING: Final = 70
 _ON_ITS_WAY: Final = frozenset({State.STARTING, State.BACKOFF, State.STOPPING})
+_MORE_TO_STOP: Final = 5.0  # seconds, until supervisord has killed one and seen its end
 _STOPPABLE: Final = ALIVE - {State.STOPPING}
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})  # the others are what the watching task ends with
 
@@ -100,22 +103,38 @@ async def stop_programs(site: Site) -> list[Process]:
     """Stop the configuration's programs at once, and return their processes when they have stopped.
 
     Each has the time that it was promised: supervisord kills it after that.
+
+    :raises StepFailed: one was promised more than this configuration says, by the one that runs.
     """
-    while True:
-        own = processes_of(site.cfg, await site.processes())
-        found = [process for processes in own.values() for process in processes]
-        if not await _stopping(site, found):
-            return found
-        await asyncio.sleep(POLL)
+
+    async def own() -> list[Process]:
+        found = processes_of(site.cfg, await site.processes())
+        return [process for processes in found.values() for process in processes]
+
+    return await _until_stopped(site, own)
 
 
 async def stop_everything(site: Site) -> None:
-    """Stop all processes at once, those of other configurations too. Event listeners go on until supervisord ends."""
-    while True:
-        found = [process for process in await site.processes() if process.group not in site.cfg.eventlistener]
-        if not await _stopping(site, found):
-            return
+    """Stop all processes at once, those of other configurations too. Event listeners go on until supervisord ends.
+
+    :raises StepFailed: one was promised more time than this configuration says.
+    """
+
+    async def everything() -> list[Process]:
+        return [process for process in await site.processes() if process.group not in site.cfg.eventlistener]
+
+    await _until_stopped(site, everything)
+
+
+async def _until_stopped(site: Site, look: Callable[[], Awaitable[list[Process]]]) -> list[Process]:
+    seconds = stop_seconds(site.cfg)
+    give_up_at = time.monotonic() + seconds + _MORE_TO_STOP
+    while await _stopping(site, found := await look()):
+        if time.monotonic() >= give_up_at:
+            names = ", ".join(process.full_name for process in found if process.state in ALIVE)
+            raise StepFailed(f"{names} did not stop within the {seconds:g} s of this configuration")
         await asyncio.sleep(POLL)
+    return found
 
 
 async def _stopping(site: Site, processes: list[Process]) -> bool:
@@ -138,8 +157,9 @@ async def _call(site: Site, method: str, processes: list[Process], fine: int) ->
         for process, answer in zip(processes, answers, strict=True)
         if isinstance(answer, SupervisordRefused) and answer.code != fine
     }
-    if any(answer.code == SHUTTING_DOWN for answer in refused.values()):
-        raise SupervisordUnavailable("supervisord is shutting down")
+    for answer in refused.values():
+        if answer.code == SHUTTING_DOWN:
+            raise meaning_of(answer)
     if refused:
         raise StepFailed("; ".join(f"{name}: {answer}" for name, answer in refused.items()))
 

@@ -36,6 +36,15 @@ class StepFailed(DeferrableOpsError):
         self.retryable = retryable
 
 
+class ShuttingDown(SupervisordUnavailable):
+    """A supervisord stops its programs, and then itself. It answers nothing any more but that."""
+
+
+def meaning_of(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
+    """Return what to raise where supervisord refuses something."""
+    return ShuttingDown("supervisord is shutting down") if refused.code == SHUTTING_DOWN else refused
+
+
 LOCK: Final = "supervisord.lock"
 """The name of the file that a daemon holds locked."""
 
@@ -85,6 +94,7 @@ class Site:
     async def daemon(self) -> Daemon | None:
         """Return the supervisord that answers; None when none does.
 
+        :raises ShuttingDown: it is about to end.
         :raises SupervisordRefused: it does not let us in.
         """
         try:
@@ -93,20 +103,18 @@ class Site:
             return None
         for answer in (state, pid):
             if isinstance(answer, SupervisordRefused):
-                raise answer
+                raise meaning_of(answer)
         return Daemon(int(pid), int(state["statecode"]))
 
     async def processes(self) -> list[Process]:
         """Return all processes of the supervisord.
 
-        :raises SupervisordUnavailable: it does not answer, or is about to end.
+        :raises SupervisordUnavailable: it does not answer; ShuttingDown: it is about to end.
         """
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
         except SupervisordRefused as refused:
-            if refused.code == SHUTTING_DOWN:
-                raise SupervisordUnavailable("supervisord is shutting down") from None
-            raise
+            raise meaning_of(refused) from None
 
 
 @asynccontextmanager

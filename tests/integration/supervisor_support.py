@@ -105,10 +105,11 @@ class Place:
 
     def clean(self) -> None:
         """Kill every supervisord below the folder, and all that they have started."""
-        mark = f"SUPERVISOR_SERVER_URL=unix://{self.folder}/".encode()
+        names = ("SUPERVISOR_SERVER_URL=unix://", "DEFERRABLE_OPS_SUPERVISORD=")
+        marks = tuple(f"{name}{self.folder}/".encode() for name in names)
         for pid in self._pids():
             is_daemon = any(part.startswith(f"{self.folder}/") for part in command_of(pid))
-            if is_daemon or any(variable.startswith(mark) for variable in self.environment(pid)):
+            if is_daemon or any(variable.startswith(marks) for variable in self.environment(pid)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
