@@ -76,6 +76,13 @@ def site(machine: Paper) -> Site:
     return Site(CFG, machine, None, logging.getLogger())  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget that these tests may run in one."""
+    for name in ("KUBERNETES_SERVICE_HOST", "container"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize(
     ("files", "ended", "reason"),
     [
@@ -96,7 +103,7 @@ def site(machine: Paper) -> Site:
     ],
 )
 async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
-    files: dict[str, str], ended: str | None, reason: str | None
+    files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
 ) -> None:
     machine = Paper(files, {} if ended is None else {"systemctl": Ended(0, ended + "\n")})
     found = await short_life_because(site(machine))
@@ -105,6 +112,14 @@ async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
     else:
         assert found is not None
         assert reason in found
+
+
+@pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "container"])
+async def test_container_is_known_by_its_environment_where_no_file_tells(
+    variable: str, monkeypatch: pytest.MonkeyPatch, outside_containers: None
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert "container" in str(await short_life_because(site(Paper({}, {}))))
 
 
 @pytest.mark.parametrize(
