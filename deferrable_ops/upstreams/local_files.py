@@ -55,13 +55,13 @@ def _make_one(directory: Path) -> None:
         with suppress(FileExistsError):
             directory.mkdir(mode=0o700)
         found = _entry(directory)
-    parent = directory.parent
-    if complaint := why_not_safe(parent, parent.stat().st_mode, directory.name, found, os.geteuid()):
+    parent = _entry(directory.parent, through_links=True)
+    if complaint := why_not_safe(directory, found, parent, os.geteuid()):
         raise MachineRefused(complaint)
 
 
-def _entry(path: Path) -> Entry:
-    found = path.lstat()
+def _entry(path: Path, *, through_links: bool = False) -> Entry:
+    found = path.stat(follow_symlinks=through_links)
     return Entry(found.st_mode, found.st_uid)
 
 

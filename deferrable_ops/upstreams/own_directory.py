@@ -32,6 +32,8 @@ def why_not_ours(path: Path, found: Entry, uid: int) -> str | None:
         return f"{path} is a link, which may lead anywhere tomorrow; give the directory that it leads to"
     if not stat.S_ISDIR(found.mode):
         return f"{path} is no directory; remove it, or give another path"
+    if found.mode & stat.S_IWOTH and found.mode & stat.S_ISVTX:
+        return f"{path} is for everybody's files; give a directory below it that is for this alone"
     if found.uid != uid:
         return f"{path} belongs to another user (uid {found.uid}, not {uid}); remove it, or give another path"
     if found.mode & _OTHERS_WRITE:
@@ -39,16 +41,33 @@ def why_not_ours(path: Path, found: Entry, uid: int) -> str | None:
     return None
 
 
-def why_not_safe(directory: Path, its_mode: int, name: str, found: Entry, uid: int) -> str | None:
-    """Return why nothing of ours may be below an entry of a directory; None if it may.
+def why_not_safe(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
+    """Return why nothing of ours may be below a path; None if it may.
 
-    Where everybody may make entries, as in /tmp, one that is neither ours nor root's was put there for us to fall into.
+    Whoever may rename what is in its directory could put something else there, today or when ours is gone. Where
+    everybody makes entries, as in /tmp, nobody but its owner renames one for as long as the sticky bit is set; and one
+    that is neither ours nor root's was put there for us to fall into.
 
-    :param its_mode: the directory's own.
+    :param found: what is there; a link is not followed.
+    :param parent: the directory that it is in; a link is followed.
+    :param uid: ours.
     """
-    if its_mode & stat.S_IWOTH and found.uid not in (uid, _ROOT):
+    above = path.parent
+    if parent.uid not in (uid, _ROOT):
         return (
-            f"{directory / name} belongs to another user (uid {found.uid}), in a directory where everybody can make "
-            "one; give a path elsewhere"
+            f"{above} belongs to another user (uid {parent.uid}, not {uid}), who can put something else in the place "
+            f"of {path}; give a path elsewhere"
+        )
+    if not parent.mode & stat.S_IWOTH:
+        return None
+    if not parent.mode & stat.S_ISVTX:
+        return (
+            f"everybody can put something else in the place of {path}; say `chmod +t {above}`, as it is with /tmp, or "
+            "give a path elsewhere"
+        )
+    if found.uid not in (uid, _ROOT):
+        return (
+            f"{path} belongs to another user (uid {found.uid}), in a directory where everybody can make one; give a "
+            "path elsewhere"
         )
     return None

@@ -50,15 +50,14 @@ class RemoteFiles:
     async def _make_one(self, sftp: SFTPClient, directory: Path, uid: int) -> None:
         import asyncssh
 
-        parent = directory.parent
         try:
             found = await sftp.lstat(str(directory))
         except asyncssh.SFTPNoSuchFile:
             with suppress(asyncssh.SFTPFailure):  # somebody else was faster
                 await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
             found = await sftp.lstat(str(directory))
-        its_mode = (await sftp.stat(str(parent))).permissions or 0
-        if complaint := why_not_safe(parent, its_mode, directory.name, _entry(found), uid):
+        parent = _entry(await sftp.stat(str(directory.parent)))
+        if complaint := why_not_safe(directory, _entry(found), parent, uid):
             raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
 
     async def write(self, path: Path, data: bytes) -> None:

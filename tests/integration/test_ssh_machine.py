@@ -18,6 +18,7 @@ from unit.upstreams.test_local_machine import (  # noqa: F401  (what every machi
     test_command_that_takes_too_long_is_killed_with_its_children,
     test_daemon_that_a_command_leaves_behind_keeps_nobody_waiting,
     test_directories_are_made_for_us_alone,
+    test_directory_that_everybody_can_swap_is_refused,
     test_directory_that_others_could_change_is_refused,
     test_end_of_a_long_output_is_kept,
     test_file_is_replaced_with_one_that_only_we_read,

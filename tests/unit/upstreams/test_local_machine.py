@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams import local_files
 from deferrable_ops.upstreams.machine import OUTPUT_KEPT, Ended, Machine, Where, use_machine
+from deferrable_ops.upstreams.own_directory import Entry, why_not_safe
 from deferrable_ops.upstreams.processes import command_by_ps
 
-ANOTHER_USER = 12_345
+ROOT, US, ANOTHER_USER = 0, 1_000, 12_345
 
 
 @pytest.fixture
@@ -96,14 +98,54 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
     # Only root can give a directory away; to everybody else the one of root would be safe.
     entry = local_files._entry
 
-    def owned_by_another(path: Path) -> Any:
-        found = entry(path)
+    def owned_by_another(path: Path, **options: Any) -> Any:
+        found = entry(path, **options)
         return local_files.Entry(found.mode, ANOTHER_USER) if path == theirs else found
 
     monkeypatch.setattr(local_files, "_entry", owned_by_another)
     with pytest.raises(MachineRefused, match=f"uid {ANOTHER_USER}"):
         await machine.make_directory(Path(os.path.normpath(theirs / below)))
     assert not (theirs / "sub").exists()
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+async def test_directory_that_everybody_can_swap_is_refused(
+    machine: Machine, tmp_path: Path, sticky: bool
+) -> None:
+    shared = tmp_path / "shared"
+    (shared / "ours").mkdir(parents=True, mode=0o700)
+    shared.chmod(0o1777 if sticky else 0o777)
+    for path in (shared / "ours", shared / "ours" / "below", shared / "new"):
+        if sticky:
+            await machine.make_directory(path)
+        else:
+            with pytest.raises(MachineRefused, match=f"chmod \\+t {shared}"):
+                await machine.make_directory(path)
+    with pytest.raises(MachineRefused, match="below it" if sticky else "chmod go-w"):
+        await machine.make_directory(shared)
+
+
+@pytest.mark.parametrize(
+    ("path", "parent", "complaint"),
+    [
+        ((0o40700, US), (0o40755, ROOT), None),
+        ((0o40700, US), (0o40700, US), None),
+        ((0o40755, ROOT), (0o40755, ROOT), None),
+        ((0o40755, ANOTHER_USER), (0o40755, ROOT), None),  # as /home/theirs: what is in it is refused
+        ((0o40700, US), (0o40755, ANOTHER_USER), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o41777, ANOTHER_USER), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o41777, ROOT), None),
+        ((0o40700, ANOTHER_USER), (0o41777, ROOT), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o40777, ROOT), r"chmod \+t /a"),
+        ((0o40700, US), (0o40777, US), r"chmod \+t /a"),
+        ((0o40700, US), (0o40775, US), None),  # whom one shares a group with is one's own affair
+    ],
+)
+def test_whoever_can_rename_a_directory_decides_whether_it_is_safe(
+    path: tuple[int, int], parent: tuple[int, int], complaint: str | None
+) -> None:
+    said = why_not_safe(Path("/a/b"), Entry(*path), Entry(*parent), US)
+    assert said is None if complaint is None else re.search(complaint, str(said)), said
 
 
 async def test_file_is_replaced_with_one_that_only_we_read(machine: Machine, tmp_path: Path) -> None:
