@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _OPEN, _DATA, _END, _CLOSE = b"o", b"d", b"e", b"c"
 _SECONDS: Final = 15.0  # to start the program, or to open a socket
 
+# In bytes; whoever has the machine may send anything.
+_BEFORE_HELLO: Final = 2**20  # what an account's shell says
+_LONGEST_FRAME: Final = 2**16  # what the program reads of a socket at once
+_UNREAD: Final = 2**24  # of one connection, when nobody reads it here: more than an answer that is taken
+_SAID: Final = 1000
+
 
 @cache
 def bridge_program() -> str:
@@ -41,7 +47,12 @@ class Carried:
     def take(self, letter: bytes, data: bytes) -> None:
         """Take a frame."""
         if letter == _DATA:
-            self.writer.write(data)  # what waits to be read here is an answer of supervisord: it is not long
+            # It is not waited for here: that would hold up all other connections.
+            if self.writer.transport.get_write_buffer_size() + len(data) > _UNREAD:
+                self.writer.transport.abort()
+                self.over.set()
+            else:
+                self.writer.write(data)
             return
         if not self.opened.done():
             self.opened.set_result(letter == _OPEN)
@@ -59,7 +70,8 @@ class Bridge:
         self._channel: Any = None
         self._numbers = itertools.count(1)
         self._carried: dict[int, Carried] = {}
-        self._waiting = b""
+        self._waiting = bytearray()
+        self._before_hello = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -143,24 +155,51 @@ class Bridge:
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Give each frame to the connection that it is for."""
+        if self.is_over:
+            return
         if datatype is not None:
-            self._said += data[-1000:]
+            self._say(data)
             return
         self._waiting += data
-        if not self._ready.done():
-            _, hello, rest = self._waiting.partition(HELLO)
-            if not hello:
-                return
+        if self._ready.done() or self._is_greeted():
+            self._take_frames()
+
+    def _is_greeted(self) -> bool:
+        """Look for HELLO, and drop what comes before it."""
+        before, hello, rest = self._waiting.partition(HELLO)
+        if hello:
             self._waiting = rest
             self._ready.set_result(True)
+            return True
+        kept = len(HELLO) - 1
+        self._before_hello += max(0, len(before) - kept)
+        self._waiting = before[-kept:]
+        if self._before_hello > _BEFORE_HELLO:
+            self._break_off("the account's shell does not stop talking before the program runs")
+        return False
+
+    def _take_frames(self) -> None:
         while len(self._waiting) >= HEAD.size:
             number, letter, length = HEAD.unpack_from(self._waiting)
+            if length > _LONGEST_FRAME:
+                self._break_off(f"it sends {length} bytes at once, which the program never does")
+                return
             end = HEAD.size + length
             if len(self._waiting) < end:
-                break
+                return
             if number in self._carried:
-                self._carried[number].take(letter, self._waiting[HEAD.size : end])
-            self._waiting = self._waiting[end:]
+                self._carried[number].take(letter, bytes(self._waiting[HEAD.size : end]))
+            del self._waiting[:end]
+
+    def _break_off(self, why: str) -> None:
+        """End what is not our program. It may never confirm that it is closed."""
+        self._say(f"\n{why}".encode())
+        self._waiting.clear()
+        self._channel.abort()
+        self.connection_lost(None)
+
+    def _say(self, data: bytes) -> None:
+        self._said = (self._said + data)[-_SAID:]
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Know that the program has ended, or cannot be reached: so have all connections."""
@@ -193,4 +232,4 @@ class Bridge:
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
         """Say so."""
-        self._said += f"it was ended by SIG{name}".encode()
+        self._say(f"it was ended by SIG{name}".encode())
