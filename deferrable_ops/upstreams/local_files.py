@@ -38,23 +38,36 @@ _ATTEMPTS: Final = 20
 
 def make_directory(path: Path) -> None:
     """See :meth:`Machine.make_directory`."""
+    _walk(path, make=True)
+
+
+def check_directory(path: Path) -> bool:
+    """See :meth:`Machine.check_directory`."""
+    return _walk(path, make=False)
+
+
+def _walk(path: Path, *, make: bool) -> bool:
+    """Return whether there is a directory of ours in the end; what is missing is made, or ends the walk."""
     with _told(path):
         there = next(directory for directory in path.parents if directory.exists())
         # What is there as it really is, and then with the links that lead to it and with what is missing.
         for directories in (there.resolve(), path):
             for directory in (*reversed(directories.parents), directories):
-                _make_one(directory)
+                try:
+                    found = _entry(directory)
+                except FileNotFoundError:
+                    if not make:
+                        return False
+                    with suppress(FileExistsError):
+                        directory.mkdir(mode=0o700)
+                    found = _entry(directory)
+                _check_one(directory, found)
         if complaint := why_not_ours(path, _entry(path), os.geteuid()):
             raise MachineRefused(complaint)
+        return True
 
 
-def _make_one(directory: Path) -> None:
-    try:
-        found = _entry(directory)
-    except FileNotFoundError:
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        found = _entry(directory)
+def _check_one(directory: Path, found: Entry) -> None:
     parent = _entry(directory.parent, through_links=True)
     if complaint := why_not_safe(directory, found, parent, os.geteuid()):
         raise MachineRefused(complaint)

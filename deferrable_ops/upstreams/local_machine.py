@@ -46,6 +46,10 @@ class LocalMachine:
         """See :meth:`Machine.make_directory`."""
         await asyncio.to_thread(local_files.make_directory, path)
 
+    async def check_directory(self, path: Path) -> bool:
+        """See :meth:`Machine.check_directory`."""
+        return await asyncio.to_thread(local_files.check_directory, path)
+
     async def write(self, path: Path, data: bytes) -> None:
         """See :meth:`Machine.write`."""
         await asyncio.to_thread(local_files.write, path, data)

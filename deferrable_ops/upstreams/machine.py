@@ -131,6 +131,15 @@ class Machine(Protocol):
         """
         ...
 
+    async def check_directory(self, path: Path) -> bool:
+        """Return whether there is a directory that nobody else writes to; False when nothing is there.
+
+        Where it is, it stays the one that is ours. Where nothing is, anything may be a moment later.
+
+        :raises MachineRefused: as :meth:`make_directory`.
+        """
+        ...
+
     async def write(self, path: Path, data: bytes) -> None:
         """Replace a file, at once and wholly; its mode is 0600 from its first byte. Its directory is there.
 

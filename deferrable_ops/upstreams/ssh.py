@@ -90,6 +90,10 @@ class SshMachine:
         """See :meth:`Machine.make_directory`."""
         await self._files.make_directory(path, (await self.identity()).uid)
 
+    async def check_directory(self, path: Path) -> bool:
+        """See :meth:`Machine.check_directory`."""
+        return await self._files.check_directory(path, (await self.identity()).uid)
+
     async def write(self, path: Path, data: bytes) -> None:
         """See :meth:`Machine.write`."""
         await self._files.write(path, data)

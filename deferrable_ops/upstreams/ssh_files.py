@@ -36,6 +36,19 @@ class RemoteFiles:
 
         :param uid: ours, there.
         """
+        await self._walk(path, uid, make=True)
+
+    async def check_directory(self, path: Path, uid: int) -> bool:
+        """See :meth:`Machine.check_directory`.
+
+        :param uid: ours, there.
+        """
+        return await self._walk(path, uid, make=False)
+
+    async def _walk(self, path: Path, uid: int, *, make: bool) -> bool:
+        """Return whether there is a directory of ours in the end; what is missing is made, or ends the walk."""
+        import asyncssh
+
         async with self._sftp(path) as sftp:
             there = path.parent
             while not await sftp.exists(str(there)):
@@ -43,19 +56,20 @@ class RemoteFiles:
             # What is there as it really is, and then with the links that lead to it and with what is missing.
             for directories in (Path(str(await sftp.realpath(str(there)))), path):
                 for directory in (*reversed(directories.parents), directories):
-                    await self._make_one(sftp, directory, uid)
+                    try:
+                        found = await sftp.lstat(str(directory))
+                    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                        if not make:
+                            return False
+                        with suppress(asyncssh.SFTPFailure):  # somebody else was faster
+                            await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
+                        found = await sftp.lstat(str(directory))
+                    await self._check_one(sftp, directory, found, uid)
             if complaint := why_not_ours(path, _entry(await sftp.lstat(str(path))), uid):
                 raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
+            return True
 
-    async def _make_one(self, sftp: SFTPClient, directory: Path, uid: int) -> None:
-        import asyncssh
-
-        try:
-            found = await sftp.lstat(str(directory))
-        except asyncssh.SFTPNoSuchFile:
-            with suppress(asyncssh.SFTPFailure):  # somebody else was faster
-                await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
-            found = await sftp.lstat(str(directory))
+    async def _check_one(self, sftp: SFTPClient, directory: Path, found: SFTPAttrs, uid: int) -> None:
         parent = _entry(await sftp.stat(str(directory.parent)))
         if complaint := why_not_safe(directory, _entry(found), parent, uid):
             raise MachineRefused(f"on {self._link.settings.name}, {complaint}")

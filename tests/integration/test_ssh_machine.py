@@ -18,6 +18,7 @@ from unit.upstreams.test_local_machine import (  # noqa: F401  (what every machi
     test_command_that_takes_too_long_is_killed_with_its_children,
     test_daemon_that_a_command_leaves_behind_keeps_nobody_waiting,
     test_directories_are_made_for_us_alone,
+    test_directory_is_checked_and_not_made,
     test_directory_that_everybody_can_swap_is_refused,
     test_directory_that_others_could_change_is_refused,
     test_end_of_a_long_output_is_kept,
@@ -110,6 +111,8 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
     for path in (theirs / "sub", tmp_path / "way" / "sub"):
         with pytest.raises(MachineRefused, match="uid 12345"):
             await machine.make_directory(path)
+        with pytest.raises(MachineRefused, match="uid 12345"):
+            await machine.check_directory(path)
     assert not (theirs / "sub").exists()
 
 
