@@ -209,7 +209,7 @@ class SshMachine:
         return "" if ended.code else ", and was killed"
 
     async def _start_bridge(self) -> Bridge:
-        program = 'exec "$(command -v python3 || command -v python)" -c "$1"'
+        program = 'exec "$(command -v python3 || command -v python)" -I -c "$1"'
         text = await asyncio.to_thread(bridge_program)
         given = first_line(["sh", "-c", program, "sh", text], self._environment)
         return await self._link.session(lambda connection: Bridge().start(connection, self._line, given))

@@ -233,6 +233,24 @@ def bridges() -> list[int]:
     return [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
 
 
+async def test_program_that_carries_runs_nothing_of_the_directory_that_it_starts_in(
+    forbidding: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, theirs = folder / "echo.sock", folder / "theirs"
+    theirs.mkdir()
+    for name in ("os", "select", "socket", "struct"):
+        (theirs / f"{name}.py").write_text(f"open({str(folder / 'was run')!r}, 'w')")
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", forbidding.connection())
+    where = Where(ssh_conn_id="web", command_prefix=f"cd {theirs}; export PYTHONPATH={theirs}")
+    async with use_machine(where) as machine, echoing(path):
+        reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        writer.close()
+    assert not (folder / "was run").exists()
+    await until(lambda: not bridges())
+
+
 async def test_machine_without_python_says_so(
     forbidding: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
