@@ -20,6 +20,7 @@ from deferrable_ops.operators.supervisor_arguments import (
     arguments_of_tasks,
     given_configuration,
     given_steps,
+    placed_configuration,
     remote_configuration,
 )
 from deferrable_ops.operators.supervisor_hosts import host_name, port_number
@@ -106,7 +107,8 @@ class Supervisor(Pipeline):
     supervisord is gone. The DAG is made to have one active run at a time, and no catch-up.
 
     :param dag: the DAG; by default the one of the ``with DAG(...)`` around.
-    :param cfg: the configuration, or a dict with its fields.
+    :param cfg: the configuration, or a dict with its fields. Without a ``working_dir``, that is named after `dag` and
+        `name`.
     :param steps: tasks of the same DAG to put in the places of its own, by the name of the step, as
         ``restart-programs``; for ``check-programs``, a HighAvailabilityOperator.
     :param name: what the ids of the tasks begin with; by default the DAG's id.
@@ -133,9 +135,10 @@ class Supervisor(Pipeline):
             raise InputError(
                 f"{type(self).__name__} is in no DAG; make it in a `with DAG(...)`, or give dag="
             )
-        super().__init__(given_configuration(self.configuration_class, cfg))
         self.dag = found
         self.name = name or found.dag_id
+        given = given_configuration(self.configuration_class, cfg)
+        super().__init__(placed_configuration(given, found, self.name, kwargs.get("task_group")))
         self._steps = given_steps(steps or {})
         self._arguments, self._of_the_first = arguments_of_tasks(kwargs, self.cfg.pool)
         self.setup_dag()

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.definitions._internal.contextmanager import TaskGroupContext
 from pydantic import ValidationError
 
 from deferrable_ops.exceptions import InputError
@@ -15,6 +16,7 @@ from deferrable_ops.supervisord import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.supervisord.filling import NAME, given_folder
 
 C = TypeVar("C", bound=SupervisorAirflowConfiguration)
 
@@ -47,7 +49,7 @@ def given_configuration(kind: type[C], given: Any) -> C:
             raise InputError("cfg= is for a machine that is reached by SSH: use SupervisorSSH")
         return given
     if isinstance(given, SupervisorAirflowConfiguration):
-        given = given.model_dump(exclude_unset=True)
+        given = given.given_fields
     if not isinstance(given, Mapping):
         raise InputError(
             f"cfg= is a {type(given).__name__}; give a {kind.__name__}, or a dict with its fields"
@@ -72,14 +74,34 @@ def remote_configuration(cfg: C, host: str | None, port: int | str | None, own: 
         given["remote_host"] = host
     if not given and port is None:
         return cfg
-    data = cfg.model_dump(exclude_unset=True)
+    data = cfg.given_fields
     if "command_prefix" in given:
         data["command_prefix"] = given.pop("command_prefix")
     if given:
-        data["ssh_operator_args"] = {**data.get("ssh_operator_args", {}), **given}
+        ssh = data.get("ssh_operator_args", SSHOperatorArgs())
+        data["ssh_operator_args"] = ssh.model_dump(exclude_unset=True) | given
     if port is not None:
-        data["airflow"] = {**data.get("airflow", {}), "port": port}
+        data["airflow"] = cfg.airflow.model_dump(exclude_unset=True) | {"port": port}
     return _validated(type(cfg), data)
+
+
+def placed_configuration(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
+    """Return a configuration whose working directory, where none was given, is named after its DAG.
+
+    Two DAGs with the same programs would share one that is named after these, and it would move with each change of
+    them, away from the supervisord that runs there.
+
+    :param name: the Supervisor's.
+    :param task_group: its tasks' TaskGroup, where that is not the one of the ``with`` around.
+    :raises InputError: the name is too long for a socket in that directory.
+    """
+    if given_folder(cfg) is not None:
+        return cfg
+    group = task_group or TaskGroupContext.get_current(dag)
+    prefix = name if group is None else group.child_id(name)
+    # No id holds a "+".
+    whole = dag.dag_id if prefix == dag.dag_id else f"{dag.dag_id}+{prefix}"
+    return _validated(type(cfg), cfg.given_fields, {NAME: whole})
 
 
 def given_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
@@ -125,9 +147,9 @@ def _task(name: str, given: Any) -> BaseOperator:
     return task
 
 
-def _validated(kind: type[C], data: dict[str, Any]) -> C:
+def _validated(kind: type[C], data: dict[str, Any], context: dict[str, Any] | None = None) -> C:
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(data, context=context)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         lines = [

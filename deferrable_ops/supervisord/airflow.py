@@ -8,12 +8,21 @@ from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    FieldSerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.daemon import check_credentials
-from deferrable_ops.supervisord.filling import filled
+from deferrable_ops.supervisord.filling import NAME, filled
 from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
@@ -158,6 +167,12 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         return self.policies.get(program, self.policy)
 
     @property
+    def given_fields(self) -> dict[str, Any]:
+        """The fields that were given: what makes the same configuration again, with nothing that was filled in."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return given | ({"config_path": self._given_path} if "config_path" in given else {})
+
+    @property
     def socket_path(self) -> Path:
         """The Unix socket that supervisord is reached by."""
         assert self.unix_http_server is not None
@@ -183,17 +198,29 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         folders = (self.supervisord.childlogdir, *(program.directory for program in programs))
         return [*(file.parent for file in files), *(folder for folder in folders if folder is not None)]
 
+    @property
+    def _given_path(self) -> Path:
+        folder, path = self.working_dir, self.config_path
+        return path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path
+
+    @field_serializer("config_path", mode="wrap")
+    def _written_path(
+        self, path: Path, write: SerializerFunctionWrapHandler, info: FieldSerializationInfo
+    ) -> Any:
+        # What was given alone says nothing of a directory that was filled in.
+        return write(self._given_path if info.exclude_unset else path)
+
     @model_validator(mode="before")
     @classmethod
     def _nested(cls, data: Any) -> Any:
         return _moved(data, "airflow", AirflowConfiguration, cls)
 
     @model_validator(mode="after")
-    def _filled(self) -> Self:
+    def _filled(self, info: ValidationInfo) -> Self:
         unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
             raise InputError(f"policies names {unknown[0]!r}, which is neither in program nor fcgiprogram")
-        self.__dict__.update(filled(self))
+        self.__dict__.update(filled(self, (info.context or {}).get(NAME)))
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -18,24 +19,33 @@ from deferrable_ops.supervisord.daemon import (
     UnixHttpServerConfiguration,
 )
 from deferrable_ops.supervisord.programs import ProgramConfiguration
+from deferrable_ops.supervisord.section import Section
 
 if TYPE_CHECKING:
     from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 
 P = TypeVar("P", bound=ProgramConfiguration)
+S = TypeVar("S", bound=Section)
 
-_LONGEST_NAMES: Final = 24
+NAME: Final = "name of the supervisord"
+"""Key of a validation context: after what the working directory is named where none was given."""
+
+_LONGEST_NAME: Final = 24  # bytes; a socket's path has few
+_HARMLESS: Final = re.compile(rf"[A-Za-z0-9_.+@-]{{1,{_LONGEST_NAME}}}")
 _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
 
 
-def filled(config: SupervisorAirflowConfiguration) -> dict[str, Any]:
+def filled(config: SupervisorAirflowConfiguration, name: str | None = None) -> dict[str, Any]:
     """Return the fields that make a configuration whole; those that are whole already stay as they are.
 
+    What is filled in does not count as given, so that it can be filled in again otherwise.
+
+    :param name: after what the working directory is named where none was given; by default, after the programs.
     :raises InputError: it has no program, or its paths cannot be used.
     """
     if not config.programs:
         raise InputError("program is empty: there is nothing to run; give at least one")
-    folder = _working_dir(config)
+    folder = _working_dir(config, name)
     socket = config.unix_http_server or UnixHttpServerConfiguration(file=_socket(folder))
     return {
         "working_dir": folder,
@@ -52,12 +62,18 @@ def filled(config: SupervisorAirflowConfiguration) -> dict[str, Any]:
     }
 
 
-def _working_dir(config: SupervisorAirflowConfiguration) -> Path:
-    given = config.working_dir or config.supervisord.directory
+def given_folder(config: SupervisorAirflowConfiguration) -> Path | None:
+    """Return the working directory that was given; None where it is filled in."""
+    if "working_dir" in config.model_fields_set:
+        return config.working_dir
+    return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None
+
+
+def _working_dir(config: SupervisorAirflowConfiguration, name: str | None) -> Path:
+    given = given_folder(config)
     if given is None:
-        return (
-            Path(tempfile.gettempdir()).absolute() / f"supervisor-{getpass.getuser()}-{_short_names(config)}"
-        )
+        short = _short(name or "-".join(config.programs))
+        return Path(tempfile.gettempdir()).absolute() / f"supervisor-{getpass.getuser()}-{short}"
     if not given.is_absolute():
         raise InputError(
             f"working_dir={str(given)!r} is relative, and nobody knows to what; give an absolute path"
@@ -65,11 +81,8 @@ def _working_dir(config: SupervisorAirflowConfiguration) -> Path:
     return given
 
 
-def _short_names(config: SupervisorAirflowConfiguration) -> str:
-    names = "-".join(config.programs)
-    if len(names.encode()) <= _LONGEST_NAMES:
-        return names
-    return sha256(names.encode()).hexdigest()[:_LONGEST_NAMES]
+def _short(name: str) -> str:
+    return name if _HARMLESS.fullmatch(name) else sha256(name.encode()).hexdigest()[:_LONGEST_NAME]
 
 
 def _socket(folder: Path) -> Path:
@@ -91,7 +104,7 @@ def _daemon(given: SupervisordConfiguration, folder: Path) -> SupervisordConfigu
     }
     missing = {name: value for name, value in own.items() if name not in given.model_fields_set}
     # A daemon in the foreground would end with the process that started it.
-    return given.model_copy(update=missing | {"nodaemon": False})
+    return _completed(given, missing | {"nodaemon": False})
 
 
 def _inet_server(config: SupervisorAirflowConfiguration) -> InetHttpServerConfiguration | None:
@@ -113,9 +126,7 @@ def _supervisorctl(
     if "serverurl" in given.model_fields_set:
         return given
     login = {"username": socket.username, "password": socket.password}
-    return given.model_copy(
-        update={"serverurl": f"unix://{socket.file}"} | (login if socket.password else {})
-    )
+    return _completed(given, {"serverurl": f"unix://{socket.file}"} | (login if socket.password else {}))
 
 
 def _rpcinterface(config: SupervisorAirflowConfiguration) -> dict[str, RpcInterfaceConfiguration]:
@@ -142,4 +153,10 @@ def _program(config: SupervisorAirflowConfiguration, folder: Path, name: str, gi
     if "stopasgroup" in given.model_fields_set and "killasgroup" not in given.model_fields_set:
         del values["killasgroup"]
     missing = {field: value for field, value in values.items() if field not in given.model_fields_set}
-    return given.model_copy(update=missing)
+    return _completed(given, missing)
+
+
+def _completed(given: S, values: dict[str, Any]) -> S:
+    made = given.model_copy()
+    made.__dict__.update(values)  # model_copy(update=...) would say that the user gave them
+    return made

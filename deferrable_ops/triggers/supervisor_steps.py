@@ -136,6 +136,9 @@ class Steps:
             run_id=attempt.run_id,
             moves=is_remote(self._site.cfg),
         )
+        for other in await self._inbox.daemons.all():
+            if (other.dag_id, other.host, other.boot_id) == (attempt.dag_id, here.host, here.boot_id):
+                self._tell_of(other.name)
         if before is None:
             return
         if before.host != here.host:
@@ -148,6 +151,15 @@ class Steps:
             )
         if before.boot_id != here.boot_id:
             self._site.log.info("%s was started again since; supervisord ended with it", here.host)
+
+    def _tell_of(self, other: str) -> None:
+        if other != daemon_name(self._site.cfg):
+            self._site.log.warning(
+                "The supervisord %s of this DAG may still run here: its working_dir was changed, or it has a second "
+                "Supervisor; unless it has, stop that one and run `deferrable-ops supervisord forget %s`",
+                other,
+                other,
+            )
 
     async def _check_host(self, here: Identity) -> None:
         elsewhere = await lives_elsewhere(self._inbox, self._site.cfg, here)

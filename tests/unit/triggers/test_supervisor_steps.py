@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.triggers.dataflow_support import Runs, eventually
+from unit.triggers.dataflow_support import Runs, eventually, new_attempt
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
 from deferrable_ops.outcome import Failure, Success
@@ -54,6 +54,9 @@ class Paper:
         self.files[str(path)] = data.decode()
 
     async def make_directory(self, path: Path) -> None: ...
+
+    async def check_directory(self, path: Path) -> bool:
+        return True
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
         return [FileStatus(1, 1, 1.0) if str(path) in self.files else None for path in paths]
@@ -269,6 +272,22 @@ async def test_supervisord_that_another_dag_uses_too_is_told_of(
     with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
         await runs.start(configuring()).outcome()
     assert "The DAG other uses this supervisord too" in caplog.text
+
+
+async def test_supervisord_that_the_dag_may_have_left_elsewhere_is_told_of(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag_id = new_attempt().dag_id
+    for left in (
+        ("web-3", "boot", dag_id),
+        ("web-4", "boot", dag_id),
+        ("web-3", "old", dag_id),
+        ("web-3", "boot", "b"),
+    ):
+        await runs.inbox.daemons.claim("/srv/" + "-".join(left), left[0], left[1], dag_id=left[2], run_id="r")
+    with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
+        assert isinstance(await runs.start(configuring()).outcome(), Success)
+    assert re.findall(r"The supervisord (\S+) of this DAG may", caplog.text) == [f"/srv/web-3-boot-{dag_id}"]
 
 
 async def test_step_waits_for_what_an_earlier_attempt_still_has_to_stop(
