@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from xmlrpc import client
 
 import pytest
@@ -60,3 +62,47 @@ def test_answer_that_is_none_is_not_readable(body: bytes) -> None:
 def test_number_that_xmlrpc_has_no_room_for_goes_as_text() -> None:
     arguments, method = client.loads(supervisord_xml.request("x.y", ["a", 2**31, 2**31 - 1, -1, True]))
     assert (method, arguments) == ("x.y", ("a", str(2**31), 2**31 - 1, -1, True))
+
+
+BILLION_LAUGHS = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha">%s]><methodResponse><params><param>
+<value><string>&b;</string></value></param></params></methodResponse>"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_answer_that_defines_entities_is_refused(encoding: str) -> None:
+    grows = "".join(f'<!ENTITY {a} "{f"&{b};" * 10}">' for b, a in pairwise("bcdefghij"))
+    for entities in ("", grows, '<!ENTITY c SYSTEM "file:///etc/hostname">'):
+        with pytest.raises(supervisord_xml.NotReadable):
+            supervisord_xml.answer((BILLION_LAUGHS % entities).encode(encoding))
+    with pytest.raises(supervisord_xml.NotReadable, match="defines its own entities"):
+        supervisord_xml.answer((BILLION_LAUGHS % "").encode())
+
+
+def test_text_that_looks_like_entities_arrives() -> None:
+    text = "<!DOCTYPE a [<!ENTITY b 'ha'>]> &b; <" + "x" * 500
+    assert supervisord_xml.answer(sent(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"\x00" * 2**24, id="control characters"),
+        pytest.param(bytes(range(32)) * 2**19, id="all control characters"),
+        pytest.param(b"<a>" * 2**22, id="deep"),
+        pytest.param(b"<a/>" * 2**22, id="many"),
+        pytest.param(b"<a " + b" ".join(b"a%d=''" % n for n in range(10**6)) + b"/>", id="attributes"),
+        pytest.param(b"<a b='" + b"x" * 2**24, id="one tag"),
+    ],
+)
+def test_answer_that_would_keep_the_parser_busy_is_refused_at_once(text: bytes) -> None:
+    begun = time.process_time()
+    with pytest.raises(supervisord_xml.NotReadable, match="more tags or control characters"):
+        supervisord_xml.answer(b"<methodResponse>" + text + b"</methodResponse>")
+    assert time.process_time() - begun < 1.0, "the parser takes 4 to 22 s for each of them"
+
+
+def test_long_text_with_control_characters_takes_no_time_for_each_of_its_characters() -> None:
+    text = "\x1b[0m\x00" * 20_000 + "é" * 2**22
+    begun = time.process_time()
+    assert supervisord_xml.answer(sent([text])) == [text]
+    assert time.process_time() - begun < 1.0
