@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from deferrable_ops.inbox.values import run
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.triggers.supervisor_configuration import address_of, where_of
-from deferrable_ops.upstreams.machine import use_machine
-from deferrable_ops.upstreams.supervisord import use_supervisord
+from deferrable_ops.triggers.supervisor_site import reach
+
+log = logging.getLogger(__name__)
 
 
 class SupervisorClient:
@@ -39,7 +40,5 @@ class SupervisorClient:
         return [Process.from_info(info) for info in self.call("supervisor.getAllProcessInfo")]
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        async with use_machine(where_of(self._cfg)) as machine:
-            address = address_of(self._cfg, await machine.socket(self._cfg.socket_path))
-            async with use_supervisord(address) as supervisord:
-                return await supervisord.call(method, *arguments)
+        async with reach(self._cfg, log) as site:
+            return await site.rpc.call(method, *arguments)

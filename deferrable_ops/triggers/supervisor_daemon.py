@@ -110,6 +110,11 @@ async def kill(site: Site) -> list[int]:
 async def _launch(site: Site) -> bool:
     """Start supervisord, unless another has begun to; return whether this was it."""
     cfg = site.cfg
+    if missing := await site.check_place():
+        raise StepFailed(
+            f"there is no {missing[0]} on {site.machine.name}; clear the task configure-supervisor, or make it "
+            "where it is outside working_dir"
+        )
     if await site.machine.read(cfg.config_path, 0, 1) is None:
         raise StepFailed(
             f"there is no {cfg.config_path} on {site.machine.name}; clear the task configure-supervisor"

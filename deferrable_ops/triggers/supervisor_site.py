@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ RUNNING: Final = 1
 
 SHUTTING_DOWN: Final = 6
 """The fault of a supervisord that does nothing any more (supervisor's ``xmlrpc.py``)."""
+
+_NOWHERE: Final = Path(os.devnull) / "no-supervisord"  # no socket can be there
 
 POLL: Final = 0.5
 """Seconds between two looks at something that takes its time."""
@@ -91,6 +94,15 @@ class Site:
         """The file that the daemon holds locked for as long as it lives, if a step has started it."""
         return self.folder / LOCK
 
+    async def check_place(self) -> list[Path]:
+        """Check that nobody else has made what stands here, and return those of its directories that are missing.
+
+        In /tmp anybody may make one that is not there, with a socket that wants the password and a file that is run.
+
+        :raises MachineRefused: one of them may be another's.
+        """
+        return await missing_of(self.cfg, self.machine)
+
     async def daemon(self) -> Daemon | None:
         """Return the supervisord that answers; None when none does.
 
@@ -117,6 +129,13 @@ class Site:
             raise meaning_of(refused) from None
 
 
+async def missing_of(cfg: SupervisorAirflowConfiguration, machine: Machine) -> list[Path]:
+    """Return the directories that are missing; see :meth:`Site.check_place`."""
+    assert cfg.working_dir is not None
+    folders = sorted({cfg.working_dir, cfg.socket_path.parent, cfg.config_path.parent})
+    return [folder for folder in folders if not await machine.check_directory(folder)]
+
+
 @asynccontextmanager
 async def reach(
     cfg: SupervisorAirflowConfiguration, log: Any, check: Callable[[], Awaitable[object]] = _allow
@@ -126,9 +145,11 @@ async def reach(
     :param check: see :class:`Site`; by default whoever comes may change what is there.
 
     :raises MachineUnavailable: the machine cannot be reached now.
-    :raises MachineRefused: it will not let us in.
+    :raises MachineRefused: it will not let us in, or a directory there may be another user's.
     """
     async with use_machine(where_of(cfg)) as machine:
-        socket = await machine.socket(cfg.socket_path)
+        # Where a directory is missing there is no supervisord of ours, and whoever makes it now is not asked.
+        is_there = not await missing_of(cfg, machine)
+        socket = await machine.socket(cfg.socket_path) if is_there else _NOWHERE
         async with use_supervisord(address_of(cfg, socket)) as rpc:
             yield Site(cfg, machine, rpc, log, check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,44 @@ async def test_machine_that_cannot_be_reached_is_waited_for(
     async def lost(*_: Any, **__: Any) -> Any:
         raise MachineUnavailable("airflow@web-3:22 is away")
 
-    status, place.machine.status = place.machine.status, lost  # type: ignore[method-assign]
+    check, place.machine.check_directory = place.machine.check_directory, lost  # type: ignore[method-assign]
     daemon.failing = AWAY
     for _ in range(5):
         await daemon.looked()
     assert not run.task.done(), "nobody knows whether supervisord is gone"
     assert caplog.text.count("cannot be seen now, and go on: airflow@web-3:22 is away") == 1
-    place.machine.status, daemon.failing = status, None  # type: ignore[method-assign]
+    place.machine.check_directory, daemon.failing = check, None  # type: ignore[method-assign]
     daemon.set("a", State.EXITED, 0)
     daemon.set("b", State.EXITED, 0)
     assert await run.outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_directory_that_is_anybodys_by_now_ends_the_watching(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    tmp_path.chmod(0o777)
+    daemon.failing = AWAY
+    refused = await run.outcome()
+    assert isinstance(refused, Failure)
+    assert not refused.retryable
+    assert f"chmod go-w {tmp_path}" in refused.reason
+
+
+@pytest.mark.usefixtures("place")
+async def test_supervisord_whose_directory_is_gone_is_not_asked_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir(mode=0o700)
+    run = runs.start(watching(two(folder)))
+    await daemon.looked()
+    shutil.rmtree(folder)
+    before, daemon.failing = daemon.readings, AWAY
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert daemon.readings - before == 1
 
 
 async def test_machine_that_is_away_when_the_watching_begins_is_waited_for(
