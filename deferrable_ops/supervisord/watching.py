@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.crash_loops import History, Step, follow
 from deferrable_ops.supervisord.policy import Action, ProgramPolicy
-from deferrable_ops.supervisord.processes import Process, Verdict, judge, processes_of
+from deferrable_ops.supervisord.processes import Process, Verdict, judge, meaning, processes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,52 @@ def look(
     if verdict.action is not None:
         return Look(verdict, seen, {}, own)
     return Look(verdict, seen, {key: step for key, step in steps.items() if step is not Step.NOTHING}, own)
+
+
+def due_again(
+    config: SupervisorAirflowConfiguration, processes: Iterable[Process], histories: Mapping[str, History]
+) -> list[Process]:
+    """Return the processes that a retry of the watching task starts again, by their programs' priority.
+
+    Their end asks for a retry, and they were not started since those histories: it is the end that was seen then, or
+    came before anybody watched again. One that is kept stopped stays so.
+
+    :param processes: all that supervisord has.
+    :param histories: what the attempt before has seen last.
+    """
+    found = processes_of(config, processes)
+    due = []
+    for name, program in sorted(config.programs.items(), key=lambda item: item[1].priority):
+        for process in found[name]:
+            history = histories.get(process.full_name, History())
+            is_old = process.start in (0, history.start)  # 0: this supervisord has never started it
+            if (
+                is_old
+                and history.paused_until is None
+                and meaning(process, program, config.policy_of(name)) is Action.RETRY
+            ):
+                due.append(process)
+    return due
+
+
+def histories_for_retry(
+    config: SupervisorAirflowConfiguration, processes: Iterable[Process], histories: Mapping[str, History]
+) -> dict[str, History]:
+    """Return the histories with which a retry of the watching task goes on, once it has started what was due.
+
+    That start is no crash. What was given up has all its pauses again: else each retry would end as it begins.
+    """
+    anew = dict(histories)
+    for name, found in processes_of(config, processes).items():
+        for process in found:
+            history = histories.get(process.full_name, History())
+            if history.paused_until is not None:
+                continue
+            if len(history.restarts) >= config.policy_of(name).crash_restarts:
+                anew[process.full_name] = History()
+            elif process.start != history.start:
+                anew[process.full_name] = replace(history, start=0, pid=0)
+    return anew
 
 
 def _given_up(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
@@ -20,11 +20,13 @@ class Kept:
     :param histories: of processes, by full name: a pause that lasts must not be taken for an end.
     :param output: up to where each log was copied.
     :param is_ours: all of that was seen by this DAG run.
+    :param is_retry: it was seen by an attempt of this DAG run before this one, which has kept nothing yet.
     """
 
     histories: dict[str, History] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
     is_ours: bool = False
+    is_retry: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -42,7 +44,7 @@ async def kept_of(inbox: Inbox, wait: Wait) -> Kept:
     for before in await inbox.waits.find(_is_the_one_before(wait)):
         if (found := _read(before.progress)) is not None:
             same_run = before.attempt.run_id == wait.attempt.run_id
-            return found if same_run else Kept(output=found.output)
+            return replace(found, is_retry=True) if same_run else Kept(output=found.output)
     return Kept()
 
 

@@ -9,7 +9,7 @@ from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, Su
 from deferrable_ops.supervisord.crash_loops import Step
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
-from deferrable_ops.supervisord.watching import Look, look
+from deferrable_ops.supervisord.watching import Look, due_again, histories_for_retry, look
 from deferrable_ops.triggers.supervisor_drift import DriftWatch
 from deferrable_ops.triggers.supervisor_kept import Kept
 from deferrable_ops.triggers.supervisor_logs import ForwardedOutput
@@ -59,11 +59,13 @@ class Programs:
 
     def __init__(self, site: Site, readings: Watch[Seen], kept: Kept) -> None:
         self._config = site.cfg
-        self._check_place = site.check_place
+        self._machine = site.machine
         self._client = site.rpc
         self._log = site.log
         self._readings = readings
         self._histories = kept.histories
+        self._is_retry = kept.is_retry
+        self._asked: dict[str, bool] = {}  # what a retry starts again, and whether supervisord does that
         self._last: Look | None = None
         self._seen: Seen | None = None
         self._is_calm = False
@@ -102,6 +104,8 @@ class Programs:
             return _GOES_ON
         if not await self._drift.is_none(seen.processes):
             return self._drift.verdict
+        if self._is_retry and not await self._is_begun_again(seen.processes):
+            return None
         return self._judged(seen)
 
     async def act(self) -> None:
@@ -127,6 +131,42 @@ class Programs:
         """Copy what the programs have written to their end."""
         if self._output is not None and self._last is not None:
             await self._output.finish(self._last.own)
+
+    async def _is_begun_again(self, processes: tuple[Process, ...]) -> bool:
+        """Start what made the attempt before end in a retry; return whether this reading shows it started.
+
+        A triggerer that is killed after that starts nothing twice: what was started has another start time than the
+        attempt before has kept.
+        """
+        due = due_again(self._config, processes, self._histories)
+        due = [process for process in due if self._asked.get(process.full_name, True)]
+        if not due:
+            self._histories = histories_for_retry(self._config, processes, self._histories)
+            self._is_retry = False
+            return True
+        # Started within the second of its last start, it would have the same start time: that second is waited for.
+        if not any(process.now == process.start for process in due):
+            await self._start_again([process for process in due if process.full_name not in self._asked])
+        return False
+
+    async def _start_again(self, processes: list[Process]) -> None:
+        if not processes:
+            return
+        try:
+            answers = await self._client.multicall(
+                [(_CALLS[Step.RESUME], (process.full_name, False)) for process in processes]
+            )
+        except SupervisordUnavailable:
+            return
+        for process, answer in zip(processes, answers, strict=True):
+            name = process.full_name
+            if isinstance(answer, SupervisordRefused) and answer.code != _DONE_ALREADY[Step.RESUME]:
+                self._log.warning("%s %s, and is not started again: %s", name, process.end, answer)
+                if answer.code != _SHUTTING_DOWN:
+                    self._asked[name] = False
+            else:
+                self._log.info("%s %s: it is started again", name, process.end)
+                self._asked[name] = True
 
     def _judged(self, seen: Seen) -> Verdict:
         before, self._last = self._last, look(self._config, seen.processes, self._histories)
@@ -159,14 +199,12 @@ class Programs:
 
     async def _without_answer(self, error: Exception) -> Verdict | None:
         try:
-            missing = await self._check_place()
+            await self._machine.status(self._config.config_path)
         except MachineUnavailable as lost:
             if not self._is_lost:
                 self._is_lost = True
                 self._log.warning("The programs cannot be seen now, and go on: %s", lost)
             return None
-        if missing:  # whoever makes it now is not asked
-            return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} is gone")
         self._silent += 1
         if self._silent >= _SILENT_LOOKS:
             return Verdict(Action.RETRIGGER, f"{error}, {self._silent} times in a row")

@@ -96,6 +96,34 @@ async def test_last_words_come_before_the_end_that_the_exit_code_means(
         assert sorted(told()) == ["[test stderr] oh", "[test] bye", "[test] started"]
 
 
+async def test_retry_runs_the_program_again_until_it_ends_well(
+    runs: Runs, told: Callable[[], list[str]], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    counter, script = tmp_path / "runs", tmp_path / "third_time.py"
+    script.write_text(
+        f"with open('{counter}', 'a') as file: number = file.tell() + file.write('.')\n"
+        "print('run', number, end='')\nexit(0 if number == 3 else 75)"
+    )
+    async with daemon(
+        program={"test": {"command": f"{sys.executable} {script}"}},
+        policy={"exit_codes": {75: "retry"}, "crash_restarts": 1, "crash_give_up": 0},
+        **QUICK,
+    ) as found:
+        await found.start()
+        first = new_attempt()
+        outcomes = [await runs.start(watching(found), first).outcome()]
+        for number in (2, 3):
+            trigger, attempt = watching(found), new_attempt(number, of=first)
+            run, before = runs.start(trigger, attempt), caplog.text.count("it is started again")
+            await eventually(lambda: caplog.text.count("it is started again") > before, "the start")  # noqa: B023
+            await run.kill_process()  # before anything is kept, or soon after
+            outcomes.append(await runs.start(trigger, attempt).outcome())
+        assert outcomes == [Failure("test:test exited with 75")] * 2 + [Success(["pass", "stop"])]
+        assert counter.read_text() == "..."
+        told_once = list(dict.fromkeys(told()))  # one look may be repeated after each kill
+        assert told_once == ["[test] run 1", "[test] run 2", "[test] run 3"]
+
+
 COUNTS = """
 import time
 for number in range(1500):

@@ -228,13 +228,18 @@ async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
     daemon.set("a", State.STOPPED)
     daemon.set("b", State.EXITED, 5)
     assert isinstance(await run.outcome(), Failure)
-    daemon.set("b", State.EXITED, 0)
-    again = runs.start(watching(cfg), new_attempt(2, of=first) if same_run else new_attempt())
-    if same_run:
-        await daemon.looked()
-        assert not again.task.done()
-    else:
-        assert await again.outcome() == Success(["pass", "stop"])
+    if not same_run:
+        daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
+        assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
+        return
+    daemon.set("a", State.EXITED, 5)  # as it was before it could be stopped
+    again, before = runs.start(watching(cfg), new_attempt(2, of=first)), len(daemon.calls)
+    start = ("supervisor.startProcess", "b:b", False)
+    await eventually(lambda: start in daemon.calls[before:], "the start")
+    daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])
+    await daemon.looked()
+    assert not again.task.done()
+    assert ("supervisor.startProcess", "a:a", False) not in daemon.calls
 
 
 @pytest.mark.usefixtures("place")
