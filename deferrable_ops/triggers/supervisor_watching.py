@@ -59,7 +59,7 @@ class Programs:
 
     def __init__(self, site: Site, readings: Watch[Seen], kept: Kept) -> None:
         self._config = site.cfg
-        self._machine = site.machine
+        self._check_place = site.check_place
         self._client = site.rpc
         self._log = site.log
         self._readings = readings
@@ -199,12 +199,14 @@ class Programs:
 
     async def _without_answer(self, error: Exception) -> Verdict | None:
         try:
-            await self._machine.status(self._config.config_path)
+            missing = await self._check_place()
         except MachineUnavailable as lost:
             if not self._is_lost:
                 self._is_lost = True
                 self._log.warning("The programs cannot be seen now, and go on: %s", lost)
             return None
+        if missing:  # whoever makes it now is not asked
+            return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} is gone")
         self._silent += 1
         if self._silent >= _SILENT_LOOKS:
             return Verdict(Action.RETRIGGER, f"{error}, {self._silent} times in a row")
