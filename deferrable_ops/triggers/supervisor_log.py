@@ -24,6 +24,11 @@ class Read(NamedTuple):
     is_gapped: bool = False
 
 
+def regular(status: FileStatus | None) -> FileStatus | None:
+    """Return a file's status; None where something else stands, as a pipe that nobody may wait for."""
+    return status if status is not None and status.is_regular else None
+
+
 class Log:
     """One log of a process: the file that supervisord writes, and those that it made of it when it rotated.
 
@@ -87,7 +92,7 @@ class Log:
 
     async def _look_for(self, machine: Machine, length: int) -> Read:
         """Find the file among all of the log's, and read on in it; or in the next one, where it was read to its end."""
-        files = await machine.status(*self._files, inodes=True)
+        files = [regular(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_looked_for = True
         lines, is_gapped = list[str](), False
         index = await self._index(machine, files)
@@ -153,7 +158,7 @@ class Log:
         if found is None or len(found) < overlap or mark_of(found[:overlap]) != at.mark:
             return None
         if not overlap and at.inode:  # there are no bytes that tell whether it was rotated while it was read
-            (status,) = await machine.status(path, inodes=True)
+            status = regular((await machine.status(path, inodes=True))[0])
             if status is None or status.inode not in (0, at.inode):
                 return None
         return found[:overlap], found[overlap:]

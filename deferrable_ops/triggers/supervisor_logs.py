@@ -13,7 +13,7 @@ from deferrable_ops.supervisord.processes import Process
 from deferrable_ops.supervisord.programs import ProgramConfiguration
 from deferrable_ops.triggers.supervisor_configuration import is_remote
 from deferrable_ops.triggers.supervisor_kept import Kept
-from deferrable_ops.triggers.supervisor_log import Log
+from deferrable_ops.triggers.supervisor_log import Log, regular
 from deferrable_ops.triggers.supervisor_site import Site
 from deferrable_ops.upstreams.machine import FileStatus
 
@@ -82,7 +82,8 @@ class ForwardedOutput:
         if not logs:
             return
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
-        waiting = [(log, now) for log, now in zip(logs, statuses, strict=True) if log.has_news(now)]
+        looked_at = zip(logs, map(regular, statuses), strict=True)
+        waiting = [(log, now) for log, now in looked_at if log.has_news(now)]
         while waiting and (most is None or most > 0):
             length = self._chunk
             if most is not None:

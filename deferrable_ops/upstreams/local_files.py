@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,11 +99,23 @@ def read(path: Path, offset: int, length: int | None) -> bytes | None:
     """See :meth:`Machine.read`."""
     with _told(path):
         try:
-            with path.open("rb") as file:
+            with os.fdopen(_opened(path), "rb") as file:
                 file.seek(offset)
                 return file.read(-1 if length is None else length)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def _opened(path: Path) -> int:
+    """Return the descriptor of a file that is read. Where a pipe stands, nobody is waited for who writes to it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return descriptor
+    os.close(descriptor)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise MachineRefused(f"{path} is no regular file; remove it, or give another path")
 
 
 def status(path: Path) -> FileStatus | None:
@@ -112,7 +125,10 @@ def status(path: Path) -> FileStatus | None:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return FileStatus(found.st_size, found.st_ino, found.st_mtime, path.is_dir())
+        kind = stat.S_IFMT(found.st_mode)
+        return FileStatus(
+            found.st_size, found.st_ino, found.st_mtime, kind == stat.S_IFDIR, kind == stat.S_IFREG
+        )
 
 
 def remove(path: Path) -> None:

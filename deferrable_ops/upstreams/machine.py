@@ -52,12 +52,14 @@ class FileStatus:
     :param inode: 0 where it was not asked for, see :meth:`Machine.status`.
     :param modified: seconds since 1970, by the machine's clock; whole ones over SSH.
     :param is_directory: whether it is a directory.
+    :param is_regular: whether it holds bytes, and reading ends: it is no directory, device, socket or pipe.
     """
 
     size: int
     inode: int
     modified: float
     is_directory: bool = False
+    is_regular: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ class Machine(Protocol):
 
     async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
         """Return a part of a file; None when there is no such file.
+
+        What is no regular file is refused on this host. Over SSH reading a pipe takes until its time is over.
 
         :param offset: in bytes; beyond the end there is b"".
         :param length: at most so many bytes; None: to its end.

@@ -219,4 +219,6 @@ def _status(line: str) -> tuple[str, FileStatus]:
     """Return whose line of ``_STATUS`` it is, and what it says."""
     told, _, name = line.partition("/")
     inode, size, modified, kind = told.split(" ", 3)
-    return name, FileStatus(int(size), int(inode), float(modified), kind.lower() == "directory")
+    kind = kind.lower()  # a regular one may be "regular empty file"
+    is_regular = kind.startswith("regular")
+    return name, FileStatus(int(size), int(inode), float(modified), kind == "directory", is_regular)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import stat
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from deferrable_ops.upstreams.own_directory import Entry, why_not_ours, why_not_
 from deferrable_ops.upstreams.ssh_link import Link
 
 if TYPE_CHECKING:
-    from asyncssh import SFTPAttrs, SFTPClient
+    from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
 _PART: Final = 262_144  # bytes that are read at once of a file whose size nobody knows
 
@@ -30,6 +31,7 @@ class RemoteFiles:
     def __init__(self, link: Link, seconds: float | None) -> None:
         self._link = link
         self._seconds = seconds
+        self._tidying: set[asyncio.Future[None]] = set()
 
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
@@ -82,16 +84,14 @@ class RemoteFiles:
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         async with self._sftp(path) as sftp:
             try:
-                async with sftp.open(
-                    temporary, flags, asyncssh.SFTPAttrs(permissions=0o600), encoding=None
-                ) as file:
+                attributes = asyncssh.SFTPAttrs(permissions=0o600)
+                async with self._opened(sftp, temporary, flags, attributes) as file:
                     await file.write(data)
                     with suppress(asyncssh.SFTPOpUnsupported):
                         await file.fsync()
                 await sftp.posix_rename(temporary, str(path))
             except BaseException:
-                with suppress(asyncssh.Error):
-                    await sftp.remove(temporary)
+                await self._unless_cancelled(sftp.remove(temporary))
                 raise
 
     async def read(self, path: Path, offset: int, length: int | None) -> bytes | None:
@@ -100,7 +100,7 @@ class RemoteFiles:
 
         async with self._sftp(path) as sftp:
             try:
-                async with sftp.open(str(path), asyncssh.FXF_READ, encoding=None) as file:
+                async with self._opened(sftp, str(path), asyncssh.FXF_READ, asyncssh.SFTPAttrs()) as file:
                     if length is not None:
                         return _bytes(await file.read(length, offset)) if length else b""
                     # A file of /proc says that it has no size, so that is not asked.
@@ -120,9 +120,37 @@ class RemoteFiles:
                 found = await sftp.stat(str(path))
             except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
                 return None
+            kind = stat.S_IFMT(found.permissions or 0)
             return FileStatus(
-                found.size or 0, 0, float(found.mtime or 0), stat.S_ISDIR(found.permissions or 0)
+                found.size or 0, 0, float(found.mtime or 0), kind == stat.S_IFDIR, kind == stat.S_IFREG
             )
+
+    @asynccontextmanager
+    async def _opened(
+        self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
+    ) -> AsyncIterator[SFTPClientFile]:
+        """Open a file of bytes."""
+        file = await sftp.open(path, flags, attributes, encoding=None)
+        try:
+            yield file
+        except BaseException:
+            await self._unless_cancelled(file.close())
+            raise
+        await file.close()
+
+    async def _unless_cancelled(self, tidying: Awaitable[None]) -> None:
+        """Tidy up after an error, but let nobody whose time is over wait for it: the server may never answer."""
+        task = asyncio.ensure_future(tidying)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidied)
+        if isinstance(sys.exception(), asyncio.CancelledError):
+            return
+        await asyncio.wait([task])
+
+    def _tidied(self, task: asyncio.Future[None]) -> None:
+        self._tidying.discard(task)
+        if not task.cancelled():
+            task.exception()  # what was wrong is told already
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
@@ -133,7 +161,7 @@ class RemoteFiles:
             raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
         seconds = self._seconds or self._link.settings.command_seconds
         try:
-            async with asyncio.timeout(seconds), self._link.sftp() as sftp:
+            async with self._link.sftp(seconds) as sftp:
                 try:
                     yield sftp
                 except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):

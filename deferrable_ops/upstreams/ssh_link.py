@@ -111,9 +111,12 @@ class Link:
                 raise self.lost(error) from None
 
     @asynccontextmanager
-    async def sftp(self) -> AsyncIterator[SFTPClient]:
+    async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
         """Use the SFTP session that all share. What a request is refused for is the caller's to understand.
 
+        :param seconds: that it may take. sshd's SFTP does one thing after another: what takes longer, as opening a pipe
+            does, holds up everybody's, and the next ones get another session.
+        :raises TimeoutError: it took longer.
         :raises MachineUnavailable: the connection was lost.
         """
         import asyncssh
@@ -124,11 +127,16 @@ class Link:
             opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
         self._sftp_users += 1
         try:
-            _, client = await asyncio.shield(opening)
-            yield client
+            async with asyncio.timeout(seconds):
+                _, client = await asyncio.shield(opening)
+                yield client
         except (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
             self._forget_sftp(opening)
             raise self.lost(error) from None
+        except TimeoutError:
+            if opening.done():
+                self._forget_sftp(opening)
+            raise
         except BaseException:
             if opening.done() and not _is_open(opening):
                 self._forget_sftp(opening)

@@ -153,11 +153,11 @@ class Sockets:
     async def _exists(self, path: Path) -> bool:
         import asyncssh
 
-        async with self._link.sftp() as sftp:
-            try:
+        try:
+            async with self._link.sftp(self._link.settings.command_seconds) as sftp:
                 return await sftp.exists(str(path))
-            except asyncssh.SFTPPermissionDenied:
-                return False
+        except (asyncssh.SFTPPermissionDenied, TimeoutError):
+            return False
 
     async def _started_bridge(self) -> Bridge:
         return await self._start_bridge()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -193,6 +194,27 @@ async def test_server_that_says_nothing_is_waited_for_only_so_long(
         async with connect(connection, connect_timeout=0.5) as machine:
             with pytest.raises(MachineUnavailable, match=r"did not let us in within 0\.5 s"):
                 await machine.run(["true"], timeout=20)
+
+
+async def test_pipe_in_a_files_place_holds_up_nobody_for_longer_than_a_request_may_take(
+    own_server: Any, connect: Any, tmp_path: Path
+) -> None:
+    """sshd's SFTP opens it and waits for a writer, and does nothing for anybody meanwhile."""
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    file.write_text("text")
+    async with connect(own_server().connection(), command_timeout=2) as machine:
+        (status,) = await machine.status(pipe)
+        assert (status.is_regular, status.is_directory) == (False, False)
+        calls = (machine.read(pipe), machine.read(file), machine.write(tmp_path / "written", b"x"))
+        async with asyncio.timeout(15):
+            late, *_ = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(late, MachineUnavailable)
+            assert "took longer than 2 s" in str(late)
+            assert await machine.read(file) == b"text"
+            await machine.write(tmp_path / "written", b"written")
+        assert (tmp_path / "written").read_bytes() == b"written"
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # so that what waits for a writer on the server ends
 
 
 async def test_one_session_is_enough_for_all(own_server: Any, connect: Any) -> None:

@@ -303,3 +303,23 @@ async def test_rotated_file_is_told_by_its_inode_where_all_lines_are_the_same(
             program.write(b"same\n")
         await reader.look()
     assert len(told(caplog)) == 750
+
+
+@pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
+async def test_pipe_in_a_logs_place_is_no_log(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, inodes: str
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log, inodes)
+    program.write(b"before\n")
+    await reader.look()
+    program.path.unlink()
+    os.mkfifo(program.path)
+    for _ in range(2):
+        await reader.look()
+    program.path.unlink()
+    program.clear()
+    program.write(b"after\n")
+    await reader.look()
+    assert told(caplog) == ["before", "after"]
+    assert not any("cannot be read" in line for line in warned(caplog))

@@ -182,6 +182,17 @@ async def test_part_of_a_file_is_read(machine: Machine, tmp_path: Path) -> None:
         await machine.read(Path("log"))
 
 
+async def test_pipe_is_not_waited_for(machine: Machine, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for inodes in (True, False):
+        (status,) = await machine.status(tmp_path / "pipe", inodes=inodes)
+        assert status is not None
+        assert (status.is_regular, status.is_directory) == (False, False)
+    async with asyncio.timeout(10):
+        with pytest.raises(MachineRefused, match=r"pipe is no regular file; remove it"):
+            await machine.read(tmp_path / "pipe")
+
+
 async def test_status_of_several_files(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "a é").write_bytes(b"123")
     (tmp_path / "empty").touch()
@@ -193,6 +204,7 @@ async def test_status_of_several_files(machine: Machine, tmp_path: Path) -> None
         assert directory is not None
         assert (file.size, file.is_directory, int(file.modified)) == (3, False, int(paths[0].stat().st_mtime))
         assert (missing, empty.size, directory.is_directory) == (None, 0, True)
+        assert [one.is_regular for one in (file, empty, directory)] == [True, True, False]
         if inodes:
             assert [file.inode, empty.inode] == [paths[0].stat().st_ino, paths[2].stat().st_ino]
 
