@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -75,7 +76,7 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
     """Return how a supervisord differs from its configuration. What is configured of the daemon itself is compared in
     the file alone: it counts from the daemon's next start.
     """
-    other_file = await machine.read(config.config_path) != config.to_cfg().encode()
+    other_file = not await holds(machine, config.config_path, config.to_cfg().encode())
     try:
         ((added, changed, removed),) = await client.call("supervisor.reloadConfig")
     except SupervisordRefused as refused:
@@ -83,6 +84,11 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
             raise meaning_of(refused) from None
         return Drift(other_file, unreadable=True)
     return Drift(other_file, False, tuple(added), tuple(changed), tuple(removed))
+
+
+async def holds(machine: Machine, path: Path, wanted: bytes) -> bool:
+    """Return whether a file holds exactly this. However large it is, no more of it is read than that takes."""
+    return await machine.read(path, 0, len(wanted) + 1) == wanted
 
 
 async def apply_configuration(

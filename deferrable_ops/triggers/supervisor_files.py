@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deferrable_ops.triggers.supervisor_drift import holds
 from deferrable_ops.triggers.supervisor_processes import KEEP_LOCK, daemons, without_daemon
 from deferrable_ops.triggers.supervisor_site import LOCK, Site, StepFailed
 from deferrable_ops.upstreams.machine import FileStatus
@@ -53,7 +54,7 @@ async def configure(site: Site) -> bool:
         if is_ours and mark is None:
             await site.machine.write(folder / _MARK, _MARKED)
     file = site.cfg.to_cfg().encode()
-    if await site.machine.read(site.cfg.config_path) == file:
+    if await holds(site.machine, site.cfg.config_path, file):
         return False
     await site.check()
     await site.machine.write(site.cfg.config_path, file)
