@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -22,6 +24,7 @@ from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_PROCESS, written
 from deferrable_ops.upstreams.machine import Where
 from deferrable_ops.upstreams.supervisord import Address
 
@@ -49,6 +52,13 @@ _KINDS: Final[dict[str, type[SupervisorAirflowConfiguration]]] = {
 _SEALED: Final = "sealed:"
 _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
 _SHORTEST_HIDDEN: Final = 4  # characters; hiding shorter values would make a message unreadable
+_EXPRESSIONS: Final = (frozenset[str](), IN_DAEMON | {"host_node_name"}, IN_PROCESS)
+# What supervisord says of a value that it cannot read, after that value, or before it.
+_QUOTED: Final = re.compile(
+    r"(?m)^(.*?it wrote: ['\"]|).* (?=for \\*'[\w.:-]+\\*' (?:contains names \(|is badly formatted))"
+)
+_QUOTED_LAST: Final = re.compile(r"(?<= in value ').*")
+_OUTPUT: Final = re.compile(r"it wrote: ['\"]")
 _STARTING: Final = 10.0  # seconds: what supervisord needs on a slow machine
 _STOPS: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
 _STARTS: Final = frozenset({"restart-programs", "start-programs"})
@@ -166,11 +176,52 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: Step) -> float:
 
 
 def without_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a text with the values that the configuration hides taken out of it."""
-    for value in sorted(set(_hidden(cfg)), key=len, reverse=True):
-        if len(value) >= _SHORTEST_HIDDEN:
-            text = text.replace(value, "***")
+    """Return a text with the values that the configuration hides taken out of it.
+
+    They are found as they are, as supervisord's file holds them, as Python shows either, and where a text that was cut
+    begins in the middle of one. What supervisord quotes of its file when it cannot read that is left out.
+    """
+    text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
+    values = [value for value in _hidden(cfg) if len(value) >= _SHORTEST_HIDDEN]
+    forms = sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
+    for form in forms:
+        text = text.replace(form, "***")
+    quoted = _OUTPUT.search(text)
+    for begin in (0, *([quoted.end()] if quoted else [])):
+        text = text[:begin] + _without_rest(text[begin:], forms)
     return text
+
+
+def _forms(value: str) -> set[str]:
+    """Return what a value may look like in a message."""
+    forms = {value, value.replace("%", "%%"), value.replace("%", "%%%%")}
+    for expressions in _EXPRESSIONS:
+        for expanded in (1, 2):
+            with suppress(InputError):  # it is in no file
+                # In quotes, as there: spaces at its ends need nothing.
+                forms.add(written("", f'"{value}"', expressions, expanded)[1:-1])
+    for _ in range(2):  # a message that is shown by Python may itself be quoted
+        forms |= {shown for form in forms for shown in _shown(form)}
+    return forms
+
+
+def _shown(text: str) -> Iterator[str]:
+    """Yield how Python shows a text within a longer one, which may hold quotes of both kinds."""
+    quotes = "'\""
+    for show in (repr, ascii):
+        yield show(text)[1:-1]
+        yield show(quotes + text)[len(repr(quotes)) - 1 : -1]
+
+
+def _without_rest(text: str, forms: Sequence[str]) -> str:
+    """Return a text that may begin in the middle of a value without the rest of that."""
+    rest, first = 0, text[:_SHORTEST_HIDDEN]
+    for form in forms if len(first) == _SHORTEST_HIDDEN else ():
+        start = form.find(first, 1)
+        while start > 0 and not text.startswith(form[start:]):
+            start = form.find(first, start + 1)
+        rest = max(rest, len(form) - start if start > 0 else 0)
+    return f"***{text[rest:]}" if rest else text
 
 
 def _hidden(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final
 
-from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.triggers.supervisor_configuration import is_remote, stop_seconds, without_secrets
 from deferrable_ops.triggers.supervisor_processes import (
     KEEP_LOCK,
@@ -123,7 +123,10 @@ async def _launch(site: Site) -> bool:
     command = ["sh", "-c", _LAUNCH, "sh", str(site.lock), "env", mark_of(site), *_supervisord(site)]
     command += ["-c", str(cfg.config_path)]
     await site.check()
-    ended = await site.machine.run(command, timeout=cfg.airflow.command_timeout)
+    try:
+        ended = await site.machine.run(command, timeout=cfg.airflow.command_timeout)
+    except MachineUnavailable as error:  # it quotes what was said until then
+        raise MachineUnavailable(without_secrets(str(error), cfg)) from None
     if ended.code == 0:
         return True
     if ended.code == LOCKED or await site.daemon() is not None:

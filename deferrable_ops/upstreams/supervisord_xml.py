@@ -110,10 +110,8 @@ def _value(element: ElementTree.Element) -> Any:
 
 def _with_controls(value: Any, stand_ins: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        for (
-            stand_in,
-            control,
-        ) in stand_ins.items():  # translate() would take a hundred times as long for a long text
+        # translate() would take a hundred times as long for a long text.
+        for stand_in, control in stand_ins.items():
             value = value.replace(stand_in, control)
         return value
     if isinstance(value, list):
