@@ -20,6 +20,7 @@ from deferrable_ops.triggers.supervisor_processes import (
     daemons,
     end_left_over,
     mark_of,
+    runs_daemon,
     signal_daemons,
     without_daemon,
 )
@@ -161,12 +162,14 @@ async def _told_to_stop(site: Site) -> tuple[list[int], float]:
     try:
         daemon = await site.daemon()
         if daemon is not None:
+            # It may name any process: what is in the session of one that is no supervisord of ours is not ended.
+            found = [daemon.pid] if await runs_daemon(site, daemon.pid) else []
             if daemon.state == RUNNING:
                 # All at once: supervisord itself waits for each group before it stops the next.
                 await stop_everything(site)
                 await site.check()
                 await site.rpc.call("supervisor.shutdown")
-            return [daemon.pid], _TO_LEAVE + stop_seconds(site.cfg)
+            return found, _TO_LEAVE + stop_seconds(site.cfg)
     except ShuttingDown:
         return await daemons(site), _TO_LEAVE + stop_seconds(site.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:

@@ -66,6 +66,12 @@ async def daemons(site: Site) -> list[int]:
     return found
 
 
+async def runs_daemon(site: Site, pid: int) -> bool:
+    """Return whether this process is a supervisord that runs with this configuration's file."""
+    command = await site.machine.command_of(pid)
+    return command is not None and _is_daemon(command, str(site.cfg.config_path))
+
+
 async def signal_daemons(site: Site, signal: str) -> list[int]:
     """Send them a signal, each as soon as its command line was read; return their pids."""
     config = str(site.cfg.config_path)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import subprocess
+import sys
+import xmlrpc.client
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from integration.supervisor_support import BEGIN, END, Place
 
 from deferrable_ops.exceptions import MachineRefused, SupervisordUnavailable
@@ -80,3 +84,34 @@ async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> N
     shutil.rmtree(cfg.working_dir)
     failed = await place.fail(cfg, "start-supervisor")
     assert f"there is no {cfg.working_dir}" in failed.reason
+
+
+@asynccontextmanager
+async def answering(path: Path, *answers: Any) -> AsyncIterator[None]:
+    """Answer every call as supervisord might, in its place."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=xmlrpc.client.dumps(([*answers],), methodresponse=True))
+
+    app = web.Application()
+    app.router.add_post("/RPC2", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_process_that_a_supervisord_says_it_is_and_is_not_stays(place: Place) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, "configure-supervisor")
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, start_new_session=True)
+    try:
+        async with answering(cfg.socket_path, {"statecode": 0, "statename": "RESTARTING"}, other.pid):
+            assert (await place.take(cfg, "stop-supervisor"))["stopped"] == []
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
