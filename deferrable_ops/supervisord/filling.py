@@ -90,7 +90,7 @@ def _socket(folder: Path) -> Path:
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise InputError(
             f"working_dir is too long for the socket in it, whose path has room for {LONGEST_SOCKET_PATH} bytes; "
-            "give a shorter one, or unix_http_server with a file elsewhere"
+            "give a shorter one, or unix_http_server with a file in another directory that nobody else writes to"
         )
     return path
 
