@@ -11,17 +11,14 @@ from typing import Any, ClassVar, Final
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
 from deferrable_ops.high_availability.watch import Rules, Watch
 from deferrable_ops.inbox import Wait
-from deferrable_ops.inbox.ownership import has_newer_attempt
-from deferrable_ops.inbox.schema import waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
+from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 from deferrable_ops.triggers.high_availability_check import Check, context_of
-from deferrable_ops.triggers.task_states import ask_supervisor, states_of
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
@@ -94,11 +91,11 @@ class HighAvailabilityTrigger(TaskTrigger):
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
-        return self.end(self.watch(self.facts(), kept.progress).timed_out(_now()))
+        return self.end(self.watch(run_facts_of(self), kept.progress).timed_out(_now()))
 
     async def poll(self) -> Outcome:
         """Check again and again, and return how that ends."""
-        facts = self.facts()
+        facts = run_facts_of(self)
         watch = self.watch(facts, self.current.progress)
         check = Check(self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log)
         await check.load()
@@ -129,20 +126,6 @@ class HighAvailabilityTrigger(TaskTrigger):
     def watch(self, facts: RunFacts, state: Any) -> Watch:
         """Return what judges the checks, going on from what was kept of it."""
         return Watch(self.current.attempt.task_id, facts, Rules.from_json(self.rules or {}), state)
-
-    def facts(self) -> RunFacts:
-        """Return what there is to know of the DAG run.
-
-        :raises InputError: nobody told the trigger of it.
-        """
-        if self.run_facts is not None:
-            return RunFacts.from_json(self.run_facts)
-        ti, attempt = self.task_instance, self.current.attempt
-        if ti is None:  # a test of a user's, in which there is no DAG run
-            return RunFacts(attempt.dag_id, attempt.run_id, "manual", {"start_date": _now().isoformat()})
-        if not self.task:
-            raise InputError("nobody told the trigger of its DAG run; clear the task")
-        return RunFacts.of(ti.get_template_context())
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
@@ -202,7 +185,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Read what the check has come to; it is over."""
-        check = await self._check()
+        check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
             decided = read_result(outcome.value)
@@ -222,17 +205,6 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing."""
 
-    async def _check(self) -> Wait | None:
-        attempt = self.current.attempt
-        found = await self.inbox.waits.find(
-            waits.c.dag_id == attempt.dag_id,
-            waits.c.run_id == attempt.run_id,
-            waits.c.task_id == self.check_task_id,
-            waits.c.map_index == attempt.map_index,
-            ~has_newer_attempt(),
-        )
-        return max(found, key=lambda wait: wait.created_at, default=None)
-
     async def _decided_otherwise(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
         match outcome:
             case Failure():
@@ -240,15 +212,10 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             case Skip():
                 return Result.PASS, Action.CONTINUE  # for which no gate is chosen
         # It never ran, because what it waits for failed or was skipped; or a user gave it its state.
-        from airflow.sdk.execution_time import task_runner
-
-        if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
+        states = await states_of_tasks(self.current.attempt, [self.check_task_id])
+        if states is None:
             return Result.PASS, Action.CONTINUE  # dag.test() answers no such question; its other leaves tell
-        attempt = self.current.attempt
-        check = type(attempt)(
-            "", 0, attempt.dag_id, attempt.run_id, self.check_task_id, map_index=attempt.map_index
-        )
-        state = (await states_of([check], ask_supervisor))[check]
+        state = states[self.check_task_id]
         if state in _FAILED:
             return None
         action = Action.STOP if state == "success" else Action.CONTINUE

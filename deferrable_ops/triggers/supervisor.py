@@ -12,12 +12,12 @@ from deferrable_ops.exceptions import (
     SupervisordRefused,
     SupervisordUnavailable,
 )
-from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.launches import Claim, ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.supervisor_configuration import STEPS, open_configuration
 from deferrable_ops.triggers.supervisor_site import StepFailed, reach
 from deferrable_ops.triggers.supervisor_steps import Steps
@@ -125,15 +125,8 @@ class SupervisorStepTrigger(TaskTrigger):
         cfg = self._cfg
         if cfg.restart_on_initial == cfg.restart_on_retrigger:
             return cfg.restart_on_initial
-        is_retriggered = self._facts().retriggers(self.check_task_id) > 0
+        is_retriggered = run_facts_of(self).retriggers(self.check_task_id) > 0
         return cfg.restart_on_retrigger if is_retriggered else cfg.restart_on_initial
-
-    def _facts(self) -> RunFacts:
-        if self.run_facts is not None:
-            return RunFacts.from_json(self.run_facts)
-        if not self.task or self.task_instance is None:
-            raise InputError("nobody told the trigger of its DAG run; clear the task")
-        return RunFacts.of(self.task_instance.get_template_context())
 
     @property
     def _cfg(self) -> SupervisorAirflowConfiguration:

@@ -13,6 +13,7 @@ from deferrable_ops.high_availability.watch import Watch
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip
 from deferrable_ops.supervisord.policy import Action
+from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.high_availability import HighAvailabilityTrigger
 from deferrable_ops.triggers.supervisor_configuration import is_remote, open_configuration
 from deferrable_ops.triggers.supervisor_kept import Kept, kept_of
@@ -67,7 +68,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     async def poll(self) -> Outcome:
         """Look again and again, and return how that ends."""
-        judge, backoff = self.watch(self.facts(), self.current.progress), Backoff()
+        judge, backoff = self.watch(run_facts_of(self), self.current.progress), Backoff()
         while (ended := judge.at_limit(_now())) is None:
             try:
                 return await self._watched(judge)

@@ -10,9 +10,9 @@ from sqlalchemy import or_
 from deferrable_ops.high_availability.watch import Rules, Watch
 from deferrable_ops.inbox.schema import IS_WAITING, waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
 from deferrable_ops.triggers.supervisor_configuration import daemon_name, open_configuration
-from deferrable_ops.triggers.supervisor_gates import newest_wait, run_facts_of, states_of_tasks
 
 _STARTS: Final = frozenset({"configure-supervisor", "start-supervisor", "start-programs"})
 _STOPS: Final = frozenset({"stop-programs", "stop-supervisor", "unconfigure-supervisor"})
@@ -84,7 +84,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             case Failure(reason):
                 return Failure(f"{gate} could not decide whether the run ends: {reason}; clear it")
             case None:  # a user gave it its state
-                if ((await states_of_tasks(self, [gate])) or {}).get(gate) != "success":
+                if ((await states_of_tasks(self.current.attempt, [gate])) or {}).get(gate) != "success":
                     return Skip(f"{gate} did not decide that the run ends")
         if self.skip_because is not None:
             return Skip(self.skip_because)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from deferrable_ops.exceptions import InputError
-from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, read_result
 from deferrable_ops.inbox import Wait
-from deferrable_ops.inbox.ownership import has_newer_attempt
-from deferrable_ops.inbox.schema import waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.task_states import ask_supervisor, states_of
+from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 
 FEATURE: Final = "supervisor"
 
@@ -74,7 +70,7 @@ class SupervisorTeardownTrigger(_GateTrigger):
         """Read what the run came to; it is over but for the teardown."""
         if not self.stop_on_exit:
             return Skip("stop_on_exit=False: supervisord and its programs go on")
-        states = await states_of_tasks(self, [self.first_task_id, *self.retriggers])
+        states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
         if await self._is_retriggered(states):
             return Skip("the DAG was started again: its next run takes supervisord over as it is")
         began = states is None or states[self.first_task_id] not in _DID_NOTHING
@@ -112,7 +108,7 @@ class SupervisorAlarmTrigger(_GateTrigger):
 
     async def wait(self) -> Outcome:
         """Read which tasks failed."""
-        states = await states_of_tasks(self, None)
+        states = await states_of_tasks(self.current.attempt, None)
         if states is None:
             failed = [task_id for task_id in self.task_ids if await self._failed_here(task_id)]
         else:
@@ -150,54 +146,3 @@ class SupervisorSwitchTrigger(_GateTrigger):
     async def wait(self) -> Outcome:
         """Say how it is used."""
         return Skip(f"clear the task {self.clears}, and only that, to kill supervisord and all its programs")
-
-
-async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
-    """Return what the inbox has of the newest attempt of another task of a trigger's DAG run."""
-    attempt = trigger.current.attempt
-    found = await trigger.inbox.waits.find(
-        waits.c.dag_id == attempt.dag_id,
-        waits.c.run_id == attempt.run_id,
-        waits.c.task_id == task_id,
-        waits.c.map_index == attempt.map_index,
-        ~has_newer_attempt(),
-    )
-    return max(found, key=lambda wait: wait.created_at, default=None)
-
-
-async def states_of_tasks(
-    trigger: TaskTrigger, task_ids: Sequence[str] | None
-) -> Mapping[str, str | None] | None:
-    """Return the states of tasks of a trigger's DAG run by their ids; None where nobody tells, in ``dag.test()``.
-
-    :param task_ids: which; None: all of them, those that are mapped as ``task_0`` and so on.
-    """
-    from airflow.sdk.execution_time import task_runner
-
-    if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
-        return None
-    own = trigger.current.attempt
-    if task_ids is None:
-        return (await ask_supervisor(own.dag_id, [own.run_id], None)).get(own.run_id, {})
-    asked = {
-        task_id: type(own)("", 0, own.dag_id, own.run_id, task_id, map_index=own.map_index)
-        for task_id in task_ids
-    }
-    states = await states_of(asked.values(), ask_supervisor)
-    return {task_id: states[attempt] for task_id, attempt in asked.items()}
-
-
-def run_facts_of(trigger: Any) -> RunFacts:
-    """Return what there is to know of a trigger's DAG run.
-
-    :param trigger: a TaskTrigger with an argument ``run_facts``.
-    :raises InputError: nobody told the trigger of it.
-    """
-    if trigger.run_facts is not None:
-        return RunFacts.from_json(trigger.run_facts)
-    if trigger.task_instance is None:  # a test of a user's, in which there is no DAG run
-        attempt = trigger.current.attempt
-        return RunFacts(attempt.dag_id, attempt.run_id, "manual", {})
-    if not trigger.task:
-        raise InputError("nobody told the trigger of its DAG run; clear the task")
-    return RunFacts.of(trigger.task_instance.get_template_context())

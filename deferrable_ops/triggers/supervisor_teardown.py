@@ -8,10 +8,10 @@ from deferrable_ops.exceptions import MachineUnavailable
 from deferrable_ops.inbox import Inbox, State, Wait
 from deferrable_ops.inbox.launches import ClaimLost
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.triggers.dag_run import states_of_tasks
 from deferrable_ops.triggers.supervisor_configuration import daemon_name
 from deferrable_ops.triggers.supervisor_site import reach
 from deferrable_ops.triggers.supervisor_steps import Steps, lives_elsewhere
-from deferrable_ops.triggers.task_states import ask_supervisor, states_of
 
 
 async def tear_down_if_killed(
@@ -49,8 +49,6 @@ async def tear_down_if_killed(
 
 
 async def _is_success(wait: Wait) -> bool:
-    from airflow.sdk.execution_time import task_runner
-
-    if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
-        return False  # no triggerer, as in a test
-    return (await states_of([wait.attempt], ask_supervisor))[wait.attempt] == "success"
+    task_id = wait.attempt.task_id
+    states = await states_of_tasks(wait.attempt, [task_id])
+    return states is not None and states[task_id] == "success"

@@ -11,7 +11,7 @@ from unit.triggers.dataflow_support import Runs, new_attempt
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
-from deferrable_ops.triggers import high_availability
+from deferrable_ops.triggers import dag_run
 from deferrable_ops.triggers.high_availability import HighAvailabilityGateTrigger
 
 DECISIONS = [(result, action) for result in ("pass", "fail") for action in ("stop", "retrigger")]
@@ -41,7 +41,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
         return {run_id: dict.fromkeys(task_ids, told.state) for run_id in run_ids}
 
-    monkeypatch.setattr(high_availability, "ask_supervisor", ask)
+    monkeypatch.setattr(dag_run, "ask_supervisor", ask)
     return told
 
 

@@ -16,7 +16,7 @@ from deferrable_ops.high_availability.watch import Rules
 from deferrable_ops.inbox import Attempt, NewWait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.triggers import supervisor_gates
+from deferrable_ops.triggers import dag_run
 from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
 from deferrable_ops.triggers.supervisor_configuration import seal_configuration
 from deferrable_ops.triggers.supervisor_due import SupervisorDueStepTrigger
@@ -41,7 +41,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     async def ask(dag_id: str, run_ids: list[str], task_ids: list[str] | None) -> dict[str, dict[str, Any]]:
         return {run_id: {name: told.get(name) for name in task_ids or told} for run_id in run_ids}
 
-    monkeypatch.setattr(supervisor_gates, "ask_supervisor", ask)
+    monkeypatch.setattr(dag_run, "ask_supervisor", ask)
     return told
 
 
@@ -317,4 +317,4 @@ def test_trigger_is_made_again_from_what_is_kept_of_it(trigger: Any) -> None:
 def test_run_that_nobody_told_of_is_an_error() -> None:
     trigger = SimpleNamespace(run_facts=None, task_instance=object(), task=None)
     with pytest.raises(Exception, match="nobody told the trigger of its DAG run"):
-        supervisor_gates.run_facts_of(trigger)
+        dag_run.run_facts_of(trigger)
