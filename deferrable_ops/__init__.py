@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 if TYPE_CHECKING:
-    from deferrable_ops.inbox.values import fetch
+    from deferrable_ops.inbox.large_values import fetch
 
 __version__ = "0.1.0"
 __all__ = ["Failure", "Outcome", "Skip", "Success", "__version__", "fetch"]
@@ -16,7 +16,7 @@ __all__ = ["Failure", "Outcome", "Skip", "Success", "__version__", "fetch"]
 def __getattr__(name: str) -> Any:
     # Airflow imports this package in every component, for its plugin: the database comes with its first use.
     if name == "fetch":
-        from deferrable_ops.inbox.values import fetch
+        from deferrable_ops.inbox.large_values import fetch
 
         return fetch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 async def notice_ended_tasks(inbox: Inbox) -> None:
     """Settle the waits whose task ended while no triggerer ran: here the metadata database can be asked."""
-    from deferrable_ops.triggers.chores import sweep_forever
-    from deferrable_ops.triggers.task_states import ask_metadata_database
+    from deferrable_ops.triggers.lifecycle.background import sweep_forever
+    from deferrable_ops.triggers.lifecycle.task_states import ask_metadata_database
 
     await sweep_forever(inbox, ask_metadata_database)

@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Deferrable Ops",
         "description": "Tasks that wait in the Triggerer, from their start to their end.",
         "task-decorators": [
-            {"name": "webhook", "class-name": "deferrable_ops.operators.webhook_decorator.webhook_task"}
+            {"name": "webhook", "class-name": "deferrable_ops.operators.webhook.decorator.webhook_task"}
         ],
         "extra-links": [
             "deferrable_ops.operators.webhook.CallbackLink",

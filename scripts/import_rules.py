@@ -119,7 +119,7 @@ def imports(
             yield from (Import(alias.name, node.lineno, inside, for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = absolute(node, package)
-            # `from deferrable_ops import cli` names a module, `from deferrable_ops.cli import main` does not.
+            # `from deferrable_ops import cli` names a module, `from deferrable_ops.cli.main import main` does not.
             names = [f"{module}.{alias.name}" for alias in node.names] if module == PACKAGE else [module]
             yield from (Import(name, node.lineno, inside, for_types) for name in names)
         else:

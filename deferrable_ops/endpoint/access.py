@@ -9,7 +9,7 @@ from deferrable_ops.endpoint.body import header
 from deferrable_ops.endpoint.lazy_inbox import LazyInbox
 from deferrable_ops.exceptions import TokenRefused
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.keys import check_form
+from deferrable_ops.inbox.waits.keys import check_form
 
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 

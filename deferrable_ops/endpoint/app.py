@@ -25,7 +25,7 @@ from deferrable_ops.endpoint.paths import find_callback, find_channel, find_task
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.tasks import set_task_state
 from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable, UnknownChannel, UnknownWait
-from deferrable_ops.inbox.callbacks import UNKNOWN_WAIT
+from deferrable_ops.inbox.waits.callbacks import UNKNOWN_WAIT
 from deferrable_ops.settings import ENDPOINT_PREFIX
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.verbs import check_body
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import State
-from deferrable_ops.inbox.callbacks import Callback, Verb
+from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 

@@ -18,8 +18,8 @@ from deferrable_ops.events.cloudevents import Malformed
 from deferrable_ops.events.deliveries import Delivery, read_delivery, slack_challenge
 from deferrable_ops.events.signatures import refused_because
 from deferrable_ops.events.specifications import ChannelEvent
-from deferrable_ops.inbox.channels import Channel
-from deferrable_ops.inbox.events import NewEvent
+from deferrable_ops.inbox.events.channels import Channel
+from deferrable_ops.inbox.events.events import NewEvent
 
 
 async def take_event(resources: Resources, scope: Scope, receive: Receive, name: str) -> Answer:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from deferrable_ops.inbox import Inbox, use_inbox
-from deferrable_ops.inbox.shared_call import SharedCall
+from deferrable_ops.inbox.database.shared_call import SharedCall
 
 log = logging.getLogger(__name__)
 

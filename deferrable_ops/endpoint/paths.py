@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox.waits.callbacks import Verb
 
 _VERBS: Final = {verb.value: verb for verb in Verb if verb is not Verb.POST}
 _CALLBACKS = re.compile(r"/callbacks(?:/([^/]+)(?:/([^/]+))?)?/?")

@@ -20,8 +20,8 @@ from deferrable_ops.endpoint.callbacks import idempotency_key
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
 from deferrable_ops.inbox import Inbox, State, Wait
-from deferrable_ops.inbox.callbacks import Callback, Verb
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
 _VERBS: Final = {State.SUCCESS: Verb.SUCCESS, State.FAILED: Verb.FAILURE, State.SKIPPED: Verb.SKIP}
 _BODIES: Final[dict[State, Any]] = {State.SUCCESS: None, State.FAILED: {}, State.SKIPPED: {}}

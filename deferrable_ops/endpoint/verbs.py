@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox.waits.callbacks import Verb
 
 
 def check_body(verb: Verb, payload: Any) -> None:

@@ -1,6 +1,6 @@
 """How a process learns that waits have changed: which ids, since when, and what wakes it to look.
 
-The same signals, on the same connection, tell of new events, which :mod:`deferrable_ops.inbox.feed` reads.
+The same signals, on the same connection, tell of new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
 The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it
 is the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
@@ -21,10 +21,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox.database import CHANNEL, Database
-from deferrable_ops.inbox.event_rows import EVENTS_CHANNEL
-from deferrable_ops.inbox.failures import describe
-from deferrable_ops.inbox.schema import HAS_NEWS, waits
+from deferrable_ops.inbox.database.database import CHANNEL, Database
+from deferrable_ops.inbox.database.failures import describe
+from deferrable_ops.inbox.database.schema import HAS_NEWS, waits
+from deferrable_ops.inbox.events.event_rows import EVENTS_CHANNEL
 
 log = logging.getLogger(__name__)
 

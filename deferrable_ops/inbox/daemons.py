@@ -13,8 +13,8 @@ from sqlalchemy import Row, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.schema import daemons
+from deferrable_ops.inbox.database.database import Database, Transaction
+from deferrable_ops.inbox.database.schema import daemons
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,19 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 
 from deferrable_ops import settings
-from deferrable_ops.inbox.callbacks import Callbacks
-from deferrable_ops.inbox.cancellations import Cancellations
-from deferrable_ops.inbox.channels import Channels
 from deferrable_ops.inbox.daemons import Daemons
-from deferrable_ops.inbox.database import Database
-from deferrable_ops.inbox.endpoints import Endpoints
-from deferrable_ops.inbox.events import Events
-from deferrable_ops.inbox.feed import Feed
-from deferrable_ops.inbox.keys import Keys
-from deferrable_ops.inbox.launches import Launches
-from deferrable_ops.inbox.migrate import migrate
+from deferrable_ops.inbox.database.database import Database
+from deferrable_ops.inbox.database.migrate import migrate
+from deferrable_ops.inbox.events.channels import Channels
+from deferrable_ops.inbox.events.events import Events
+from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.retention import Retention
-from deferrable_ops.inbox.waits import Waits
+from deferrable_ops.inbox.waits.callbacks import Callbacks
+from deferrable_ops.inbox.waits.cancellations import Cancellations
+from deferrable_ops.inbox.waits.endpoints import Endpoints
+from deferrable_ops.inbox.waits.keys import Keys
+from deferrable_ops.inbox.waits.launches import Launches
+from deferrable_ops.inbox.waits.waits import Waits
 from deferrable_ops.inbox.watcher import Watcher
 from deferrable_ops.shared import share
 

@@ -11,10 +11,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
-from deferrable_ops.inbox.database import Database, Transaction
-from deferrable_ops.inbox.event_schema import event_counter, event_keys, events, source_positions
-from deferrable_ops.inbox.schema import callbacks, locks, waits
-from deferrable_ops.inbox.wait import State
+from deferrable_ops.inbox.database.database import Database, Transaction
+from deferrable_ops.inbox.database.schema import callbacks, locks, waits
+from deferrable_ops.inbox.events.event_schema import event_counter, event_keys, events, source_positions
+from deferrable_ops.inbox.waits.wait import State
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Self
 
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox.changes import Cursor, Told, keep_running, read_changes, signal_for
-from deferrable_ops.inbox.database import Database
-from deferrable_ops.inbox.endpoints import Endpoints
-from deferrable_ops.inbox.wait import Wait
-from deferrable_ops.inbox.waits import Waits
+from deferrable_ops.inbox.database.database import Database
+from deferrable_ops.inbox.waits.endpoints import Endpoints
+from deferrable_ops.inbox.waits.wait import Wait
+from deferrable_ops.inbox.waits.waits import Waits
 
 log = logging.getLogger(__name__)
 

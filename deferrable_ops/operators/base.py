@@ -13,8 +13,8 @@ from airflow.triggers.base import StartTriggerArgs
 
 from deferrable_ops.exceptions import InputError, UnknownWait
 from deferrable_ops.inbox import Attempt
-from deferrable_ops.inbox.values import as_xcom, read_outcome
-from deferrable_ops.operators.ways import ends_on_worker_because, starts_on_worker_because
+from deferrable_ops.inbox.large_values import as_xcom, read_outcome
+from deferrable_ops.operators.worker_reasons import ends_on_worker_because, starts_on_worker_because
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 

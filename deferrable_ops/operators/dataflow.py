@@ -12,10 +12,14 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
 from deferrable_ops.plain_data import is_known_later
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
-from deferrable_ops.triggers.dataflow_arguments import validate_launch, validate_sensor, validate_stop
-from deferrable_ops.triggers.dataflow_follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
-from deferrable_ops.triggers.dataflow_request import Kind, classic_body
+from deferrable_ops.triggers.dataflow.arguments import validate_launch, validate_sensor, validate_stop
+from deferrable_ops.triggers.dataflow.follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
+from deferrable_ops.triggers.dataflow.request import Kind, classic_body
+from deferrable_ops.triggers.dataflow.triggers import (
+    DataflowJobTrigger,
+    DataflowLaunchTrigger,
+    DataflowStopTrigger,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -16,8 +16,8 @@ from airflow.sdk.crypto import get_fernet
 from deferrable_ops.events import ChannelEvent
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Attempt, Inbox, Wait
-from deferrable_ops.inbox.callbacks import Callback, Verb
-from deferrable_ops.inbox.events import NewEvent
+from deferrable_ops.inbox.events.events import NewEvent
+from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 from deferrable_ops.operators.base import TriggererOperator
 from deferrable_ops.outcome import Outcome, outcome_from_json
 from deferrable_ops.testing.inbox import memory_inbox

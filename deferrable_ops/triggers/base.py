@@ -16,10 +16,10 @@ from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
-from deferrable_ops.triggers import chores, delivery
-from deferrable_ops.triggers.killing import end_if_killed, stop_due_work
-from deferrable_ops.triggers.sealed import seal
-from deferrable_ops.triggers.turns import Turns
+from deferrable_ops.triggers.lifecycle import background, delivery
+from deferrable_ops.triggers.lifecycle.cancellation import end_if_killed, stop_due_work
+from deferrable_ops.triggers.lifecycle.stored_trigger import seal
+from deferrable_ops.triggers.lifecycle.throttle import Turns
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
@@ -182,7 +182,7 @@ class TaskTrigger(BaseTrigger):
         Airflow also calls this when it hands the trigger to another triggerer (airflow#73454), and allows it about a
         second: so the question is asked by a task of its own.
         """
-        chores.detach(end_if_killed(self.identify()))
+        background.detach(end_if_killed(self.identify()))
 
     def identify(self) -> Attempt:
         """Return which attempt of which task this trigger waits for."""
@@ -251,7 +251,7 @@ class TaskTrigger(BaseTrigger):
     async def _register(self) -> None:
         attempt = self.identify()
         if self.task_instance is not None:
-            chores.start()
+            background.start()
             await delivery.forget_earlier_xcoms(self, attempt)
         if self._not_rendered is not None:
             raise InputError(f"a template could not be rendered ({self._not_rendered})")
@@ -282,7 +282,7 @@ class TaskTrigger(BaseTrigger):
             stop_work = self.leaves_work_running(outcome)
             self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
         if self.current.cancel == "due":
-            chores.detach(chores.cancel_due(self.current.id))
+            background.detach(background.cancel_due(self.current.id))
         return self.current.outcome or outcome
 
     def new_wait(self, attempt: Attempt) -> NewWait:

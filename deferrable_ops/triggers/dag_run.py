@@ -9,10 +9,10 @@ from typing import Any
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.inbox import Attempt, Wait
-from deferrable_ops.inbox.ownership import has_newer_attempt
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.waits.ownership import has_newer_attempt
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.task_states import ask_supervisor, states_of
+from deferrable_ops.triggers.lifecycle.task_states import ask_supervisor, states_of
 
 
 def run_facts_of(trigger: Any) -> RunFacts:

@@ -10,8 +10,8 @@ from contract.support import PATIENCE
 from sqlalchemy import delete
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.event_schema import channels, event_keys, events, source_positions
-from deferrable_ops.inbox.schema import callbacks, daemons, endpoints, keys, locks, waits
+from deferrable_ops.inbox.database.schema import callbacks, daemons, endpoints, keys, locks, waits
+from deferrable_ops.inbox.events.event_schema import channels, event_keys, events, source_positions
 from real_airflow import Postgres
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from contract.support import PATIENCE, callback, new_attempt, new_event, new_wait
 
 from deferrable_ops.inbox import Inbox, State
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox.waits.callbacks import Verb
 
 # A server that has imported the library, and that nobody else's threads run in, forks each of them.
 _context = multiprocessing.get_context("forkserver")

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
-from deferrable_ops.inbox.callbacks import Callback, Receipt, Verb
-from deferrable_ops.inbox.events import KeptEvent, NewEvent
+from deferrable_ops.inbox.events.events import KeptEvent, NewEvent
+from deferrable_ops.inbox.waits.callbacks import Callback, Receipt, Verb
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox, State
-from deferrable_ops.inbox.callbacks import Callback, Verb
-from deferrable_ops.inbox.schema import callbacks
+from deferrable_ops.inbox.database.schema import callbacks
+from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 from deferrable_ops.outcome import Failure, Skip, Success
 
 EXPRESSIONS = {"success_when": "state == 'done'", "failure_when": "state == 'failed'", "result": "rows"}

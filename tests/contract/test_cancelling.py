@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from deferrable_ops import Failure, Success
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.database.schema import waits
 
 TRIGGER = b"sealed"
 

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from contract.support import PATIENCE, eventually, new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, State, endpoints, watcher
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox import Inbox, State, watcher
+from deferrable_ops.inbox.waits import endpoints
+from deferrable_ops.inbox.waits.callbacks import Verb
 from deferrable_ops.outcome import Failure
 
 LONG_AGO = 1.0

@@ -6,7 +6,8 @@ import pytest
 from contract.support import PATIENCE, new_wait, register
 
 from deferrable_ops.exceptions import TokenRefused
-from deferrable_ops.inbox import Inbox, keys
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.waits import keys
 
 
 async def test_a_token_is_the_same_in_every_process_and_at_any_time(two: tuple[Inbox, Inbox]) -> None:

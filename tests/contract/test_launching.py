@@ -10,9 +10,10 @@ from contract.support import eventually, new_attempt, register, send
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox import Inbox, Wait, launches
-from deferrable_ops.inbox.launches import ClaimLost
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox import Inbox, Wait
+from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.waits import launches
+from deferrable_ops.inbox.waits.launches import ClaimLost
 
 
 @pytest.fixture(autouse=True)

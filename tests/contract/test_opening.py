@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 import deferrable_ops.inbox
 from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable
 from deferrable_ops.inbox import Inbox, use_inbox
-from deferrable_ops.inbox.schema import HEAD, alembic_version, metadata
+from deferrable_ops.inbox.database.schema import HEAD, alembic_version, metadata
 
 
 @pytest.fixture(params=["file", "postgres"])

@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import read_changes
-from deferrable_ops.inbox.endpoints import _some_wait_expects_beats
+from deferrable_ops.inbox.waits.endpoints import _some_wait_expects_beats
 
 WAITING, SETTLED = 20_000, 20_000
 EVENTS = 40_000

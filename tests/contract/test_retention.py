@@ -8,10 +8,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.event_schema import event_keys, events, source_positions
-from deferrable_ops.inbox.events import Reached
+from deferrable_ops.inbox.database.schema import callbacks, waits
+from deferrable_ops.inbox.events.event_schema import event_keys, events, source_positions
+from deferrable_ops.inbox.events.events import Reached
 from deferrable_ops.inbox.retention import take_turn
-from deferrable_ops.inbox.schema import callbacks, waits
 
 
 async def test_settled_waits_are_forgotten_after_their_days_with_their_callbacks(inbox: Inbox) -> None:

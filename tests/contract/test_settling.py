@@ -6,7 +6,7 @@ import pytest
 from contract.support import new_wait, register, send
 
 from deferrable_ops.inbox import Inbox, State
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox.waits.callbacks import Verb
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 

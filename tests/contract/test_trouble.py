@@ -13,9 +13,10 @@ from sqlalchemy import insert, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
-from deferrable_ops.inbox import Inbox, engines
-from deferrable_ops.inbox.database import Transaction
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.database import engines
+from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.schema import waits
 from real_airflow import Postgres
 
 SECRET = "hunter2"

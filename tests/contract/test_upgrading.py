@@ -14,8 +14,8 @@ from sqlalchemy import Connection, insert, text
 
 import deferrable_ops.inbox
 from deferrable_ops.inbox import Inbox, State
-from deferrable_ops.inbox.database import Database
-from deferrable_ops.inbox.schema import HEAD, alembic_version, keys, waits
+from deferrable_ops.inbox.database.database import Database
+from deferrable_ops.inbox.database.schema import HEAD, alembic_version, keys, waits
 
 SCRIPTS = Path(str(deferrable_ops.inbox.__file__)).parent / "migrations"
 OLD_WAIT = {

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox, State, watcher
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
-from deferrable_ops.inbox.database import Transaction
-from deferrable_ops.inbox.schema import waits
+from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Success
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faults.launched import Launched
-from faults.load import attempt
-from faults.processes import ServedEndpoint
-from faults.triggerers import left_alone
+from faults.support.launched import Launched
+from faults.support.load import attempt
+from faults.support.processes import ServedEndpoint
+from faults.support.triggerers import left_alone
 
 from deferrable_ops.inbox import Inbox, NewWait, State, Wait
 from real_airflow import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults.dataflow_tasks import DataflowTask
+from faults.support.dataflow_tasks import DataflowTask
 
 from real_airflow import OutsideDataflow, RealAirflow, wait_until
 

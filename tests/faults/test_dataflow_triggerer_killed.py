@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.dataflow_tasks import waits_of
+from faults.support.dataflow_tasks import waits_of
 
 from deferrable_ops.outcome import Success
 from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow, wait_until

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from faults.dataflow_tasks import DataflowTask
-from faults.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
+from faults.support.dataflow_tasks import DataflowTask
+from faults.support.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
 
 from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow, wait_until
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from faults.load import Load, attempt, number_of, paths, payload, register
-from faults.processes import ServedEndpoint
+from faults.support.load import Load, attempt, number_of, paths, payload, register
+from faults.support.processes import ServedEndpoint
 
 from deferrable_ops.inbox import Inbox, State
 from deferrable_ops.outcome import Success

@@ -7,8 +7,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faults.arrivals import arrivals_at
-from faults.event_load import EACH, Event, decoys_for, events_for, payloads, wrong_outcomes
+from faults.support.arrivals import arrivals_at
+from faults.support.event_load import EACH, Event, decoys_for, events_for, payloads, wrong_outcomes
 
 from real_airflow import RealAirflow, Run
 from real_airflow.sources import all_sources

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from faults.arrivals import arrivals_at
-from faults.triggerers import resume_all_but_the_supervisor
+from faults.support.arrivals import arrivals_at
+from faults.support.triggerers import resume_all_but_the_supervisor
 
 from real_airflow import RealAirflow, wait_until
 from real_airflow.sources import all_sources

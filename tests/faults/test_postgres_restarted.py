@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from faults.load import Load, paths, payload
-from faults.processes import ServedEndpoint, environment, restart_with
-from faults.watching import REGISTERED
+from faults.support.load import Load, paths, payload
+from faults.support.processes import ServedEndpoint, environment, restart_with
+from faults.support.watching import REGISTERED
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.outcome import Success, outcome_from_json
@@ -22,7 +22,7 @@ from real_airflow import OutsideService, Postgres, RealAirflow, wait_until
 
 CALLBACKS = 10_000
 RESTARTS = ("immediate", "fast", "immediate", "fast")
-WATCHING = Path(__file__).with_name("watching.py")
+WATCHING = Path(__file__).parent / "support" / "watching.py"
 
 
 @pytest.fixture

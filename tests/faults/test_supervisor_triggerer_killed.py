@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults.supervisors import end_all, held_pipelines
+from faults.support.supervisors import end_all, held_pipelines
 
 from real_airflow import RealAirflow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from faults.supervisors import BEGINNING, end_all, held_pipelines
-from faults.triggerers import resume_all_but_the_supervisor
+from faults.support.supervisors import BEGINNING, end_all, held_pipelines
+from faults.support.triggerers import resume_all_but_the_supervisor
 
 from real_airflow import RealAirflow, wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from faults.launched import Launched
+from faults.support.launched import Launched
 
 from real_airflow import OutsideService, RealAirflow
 

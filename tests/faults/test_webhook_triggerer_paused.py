@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from faults.launched import Launched
-from faults.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
+from faults.support.launched import Launched
+from faults.support.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
 
 from real_airflow import OutsideService, RealAirflow, wait_until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from faults.processes import restart_with
+from faults.support.processes import restart_with
 
 from real_airflow import OutsideService, Postgres, RealAirflow
 

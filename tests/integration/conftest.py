@@ -9,16 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from integration import supervisor_support
 from integration.inboxes import open_inbox
-from unit.triggers.dataflow_support import Runs
+from integration.supervisor import support
+from unit.triggers.support import Runs
 
-from deferrable_ops.inbox import launches
+from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import supervisor_groups, supervisor_programs
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.upstreams.dataflow import Dataflow, Place, use_dataflow
-from deferrable_ops.upstreams.sqs import Sqs, open_sqs
+from deferrable_ops.triggers.supervisor.daemon import groups, programs
+from deferrable_ops.upstreams.dataflow.client import Dataflow, Place, use_dataflow
+from deferrable_ops.upstreams.sqs.queues import Sqs, open_sqs
 from real_sqs import RealSqs, Stored
 
 _numbers = itertools.count(1)
@@ -33,7 +33,7 @@ async def fake() -> AsyncIterator[FakeDataflow]:
 @pytest.fixture
 async def dataflow(fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dataflow]:
     """A client that tries again at once."""
-    monkeypatch.setattr("deferrable_ops.upstreams.dataflow._PAUSE_FIRST", 0.01)
+    monkeypatch.setattr("deferrable_ops.upstreams.dataflow.client._PAUSE_FIRST", 0.01)
     async with use_dataflow(Place("p", "r")) as dataflow:
         yield dataflow
 
@@ -83,11 +83,11 @@ async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 @pytest.fixture
-def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[supervisor_support.Place]:
+def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[support.Place]:
     """A place for a supervisord, which is looked at often; its path is short: a socket's has room for 95 bytes."""
-    for module in (supervisor_groups, supervisor_programs):
+    for module in (groups, programs):
         monkeypatch.setattr(module, "POLL", 0.05)
     with TemporaryDirectory(prefix="steps-") as folder:
-        place = supervisor_support.Place(Path(folder), runs)
+        place = support.Place(Path(folder), runs)
         yield place
         place.clean()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from deferrable_ops.upstreams.kafka import Batch
+from deferrable_ops.upstreams.kafka.consumers import Batch
 
 
 class Stored:

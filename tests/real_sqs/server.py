@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deferrable_ops.upstreams.aws_connection import AwsSettings
+from deferrable_ops.upstreams.aws.connection import AwsSettings
 from real_airflow.ports import free_port
 from real_sqs.proxy import FaultyProxy
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.event import Event
-from deferrable_ops.upstreams.sqs import Sqs
+from deferrable_ops.upstreams.sqs.queues import Sqs
 
 
 class Stored:

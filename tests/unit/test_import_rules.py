@@ -14,9 +14,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "import_rules.py"
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("operators/webhook.py", "from deferrable_ops.triggers.webhook import WebhookTrigger"),
+        ("operators/webhook.py", "from deferrable_ops.triggers.webhook.trigger import WebhookTrigger"),
         ("operators/webhook.py", "from deferrable_ops.operators.base import TriggererOperator"),
-        ("operators/webhook.py", "from deferrable_ops.operators.webhook_mixin import WebhookOperatorMixin"),
+        ("operators/webhook.py", "from deferrable_ops.operators.webhook.mixin import WebhookOperatorMixin"),
         ("operators/webhook.py", "from deferrable_ops.inbox import Inbox"),
         ("operators/supervisor.py", "from deferrable_ops.operators.high_availability import Leader"),
         ("triggers/webhook.py", "from ..inbox import waits"),
@@ -40,7 +40,7 @@ def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
         ("operators/webhook.py", "from deferrable_ops.operators.events import EventOperator"),
         ("triggers/webhook.py", "from deferrable_ops.operators.webhook import WebhookOperator"),
         ("triggers/webhook.py", "def later():\n    from deferrable_ops import cli"),
-        ("endpoint/app.py", "import deferrable_ops.triggers.webhook"),
+        ("endpoint/app.py", "import deferrable_ops.triggers.webhook.trigger"),
         ("inbox/waits.py", "from ..events import matching"),
         ("upstreams/kafka.py", "from deferrable_ops.inbox import Inbox"),
         ("settings.py", "from deferrable_ops.inbox import Inbox"),

@@ -14,14 +14,15 @@ STEMS = ["webhook", "dataflow", "events", "high_availability", "supervisor"]
 @pytest.mark.parametrize("stem", STEMS)
 def test_feature_has_operator_trigger_page_example_and_tests(stem: str) -> None:
     for path in (
-        f"deferrable_ops/operators/{stem}.py",
-        f"deferrable_ops/triggers/{stem}.py",
+        f"deferrable_ops/operators/{stem}",
+        f"deferrable_ops/triggers/{stem}",
         f"docs/{stem}.md",
         f"examples/example_{stem}.py",
     ):
-        assert (ROOT / path).is_file(), path
+        assert (ROOT / path).exists() or (ROOT / f"{path}.py").is_file(), path
     for suite in ("unit/operators", "unit/triggers", "airflow", "faults"):
-        assert list((ROOT / "tests" / suite).glob(f"test_{stem}*.py")), f"tests/{suite}"
+        folder = ROOT / "tests" / suite
+        assert [*folder.glob(f"test_{stem}*.py"), *folder.glob(f"{stem}/test_*.py")], f"tests/{suite}"
     assert list((ROOT / "tests" / "bench").glob(f"{stem}*")), "tests/bench"
 
 

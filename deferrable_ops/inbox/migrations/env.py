@@ -1,8 +1,8 @@
-"""Alembic's entry: runs the migrations on the connection that :mod:`deferrable_ops.inbox.migrate` holds."""
+"""Alembic's entry: runs the migrations on the connection that :mod:`deferrable_ops.inbox.database.migrate` holds."""
 
 from alembic import context
 
-from deferrable_ops.inbox.schema import alembic_version, metadata
+from deferrable_ops.inbox.database.schema import alembic_version, metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -14,7 +14,7 @@ import grpc.aio
 from deferrable_ops.testing.dataflow.jobs import FakeJob, Script, Step
 from deferrable_ops.testing.dataflow.service import handlers
 from deferrable_ops.testing.dataflow.trouble import Trouble
-from deferrable_ops.upstreams.dataflow_jobs import state_name
+from deferrable_ops.upstreams.dataflow.jobs import state_name
 
 SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deferrable_ops.upstreams.dataflow_jobs import (
+from deferrable_ops.upstreams.dataflow.jobs import (
     CANCELLED,
     CANCELLING,
     DRAINED,

@@ -10,7 +10,7 @@ from google.cloud import dataflow_v1beta3 as api
 from google.protobuf.json_format import MessageToDict
 
 from deferrable_ops.testing.dataflow.jobs import NOT_ACTIVE, FakeJob
-from deferrable_ops.upstreams.dataflow_jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED
+from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED
 
 if TYPE_CHECKING:
     from deferrable_ops.testing.dataflow.fake import FakeDataflow

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deferrable_ops.inbox.launches import Claim
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outcome import Outcome
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.supervisor_check import SupervisorCheckTrigger
-from deferrable_ops.triggers.supervisor_due import SupervisorDueStepTrigger
-from deferrable_ops.triggers.supervisor_gates import SupervisorTeardownTrigger
+from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
+from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger
+from deferrable_ops.triggers.supervisor.gate_triggers import SupervisorTeardownTrigger
 
 T = TypeVar("T")
 

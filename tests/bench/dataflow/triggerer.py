@@ -11,7 +11,7 @@ from bench.common.loops import BlockedLoop
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
 from bench.dataflow import rival
-from deferrable_ops.triggers.dataflow import DataflowLaunchTrigger
+from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 
 PROJECT_ID, REGION = "bench", "europe-west1"
 _BODY = {"launchParameter": {"containerSpecGcsPath": "gs://bench/template.json", "parameters": {"rows": "1"}}}

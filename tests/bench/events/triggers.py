@@ -11,7 +11,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from bench.events.fired import FIRED
 from deferrable_ops.events import KafkaEvent, SqsEvent
 from deferrable_ops.events.specifications import specification_to_json
-from deferrable_ops.triggers.events import EventsTrigger
+from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 OURS: Final = "bench.events.triggers.TimedTrigger"
 UNTIMED: Final = EventsTrigger.classpath

@@ -14,10 +14,10 @@ import psutil
 from bench.common.loops import BlockedLoop
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
+from deferrable_ops.high_availability.check_evaluator import Rules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.pace import Pace
-from deferrable_ops.high_availability.watch import Rules
-from deferrable_ops.triggers.high_availability import HighAvailabilityTrigger
+from deferrable_ops.high_availability.poll_schedule import Pace
+from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 
 
 class CheckingTriggerer(Triggerer):

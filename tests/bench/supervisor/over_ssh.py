@@ -14,7 +14,7 @@ from bench.common.figures import Figure
 from bench.common.processes import Child
 from bench.supervisor.daemons import Daemons, running
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
-from deferrable_ops.triggers.supervisor_configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import seal_configuration
 from real_sshd import RealSshd, SshdMissing
 
 

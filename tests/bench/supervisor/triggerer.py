@@ -12,11 +12,11 @@ from typing import Any
 from bench.common.loops import BlockedLoop
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
+from deferrable_ops.high_availability.check_evaluator import Rules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.watch import Rules
 from deferrable_ops.inbox import use_inbox
-from deferrable_ops.inbox.schema import waits
-from deferrable_ops.triggers.supervisor_check import SupervisorCheckTrigger
+from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 
 _TICK = 0.01
 _BEGUN_SECONDS = 120.0

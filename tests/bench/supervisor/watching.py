@@ -19,7 +19,7 @@ from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.processes import Child
 from bench.supervisor.daemons import Daemons, running
-from deferrable_ops.triggers.supervisor_configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import seal_configuration
 
 
 @dataclass(frozen=True, slots=True)

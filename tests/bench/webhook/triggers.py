@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deferrable_ops.triggers.webhook import WebhookTrigger
+from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
 
 class BareTrigger(BaseTrigger):

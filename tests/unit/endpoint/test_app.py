@@ -16,7 +16,7 @@ from unit.endpoint.support import Caller
 
 from deferrable_ops.endpoint import background, create_app
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.database import Database
+from deferrable_ops.inbox.database.database import Database
 
 
 async def test_starting_needs_no_inbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 from deferrable_ops.endpoint import lazy_inbox
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.database import Database
-from deferrable_ops.inbox.events import KeptEvent
+from deferrable_ops.inbox.database.database import Database
+from deferrable_ops.inbox.events.events import KeptEvent
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 BODY = b'{"action": "closed", "number": 7}'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deferrable_ops.endpoint.paths import find_callback, find_channel, find_task, is_channel_name, mask_tokens
 from deferrable_ops.events import ChannelEvent
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.inbox.callbacks import Verb
+from deferrable_ops.inbox.waits.callbacks import Verb
 
 WAIT_ID = "7e230a22-651f-5a46-9adf-ea8756e35ab0"
 TOKEN = f"{WAIT_ID}.08634b41.VJx81jlTWoezBTgYCMTXk4b53T9eWFuVPjj5kNonmS0"

@@ -8,10 +8,10 @@ import pytest
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability import Action, Result
-from deferrable_ops.high_availability.calling import accepted
-from deferrable_ops.high_availability.pace import check_jitter
+from deferrable_ops.high_availability.kwargs import accepted
+from deferrable_ops.high_availability.poll_schedule import check_jitter
 from deferrable_ops.high_availability.results import read_result
-from deferrable_ops.high_availability.streaks import Thresholds
+from deferrable_ops.high_availability.thresholds import Thresholds
 
 
 @pytest.mark.parametrize("returned", [(Result.PASS, Action.STOP), ("pass", "stop"), ["pass", "stop"]])

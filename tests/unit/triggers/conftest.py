@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from airflow.sdk.execution_time import task_runner
-from unit.triggers.dataflow_support import Comms, Runs
-from unit.triggers.kafka_support import FakeKafka
+from unit.triggers.events.kafka_support import FakeKafka
+from unit.triggers.support import Comms, Runs
 
-from deferrable_ops.inbox import launches
+from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers import dataflow_launch, delivery, events_kafka, events_progress
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.dataflow import launch
+from deferrable_ops.triggers.events import kafka_source, progress
+from deferrable_ops.triggers.lifecycle import delivery
 
 
 @pytest.fixture
@@ -38,9 +40,9 @@ async def runs(
     """Runs triggers on an inbox of its own, does not pause for long, and lets tests read the task's log."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
     caplog.set_level(logging.INFO, "task")
-    monkeypatch.setattr(dataflow_launch, "_PAUSE_FIRST", 0.05)
-    monkeypatch.setattr(dataflow_launch, "_LABELS_EVERY", 0.05)
-    monkeypatch.setattr(dataflow_launch, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(launch, "_PAUSE_FIRST", 0.05)
+    monkeypatch.setattr(launch, "_LABELS_EVERY", 0.05)
+    monkeypatch.setattr(launch, "_LOOK_EVERY", 0.1)
     monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
     async with memory_inbox() as inbox:
         runs = Runs(inbox)
@@ -58,13 +60,13 @@ async def fake() -> AsyncIterator[FakeDataflow]:
 @pytest.fixture
 def telling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits for events tell at once what has come, and not every ten seconds."""
-    monkeypatch.setattr(events_progress, "_FIRST_AFTER", 0.0)
-    monkeypatch.setattr(events_progress, "_EVERY", 0.05)
+    monkeypatch.setattr(progress, "_FIRST_AFTER", 0.0)
+    monkeypatch.setattr(progress, "_EVERY", 0.05)
 
 
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
     """The cluster that all waits for Kafka's events find."""
     kafka = FakeKafka()
-    monkeypatch.setattr(events_kafka, "use_kafka", kafka.use)
+    monkeypatch.setattr(kafka_source, "use_kafka", kafka.use)
     return kafka

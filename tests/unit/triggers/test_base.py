@@ -14,14 +14,14 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 from structlog.contextvars import bound_contextvars, get_contextvars
-from unit.triggers.dataflow_support import eventually
+from unit.triggers.support import eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.inbox import Inbox, NewWait, State, Wait
 from deferrable_ops.testing import memory_inbox
-from deferrable_ops.triggers import chores, delivery, killing
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
 
 
 class Scripted(TaskTrigger):
@@ -64,7 +64,7 @@ class Comms:
 def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
     comms = Comms()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
-    monkeypatch.setattr(chores, "start", lambda: None)
+    monkeypatch.setattr(background, "start", lambda: None)
     return comms
 
 
@@ -207,7 +207,7 @@ async def test_failure_that_leaves_work_running_has_it_stopped(
     async def cancel_due(wait_id: str) -> None:
         stopped.append(wait_id)
 
-    monkeypatch.setattr(chores, "cancel_due", cancel_due)
+    monkeypatch.setattr(background, "cancel_due", cancel_due)
     failed, succeeded = in_triggerer(Working(Failure("refused"))), in_triggerer(Working(Success(1)))
     await event_of(failed)
     await event_of(succeeded)
@@ -223,7 +223,7 @@ async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
             await self.other_attempts_stopped()
             return Success((await self.inbox.waits.get(first_id)).cancel)
 
-    monkeypatch.setattr(killing, "unseal", lambda _sealed: first)
+    monkeypatch.setattr(cancellation, "unseal", lambda _sealed: first)
     first, second = in_triggerer(Scripted()), in_triggerer(Launching(), try_number=2)
     second.task_instance.id = first.task_instance.id  # type: ignore[union-attr]
     first_id = await register(inbox, first)
@@ -295,9 +295,9 @@ async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
     async def look() -> None:
         seen.set_result(get_contextvars())
 
-    monkeypatch.setattr(chores, "_run", look)
+    monkeypatch.setattr(background, "_run", look)
     with bound_contextvars(trigger_id=7):
-        chores.start()
+        background.start()
         assert await seen == {}
 
 
@@ -325,11 +325,11 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
     async def stop(_inbox: Inbox, wait_id: str | None = None) -> None:
         stopped.append(str(wait_id))
 
-    monkeypatch.setattr(killing, "ask_supervisor", ask)
-    monkeypatch.setattr(killing, "stop_due_work", stop)
-    monkeypatch.setattr(killing, "_ASK_EVERY", 0.01)
-    monkeypatch.setattr(killing, "_ASK_FOR", 0.05)
-    await killing.end_if_killed(trigger.identify())
+    monkeypatch.setattr(cancellation, "ask_supervisor", ask)
+    monkeypatch.setattr(cancellation, "stop_due_work", stop)
+    monkeypatch.setattr(cancellation, "_ASK_EVERY", 0.01)
+    monkeypatch.setattr(cancellation, "_ASK_FOR", 0.05)
+    await cancellation.end_if_killed(trigger.identify())
     return stopped
 
 
@@ -415,9 +415,9 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
 
     async def stop(_inbox: Inbox, wait_id: str | None = None) -> None: ...
 
-    monkeypatch.setattr(killing, "stop_due_work", stop)
+    monkeypatch.setattr(cancellation, "stop_due_work", stop)
     with inbox.watcher.subscribe(here_id):
-        await killing.sweep(inbox, nothing_exists)
+        await cancellation.sweep(inbox, nothing_exists)
     assert (await inbox.waits.get(gone_id)).state in (State.KILLED, State.SUPERSEDED)
     assert (await inbox.waits.get(here_id)).state is not State.KILLED
 

@@ -9,13 +9,17 @@ from airflow.triggers.base import BaseTrigger
 
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.dataflow import DataflowJobTrigger, DataflowLaunchTrigger, DataflowStopTrigger
-from deferrable_ops.triggers.events import EventsTrigger
-from deferrable_ops.triggers.events_publish import PublishEventTrigger
-from deferrable_ops.triggers.sealed import seal, unseal
-from deferrable_ops.triggers.supervisor import SupervisorStepTrigger
-from deferrable_ops.triggers.supervisor_check import SupervisorCheckTrigger
-from deferrable_ops.triggers.webhook import WebhookTrigger
+from deferrable_ops.triggers.dataflow.triggers import (
+    DataflowJobTrigger,
+    DataflowLaunchTrigger,
+    DataflowStopTrigger,
+)
+from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
+from deferrable_ops.triggers.events.trigger import EventsTrigger
+from deferrable_ops.triggers.lifecycle.stored_trigger import seal, unseal
+from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
+from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
+from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
 TRIGGERS = [
     WebhookTrigger,

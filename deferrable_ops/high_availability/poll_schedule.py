@@ -1,0 +1,56 @@
+"""How long to wait between two checks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.results import Result
+from deferrable_ops.high_availability.thresholds import Streak
+
+DEFAULT_POLL_INTERVAL: Final = 60.0
+DEFAULT_MAX_WAIT: Final = 600.0
+DOUBLINGS: Final = 20
+"""After so many failures in a row an interval grows no further, whatever `max_wait` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The pause between two checks, in seconds.
+
+    :param interval: after a check that passed.
+    :param backoff: it doubles with each failure in a row.
+    :param max_wait: but not beyond this.
+    :param jitter: by which share of itself it is made shorter or longer, at random: 0 to 1.
+    """
+
+    interval: float = DEFAULT_POLL_INTERVAL
+    backoff: bool = False
+    max_wait: float = DEFAULT_MAX_WAIT
+    jitter: float = 0.0
+
+    @property
+    def longest_streak(self) -> int:
+        """How many failures in a row make a difference to the pause."""
+        return DOUBLINGS if self.backoff else 1
+
+    def pause(self, streak: Streak) -> float:
+        """Return the seconds until the next check."""
+        pause = self.interval
+        if self.backoff and streak.last is Result.FAIL:
+            doubled = pause * 2.0 ** min(max(streak.length - 1, 0), DOUBLINGS)
+            pause = max(pause, min(doubled, self.max_wait))
+        spread = self.jitter * (2.0 * random.random() - 1.0)  # noqa: S311 - no secret
+        return pause * (1.0 + spread)
+
+
+def check_jitter(value: Any) -> float:
+    """Return a ``jitter``.
+
+    :raises InputError: it is no share.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"jitter={value!r} must be a share of the interval, from 0 to 1")
+    return float(value)

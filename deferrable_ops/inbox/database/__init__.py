@@ -1,0 +1,1 @@
+"""How the inbox reaches its database: engines, transactions, schema and migrations."""

@@ -1,0 +1,1 @@
+"""Events and channels: how they are stored, and how waits follow them."""

@@ -1,0 +1,176 @@
+"""The rows behind events: statements for whole batches, for the reasons given in ``callback_rows.py``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.inbox.database.database import Transaction, run_by_driver
+
+EVENTS_CHANNEL: Final = "deferrable_ops_events"
+"""The Postgres notification channel; a payload is the source of new events, or empty where that is too long."""
+
+_LONGEST_NOTIFICATION = 7_900  # bytes, of the 8,000 that Postgres takes
+
+_TAKE_NUMBERS = {
+    "sqlite": "UPDATE deferrable_ops_event_counter SET value = value + ?1 RETURNING value",
+    "postgresql": "UPDATE deferrable_ops_event_counter SET value = value + $1 RETURNING value",
+}
+_FIND_KEYS = {
+    "sqlite": """
+        SELECT keys.source, keys.key, keys.number, keys.seen_at
+        FROM json_each(?1) AS asked CROSS JOIN deferrable_ops_event_keys AS keys
+        WHERE keys.source = json_extract(asked.value, '$[0]') AND keys.key = json_extract(asked.value, '$[1]')""",
+    "postgresql": """
+        SELECT keys.source, keys.key, keys.number, keys.seen_at
+        FROM unnest($1::text[], $2::text[]) AS asked (source, key)
+        JOIN deferrable_ops_event_keys AS keys ON keys.source = asked.source AND keys.key = asked.key""",
+}
+_ADD_SQLITE = """
+    INSERT INTO deferrable_ops_events
+        (number, source, dedupe_key, event_time, received_at, payload, attributes)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        coalesce(json_extract(value, '$[3]'), ?2), ?2, json_extract(value, '$[4]'), json_extract(value, '$[5]')
+    FROM json_each(?1) ORDER BY key"""
+# A key that is there already told repetitions for a while only, and that while is over.
+_ADD_KEYS_SQLITE = """
+    INSERT INTO deferrable_ops_event_keys (source, key, number, seen_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
+    FROM json_each(?1) WHERE true
+    ON CONFLICT (source, key) DO UPDATE SET number = excluded.number, seen_at = excluded.seen_at"""
+_ADD_POSTGRES = """
+    WITH added AS (
+        INSERT INTO deferrable_ops_events
+            (number, source, dedupe_key, event_time, received_at, payload, attributes)
+        SELECT number, source, dedupe_key, coalesce(event_time, $10), $10, payload, attributes
+        FROM unnest($1::bigint[], $2::text[], $3::text[], $4::float8[], $5::text[], $6::text[])
+        AS new (number, source, dedupe_key, event_time, payload, attributes)),
+    marked AS (
+        INSERT INTO deferrable_ops_event_keys (source, key, number, seen_at)
+        SELECT source, key, number, $10
+        FROM unnest($7::text[], $8::text[], $9::bigint[]) AS new (source, key, number)
+        ON CONFLICT (source, key) DO UPDATE SET number = excluded.number, seen_at = excluded.seen_at)
+    SELECT pg_notify($11, told) FROM unnest($12::text[]) AS told"""
+# In one order, whoever sets them: two triggerers of the same waits must not wait for each other.
+_REACH = {
+    "sqlite": """
+        INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
+        FROM json_each(?1) WHERE true ORDER BY 1, 2
+        ON CONFLICT (source, consumer)
+        DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
+    "postgresql": """
+        INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
+        SELECT source, consumer, position, $4
+        FROM unnest($1::text[], $2::text[], $3::text[]) AS new (source, consumer, position) ORDER BY 1, 2
+        ON CONFLICT (source, consumer)
+        DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
+}
+# Each source's own index is asked for its first rows: other sources' events cost nothing, however many lie between.
+_READ = {
+    "sqlite": """
+        SELECT number, source, dedupe_key, event_time, received_at, payload, attributes
+        FROM deferrable_ops_events WHERE number IN (
+            SELECT found.number FROM json_each(:sources) AS asked CROSS JOIN deferrable_ops_events AS found
+            WHERE found.number IN (
+                SELECT number FROM deferrable_ops_events
+                WHERE source = asked.value AND number > :after AND number <= :upto AND event_time >= :since
+                ORDER BY number LIMIT :most)
+            ORDER BY found.number LIMIT :most)
+        ORDER BY number""",
+    "postgresql": """
+        SELECT found.*
+        FROM unnest(CAST(:sources AS text[])) AS asked (source) CROSS JOIN LATERAL (
+            SELECT number, events.source, dedupe_key, event_time, received_at, payload, attributes
+            FROM deferrable_ops_events AS events
+            WHERE events.source = asked.source AND number > :after AND number <= :upto AND event_time >= :since
+            ORDER BY number LIMIT :most) AS found
+        ORDER BY found.number LIMIT :most""",
+}
+# The sum keeps the planners from going up the numbers until one is young enough: the times have an index.
+_FIRST_SINCE = {
+    "sqlite": """
+        SELECT min(found.number + 0) FROM json_each(:sources) AS asked CROSS JOIN deferrable_ops_events AS found
+        WHERE found.source = asked.value AND found.event_time >= :since""",
+    "postgresql": """
+        SELECT min(found.first) FROM unnest(CAST(:sources AS text[])) AS asked (source) CROSS JOIN LATERAL (
+            SELECT min(number + 0) AS first FROM deferrable_ops_events AS events
+            WHERE events.source = asked.source AND event_time >= :since) AS found""",
+}
+
+Row = Sequence[Any]
+
+
+async def take_numbers(transaction: Transaction, count: int) -> int:
+    """Return the last of so many numbers. Until the commit nobody else gets any, so they become visible in order."""
+    statement = _TAKE_NUMBERS[transaction.connection.dialect.name]
+    rows = await run_by_driver(transaction.connection, statement, count)
+    return int(rows[0][0])
+
+
+async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
+    """Return what was seen of these pairs of a source and a key: source, key, number, when."""
+    connection = transaction.connection
+    if connection.dialect.name == "sqlite":
+        return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))
+    return await run_by_driver(connection, _FIND_KEYS["postgresql"], *_columns(asked, 2))
+
+
+async def add(
+    transaction: Transaction, added: Sequence[Row], keys: Sequence[Row], told: Collection[str]
+) -> None:
+    """Add events and their keys.
+
+    :param added: number, source, dedupe key, time or None, payload, attributes.
+    :param keys: source, key, number.
+    :param told: the sources of which the processes that listen are told.
+    """
+    connection, now = transaction.connection, transaction.now
+    if connection.dialect.name == "sqlite":
+        await run_by_driver(connection, _ADD_SQLITE, json.dumps(added), now)
+        await run_by_driver(connection, _ADD_KEYS_SQLITE, json.dumps(keys), now)
+        return
+    payloads = sorted({source if len(source.encode()) <= _LONGEST_NOTIFICATION else "" for source in told})
+    columns = (*_columns(added, 6), *_columns(keys, 3))
+    await run_by_driver(connection, _ADD_POSTGRES, *columns, now, EVENTS_CHANNEL, payloads)
+
+
+async def reach(transaction: Transaction, positions: Sequence[Row]) -> None:
+    """Set how far sources are read.
+
+    :param positions: source, consumer, position; no two of one consumer and source.
+    """
+    connection, now = transaction.connection, transaction.now
+    if connection.dialect.name == "sqlite":
+        await run_by_driver(connection, _REACH["sqlite"], json.dumps(positions), now)
+    else:
+        await run_by_driver(connection, _REACH["postgresql"], *_columns(positions, 3), now)
+
+
+async def read(
+    connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, most: int
+) -> Sequence[Row]:
+    """Return the first events of these sources after a number, in the order of their commits."""
+    bounds = {"after": after, "upto": upto, "since": since, "most": most}
+    query = sa.text(_READ[connection.dialect.name])
+    return (await connection.execute(query, {"sources": _asked(connection, sources), **bounds})).all()
+
+
+async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
+    """Return the lowest number of these sources' events that are not older than a moment."""
+    query = sa.text(_FIRST_SINCE[connection.dialect.name])
+    bounds = {"sources": _asked(connection, sources), "since": since}
+    first: int | None = (await connection.execute(query, bounds)).scalar_one()
+    return first
+
+
+def _asked(connection: AsyncConnection, sources: Collection[str]) -> str | list[str]:
+    return json.dumps(sorted(sources)) if connection.dialect.name == "sqlite" else sorted(sources)
+
+
+def _columns(rows: Sequence[Row], count: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]

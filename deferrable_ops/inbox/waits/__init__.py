@@ -1,0 +1,1 @@
+"""Waits, and what happens to them: registration, callbacks, launches, cancellations, endings."""

@@ -1,0 +1,112 @@
+"""Waits that end without an outcome of their own: killed, superseded, expired, or silent for too long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, case, exists, false, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.inbox.database.database import Database, Transaction
+from deferrable_ops.inbox.database.schema import IS_WAITING, waits
+from deferrable_ops.inbox.waits.wait import State
+from deferrable_ops.outcome import Failure, outcome_to_json
+
+_ROWS_PER_TRANSACTION: Final = 500
+_NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat came within heartbeat_timeout")))
+
+# By their minima, which an index holds at its edge whatever a planner believes about the rest.
+_FIRST_DUE = select(
+    select(func.min(waits.c.deadline)).where(IS_WAITING).scalar_subquery().label("deadline"),
+    select(func.min(waits.c.beat_due))
+    .where(IS_WAITING, waits.c.beat_due.is_not(None))
+    .scalar_subquery()
+    .label("beat"),
+)
+
+
+async def expire(database: Database, beats_since: float | None) -> float:
+    """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
+
+    :param beats_since: as :meth:`~deferrable_ops.inbox.waits.waits.Waits.expire` says.
+    """
+
+    async def look(connection: AsyncConnection) -> tuple[bool, float]:
+        now = await database.clock(connection)
+        first = (await connection.execute(_FIRST_DUE)).one()
+        left = float("inf") if first.deadline is None else first.deadline - now
+        if left <= 0:
+            return True, left
+        if beats_since is None or first.beat is None or first.beat > now:
+            return False, left
+        silent = exists().where(IS_WAITING, _is_silent(now, beats_since))
+        return bool((await connection.execute(select(silent))).scalar_one()), left
+
+    async def write(transaction: Transaction) -> None:
+        late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
+        await abandon(transaction, State.EXPIRED, await _some(transaction, late), late)
+        await abandon(
+            transaction, State.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
+        )
+
+    while True:
+        due, left = await database.read(look)
+        if not due:
+            return left
+        await database.write(write)
+
+
+async def abandon(
+    transaction: Transaction,
+    state: State,
+    chosen: Sequence[str],
+    *conditions: ColumnElement[bool],
+    outcome: str | None = None,
+) -> None:
+    """End those of the waits that still wait and meet the conditions; what they launched is due to be cancelled."""
+    if not chosen:
+        return
+    # Locked by id, as callbacks lock theirs: two batches in different orders would deadlock.
+    ending = select(waits.c.id).where(waits.c.id.in_(chosen), IS_WAITING, *conditions)
+    ids = (
+        (await transaction.connection.execute(ending.order_by(waits.c.id).with_for_update())).scalars().all()
+    )
+    await transaction.connection.execute(
+        update(waits)
+        .where(waits.c.id.in_(ids))
+        .values(
+            state=state,
+            outcome=outcome,
+            settled_at=transaction.now,
+            version=transaction.version,
+            **due_to_be_stopped(transaction),
+        )
+    )
+    transaction.changed.update(ids)
+
+
+def due_to_be_stopped(transaction: Transaction) -> dict[str, Any]:
+    """Return the values of a row whose outside work is to be stopped, if there is any."""
+    # What is due already keeps its lease: somebody may be at it.
+    idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
+    return {
+        "cancel": case((idle, "due"), else_=waits.c.cancel),
+        "cancel_lease": case((idle, transaction.now), else_=waits.c.cancel_lease),
+    }
+
+
+def _is_late(now: float) -> ColumnElement[bool]:
+    return waits.c.deadline <= now
+
+
+def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
+    if beats_since is None:
+        return false()
+    return and_(waits.c.beat_due <= now, waits.c.heartbeat_timeout + beats_since <= now)
+
+
+async def _some(transaction: Transaction, condition: ColumnElement[bool]) -> Sequence[str]:
+    query = select(waits.c.id).where(IS_WAITING, condition).limit(_ROWS_PER_TRANSACTION)
+    return (await transaction.connection.execute(query)).scalars().all()

@@ -1,0 +1,253 @@
+"""The waits themselves: registered once, settled once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    bindparam,
+    case,
+    exists,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deferrable_ops.exceptions import UnknownWait
+from deferrable_ops.inbox.database.database import Database, Transaction
+from deferrable_ops.inbox.database.group_commit import GroupCommit
+from deferrable_ops.inbox.database.schema import IS_WAITING, waits
+from deferrable_ops.inbox.waits.ending import abandon, due_to_be_stopped, expire
+from deferrable_ops.inbox.waits.keys import Keys
+from deferrable_ops.inbox.waits.ownership import has_newer_attempt, stale_among_tasks_of
+from deferrable_ops.inbox.waits.wait import Attempt, NewWait, State, Wait, state_of, wait_from_row
+from deferrable_ops.outcome import Outcome, outcome_to_json
+
+log = logging.getLogger(__name__)
+
+_ROWS_PER_QUERY = 500
+_REGISTRATION: Final = 0x64656673  # a Postgres advisory lock
+
+
+class Waits:
+    """Registers, reads and settles waits."""
+
+    def __init__(self, database: Database, keys: Keys) -> None:
+        self._database = database
+        self._keys = keys
+        self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
+        """Return the wait of an attempt, made when it is new; an older attempt that still waits is superseded."""
+        self._note: GroupCommit[tuple[str, str], None] = GroupCommit(database, self._note_all)
+
+    async def get(self, wait_id: str) -> Wait:
+        """Return a wait.
+
+        :raises UnknownWait: this inbox has never seen it, or has pruned it.
+        """
+        found = await self.get_many([wait_id])
+        if not found:
+            raise UnknownWait(_unknown(wait_id))
+        return found[0]
+
+    async def get_many(self, wait_ids: Sequence[str]) -> list[Wait]:
+        """Return those of the waits that exist, in no order."""
+
+        async def read(connection: AsyncConnection) -> list[Wait]:
+            found: list[Wait] = []
+            for start in range(0, len(wait_ids), _ROWS_PER_QUERY):
+                chosen = waits.c.id.in_(wait_ids[start : start + _ROWS_PER_QUERY])
+                found += _readable(await connection.execute(_select_waits().where(chosen)))
+            return found
+
+        return await self._database.read(read)
+
+    async def waiting(self) -> list[str]:
+        """Return the ids of all waits that still wait."""
+
+        async def read(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(select(waits.c.id).where(IS_WAITING))).scalars())
+
+        return await self._database.read(read)
+
+    async def find(
+        self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
+    ) -> list[Wait]:
+        """Return the waits that meet the conditions, by id, those after the id `after` only."""
+        query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
+        if after is not None:
+            query = query.where(waits.c.id > after)
+
+        async def read(connection: AsyncConnection) -> list[Wait]:
+            return _readable(await connection.execute(query))
+
+        return await self._database.read(read)
+
+    async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
+        """Give a wait its outcome, unless it has one, and return it as it stands. The first to settle wins.
+
+        A wait whose deadline passed keeps the state EXPIRED, and takes the outcome that its feature gives that case.
+
+        :param stop_work: what the wait launched is due to be stopped, because it may still run.
+        :raises UnknownWait: this inbox has never seen it, or has pruned it.
+        """
+
+        async def write(transaction: Transaction) -> Wait:
+            await transaction.connection.execute(
+                update(waits)
+                .where(
+                    waits.c.id == wait_id,
+                    waits.c.outcome.is_(None),
+                    waits.c.state.in_([State.WAITING, State.EXPIRED]),
+                )
+                .values(
+                    state=case((waits.c.state == State.EXPIRED, State.EXPIRED), else_=state_of(outcome)),
+                    outcome=json.dumps(outcome_to_json(outcome)),
+                    settled_at=case(
+                        (waits.c.settled_at.is_(None), transaction.now), else_=waits.c.settled_at
+                    ),
+                    **(due_to_be_stopped(transaction) if stop_work else {}),
+                    version=transaction.version,
+                )
+            )
+            row = (await transaction.connection.execute(_select_waits().where(waits.c.id == wait_id))).first()
+            if row is None:
+                raise UnknownWait(_unknown(wait_id))
+            transaction.changed.add(wait_id)
+            return wait_from_row(row)
+
+        return await self._database.write(write)
+
+    async def note_progress(self, wait_id: str, progress: Any) -> None:
+        """Keep how far a wait has come, for whoever runs its trigger next. Nobody is woken.
+
+        :param progress: any JSON value.
+        """
+        await self._note((wait_id, json.dumps(progress)))
+
+    async def kill(self, wait_ids: Iterable[str]) -> None:
+        """Settle waits whose task was ended by a user or by Airflow; what they launched is due to be cancelled."""
+        chosen = list(wait_ids)
+        for start in range(0, len(chosen), _ROWS_PER_QUERY):
+            batch = chosen[start : start + _ROWS_PER_QUERY]
+            await self._database.write(partial(abandon, state=State.KILLED, chosen=batch))
+
+    async def expire(self, beats_since: float | None) -> float:
+        """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
+
+        :param beats_since: since when beats could have arrived, in seconds since the epoch: before that, the endpoint
+            or the watcher was down. None: no endpoint is up, so no wait can be blamed for its silence.
+        """
+        return await expire(self._database, beats_since)
+
+    async def newer_attempt_exists(self, wait_id: str) -> bool:
+        """Return whether a newer attempt of the wait's task is registered, which then owns the task."""
+        query = select(exists().where(waits.c.id == wait_id, has_newer_attempt()))
+
+        async def read(connection: AsyncConnection) -> bool:
+            return bool((await connection.execute(query)).scalar_one())
+
+        return await self._database.read(read)
+
+    async def _note_all(self, transaction: Transaction, noted: list[tuple[str, str]]) -> list[None]:
+        newest = dict(noted)
+        # By id, as everybody locks waits.
+        await transaction.connection.execute(
+            update(waits)
+            .where(waits.c.id == bindparam("wait"), IS_WAITING)
+            .values(progress=bindparam("so_far")),
+            [{"wait": wait_id, "so_far": newest[wait_id]} for wait_id in sorted(newest)],
+        )
+        return [None] * len(noted)
+
+    async def _register_all(self, transaction: Transaction, new: list[NewWait]) -> list[Wait]:
+        connection = transaction.connection
+        if self._database.dialect == "postgresql":
+            # Of two attempts of one task that register at the same moment, neither would see the other.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REGISTRATION})
+        key_id = (await self._keys.current(transaction)).id
+        rows = [_row(wait, transaction, key_id) for wait in new]
+        ids = [row["id"] for row in rows]
+        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
+        await connection.execute(flavour.insert(waits).on_conflict_do_nothing(), rows)
+        stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
+        await abandon(transaction, State.SUPERSEDED, stale)
+        found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
+        rows_of_new = [(found[wait.wait_id], wait) for wait in new]
+        return [
+            wait_from_row(row, wait, is_new=row.created_at == transaction.now) for row, wait in rows_of_new
+        ]
+
+
+_WAIT_COLUMNS = [
+    waits.c[name]
+    for name in (
+        "id",
+        *(field.name for field in fields(Attempt)),
+        "feature",
+        "state",
+        "deadline",
+        "created_at",
+        "settled_at",
+        "heartbeat_timeout",
+        "last_beat",
+        "key_id",
+        "progress",
+        "outcome",
+        "launched_at",
+        "launch_owner",
+        "launch_answer",
+        "cancel",
+    )
+]
+
+
+def _select_waits() -> Select[Any]:
+    return select(*_WAIT_COLUMNS)
+
+
+def _readable(rows: Iterable[Row[Any]]) -> list[Wait]:
+    found = []
+    for row in rows:
+        try:
+            found.append(wait_from_row(row))
+        except ValueError:  # of a newer version: it must not keep the others from being read
+            log.exception("The wait %s cannot be read", row.id)
+    return found
+
+
+def _unknown(wait_id: str) -> str:
+    return (
+        f"this inbox has never seen the wait {wait_id}, or has pruned it "
+        "([deferrable_ops] wait_retention_days)"
+    )
+
+
+def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
+    deadline = transaction.now + new.timeout
+    if new.latest_deadline is not None:
+        deadline = min(deadline, max(new.latest_deadline, transaction.now + new.time_left))
+    beat_due = None if new.heartbeat_timeout is None else transaction.now + new.heartbeat_timeout
+    return {
+        "id": new.wait_id,
+        **{field.name: getattr(new.attempt, field.name) for field in fields(Attempt)},
+        "feature": new.feature,
+        "state": State.WAITING,
+        "expected": json.dumps(new.expected),
+        "created_at": transaction.now,
+        "deadline": deadline,
+        "heartbeat_timeout": new.heartbeat_timeout,
+        "beat_due": beat_due,
+        "trigger": new.trigger,
+        "key_id": key_id,
+        "version": transaction.version,
+    }

@@ -1,0 +1,241 @@
+"""Wait for one or many events, as one task or as a task each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import TaskGroup
+
+from deferrable_ops.events.condition_language import check_names, parse_condition
+from deferrable_ops.events.gathering import Keep, check_keep
+from deferrable_ops.events.specifications import Specification, specification_to_json
+from deferrable_ops.events.windows import check_since, check_timeout, is_cron
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.base import TriggererOperator
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
+from deferrable_ops.triggers.events.arguments import RunTimes
+from deferrable_ops.triggers.events.trigger import EventsTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG, Context
+
+_LONGEST_BY_CRON: Final = timedelta(days=3660)  # Airflow's own deadline, which then only backs ours up
+_JOIN: Final = "join"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+class _EventsTask(TriggererOperator):
+    """What the tasks have in common that wait for events. :class:`MultiEventSensor` describes it."""
+
+    trigger_class: ClassVar[type[TaskTrigger]] = EventsTrigger
+    template_fields: Sequence[str] = ("events", "since")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"events": "json"}
+    ui_color = "#efe5fb"
+
+    single: ClassVar[bool]
+    run_times: dict[str, str | None] | None = None  # on a worker, which defers the task
+
+    def __init__(
+        self,
+        *,
+        events: Mapping[str, Specification],
+        condition: str | None = None,
+        keep: Keep = "first",
+        since: datetime | str | None = None,
+        timeout: timedelta | float | str = DEFAULT_TIMEOUT,
+        until_next_interval: bool = False,
+        soft_fail: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        checked = check_timeout(timeout)
+        self.cron = checked if isinstance(checked, str) else None
+        super().__init__(timeout=_LONGEST_BY_CRON if isinstance(checked, str) else checked, **kwargs)
+        self.events = _as_json(events)
+        self.condition = condition
+        self.keep = keep
+        self.since = check_since(since)
+        self.until_next_interval = until_next_interval
+        self.soft_fail = soft_fail
+        parse_condition(condition, list(self.events))
+        check_keep(keep)
+        _check_flag("until_next_interval", until_next_interval)
+        _check_flag("soft_fail", soft_fail)
+        if until_next_interval and self.get_dag() is not None:
+            _next_interval(self.get_dag())
+
+    @property
+    def next_interval(self) -> dict[str, Any] | None:
+        """What the DAG's schedule says of when its next interval ends; None when the task does not ask.
+
+        :raises InputError: it says nothing.
+        """
+        return _next_interval(self.get_dag()) if self.until_next_interval else None
+
+    @property
+    def timezone(self) -> str:
+        """The DAG's timezone, by name."""
+        dag = self.get_dag()
+        return "UTC" if dag is None else getattr(dag.timezone, "name", str(dag.timezone))
+
+    def execute(self, context: Context) -> Any:
+        """Return what came when it has come already, and defer the task to its trigger when it has not.
+
+        :raises TaskDeferred: it has not.
+        """
+        self.run_times = RunTimes.of(context["dag_run"]).as_json()
+        return super().execute(context)
+
+
+class EventSensor(_EventsTask):
+    """Wait for one event.
+
+    The event becomes the task's XCom: a dict with ``payload``, ``time``, ``source`` and ``attributes``.
+
+    :param event: a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
+        :class:`~deferrable_ops.events.SqsEvent`.
+
+    The other parameters are those of :class:`MultiEventSensor`, but `events`, `condition` and `keep`.
+    """
+
+    single: ClassVar[bool] = True
+
+    def __init__(self, *, task_id: str, event: Specification, **kwargs: Any) -> None:
+        unknown = next((name for name in ("events", "condition", "keep") if name in kwargs), None)
+        if unknown is not None:
+            raise InputError(
+                f"EventSensor takes no {unknown}=: it waits for one event; give MultiEventSensor several"
+            )
+        super().__init__(task_id=task_id, events={_name_after(task_id): event}, **kwargs)
+
+
+class MultiEventSensor(_EventsTask):
+    """Wait for several events, until a condition is true.
+
+    The task's XCom maps each name to what came for it: a dict with ``payload``, ``time``, ``source`` and
+    ``attributes``; None where nothing came, which a condition may allow. While it waits, XCom ``progress`` and the log
+    say what has come and what is missing.
+
+    :param events: by name, :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
+        :class:`~deferrable_ops.events.SqsEvent`. One message may satisfy several of them.
+    :param condition: when the wait is over, as ``"orders & (payments | signoff)"`` or
+        ``"at_least(2, orders, payments, signoff)"``; by default when all events have come. What comes later changes
+        nothing.
+    :param keep: which event of a name the result has, when several come: "first" (the default), "last" or "all", of
+        which there are at most 1,000.
+    :param since: from when on events count, by their own time: a datetime, its ISO 8601 text or a template that
+        becomes one; "day" or "month" for that in which the DAG run started, in the DAG's timezone; by default the DAG
+        run's start. Clearing a finished DAG run makes it start anew.
+    :param timeout: how long the task may wait, as a timedelta or in seconds, or a cron expression in the DAG's
+        timezone, at whose first occurrence it ends; 7 days by default. ``execution_timeout`` counts too.
+    :param until_next_interval: the task never waits past the end of the DAG's next data interval.
+    :param soft_fail: skip the task, where the timeout would make it fail.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+
+    single: ClassVar[bool] = False
+
+
+class EventGate(TaskGroup):
+    """Tasks that each wait for one event, and a join after them. :func:`event_gate` makes one.
+
+    :ivar waits: the tasks that wait, by the names of their events.
+    :ivar join: the task that follows them all; it starts nothing.
+    """
+
+    waits: dict[str, EventSensor]
+    join: EmptyOperator
+
+    def __exit__(self, *error: Any) -> None:
+        """Let the tasks of the ``with`` block's own start once all events have come."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        tasks = {task.task_id: task for task in self}
+        ours = {self.join.task_id, *(wait.task_id for wait in self.waits.values())}
+        for task_id, task in tasks.items():
+            if task_id not in ours and not task.upstream_task_ids & tasks.keys():
+                self.join >> task
+
+
+def event_gate(
+    name: str,
+    *,
+    events: Mapping[str, Specification],
+    since: datetime | str | None = None,
+    timeout: timedelta | float | str = DEFAULT_TIMEOUT,
+    **task_arguments: Any,
+) -> EventGate:
+    """Wait for several events with a task each, so that the Grid shows which one is missing.
+
+    What follows the gate starts once all events have come; one that is late fails alone::
+
+        with event_gate("inputs", events={"orders": ..., "payments": ...}, timeout=timedelta(hours=6)) as gate:
+            ...  # tasks that start once all events have come, if they are to be shown inside
+        gate >> transform
+
+    :param name: of the task group. Its tasks are called ``name.orders`` and so on, and ``name.join``.
+    :param events: by name, as for :class:`MultiEventSensor`, as are `since` and `timeout`.
+    :param task_arguments: other arguments of each event's :class:`EventSensor`, as ``soft_fail=True``.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+    _as_json(events)
+    if _JOIN in events:
+        raise InputError(f"events= has the name {_JOIN!r}, which the gate's last task has; choose another")
+    gate = EventGate(group_id=name, tooltip=f"Waits for {len(events)} events")
+    gate.waits = {
+        event_name: EventSensor(
+            task_id=event_name,
+            event=event,
+            since=since,
+            timeout=timeout,
+            task_group=gate,
+            **task_arguments,
+        )
+        for event_name, event in events.items()
+    }
+    gate.join = EmptyOperator(task_id=_JOIN, task_group=gate)
+    list(gate.waits.values()) >> gate.join
+    return gate
+
+
+def _as_json(events: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(events, Mapping):
+        raise InputError(
+            f"events={events!r} must be a dict of names and events, as {{'orders': KafkaEvent('orders')}}"
+        )
+    check_names(list(events))
+    found = {}
+    for name, event in events.items():
+        try:
+            found[name] = specification_to_json(event)
+        except InputError as error:
+            raise InputError(f"events[{name!r}]: {error}") from None
+    return found
+
+
+def _next_interval(dag: DAG | None) -> dict[str, Any]:
+    timetable = None if dag is None else dag.timetable
+    expression, delta = getattr(timetable, "expression", None), getattr(timetable, "delta", None)
+    if isinstance(expression, str) and is_cron(expression):
+        return {"cron": expression}
+    if isinstance(delta, timedelta):
+        return {"seconds": delta.total_seconds()}
+    if timetable is None or (delta is None and type(timetable).__module__.startswith("airflow.")):
+        raise InputError(
+            "until_next_interval=True cannot be kept: the schedule of this DAG does not say when its next data "
+            "interval ends; leave it out, and give a timeout="
+        )
+    return {}  # a timetable of the user's own: the next interval is taken to be as long as the run's
+
+
+def _name_after(task_id: str) -> str:
+    """Return what one event is called in reasons: as its task."""
+    name = _NOT_IN_NAMES.sub("_", str(task_id))
+    return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be True or False")

@@ -1,0 +1,18 @@
+"""The operator that runs a check again and again, and what a check returns."""
+
+from deferrable_ops.checks import FileCheck, HttpCheck, TcpCheck
+from deferrable_ops.high_availability import Action, CheckResult, Result
+from deferrable_ops.operators.high_availability.operator import HighAvailabilityOperator
+
+HighAvailabilitySensor = HighAvailabilityOperator
+
+__all__ = [
+    "Action",
+    "CheckResult",
+    "FileCheck",
+    "HighAvailabilityOperator",
+    "HighAvailabilitySensor",
+    "HttpCheck",
+    "Result",
+    "TcpCheck",
+]

@@ -1,0 +1,200 @@
+"""The tasks behind a check: each is chosen or skipped, in the triggerer. Only starting a DAG run takes a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+
+from deferrable_ops.high_availability.conf import check_conf, next_conf, read_conf
+from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.results import Action, Result
+from deferrable_ops.operators.base import TriggererOperator, finish_event
+from deferrable_ops.operators.worker_reasons import starts_on_worker_because
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityGateTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+RUN_ID_XCOM = "trigger_run_id"
+
+# What a user says of the check, and means of all that it makes.
+_SHARED = (
+    *("executor", "owner", "pool", "queue", "run_as_user"),
+    *("on_execute_callback", "on_failure_callback", "on_retry_callback"),
+    *("on_skipped_callback", "on_success_callback"),
+)
+
+
+class HighAvailabilityGate(TriggererOperator):
+    """Succeeds or fails where the check has come to this, and is skipped elsewhere. The check makes it.
+
+    :param check_task_id: the task that checks.
+    :param result: for which result it is chosen.
+    :param action: for which action it is; None: for any.
+    :param fails: whether it fails where it is chosen.
+    """
+
+    trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
+    ui_color = "#e8f3e1"
+
+    def __init__(
+        self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any
+    ) -> None:
+        # It never waits and never fails by accident, so there is nothing to try again, or to wait for in earlier runs.
+        alone = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
+        super().__init__(**{**kwargs, **alone})
+        self.check_task_id = check_task_id
+        self.result = result.value
+        self.action = None if action is None else action.value
+        self.fails = fails
+
+    @property
+    def starts_on_worker_because(self) -> str | None:
+        """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
+        return starts_on_worker_because(self, waits=False)
+
+
+class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
+    """Starts a DAG run where the check has come to this: an Airflow TriggerDagRunOperator, with all its arguments.
+
+    :param reference_date: from which moment of the DAG run on the check's limits count.
+    """
+
+    next_method: ClassVar[str] = "retrigger"
+    template_fields: Sequence[str] = TriggerDagRunOperator.template_fields
+    ui_color = TriggerDagRunOperator.ui_color
+
+    def __init__(self, *, reference_date: str, conf: Any = None, **kwargs: Any) -> None:
+        super().__init__(conf=conf, **kwargs)
+        check_conf("conf", conf)
+        self.reference_date = reference_date
+
+    def trigger_kwargs(self) -> dict[str, Any]:
+        """Return what the task's trigger is made with."""
+        kwargs = super().trigger_kwargs()
+        return kwargs | {
+            "ends_on_worker": {**kwargs["ends_on_worker"], "success": "only a worker can start a DAG run"}
+        }
+
+    def execute(self, context: Context) -> None:
+        """Defer the task to its trigger, where it starts on a worker; start the DAG run if the trigger has ended.
+
+        :raises TaskDeferred: it has not.
+        """
+        self._start_run(context, super().execute(context)["attempt"])
+
+    def retrigger(self, context: Context, event: dict[str, Any]) -> None:
+        """Start the DAG run, unless an earlier attempt of this task has: its id is a function of the check's attempt.
+
+        :raises DagRunTriggerException: by which Airflow starts it.
+        :raises AirflowSkipException: the check has come to something else.
+        """
+        self._start_run(context, finish_event(event)["attempt"])
+
+    def execute_complete(self, context: Context, event: Any) -> None:
+        """End a task that has waited for the run it started (``wait_for_completion`` with ``deferrable``)."""
+        TriggerDagRunOperator.execute_complete(self, context, event)
+
+    def _start_run(self, context: Context, attempt: str) -> None:
+        facts = RunFacts.of(context)
+        self.conf = next_conf(
+            read_conf("conf", self.conf),
+            facts,
+            task_id=self.check_task_id,
+            reference_date=self.reference_date,
+            others=_other_checks(context["dag"].task_dict, self.check_task_id),
+        )
+        if not self.trigger_run_id:
+            count = facts.retriggers(self.check_task_id) + 1
+            self.trigger_run_id = f"retrigger_{count}__{attempt}"
+            if context["ti"].get_dr_count(self.trigger_dag_id, run_ids=[self.trigger_run_id]):
+                self.log.info(
+                    "The run %s is there: an earlier attempt of this task started it", self.trigger_run_id
+                )
+                context["ti"].xcom_push(key=RUN_ID_XCOM, value=self.trigger_run_id)
+                return
+        self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
+        start: Any = TriggerDagRunOperator.execute
+        start.__wrapped__(self, context)  # which its guard allows within execute() alone
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """The tasks behind a check that users chain."""
+
+    stop_pass: HighAvailabilityGate
+    stop_fail: HighAvailabilityGate
+    retrigger_pass: HighAvailabilityRetrigger
+    retrigger_fail: HighAvailabilityRetrigger
+
+
+def make_gates(
+    check: Any, given: Mapping[str, Any], on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
+) -> Gates:
+    """Make the tasks behind a check, in its DAG and its task group, and chain them.
+
+    :param check: the HighAvailabilityOperator.
+    :param given: the arguments it was given, of which some hold for its gates too.
+    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; as `on_fail`.
+    """
+    dag = check.get_dag()
+    shared = {name: given[name] for name in _SHARED if name in given}
+    # One failure is told once: by the gate that fails in every run that does.
+    silent = {name: value for name, value in shared.items() if name != "on_failure_callback"}
+    name = _without_group(check)
+
+    def common(suffix: str, result: Result) -> dict[str, Any]:
+        return {
+            "task_id": f"{name}-{suffix}",
+            "check_task_id": check.task_id,
+            "result": result,
+            "dag": dag,
+            "task_group": check.task_group,
+        }
+
+    def stop(result: Result, **arguments: Any) -> HighAvailabilityGate:
+        suffix = f"stop-{result.value}"
+        return HighAvailabilityGate(
+            **{**arguments, **common(suffix, result)}, action=Action.STOP, trigger_rule="all_success"
+        )
+
+    def retrigger(result: Result, wanted: Mapping[str, Any]) -> HighAvailabilityRetrigger:
+        default = {"trigger_dag_id": dag.dag_id, "trigger_rule": "all_success", **shared}
+        return HighAvailabilityRetrigger(
+            **{**default, **wanted, **common(f"retrigger-{result.value}", result)},
+            action=Action.RETRIGGER,
+            reference_date=check.reference_date,
+        )
+
+    gates = Gates(
+        stop(Result.PASS, **shared),
+        stop(Result.FAIL, fails=True, **silent),
+        retrigger(Result.PASS, on_pass),
+        retrigger(Result.FAIL, on_fail),
+    )
+    # Airflow judges a run by its leaves: whatever a user chains behind the others, this one stays a leaf.
+    force_fail = HighAvailabilityGate(
+        **{**shared, **common("force-dag-fail", Result.FAIL)},
+        action=None,
+        fails=True,
+        trigger_rule="all_done",
+    )
+    check >> [gates.stop_pass, gates.stop_fail, gates.retrigger_pass, gates.retrigger_fail, force_fail]
+    [gates.stop_fail, gates.retrigger_fail] >> force_fail
+    return gates
+
+
+def _without_group(check: Any) -> str:
+    group, task_id = check.task_group, str(check.task_id)
+    if group is None or not group.node_id or not group.prefix_group_id:
+        return task_id
+    return task_id.removeprefix(f"{group.node_id}.")
+
+
+def _other_checks(tasks: Mapping[str, Any], own: str) -> list[str]:
+    gates = [task for task in tasks.values() if isinstance(task, HighAvailabilityRetrigger)]
+    return sorted({gate.check_task_id for gate in gates} - {own})

@@ -1,0 +1,269 @@
+"""Watch over something: check again and again in the Triggerer, then continue, retrigger the DAG or stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.sdk import Param
+
+from deferrable_ops.checks import ReadyCheck
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability import Action, Result
+from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.limits import Limits, check_reference_date
+from deferrable_ops.high_availability.poll_schedule import (
+    DEFAULT_MAX_WAIT,
+    DEFAULT_POLL_INTERVAL,
+    Pace,
+    check_jitter,
+)
+from deferrable_ops.high_availability.thresholds import Thresholds
+from deferrable_ops.operators.base import TriggererOperator, seconds
+from deferrable_ops.operators.high_availability.branches import (
+    HighAvailabilityGate,
+    HighAvailabilityRetrigger,
+    make_gates,
+)
+from deferrable_ops.operators.high_availability.check_callables import (
+    check_path,
+    needs_worker_because,
+    path_of,
+)
+from deferrable_ops.operators.high_availability.worker_check import check_on_worker
+from deferrable_ops.plain_data import require_serializable
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
+from deferrable_ops.triggers.high_availability.triggers import DEFAULT_CHECK_TIMEOUT, HighAvailabilityTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG, Context
+
+
+class HighAvailabilityOperator(TriggererOperator):
+    """Check something again and again; then end this DAG run, and start the DAG again where the check says so.
+
+    The check returns a :class:`Result` and an :class:`Action`: CONTINUE checks again later, RETRIGGER starts the DAG
+    again and ends this run, STOP ends it; the result is the state in which this run ends. The task's XCom is both, as
+    ``["pass", "stop"]``.
+
+    :param python_callable: the check: a dotted path, or a function that the triggerer can import, runs in the
+        triggerer, a coroutine on its loop and anything else in a thread; so do :class:`HttpCheck`, :class:`TcpCheck`
+        and :class:`FileCheck`. Any other function runs on a worker, for a moment each time. A check that raises, or
+        takes longer than `check_timeout`, counts as FAIL/RETRIGGER; one that returns something else as FAIL/STOP.
+    :param op_args: positional arguments of the check, templated, as are `op_kwargs` and `templates_dict`.
+    :param poke_interval: between two checks, a timedelta or seconds; a minute by default.
+    :param timeout: for all of them, a timedelta or seconds; 7 days by default. When it is over, the DAG is retriggered,
+        with the last result as this run's state, or PASS without one.
+    :param check_timeout: for one of them, a timedelta or seconds; 5 minutes by default.
+    :param runtime: after so long, a timedelta or seconds, the run ends as PASS/STOP; 0: at once.
+    :param endtime: a datetime.time, or its text. The run ends as PASS/STOP when the DAG's clock first shows it after
+        the reference date: 06:00 after a start at 22:00 is the next day's.
+    :param maxretrigger: how often a chain of runs retriggers, after which RETRIGGER becomes STOP; 0: never.
+    :param reference_date: from when on `runtime` and `endtime` count: the ``data_interval_end`` (the default), the
+        ``logical_date`` or the ``start_date`` of the chain's first run.
+    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or the
+        text of a JSON object; templated), ``trigger_dag_id`` and so on. `fail_trigger_kwargs`: as FAIL.
+    :param failure_threshold: how often in a row the check must FAIL before its action counts; until then it goes on.
+    :param success_threshold: the same for PASS.
+    :param exponential_backoff: with each FAIL in a row the interval doubles.
+    :param max_wait: but not beyond this, a timedelta or seconds; 10 minutes by default.
+    :param jitter: by which share, 0 to 1, each interval is made shorter or longer at random.
+    :param soft_fail: skip the task when `timeout` is over, instead of retriggering.
+    :param mode: airflow-ha's; it changes nothing, because nothing waits on a worker.
+    :raises InputError: an argument is wrong; the message names it and the fix.
+    """
+
+    trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityTrigger
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", "templates_dict")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_args": "py", "op_kwargs": "py"}
+    ui_color = "#d8ecd0"
+
+    run_facts: dict[str, Any] | None = None  # on a worker, which defers the task
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any] | str,
+        pass_trigger_kwargs: Mapping[str, Any] | None = None,
+        fail_trigger_kwargs: Mapping[str, Any] | None = None,
+        op_args: Sequence[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        templates_dict: Mapping[str, Any] | None = None,
+        poke_interval: timedelta | float = DEFAULT_POLL_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        check_timeout: timedelta | float = DEFAULT_CHECK_TIMEOUT,
+        runtime: timedelta | float | None = None,
+        endtime: time | str | None = None,
+        maxretrigger: int | None = None,
+        reference_date: str = "data_interval_end",
+        failure_threshold: int = 1,
+        success_threshold: int = 1,
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float = DEFAULT_MAX_WAIT,
+        jitter: float = 0.0,
+        soft_fail: bool = False,
+        mode: str = "poke",
+        **kwargs: Any,
+    ) -> None:
+        given = dict(kwargs)
+        kwargs.setdefault("trigger_rule", "none_failed")
+        super().__init__(timeout=timeout, **kwargs)
+        self.poke_interval = seconds("poke_interval", poke_interval)
+        self.check_timeout = seconds("check_timeout", check_timeout)
+        self.limits = Limits.of(runtime, endtime, maxretrigger)
+        self.reference_date = check_reference_date(reference_date)
+        self.thresholds = Thresholds.of(success_threshold, failure_threshold)
+        self.pace = Pace(
+            self.poke_interval, bool(exponential_backoff), seconds("max_wait", max_wait), check_jitter(jitter)
+        )
+        self.soft_fail = bool(soft_fail)
+        self.op_args = None if op_args is None else list(op_args)
+        self.op_kwargs = None if op_kwargs is None else dict(op_kwargs)
+        self.templates_dict = None if templates_dict is None else dict(templates_dict)
+        self._take_check(python_callable)
+        dag = self.get_dag()
+        if dag is None:
+            raise InputError(
+                f"the task {self.task_id!r} is in no DAG; make it in a `with DAG(...)`, or give dag="
+            )
+        self._add_params(dag)
+        self._gates = make_gates(self, given, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
+
+    @classmethod
+    def partial(cls, **_: Any) -> NoReturn:
+        """Refuse: a mapped task has no tasks of its own behind it.
+
+        :raises InputError: always.
+        """
+        raise InputError(
+            f"{cls.__name__} cannot be mapped, because its branches are tasks of the DAG; make one for each value, or "
+            "expand a task group that holds it"
+        )
+
+    @property
+    def starts_on_worker_because(self) -> str | None:
+        """What makes this task start on a worker; None when it starts in the triggerer."""
+        return self.checks_on_worker_because or super().starts_on_worker_because
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What is declared of the checks, as it travels to the triggerer."""
+        return self._rules().as_json()
+
+    @property
+    def decide_task(self) -> HighAvailabilityOperator:
+        """The task that decides, which is this one; in airflow-ha it is another."""
+        return self
+
+    @property
+    def stop_pass(self) -> HighAvailabilityGate:
+        """The task that succeeds when the check ends as PASS/STOP, and is skipped otherwise."""
+        return self._gates.stop_pass
+
+    @property
+    def stop_fail(self) -> HighAvailabilityGate:
+        """The task that fails when the check ends as FAIL/STOP, and is skipped otherwise."""
+        return self._gates.stop_fail
+
+    @property
+    def retrigger_pass(self) -> HighAvailabilityRetrigger:
+        """The task that starts the DAG again when the check ends as PASS/RETRIGGER, and is skipped otherwise."""
+        return self._gates.retrigger_pass
+
+    @property
+    def retrigger_fail(self) -> HighAvailabilityRetrigger:
+        """The task that starts the DAG again when the check ends as FAIL/RETRIGGER, and is skipped otherwise."""
+        return self._gates.retrigger_fail
+
+    def check_end_conditions(self, **context: Any) -> tuple[Result | None, Action] | None:
+        """Return ``(PASS, STOP)`` when runtime or endtime is over, and None when no limit is reached.
+
+        ``(None, STOP)`` says that this run may not retrigger any more.
+
+        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        """
+        facts = RunFacts.of(context)
+        limits = facts.limits(self.task_id, self.limits)
+        end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
+        if end is not None and end[0] <= datetime.now(UTC):
+            return Result.PASS, Action.STOP
+        return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
+
+    def get_retrigger_count(self, **context: Any) -> int:
+        """Return how many retriggers have led to this run.
+
+        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        """
+        return RunFacts.of(context).retriggers(self.task_id)
+
+    def is_initial_run(self, **context: Any) -> bool:
+        """Return whether this run is the first of its chain.
+
+        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        """
+        return self.get_retrigger_count(**context) == 0
+
+    def execute(self, context: Context) -> Any:
+        """Defer the task to its trigger; run the check here where no triggerer can.
+
+        :raises TaskDeferred: the checks go on.
+        """
+        facts = RunFacts.of(context)
+        if self.checks_on_worker_because is not None:
+            return check_on_worker(self, context, facts, self._rules())
+        self.run_facts = facts.as_json()
+        return super().execute(context)
+
+    def check_again(self, context: Context, event: Any) -> Any:
+        """Run the next check, which no triggerer can.
+
+        :raises TaskDeferred: the checks go on.
+        """
+        return check_on_worker(self, context, RunFacts.of(context), self._rules())
+
+    def _take_check(self, given: Any) -> None:
+        self.python_callable: Callable[..., Any] | None = None
+        self.check: str | None = None
+        self.checks_on_worker_because: str | None = None
+        if isinstance(given, ReadyCheck):
+            if self.op_args or self.op_kwargs:
+                raise InputError(
+                    f"op_args= and op_kwargs= are for functions; a {type(given).__name__} has its own"
+                )
+            self.check, self.op_kwargs = given.path(), given.arguments()
+        elif isinstance(given, str):
+            self.check = check_path(given)
+        elif callable(given):
+            dag = self.get_dag()
+            self.checks_on_worker_because = needs_worker_because(given, None if dag is None else dag.fileloc)
+            self.python_callable = given
+            self.check = None if self.checks_on_worker_because else path_of(given)
+        else:
+            raise InputError(
+                f"python_callable={given!r} is no check: give a function, its dotted path, or an HttpCheck, "
+                "TcpCheck or FileCheck"
+            )
+        if self.check is not None:
+            for name in self.template_fields:
+                require_serializable(name, getattr(self, name))
+
+    def _rules(self) -> Rules:
+        return Rules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
+
+    def _timezone(self) -> str:
+        dag = self.get_dag()
+        return "UTC" if dag is None else str(getattr(dag.timezone, "name", dag.timezone))
+
+    def _add_params(self, dag: DAG) -> None:
+        own = {
+            "run": Param(False, "Ignore runtime, endtime and maxretrigger", type="boolean"),
+            "runtime": Param(None, "Instead of runtime, in seconds", type=["null", "number"]),
+            "endtime": Param(None, "Instead of endtime", type=["null", "string"], format="time"),
+            "maxretrigger": Param(None, "Instead of maxretrigger", type=["null", "integer"]),
+            "retrigger": Param(None, "How many retriggers have led to this run", type=["null", "integer"]),
+        }
+        for name, param in own.items():
+            if f"{self.task_id}-force-{name}" not in dag.params:
+                dag.params[f"{self.task_id}-force-{name}"] = param

@@ -1,0 +1,90 @@
+"""The supervisor pipelines, the models of their configuration, and what airflow-config names in YAML."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from deferrable_ops.operators.supervisor.supervisor import Supervisor, SupervisorSSH
+from deferrable_ops.supervisord import (
+    AirflowConfiguration,
+    EventListenerConfiguration,
+    FcgiProgramConfiguration,
+    GroupConfiguration,
+    IncludeConfiguration,
+    InetHttpServerConfiguration,
+    ProgramConfiguration,
+    ProgramPolicy,
+    RpcInterfaceConfiguration,
+    SSHOperatorArgs,
+    SupervisorAirflowConfiguration,
+    SupervisorConfiguration,
+    SupervisorctlConfiguration,
+    SupervisordConfiguration,
+    SupervisorSSHAirflowConfiguration,
+    UnixHttpServerConfiguration,
+)
+
+if TYPE_CHECKING:
+    from deferrable_ops.operators.supervisor.airflow_config import (
+        load_airflow_config,
+        load_airflow_ssh_config,
+    )
+    from deferrable_ops.operators.supervisor.airflow_config_tasks import (
+        SupervisorOperator,
+        SupervisorOperatorArgs,
+        SupervisorSSHOperator,
+        SupervisorSSHOperatorArgs,
+        SupervisorSSHTask,
+        SupervisorSSHTaskArgs,
+        SupervisorTask,
+        SupervisorTaskArgs,
+    )
+
+__all__ = [
+    "AirflowConfiguration",
+    "EventListenerConfiguration",
+    "FcgiProgramConfiguration",
+    "GroupConfiguration",
+    "IncludeConfiguration",
+    "InetHttpServerConfiguration",
+    "ProgramConfiguration",
+    "ProgramPolicy",
+    "RpcInterfaceConfiguration",
+    "SSHOperatorArgs",
+    "Supervisor",
+    "SupervisorAirflowConfiguration",
+    "SupervisorConfiguration",
+    "SupervisorLocal",
+    "SupervisorOperator",
+    "SupervisorOperatorArgs",
+    "SupervisorRemote",
+    "SupervisorSSH",
+    "SupervisorSSHAirflowConfiguration",
+    "SupervisorSSHOperator",
+    "SupervisorSSHOperatorArgs",
+    "SupervisorSSHTask",
+    "SupervisorSSHTaskArgs",
+    "SupervisorTask",
+    "SupervisorTaskArgs",
+    "SupervisorctlConfiguration",
+    "SupervisordConfiguration",
+    "UnixHttpServerConfiguration",
+    "load_airflow_config",
+    "load_airflow_ssh_config",
+]
+
+SupervisorLocal = Supervisor
+SupervisorRemote = SupervisorSSH
+
+# They need airflow-pydantic where that is installed, which takes seconds to import.
+_LAZY: Final = ("airflow_config_tasks", "airflow_config")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _LAZY:
+            found = getattr(import_module(f"{__name__}.{module}"), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""The tasks of a supervisord as one thing that others are chained to, and each by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions._internal.mixins import DependencyMixin
+
+from deferrable_ops.operators.high_availability.operator import HighAvailabilityOperator
+from deferrable_ops.operators.supervisor.arguments import CHECK, FORCE_KILL
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+from deferrable_ops.triggers.supervisor.client import SupervisorClient
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.edges import EdgeModifier
+
+
+class Pipeline(DependencyMixin):
+    """The tasks of one supervisord.
+
+    :param cfg: its configuration.
+    """
+
+    def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
+        self.cfg = cfg
+        self.tasks: dict[str, BaseOperator] = {}
+        """By the names of the steps, as ``start-programs``."""
+
+    def task_of(self, name: str) -> BaseOperator:
+        """Return the task of a step, or of what decides between steps, by its name."""
+        return self.tasks[name]
+
+    @property
+    def configure_supervisor(self) -> BaseOperator:
+        """The task that writes the configuration."""
+        return self.task_of("configure-supervisor")
+
+    @property
+    def start_supervisor(self) -> BaseOperator:
+        """The task that starts supervisord, or finds it running."""
+        return self.task_of("start-supervisor")
+
+    @property
+    def start_programs(self) -> BaseOperator:
+        """The task that starts the programs."""
+        return self.task_of("start-programs")
+
+    @property
+    def check_programs(self) -> HighAvailabilityOperator:
+        """The task that watches the programs, with its branches: ``stop_pass``, ``retrigger_fail`` and so on."""
+        check = self.task_of(CHECK)
+        assert isinstance(check, HighAvailabilityOperator)
+        return check
+
+    @property
+    def restart_programs(self) -> BaseOperator:
+        """The task that starts programs again, behind ``check_programs.retrigger_fail``."""
+        return self.task_of("restart-programs")
+
+    @property
+    def teardown(self) -> BaseOperator:
+        """The task that decides whether supervisord's run ends with this DAG run; skipped where it goes on."""
+        return self.task_of("teardown")
+
+    @property
+    def stop_programs(self) -> BaseOperator:
+        """The task that stops the programs."""
+        return self.task_of("stop-programs")
+
+    @property
+    def stop_supervisor(self) -> BaseOperator:
+        """The task that stops supervisord."""
+        return self.task_of("stop-supervisor")
+
+    @property
+    def unconfigure_supervisor(self) -> BaseOperator:
+        """The task that removes the configuration and the working directory."""
+        return self.task_of("unconfigure-supervisor")
+
+    @property
+    def force_kill(self) -> BaseOperator:
+        """The task that kills supervisord and its programs, once a user clears it."""
+        return self.task_of(FORCE_KILL)
+
+    @property
+    def supervisor_client(self) -> SupervisorClient:
+        """What asks supervisord from within a task of your own, on a worker."""
+        return SupervisorClient(self.cfg)
+
+    @property
+    def roots(self) -> Sequence[DependencyMixin]:
+        """What a task before all of it is before."""
+        return [self.configure_supervisor]
+
+    @property
+    def leaves(self) -> Sequence[DependencyMixin]:
+        """What a task behind all of it is behind: that the programs ended well, and that everything is put away."""
+        stopped = [self.stop_supervisor] if self.cfg.stop_on_exit else []
+        last = [self.unconfigure_supervisor] if self.cfg.stop_on_exit and self.cfg.cleanup else stopped
+        return [self.check_programs.stop_pass, *last]
+
+    def set_upstream(
+        self,
+        other: DependencyMixin | Sequence[DependencyMixin],
+        edge_modifier: EdgeModifier | None = None,
+    ) -> None:
+        """Put tasks before the first of these."""
+        self.configure_supervisor.set_upstream(other, edge_modifier)
+
+    def set_downstream(
+        self,
+        other: DependencyMixin | Sequence[DependencyMixin],
+        edge_modifier: EdgeModifier | None = None,
+    ) -> None:
+        """Put tasks behind the last of these."""
+        for leaf in self.leaves:
+            leaf.set_downstream(other, edge_modifier)
+
+
+def in_order(*tasks: Any) -> None:
+    """Chain tasks, each behind the one before."""
+    for before, after in pairwise(tasks):
+        before >> after

@@ -1,0 +1,6 @@
+"""Operators that launch outside work and wait for its callback, or only wait."""
+
+from deferrable_ops.operators.webhook.mixin import WebhookOperatorMixin
+from deferrable_ops.operators.webhook.operators import CallbackLink, WebhookOperator, WebhookSensor
+
+__all__ = ["CallbackLink", "WebhookOperator", "WebhookOperatorMixin", "WebhookSensor"]

@@ -1,0 +1,1 @@
+"""Publishing events to a channel, a Kafka topic or an SQS queue."""

@@ -1,0 +1,168 @@
+"""What a publishing task is told: one destination, one kind of content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from glob import has_magic
+from typing import Any, Final
+
+from deferrable_ops.events.messages import (
+    KafkaMessage,
+    SqsMessage,
+    messages_from_json,
+    payloads_from_json,
+)
+from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, SqsEvent
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.expressions import check_expression
+from deferrable_ops.plain_data import is_known_later
+from deferrable_ops.triggers.events.arguments import check_payload
+from deferrable_ops.triggers.events.publish.files import FORMATS, MOST_MESSAGES, check_path, format_of
+
+DESTINATIONS: Final = ("channel", "kafka", "sqs")
+_CONTENTS: Final = ("payload", "messages", "file", "files")
+_ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {
+    "key": ("kafka",),
+    "group_id": ("sqs",),
+    "file_format": ("file", "files"),
+    "select": ("file", "files"),
+    "merge": ("file", "files"),
+}
+
+Arguments = Mapping[str, Any]
+"""The operator's arguments by name; None: not given."""
+
+
+def destination_of(arguments: Arguments) -> str:
+    """Return which of the destinations is given.
+
+    :raises InputError: none is, or several are.
+    """
+    given = [name for name in DESTINATIONS if arguments.get(name) is not None]
+    if len(given) != 1:
+        said = f"{' and '.join(f'{name}=' for name in given)} are given" if given else "none is given"
+        raise InputError(
+            f"give one destination, as channel=, kafka= (a topic) or sqs= (a queue's URL): {said}"
+        )
+    return given[0]
+
+
+def content_of(arguments: Arguments) -> str:
+    """Return which kind of content is given; a payload of None is one, too.
+
+    :raises InputError: several are.
+    """
+    given = [name for name in _CONTENTS if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"give one content, as payload=, messages=, file= or files=: {' and '.join(f'{name}=' for name in given)} "
+            "are given"
+        )
+    return given[0] if given else "payload"
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """Check all arguments, but those that are known later.
+
+    :raises InputError: one of them is wrong; the message names it and the fix.
+    """
+    destination, content = destination_of(arguments), content_of(arguments)
+    for name, needed in _ONLY_FOR.items():
+        if arguments.get(name) is not None and destination not in needed and content not in needed:
+            raise InputError(
+                f"{name}= belongs to {' or '.join(f'{one}=' for one in needed)}; leave it out here"
+            )
+    if arguments.get("transactional") not in (True, False):
+        raise InputError(f"transactional={arguments.get('transactional')!r} must be True or False")
+    _check_destination(destination, arguments)
+    for name in ("key", "group_id"):
+        value = arguments.get(name)
+        if value is not None and not is_known_later(value) and (not isinstance(value, str) or not value):
+            raise InputError(f"{name}={value!r} must be a text that is not empty")
+    if content in ("file", "files"):
+        _check_files(arguments)
+    elif not _holds_later(arguments.get(content)):
+        check_messages(destination, content, arguments)
+
+
+def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
+    """Return the messages that are given, each as its destination takes it: payloads for a channel.
+
+    :raises InputError: one of them is wrong.
+    """
+    if content == "payload":
+        return messages_of(destination, [arguments.get(content)], arguments, "messages")
+    found = messages_of(destination, arguments.get(content), arguments, content)
+    if len(found) > MOST_MESSAGES:
+        raise InputError(
+            f"{content}= has {len(found)} messages, and a task publishes at most {MOST_MESSAGES}"
+        )
+    return found
+
+
+def messages_of(destination: str, given: Any, arguments: Arguments, argument: str) -> list[Any]:
+    """Return messages as their destination takes them: payloads for a channel, or messages with the task's defaults.
+
+    :param argument: what the user calls them.
+    :raises InputError: one of them is wrong.
+    """
+    if destination == "kafka":
+        return messages_from_json(given, KafkaMessage, argument, **_given(arguments, "key"))
+    if destination == "sqs":
+        return messages_from_json(given, SqsMessage, argument, **_given(arguments, "group_id"))
+    payloads = payloads_from_json(given, argument)
+    for index, payload in enumerate(payloads):
+        try:
+            check_payload(payload)
+        except InputError as error:
+            raise InputError(f"{argument}[{index}]: {error}") from None
+    return payloads
+
+
+def _given(arguments: Arguments, name: str) -> dict[str, Any]:
+    return {} if arguments.get(name) is None else {name: arguments[name]}
+
+
+def _check_destination(destination: str, arguments: Arguments) -> None:
+    value = arguments[destination]
+    try:
+        if destination == "kafka":
+            KafkaEvent(value, kafka_conn_id=arguments["kafka_conn_id"])
+        elif destination == "sqs":
+            SqsEvent(value, dedicated=True, aws_conn_id=arguments["aws_conn_id"])
+        else:
+            ChannelEvent(value)
+    except InputError as error:
+        raise InputError(f"{destination}=: {error}") from None
+
+
+def _check_files(arguments: Arguments) -> None:
+    file_format, select = arguments.get("file_format"), arguments.get("select")
+    if file_format is not None and file_format not in FORMATS:
+        raise InputError(f"file_format={file_format!r} is not known; write one of {', '.join(FORMATS)}")
+    if select is not None and not is_known_later(select):
+        check_expression("select", select)
+    paths = paths_of(arguments)
+    if is_known_later(paths):
+        return
+    if not isinstance(paths, (list, tuple)) or not paths:
+        raise InputError("files= must be a list of paths; give one path as file=")
+    for path in paths:
+        if not is_known_later(path):
+            check_path("file" if arguments.get("files") is None else "files", path)
+            if not has_magic(path):  # the files that there are say it
+                format_of(path, file_format)
+
+
+def paths_of(arguments: Arguments) -> Any:
+    """Return the paths that are given, as ``file=`` or as ``files=``."""
+    return [arguments["file"]] if arguments.get("files") is None else arguments["files"]
+
+
+def _holds_later(value: Any) -> bool:
+    """Return whether there is a template or another task's output anywhere in plain data."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_later, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_later, value))
+    return is_known_later(value)

@@ -1,0 +1,141 @@
+"""Publishing to an SQS queue: how far it has come is noted, and each message says what tells its repetitions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final
+
+from deferrable_ops.events.messages import ID, SqsMessage, encode_payload
+from deferrable_ops.events.queues import queue_of
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Inbox, Wait
+from deferrable_ops.triggers.events.publish.resume import check_same, fingerprint
+from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.sqs.sender import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Sender
+
+Check = Callable[[], Awaitable[object]]
+Entry = dict[str, Any]
+
+_IDS_TOLD: Final = 100
+_LONGEST_GROUP: Final = 128
+_NOT_IN_GROUPS: Final = re.compile(r"[^!-~]")
+# All others are refused: SendMessage.
+_NOT_IN_TEXTS: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class SqsPublishing:
+    """What one wait publishes to a queue.
+
+    What was taken is noted after each batch, so a triggerer that is killed may have sent one that the next sends again.
+    A FIFO queue forgets what has come within the last five minutes under the same deduplication id.
+
+    :param messages: all of them.
+    """
+
+    def __init__(self, inbox: Inbox, wait: Wait, queue_url: str, messages: Sequence[SqsMessage]) -> None:
+        self._inbox = inbox
+        self._wait_id = wait.id
+        self._queue_url = queue_url
+        self._is_fifo = queue_of(queue_url).is_fifo
+        self._group = _group_of(wait)
+        self._entries = [self._entry(index, message) for index, message in enumerate(messages)]
+
+    async def publish(self, sender: Sender, check: Check) -> dict[str, Any]:
+        """Send what is not known to be sent, in its order, and return what the first messages are called.
+
+        :param check: awaited immediately before what cannot be taken back.
+        """
+        same = await asyncio.to_thread(fingerprint, self._entries)
+        noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
+        check_same(noted, same)
+        done, ids = noted["published"], noted["message_ids"]
+        for batch in self._batches(done):
+            ids = [*ids, *await _send(sender, self._queue_url, batch, check)][:_IDS_TOLD]
+            done += len(batch)
+            note = {"published": done, "message_ids": ids, "same": same}
+            await self._inbox.waits.note_progress(self._wait_id, note)
+        return {"queue_url": self._queue_url, "message_ids": ids}
+
+    def _entry(self, index: int, message: SqsMessage) -> Entry:
+        body = encode_payload(f"messages[{index}]", message.payload).decode()
+        if not body:
+            raise InputError(f"messages[{index}] is an empty text, which SQS does not take")
+        if bad := _NOT_IN_TEXTS.search(body):
+            raise InputError(f"messages[{index}] has the character {bad.group()!r}, which SQS does not take")
+        entry: Entry = {
+            "Id": str(index),
+            "MessageBody": body,
+            "MessageAttributes": {
+                name: _attribute(value)
+                for name, value in {**message.attributes, ID: f"{self._wait_id}/{index}"}.items()
+            },
+        }
+        if message.group_id is not None:
+            entry["MessageGroupId"] = message.group_id
+        if self._is_fifo:
+            self._check_for_fifo(index, message)
+            entry.setdefault("MessageGroupId", self._group)
+            entry["MessageDeduplicationId"] = message.deduplication_id or f"{self._wait_id}/{index}"
+            return entry
+        if message.deduplication_id is not None:
+            raise InputError(
+                f"messages[{index}]: deduplication_id= is for FIFO queues, whose names end in .fifo"
+            )
+        if message.delay is not None:
+            entry["DelaySeconds"] = int(float(str(message.delay)))
+        return entry
+
+    def _check_for_fifo(self, index: int, message: SqsMessage) -> None:
+        if message.delay is not None:
+            raise InputError(
+                f"messages[{index}]: delay= is not for single messages of a FIFO queue; set the queue's DelaySeconds"
+            )
+
+    def _batches(self, start: int) -> Iterator[list[Entry]]:
+        """Yield what is sent together: in a FIFO queue one message a group, whose order a failure would break."""
+        batch: list[Entry] = []
+        size, groups = 0, set[str]()
+        for entry in self._entries[start:]:
+            entry_size, group = _size(entry), entry.get("MessageGroupId", "")
+            is_full = len(batch) == MOST_AT_ONCE or size + entry_size > MOST_BYTES_AT_ONCE
+            if batch and (is_full or (self._is_fifo and group in groups)):
+                yield batch
+                batch, size, groups = [], 0, set()
+            batch.append(entry)
+            size += entry_size
+            groups.add(group)
+        if batch:
+            yield batch
+
+
+async def _send(sender: Sender, queue_url: str, batch: list[Entry], check: Check) -> list[str]:
+    """Send a batch, and again what SQS did not take of it, and return the messages' ids in their order."""
+    taken: dict[str, str] = {}
+    backoff = Backoff()
+    while True:
+        await check()
+        taken |= await sender.send(queue_url, [entry for entry in batch if entry["Id"] not in taken])
+        if len(taken) == len(batch):
+            return [taken[entry["Id"]] for entry in batch]
+        await asyncio.sleep(backoff.failed())
+
+
+def _attribute(value: str | float) -> dict[str, str]:
+    kind = "String" if isinstance(value, str) else "Number"
+    return {"DataType": kind, "StringValue": str(value)}
+
+
+def _size(entry: Entry) -> int:
+    attributes = entry["MessageAttributes"].items()
+    told = sum(
+        len(name) + len(one["DataType"]) + len(one["StringValue"].encode()) for name, one in attributes
+    )
+    return len(entry["MessageBody"].encode()) + told
+
+
+def _group_of(wait: Wait) -> str:
+    """Return the message group of a task's own."""
+    name = f"{wait.attempt.dag_id}.{wait.attempt.task_id}"
+    return _NOT_IN_GROUPS.sub("_", name)[-_LONGEST_GROUP:]

@@ -1,0 +1,216 @@
+"""Running one check in a triggerer: a coroutine on the loop, anything else in a thread, neither for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import pkgutil
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Final
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.kwargs import accepted
+from deferrable_ops.high_availability.results import Action, CheckResult, Result, read_result
+from deferrable_ops.inbox import Attempt
+from deferrable_ops.triggers.high_availability.threads import TooManyLeftOver, call_in_thread
+
+_IMPORT_SECONDS: Final = 120.0
+_NOTABLE_BLOCK: Final = 0.5
+
+_left_alone: set[asyncio.Task[Any]] = set()  # coroutines that do not end when they are cancelled
+
+
+class Check:
+    """A check, by its dotted path.
+
+    :param path: of a function, or of a class whose instances are called.
+    :param op_args: positional arguments: of the function, or of the class.
+    :param op_kwargs: the same by name.
+    :param timeout: seconds for each call.
+    :param log: the task's.
+    """
+
+    def __init__(
+        self, path: str, op_args: Sequence[Any], op_kwargs: Mapping[str, Any], timeout: float, log: Any
+    ) -> None:
+        self._path = path
+        self._args = tuple(op_args)
+        self._kwargs = dict(op_kwargs)
+        self._timeout = timeout
+        self._log = log
+        self._function: Callable[..., Any]
+
+    async def load(self) -> None:
+        """Import the check, in a thread: an import may take a second, and hold up every trigger for it.
+
+        :raises InputError: it cannot be imported, or cannot be made of its arguments.
+        """
+        try:
+            find = functools.partial(pkgutil.resolve_name, self._path)
+            found = await call_in_thread(find, _IMPORT_SECONDS, always=True)
+            if inspect.isclass(found):
+                make = functools.partial(found, *self._args, **self._kwargs)
+                found = await call_in_thread(make, self._timeout, always=True)
+                self._args, self._kwargs = (), {}
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"python_callable={self._path!r} could not be imported in the triggerer "
+                f"({type(error).__name__}: {error}); install its package there, or put it into the plugins folder. "
+                "The DAGs folder cannot be imported from there: a function of it is given as itself, not as its path"
+            ) from error
+        if not callable(found):
+            raise InputError(
+                f"python_callable={self._path!r} is a {type(found).__name__}, which cannot be called"
+            )
+        self._function = found
+
+    async def __call__(self, context: Mapping[str, Any]) -> CheckResult:
+        """Run the check once and return what it comes to: FAIL/RETRIGGER when it raises or takes too long.
+
+        :raises AirflowSkipException: the check raised it.
+        """
+        call = functools.partial(
+            self._function,
+            *self._args,
+            **accepted(self._function, self._args, {**context, **self._kwargs}),
+        )
+        try:
+            returned = await self._returned_by(call)
+        except AirflowSkipException:
+            raise
+        except TimeoutError as error:
+            reason = str(error) or f"it did not return within check_timeout={self._timeout:g} s"
+            self._log.error("The check failed: %s", reason)
+            return Result.FAIL, Action.RETRIGGER
+        except TooManyLeftOver as error:
+            self._log.error("The check was not run, and counts as failed: %s", error)
+            return Result.FAIL, Action.RETRIGGER
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            self._log.error("The check failed: %s", type(error).__name__, exc_info=error)
+            return Result.FAIL, Action.RETRIGGER
+        return judged(returned, self._log)
+
+    async def _returned_by(self, call: Callable[[], Any]) -> Any:
+        function = self._function
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - asks what it is, not whether it is there
+        ):
+            return await self._on_loop(call())
+        returned = await call_in_thread(call, self._timeout)
+        return await self._on_loop(returned) if inspect.iscoroutine(returned) else returned
+
+    async def _on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        # A task of its own: one that goes on although it is cancelled must not keep this one.
+        task = asyncio.create_task(_guarded(_Timed(coroutine, self._log)))
+        try:
+            done, _ = await asyncio.wait([task], timeout=self._timeout)
+        finally:
+            if not task.done():
+                task.cancel()
+                _left_alone.add(task)
+                task.add_done_callback(_forget)
+        if not done:
+            raise TimeoutError
+        if task.cancelled():
+            raise RuntimeError("the check cancelled itself")
+        value, error = task.result()
+        if error is not None:
+            raise error
+        return value
+
+
+def judged(returned: Any, log: Any) -> CheckResult:
+    """Return what a check's return value means; FAIL/STOP where it means nothing, as in airflow-ha."""
+    result = read_result(returned)
+    if result is None:
+        log.error(
+            "The check returned %s; return a Result and an Action, as (Result.PASS, Action.CONTINUE)",
+            f"a {type(returned).__name__}"
+            if not isinstance(returned, (tuple, list))
+            else repr(returned)[:200],
+        )
+        return Result.FAIL, Action.STOP
+    return result
+
+
+def context_of(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
+    """Return what a check is given in a triggerer."""
+    ti = _TaskInstance(
+        id=attempt.ti_id,
+        dag_id=attempt.dag_id,
+        run_id=attempt.run_id,
+        task_id=attempt.task_id,
+        map_index=attempt.map_index,
+        try_number=attempt.try_number,
+    )
+    return {**facts.context(), "ti": ti, "task_instance": ti, "templates_dict": templates_dict}
+
+
+class _TaskInstance(SimpleNamespace):
+    def xcom_pull(self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1) -> Any:
+        """Return one XCom of this run. Airflow's own would ask for what a triggerer cannot answer, and hang."""
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return XCom.get_one(
+            key=key, dag_id=self.dag_id, task_id=task_ids, run_id=self.run_id, map_index=map_indexes
+        )
+
+
+class _Timed:
+    """A coroutine that tells when it blocks the loop, and with it every trigger of the process."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], log: Any) -> None:
+        self._coroutine = coroutine
+        self._log = log
+
+    def __await__(self) -> Any:
+        steps = self._coroutine.__await__()
+        return (yield from _timed(steps, self._log))
+
+
+def _timed(steps: Any, log: Any) -> Any:
+    send, value = steps.send, None
+    while True:
+        started_at = time.monotonic()
+        try:
+            yielded = send(value)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            blocked = time.monotonic() - started_at
+            if blocked > _NOTABLE_BLOCK:
+                log.warning(
+                    "The check blocked the triggerer, and every task in it, for %.1f s; await what it waits for, or "
+                    "make it a plain function, which runs in a thread",
+                    blocked,
+                )
+        try:
+            value = yield yielded
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:
+            send, value = steps.throw, error
+        else:
+            send = steps.send
+
+
+async def _guarded(timed: _Timed) -> tuple[Any, BaseException | None]:
+    try:
+        return await timed, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # a task that raises SystemExit ends the whole triggerer
+        return None, error
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left_alone.discard(task)
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,226 @@
+"""High availability: checks that poll in the triggerer, and the gates behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from deferrable_ops.high_availability.check_evaluator import Rules, Watch
+from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
+from deferrable_ops.inbox import Wait
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
+from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
+from deferrable_ops.triggers.high_availability.check import Check, context_of
+
+FEATURE: Final = "high_availability"
+DEFAULT_CHECK_TIMEOUT: Final = 300.0
+
+_FAILED: Final = frozenset({"failed", "upstream_failed"})
+
+
+class HighAvailabilityTrigger(TaskTrigger):
+    """Runs a check again and again, until it, a limit or the timeout ends that.
+
+    :param check: the dotted path of what is called.
+    :param op_args: as `op_kwargs` and `templates_dict`, those of Airflow's PythonOperator.
+    :param check_timeout: seconds for one check.
+    :param rules: what :meth:`Rules.as_json` wrote.
+    :param soft_fail: a timeout skips the task.
+    :param run: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler did,
+        because Airflow tells then.
+    """
+
+    feature: ClassVar[str] = FEATURE
+    classpath: ClassVar[str] = "deferrable_ops.triggers.high_availability.HighAvailabilityTrigger"
+    arguments: ClassVar[tuple[str, ...]] = (
+        "check",
+        "op_args",
+        "op_kwargs",
+        "templates_dict",
+        "check_timeout",
+        "rules",
+        "soft_fail",
+        "run_facts",
+    )
+
+    def __init__(
+        self,
+        *,
+        check: str = "",
+        op_args: list[Any] | None = None,
+        op_kwargs: dict[str, Any] | None = None,
+        templates_dict: dict[str, Any] | None = None,
+        check_timeout: float = DEFAULT_CHECK_TIMEOUT,
+        rules: dict[str, Any] | None = None,
+        soft_fail: bool = False,
+        run_facts: dict[str, Any] | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.check = check
+        self.op_args = op_args
+        self.op_kwargs = op_kwargs
+        self.templates_dict = templates_dict
+        self.check_timeout = check_timeout
+        self.rules = rules
+        self.soft_fail = soft_fail
+        self.run_facts = run_facts
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether there is anything to stop: checking launches nothing."""
+        return False
+
+    async def wait(self) -> Outcome:
+        """Check until the checks end, and return how they ended."""
+        return await self.unless_settled(self.poll())
+
+    async def cancel(self, wait: Wait) -> None:
+        """Stop nothing: checking launches nothing."""
+
+    async def expired(self) -> Outcome:
+        """Return what the timeout makes of the last checks."""
+        if self.soft_fail:
+            return Skip("the timeout is over, and soft_fail=True")
+        kept = await self.inbox.waits.get(self.current.id)
+        return self.end(self.watch(run_facts_of(self), kept.progress).timed_out(_now()))
+
+    async def poll(self) -> Outcome:
+        """Check again and again, and return how that ends."""
+        facts = run_facts_of(self)
+        watch = self.watch(facts, self.current.progress)
+        check = Check(self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log)
+        await check.load()
+        context = context_of(facts, self.current.attempt, self.templates_dict)
+        until = f", until {watch.end} at the latest" if watch.end else ""
+        self.log.info("Checking with %s%s", self.check, until)
+        before = watch.state
+        while (decision := watch.at_limit(_now())) is None:
+            try:
+                checked = await check(context)
+            except AirflowSkipException as skip:
+                return Skip(str(skip) or "the check raised AirflowSkipException")
+            decision = watch.take(checked, _now())
+            if watch.state != before:
+                before = watch.state
+                self.log.info("The check says %s/%s, %d in a row", *checked, before["length"])
+                await self.inbox.waits.note_progress(self.current.id, before)
+            if decision is not None:
+                break
+            await asyncio.sleep(watch.pause(_now()))
+        return self.end(decision)
+
+    def end(self, decision: Decision) -> Success:
+        """Return the outcome of checks that ended so."""
+        self.log.info("The checks end as %s/%s: %s", *decision)
+        return Success(decision.as_json())
+
+    def watch(self, facts: RunFacts, state: Any) -> Watch:
+        """Return what judges the checks, going on from what was kept of it."""
+        return Watch(self.current.attempt.task_id, facts, Rules.from_json(self.rules or {}), state)
+
+
+class HighAvailabilityPauseTrigger(BaseTrigger):
+    """Waits for the next check, which runs on a worker because no triggerer can import it.
+
+    :param until: seconds since the epoch.
+    """
+
+    def __init__(self, until: float = 0.0, **_older: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the classpath and the kwargs that make this trigger again."""
+        path = "deferrable_ops.triggers.high_availability.HighAvailabilityPauseTrigger"
+        return path, {"until": self.until}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Sleep until the next check is due, and the worker that made the last one is gone."""
+        earliest = 0.0 if self.task_instance is None else RESUME_AFTER_DEFER
+        await asyncio.sleep(max(earliest, self.until - time.time()))
+        yield TriggerEvent({"check": "due"})  # type: ignore[no-untyped-call]
+
+
+class HighAvailabilityGateTrigger(TaskTrigger):
+    """Lets its task succeed, fail or be skipped, by what the check of its run has come to.
+
+    :param check_task_id: the task that checks.
+    :param result: the result for which this gate is chosen: ``"pass"`` or ``"fail"``.
+    :param action: the action for which it is: ``"stop"``, ``"retrigger"``, or None for both.
+    :param fails: whether it fails where it is chosen.
+    """
+
+    feature: ClassVar[str] = FEATURE
+    classpath: ClassVar[str] = "deferrable_ops.triggers.high_availability.HighAvailabilityGateTrigger"
+    arguments: ClassVar[tuple[str, ...]] = ("check_task_id", "result", "action", "fails")
+
+    def __init__(
+        self,
+        *,
+        check_task_id: str = "",
+        result: str = "",
+        action: str | None = None,
+        fails: bool = False,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.check_task_id = check_task_id
+        self.result = result
+        self.action = action
+        self.fails = fails
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether there is anything to stop."""
+        return False
+
+    async def wait(self) -> Outcome:
+        """Read what the check has come to; it is over."""
+        check = await newest_wait(self, self.check_task_id)
+        outcome = None if check is None else check.outcome
+        if isinstance(outcome, Success):
+            decided = read_result(outcome.value)
+        else:
+            decided = await self._decided_otherwise(outcome)
+        if decided is None:
+            return Failure(f"{self.check_task_id} failed") if self.fails else Skip("the check has no result")
+        result, action = decided
+        said = f"{self.check_task_id} ended as {result}/{action}"
+        if result != self.result or self.action not in (None, action):
+            return Skip(said)
+        if self.fails:
+            return Failure(said)
+        starts_run = action is Action.RETRIGGER
+        return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
+
+    async def cancel(self, wait: Wait) -> None:
+        """Stop nothing."""
+
+    async def _decided_otherwise(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
+        match outcome:
+            case Failure():
+                return None
+            case Skip():
+                return Result.PASS, Action.CONTINUE  # for which no gate is chosen
+        # It never ran, because what it waits for failed or was skipped; or a user gave it its state.
+        states = await states_of_tasks(self.current.attempt, [self.check_task_id])
+        if states is None:
+            return Result.PASS, Action.CONTINUE  # dag.test() answers no such question; its other leaves tell
+        state = states[self.check_task_id]
+        if state in _FAILED:
+            return None
+        action = Action.STOP if state == "success" else Action.CONTINUE
+        return Result.PASS, action
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

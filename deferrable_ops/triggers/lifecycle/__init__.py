@@ -1,0 +1,1 @@
+"""What every trigger of a process shares, whatever it waits for."""

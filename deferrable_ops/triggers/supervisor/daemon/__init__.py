@@ -1,0 +1,1 @@
+"""Starting, changing and stopping one supervisord and its programs."""

@@ -1,0 +1,178 @@
+"""The programs of a supervisord: started, started anew, and stopped, with one question an interval while they do.
+
+Which processes are to be started is fixed at the first look and kept, so that a step which is taken again, because its
+triggerer was killed, starts nothing twice: not even a program that has ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from deferrable_ops.exceptions import SupervisordRefused
+from deferrable_ops.supervisord.policy import Action
+from deferrable_ops.supervisord.processes import ALIVE, Process, State, processes_of
+from deferrable_ops.triggers.supervisor.configuration import stop_seconds
+from deferrable_ops.triggers.supervisor.host import POLL, SHUTTING_DOWN, Site, StepFailed, meaning_of
+
+_STARTED_ALREADY: Final = 60  # faults of supervisor's xmlrpc.py
+_NOT_RUNNING: Final = 70
+_ON_ITS_WAY: Final = frozenset({State.STARTING, State.BACKOFF, State.STOPPING})
+_MORE_TO_STOP: Final = 5.0  # seconds, until supervisord has killed one and seen its end
+_STOPPABLE: Final = ALIVE - {State.STOPPING}
+_FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})  # the others are what the watching task ends with
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the processes were before a step began with them.
+
+    :param starts: when each was started last, by full name, in whole seconds by supervisord's clock; 0: never.
+    :param restart: those that ran are started anew.
+    """
+
+    starts: Mapping[str, int]
+    restart: bool
+
+    @classmethod
+    def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
+        """Return it as it is now."""
+        return cls({process.full_name: process.start for process in processes}, restart)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what :meth:`as_json` wrote."""
+        return cls(dict(data["starts"]), bool(data["restart"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {"starts": dict(self.starts), "restart": self.restart}
+
+    def is_new(self, process: Process) -> bool:
+        """Return whether a process was started since."""
+        return process.start > self.starts.get(process.full_name, 0)
+
+
+async def programs(site: Site) -> list[Process]:
+    """Return the processes of the configuration's programs, in the order in which they are started.
+
+    :raises StepFailed: supervisord does not know one of the programs.
+    """
+    found = processes_of(site.cfg, await site.processes())
+    for name, program in site.cfg.programs.items():
+        if len(found[name]) < program.numprocs:
+            raise StepFailed(
+                f"supervisord knows {len(found[name])} of the {program.numprocs} processes of {name!r}; clear the "
+                "tasks configure-supervisor and start-supervisor"
+            )
+    by_priority = sorted(site.cfg.programs.items(), key=lambda item: item[1].priority)
+    return [process for name, _ in by_priority for process in found[name]]
+
+
+async def stop_running(site: Site, before: Before) -> None:
+    """Stop those that a restart starts anew, and return when they are."""
+    while old := [process for process in await programs(site) if not before.is_new(process)]:
+        if not await _stopping(site, old):
+            return
+        await asyncio.sleep(POLL)
+
+
+async def start_programs(site: Site, before: Before) -> list[Process]:
+    """Start those that do not run, and return all when each has started or ended.
+
+    :raises StepFailed: one cannot be started, or its policy says that the task fails.
+    """
+    asked: set[str] = set()
+    while True:
+        found = await programs(site)
+        due = [process for process in found if process.state not in ALIVE and not before.is_new(process)]
+        due = [process for process in due if process.full_name not in asked]
+        if due:
+            asked.update(process.full_name for process in due)
+            await _call(site, "supervisor.startProcess", due, _STARTED_ALREADY)
+        elif not any(process.state in _ON_ITS_WAY for process in found):
+            _check_started(site, found)
+            return found
+        await asyncio.sleep(POLL)
+
+
+async def stop_programs(site: Site) -> list[Process]:
+    """Stop the configuration's programs at once, and return their processes when they have stopped.
+
+    Each has the time that it was promised: supervisord kills it after that.
+
+    :raises StepFailed: one was promised more than this configuration says, by the one that runs.
+    """
+
+    async def own() -> list[Process]:
+        found = processes_of(site.cfg, await site.processes())
+        return [process for processes in found.values() for process in processes]
+
+    return await _until_stopped(site, own)
+
+
+async def stop_everything(site: Site) -> None:
+    """Stop all processes at once, those of other configurations too. Event listeners go on until supervisord ends.
+
+    :raises StepFailed: one was promised more time than this configuration says.
+    """
+
+    async def everything() -> list[Process]:
+        return [process for process in await site.processes() if process.group not in site.cfg.eventlistener]
+
+    await _until_stopped(site, everything)
+
+
+async def _until_stopped(site: Site, look: Callable[[], Awaitable[list[Process]]]) -> list[Process]:
+    seconds = stop_seconds(site.cfg)
+    give_up_at = time.monotonic() + seconds + _MORE_TO_STOP
+    while await _stopping(site, found := await look()):
+        if time.monotonic() >= give_up_at:
+            names = ", ".join(process.full_name for process in found if process.state in ALIVE)
+            raise StepFailed(f"{names} did not stop within the {seconds:g} s of this configuration")
+        await asyncio.sleep(POLL)
+    return found
+
+
+async def _stopping(site: Site, processes: list[Process]) -> bool:
+    """Tell those that run to stop; return whether any has not yet."""
+    due = [process for process in processes if process.state in _STOPPABLE]
+    if due:
+        await _call(site, "supervisor.stopProcess", due, _NOT_RUNNING)
+    return any(process.state in ALIVE for process in processes)
+
+
+async def _call(site: Site, method: str, processes: list[Process], fine: int) -> None:
+    """Ask supervisord to start or to stop processes, without waiting for that.
+
+    :param fine: the fault that says that it is so already.
+    """
+    await site.check()
+    answers = await site.rpc.multicall([(method, (process.full_name, False)) for process in processes])
+    refused = {
+        process.full_name: answer
+        for process, answer in zip(processes, answers, strict=True)
+        if isinstance(answer, SupervisordRefused) and answer.code != fine
+    }
+    for answer in refused.values():
+        if answer.code == SHUTTING_DOWN:
+            raise meaning_of(answer)
+    if refused:
+        raise StepFailed("; ".join(f"{name}: {answer}" for name, answer in refused.items()))
+
+
+def _check_started(site: Site, found: list[Process]) -> None:
+    own = processes_of(site.cfg, found)
+    dead = [
+        (process, site.cfg.policy_of(name).otherwise)
+        for name, processes in own.items()
+        for process in processes
+        if process.state in (State.FATAL, State.UNKNOWN, State.STOPPED)
+    ]
+    failed = [(process, action) for process, action in dead if action in _FAILURES]
+    if failed:
+        reasons = "; ".join(f"{process.full_name} {process.end}" for process, _ in failed)
+        raise StepFailed(reasons, retryable=all(action is not Action.FAIL for _, action in failed))

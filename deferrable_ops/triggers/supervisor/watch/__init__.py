@@ -1,0 +1,1 @@
+"""Watching the programs of a supervisord, and forwarding what they write."""

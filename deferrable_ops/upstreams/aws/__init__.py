@@ -1,0 +1,1 @@
+"""AWS connections and sessions, shared by all AWS upstreams."""

@@ -1,0 +1,76 @@
+"""A thread with an event loop of its own for AWS: making a client blocks, and so does reading large answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, TypeVar
+
+from deferrable_ops.upstreams.aws.connection import AwsSettings
+from deferrable_ops.upstreams.aws.session import AwsSession
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_STOP_SECONDS = 10.0
+
+
+class AwsThread:
+    """Speaks to AWS with one connection's credentials, off the Triggerer's event loop."""
+
+    thread_name: ClassVar[str]
+
+    def __init__(self, settings: AwsSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._session: AwsSession
+        self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
+
+    async def start(self) -> None:
+        """Begin.
+
+        :raises ConfigurationError: a setting of the connection is wrong.
+        """
+        self._thread.start()
+        try:
+            await self._ask(self._open())
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Break off what is under way, close all connections, and return when nothing is left."""
+        self._tell(self._loop.stop)
+        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
+        if self._thread.is_alive():
+            log.warning("The thread %s (%s) does not end", self.thread_name, self._settings.whose)
+
+    def _tell(self, do: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(do, *arguments)
+        except RuntimeError:
+            return  # it has ended
+
+    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
+
+    async def _open(self) -> None:
+        self._session = AwsSession(self._settings)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if hasattr(self, "_session"):
+            await self._session.close()

@@ -1,0 +1,1 @@
+"""Apache Kafka: shared consumers and producers."""

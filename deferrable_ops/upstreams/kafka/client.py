@@ -1,0 +1,248 @@
+"""A consumer of aiokafka that waits longer after each failure, and says why a cluster refuses it.
+
+The one file that reaches into aiokafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.kafka.backoff_client import patient_client
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings
+from deferrable_ops.upstreams.kafka.oauth import token_provider
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+
+_PAUSE = 0.2
+_REQUEST_SECONDS = 20.0
+_FETCH_BYTES = 8 * 1_048_576  # of memory, for each broker and consumer; a larger record comes all the same
+_FETCH_WAIT = (
+    250  # milliseconds: for so long a broker may hold up whoever begins in another partition of its own
+)
+_METADATA_SECONDS = 15.0  # until a new partition is noticed
+_MISSING_SECONDS = 15.0
+_REFUSALS = 3  # in a row: a broker that has just started may not know its users yet
+_AUTHENTICATION: Final = (
+    "AuthenticationFailedError",
+    "AuthenticationMethodNotSupported",
+    "ClusterAuthorizationFailedError",
+    "IllegalSaslStateError",
+    "SaslAuthenticationFailed",
+    "UnsupportedSaslMechanismError",
+)
+
+
+def import_aiokafka(mechanism: str = "") -> None:
+    """Import the client library. The first time blocks for long: only in a thread.
+
+    :param mechanism: SASL's; GSSAPI needs a library more.
+    :raises ConfigurationError: the extra ``kafka`` is missing.
+    """
+    try:
+        # The codecs' library, too: aiokafka would find out that it is missing when a compressed batch comes.
+        for name in ("aiokafka", "aiokafka.client", "aiokafka.conn", "aiokafka.errors", "cramjam"):
+            import_module(name)
+        if mechanism == "GSSAPI":
+            import_module("gssapi")
+        logging.getLogger("aiokafka.conn").addFilter(_holds_no_credentials)
+    except ImportError as missing:
+        raise ConfigurationError(
+            f"Kafka needs a client that is not installed here ({missing}): "
+            'pip install "airflow-deferrable-ops[kafka]"' + (" gssapi" if mechanism == "GSSAPI" else "")
+        ) from missing
+
+
+class Cluster:
+    """Opens consumers of one cluster, in the thread and the event loop that read it.
+
+    :param tls: what connections are encrypted with.
+    :ivar topics: the topics whose partitions and leaders its consumers keep themselves informed of.
+    :ivar refused: why a broker refuses us since its consumers were opened.
+    :ivar connection: how its brokers are reached, in aiokafka's arguments.
+    """
+
+    def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
+        self.settings = settings
+        self.topics: set[str] = set()
+        self.refused: KafkaRefused | None = None
+        self.connection = _connection_arguments(settings, tls)
+
+    async def open_consumer(self, purpose: str) -> AIOKafkaConsumer:
+        """Open a consumer that belongs to no group and commits nothing.
+
+        :param purpose: becomes part of its client id, which the brokers' logs show.
+        :raises KafkaRefused: the cluster refuses the credentials or the certificate, or its own cannot be trusted.
+        :raises KafkaUnavailable: no broker can be reached now.
+        """
+        import aiokafka
+        from aiokafka.errors import KafkaError
+
+        client_id = f"{self.settings.client_id}-{purpose}"
+        consumer = aiokafka.AIOKafkaConsumer(
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where to go on is for us to say
+            isolation_level=self.settings.isolation,
+            fetch_max_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT,
+            max_partition_fetch_bytes=self.settings.partition_bytes,
+            client_rack=self.settings.rack,
+            request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
+            client_id=client_id,
+        )
+        consumer._client = patient_client(
+            lambda: self.topics,
+            self.refusal,
+            self._note_refusal,
+            bootstrap_servers=self.settings.servers,
+            request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
+            metadata_max_age_ms=int(_METADATA_SECONDS * 1_000),
+            retry_backoff_ms=int(_PAUSE * 1_000),
+            **{**self.connection, "client_id": client_id},
+        )
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            refused = await self.why_refused()
+            if refused is not None:
+                raise refused from None
+            raise KafkaUnavailable(
+                f"no broker of the connection {self.settings.conn_id!r} ({self.settings.servers}) can be reached now: "
+                f"{self.settings.without_secrets(error)}"
+            ) from None
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def why_refused(self) -> KafkaRefused | None:
+        """Connect to each broker that the settings name, and return why they refuse; None: they do not, all of them."""
+        from aiokafka.conn import collect_hosts
+
+        refused = None
+        for host, port, _ in collect_hosts(self.settings.servers, randomize=False):
+            error = await self.refusal(host, port)
+            if error is None:
+                return None
+            refused = refused or error
+        return refused
+
+    async def refusal(self, host: str, port: int) -> KafkaRefused | None:
+        """Connect to a broker, and return why it refuses for good; None: it does not, or nobody can say."""
+        from aiokafka.conn import create_conn
+        from aiokafka.errors import KafkaError
+
+        for attempt in range(_REFUSALS):
+            if attempt:
+                await asyncio.sleep(_PAUSE * 2**attempt)
+            try:
+                connection = await create_conn(
+                    host, port, request_timeout_ms=int(_REQUEST_SECONDS * 1_000), **self.connection
+                )
+            except (KafkaError, OSError, TimeoutError) as error:
+                if not _is_refusal(error):
+                    return None
+                last = error
+            else:
+                connection.close()
+                return None
+        return KafkaRefused(self._in_words(host, port, last))
+
+    def _note_refusal(self, refused: KafkaRefused) -> None:
+        self.refused = refused
+
+    def _in_words(self, host: str, port: int, error: Exception) -> str:
+        said = self.settings.without_secrets(error)
+        where = f"{host}:{port} of the connection {self.settings.conn_id!r}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"the certificate of {where} cannot be trusted: {said}; set ssl.ca.location in the connection's extra "
+                "to the authority that signed it"
+            )
+        if isinstance(error, ssl.SSLError):
+            return (
+                f"no encrypted connection to {where} can be made: {said}; check security.protocol, and the certificate "
+                "that the broker asks of clients"
+            )
+        return (
+            f"{where} refuses {self.settings.username or 'us'} ({self.settings.mechanism or self.settings.protocol}): "
+            f"{said}; check sasl.mechanism, sasl.username and sasl.password in the connection's extra"
+        )
+
+
+async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str) -> set[int]:
+    """Return the partitions of a topic, once some broker has told them.
+
+    :raises KafkaRefused: there is no such topic, or we may not see it.
+    """
+    client: Any = consumer._client
+    told_since, backoff = None, Backoff()
+    await client.add_topic(topic)
+    while True:
+        found = consumer.partitions_for_topic(topic)
+        if found:
+            return set(found)
+        if topic in client.cluster.unauthorized_topics:
+            raise refusal_of_topic(settings, topic)
+        is_told = await client.force_metadata_update()
+        # A topic that has just been made is not known to every broker yet.
+        told_since = (told_since or time.monotonic()) if is_told else None
+        if told_since is not None and time.monotonic() - told_since > _MISSING_SECONDS:
+            raise KafkaRefused(
+                f"there is no topic {topic!r} in the cluster of the connection {settings.conn_id!r}; check its name, "
+                "or create it first"
+            )
+        await asyncio.sleep(backoff.failed())
+
+
+def refusal_of_topic(settings: ClusterSettings, topic: str) -> KafkaRefused:
+    """Return the error of a topic that we may not read."""
+    return KafkaRefused(
+        f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'us'} read the topic "
+        f"{topic!r}; grant READ and DESCRIBE on it"
+    )
+
+
+def is_broken(consumer: AIOKafkaConsumer) -> bool:
+    """Return whether a consumer has ended by itself: it would say that nothing comes, for ever."""
+    fetcher: Any = consumer._fetcher
+    return bool(fetcher.error_future.done())
+
+
+def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "client_id": settings.client_id,
+        "security_protocol": settings.protocol,
+        "ssl_context": tls,
+    }
+    if settings.protocol.startswith("SASL"):
+        arguments |= {
+            "sasl_mechanism": settings.mechanism,
+            "sasl_plain_username": settings.username,
+            "sasl_plain_password": settings.password,
+            "sasl_kerberos_service_name": settings.kerberos_service,
+            "sasl_oauth_token_provider": token_provider(settings.oauth) if settings.oauth else None,
+        }
+    return arguments
+
+
+def _holds_no_credentials(record: logging.LogRecord) -> bool:
+    """Return whether a record may be logged: at the level DEBUG aiokafka logs each request, passwords and all."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, ssl.SSLError):
+        # A connection that breaks off while it is made is none.
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    return type(error).__name__ in _AUTHENTICATION

@@ -1,0 +1,131 @@
+"""The thread in which a cluster is read: parsing and matching must not hold up the Triggerer's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from deferrable_ops.exceptions import KafkaError, KafkaRefused
+from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUp
+from deferrable_ops.upstreams.kafka.client import Cluster
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings
+from deferrable_ops.upstreams.kafka.live_consumer import Live
+from deferrable_ops.upstreams.kafka.subscription import Batch, Reading
+from deferrable_ops.upstreams.kafka.subscriptions import Readings
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+
+
+class ReadingThread:
+    """Reads a cluster in a thread with an event loop of its own.
+
+    :param store: awaited in the event loop that this is made in, for each batch.
+    """
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        tls: ssl.SSLContext | None,
+        store: Callable[[Batch], Awaitable[object]],
+    ) -> None:
+        self._settings = settings
+        self._tls = tls
+        self._store_there = store
+        self._there = asyncio.get_running_loop()
+        self._loop = asyncio.new_event_loop()
+        self._readings = Readings(self._store)
+        self._main: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with nobody to read for."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop reading, and return when it has."""
+        self._tell(self._cancel)
+        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
+        if self._thread.is_alive():
+            log.warning("The thread that reads Kafka (%s) does not end", self._settings.conn_id)
+
+    def enter(self, reading: Reading) -> None:
+        """Begin to read for somebody."""
+        self._tell(self._readings.enter, reading)
+
+    def leave(self, reading: Reading) -> None:
+        """Read no more for somebody."""
+        self._tell(self._readings.leave, reading)
+
+    def _tell(self, do: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(do, *arguments)
+        except RuntimeError:
+            return  # it has ended
+
+    def _cancel(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+        else:  # it has not begun yet
+            self._loop.call_soon(self._cancel)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.run(self._read())
+            except asyncio.CancelledError:
+                return
+            except Exception:
+                log.exception("Kafka (%s) is not read any more", self._settings.conn_id)
+
+    async def _read(self) -> None:
+        self._main = asyncio.current_task()
+        cluster = Cluster(self._settings, self._tls)
+        live, catch_up = Live(cluster, self._readings), CatchUp(cluster, self._readings)
+        # A group ends when all of its tasks have: each closes its connections.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._again_and_again("live", lambda: bool(self._readings), live.read))
+            tasks.create_task(self._again_and_again("catch-up", catch_up.is_needed, catch_up.read))
+            tasks.create_task(self._checkpoints())
+
+    async def _again_and_again(
+        self, name: str, is_needed: Callable[[], bool], read: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        backoff = Backoff()
+        while True:
+            while not is_needed():
+                await self._readings.wait_for_change()
+            try:
+                await read()
+                backoff.succeeded()
+                continue
+            except KafkaRefused as refused:
+                self._readings.fail(self._readings, refused)
+            except Exception as error:
+                log.warning(
+                    "The %s consumer of %s begins again: %s",
+                    name,
+                    self._settings.conn_id,
+                    self._settings.without_secrets(error),
+                    exc_info=not isinstance(error, KafkaError),
+                )
+            await asyncio.sleep(backoff.failed())
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECKPOINT_SECONDS)
+            for topic in list(self._readings.topics.values()):
+                await self._readings.checkpoint(topic)
+
+    async def _store(self, batch: Batch) -> None:
+        async def store() -> None:
+            await self._store_there(batch)
+
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(store(), self._there))

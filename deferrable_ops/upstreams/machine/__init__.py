@@ -1,0 +1,1 @@
+"""Files and processes of a machine; this package implements the local one."""

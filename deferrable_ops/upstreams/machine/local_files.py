@@ -1,0 +1,168 @@
+"""This host's files. Everything here blocks: only in a thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavailable
+from deferrable_ops.upstreams.machine.machine import FileStatus
+from deferrable_ops.upstreams.machine.private_directory import Entry, why_not_ours, why_not_safe
+
+# They pass, or somebody makes room; everything else stays as it is until somebody changes it.
+_PASSING: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTEMPTY,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+_ATTEMPTS: Final = 20
+
+
+def make_directory(path: Path) -> None:
+    """See :meth:`Machine.make_directory`."""
+    _walk(path, make=True)
+
+
+def check_directory(path: Path) -> bool:
+    """See :meth:`Machine.check_directory`."""
+    return _walk(path, make=False)
+
+
+def _walk(path: Path, *, make: bool) -> bool:
+    """Return whether there is a directory of ours in the end; what is missing is made, or ends the walk."""
+    with _told(path):
+        there = next(directory for directory in path.parents if directory.exists())
+        # What is there as it really is, and then with the links that lead to it and with what is missing.
+        for directories in (there.resolve(), path):
+            for directory in (*reversed(directories.parents), directories):
+                try:
+                    found = _entry(directory)
+                except FileNotFoundError:
+                    if not make:
+                        return False
+                    with suppress(FileExistsError):
+                        directory.mkdir(mode=0o700)
+                    found = _entry(directory)
+                _check_one(directory, found)
+        if complaint := why_not_ours(path, _entry(path), os.geteuid()):
+            raise MachineRefused(complaint)
+        return True
+
+
+def _check_one(directory: Path, found: Entry) -> None:
+    parent = _entry(directory.parent, through_links=True)
+    if complaint := why_not_safe(directory, found, parent, os.geteuid()):
+        raise MachineRefused(complaint)
+
+
+def _entry(path: Path, *, through_links: bool = False) -> Entry:
+    found = path.stat(follow_symlinks=through_links)
+    return Entry(found.st_mode, found.st_uid)
+
+
+def write(path: Path, data: bytes) -> None:
+    """See :meth:`Machine.write`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with _told(path):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read(path: Path, offset: int, length: int | None) -> bytes | None:
+    """See :meth:`Machine.read`."""
+    with _told(path):
+        try:
+            with os.fdopen(_opened(path), "rb") as file:
+                file.seek(offset)
+                return file.read(-1 if length is None else length)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _opened(path: Path) -> int:
+    """Return the descriptor of a file that is read. Where a pipe stands, nobody is waited for who writes to it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return descriptor
+    os.close(descriptor)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise MachineRefused(f"{path} is no regular file; remove it, or give another path")
+
+
+def status(path: Path) -> FileStatus | None:
+    """See :meth:`Machine.status`."""
+    with _told(path):
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        kind = stat.S_IFMT(found.st_mode)
+        return FileStatus(
+            found.st_size, found.st_ino, found.st_mtime, kind == stat.S_IFDIR, kind == stat.S_IFREG
+        )
+
+
+def remove(path: Path) -> None:
+    """See :meth:`Machine.remove`."""
+    if path == path.parent:
+        raise InputError(f"{path} is everything there is, and is not removed")
+    with _told(path):
+        for attempt in range(_ATTEMPTS):
+            try:
+                _remove(path)
+                return
+            except OSError as error:
+                # Somebody else removes it as well, or a program still writes there.
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS - 1:
+                    raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(
+            NotADirectoryError
+        ):  # a file stands where a directory above it was meant: it is not there
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Let what the operating system says be one of our errors."""
+    if not path.is_absolute():
+        raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
+    try:
+        yield
+    except OSError as error:
+        kind = MachineUnavailable if error.errno in _PASSING else MachineRefused
+        raise kind(f"{error.filename or path}: {error.strerror or type(error).__name__}") from None

@@ -1,0 +1,245 @@
+"""One queue, polled for all who wait for its messages: into the inbox first, and only then out of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from deferrable_ops.events.event import Event, sqs_event
+from deferrable_ops.events.queues import Queue
+from deferrable_ops.exceptions import SqsRefused
+from deferrable_ops.upstreams.aws.session import AwsSession
+from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
+from deferrable_ops.upstreams.sqs.reader import Reading
+
+log = logging.getLogger(__name__)
+
+Message = Mapping[str, Any]
+
+_LONG_POLL = 20  # seconds, the longest that SQS offers
+_AT_ONCE = 10  # messages, the most that SQS gives
+_RECEIVERS = 4  # at load, of a queue without an order
+_DELETES = 8  # under way
+_REFUSALS, _REFUSED_SECONDS = 3, 8.0  # in a row, for so long: a permission takes seconds to reach all of AWS
+_WARN_SECONDS = 30.0
+_VISIBILITY_SECONDS = 30.0  # SQS' default, where we may not ask
+
+
+class _Unneeded(Exception):
+    """Nobody waits for the queue any more, so nothing is tried again."""
+
+
+class Polling:
+    """The poll of one queue, while somebody needs it.
+
+    A kill at any moment costs one more receive: what was not deleted comes again, and the inbox knows it. The order of
+    a FIFO queue's group is kept because SQS gives nothing of a group while something of it is received and not deleted,
+    and nothing is deleted that is not in the inbox.
+
+    :param most_bytes: a message whose body is larger is kept without it.
+    :param others: the queues that are polled with the same credentials, this one included.
+    """
+
+    def __init__(
+        self, queue: Queue, session: AwsSession, most_bytes: int, others: Collection[Polling]
+    ) -> None:
+        self.queue = queue
+        self.readings: dict[Reading, None] = {}
+        self.arn = queue.arn
+        self._session = session
+        self._settings = session.settings
+        self._most_bytes = most_bytes
+        self._others = others
+        self._visibility = _VISIBILITY_SECONDS
+        self._last: Reading  # by whom what comes after the last has left is stored
+        self._receivers: set[asyncio.Task[None]] = set()
+        self._deletes: set[asyncio.Task[None]] = set()
+
+    def enter(self, reading: Reading) -> None:
+        """Poll for somebody."""
+        self.readings[reading] = None
+        self._last = reading
+
+    def leave(self, reading: Reading) -> None:
+        """Poll no more for somebody. The poll under way is not broken off: SQS would hide what it has sent to it."""
+        self.readings.pop(reading, None)
+
+    def fail(self, refused: SqsRefused) -> None:
+        """End all waits for this queue."""
+        readings, self.readings = list(self.readings), {}
+        for reading in readings:
+            reading.fail(refused)
+
+    async def run(self) -> None:
+        """Poll until nobody needs the queue."""
+        try:
+            while self.readings:
+                await self._poll()
+                while (running := self._receivers | self._deletes) and not self.readings:
+                    await asyncio.wait(running)
+        finally:
+            for task in self._receivers | self._deletes:
+                task.cancel()
+
+    async def _poll(self) -> None:
+        try:
+            await self._ask()
+            while self.readings:
+                messages = await self._receive(_LONG_POLL)
+                self._receive_more(messages)
+                await self._take(messages)
+        except _Unneeded:
+            return
+        except SqsRefused as refused:
+            self.fail(refused)
+
+    async def _ask(self) -> None:
+        """Ask what the queue is. Two names of one queue would take each other's messages."""
+        answer = await self._call(
+            "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
+        )
+        attributes = answer.get("Attributes", {})
+        self.arn = attributes.get("QueueArn", self.arn)
+        self._visibility = float(attributes.get("VisibilityTimeout", _VISIBILITY_SECONDS))
+        for other in self._others:
+            if other is not self and other.readings and self.arn and other.arn == self.arn:
+                raise SqsRefused(
+                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}, which gives each message to "
+                    "one of them only; write the same URL everywhere"
+                )
+
+    async def _receive(self, seconds: int) -> list[Message]:
+        answer = await self._call(
+            "receive_message",
+            MaxNumberOfMessages=_AT_ONCE,
+            WaitTimeSeconds=seconds,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        )
+        return answer.get("Messages") or []
+
+    def _receive_more(self, messages: Sequence[Message]) -> None:
+        """Receive with one more at a time while there is plenty, if the queue has no order to keep."""
+        if len(messages) < _AT_ONCE or self.queue.is_fifo or len(self._receivers) + 1 >= _RECEIVERS:
+            return
+        receiver = asyncio.create_task(self._help())
+        self._receivers.add(receiver)
+        receiver.add_done_callback(self._receivers.discard)
+
+    async def _help(self) -> None:
+        try:
+            messages: Sequence[Message] = [{}] * _AT_ONCE
+            while self.readings and len(messages) == _AT_ONCE:
+                messages = await self._receive(0)
+                await self._take(messages)
+        except (_Unneeded, SqsRefused):
+            return  # the poll itself finds out
+
+    async def _take(self, messages: Sequence[Message]) -> None:
+        """Store messages, and then delete them."""
+        if not messages:
+            return
+        received_at = time.monotonic()
+        await self._keep([self._event(message) for message in messages])
+        delete = asyncio.create_task(self._delete(messages, received_at + self._visibility))
+        self._deletes.add(delete)
+        delete.add_done_callback(self._deletes.discard)
+        if self.queue.is_fifo:
+            await asyncio.wait([delete])  # before that there is nothing more of their groups
+        elif len(self._deletes) >= _DELETES:
+            await asyncio.wait(self._deletes, return_when=asyncio.FIRST_COMPLETED)
+
+    def _event(self, message: Message) -> Event:
+        event = sqs_event(self.queue.source, message, received_at=time.time())
+        size = len(str(message.get("Body", "")).encode(errors="replace"))
+        if size <= self._most_bytes:
+            return event
+        for reading in self.readings:
+            reading.warn(
+                f"a message of {self.queue.url} has more than {self._most_bytes} bytes ([deferrable_ops] "
+                "max_payload_bytes): it is kept without its payload, and only a match on attributes or metadata takes "
+                "it; so will others be"
+            )
+        return event.without_payload(size)
+
+    async def _keep(self, events: Sequence[Event]) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                reading = next(iter(self.readings), self._last)
+                await reading.store(events)
+            except Exception as error:
+                log.warning("Messages of %s cannot be stored: %r", self.queue.url, error)
+                if not self.readings:
+                    raise _Unneeded from None
+                await asyncio.sleep(backoff.failed())
+            else:
+                return
+
+    async def _delete(self, messages: Sequence[Message], until: float) -> None:
+        """Delete messages, if need be again, for as long as they are hidden from everybody else."""
+        left = {str(number): message["ReceiptHandle"] for number, message in enumerate(messages)}
+        backoff = Backoff()
+        try:
+            while left:
+                entries = [{"Id": name, "ReceiptHandle": handle} for name, handle in left.items()]
+                answer = await self._call("delete_message_batch", until=until, Entries=entries)
+                failed = {one["Id"] for one in answer.get("Failed") or () if not one.get("SenderFault")}
+                left = {name: handle for name, handle in left.items() if name in failed}
+                if left and time.monotonic() > until:
+                    return  # they come again, and are known
+                await asyncio.sleep(backoff.failed() if left else 0)
+        except _Unneeded:
+            return
+        except SqsRefused as refused:
+            self.fail(refused)
+
+    async def _call(
+        self, operation: str, *, may_be_denied: bool = False, until: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Ask SQS, again and again while it has trouble.
+
+        :param until: on the monotonic clock, when it is of no use any more.
+        :raises SqsRefused: it said no several times.
+        :raises _Unneeded: it did not answer, and nobody needs it any more.
+        """
+        backoff, began, refused_since, refusals = Backoff(), time.monotonic(), 0.0, 0
+        while True:
+            try:
+                client = await self._client()
+                answer = await getattr(client, operation)(QueueUrl=self.queue.url, **arguments)
+            except Exception as error:
+                if may_be_denied and is_denied(error):
+                    return {}
+                now = time.monotonic()
+                refused = refusal_of(error, self._settings, self.queue)
+                if refused is None:
+                    refusals = 0
+                    self._note_trouble(operation, error, now - began)
+                else:
+                    refused_since = refused_since if refusals else now
+                    refusals += 1
+                    if refusals >= _REFUSALS and now - refused_since >= _REFUSED_SECONDS:
+                        raise refused from None
+            else:
+                return dict(answer)
+            pause = backoff.failed()
+            if not self.readings or (until is not None and time.monotonic() + pause > until):
+                raise _Unneeded
+            await asyncio.sleep(pause)
+
+    async def _client(self) -> Any:
+        return await self._session.client("sqs", self.queue.region, self.queue.own_endpoint)
+
+    def _note_trouble(self, operation: str, error: Exception, seconds: float) -> None:
+        said = in_short(error, self._settings)
+        log.warning("%s of %s is tried again: %s", operation, self.queue.url, said)
+        if seconds > _WARN_SECONDS:
+            for reading in self.readings:
+                reading.warn(
+                    f"SQS has not answered for {self.queue.url} for a while ({said}); it is asked on and on"
+                )

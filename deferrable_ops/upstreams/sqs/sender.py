@@ -1,0 +1,83 @@
+"""Messages that are sent to an SQS queue, ten at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from deferrable_ops.events.queues import Queue, queue_of
+from deferrable_ops.exceptions import DeferrableOpsError, SqsRefused
+from deferrable_ops.shared import share
+from deferrable_ops.upstreams.aws.session import import_aiobotocore
+from deferrable_ops.upstreams.aws.thread import AwsThread
+from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
+from deferrable_ops.upstreams.sqs.queues import load_settings
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE: Final = 10
+MOST_BYTES_AT_ONCE: Final = 262_144
+"""Of a batch. AWS takes four times as much since 2025, which other servers need not know."""
+
+
+class SqsUnavailable(DeferrableOpsError):
+    """SQS does not answer now, or not as it should; it is not known whether the messages were sent."""
+
+
+def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
+    """Use what sends to the queues that a connection reaches, on the running event loop.
+
+    :param aws_conn_id: as for :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
+    :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or a setting of it is wrong.
+    """
+
+    async def open_sender() -> Sender:
+        settings = await load_settings(aws_conn_id)
+        await asyncio.to_thread(import_aiobotocore)
+        sender = Sender(settings)
+        await sender.start()
+        return sender
+
+    return share(("sqs sender", aws_conn_id), open_sender, Sender.stop)
+
+
+class Sender(AwsThread):
+    """Sends with one connection's credentials."""
+
+    thread_name = "deferrable-ops sqs sender"
+
+    async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Send messages, and return the ids of those that were taken, by the ``Id`` of their entries.
+
+        :param entries: at most ten, as ``SendMessageBatch`` takes them.
+        :raises SqsRefused: SQS will not take one of them; the message names it and the fix.
+        :raises SqsUnavailable: it is not known whether they were sent.
+        """
+        return await self._ask(self._send(queue_of(queue_url), entries))
+
+    async def _send(self, queue: Queue, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        try:
+            client = await self._session.client("sqs", queue.region, queue.own_endpoint)
+            answer = await client.send_message_batch(QueueUrl=queue.url, Entries=list(entries))
+        except Exception as error:
+            raise self._in_words(error, queue) from None
+        for failed in answer.get("Failed") or ():
+            said = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
+            if failed.get("SenderFault"):
+                raise SqsRefused(f"SQS does not take messages[{failed['Id']}] in {queue.url}: {said}")
+            log.warning("messages[%s] is sent to %s again: %s", failed["Id"], queue.url, said)
+        return {one["Id"]: one["MessageId"] for one in answer.get("Successful") or ()}
+
+    def _in_words(self, error: Exception, queue: Queue) -> DeferrableOpsError:
+        if is_denied(error):
+            return SqsRefused(
+                f"{self._settings.whose} may not sqs:SendMessage on {queue.arn or queue.url}: "
+                f"{in_short(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt on the queue's "
+                "key if it has one of its own"
+            )
+        refused = refusal_of(error, self._settings, queue)
+        said = in_short(error, self._settings)
+        return refused or SqsUnavailable(f"SQS does not take messages for {queue.url} now: {said}")

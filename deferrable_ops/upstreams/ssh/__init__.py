@@ -1,0 +1,1 @@
+"""A machine behind SSH, through one shared connection per address."""

@@ -1,0 +1,164 @@
+"""Opening an SSH connection, and what its failures mean. One of the files that reach into asyncssh."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineRefused, MachineUnavailable
+from deferrable_ops.upstreams.ssh.connection import SshSettings
+
+if TYPE_CHECKING:
+    from asyncssh import SSHClientConnection
+
+log = logging.getLogger(__name__)
+
+KNOWN_HOSTS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+
+# A peer that is gone without a word is noticed after a minute: routers forget, machines lose their power.
+_KEEPALIVE_SECONDS: Final = 15.0
+_KEEPALIVES: Final = 3
+
+
+def import_asyncssh() -> None:
+    """Import the client library. The first time blocks for long: only in a thread.
+
+    :raises ConfigurationError: the extra ``ssh`` is missing.
+    """
+    try:
+        import_module("asyncssh")
+    except ImportError as missing:
+        raise ConfigurationError(
+            f'SSH needs a client that is not installed here ({missing}): pip install "airflow-deferrable-ops[ssh]"'
+        ) from missing
+    ours = logging.getLogger("asyncssh")
+    if ours.level == logging.NOTSET:
+        ours.setLevel(logging.WARNING)  # it has four lines for each thing that is done
+
+
+class Dropped(MachineUnavailable):
+    """The server closed the connection before the login, as it does when too many come at once."""
+
+
+async def log_in(settings: SshSettings) -> SSHClientConnection:
+    """Return a new connection.
+
+    :raises MachineUnavailable: the machine does not answer now; Dropped: it did, and hung up.
+    :raises MachineRefused: its host key is not the one that is known, or it refuses the login.
+    :raises ConfigurationError: the settings cannot be used.
+    """
+    await asyncio.to_thread(import_asyncssh)
+    import asyncssh
+
+    options = await asyncio.to_thread(_options, settings)
+    if not settings.check_host_key:
+        log.warning("%s is not asked to prove who it is: its connection has no_host_key_check", settings.name)
+    try:
+        async with asyncio.timeout(settings.connect_seconds):
+            return await asyncssh.connect(settings.host, settings.port, options=options, config=None)
+    except TimeoutError:
+        raise MachineUnavailable(
+            f"{settings.name} did not let us in within {settings.connect_seconds:g} s"
+        ) from None
+    except (asyncssh.Error, OSError) as error:
+        raise meaning_of(settings, error) from None
+
+
+def meaning_of(settings: SshSettings, error: Exception) -> MachineError:
+    """Return what a failed connection means."""
+    import asyncssh
+
+    reason = settings.without_secrets(error)
+    where = f"the connection {settings.conn_id!r}"
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        known = "its host_key" if settings.host_key else settings.known_hosts or " and ".join(KNOWN_HOSTS)
+        return MachineRefused(
+            f"{settings.name} has a host key that is not the one of {known}: {reason}. Ask the machine's owner for its "
+            f"key, and write it into the extra of {where} as host_key, or into known_hosts"
+        )
+    if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName):
+        return MachineRefused(
+            f"{settings.name} refuses the login: {reason}. Check the login and the key or password of {where}"
+        )
+    if isinstance(error, asyncssh.ProtocolError) and "authentication failures" in reason:
+        return MachineRefused(
+            f"{settings.name} refuses the login: {reason}. Give the one key that it knows in the extra of {where}, as "
+            "key_file or private_key"
+        )
+    if isinstance(error, asyncssh.KeyExchangeFailed | asyncssh.ProtocolNotSupported):
+        return MachineRefused(f"{settings.name} and we have no algorithm in common: {reason}")
+    if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
+        return Dropped(f"{settings.name} closed the connection: {reason}")
+    if isinstance(error, OSError):
+        reason = settings.without_secrets(error.strerror or type(error).__name__)
+    return MachineUnavailable(f"{settings.name} cannot be reached: {reason or type(error).__name__}")
+
+
+def _options(settings: SshSettings) -> Any:
+    import asyncssh
+
+    algorithms: dict[str, Any] = {
+        argument: "-" + ",".join(settings.disabled[kind])
+        for kind, argument in (
+            ("ciphers", "encryption_algs"),
+            ("kex", "kex_algs"),
+            ("keys", "server_host_key_algs"),
+            ("macs", "mac_algs"),
+            ("pubkeys", "signature_algs"),
+        )
+        if settings.disabled.get(kind)
+    }
+    if settings.ciphers:
+        algorithms["encryption_algs"] = list(settings.ciphers)
+    if settings.proxy_command:
+        algorithms["proxy_command"] = settings.proxy_command
+    try:
+        return asyncssh.SSHClientConnectionOptions(
+            config=None,
+            username=settings.username,
+            password=settings.password,
+            passphrase=settings.passphrase,
+            known_hosts=_known_hosts(settings),
+            keepalive_interval=_KEEPALIVE_SECONDS,
+            keepalive_count_max=_KEEPALIVES,
+            login_timeout=settings.connect_seconds,
+            **_keys(settings),
+            **algorithms,
+        )
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"the connection {settings.conn_id!r} cannot be used: {settings.without_secrets(error)}"
+        ) from None
+
+
+def _keys(settings: SshSettings) -> dict[str, Any]:
+    """Return what is tried to log in: what the connection gives, and only if that is nothing, what this account has.
+
+    A server counts every key that it is shown, and soon listens no more.
+    """
+    import asyncssh
+
+    if settings.private_key:
+        key = asyncssh.import_private_key(settings.private_key, settings.passphrase)
+        return {"client_keys": [key], "agent_path": None}
+    if settings.key_file:
+        return {"client_keys": [str(Path(settings.key_file).expanduser())], "agent_path": None}
+    if settings.password or not settings.look_for_keys:
+        return {"client_keys": None}
+    return {}
+
+
+def _known_hosts(settings: SshSettings) -> Any:
+    import asyncssh
+
+    if not settings.check_host_key:
+        return None
+    if settings.host_key:
+        return [asyncssh.import_public_key(settings.host_key)], [], []
+    if settings.known_hosts:
+        return asyncssh.read_known_hosts(str(Path(settings.known_hosts).expanduser()))
+    found = [path for path in (Path(name).expanduser() for name in KNOWN_HOSTS) if path.is_file()]
+    return asyncssh.read_known_hosts([str(path) for path in found])

@@ -1,0 +1,224 @@
+"""A machine that is reached by SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
+from deferrable_ops.shared import share
+from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, Ended, FileStatus, Identity, Where
+from deferrable_ops.upstreams.machine.signals import PROC, command_by_ps, signal_of
+from deferrable_ops.upstreams.ssh.bridge import Bridge, bridge_program
+from deferrable_ops.upstreams.ssh.command import Command, command_line, first_line
+from deferrable_ops.upstreams.ssh.files import RemoteFiles
+from deferrable_ops.upstreams.ssh.link import Link, use_link
+from deferrable_ops.upstreams.ssh.sockets import Sockets
+
+if TYPE_CHECKING:
+    from asyncssh import SSHClientConnection
+
+_IDENTITY: Final = """
+cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo
+uname -n; id -un 2>/dev/null || id -u; id -u
+"""
+# GNU's and busybox' stat, or that of BSD and macOS.
+_NO_STAT: Final = "no stat"
+_STATUS: Final = f"""
+LC_ALL=C; export LC_ALL
+if stat -c %i / >/dev/null 2>&1; then stat -L -c '%i %s %Y %F/%n' -- "$@" 2>/dev/null
+elif stat -f %i / >/dev/null 2>&1; then stat -L -f '%i %z %m %HT/%N' -- "$@" 2>/dev/null
+else echo {_NO_STAT}
+fi
+"""
+_KILL_SECONDS: Final = 5.0
+_NAMES_AT_ONCE: Final = 100
+_STATUS_KEPT: Final = 1 << 20
+
+
+def use_remote_host(where: Where) -> AbstractAsyncContextManager[SshMachine]:
+    """Use a machine; its connection is shared with all who use it on the running event loop, as is all else."""
+    return share(("ssh machine", where), partial(_opened, where), SshMachine.close)
+
+
+async def _opened(where: Where) -> SshMachine:
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(use_link(where))
+        return SshMachine(where, link, stack.pop_all())
+
+
+class SshMachine:
+    """A machine behind SSH; see :class:`Machine`.
+
+    :param until_closed: lets go of the link.
+    """
+
+    def __init__(self, where: Where, link: Link, until_closed: AsyncExitStack) -> None:
+        self._environment = where.environment
+        self._line = command_line(where.command_prefix)
+        self._link = link
+        self._until_closed = until_closed
+        self._seconds = where.command_timeout
+        self._files = RemoteFiles(link, where.command_timeout)
+        self._sockets = Sockets(link, self._start_bridge)
+        self._identity: tuple[SSHClientConnection, Identity] | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._link.settings.name
+
+    async def identity(self) -> Identity:
+        """See :meth:`Machine.identity`. On one connection there is always the same machine."""
+        connection = await self._link.connection()
+        if self._identity is not None and self._identity[0] is connection:
+            return self._identity[1]
+        lines = await self._lines_of(_IDENTITY)
+        if len(lines) != 4 or not lines[3].isdigit():
+            raise MachineRefused(f"{self.name} does not say who it is and who we are; it says {lines!r}")
+        boot_id, host, user, uid = lines
+        found = Identity(host, boot_id, user, int(uid))
+        self._identity = connection, found
+        return found
+
+    async def make_directory(self, path: Path) -> None:
+        """See :meth:`Machine.make_directory`."""
+        await self._files.make_directory(path, (await self.identity()).uid)
+
+    async def check_directory(self, path: Path) -> bool:
+        """See :meth:`Machine.check_directory`."""
+        return await self._files.check_directory(path, (await self.identity()).uid)
+
+    async def write(self, path: Path, data: bytes) -> None:
+        """See :meth:`Machine.write`."""
+        await self._files.write(path, data)
+
+    async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
+        """See :meth:`Machine.read`."""
+        return await self._files.read(path, offset, length)
+
+    async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
+        """See :meth:`Machine.status`."""
+        if any("\n" in str(path) or not path.is_absolute() for path in paths):
+            raise InputError(
+                "a path is relative, or holds the end of a line; give absolute paths of one line"
+            )
+        lines = list[str]()
+        for first in range(0, len(paths), _NAMES_AT_ONCE) if inodes else ():
+            lines += await self._lines_of(_STATUS, *map(str, paths[first : first + _NAMES_AT_ONCE]))
+        if not inodes or _NO_STAT in lines:
+            return await asyncio.gather(*map(self._files.status, paths))
+        found = dict(map(_status, lines))
+        return [found.get(str(path)) for path in paths]
+
+    async def remove(self, path: Path) -> None:
+        """See :meth:`Machine.remove`."""
+        if not path.is_absolute() or path == path.parent:
+            raise InputError(f"{str(path)!r} is not removed; give the absolute path of something")
+        ended = await self._run(["env", "LC_ALL=C", "rm", "-rf", "--", str(path)])
+        if ended.code:
+            kind = MachineUnavailable if "not empty" in ended.output else MachineRefused
+            raise kind(f"{path} on {self.name} cannot be removed: {ended.output.strip()}")
+
+    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> Ended:
+        """See :meth:`Machine.run`."""
+        return await self._run(arguments, timeout, stdin)
+
+    async def signal(self, pid: int, name: str) -> bool:
+        """See :meth:`Machine.signal`."""
+        number = signal_of(name)
+        if await self.command_of(pid) is None:
+            return False
+        ended = await self._run(["sh", "-c", 'kill -s "$1" "$2"', "sh", number.name[3:], str(pid)])
+        if ended.code and await self.command_of(pid) is not None:
+            raise MachineRefused(
+                f"process {pid} on {self.name} does not let itself be signalled: {ended.output}"
+            )
+        return ended.code == 0
+
+    async def command_of(self, pid: int) -> tuple[str, ...] | None:
+        """See :meth:`Machine.command_of`."""
+        if pid < 1:
+            return None
+        line = await self._files.read(PROC.parent.parent / str(pid) / "cmdline", 0, None)
+        if line:
+            return tuple(os.fsdecode(line).removesuffix("\0").split("\0"))
+        if line is None and (await self.status(PROC))[0] is None:
+            return await command_by_ps(self, pid)
+        return None
+
+    async def socket(self, path: Path) -> Path:
+        """See :meth:`Machine.socket`."""
+        return await self._sockets.place_of(path)
+
+    async def close(self) -> None:
+        """Close the sockets, and let go of the connection."""
+        async with self._until_closed:
+            await self._sockets.close()
+
+    async def _lines_of(self, script: str, *arguments: str) -> list[str]:
+        """Return what a shell script says."""
+        end = "that is all"
+        ended = await self._run(["sh", "-c", f"{script}echo {end}", "sh", *arguments], keep=_STATUS_KEPT)
+        *said, last = ended.output.splitlines() or [""]
+        if last != end:
+            raise MachineRefused(
+                f"{self.name} runs no commands as others do; it says {ended.output[-500:]!r}"
+            )
+        return said
+
+    async def _run(
+        self,
+        arguments: Sequence[str],
+        timeout: float | None = None,
+        stdin: bytes = b"",
+        keep: int = OUTPUT_KEPT,
+    ) -> Ended:
+        seconds = timeout or self._seconds or self._link.settings.command_seconds
+        command = Command(keep)
+        try:
+            async with asyncio.timeout(seconds), self._link.commands:
+                await self._link.session(
+                    lambda connection: command.start(
+                        connection, self._line, arguments, self._environment, stdin
+                    )
+                )
+                code = await self._link.told(command.end())
+        except TimeoutError:
+            raise MachineUnavailable(
+                f"{arguments[0]} took longer than {seconds:g} s on {self.name}{await self._killed(command)}; "
+                f"it wrote: {command.tail[-500:]!r}"
+            ) from None
+        finally:
+            command.close()
+        return Ended(code, command.tail)
+
+    async def _killed(self, command: Command) -> str:
+        """Kill a command with all that is in its session, and say so. sshd would do it, but not for root."""
+        if command.pid is None:
+            return ""
+        try:
+            ended = await self._run(["sh", "-c", f"kill -s KILL -- -{command.pid}"], _KILL_SECONDS)
+        except MachineError:
+            return ""
+        return "" if ended.code else ", and was killed"
+
+    async def _start_bridge(self) -> Bridge:
+        program = 'exec "$(command -v python3 || command -v python)" -I -c "$1"'
+        text = await asyncio.to_thread(bridge_program)
+        given = first_line(["sh", "-c", program, "sh", text], self._environment)
+        return await self._link.session(lambda connection: Bridge().start(connection, self._line, given))
+
+
+def _status(line: str) -> tuple[str, FileStatus]:
+    """Return whose line of ``_STATUS`` it is, and what it says."""
+    told, _, name = line.partition("/")
+    inode, size, modified, kind = told.split(" ", 3)
+    kind = kind.lower()  # a regular one may be "regular empty file"
+    is_regular = kind.startswith("regular")
+    return name, FileStatus(int(size), int(inode), float(modified), kind == "directory", is_regular)

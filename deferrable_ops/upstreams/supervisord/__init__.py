@@ -1,0 +1,1 @@
+"""The XML-RPC interface of a running supervisord."""

@@ -1,0 +1,334 @@
+"""The shared poller, over gRPC: what it costs, what it tells, and what does not make it fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from deferrable_ops.exceptions import DataflowRefused
+from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob, Step
+from deferrable_ops.upstreams.dataflow.client import Dataflow, MessageCursor, MessagesWanted, Update, Watch
+from deferrable_ops.upstreams.dataflow.errors import TRANSIENT
+from deferrable_ops.upstreams.dataflow.jobs import DONE, FAILED, PAUSED, QUEUED, RUNNING, UPDATED
+
+INTERVAL = 0.05
+
+
+def job_of(fake: FakeDataflow, name: str = "etl") -> FakeJob:
+    """Create a job that goes nowhere by itself."""
+    fake.script(name)
+    return fake.create(name, "p", "r", {"team": "a"}, {})
+
+
+async def next_state(watch: Watch) -> int:
+    """Return the next state that is told, whatever is said before it."""
+    while (update := await asyncio.wait_for(watch.next(), 20)).job is None:
+        pass
+    return update.job.state
+
+
+async def said(watch: Watch, count: int) -> list[Update]:
+    """Return the updates until so many messages have been told."""
+    updates: list[Update] = []
+    while sum(len(update.messages) for update in updates) < count:
+        updates.append(await asyncio.wait_for(watch.next(), 20))
+    return updates
+
+
+async def lists(fake: FakeDataflow, more: int) -> Counter[str]:
+    """Let the poller list the jobs so many more times, and return the calls of that while."""
+    before = Counter(fake.trouble.calls)
+    while fake.trouble.calls["ListJobs"] < before["ListJobs"] + more:
+        await asyncio.sleep(0.005)
+    return fake.trouble.calls - before
+
+
+@asynccontextmanager
+async def watching(
+    fake: FakeDataflow,
+    dataflow: Dataflow,
+    count: int,
+    messages: MessagesWanted | None = None,
+    interval: float = INTERVAL,
+) -> AsyncIterator[list[Watch]]:
+    """Watch so many jobs, all of which have been told of once."""
+    jobs = [job_of(fake, f"etl-{number}") for number in range(count)]
+    with ExitStack() as stack:
+        watches = [
+            stack.enter_context(dataflow.watch(job.id, interval=interval, messages=messages)) for job in jobs
+        ]
+        assert {await next_state(watch) for watch in watches} == {QUEUED}
+        yield watches
+
+
+async def test_every_change_of_state_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    with dataflow.watch(job.id, interval=INTERVAL) as watch:
+        assert await next_state(watch) == QUEUED
+        for name, number in (
+            ("RUNNING", RUNNING),
+            ("PAUSED", PAUSED),
+            (99, 99),
+            ("STOPPED", 1),
+            ("DONE", DONE),
+        ):
+            job.move(name)
+            assert await next_state(watch) == number
+
+
+async def test_finished_job_is_told_with_its_labels_and_ends_the_watch(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    job = job_of(fake)
+    job.move("DONE")
+    with dataflow.watch(job.id, interval=INTERVAL) as watch:
+        update = await watch.next()
+        assert update.job is not None
+        assert update.job.labels == {"team": "a"}
+        with pytest.raises(RuntimeError, match="nothing more will change"):
+            await watch.next()
+        calls = fake.trouble.calls["ListJobs"]
+        with dataflow.watch(job_of(fake, "other").id, interval=INTERVAL) as other:
+            assert await next_state(other) == QUEUED
+        assert fake.trouble.calls["GetJob"] == 1
+        assert fake.trouble.calls["ListJobs"] > calls
+
+
+async def test_updated_job_names_its_replacement(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    with dataflow.watch(job.id, interval=INTERVAL) as watch:
+        assert await next_state(watch) == QUEUED
+        replacement = fake.replace(job.id)
+        update = await watch.next()
+        assert update.job is not None
+        assert (update.job.state, update.job.replaced_by) == (UPDATED, replacement)
+
+
+async def test_type_that_becomes_known_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    fake.script("etl", streaming=True, hides_type=True)
+    job = fake.create("etl", "p", "r", {}, {})
+    with dataflow.watch(job.id, interval=INTERVAL) as watch:
+        first = await watch.next()
+        job.move("RUNNING")
+        second = await watch.next()
+    assert first.job is not None
+    assert second.job is not None
+    assert (first.job.is_streaming, second.job.is_streaming) == (None, True)
+
+
+async def test_new_job_that_lists_do_not_show_yet_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    fake.list_lag = 3600
+    with dataflow.watch(job_of(fake).id, interval=INTERVAL) as watch:
+        assert await next_state(watch) == QUEUED
+
+
+async def test_calls_do_not_grow_with_the_number_of_watches(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    async with watching(fake, dataflow, 60, MessagesWanted()) as _:
+        calls = await lists(fake, 5)
+    assert calls["GetJob"] == 0
+    assert calls["ListJobMessages"] <= 10 * (calls["ListJobs"] + 1)
+
+
+async def test_each_job_that_left_the_list_is_looked_at_once(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    async with watching(fake, dataflow, 20) as watches:
+        for number in range(20):
+            fake.move(f"etl-{number}", "DONE")
+        assert [await next_state(watch) for watch in watches] == [DONE] * 20
+        assert fake.trouble.calls["GetJob"] == 20
+
+
+async def test_watches_that_begin_together_share_their_lists(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    async with watching(fake, dataflow, 60, interval=3600) as _:
+        assert fake.trouble.calls["ListJobs"] == 1
+
+
+async def test_job_that_begins_to_be_watched_is_told_of_before_the_interval_is_over(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    with dataflow.watch(job_of(fake, "one").id, interval=3600) as one:
+        assert await next_state(one) == QUEUED
+        with dataflow.watch(job_of(fake, "two").id, interval=3600) as two:
+            assert await next_state(two) == QUEUED
+
+
+async def test_nothing_is_polled_when_nobody_watches(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    with dataflow.watch(job_of(fake).id, interval=INTERVAL) as watch:
+        await next_state(watch)
+    poller = dataflow._poller
+    assert poller._polling is None
+    assert not poller._watches
+
+
+async def test_all_pages_of_the_list_are_read(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    fake.page_limit = 7
+    async with watching(fake, dataflow, 20) as _:
+        assert fake.trouble.calls["GetJob"] == 0
+
+
+@pytest.mark.parametrize("code", sorted(TRANSIENT))
+async def test_transient_errors_fail_no_watch(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
+    job = job_of(fake)
+    for method in ("ListJobs", "GetJob", "ListJobMessages"):
+        fake.trouble.fail(method, code, times=2)
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        job.move("FAILED")
+        job.say("it broke", "ERROR")
+        update = await asyncio.wait_for(watch.next(), 20)
+    assert update.job is not None
+    assert update.job.state == FAILED
+    assert [message.text for message in update.messages] == ["it broke"]
+
+
+async def test_lost_connection_is_waited_out(
+    fake: FakeDataflow, dataflow: Dataflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watching(fake, dataflow, 20) as watches:
+        await fake.disconnect()
+        for number in range(20):
+            fake.move(f"etl-{number}", "DONE")
+        while "jobs are waited for until it answers" not in caplog.text:
+            await asyncio.sleep(0.005)
+        await fake.connect()
+        assert [await next_state(watch) for watch in watches] == [DONE] * 20
+
+
+async def test_missing_job_fails_its_own_watch_only(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    with (
+        dataflow.watch(job.id, interval=INTERVAL) as watch,
+        dataflow.watch("no-such-job", interval=INTERVAL) as missing,
+    ):
+        with pytest.raises(DataflowRefused, match="no-such-job"):
+            await missing.next()
+        assert await next_state(watch) == QUEUED
+        job.move("RUNNING")
+        assert await next_state(watch) == RUNNING
+
+
+async def test_forbidden_list_fails_every_watch_with_the_permission(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=None)
+    with (
+        dataflow.watch(job_of(fake, "one").id, interval=INTERVAL) as one,
+        dataflow.watch(job_of(fake, "two").id, interval=INTERVAL) as two,
+    ):
+        for watch in (one, two):
+            with pytest.raises(DataflowRefused, match=r"dataflow\.jobs\.list"):
+                await watch.next()
+        assert fake.trouble.calls["ListJobs"] == 1
+        fake.trouble.mend()
+        with dataflow.watch(job_of(fake, "three").id, interval=INTERVAL) as three:
+            assert await next_state(three) == QUEUED
+
+
+async def test_forbidden_messages_fail_no_watch(
+    fake: FakeDataflow, dataflow: Dataflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.trouble.fail("ListJobMessages", "PERMISSION_DENIED", times=None)
+    async with watching(fake, dataflow, 3, MessagesWanted()) as watches:
+        for number in range(3):
+            fake.move(f"etl-{number}", "FAILED")
+        assert [await next_state(watch) for watch in watches] == [FAILED] * 3
+    assert "dataflow.messages.list" in caplog.text
+
+
+async def test_messages_of_one_job_that_cannot_be_read_leave_those_of_others(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    job = job_of(fake)
+    fake.trouble.fail("ListJobMessages", "NOT_FOUND")
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        assert await next_state(watch) == QUEUED
+        job.say("heard", "WARNING")
+        await said(watch, 1)
+
+
+async def test_error_that_nobody_expected_does_not_stop_the_poller(
+    fake: FakeDataflow, dataflow: Dataflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    api, list_jobs = dataflow._api, dataflow._api.list_jobs
+    times = iter([True, True])
+
+    async def broken() -> list[object]:
+        if next(times, False):
+            raise ZeroDivisionError
+        return await list_jobs()
+
+    monkeypatch.setattr(api, "list_jobs", broken)
+    with dataflow.watch(job_of(fake).id, interval=INTERVAL) as watch:
+        assert await next_state(watch) == QUEUED
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_failed_job_is_told_together_with_its_errors(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    fake.script("etl", Step("RUNNING"), Step("FAILED", message="out of memory"))
+    job = fake.create("etl", "p", "r", {}, {})
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        update = await watch.next()
+    assert update.job is not None
+    assert update.job.state == FAILED
+    assert [(message.importance, message.text) for message in update.messages] == [("ERROR", "out of memory")]
+
+
+async def test_messages_are_told_once_while_the_job_runs(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    texts = [f"message {number}" for number in range(30)]
+    fake.page_limit = 4
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted("BASIC")) as watch:
+        told: list[str] = []
+        for text in texts:
+            job.say(text, "WARNING")
+            job.say("not asked for", "DEBUG")
+            told += [message.text for update in await said(watch, 1) for message in update.messages]
+        job.move("DONE")
+        assert (await watch.next()).messages == ()
+    assert told == texts
+
+
+async def test_messages_are_not_repeated_after_a_restart(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    job.say("before", "WARNING")
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        stored = (await said(watch, 1))[-1].cursor
+    assert stored is not None
+    after = MessageCursor.from_json(stored.as_json())
+    job.say("after", "WARNING")
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted(after=after)) as watch:
+        again = [message.text for update in await said(watch, 1) for message in update.messages]
+    assert again == ["after"]
+
+
+async def test_messages_that_turn_up_late_are_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    job.say("prompt", "WARNING")
+    with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
+        await said(watch, 1)
+        job.say("late", "WARNING", at=job.messages[0].time - 5)
+        assert [message.text for message in (await said(watch, 1))[-1].messages] == ["late"]
+
+
+async def test_every_job_gets_its_turn_to_have_its_messages_read(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    async with watching(fake, dataflow, 35, MessagesWanted()) as watches:
+        for job in fake.jobs():
+            job.say("heard", "WARNING")
+        for watch in watches:
+            await said(watch, 1)
+
+
+async def test_two_watches_of_one_job_are_both_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    job = job_of(fake)
+    with (
+        dataflow.watch(job.id, interval=INTERVAL) as one,
+        dataflow.watch(job.id, interval=INTERVAL) as two,
+    ):
+        assert [await next_state(one), await next_state(two)] == [QUEUED, QUEUED]
+        job.move("DONE")
+        assert [await next_state(one), await next_state(two)] == [DONE, DONE]
+        assert fake.trouble.calls["GetJob"] == 1

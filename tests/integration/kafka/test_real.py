@@ -1,0 +1,428 @@
+"""The Kafka upstream against a real Apache Kafka: what a mock cluster cannot say."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
+
+import real_kafka
+from deferrable_ops.events import KafkaEvent
+from deferrable_ops.upstreams.kafka.connection import settings_of
+from deferrable_ops.upstreams.kafka.consumers import Kafka, open_cluster
+from real_kafka import RealKafka, Stored
+
+_numbers = itertools.count(1)
+MINUTE = 60.0
+
+
+@pytest.fixture
+def topic(kafka_server: RealKafka) -> str:
+    """A topic of one partition."""
+    return new_topic(kafka_server)
+
+
+@pytest.fixture
+def stored() -> Stored:
+    return Stored()
+
+
+@pytest.fixture
+async def kafka(kafka_server: RealKafka, stored: Stored) -> AsyncIterator[Kafka]:
+    async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
+        yield kafka
+
+
+@asynccontextmanager
+async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[Kafka]:
+    connection: Any = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
+    kafka = await open_cluster(settings_of(connection, extra), stored)
+    try:
+        yield kafka
+    finally:
+        await kafka.close()
+
+
+class Said(real_kafka.Said):
+    """What a reading says to its wait."""
+
+    def read(
+        self,
+        kafka: Kafka,
+        topic: str,
+        *,
+        since: float = 0,
+        match: Any = None,
+        offsets: Mapping[str, int] | None = None,
+        key: str = "w",
+    ) -> AbstractContextManager[None]:
+        return kafka.read(
+            key,
+            [KafkaEvent(topic, match=match)],
+            since=since,
+            offsets=offsets,
+            told=self,
+        )
+
+
+def new_topic(server: RealKafka, partitions: int = 1, **config: str) -> str:
+    name = f"logs-{next(_numbers)}"
+    server.create_topic(name, partitions, **config)
+    return name
+
+
+def numbers(begin: int, end: int) -> list[bytes]:
+    return [b'{"n": %d}' % number for number in range(begin, end)]
+
+
+def found(stored: Stored) -> list[int]:
+    return [payload["n"] for payload in stored.payloads]
+
+
+def produce_at(server: RealKafka, topic: str, moment: float, *values: bytes) -> None:
+    server.produce(topic, *values, timestamp=int(moment * 1_000))
+
+
+async def test_wait_takes_what_came_since_and_what_comes(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    now = time.time()
+    for age in (60, 30, 20, 5):
+        produce_at(kafka_server, topic, now - age * MINUTE, b'{"n": %d}' % age)
+    with Said().read(kafka, topic, since=now - 25 * MINUTE):
+        await stored.until_count(2)
+        produce_at(kafka_server, topic, now, b'{"n": 0}')
+        await stored.until_count(3)
+
+    assert found(stored) == [20, 5, 0]
+    assert stored.reached("w") == {"0": 5}
+
+
+async def test_search_begins_before_since_because_clocks_differ(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    now = time.time()
+    produce_at(kafka_server, topic, now - 60 * MINUTE, b'{"n": 1}')
+    # Written in this order: a producer whose clock is 4 minutes ahead, then one whose clock is right.
+    produce_at(kafka_server, topic, now - 6 * MINUTE, b'{"n": 2}')
+    produce_at(kafka_server, topic, now - 10 * MINUTE, b'{"n": 3}')
+    with Said().read(kafka, topic, since=now - 10.5 * MINUTE):
+        await stored.until_count(2)
+
+    assert found(stored) == [2, 3]
+
+
+async def test_since_that_is_newer_than_everything_begins_at_the_end(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    produce_at(kafka_server, topic, time.time() - 60 * MINUTE, *numbers(0, 3))
+    with Said().read(kafka, topic, since=time.time()):
+        await asyncio.sleep(0.5)  # so that it does begin before; what comes later counts in any case
+        kafka_server.produce(topic, b'{"n": 3}')
+        await stored.until_count(1)
+
+    assert found(stored) == [3]
+
+
+async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
+    kafka_server: RealKafka, kafka: Kafka, stored: Stored
+) -> None:
+    topic = new_topic(kafka_server, partitions=3)
+    total, began = 12_000, time.time() - 1
+    done = threading.Event()
+
+    def produce() -> None:
+        producer = kafka_server.producer(linger_ms=2)
+        for number in range(total):
+            producer.produce(topic, json.dumps({"n": number, "w": number % 50}), partition=number % 3)
+            producer.poll(0)
+            if number % 100 == 0:
+                time.sleep(0.005)
+        producer.flush(30)
+        done.set()
+
+    threading.Thread(target=produce).start()
+    readings = [Said().read(kafka, topic, since=began, match={"w": n}, key=f"w{n}") for n in range(50)]
+    for reading in readings:
+        reading.__enter__()
+        await asyncio.sleep(0.02)
+    await stored.until(done.is_set, "the producer", 60)
+    await stored.until_count(total, 60)
+    for reading in readings:
+        reading.__exit__(None, None, None)
+
+    events = [event for batch in stored.batches for event in batch.events]
+    assert len({event.dedupe_key for event in events}) == len(events) == total
+    for number in range(50):
+        mine = [event for event in events if event.payload["w"] == number]
+        for partition in range(3):
+            offsets = [e.attributes["metadata"]["offset"] for e in mine if e.payload["n"] % 3 == partition]
+            assert offsets == sorted(offsets), "the order within a partition"
+
+
+async def test_reopened_wait_goes_on_where_it_was(
+    kafka_server: RealKafka, topic: str, stored: Stored
+) -> None:
+    extra = {"bootstrap.servers": kafka_server.servers}
+    offsets: dict[str, int] | None = None
+    for round_ in range(3):
+        kafka_server.produce(topic, *numbers(round_ * 10, round_ * 10 + 10))
+        async with opened(stored, extra) as kafka:
+            with Said().read(kafka, topic, offsets=offsets):
+                await stored.until_count(round_ * 10 + 10)
+        offsets = stored.reached("w")
+
+    assert found(stored) == list(range(30)), "none twice: not even to be deduplicated"
+
+
+async def test_transactions_count_when_they_are_committed(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    producer = kafka_server.producer(transactional_id="t")
+    producer.init_transactions(30)
+    with Said().read(kafka, topic):
+        for number, is_kept in enumerate([True, False, True]):
+            producer.begin_transaction()
+            producer.produce(topic, b'{"n": %d}' % number)
+            producer.flush(30)
+            if is_kept:
+                producer.commit_transaction(30)
+            else:
+                producer.abort_transaction(30)
+        await stored.until_count(2)
+
+    assert found(stored) == [0, 2]
+
+
+async def test_log_that_ends_with_marks_of_transactions_is_caught_up_with(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    producer = kafka_server.producer(transactional_id="marks")
+    producer.init_transactions(30)
+    for commit in (True, False):
+        producer.begin_transaction()
+        producer.produce(topic, b'{"n": 1}')
+        producer.flush(30)
+        if commit:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+    with Said().read(kafka, topic, match={"n": 2}):
+        kafka_server.produce(topic, b'{"n": 2}')
+        await stored.until_count(1)
+
+        assert stored.reached("w") == {"0": kafka_server.ends(topic)[0][1]}
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
+async def test_compressed_records_are_read(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored, codec: str
+) -> None:
+    producer = kafka_server.producer(compression_type=codec, linger_ms=50)
+    for value in numbers(0, 200):
+        producer.produce(topic, value)
+    producer.flush(30)
+    with Said().read(kafka, topic):
+        await stored.until_count(200)
+
+    assert found(stored) == list(range(200))
+
+
+async def test_deleted_records_are_warned_of(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    kafka_server.produce(topic, *numbers(0, 10))
+    kafka_server.delete_records(topic, 6)
+    said, reopened, late = Said(), Said(), Said()
+    with (
+        said.read(kafka, topic, since=time.time() - 60 * MINUTE),
+        reopened.read(kafka, topic, offsets={"0": 2}, key="x"),
+        late.read(kafka, topic, since=time.time(), key="y"),
+    ):
+        await stored.until_count(4)
+        await stored.until(lambda: bool(said.warnings and reopened.warnings), "the warnings")
+
+    assert sorted(set(found(stored))) == [6, 7, 8, 9]
+    assert "may be deleted already" in said.warnings[0]
+    assert "from offset 2 to 6 were deleted" in reopened.warnings[0]
+    assert late.warnings == []
+    assert not said.failures + reopened.failures
+
+
+async def test_compacted_topic_is_read_as_far_as_it_is_left(
+    kafka_server: RealKafka, kafka: Kafka, stored: Stored
+) -> None:
+    topic = new_topic(
+        kafka_server,
+        cleanup_policy="compact",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.01",
+        max_compaction_lag_ms="100",
+    )
+    for number in range(10):
+        kafka_server.produce(topic, b'{"n": %d}' % number, key=b"one")
+        await asyncio.sleep(0.12)  # a segment each
+    kafka_server.produce(topic, None, key=b"two")
+    with Said().read(kafka, topic):
+        await stored.until(lambda: None in stored.payloads, "the tombstone")
+        kafka_server.produce(topic, b'{"n": 10}', key=b"one")
+        await stored.until(lambda: {"n": 10} in stored.payloads, "what came last")
+
+    assert {"n": 9} in stored.payloads
+
+
+async def test_new_partitions_are_read_from_their_beginning(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._METADATA_SECONDS", 1.0)
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.partition_discovery._PARTITIONS_EVERY", 0.5)
+    with Said().read(kafka, topic):
+        kafka_server.produce(topic, b'{"n": 0}')
+        await stored.until_count(1)
+        kafka_server.add_partitions(topic, 3)
+        await asyncio.to_thread(_produce_patiently, kafka_server, topic, 2)
+        await stored.until_count(2, 60)
+
+    assert found(stored) == [0, 1]
+    assert stored.reached("w") == {"0": 1, "1": 0, "2": 1}
+
+
+async def test_topic_that_is_made_again_is_read_again(
+    kafka_server: RealKafka, topic: str, stored: Stored
+) -> None:
+    kafka_server.produce(topic, *numbers(0, 10))
+    said = Said()
+    async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
+        with said.read(kafka, topic, offsets={"0": 1_000}):
+            await stored.until_count(10)
+
+    assert found(stored) == list(range(10))
+    assert "made again" in said.warnings[0]
+
+
+async def test_broker_that_is_killed_and_started_again_is_read_on(
+    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+) -> None:
+    said = Said()
+    with said.read(kafka, topic):
+        kafka_server.produce(topic, *numbers(0, 10))
+        await stored.until_count(10)
+        await asyncio.to_thread(kafka_server.kill)
+        await asyncio.to_thread(kafka_server.start)
+        await asyncio.to_thread(kafka_server.produce, topic, *numbers(10, 20))
+        await stored.until_count(20, 60)
+
+    assert found(stored) == list(range(20))
+    assert said.failures == []
+
+
+def login(server: RealKafka, mechanism: str = "SCRAM-SHA-256", **changes: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": server.sasl_servers,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": mechanism,
+        "sasl.username": server.user,
+        "sasl.password": server.password,
+        **{name.replace("_", "."): value for name, value in changes.items()},
+    }
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+async def test_users_may_log_in(
+    kafka_server: RealKafka, topic: str, stored: Stored, mechanism: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    kafka_server.produce(topic, b'{"n": 1}')
+    async with opened(stored, login(kafka_server, mechanism)) as kafka:
+        with Said().read(kafka, topic):
+            await stored.until_count(1)
+
+    assert kafka_server.password not in caplog.text
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_credentials_that_are_refused_fail_the_waits(
+    kafka_server: RealKafka, topic: str, stored: Stored, mechanism: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = Said()
+    async with opened(stored, login(kafka_server, mechanism, sasl_password="rabbit-hole")) as kafka:
+        with said.read(kafka, topic):
+            await stored.until(lambda: bool(said.failures), "the failure")
+
+    assert kafka_server.sasl_servers in said.failures[0]
+    assert "sasl.password" in said.failures[0]
+    assert "rabbit-hole" not in said.failures[0] + caplog.text
+
+
+async def test_connection_is_encrypted_and_the_broker_known(
+    kafka_server: RealKafka, topic: str, stored: Stored
+) -> None:
+    kafka_server.produce(topic, b'{"n": 1}')
+    extra = login(
+        kafka_server, "PLAIN", security_protocol="SASL_SSL", bootstrap_servers=kafka_server.tls_servers
+    )
+    said = Said()
+    async with opened(stored, extra) as kafka:
+        with said.read(kafka, topic):
+            await stored.until(lambda: bool(said.failures), "the failure")
+    assert "ssl.ca.location" in said.failures[0]
+
+    async with opened(stored, {**extra, "ssl.ca.location": str(kafka_server.authority)}) as kafka:
+        with Said().read(kafka, topic):
+            await stored.until_count(1)
+
+
+async def test_topic_that_is_not_there_fails_its_waits(
+    kafka: Kafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_SECONDS", 1.0)
+    said = Said()
+    with said.read(kafka, "absent"):
+        await stored.until(lambda: bool(said.failures), "the failure")
+
+    assert "there is no topic 'absent'" in said.failures[0]
+
+
+async def test_topic_that_may_not_be_read_fails_its_waits_only(
+    kafka_server: RealKafka, topic: str, stored: Stored
+) -> None:
+    secret = new_topic(kafka_server)
+    principal, deny = f"User:{kafka_server.user}", AclPermissionType.DENY
+    for operation in (AclOperation.READ, AclOperation.DESCRIBE):
+        acl = AclBinding(
+            ResourceType.TOPIC, secret, ResourcePatternType.LITERAL, principal, "*", operation, deny
+        )
+        for future in kafka_server.admin.create_acls([acl]).values():
+            future.result(30)
+    kafka_server.produce(topic, b'{"n": 1}')
+    said = Said()
+    async with opened(stored, login(kafka_server)) as kafka:
+        with said.read(kafka, secret), Said().read(kafka, topic, key="x"):
+            await stored.until(lambda: bool(said.failures), "the failure")
+            await stored.until_count(1)
+
+    assert f"read the topic '{secret}'" in said.failures[0]
+
+
+def _produce_patiently(server: RealKafka, topic: str, partition: int) -> None:
+    """Produce to a partition that is so new that the producer may not know it yet."""
+    producer = server.producer(topic_metadata_refresh_interval_ms="500")
+    producer.produce(topic, b'{"n": 1}', partition=partition)
+    producer.flush(30)

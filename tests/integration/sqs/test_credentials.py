@@ -1,0 +1,251 @@
+"""Who we are to AWS: keys, roles that are assumed, and what is said of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
+from deferrable_ops.upstreams.sqs.queues import Sqs, open_sqs, use_sqs
+from real_sqs import ACCOUNT, REGION, RealSqs, Stored
+
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/reader"
+TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's credentials are on this machine, and a refusal is believed after three tries."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 0.0)
+
+
+@asynccontextmanager
+async def opened(settings: AwsSettings) -> AsyncIterator[Sqs]:
+    sqs = await open_sqs(settings)
+    try:
+        yield sqs
+    finally:
+        await sqs.close()
+
+
+async def one_message(server: RealSqs, sqs: Sqs, stored: Stored, queue: str) -> None:
+    await asyncio.to_thread(server.send, queue, "hello")
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.events or stored.failures, "a message")
+    assert stored.payloads == ["hello"], stored.failures
+
+
+async def why_refused(sqs: Sqs, stored: Stored, queue: str) -> str:
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.failures, "a failure")
+    return stored.failures[0]
+
+
+def signed_with(server: RealSqs, queue: str) -> set[str]:
+    """Return the ids of the keys that signed what was asked of a queue."""
+    calls = [call for call in server.proxy.calls if queue in str(call.request)]
+    return {call.authorization.partition("Credential=")[2].partition("/")[0] for call in calls}
+
+
+async def test_role_is_assumed_with_the_external_id(server: RealSqs, stored: Stored, queue: str) -> None:
+    before = server.proxy.count("AssumeRole")
+    role = Role(ROLE, {"ExternalId": "airflow-7", "DurationSeconds": 3600})
+    async with opened(server.settings(role=role)) as sqs:
+        await one_message(server, sqs, stored, queue)
+    (asked,) = [parse_qs(call.request) for call in server.proxy.calls_of("AssumeRole")[before:]]
+    assert asked["RoleArn"] == [ROLE]
+    assert asked["ExternalId"] == ["airflow-7"]
+    assert asked["RoleSessionName"] == ["deferrable-ops_aws_tests"]
+    keys = signed_with(server, queue)
+    assert keys
+    assert all(key.startswith("ASIA") for key in keys), keys
+
+
+async def test_credentials_of_a_role_are_refreshed(server: RealSqs, stored: Stored, queue: str) -> None:
+    # From 15 minutes before they expire, botocore asks for new ones.
+    before = server.proxy.count("AssumeRole")
+    async with opened(server.settings(role=Role(ROLE, {"DurationSeconds": 900}))) as sqs:
+        with stored.reading(sqs, queue):
+            for count in (1, 2, 3):
+                await asyncio.to_thread(server.send, queue, {"n": count})
+                await stored.until_count(count)
+    assert server.proxy.count("AssumeRole") - before >= 3
+    assert len(signed_with(server, queue)) >= 3
+
+
+async def test_role_that_may_not_be_assumed_fails_the_wait(
+    server: RealSqs, stored: Stored, queue: str
+) -> None:
+    server.proxy.fail("AssumeRole", 403, "AccessDenied")
+    async with opened(server.settings(role=Role(ROLE, {"ExternalId": "airflow-7"}))) as sqs:
+        reason = await why_refused(sqs, stored, queue)
+    assert f"STS does not give us {ROLE} (assumed by the connection 'aws_tests')" in reason
+    assert "sts:AssumeRole" in reason
+    assert "airflow-7" not in reason
+
+
+async def test_sts_that_is_away_never_fails_a_wait(server: RealSqs, stored: Stored, queue: str) -> None:
+    before = server.proxy.count("AssumeRole")
+    away = server.proxy.fail("AssumeRole", 503, "ServiceUnavailable")
+    async with opened(server.settings(role=Role(ROLE))) as sqs:
+        with stored.reading(sqs, queue):
+            await stored.until(lambda: server.proxy.count("AssumeRole") >= before + 4, "four tries")
+            assert not stored.failures
+        server.proxy.heal(away)
+        await one_message(server, sqs, stored, queue)
+
+
+async def test_role_of_a_web_identity_is_assumed_with_the_token_of_a_file(
+    server: RealSqs, stored: Stored, queue: str, tmp_path: Path
+) -> None:
+    before = server.proxy.count("AssumeRoleWithWebIdentity")
+    file = tmp_path / "token"
+    file.write_text("eyJhbGciOi.of.kubernetes")
+    settings = server.settings(access_key=None, secret_key=None, role=Role(ROLE, token_file=str(file)))
+    async with opened(settings) as sqs:
+        await one_message(server, sqs, stored, queue)
+    calls = server.proxy.calls_of("AssumeRoleWithWebIdentity")[before:]
+    assert parse_qs(calls[0].request)["WebIdentityToken"] == ["eyJhbGciOi.of.kubernetes"]
+    assert not calls[0].authorization, "signed, although there is nothing to sign with"
+
+
+async def test_token_that_cannot_be_read_fails_the_wait(
+    server: RealSqs, stored: Stored, queue: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "nothing")
+    async with opened(server.settings(role=Role(ROLE, token_file=missing))) as sqs:
+        assert missing in await why_refused(sqs, stored, queue)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "InvalidClientTokenId"), (403, "SignatureDoesNotMatch"), (400, "UnrecognizedClientException")],
+)
+async def test_credentials_that_are_refused_are_named_and_not_shown(
+    server: RealSqs, stored: Stored, queue: str, status: int, code: str
+) -> None:
+    # What AWS says of a wrong signature holds all that was signed.
+    said = f"It is not right, {server.secret_key}.\n\nThe Canonical String was\nx-amz-security-token:{TOKEN}"
+    server.proxy.fail("*", status, code, message=said)
+    async with opened(server.settings(session_token=TOKEN)) as sqs:
+        reason = await why_refused(sqs, stored, queue)
+    assert "AWS refuses the credentials of the connection 'aws_tests'" in reason
+    assert f"{code}: It is not right, ***." in reason
+    assert TOKEN not in reason
+
+
+async def test_no_credentials_at_all_fail_the_wait(server: RealSqs, stored: Stored, queue: str) -> None:
+    async with opened(AwsSettings()) as sqs:
+        assert "there are no AWS credentials" in await why_refused(sqs, stored, queue)
+
+
+async def test_credentials_of_the_machine_are_found(
+    server: RealSqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFTHEMACHINE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the machine")
+    async with opened(AwsSettings()) as sqs:  # the queue's URL says where it is
+        await one_message(server, sqs, stored, queue)
+    assert signed_with(server, queue) == {"AKIAOFTHEMACHINE"}
+
+
+async def test_credentials_of_a_profile_are_found(
+    server: RealSqs, stored: Stored, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOTTHISONE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    keys = "[reader]\naws_access_key_id = AKIAOFTHEPROFILE\naws_secret_access_key = of the profile\n"
+    (tmp_path / "credentials").write_text(keys)
+    async with opened(AwsSettings(profile="reader")) as sqs:
+        await one_message(server, sqs, stored, queue)
+    assert signed_with(server, queue) == {"AKIAOFTHEPROFILE"}
+    with pytest.raises(ConfigurationError, match="profile"):
+        await open_sqs(AwsSettings(conn_id="aws", profile="nobody"))
+
+
+async def test_nothing_that_is_logged_holds_a_secret(
+    server: RealSqs, stored: Stored, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = len(server.proxy.calls)
+    with caplog.at_level(logging.DEBUG):
+        for role in (None, Role(ROLE, {"ExternalId": "airflow-7"})):
+            async with opened(server.settings(session_token=TOKEN, role=role)) as sqs:
+                await asyncio.to_thread(server.send, queue, {"role": str(role)})
+                with stored.reading(sqs, queue):
+                    await stored.until_count(1 if role is None else 2)
+    answers = [str(call.answer) for call in server.proxy.calls[before:] if call.action == "AssumeRole"]
+    (temporary,) = [text.partition("<SecretAccessKey>")[2].partition("<")[0] for text in answers]
+    assert len(temporary) > 20
+    ours = [record for record in caplog.records if record.threadName == "deferrable-ops sqs"]
+    shown = "\n".join(f"{record.getMessage()} {record.exc_text}" for record in ours)
+    for secret in (server.secret_key, TOKEN, temporary, "airflow-7"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "extra", "expected"),
+    [
+        ("aws_default", {}, ""),
+        ("payments", {"role_arn": ROLE, "assume_role_kwargs": {"ExternalId": "airflow-7"}}, "ASIA"),
+        (
+            "payments",
+            {"service_config": {"sqs": {"endpoint_url": "OURS"}}, "endpoint_url": "http://127.0.0.1:1"},
+            "",
+        ),
+    ],
+)
+async def test_airflow_connection_is_read(
+    server: RealSqs,
+    stored: Stored,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    conn_id: str,
+    extra: dict[str, Any],
+    expected: str,
+) -> None:
+    told = json.loads(json.dumps(extra).replace("OURS", server.url))
+    told.setdefault("service_config", {})["sts"] = {"endpoint_url": server.url}
+    for name, value in server.connection(conn_id, **told).items():
+        monkeypatch.setenv(name, value)
+    async with use_sqs(conn_id) as sqs:
+        await one_message(server, sqs, stored, queue)
+    assert all(key.startswith(expected or server.access_key) for key in signed_with(server, queue))
+
+
+async def test_connection_that_is_missing_is_named_but_for_the_default(
+    server: RealSqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFTHEMACHINE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the machine")
+    with pytest.raises(ConfigurationError, match="there is no connection 'aws_payments'"):
+        async with use_sqs("aws_payments"):
+            pass
+    for count, conn_id in enumerate(["aws_default", None], 1):
+        async with use_sqs(conn_id) as sqs:
+            await asyncio.to_thread(server.send, queue, {"n": count})
+            with stored.reading(sqs, queue):
+                await stored.until_count(count)
+    assert signed_with(server, queue) == {"AKIAOFTHEMACHINE"}
+
+
+async def test_extra_that_is_no_json_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"conn_type": "aws", "extra": "region_name=eu-west-1"}
+    monkeypatch.setenv("AIRFLOW_CONN_PAYMENTS", json.dumps(value))
+    with pytest.raises(ConfigurationError, match="no JSON"):
+        async with use_sqs("payments"):
+            pass

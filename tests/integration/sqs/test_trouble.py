@@ -1,0 +1,225 @@
+"""An SQS that refuses, errs and forgets, and an inbox that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from deferrable_ops.upstreams.sqs.queues import Sqs
+from real_sqs import RealSqs, Stored, name_of
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Believe a refusal after three tries, however quickly they came."""
+    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 0.0)
+
+
+async def test_nothing_is_received_while_the_inbox_cannot_commit(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    proxy, name = server.proxy, name_of(queue)
+    stored.problem = OSError("the disk is full")
+    server.send_all(queue, list(range(5)))
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.tries >= 3, "storing to be tried again")
+        assert proxy.count("ReceiveMessage", name) == 1
+        assert proxy.count("DeleteMessageBatch", name) == 0
+        await asyncio.to_thread(server.send_all, queue, list(range(5, 10)))
+        # The first five are hidden for 3 s only: others may have them meanwhile.
+        began = time.monotonic()
+        await stored.until(lambda: time.monotonic() - began > 3.5, "the messages to come back")
+        assert proxy.count("ReceiveMessage", name) == 1
+        stored.problem = None
+        await stored.until_count(10)
+        await stored.until(lambda: server.count(queue) == 0, "the queue to be empty")
+    assert sorted(stored.payloads) == list(range(10))
+    assert not stored.failures
+
+
+async def test_order_is_kept_although_storing_and_deleting_fail(
+    server: RealSqs, sqs: Sqs, stored: Stored, ordered: str
+) -> None:
+    def second_half_fails(answer: dict[str, Any]) -> dict[str, Any]:
+        # The server has deleted them, and says that it has not.
+        done = answer["Successful"]
+        failed = [{"Id": one["Id"], "Code": "InternalError", "SenderFault": False} for one in done[5:]]
+        return {"Successful": done[:5], "Failed": failed}
+
+    server.proxy.change("DeleteMessageBatch", second_half_fails, times=2)
+    lost = server.proxy.fail("DeleteMessageBatch", 500, "InternalFailure", times=2)
+    server.send_all(ordered, list(range(35)), group="a")
+    stored.problem = OSError("away")
+    with stored.reading(sqs, ordered):
+        await stored.until(lambda: stored.tries >= 2, "storing to fail")
+        stored.problem = None
+        await stored.until_count(35, seconds=60)
+        await stored.until(lambda: server.count(ordered) == 0, "the queue to be empty")
+    assert lost.times == 0, "no delete failed"
+    assert stored.payloads == list(range(35))
+
+
+async def test_message_whose_receipt_has_expired_comes_again_and_is_known(
+    server: RealSqs, sqs: Sqs, stored: Stored, ordered: str
+) -> None:
+    server.proxy.fail("DeleteMessageBatch", 503, "ServiceUnavailable")
+    server.send_all(ordered, [1, 2, 3], group="a")
+    with stored.reading(sqs, ordered):
+        await stored.until(lambda: stored.again >= 3, "them to come again")
+        server.proxy.heal()
+        await stored.until(lambda: server.count(ordered) == 0, "the queue to be empty")
+    assert stored.payloads == [1, 2, 3]
+
+
+async def test_batch_whose_answer_was_lost_comes_after_a_while(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    server.send_all(queue, list(range(5)))
+    server.proxy.fail("ReceiveMessage", times=1, reaches_server=True)
+    with stored.reading(sqs, queue):
+        await stored.until_count(5)
+    assert sorted(stored.payloads) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "ThrottlingException"),
+        (400, "OverLimit"),
+        (403, "RequestThrottled"),
+        (429, "TooManyRequestsException"),
+        (500, "InternalFailure"),
+        (503, "AccessDenied"),
+        (0, ""),
+    ],
+)
+async def test_trouble_never_fails_a_wait_and_is_met_with_patience(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, status: int, code: str
+) -> None:
+    name, proxy = name_of(queue), server.proxy
+    proxy.fail("*", status, code)
+    with stored.reading(sqs, queue):
+        began = time.monotonic()
+        await stored.until(lambda: len([c for c in proxy.calls if name in str(c.request)]) >= 4, "four tries")
+        # Two calls are tried side by side, each again after a tenth of a second at the least.
+        assert time.monotonic() - began > 0.1, "tried again without a pause"
+        proxy.heal()
+        await asyncio.to_thread(server.send, queue, "hello")
+        await stored.until_count(1)
+    assert not stored.failures
+
+
+async def test_long_trouble_is_told_to_the_task(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._WARN_SECONDS", 0.3)
+    server.proxy.fail("*", 503, "ServiceUnavailable")
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.warnings, "a warning")
+    assert queue in stored.warnings[0]
+    assert "ServiceUnavailable" in stored.warnings[0]
+
+
+async def test_queue_that_does_not_exist_fails_the_wait(server: RealSqs, sqs: Sqs, stored: Stored) -> None:
+    url = server.create_queue("deleted-soon")
+    server.delete_queue(url)
+    with stored.reading(sqs, url):
+        await stored.until(lambda: stored.failures, "a failure")
+    assert f"there is no queue {url}" in stored.failures[0]
+    assert "queue_url=" in stored.failures[0]
+
+
+async def test_queue_that_is_deleted_later_fails_the_wait(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    with stored.reading(sqs, queue):
+        server.send(queue, "hello")
+        await stored.until_count(1)
+        server.delete_queue(queue)
+        server.proxy.fail("ReceiveMessage", times=1, reaches_server=True)
+        await stored.until(lambda: stored.failures, "a failure", seconds=60)
+    assert f"there is no queue {queue}" in stored.failures[0]
+
+
+async def test_queue_that_is_made_soon_is_waited_for(
+    server: RealSqs, sqs: Sqs, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 30.0)
+    url = f"{server.url}/123456789012/made-soon"
+    with stored.reading(sqs, url):
+        await stored.until(lambda: server.proxy.count("GetQueueAttributes", "made-soon") >= 4, "refusals")
+        server.create_queue("made-soon")
+        server.send(url, "hello")
+        await stored.until_count(1)
+    assert not stored.failures
+
+
+@pytest.mark.parametrize(
+    ("action", "permission"),
+    [("ReceiveMessage", "sqs:ReceiveMessage"), ("DeleteMessageBatch", "sqs:DeleteMessage")],
+)
+async def test_missing_permission_is_named(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, action: str, permission: str
+) -> None:
+    said = f"User: arn:aws:iam::123456789012:user/u is not authorized to perform: {permission}"
+    server.proxy.fail(action, 403, "AccessDenied", message=said)
+    server.send(queue, "hello")
+    with stored.reading(sqs, queue), stored.reading(sqs, queue):
+        await stored.until(lambda: len(stored.failures) == 2, "both waits to fail")
+    assert stored.failures[0].startswith(f"the connection 'aws_tests' may not {permission} on ")
+    assert said in stored.failures[0]
+    assert server.proxy.count(action, name_of(queue)) >= 3
+
+
+async def test_one_refusal_is_no_failure(server: RealSqs, sqs: Sqs, stored: Stored, queue: str) -> None:
+    server.proxy.fail("ReceiveMessage", 403, "AccessDenied", times=2)
+    server.send(queue, "hello")
+    with stored.reading(sqs, queue):
+        await stored.until_count(1)
+    assert not stored.failures
+
+
+async def test_queue_may_be_polled_by_who_may_not_ask_what_it_is(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    server.proxy.fail("GetQueueAttributes", 403, "AccessDeniedException")
+    server.send(queue, "hello")
+    with stored.reading(sqs, queue):
+        await stored.until_count(1)
+    assert server.proxy.count("GetQueueAttributes", name_of(queue)) == 1
+    assert not stored.failures
+
+
+async def test_key_that_decrypts_the_messages_is_named(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    server.proxy.fail("ReceiveMessage", 400, "KMS.AccessDeniedException", message="no kms:Decrypt")
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.failures, "a failure")
+    assert "grant kms:Decrypt" in stored.failures[0]
+
+
+async def test_wait_may_begin_again_after_a_refusal(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    refused = server.proxy.fail("ReceiveMessage", 403, "AccessDenied")
+    with stored.reading(sqs, queue):
+        await stored.until(lambda: stored.failures, "a failure")
+    server.proxy.heal(refused)
+    server.send(queue, "hello")
+    with stored.reading(sqs, queue):
+        await stored.until_count(1)
+
+
+async def test_closing_breaks_off_what_is_under_way(
+    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+) -> None:
+    with stored.reading(sqs, queue):
+        name = name_of(queue)
+        await stored.until(lambda: server.proxy.under_way("ReceiveMessage", name), "the poll")
+        began = time.monotonic()
+        await sqs.close()
+        assert time.monotonic() - began < 5

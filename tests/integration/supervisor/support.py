@@ -1,0 +1,194 @@
+"""What the tests of a supervisord's steps share: a place of their own, and a look at its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.triggers.support import Run, Runs
+
+from deferrable_ops.inbox import Attempt
+from deferrable_ops.outcome import Failure, Outcome, Success
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+from deferrable_ops.triggers.supervisor import host as supervisor_host
+from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
+from deferrable_ops.upstreams.machine.local import LocalMachine
+from deferrable_ops.upstreams.machine.machine import Identity
+
+SLEEP = f"{sys.executable} -c 'import signal; signal.pause()'"
+BEGIN = ("configure-supervisor", "start-supervisor", "start-programs")
+END = ("stop-programs", "stop-supervisor", "unconfigure-supervisor")
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    return bool(command_of(pid))
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Return what the condition returns, once it is true, while everything else of this process waits."""
+    give_up_at = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < give_up_at, "in vain"
+        time.sleep(0.01)
+    return found
+
+
+class Place:
+    """A directory of its own for a supervisord, and what runs there."""
+
+    def __init__(self, folder: Path, runs: Runs) -> None:
+        self.folder = folder
+        self.runs = runs
+
+    def cfg(self, **fields: Any) -> SupervisorAirflowConfiguration:
+        """A configuration; without ``program``, of two that run until they are stopped."""
+        program = {"a": {"command": SLEEP}, "b": {"command": SLEEP}}
+        given = {"program": program, "startsecs": 0, "stopwaitsecs": 5, **fields}
+        return SupervisorAirflowConfiguration(working_dir=self.folder / "s", **given)
+
+    def run(
+        self, step: str, cfg: SupervisorAirflowConfiguration, attempt: Attempt | None = None, **kwargs: Any
+    ) -> Run:
+        kwargs = {"timeout": 60.0, **kwargs}
+        trigger = SupervisorStepTrigger(step=step, configuration=seal_configuration(cfg), **kwargs)
+        return self.runs.start(trigger, attempt)
+
+    async def take(self, cfg: SupervisorAirflowConfiguration, *steps: str, **kwargs: Any) -> dict[str, Any]:
+        """Take steps, each of which succeeds, and return what the last one told."""
+        for step in steps:
+            outcome = await self.run(step, cfg, **kwargs).outcome()
+            assert isinstance(outcome, Success), outcome
+        value: dict[str, Any] = outcome.value
+        return value
+
+    async def fail(self, cfg: SupervisorAirflowConfiguration, step: str, **kwargs: Any) -> Failure:
+        """Take a step that fails."""
+        outcome: Outcome = await self.run(step, cfg, **kwargs).outcome()
+        assert isinstance(outcome, Failure), outcome
+        return outcome
+
+    def daemons(self) -> list[int]:
+        """The supervisords that run here."""
+        configs = {str(self.folder / "s" / "supervisord.conf"), str(self.folder / "supervisord.conf")}
+        return [
+            pid
+            for pid in self._pids()
+            if configs & set(command := command_of(pid))
+            and any(part.endswith("supervisord") for part in command)
+        ]
+
+    def processes(self) -> list[int]:
+        """All that supervisords of this place have started, as their environment tells."""
+        mark = f"SUPERVISOR_SERVER_URL=unix://{self.folder / 's' / 'supervisor.sock'}".encode()
+        return [pid for pid in self._pids() if mark in self.environment(pid)]
+
+    def clean(self) -> None:
+        """Kill every supervisord below the folder, and all that they have started."""
+        names = ("SUPERVISOR_SERVER_URL=unix://", "DEFERRABLE_OPS_SUPERVISORD=")
+        marks = tuple(f"{name}{self.folder}/".encode() for name in names)
+        for pid in self._pids():
+            is_daemon = any(part.startswith(f"{self.folder}/") for part in command_of(pid))
+            if is_daemon or any(variable.startswith(marks) for variable in self.environment(pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    @staticmethod
+    def _pids() -> list[int]:
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+    @staticmethod
+    def environment(pid: int) -> list[bytes]:
+        try:
+            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return []
+
+
+class OtherHost(LocalMachine):
+    """This host, under another name."""
+
+    def __init__(self, host: str, boot_id: str) -> None:
+        super().__init__()
+        self._named = (host, boot_id)
+
+    async def identity(self) -> Identity:
+        return replace(await super().identity(), host=self._named[0], boot_id=self._named[1])
+
+
+@contextmanager
+def on_host(monkeypatch: pytest.MonkeyPatch, host: str, boot_id: str = "boot-2") -> Iterator[None]:
+    """Let triggers run on another host, or on this one after another start of it."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(OtherHost(host, boot_id)))
+        yield
+
+
+class Life:
+    """Of a process that is killed after so many actions: what it would do next never comes."""
+
+    def __init__(self, actions: int) -> None:
+        self._left = actions
+        self.is_over = asyncio.Event()
+
+    async def act(self) -> None:
+        if self._left == 0:
+            self.is_over.set()
+            await asyncio.Event().wait()
+        self._left -= 1
+
+
+class Mortal:
+    """A machine, or a supervisord, in the hands of a process that will be killed."""
+
+    def __init__(self, thing: Any, life: Life) -> None:
+        self._thing = thing
+        self._life = life
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if name == "name":
+            return found
+
+        async def act(*arguments: Any, **options: Any) -> Any:
+            await self._life.act()
+            return await found(*arguments, **options)
+
+        return act
+
+
+@contextmanager
+def until_killed(monkeypatch: pytest.MonkeyPatch, life: Life) -> Iterator[None]:
+    """Let triggers do so much, on the machine and with supervisord, and no more."""
+    real = supervisor_host.use_supervisord
+
+    @asynccontextmanager
+    async def use(address: Any) -> AsyncIterator[Mortal]:
+        async with real(address) as supervisord:
+            yield Mortal(supervisord, life)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(Mortal(LocalMachine(), life)))
+        patch.setattr(supervisor_host, "use_supervisord", use)
+        yield

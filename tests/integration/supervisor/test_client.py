@@ -1,0 +1,30 @@
+"""Asking a real supervisord from a task on a worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from integration.supervisor.supervisord_daemon import daemon
+
+from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor.client import SupervisorClient
+
+
+async def test_client_asks_and_orders_without_an_event_loop_of_its_callers() -> None:
+    async with daemon(program={"test": {"command": "sleep 100"}}) as found:
+        client = SupervisorClient(found.config)
+
+        def on_worker() -> None:
+            assert client.call("supervisor.getState")["statename"] == "RUNNING"
+            assert [process.full_name for process in client.processes()] == ["test:test"]
+            assert client.call("supervisor.startProcess", "test:test") is True
+            assert [process.state for process in client.processes()] == [State.RUNNING]
+            with pytest.raises(SupervisordRefused):
+                client.call("supervisor.startProcess", "nobody")
+
+        await asyncio.to_thread(on_worker)  # where no event loop runs
+        assert client.call("supervisor.getPID") > 0  # nor does one that runs matter
+    with pytest.raises(SupervisordUnavailable):
+        client.processes()

@@ -1,0 +1,25 @@
+"""Starting programs again behind a supervisord that is gone."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+from integration.supervisor.support import BEGIN, Place
+
+pytest.importorskip("supervisor.supervisord")
+
+
+async def test_restart_behind_a_supervisord_that_is_gone_is_left_to_the_next_run_at_once(
+    place: Place,
+) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, *BEGIN)
+    [supervisord] = map(psutil.Process, place.daemons())
+    supervisord.kill()
+    psutil.wait_procs([supervisord], timeout=5)
+    assert (await place.take(cfg, "restart-programs"))["programs"] == {}
+    told = await place.take(cfg, *BEGIN)
+    assert {name: one["state"] for name, one in told["programs"].items()} == {
+        "a:a": "RUNNING",
+        "b:b": "RUNNING",
+    }

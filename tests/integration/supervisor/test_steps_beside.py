@@ -1,0 +1,44 @@
+"""Two steps of one supervisord at the same time, as a force-kill beside a teardown."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from integration.supervisor.support import BEGIN, Place, alive, until
+
+from deferrable_ops.upstreams.machine.local import LocalMachine
+from deferrable_ops.upstreams.machine.machine import Ended
+
+pytest.importorskip("supervisor.supervisord")
+
+
+async def test_lock_that_another_step_holds_for_a_moment_is_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, *BEGIN)
+    (daemon,) = place.daemons()
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: not alive(daemon))
+    real, removals = LocalMachine.run, []
+
+    async def run_beside_another(machine: LocalMachine, arguments: Sequence[str], **kwargs: Any) -> Ended:
+        removes = any("rm -f" in part for part in arguments)
+        if not removes or arguments in removals:
+            return await real(machine, arguments, **kwargs)
+        removals.append(arguments)
+        with (place.folder / "s" / "supervisord.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return await real(machine, arguments, **kwargs)
+
+    monkeypatch.setattr(LocalMachine, "run", run_beside_another)
+    await place.take(cfg, "stop-supervisor")
+    assert not cfg.socket_path.exists()
+    await place.take(cfg, "unconfigure-supervisor")
+    assert not list(place.folder.iterdir())
+    assert len(removals) == 2

@@ -1,0 +1,117 @@
+"""Steps in a place that may be another user's: his file is not run, and his socket is not told the password."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+import xmlrpc.client
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from integration.supervisor.support import BEGIN, END, Place
+
+from deferrable_ops.exceptions import MachineRefused, SupervisordUnavailable
+from deferrable_ops.triggers.supervisor.client import SupervisorClient
+from deferrable_ops.triggers.supervisor.host import reach
+
+pytest.importorskip("supervisor.supervisord")
+
+log = logging.getLogger("task")
+
+
+@asynccontextmanager
+async def listening(path: Path) -> AsyncIterator[list[bytes]]:
+    """Listen in supervisord's place, and note what is sent there."""
+    told: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_unix_server(note, path):
+        yield told
+
+
+@pytest.mark.parametrize("step", [*BEGIN, "restart-programs", *END, "force-kill"])
+async def test_no_step_trusts_a_directory_that_others_write_to(place: Place, step: str) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, "configure-supervisor")
+    cfg.config_path.write_text(f"[supervisord]\nlogfile={place.folder / 'was run'}\n")
+    assert cfg.working_dir is not None
+    cfg.working_dir.chmod(0o777)
+    async with listening(cfg.socket_path) as told:
+        failed = await place.fail(cfg, step)
+        assert (failed.retryable, f"chmod go-w {cfg.working_dir}" in failed.reason) == (False, True)
+        with pytest.raises(MachineRefused):
+            await asyncio.to_thread(SupervisorClient(cfg).processes)
+    assert told == []
+    assert not (place.folder / "was run").exists()
+
+
+async def test_socket_and_file_in_a_directory_for_everybody_are_refused(place: Place) -> None:
+    shared = place.folder / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    given: list[dict[str, Any]] = [
+        {"unix_http_server": {"file": str(shared / "s.sock")}},
+        {"config_path": str(shared / "s.conf")},
+    ]
+    for fields in given:
+        failed = await place.fail(place.cfg(**fields), "configure-supervisor")
+        assert f"{shared} is for everybody's files; give a directory below it" in failed.reason
+
+
+async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> None:
+    cfg = place.cfg()
+    assert cfg.working_dir is not None
+    async with reach(cfg, log) as site:
+        assert await site.check_place() == [cfg.working_dir]
+        cfg.working_dir.mkdir(mode=0o700)
+        async with listening(cfg.socket_path) as told:
+            assert await site.daemon() is None
+            with pytest.raises(SupervisordUnavailable):
+                await site.processes()
+        assert told == []
+    failed = await place.fail(cfg, "start-supervisor")
+    assert f"there is no {cfg.config_path}" in failed.reason
+    shutil.rmtree(cfg.working_dir)
+    failed = await place.fail(cfg, "start-supervisor")
+    assert f"there is no {cfg.working_dir}" in failed.reason
+
+
+@asynccontextmanager
+async def answering(path: Path, *answers: Any) -> AsyncIterator[None]:
+    """Answer every call as supervisord might, in its place."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=xmlrpc.client.dumps(([*answers],), methodresponse=True))
+
+    app = web.Application()
+    app.router.add_post("/RPC2", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_process_that_a_supervisord_says_it_is_and_is_not_stays(place: Place) -> None:
+    cfg = place.cfg()
+    await place.take(cfg, "configure-supervisor")
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, start_new_session=True)
+    try:
+        async with answering(cfg.socket_path, {"statecode": 0, "statename": "RESTARTING"}, other.pid):
+            assert (await place.take(cfg, "stop-supervisor"))["stopped"] == []
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

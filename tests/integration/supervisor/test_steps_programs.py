@@ -1,0 +1,110 @@
+"""Which programs a supervisord's steps start, start anew or leave alone, and what a changed configuration does."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import pytest
+from integration.supervisor.support import BEGIN, SLEEP, Place
+
+from deferrable_ops.high_availability.facts import RunFacts
+
+pytest.importorskip("supervisor.supervisord")
+
+CHECK = "prices-check-programs"
+
+
+def run_facts(retriggers: int) -> dict[str, Any]:
+    conf = {f"{CHECK}-retrigger": retriggers} if retriggers else {}
+    return RunFacts("prices", "monday", "scheduled", {}, conf).as_json()
+
+
+def pids(told: dict[str, Any]) -> dict[str, int]:
+    return {name: one["pid"] for name, one in told["programs"].items()}
+
+
+async def test_what_runs_is_started_anew_only_in_the_runs_for_which_that_was_asked(place: Place) -> None:
+    before = pids(await place.take(place.cfg(), *BEGIN))
+    for initial, retrigger, retriggers in (
+        (False, True, 0),
+        (False, True, 2),
+        (True, False, 0),
+        (True, False, 1),
+        (True, True, 0),
+    ):
+        cfg = place.cfg(restart_on_initial=initial, restart_on_retrigger=retrigger)
+        facts = run_facts(retriggers)
+        told = await place.take(cfg, "start-programs", check_task_id=CHECK, run_facts=facts)
+        same = {name for name, pid in pids(told).items() if pid == before[name]}
+        restarts = retrigger if retriggers else initial
+        assert same == (set() if restarts else {"a:a", "b:b"}), (initial, retrigger, retriggers)
+        before = pids(told)
+    assert sorted(before.values()) == sorted(place.processes())
+
+
+async def test_restart_starts_all_anew_and_what_had_ended_too(place: Place) -> None:
+    cfg = place.cfg(program={"a": {"command": SLEEP}, "b": {"command": f"{sys.executable} -c 'exit(3)'"}})
+    first = await place.take(cfg, *BEGIN)
+    again = await place.take(cfg, "restart-programs")
+    assert again["programs"]["a:a"]["state"] == "RUNNING"
+    assert pids(again)["a:a"] != pids(first)["a:a"]
+    assert cfg.supervisord.logfile.read_text().count("spawned: 'b'") == 2
+
+
+async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_otherwise(
+    place: Place,
+) -> None:
+    gone, fatal = {"command": "/no/such/program"}, {"command": "false", "startsecs": 1, "startretries": 0}
+    cfg = place.cfg(program={"a": gone, "b": {"command": SLEEP}})
+    await place.take(cfg, *BEGIN[:2])
+    failed = await place.fail(cfg, "start-programs")
+    assert "a:a: " in failed.reason
+    assert "NO_FILE" in failed.reason
+    assert len(place.processes()) == 1, "the others are started all the same"
+    cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies={"c": {"otherwise": "fail"}})
+    await place.take(cfg, *BEGIN[:2])
+    failed = await place.fail(cfg, "start-programs")
+    assert "c:c is FATAL" in failed.reason
+    assert not failed.retryable
+    for judged_later in ("skip", "retrigger"):
+        policies = {"c": {"otherwise": judged_later}}
+        cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies=policies)
+        told = await place.take(cfg, "start-programs")
+        assert told["programs"]["c:c"]["state"] == "FATAL"
+
+
+async def test_changed_configuration_reaches_what_does_not_run_and_is_told_of_what_does(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    sleeps = {"command": SLEEP}
+    cfg = place.cfg(program={"stays": sleeps, "idle": sleeps, "leaves": sleeps})
+    await place.take(cfg, *BEGIN[:2])
+    first = pids(await place.take(cfg, "start-programs"))
+    site_program = {"command": SLEEP, "environment": {"COLOUR": "blue"}}
+    changed = place.cfg(program={"stays": site_program, "idle": sleeps, "new": sleeps})
+    with caplog.at_level(logging.WARNING):
+        told = await place.take(changed, *BEGIN)
+    assert "another configuration of stays" in caplog.text
+    assert "still runs leaves" in caplog.text
+    assert pids(told)["stays:stays"] == first["stays:stays"]
+    assert told["programs"]["new:new"]["state"] == "RUNNING"
+    failing = place.cfg(program=dict(changed.program), drift="fail")
+    failed = await place.fail(failing, "start-supervisor")
+    assert not failed.retryable
+    assert "drift='apply'" in failed.reason
+    applying = place.cfg(program=dict(changed.program), drift="apply")
+    told = await place.take(applying, *BEGIN)
+    assert pids(told)["stays:stays"] != first["stays:stays"]
+    assert pids(told)["idle:idle"] == first["idle:idle"]
+    assert sorted(pids(told).values()) == sorted(place.processes()), "what was removed runs no more"
+    environment = place.environment(pids(told)["stays:stays"])
+    assert b"COLOUR=blue" in environment
+
+
+async def test_restart_takes_the_changed_configuration_over(place: Place) -> None:
+    await place.take(place.cfg(program={"a": {"command": SLEEP}}), *BEGIN)
+    changed = place.cfg(program={"a": {"command": SLEEP, "environment": {"COLOUR": "red"}}})
+    told = await place.take(changed, "configure-supervisor", "restart-programs")
+    assert b"COLOUR=red" in place.environment(pids(told)["a:a"])

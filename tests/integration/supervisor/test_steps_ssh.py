@@ -1,0 +1,90 @@
+"""The steps of a supervisord on a machine behind a real sshd: the same, and no path of this host's."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.supervisor.support import BEGIN, END, SLEEP, Place, is_stopped, on_host, until
+
+from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
+from deferrable_ops.triggers.supervisor.configuration import daemon_name
+from real_sshd import RealSshd
+
+pytest.importorskip("supervisor.supervisord")
+
+
+@pytest.fixture
+def remote(place: Place, sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes configurations for the machine behind sshd."""
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+
+    def cfg(**fields: Any) -> SupervisorSSHAirflowConfiguration:
+        venv = shlex.quote(str(Path(sys.executable).parent))
+        return SupervisorSSHAirflowConfiguration(
+            working_dir=place.folder / "s",
+            program={"a": {"command": SLEEP}},
+            startsecs=0,
+            ssh_conn_id="web",
+            command_prefix=f"export PATH={venv}:$PATH",
+            **fields,
+        )
+
+    return cfg
+
+
+async def test_all_steps_leave_programs_running_there_and_then_nothing(place: Place, remote: Any) -> None:
+    cfg = remote()
+    told = await place.take(cfg, *BEGIN)
+    (daemon,) = place.daemons()
+    assert place.processes() == [told["programs"]["a:a"]["pid"]]
+    assert cfg.config_path.stat().st_mode & 0o777 == 0o600
+    told = await place.take(cfg, "start-supervisor")
+    assert (told["pid"], told["started"]) == (daemon, False)
+    await place.take(cfg, "restart-programs", *END)
+    assert (place.daemons(), place.processes()) == ([], [])
+    assert list(place.folder.iterdir()) == []
+    assert await place.runs.inbox.daemons.all() == []
+
+
+async def test_what_does_not_answer_there_is_killed_and_started_again(
+    place: Place, remote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._PATIENCE", 0.5)
+    cfg = remote()
+    await place.take(cfg, *BEGIN)
+    (daemon,) = place.daemons()
+    (program,) = place.processes()
+    os.kill(daemon, signal.SIGSTOP)
+    until(lambda: is_stopped(daemon))
+    assert (await place.take(cfg, "force-kill"))["killed"] == sorted([daemon, program])
+    told = await place.take(cfg, *BEGIN)
+    assert place.processes() == [told["programs"]["a:a"]["pid"]]
+    assert place.daemons() != [daemon]
+
+
+async def test_machine_without_supervisord_says_what_to_do(place: Place, remote: Any) -> None:
+    cfg = remote().model_copy(update={"command_prefix": "export PATH=/usr/bin:/bin"})
+    await place.take(cfg, "configure-supervisor")
+    failed = await place.fail(cfg, "start-supervisor")
+    assert "there is no supervisord on" in failed.reason
+    assert "command_prefix" in failed.reason
+    assert not failed.retryable
+
+
+async def test_any_triggerer_takes_the_steps_and_a_connection_that_leads_elsewhere_is_told(
+    place: Place, remote: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = remote()
+    await place.take(cfg, *BEGIN)
+    with on_host(monkeypatch, "web-4"):
+        await place.take(cfg, "configure-supervisor", "stop-programs")
+    assert "to web-4" in caplog.text
+    claimed = await place.runs.inbox.daemons.of(daemon_name(cfg))
+    assert claimed is not None
+    assert claimed.host == "web-4"

@@ -1,0 +1,80 @@
+"""What a supervisord's steps meet that is not as they would have made it, and how they end all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from integration.supervisor.support import BEGIN, END, SLEEP, Place, alive, until
+
+pytest.importorskip("supervisor.supervisord")
+
+STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
+
+
+async def test_supervisord_that_is_shutting_down_is_waited_for_and_followed_by_another(place: Place) -> None:
+    cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
+    await place.take(cfg, *BEGIN)
+    (before,) = place.daemons()
+    os.kill(before, signal.SIGTERM)
+    log = cfg.supervisord.logfile
+    until(lambda: "waiting for a to die" in log.read_text())
+    told = await place.take(cfg, "start-supervisor")
+    assert told["started"]
+    assert place.daemons() == [told["pid"]] != [before]
+
+
+async def test_supervisord_that_is_shutting_down_has_its_time_to_stop(place: Place) -> None:
+    cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
+    await place.take(cfg, *BEGIN)
+    (daemon,) = place.daemons()
+    os.kill(daemon, signal.SIGTERM)
+    until(lambda: "waiting for a to die" in cfg.supervisord.logfile.read_text())
+    await place.take(cfg, "stop-supervisor")
+    assert "killing 'a'" in cfg.supervisord.logfile.read_text(), "its supervisord was killed before"
+    assert place.daemons() == place.processes() == []
+
+
+async def test_programs_that_were_promised_more_time_than_is_left_are_ended_all_the_same(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._MORE_TO_STOP", 0.5)
+    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._TO_LEAVE", 1.0)
+    promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
+    await place.take(promised, *BEGIN)
+    now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})
+    failed = await place.fail(now, "stop-programs")
+    assert "a:a did not stop within the 1 s of this configuration" in failed.reason
+    await place.take(now, *END[1:])
+    assert place.daemons() == place.processes() == []
+    assert not (place.folder / "s").exists()
+
+
+async def test_program_that_names_another_server_is_ended_with_its_supervisord(place: Place) -> None:
+    cfg = place.cfg(program={"a": {"command": SLEEP, "serverurl": "http://127.0.0.1:9001"}})
+    first = await place.take(cfg, *BEGIN)
+    os.kill(place.daemons()[0], signal.SIGKILL)
+    pid = first["programs"]["a:a"]["pid"]
+    assert alive(pid)
+    again = await place.take(cfg, *BEGIN[1:])
+    assert not alive(pid)
+    assert alive(again["programs"]["a:a"]["pid"])
+    await place.take(cfg, *END)
+    assert not alive(again["programs"]["a:a"]["pid"])
+
+
+async def test_directory_that_cannot_be_removed_is_left_empty(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.folder / "s").mkdir(mode=0o700)  # as a volume that is mounted there
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "rmdir").write_text("#!/bin/sh\necho 'Device or resource busy' >&2\nexit 1\n")
+    (tools / "rmdir").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    cfg = place.cfg()
+    await place.take(cfg, *BEGIN, *END)
+    assert list((place.folder / "s").iterdir()) == []

@@ -1,0 +1,194 @@
+"""The configuration, the client and the watching, on a real supervisord."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.supervisor.supervisord_daemon import Daemon, daemon, python, until
+
+from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.supervisord import Action
+from deferrable_ops.supervisord.crash_loops import Step
+from deferrable_ops.supervisord.processes import Process, State
+from deferrable_ops.upstreams.supervisord.client import Address, Processes, use_supervisord
+
+pytest.importorskip("supervisor.supervisord")
+
+# Prints what it was started with.
+ECHO = "import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
+
+
+async def test_program_gets_exactly_what_was_configured() -> None:
+    environment = {"A": "100% ; #x %(here)s %%(here)s", "B": "it's", "C": 'say "hi" now', "D": " é😀 "}
+    program = {
+        "command": python(ECHO) + " 'a ; b' 100% #c %(process_num)02d '%%(here)s' é",
+        "environment": environment,
+        "startsecs": 0,
+    }
+    async with daemon(program={"test": program}) as found:
+        await found.start()
+        verdict = await until(found.verdict)
+        assert (verdict.action, verdict.reason) == (Action.SUCCESS, "test:test exited with 0")
+        arguments, variables, directory = json.loads(found.config.program["test"].stdout_logfile.read_text())
+        here = str(found.config.config_path.parent)
+        assert arguments == ["a ; b", "100%", "#c", "00", "%(here)s", "é"]
+        expected = environment | {"A": f"100% ; #x {here} %(here)s"}
+        assert {name: variables[name] for name in expected} == expected
+        assert directory == str(found.config.program["test"].directory)
+        assert variables["SUPERVISOR_SERVER_URL"] == f"unix://{found.config.socket_path}"
+        assert found.config.socket_path.stat().st_mode & 0o777 == 0o700
+
+
+async def test_exit_code_means_what_the_policy_says() -> None:
+    async with daemon(
+        program={"test": {"command": python("exit(99)")}, "dead": {"command": "/no/such/program"}},
+        policies={"test": {"exit_codes": {99: "skip"}}, "dead": {"otherwise": "fail"}},
+    ) as found:
+        await found.start()
+        seen = await until(lambda: ended(found, "test"))
+        assert (seen.state, seen.exit_code) == (State.EXITED, 99)
+        with pytest.raises(SupervisordRefused, match="NO_FILE") as refused:
+            await found.start("dead:dead")
+        assert refused.value.code == 20
+        verdict = await until(found.verdict)
+        assert verdict.action is Action.FAIL
+        assert "dead:dead was never started by this supervisord" in verdict.reason
+
+
+async def ended(found: Daemon, name: str) -> Process | None:
+    (process,) = [
+        process for process in map(Process.from_info, await found.client.processes()) if process.name == name
+    ]
+    return process if process.start and not process.pid else None
+
+
+async def test_program_that_a_signal_ends_has_failed_and_one_that_is_stopped_is_done() -> None:
+    program = {"command": python("import signal; signal.pause()")}
+    async with daemon(program={"test": program}, startsecs=0) as found:
+        await found.start()
+        await until(lambda: running(found))
+        await found.client.call("supervisor.signalProcess", "test:test", "KILL")
+        verdict = await until(found.verdict)
+        assert (verdict.action, verdict.reason) == (Action.RETRIGGER, "test:test was ended by a signal")
+        await found.start()
+        await until(lambda: running(found))
+        await found.client.call("supervisor.stopProcess", "test:test")
+        verdict = await until(found.verdict)
+        assert (verdict.action, verdict.reason) == (Action.SUCCESS, "test:test was stopped")
+
+
+async def running(found: Daemon) -> bool:
+    (process,) = map(Process.from_info, await found.client.processes())
+    return process.state is State.RUNNING
+
+
+async def test_crash_loop_is_seen_and_paused() -> None:
+    async with daemon(
+        program={"test": {"command": python("exit(1)"), "autorestart": True, "startsecs": 0}},
+        policy={"crash_restarts": 2, "crash_window": 60, "crash_delay": 1, "crash_give_up": 1},
+    ) as found:
+        await found.start()
+        assert await until(lambda: step(found)) == {"test:test": Step.PAUSE}
+        with_pause = found.histories["test:test"]
+        assert (with_pause.pauses, with_pause.paused_until is not None) == (1, True)
+        await until(lambda: stopped(found))
+        assert await until(lambda: step(found)) == {"test:test": Step.RESUME}
+        await found.start()
+        verdict = await until(found.verdict)
+        assert verdict.action is Action.RETRIGGER
+        assert "crash loop" in verdict.reason
+
+
+async def step(found: Daemon) -> dict[str, Step]:
+    return (await found.look()).steps
+
+
+async def stopped(found: Daemon) -> bool:
+    try:
+        await found.client.call("supervisor.stopProcess", "test:test")
+    except SupervisordRefused:
+        (process,) = map(Process.from_info, await found.client.processes())
+        return process.state in (State.STOPPED, State.EXITED)
+    return True
+
+
+async def test_several_calls_are_one_and_each_may_fail() -> None:
+    async with daemon(program={"test": {"command": python("pass")}}) as found:
+        state, refused, processes = await found.client.multicall(
+            [
+                ("supervisor.getState", ()),
+                ("supervisor.getProcessInfo", ("nobody",)),
+                ("supervisor.getAllProcessInfo", ()),
+            ]
+        )
+        assert state["statename"] == "RUNNING"
+        assert isinstance(refused, SupervisordRefused)
+        assert refused.code == 10
+        assert [item["name"] for item in processes] == ["test"]
+        with pytest.raises(SupervisordRefused, match="BAD_NAME: nobody"):
+            await found.client.call("supervisor.getProcessInfo", "nobody")
+
+
+async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with daemon(program={"test": {"command": python("pass")}}) as found:
+        asked, call = list[str](), found.client.call
+
+        async def counted(method: str, *arguments: Any) -> Any:
+            asked.append(method)
+            return await call(method, *arguments)
+
+        monkeypatch.setattr(found.client, "call", counted)
+        understood = 0
+
+        def read_states(answer: Processes) -> list[str]:
+            nonlocal understood
+            understood += 1
+            return [process["statename"] for process in answer]
+
+        async def watch() -> list[list[str]]:
+            async with use_supervisord(Address(socket=found.config.socket_path)) as client:
+                with client.watch(0.05, read_states) as watched:
+                    return [await watched.next() for _ in range(4)]
+
+        assert await asyncio.gather(*(watch() for _ in range(20))) == [[["STOPPED"]] * 4] * 20
+        assert understood == 4, "what they are told is understood once for all"
+        assert asked == ["supervisor.getAllProcessInfo"] * 4
+
+
+async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: int) -> None:
+    url, secret = f"http://127.0.0.1:{unused_tcp_port}/RPC2", "50% ü:x"
+    async with daemon(
+        program={"test": {"command": python("pass")}},
+        port=f"127.0.0.1:{unused_tcp_port}",
+        username="airflow",
+        password=secret,
+        address=Address(url=url, username="airflow", password=secret),
+    ) as found:
+        for wrong in (Address(url=url), Address(url=url, username="airflow", password="wrong")):
+            async with use_supervisord(wrong) as client:
+                with pytest.raises(SupervisordRefused, match="refuses the login") as refused:
+                    await client.call("supervisor.getState")
+                assert refused.value.code == 0
+        assert secret not in repr(Address(url=url, username="airflow", password=secret))
+        assert (await found.client.call("supervisor.getState"))["statename"] == "RUNNING"
+
+
+async def test_supervisord_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    async with use_supervisord(Address(socket=tmp_path / "none.sock")) as client:
+        with pytest.raises(SupervisordUnavailable, match=r"none\.sock: UnixClientConnectorError"):
+            await client.processes()
+
+
+def test_address_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    for wrong, message in (
+        ({}, "socket, or its url"),
+        ({"socket": tmp_path, "url": "http://x"}, "socket, or its url"),
+        ({"url": "http://a:b@x"}, "holds a login"),
+        ({"url": "http://x", "username": "a", "password": "{SHA}82ab"}, "is a hash"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Address(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,228 @@
+"""The command deferrable-ops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+import pytest
+from sqlalchemy import select
+
+from deferrable_ops.cli.main import main
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait
+from deferrable_ops.inbox.database.schema import callbacks
+from deferrable_ops.outcome import Failure, Skip, Success
+
+UNKNOWN = "11111111-1111-5111-8111-111111111111"
+
+
+class Bench:
+    """An inbox as the command finds it, looked at from outside."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite+aiosqlite:///{path}"
+
+    def register(self, task_id: str = "train", **options: Any) -> Wait:
+        attempt = Attempt(
+            str(uuid5(NAMESPACE_OID, task_id)), 1, options.pop("dag_id", "sales"), "manual", task_id
+        )
+        options.setdefault("timeout", 3600.0)
+        return self._run(lambda inbox: inbox.waits.register(NewWait(attempt, "webhook", **options)))
+
+    def get(self, wait: Wait) -> Wait:
+        return self._run(lambda inbox: inbox.waits.get(wait.id))
+
+    def audit(self) -> list[Any]:
+        async def read(inbox: Inbox) -> list[Any]:
+            return await inbox.database.read(_all_callbacks)
+
+        return self._run(read)
+
+    def _run(self, work: Any) -> Any:
+        async def run() -> Any:
+            inbox = await Inbox.open(self.url, patience=5)
+            try:
+                return await work(inbox)
+            finally:
+                await inbox.close()
+
+        return asyncio.run(run())
+
+
+async def _all_callbacks(connection: Any) -> list[Any]:
+    return list(await connection.execute(select(callbacks).order_by(callbacks.c.number)))
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
+    return Bench(tmp_path / "inbox.db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome"),
+    [
+        (["success"], Success(None)),
+        (["success", "--json", '{"rows": 3}'], Success({"rows": 3})),
+        (["failure"], Failure("a test")),
+        (["failure", "--json", '{"reason": "disk", "retryable": false}'], Failure("disk", retryable=False)),
+        (["skip"], Skip("a test")),
+    ],
+)
+def test_send_settles_a_wait(
+    inbox: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], outcome: Any
+) -> None:
+    wait = inbox.register()
+    verb, *rest = arguments
+    assert main(["send", verb, wait.id, *rest, "--reason", "a test"]) == 0
+    assert json.loads(capsys.readouterr().out)["wait"] == wait.id
+    assert inbox.get(wait).outcome == outcome
+
+
+@pytest.mark.parametrize("verb", ["success", "failure", "skip", "heartbeat"])
+def test_send_leaves_an_audit_row_with_user_and_reason(
+    inbox: Bench, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("LOGNAME", "alice")
+    assert main(["send", verb, inbox.register().id, "--reason", "the service is down"]) == 0
+    (row,) = inbox.audit()
+    assert (row.verb, row.source) == (verb, "cli:alice: the service is down")
+
+
+def test_send_shows_progress(inbox: Bench) -> None:
+    wait = inbox.register()
+    assert main(["send", "heartbeat", wait.id, "--json", '{"progress": 0.5}', "--reason", "x"]) == 0
+    assert inbox.get(wait).progress == {"progress": 0.5}
+
+
+def test_send_says_when_it_was_refused(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    wait = inbox.register()
+    assert main(["send", "success", wait.id, "--reason", "x"]) == 0
+    assert main(["send", "failure", wait.id, "--reason", "x"]) == 1
+    assert "settled already" in capsys.readouterr().out
+    assert main(["send", "success", UNKNOWN, "--reason", "x"]) == 1
+    assert "never seen this wait" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["send", "success", UNKNOWN], "--reason"),
+        (["send", "success", UNKNOWN, "--reason", " "], "--reason"),
+        (["send", "success", "not-a-wait", "--reason", "x"], "UUID"),
+        (["send", "explode", UNKNOWN, "--reason", "x"], "explode"),
+        (["send", "success", UNKNOWN, "--json", "{", "--reason", "x"], "--json"),
+        (["send", "success", UNKNOWN, "--json", "NaN", "--reason", "x"], "NaN"),
+        (["send", "failure", UNKNOWN, "--json", "[]", "--reason", "x"], "object"),
+        (["send", "heartbeat", UNKNOWN, "--json", '{"progress": 7}', "--reason", "x"], "progress"),
+        (["waits", "--state", "tired"], "tired"),
+        (["waits", "--limit", "0"], "above 0"),
+        (["inbox", "prune", "--days", "-1"], "above 0"),
+        (["inbox", "prune", "--days", "nan"], "above 0"),
+        (["inbox"], "required"),
+        (["serve", "--port", "http"], "port"),
+        (["serve", "--certificate", "/no/such/file"], "--private-key"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_is_exit_code_2_with_the_reason(
+    inbox: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_waits_are_a_readable_table(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    train = inbox.register("train")
+    done = inbox.register("done")
+    main(["send", "heartbeat", train.id, "--json", '{"progress": 0.5}', "--reason", "x"])
+    main(["send", "success", done.id, "--reason", "x"])
+    capsys.readouterr()
+    assert main(["waits"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS"]
+    assert line.startswith(f"{train.id}  sales.train manual try 1  waiting  20")
+    assert line.endswith('{"progress": 0.5}')
+
+
+def test_waits_are_chosen_by_state_dag_and_task(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    waits = [inbox.register("a"), inbox.register("b"), inbox.register("c", dag_id="other")]
+    main(["send", "skip", waits[0].id, "--reason", "x"])
+    capsys.readouterr()
+
+    def chosen(*arguments: str) -> set[str]:
+        assert main(["waits", "--json", *arguments]) == 0
+        return {wait["task_id"] for wait in json.loads(capsys.readouterr().out)}
+
+    assert chosen() == {"b", "c"}
+    assert chosen("--state", "all") == {"a", "b", "c"}
+    assert chosen("--state", "skipped") == {"a"}
+    assert chosen("--dag", "other") == {"c"}
+    assert chosen("--task", "b", "--dag", "sales") == {"b"}
+    assert chosen("--run-id", "none") == set()
+
+
+def test_waits_say_when_there_are_more(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    inbox.register("a")
+    inbox.register("b")
+    assert main(["waits", "--json", "--limit", "1"]) == 0
+    shown = capsys.readouterr()
+    assert len(json.loads(shown.out)) == 1
+    assert "--limit" in shown.err
+
+
+def test_prune_deletes_what_was_settled_long_ago(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    wait = inbox.register()
+    main(["send", "success", wait.id, "--reason", "x"])
+    assert main(["inbox", "prune"]) == 0
+    assert inbox.get(wait).state is State.SUCCESS
+    assert main(["inbox", "prune", "--days", "0.0000001"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 waits" in shown
+    assert "0 events that came more than 40 days ago are deleted" in shown
+    assert main(["send", "success", wait.id, "--reason", "x"]) == 1
+
+
+def test_upgrade_makes_the_tables(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inbox", "upgrade"]) == 0
+    assert "schema" in capsys.readouterr().out
+
+
+def test_rotate_signs_new_waits_with_a_new_key(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    before = inbox.register("before")
+    assert main(["keys", "rotate"]) == 0
+    after = inbox.register("after")
+    assert before.key_id != after.key_id
+    assert after.key_id in capsys.readouterr().out
+
+
+def test_unusable_inbox_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in ("mysql://user:hunter2@host/db", "postgresql://user:hunter2@host:port/db"):
+        monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", url)
+        for command in (["waits"], ["serve"], ["inbox", "upgrade"]):
+            assert main(command) == 2
+            shown = capsys.readouterr()
+            assert "inbox_url" in shown.err
+            assert "hunter2" not in shown.out + shown.err
+
+
+def test_help_needs_no_airflow() -> None:
+    script = (
+        "import sys, deferrable_ops.cli.main as cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: print('airflow' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "keys" in shown.stdout
+    assert shown.stdout.endswith("False\n")

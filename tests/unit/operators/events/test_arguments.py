@@ -1,0 +1,212 @@
+"""Bad arguments get an error that names the argument and the fix, when the DAG is parsed; good ones travel."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk import DAG, Asset, BaseOperator, CronDataIntervalTimetable, DeltaTriggerTimetable
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.serialization.serialized_objects import DagSerialization
+
+from deferrable_ops.events import ChannelEvent, KafkaEvent, SqsEvent
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.events import EventSensor, MultiEventSensor, PublishEventOperator
+from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers.events.trigger import EventsTrigger
+
+SIGNOFF = ChannelEvent("signoff", match={"run": "{{ run_id }}"})
+EVENTS = {"orders": KafkaEvent("etl", match={"day": "{{ ds }}"}), "signoff": SIGNOFF}
+START = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def multi(**arguments: Any) -> MultiEventSensor:
+    return MultiEventSensor(**{"task_id": "ready", "events": EVENTS, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"events": None}, "events=None must be a dict of names and events"),
+        ({"events": [SIGNOFF]}, "must be a dict of names and events"),
+        ({"events": {}}, "events= is empty; name at least one event"),
+        ({"events": {"1st": SIGNOFF}}, "events= has the name '1st'"),
+        ({"events": {"not": SIGNOFF}}, "means something in condition="),
+        ({"events": {"a": "signoff"}}, "events['a']: 'signoff' is not an event; give a ChannelEvent"),
+        ({"condition": "orders & payments"}, "there is no event 'payments'"),
+        ({"condition": "not orders"}, "'not' cannot be waited for"),
+        ({"condition": "at_least(3, orders, signoff)"}, "can never be true"),
+        ({"condition": "{{ params.when }}"}, "it cannot be a template"),
+        ({"keep": "best"}, "keep='best' is not one of first, last, all"),
+        ({"since": "yesterday"}, "since='yesterday' is no moment; give"),
+        ({"since": 5}, "since=5 is no moment"),
+        ({"timeout": 0}, "timeout=0 must be above zero"),
+        ({"timeout": timedelta(seconds=-1)}, "must be above zero"),
+        ({"timeout": "soon"}, "timeout='soon'"),
+        ({"timeout": None}, "timeout=None is not a time to wait"),
+        ({"until_next_interval": "yes"}, "until_next_interval='yes' must be True or False"),
+        ({"soft_fail": 1}, "soft_fail=1 must be True or False"),
+    ],
+)
+def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        multi(**arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["events", "condition", "keep"])
+def test_sensor_for_one_event_refuses_what_is_for_several(argument: str) -> None:
+    with pytest.raises(InputError, match=f"EventSensor takes no {argument}=: it waits for one event"):
+        EventSensor(task_id="signed", event=SIGNOFF, **{argument: "x"})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [None, "@once", "@continuous", [Asset("a")]],
+    ids=["none", "once", "continuous", "assets"],
+)
+def test_next_interval_that_nobody_can_tell_is_refused(schedule: Any) -> None:
+    with (
+        DAG("dag", schedule=schedule, start_date=START, max_active_runs=1),
+        pytest.raises(InputError, match="until_next_interval=True cannot be kept"),
+    ):
+        multi(until_next_interval=True)
+
+
+@pytest.mark.parametrize(
+    "schedule, told",
+    [
+        ("0 6 * * *", {"cron": "0 6 * * *"}),
+        ("@daily", {"cron": "0 0 * * *"}),
+        (CronDataIntervalTimetable("0 6 * * *", timezone="UTC"), {"cron": "0 6 * * *"}),
+        (timedelta(hours=2), {"seconds": 7200.0}),
+        (DeltaTriggerTimetable(timedelta(hours=3)), {"seconds": 10_800.0}),
+    ],
+    ids=str,
+)
+def test_next_interval_travels_as_what_the_schedule_says(schedule: Any, told: dict[str, Any]) -> None:
+    with DAG("dag", schedule=schedule, start_date=START):
+        task = multi(until_next_interval=True)
+    assert task.trigger_kwargs()["next_interval"] == told
+    assert "next_interval" not in multi().trigger_kwargs()
+
+
+def test_everything_reaches_the_trigger_through_the_serialized_dag() -> None:
+    zone = pendulum.timezone("Europe/Berlin")
+    with DAG("dag", schedule="@daily", start_date=datetime(2026, 1, 1, tzinfo=zone)) as dag:
+        multi(condition="orders | signoff", keep="all", since="{{ data_interval_start }}", timeout=60.0)
+        EventSensor(task_id="2_signed", event=SIGNOFF, timeout="0 6 * * *", soft_fail=True)
+    tasks = DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_dict
+    several, one = tasks["ready"].start_trigger_args, tasks["2_signed"].start_trigger_args
+    assert several.trigger_cls == EventsTrigger.classpath
+    assert several.timeout == timedelta(seconds=60)
+    trigger = EventsTrigger(**decoded(several.trigger_kwargs))
+    assert trigger.events == {
+        "orders": {
+            "type": "kafka",
+            "topic": "etl",
+            "match": {"day": "{{ ds }}"},
+            "kafka_conn_id": "kafka_default",
+        },
+        "signoff": {"type": "channel", "name": "signoff", "match": {"run": "{{ run_id }}"}},
+    }
+    assert (trigger.condition, trigger.keep, trigger.since) == (
+        "orders | signoff",
+        "all",
+        "{{ data_interval_start }}",
+    )
+    assert (trigger.timezone, trigger.single, trigger.soft_fail) == ("Europe/Berlin", False, False)
+    single = EventsTrigger(**decoded(one.trigger_kwargs))
+    assert (single.cron, single.single, single.soft_fail) == ("0 6 * * *", True, True)
+    assert single.events is not None
+    assert list(single.events) == ["_2_signed"]  # what a reason calls it
+
+
+def decoded(kwargs: Any) -> dict[str, Any]:
+    from airflow.serialization.serialized_objects import BaseSerialization
+
+    value: dict[str, Any] = BaseSerialization.deserialize(kwargs)
+    return value
+
+
+def test_tasks_start_in_the_triggerer_unless_they_need_another_tasks_output() -> None:
+    with DAG("dag", schedule=None, start_date=START):
+        up = BaseOperator(task_id="up")
+        assert multi(since="{{ dag_run.start_date }}").starts_on_worker_because is None
+        needing = EventSensor(task_id="a", event=ChannelEvent("x", match={"id": up.output}))
+        assert needing.starts_on_worker_because == "events= is the output of another task"
+        pulling = EventSensor(task_id="b", event=ChannelEvent("x", match={"id": "{{ ti.xcom_pull('up') }}"}))
+        assert "ti.xcom_pull" in str(pulling.starts_on_worker_because)
+
+
+def test_specification_that_tasks_share_is_not_changed_by_rendering_one() -> None:
+    with DAG("dag", schedule=None, start_date=START):
+        one, other = (EventSensor(task_id=name, event=SIGNOFF) for name in ("one", "other"))
+    one.render_template_fields({"run_id": "r1"})  # type: ignore[typeddict-item]
+    assert one.events["one"]["match"] == {"run": "r1"}
+    assert other.events["other"]["match"] == {"run": "{{ run_id }}"}
+    assert SIGNOFF.match == {"run": "{{ run_id }}"}
+
+
+async def test_worker_tells_the_trigger_when_the_run_started() -> None:
+    times = {"start_date": START, "data_interval_start": None, "data_interval_end": None}
+    ti = SimpleNamespace(
+        id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
+        try_number=1,
+        dag_id="dag",
+        run_id="run",
+        task_id="ready",
+        map_index=3,
+    )
+    async with memory_inbox():
+        with pytest.raises(TaskDeferred) as deferred:
+            multi().execute({"ti": ti, "dag_run": SimpleNamespace(**times)})  # type: ignore[typeddict-item]
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, EventsTrigger)
+    assert trigger.run_times == {"start": START.isoformat(), "interval_start": None, "interval_end": None}
+    assert trigger.serialize()[1]["attempt"]["map_index"] == 3
+
+
+def test_mapped_sensor_is_made_for_each_event() -> None:
+    with DAG("dag", schedule=None, start_date=START) as dag:
+        EventSensor.partial(task_id="each", timeout=60.0).expand(event=[ChannelEvent("a"), ChannelEvent("b")])
+    assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("each").is_mapped
+    unmapped = dag.get_task("each").unmap({"event": ChannelEvent("b")})
+    assert unmapped.events == {"each": {"type": "channel", "name": "b", "match": None}}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"channel": "a b"}, "name='a b' is not allowed"),
+        ({"channel": None}, "give one destination"),
+        ({"payload": print}, "payload= is a builtin_function_or_method, which is not plain data"),
+        ({"payload": {"a": {1: 2}}}, "payload=['a'] has the key 1"),
+        ({"payload": [float("nan")]}, "payload=[0] is nan"),
+        ({"payload": "x" * 300_000}, "publish where the data is, and not the data"),
+        ({"kafka": "topic"}, "channel= and kafka= are given"),
+    ],
+)
+def test_bad_argument_of_a_publisher_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((InputError, TypeError)) as caught:
+        PublishEventOperator(**{"task_id": "announce", "channel": "loads", **arguments})
+    assert message in str(caught.value)
+
+
+def test_publisher_leaves_templates_and_outputs_for_later() -> None:
+    with DAG("dag", schedule=None, start_date=START):
+        up = BaseOperator(task_id="up")
+        templated = PublishEventOperator(
+            task_id="a", channel="{{ params.channel }}", payload={"day": ["{{ ds }}"]}
+        )
+        assert templated.starts_on_worker_because is None
+        fed = PublishEventOperator(task_id="b", channel="loads", payload={"rows": [up.output]})
+        assert fed.starts_on_worker_because == "payload= is the output of another task"
+
+
+def test_event_of_every_source_can_be_waited_for_at_parse_time() -> None:
+    queue = SqsEvent("https://sqs.eu-west-1.amazonaws.com/1/q", dedicated=True)
+    assert EventSensor(task_id="paid", event=queue).events["paid"]["type"] == "sqs"

@@ -1,0 +1,251 @@
+"""The arguments of a Supervisor: which are all tasks', which are the machine's, and which are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.supervisor import (
+    Supervisor,
+    SupervisorAirflowConfiguration,
+    SupervisorSSH,
+    SupervisorSSHAirflowConfiguration,
+)
+from deferrable_ops.supervisord.airflow import AirflowConfiguration
+from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers.supervisor.configuration import open_configuration, where_of
+
+NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
+PROGRAM = {"test": {"command": "sleep 10"}}
+LOCAL = {"working_dir": "/data/sup", "program": PROGRAM}
+
+
+@pytest.fixture(autouse=True)
+def dag() -> Iterator[DAG]:
+    with DAG("d", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC)) as dag:
+        yield dag
+
+
+def remote(**fields: Any) -> SupervisorSSHAirflowConfiguration:
+    return SupervisorSSHAirflowConfiguration(**{**LOCAL, "ssh_conn_id": "jobs", **fields})
+
+
+def some_host() -> Any:
+    return SimpleNamespace(name="picked.example.com")
+
+
+def test_operators_arguments_are_all_tasks(dag: DAG) -> None:
+    Supervisor(cfg=LOCAL, owner="ops", retries=4, queue="web-3")
+    assert {one.owner for one in dag.tasks} == {"ops"}
+    assert {one.queue for one in dag.tasks} == {"web-3"}
+    # What only decides has nothing to try again, and a kill is asked for once.
+    assert {one.task_id.removeprefix("d-") for one in dag.tasks if one.retries == 4} == {
+        *("configure-supervisor", "start-supervisor", "start-programs", "check-programs"),
+        *("restart-programs", "stop-programs", "stop-supervisor", "unconfigure-supervisor"),
+    }
+
+
+def test_what_a_run_waits_for_is_the_first_tasks(dag: DAG) -> None:
+    supervisor = Supervisor(cfg=LOCAL, trigger_rule="all_done", depends_on_past=True)
+    assert supervisor.configure_supervisor.trigger_rule == "all_done"
+    assert [one.task_id for one in dag.tasks if one.depends_on_past] == ["d-configure-supervisor"]
+    assert supervisor.start_supervisor.trigger_rule == "all_success"
+
+
+@pytest.mark.parametrize("given", [{"pool": "narrow"}, {"pool": SimpleNamespace(pool="narrow")}, {}])
+def test_pool_is_the_arguments_else_the_configurations(dag: DAG, given: dict[str, Any]) -> None:
+    Supervisor(cfg={**LOCAL, "pool": "wide" if given else "narrow"}, **given)
+    assert {one.pool for one in dag.tasks} == {"narrow"}
+    on_worker = {one.task_id.removeprefix("d-") for one in dag.tasks if one.starts_on_worker_because}
+    assert {"start-programs", "check-programs", "stop-programs"} <= on_worker  # where a slot is taken
+    assert not on_worker & {"teardown", "check-config-failed", "force-kill-dag"}  # which wait for nothing
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"outlets": []}, "outlets= would be the same for all tasks"),
+        ({"check_intervall": 5}, "check_intervall= is unknown"),
+        ({"ssh_conn_id": "jobs"}, "ssh_conn_id= is unknown"),
+    ],
+)
+def test_argument_that_nobody_has_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Supervisor(cfg=LOCAL, **given)
+
+
+@pytest.mark.parametrize(
+    "kind, given, message",
+    [
+        (Supervisor, None, "cfg= is missing"),
+        (Supervisor, "supervisor.yaml", "cfg= is a str"),
+        (Supervisor, {"program": {}}, "there is nothing to run"),
+        (Supervisor, {**LOCAL, "progam": {}}, "progam: Extra inputs"),
+        (Supervisor, remote(), "use SupervisorSSH"),
+    ],
+)
+def test_configuration_that_is_none_is_refused(kind: type[Supervisor], given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kind(cfg=given)
+
+
+def test_error_of_a_configuration_holds_none_of_its_values() -> None:
+    with pytest.raises(InputError) as refused:
+        Supervisor(cfg={**LOCAL, "username": "u", "password": ["hunter22"]})
+    assert "hunter22" not in str(refused.value)
+
+
+def test_supervisor_outside_a_dag_is_refused() -> None:
+    from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+    DagContext.pop()
+    try:
+        with pytest.raises(InputError, match="Supervisor is in no DAG"):
+            Supervisor(cfg=LOCAL)
+    finally:
+        DagContext.push(DAG("d", schedule=None))
+
+
+def test_local_steps_start_on_a_worker_only_where_queues_can_pin_them(
+    dag: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Supervisor(cfg=LOCAL, queue="default")
+    there = SupervisorSSH(cfg=remote(), name="there")
+    steps = ("configure_supervisor", "start_programs", "check_programs", "stop_supervisor", "force_kill")
+    assert {getattr(here, step).starts_on_worker_because for step in steps} == {None}
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
+    pinned = Supervisor(cfg=LOCAL, name="pinned")
+    for step in steps:
+        assert "only a worker hands a task to the triggerers of its queue" in str(
+            getattr(pinned, step).starts_on_worker_because
+        )
+        assert getattr(there, step).starts_on_worker_because is None
+    assert pinned.teardown.starts_on_worker_because is None
+
+
+def test_remote_arguments_replace_the_configurations() -> None:
+    supervisor = SupervisorSSH(
+        cfg=remote(remote_host="a.example.com", cmd_timeout=63),
+        ssh_conn_id="other",
+        remote_host="b.example.com",
+        command_prefix="source /opt/venv/bin/activate",
+        environment={"TOKEN": "hunter22"},
+        conn_timeout=5,
+    )
+    where = where_of(open_configuration(supervisor.start_supervisor.configuration))
+    assert (where.ssh_conn_id, where.remote_host) == ("other", "b.example.com")
+    assert (where.connect_timeout, where.command_timeout) == (5, 63)
+    assert where.command_prefix == "source /opt/venv/bin/activate"
+    assert where.environment == (("TOKEN", "hunter22"),)
+    assert "hunter22" not in supervisor.start_supervisor.configuration
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "picked.example.com",
+        {"name": "picked.example.com"},
+        SimpleNamespace(name="picked.example.com"),
+        some_host,
+        lambda: "picked.example.com",
+    ],
+)
+def test_host_is_a_name_or_what_has_one_or_a_function(host: Any) -> None:
+    assert SupervisorSSH(cfg=remote(), host=host).cfg.ssh_operator_args.remote_host == "picked.example.com"
+
+
+@pytest.mark.parametrize("port", [9010, "9010", {"port": 9010}, SimpleNamespace(port=9010), lambda: 9010])
+def test_port_is_a_number_or_what_has_one_or_a_function(port: Any) -> None:
+    config = remote(username="airflow", password="correct horse", port="*:9001", startsecs=3)
+    made = SupervisorSSH(cfg=config, port=port).cfg
+    assert made.airflow.port == "*:9010"
+    assert made.inet_http_server is not None
+    assert made.inet_http_server.port == "*:9010"
+    assert made.airflow == AirflowConfiguration(
+        **{**config.airflow.model_dump(exclude_unset=True), "port": "*:9010"}
+    )
+
+
+def fails() -> Any:
+    raise RuntimeError("no balancer")
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"host": 17}, "host=17 names no host"),
+        ({"host": fails}, "host= is a function, and calling it failed with RuntimeError: no balancer"),
+        ({"host": SimpleNamespace(ip="10.0.0.1")}, "names no host"),
+        ({"port": True}, "port=True is no port"),
+        ({"port": SimpleNamespace(name="web")}, "is no port"),
+        ({"host": "a", "remote_host": "b"}, "host='a' and remote_host='b' differ"),
+        ({"get_pty": True}, "get_pty= is unknown"),
+        ({"ssh_hook": object()}, "ssh_hook= is unknown"),
+    ],
+)
+def test_machine_that_cannot_be_reached_so_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SupervisorSSH(cfg=remote(), **given)
+
+
+def test_query_that_finds_several_is_answered_the_same_at_each_parse() -> None:
+    class Query:
+        kind = "select"
+
+        def model_copy(self, update: dict[str, Any]) -> Query:
+            copy = Query()
+            copy.kind = update["kind"]
+            return copy
+
+        def execute(self) -> Any:
+            assert self.kind == "filter"  # "select" chooses at random
+            return ["c.example.com", "a.example.com", "b.example.com"]
+
+    assert SupervisorSSH(cfg=remote(), host=Query()).cfg.ssh_operator_args.remote_host == "a.example.com"
+
+
+def test_configuration_of_this_host_can_be_used_for_another() -> None:
+    made = SupervisorSSH(cfg=SupervisorAirflowConfiguration(**LOCAL), ssh_conn_id="jobs")
+    assert isinstance(made.cfg, SupervisorSSHAirflowConfiguration)
+    assert made.cfg.ssh_operator_args.ssh_conn_id == "jobs"
+
+
+@pytest.mark.parametrize("name", ["configure_supervisor", "check_programs", "teardown", "force_kill"])
+async def test_worker_that_defers_a_task_tells_the_trigger_of_the_run(name: str) -> None:
+    pinned = Supervisor(cfg=LOCAL, pool="narrow")
+    one: Any = getattr(pinned, name)
+    dag_run = SimpleNamespace(
+        dag_id="d", run_id="run", run_type="manual", conf={"d-check-programs-retrigger": 3}, start_date=NOW
+    )
+    ti = SimpleNamespace(
+        id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
+        try_number=1,
+        dag_id="d",
+        run_id="run",
+        task_id=one.task_id,
+        map_index=-1,
+    )
+    async with memory_inbox():
+        with pytest.raises(TaskDeferred) as deferred:
+            one.execute({"dag_run": dag_run, "params": {}, "ti": ti})
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, one.trigger_class)
+    kwargs = trigger.serialize()[1]
+    assert kwargs["run_facts"]["conf"] == {"d-check-programs-retrigger": 3}
+    assert kwargs["attempt"]["task_id"] == one.task_id
+    assert deferred.value.timeout is not None
+    assert deferred.value.timeout.total_seconds() == one.timeout
+
+
+def test_step_has_the_time_that_its_programs_need() -> None:
+    slow = {"test": {"command": "sleep 10", "stopwaitsecs": 600}}
+    supervisor = Supervisor(cfg={"working_dir": "/data/sup", "program": slow, "command_timeout": 90})
+    assert supervisor.stop_programs.timeout >= 690
+    assert 90 <= supervisor.configure_supervisor.timeout < 690

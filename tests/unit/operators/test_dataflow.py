@@ -1,0 +1,323 @@
+"""Bad arguments get an error that names the argument and the fix: when parsed, or once templates are rendered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.execution_time.xcom import XCom
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.dataflow import (
+    DataflowFlexTemplateOperator,
+    DataflowJobLink,
+    DataflowJobSensor,
+    DataflowStopJobOperator,
+    DataflowTemplateOperator,
+    DeferrableDataflowOperator,
+)
+from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger, DataflowStopTrigger
+
+PLACE = {"project_id": "my-project", "region": "europe-west1"}
+BODY = {"containerSpecGcsPath": "gs://bucket/template.json"}
+
+
+def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
+    return DataflowFlexTemplateOperator(**{"task_id": "load", **PLACE, "body": BODY, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"project_id": ""}, "project_id= is missing"),
+        ({"region": None}, "region= is missing"),
+        ({"region": "europe-west1-b"}, "that is a zone, whose region is 'europe-west1'"),
+        ({"region": "europe_west1"}, "region='europe_west1' is not a region; say"),
+        ({"gcp_conn_id": 7}, "gcp_conn_id= must be the name of an Airflow connection"),
+        ({"impersonation_chain": [1]}, "impersonation_chain= must be the address of a service account"),
+        ({"body": None}, "body= must be a dict"),
+        ({"body": "{}"}, "body= must be a dict"),
+        ({"body": {}}, "body= names no template; give containerSpecGcsPath"),
+        ({"body": {"containerSpecGcsPath": "s3://x"}}, "must be a path in Cloud Storage"),
+        ({"body": {**BODY, "parameters": {"f": print}}}, "body['parameters']['f']= is a function"),
+        ({"body": {**BODY, "parameters": ["a"]}}, "parameters= must be a dict of strings"),
+        ({"body": {**BODY, "parameters": {"a": None}}}, "parameters['a'] is None"),
+        ({"body": {**BODY, "parameters": {"a": {"b": 1}}}}, "parameters['a'] is a dict"),
+        ({"body": {**BODY, "environment": []}}, "body['environment'] must be a dict"),
+        ({"body": {**BODY, "update": True}}, "update: true"),
+        ({"body": {**BODY, "jobName": "a", "job_name": "b"}}, "has jobName twice"),
+        ({"body": {"launchParameter": BODY, "validateOnly": True}}, "validateOnly"),
+        ({"body": {"launchParameter": {**BODY, "update": True}}}, "update: true"),
+        ({"body": {"launchParameter": BODY, "projectId": "other"}}, "leave it out of body="),
+        ({"body": {**BODY, "jobName": "1st"}}, "cannot begin the name of a Dataflow job"),
+        ({"job_name": "1st"}, "cannot begin the name of a Dataflow job"),
+        ({"job_name": 7}, "job_name= must be a string"),
+        ({"task_id": "2_load"}, "give another job_name="),
+        ({"labels": {"Team": "x"}}, "labels= has the key 'Team'"),
+        ({"labels": {"team": "Data"}}, "labels['team'] is 'Data'"),
+        ({"labels": {"team": 1}}, "labels['team'] is 1"),
+        ({"labels": "team=data"}, "labels= must be a dict of strings"),
+        ({"labels": {"deferrable-ops-wait": "x"}}, "rename it"),
+        ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
+        ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
+        ({"log_messages": "INFO"}, "log_messages='INFO' is not one of"),
+        ({"poll_interval": 0}, "poll_interval=0 must be above zero"),
+        ({"launch_timeout": "5m"}, "launch_timeout='5m' is not a duration"),
+        ({"timeout": -1}, "timeout=-1 must be above zero"),
+    ],
+)
+def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        flex(**arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"body": {"container_spec_gcs_path": "gs://b/t", "job_name": "Load_Orders"}},
+        {"body": {"containerSpec": {"image": "gcr.io/x"}}},
+        {"body": {"launchParameter": BODY, "projectId": "my-project"}},
+        {"body": {**BODY, "jobName": "{{ params.name }}", "parameters": {"date": "{{ ds }}", "n": 3}}},
+        {"body": {**BODY, "update": False}},
+        {"body": "{{ var.json.launch }}"},
+        {"project_id": "{{ var.value.project }}", "region": "{{ params.region }}"},
+        {"labels": {"team": "{{ dag.dag_id }}"}, "expected_state": "{{ params.state }}"},
+        {"impersonation_chain": ["a@x.iam.gserviceaccount.com", "b@x.iam.gserviceaccount.com"]},
+        {"poll_interval": timedelta(minutes=1), "launch_timeout": 60, "log_messages": None},
+        {"on_kill": "leave", "wait_until_finished": False, "expected_state": "drained"},
+    ],
+)
+def test_good_arguments_are_taken(arguments: dict[str, Any]) -> None:
+    flex(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"body": {**BODY, "update": "true"}}, "update: true"),
+        ({"body": {**BODY, "containerSpecGcsPath": ""}}, "must be a path in Cloud Storage"),
+        ({"project_id": ""}, "project_id= is missing"),
+        ({"job_name": "{{ ds }}"}, "cannot begin the name"),
+        ({"expected_state": "finished"}, "expected_state='finished'"),
+        ({"body": "no dict"}, "body= must be a dict"),
+    ],
+)
+def test_what_templates_brought_is_checked_before_anything_is_sent(
+    arguments: dict[str, Any], message: str
+) -> None:
+    attempt = {"ti_id": "x", "try_number": 1, "dag_id": "dag", "run_id": "run", "task_id": "load"}
+    trigger = DataflowLaunchTrigger(**{**PLACE, "body": BODY, "attempt": attempt, **arguments})
+    with pytest.raises(InputError) as caught:
+        trigger.validate()
+    assert message in str(caught.value)
+
+
+def test_classic_template_is_made_of_its_parts_or_of_a_body() -> None:
+    made = DataflowTemplateOperator(
+        task_id="load", **PLACE, template="gs://b/t", parameters={"a": "{{ ds }}"}, environment={"zone": "z"}
+    )
+    assert made.body == {"gcsPath": "gs://b/t", "parameters": {"a": "{{ ds }}"}, "environment": {"zone": "z"}}
+    whole = {"gcsPath": "gs://b/t", "launchParameters": {"parameters": {"a": "1"}}}
+    assert DataflowTemplateOperator(task_id="load", **PLACE, body=whole).body == whole
+    assert made.trigger_kwargs()["kind"] == "classic"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "template= must be a path in Cloud Storage"),
+        ({"template": "b/t"}, "template= must be a path in Cloud Storage"),
+        ({"template": "gs://b/t", "body": {"gcs_path": "gs://b/u"}}, "template= is given twice"),
+        ({"parameters": {}, "body": {"gcsPath": "gs://b/t", "parameters": {}}}, "parameters= is given twice"),
+        ({"template": "gs://b/t", "body": {"launchParameters": {}}}, "is a whole request"),
+        ({"template": "gs://b/t", "body": "{{ var.json.x }}"}, "written out as a dict"),
+    ],
+)
+def test_classic_template_says_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        DataflowTemplateOperator(task_id="load", **PLACE, **arguments)
+    assert message in str(caught.value)
+
+
+def seeds_own_usage(**more: Any) -> DeferrableDataflowOperator:
+    return DeferrableDataflowOperator(
+        trigger_kwargs={
+            **PLACE,
+            "body": {
+                "job_name": "my_job",
+                "parameters": {"dataflow-parameters": "x"},
+                "environment": {"max_workers": 2, "temp_location": "gs://b/tmp"},
+                "container_spec_gcs_path": "gs://b/t.json",
+            },
+        },
+        task_id="load",
+        **{"start_from_trigger": True, **more},
+    )
+
+
+def test_usage_of_deferrable_dataflow_operator_works_unchanged() -> None:
+    with DAG("dag", schedule=None):
+        task = seeds_own_usage()
+        other = DataflowFlexTemplateOperator(task_id="other", **PLACE, body=BODY)
+    assert task.start_from_trigger
+    assert task.start_trigger_args is not None
+    assert task.start_trigger_args.trigger_kwargs["body"]["job_name"] == "my_job"
+    assert other.start_trigger_args is not None
+    assert other.start_trigger_args.trigger_kwargs["body"] == BODY  # nothing is shared through the class
+
+
+def test_start_from_trigger_false_starts_on_a_worker() -> None:
+    with DAG("dag", schedule=None):
+        task = seeds_own_usage(start_from_trigger=False)
+    assert not task.start_from_trigger
+    assert task.starts_on_worker_because == "it has start_from_trigger=False"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"trigger_kwargs": None}, "trigger_kwargs= must be a dict"),
+        ({"trigger_kwargs": {"region": "r", "body": BODY}}, "trigger_kwargs= lacks 'project_id'"),
+        ({"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"}, "region= is given twice"),
+    ],
+)
+def test_bad_trigger_kwargs_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        DeferrableDataflowOperator(task_id="load", **arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "give either job_id= or job_name_prefix="),
+        ({"job_id": "1", "job_name_prefix": "etl"}, "give either job_id= or job_name_prefix="),
+        ({"job_name_prefix": ""}, "would stop every job of the region"),
+        ({"job_id": ""}, "is not a job's id"),
+        ({"job_id": "1", "how": "kill"}, "how='kill' is not one of 'cancel', 'drain'"),
+    ],
+)
+def test_stop_says_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        DataflowStopJobOperator(task_id="stop", **PLACE, **arguments)
+    assert message in str(caught.value)
+    with pytest.raises(InputError):
+        DataflowStopTrigger(**PLACE, **arguments).validate()
+
+
+def test_sensor_says_what_is_wrong() -> None:
+    with pytest.raises(InputError, match="job_id='' is not a job's id"):
+        DataflowJobSensor(task_id="wait", **PLACE, job_id="")
+    with pytest.raises(InputError, match="expected_state='gone'"):
+        DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_state="gone")
+    with pytest.raises(TypeError, match="job_id"):
+        DataflowJobSensor(task_id="wait", **PLACE)  # type: ignore[call-arg]
+
+
+def test_templates_are_rendered_in_every_field_nested_too() -> None:
+    task = flex(
+        project_id="{{ p }}",
+        region="{{ r }}",
+        body={**BODY, "parameters": {"a": "{{ a }}"}, "environment": {"x": [{"y": "{{ y }}"}]}},
+        job_name="{{ n }}",
+        labels={"team": "{{ t }}"},
+        gcp_conn_id="{{ c }}",
+        impersonation_chain=["{{ i }}"],
+        expected_state="{{ e }}",
+        on_kill="{{ k }}",
+        log_messages="{{ l }}",
+    )
+    values = {
+        "p": "P",
+        "r": "R",
+        "a": "A",
+        "y": "Y",
+        "n": "N",
+        "t": "T",
+        "c": "C",
+        "i": "I",
+        "e": "E",
+        "k": "K",
+        "l": "L",
+    }
+    task.render_template_fields(values)  # type: ignore[arg-type]
+    rendered = task.trigger_kwargs()
+    assert (rendered["project_id"], rendered["region"], rendered["job_name"]) == ("P", "R", "N")
+    assert rendered["body"]["parameters"] == {"a": "A"}
+    assert rendered["body"]["environment"] == {"x": [{"y": "Y"}]}
+    assert (rendered["labels"], rendered["gcp_conn_id"]) == ({"team": "T"}, "C")
+    assert (rendered["impersonation_chain"], rendered["expected_state"]) == (["I"], "E")
+    assert (rendered["when_killed"], rendered["log_messages"]) == ("K", "L")
+
+
+def test_task_that_stops_another_tasks_job_starts_on_a_worker_which_resolves_its_id() -> None:
+    with DAG("dag", schedule=None):
+        launch = flex(expected_state="running")
+        stop = DataflowStopJobOperator(task_id="stop", **PLACE, job_id=launch.output["job_id"], how="drain")
+    assert launch.starts_on_worker_because is None
+    assert stop.starts_on_worker_because == "job_id= is the output of another task"
+
+
+def test_none_for_messages_reaches_the_trigger() -> None:
+    assert flex(log_messages=None).trigger_kwargs()["log_messages"] is None
+    assert flex().trigger_kwargs()["log_messages"] == "WARNING"
+
+
+def test_airflows_own_on_kill_stays_a_method() -> None:
+    task = flex(on_kill="drain")
+    assert task.on_kill.__func__ is BaseOperator.on_kill  # type: ignore[attr-defined]
+    assert task.trigger_kwargs()["when_killed"] == "drain"
+
+
+def test_link_is_known_to_airflow() -> None:
+    from deferrable_ops.provider import get_provider_info
+
+    assert "deferrable_ops.operators.dataflow.DataflowJobLink" in get_provider_info()["extra-links"]
+    assert DataflowJobLink().xcom_key == "_link_DataflowJobLink"
+    assert [link.name for link in flex().operator_extra_links] == ["Dataflow job"]
+
+
+def test_dag_file_loads_no_heavy_client() -> None:
+    script = (
+        "import sys; import airflow.sdk; before = set(sys.modules); import deferrable_ops.operators.dataflow; "
+        "print([name for name in set(sys.modules) - before if name.split('.')[0] in ('google', 'grpc', 'proto')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class TaskInstance:
+    """What a worker gives a task: it takes XComs."""
+
+    def __init__(self) -> None:
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+def test_worker_that_ends_the_task_sets_the_id_and_the_link_once_more() -> None:
+    task, ti = flex(), TaskInstance()
+    assert DataflowJobLink().get_link(task, ti_key=None) == ""  # it only deferred the task so far
+    event = {"outcome": {"outcome": "success", "value": {"id": "2026-1", "name": "load"}}}
+    assert task.execute_complete({"ti": ti}, event) == {"id": "2026-1", "name": "load"}  # type: ignore[typeddict-item]
+    assert ti.xcoms == {"job_id": "2026-1"}
+    link = "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-1?project=my-project"
+    assert DataflowJobLink().get_link(task, ti_key=None) == link
+
+
+def test_worker_that_fails_the_task_keeps_the_link_that_the_trigger_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(XCom, "get_value", lambda **_: "the trigger's link")
+    task = flex()
+    event = {"outcome": {"outcome": "failure", "reason": "the job failed", "retryable": True}}
+    with pytest.raises(AirflowException, match="the job failed"):
+        task.execute_complete({"ti": TaskInstance()}, event)  # type: ignore[typeddict-item]
+    assert DataflowJobLink().get_link(task, ti_key=None) == "the trigger's link"

@@ -1,0 +1,194 @@
+"""A job is followed to the state that is waited for, through updates and trouble, and its messages are told once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from unit.triggers.support import PLACE, Comms, Run, Runs, eventually
+
+from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.testing.dataflow import FakeDataflow, Step
+from deferrable_ops.triggers.dataflow.triggers import DataflowJobTrigger
+
+RUNNING = Step("RUNNING")
+
+
+async def watched(fake: FakeDataflow, run: Run) -> None:
+    """Return once the run's job has been looked at a few times more."""
+    seen = fake.trouble.calls["ListJobs"]
+    await eventually(
+        lambda: fake.trouble.calls["ListJobs"] > seen + 2 or run.task.done(), "the job to be watched"
+    )
+
+
+@pytest.mark.parametrize(
+    "streaming, expected, steps, ends_well",
+    [
+        (False, None, ["RUNNING", "DONE"], True),
+        (False, "running", ["RUNNING"], True),
+        (True, None, ["RUNNING"], True),
+        (True, "running", ["RUNNING", "DRAINING", "DRAINED"], True),
+        (True, "drained", ["RUNNING", "DRAINING", "DRAINED"], True),
+        (True, "drained", ["RUNNING", "DONE"], True),
+        (True, "done", ["RUNNING", "DRAINED"], False),
+        (True, None, ["RUNNING", "CANCELLED"], False),
+        (False, None, ["RUNNING", "CANCELLING", "CANCELLED"], False),
+        (False, None, ["RUNNING", "FAILED"], False),
+        (False, None, ["RUNNING", "PAUSING", "PAUSED", "RUNNING", "RESOURCE_CLEANING_UP", "DONE"], True),
+        (False, None, ["STOPPED", "PENDING", 99, "DONE"], True),
+    ],
+)
+async def test_end_is_what_the_last_state_means(
+    fake: FakeDataflow, runs: Runs, streaming: bool, expected: str | None, steps: list[Any], ends_well: bool
+) -> None:
+    fake.script("load", *map(Step, steps), streaming=streaming)
+    outcome = await runs.start(expected_state=expected).outcome()
+    assert isinstance(outcome, Success if ends_well else Failure)
+
+
+async def test_streaming_job_whose_type_shows_late_succeeds_when_it_runs(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", streaming=True, hides_type=True)
+    run = runs.start()
+    await eventually(lambda: fake.jobs("load"), "the job")
+    await watched(fake, run)
+    assert not run.task.done()
+    fake.move("load", "RUNNING")
+    assert isinstance(await run.outcome(), Success)
+
+
+async def test_streaming_job_goes_on_running_until_it_is_drained(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING, streaming=True)
+    run = runs.start(expected_state="drained")
+    await eventually(lambda: fake.jobs("load"), "the job")
+    await watched(fake, run)
+    assert not run.task.done()
+    fake.move("load", "DRAINED")
+    assert isinstance(await run.outcome(), Success)
+
+
+async def test_unknown_state_is_warned_of_and_the_wait_goes_on(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script("load", Step(99))
+    run = runs.start()
+    await eventually(lambda: fake.jobs("load"), "the job")
+    await watched(fake, run)
+    fake.move("load", "DONE")
+    assert isinstance(await run.outcome(), Success)
+    assert caplog.text.count("The state JOB_STATE_99 is unknown") == 1
+
+
+async def test_updates_are_followed_to_the_last_replacement(
+    fake: FakeDataflow, runs: Runs, supervisor: Comms
+) -> None:
+    fake.script("load", RUNNING)
+    run = runs.start()
+    await eventually(lambda: fake.jobs("load"), "the job")
+    await watched(fake, run)
+    fake.replace("load")
+    last = fake.replace("load")
+    await watched(fake, run)
+    fake.move(last, "DONE")
+    outcome = await run.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == last
+    assert supervisor.xcoms["job_id"] == last
+    assert last in supervisor.xcoms["_link_DataflowJobLink"]
+
+
+async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script(
+        "load",
+        Step("RUNNING", message="worker started", importance="BASIC"),
+        Step("", message="disk is slow", importance="WARNING"),
+        Step("", message="no such bucket"),
+        Step("FAILED", message="Workflow failed"),
+    )
+    outcome = await runs.start().outcome()
+    assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket\nWorkflow failed")
+
+
+async def test_job_fails_also_when_its_messages_may_not_be_read(fake: FakeDataflow, runs: Runs) -> None:
+    fake.trouble.fail("ListJobMessages", "PERMISSION_DENIED", times=None)
+    fake.script("load", RUNNING, Step("FAILED", message="no such bucket"))
+    outcome = await runs.start().outcome()
+    assert isinstance(outcome, Failure)
+    assert "dataflow.messages.list" in outcome.reason
+
+
+async def test_transient_errors_do_not_fail_a_wait(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING)
+    run = runs.start()
+    await eventually(lambda: fake.jobs("load"), "the job")
+    await watched(fake, run)
+    await fake.disconnect()
+    await fake.connect()
+    for method in ("ListJobs", "GetJob"):
+        fake.trouble.fail(method, "UNAVAILABLE", times=2)
+    fake.move("load", "DONE")
+    assert isinstance(await run.outcome(), Success)
+
+
+async def test_messages_appear_in_the_log_and_a_restart_repeats_none(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script("load", RUNNING)
+    first = runs.start()
+    await eventually(lambda: fake.jobs("load"), "the job")
+    fake.say("load", "quota is low", "WARNING")
+    fake.say("load", "worker started", "BASIC")
+
+    async def noted() -> bool:
+        progress = (await first.wait()).progress
+        return bool(progress and progress["read"])
+
+    await eventually(lambda: "quota is low" in caplog.text, "the warning")
+    while not await noted():
+        await watched(fake, first)
+    await first.kill_process()
+    again = runs.start(attempt=first.attempt)
+    fake.say("load", "disk is full", "ERROR")
+    await eventually(lambda: "disk is full" in caplog.text, "the error")
+    fake.move("load", "DONE")
+    assert isinstance(await again.outcome(), Success)
+    told = [record for record in caplog.records if record.getMessage().startswith("Dataflow, ")]
+    assert [(record.levelno, record.getMessage().partition(": ")[2]) for record in told] == [
+        (logging.WARNING, "quota is low"),
+        (logging.ERROR, "disk is full"),
+    ]
+
+
+@pytest.mark.parametrize("level, seen", [("BASIC", True), ("ERROR", False), (None, False)])
+async def test_only_messages_that_were_asked_for_are_told(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture, level: str | None, seen: bool
+) -> None:
+    fake.script("load", Step("RUNNING", message="worker started", importance="BASIC"), Step("DONE"))
+    assert isinstance(await runs.start(log_messages=level).outcome(), Success)
+    assert ("worker started" in caplog.text) is seen
+
+
+async def test_sensor_waits_for_a_job_and_never_stops_it(fake: FakeDataflow, runs: Runs) -> None:
+    job = fake.create("anybody-s-job", "my-project", "europe-west1", {}, {})
+    job.move("RUNNING")
+    run = runs.start(DataflowJobTrigger(**PLACE, job_id=job.id, timeout=1.0))
+    outcome = await run.outcome()
+    assert isinstance(outcome, Failure)
+    assert job.id in outcome.reason
+    assert (await run.wait()).cancel is None
+    job.move("DONE")
+    ended = await runs.start(DataflowJobTrigger(**PLACE, job_id=job.id)).outcome()
+    assert isinstance(ended, Success)
+    assert ended.value["id"] == job.id
+    assert job.stops_asked == []
+
+
+async def test_sensor_for_a_job_that_does_not_exist_fails_and_names_it(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    outcome = await runs.start(DataflowJobTrigger(**PLACE, job_id="no-such-job")).outcome()
+    assert isinstance(outcome, Failure)
+    assert "no-such-job" in outcome.reason

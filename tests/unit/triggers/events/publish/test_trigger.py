@@ -1,0 +1,84 @@
+"""An event is published once an attempt, whoever runs the trigger, and however often."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from unit.triggers.events.support import begun, payloads, waiting_for_events
+from unit.triggers.support import Runs, new_attempt
+
+from deferrable_ops.events import ChannelEvent
+from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
+
+
+async def test_published_event_releases_a_wait_that_can_match_its_publisher(runs: Runs) -> None:
+    match = {"table": "orders", "metadata": {"dag_id": "dag", "task_id": "announce"}}
+    wait = runs.start(waiting_for_events({"loaded": ChannelEvent("loads", match=match)}))
+    await begun(wait)
+    publish = PublishEventTrigger(channel="loads", payload={"table": "orders", "rows": 7})
+    await runs.start(publish, new_attempt(task_id="other")).outcome()
+    outcome = await runs.start(publish, new_attempt(task_id="announce")).outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["channel"] == "loads"
+    assert outcome.value["event"] == 2
+    released = await wait.outcome()
+    assert isinstance(released, Success)
+    assert payloads(released.value) == {"loaded": {"table": "orders", "rows": 7}}
+
+
+async def test_event_of_an_attempt_is_posted_once_though_its_trigger_runs_again(runs: Runs) -> None:
+    attempt = new_attempt()
+    publish = PublishEventTrigger(channel="loads", payload=[1, None])
+    outcomes = await asyncio.gather(*(runs.start(publish, attempt).outcome() for _ in range(3)))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len(await posted(runs)) == 1
+    await runs.start(publish, new_attempt(2, attempt)).outcome()
+    assert len(await posted(runs)) == 2
+
+
+async def test_event_whose_recording_was_interrupted_is_posted_once(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = new_attempt()
+    publish = PublishEventTrigger(channel="loads", payload="x")
+    append = runs.inbox.events.append
+    appended = asyncio.Event()
+
+    async def append_and_hang(event: Any) -> Any:
+        await append(event)
+        appended.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runs.inbox.events, "append", append_and_hang)
+    run = runs.start(publish, attempt)
+    await asyncio.wait_for(appended.wait(), 20)
+    await run.kill_process()
+    monkeypatch.setattr(runs.inbox.events, "append", append)
+    assert isinstance(await runs.start(publish, attempt).outcome(), Success)
+    assert [event.payload for event in await posted(runs)] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"channel": ""}, "name='' is not allowed"),
+        ({"channel": "a b"}, "name='a b' is not allowed"),
+        ({"payload": "x" * 300_000}, "300002 bytes of JSON"),
+        ({"payload": {"a": "\x00"}}, "cannot be kept"),
+        ({"payload": 2**70}, "cannot be kept"),
+    ],
+)
+async def test_rendered_argument_that_is_wrong_fails_the_task_with_the_reason(
+    runs: Runs, arguments: dict[str, Any], message: str
+) -> None:
+    outcome = await runs.start(PublishEventTrigger(**{"channel": "loads", **arguments})).outcome()
+    assert isinstance(outcome, Failure)
+    assert message in outcome.reason
+    assert await posted(runs) == []
+
+
+async def posted(runs: Runs) -> list[Any]:
+    return await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, most=100)

@@ -1,0 +1,148 @@
+"""Checks for the tests of the triggers, and what each of them has seen."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+from airflow.sdk.exceptions import AirflowSkipException
+from unit.high_availability.support import facts
+
+from deferrable_ops.high_availability import Action, CheckResult, Result
+from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.limits import Limits
+from deferrable_ops.high_availability.poll_schedule import Pace
+from deferrable_ops.high_availability.thresholds import Thresholds
+from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
+
+PATH = f"{__name__}:"
+said: list[Any] = []
+asked: list[dict[str, Any]] = []
+go_on = threading.Event()
+
+
+def scripted(**context: Any) -> Any:
+    """Say the next of what is to be said; the last again and again."""
+    asked.append(context)
+    return said.pop(0) if len(said) > 1 else said[0]
+
+
+async def scripted_on_the_loop(**context: Any) -> Any:
+    await asyncio.sleep(0)
+    return scripted(**context)
+
+
+def takes_url(url: str, ds: str, retries: int = 1) -> CheckResult:
+    asked.append({"url": url, "ds": ds, "retries": retries})
+    return Result.PASS, Action.STOP
+
+
+def exits() -> None:
+    sys.exit("that is all")
+
+
+async def exits_on_the_loop() -> None:
+    sys.exit("that is all")
+
+
+def raises() -> None:
+    raise ConnectionError("no such host")
+
+
+async def raises_on_the_loop() -> None:
+    raise ConnectionError("no such host")
+
+
+def stops_iterating() -> None:
+    raise StopIteration("next() of nothing")
+
+
+def skips() -> None:
+    raise AirflowSkipException("nothing to watch today")
+
+
+def hangs() -> None:
+    go_on.wait(60)
+
+
+async def hangs_on_the_loop() -> None:
+    await asyncio.Event().wait()
+
+
+async def will_not_be_cancelled() -> None:
+    while not go_on.is_set():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+
+
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def blocks() -> CheckResult:
+    time.sleep(0.6)  # noqa: ASYNC251
+    return Result.PASS, Action.STOP
+
+
+def returns_nonsense() -> Any:
+    return MagicMock()
+
+
+def returns_a_coroutine() -> Any:
+    return scripted_on_the_loop()
+
+
+class Queue:
+    """A check that is made once, of its arguments."""
+
+    made: list[str] = []  # noqa: RUF012
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        Queue.made.append(name)
+
+    def __call__(self, ds: str) -> CheckResult:
+        asked.append({"queue": self.name, "ds": ds})
+        return said.pop(0)
+
+
+class CannotBeMade:
+    def __init__(self) -> None:
+        raise RuntimeError("no such queue")
+
+
+not_callable = SimpleNamespace()
+nested = SimpleNamespace(check=scripted)
+
+
+def forget() -> None:
+    """Begin anew."""
+    said.clear()
+    asked.clear()
+    Queue.made.clear()
+    go_on.clear()
+
+
+def trigger(
+    check: str = "scripted",
+    conf: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
+    limits: Limits | None = None,
+    thresholds: Thresholds | None = None,
+    reference_date: str = "start_date",
+    **arguments: Any,
+) -> HighAvailabilityTrigger:
+    """Return a trigger that checks every 50 ms, in a run that started now."""
+    rules = Rules(limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), Pace(interval=0.05))
+    run = facts(conf, params, start_date=datetime.now(UTC))
+    path = check if "." in check else PATH + check
+    return HighAvailabilityTrigger(
+        check=path, rules=rules.as_json(), run_facts=run.as_json(), **{"check_timeout": 5.0, **arguments}
+    )

@@ -1,0 +1,124 @@
+"""The gates behind a check: which of them is chosen, and what a user's hand makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from unit.triggers.support import Runs, new_attempt
+
+from deferrable_ops.inbox import Attempt, Inbox, NewWait
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.triggers import dag_run
+from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityGateTrigger
+
+DECISIONS = [(result, action) for result in ("pass", "fail") for action in ("stop", "retrigger")]
+
+
+def gate(result: str, action: str | None, fails: bool = False) -> HighAvailabilityGateTrigger:
+    return HighAvailabilityGateTrigger(check_task_id="ha", result=result, action=action, fails=fails)
+
+
+def check_of(gate: Attempt, try_number: int = 1, of: Attempt | None = None) -> Attempt:
+    ti_id = new_attempt().ti_id if of is None else of.ti_id
+    return Attempt(ti_id, try_number, gate.dag_id, gate.run_id, "ha")
+
+
+async def ended(inbox: Inbox, check: Attempt, outcome: Outcome | None) -> str:
+    wait = await inbox.waits.register(NewWait(attempt=check, feature="high_availability", timeout=60))
+    if outcome is not None:
+        await inbox.waits.settle(wait.id, outcome)
+    return wait.id
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What Airflow says of the check."""
+    told = SimpleNamespace(state="nobody asked")
+
+    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+        return {run_id: dict.fromkeys(task_ids, told.state) for run_id in run_ids}
+
+    monkeypatch.setattr(dag_run, "ask_supervisor", ask)
+    return told
+
+
+@pytest.mark.parametrize("decided", DECISIONS)
+async def test_gate_is_chosen_by_what_the_check_came_to(runs: Runs, decided: tuple[str, str]) -> None:
+    attempts = [new_attempt() for _ in DECISIONS]
+    for attempt in attempts:
+        await ended(runs.inbox, check_of(attempt), Success(list(decided)))
+    outcomes = await asyncio.gather(
+        *(runs.start(gate(*own), attempt).outcome() for own, attempt in zip(DECISIONS, attempts, strict=True))
+    )
+    chosen = [isinstance(outcome, Success) for outcome in outcomes]
+    assert chosen == [own == decided for own in DECISIONS]
+    assert all(isinstance(outcome, (Success, Skip)) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("decided", DECISIONS)
+async def test_leaf_fails_whenever_the_result_is_fail(runs: Runs, decided: tuple[str, str]) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), Success(list(decided)))
+    outcome = await runs.start(gate("fail", None, fails=True), attempt).outcome()
+    assert isinstance(outcome, Failure) == (decided[0] == "fail")
+
+
+async def test_chosen_gate_is_told_which_attempt_chose_it(runs: Runs) -> None:
+    attempt = new_attempt()
+    first = check_of(attempt)
+    await ended(runs.inbox, first, Success(["pass", "retrigger"]))
+    newest = await ended(runs.inbox, check_of(attempt, 2, of=first), Success(["pass", "retrigger"]))
+    outcome = await runs.start(gate("pass", "retrigger"), attempt).outcome()
+    assert outcome == Success({"attempt": newest})
+
+
+async def test_cleared_check_counts_with_its_newest_attempt(runs: Runs) -> None:
+    attempt = new_attempt()
+    first = check_of(attempt)
+    await ended(runs.inbox, first, Success(["fail", "retrigger"]))
+    await ended(runs.inbox, check_of(attempt, 2, of=first), Success(["pass", "stop"]))
+    assert isinstance(await runs.start(gate("fail", "retrigger"), attempt).outcome(), Skip)
+
+
+async def test_check_of_another_run_is_not_ours(runs: Runs, state: SimpleNamespace) -> None:
+    attempt, state.state = new_attempt(), "success"
+    await ended(runs.inbox, check_of(new_attempt()), Success(["fail", "stop"]))
+    assert isinstance(await runs.start(gate("fail", "stop", fails=True), attempt).outcome(), Skip)
+
+
+@pytest.mark.parametrize(
+    "airflow_says, stop_pass, leaf",
+    [
+        ("success", Success, Skip),
+        ("failed", Skip, Failure),
+        ("upstream_failed", Skip, Failure),
+        ("skipped", Skip, Skip),
+    ],
+)
+@pytest.mark.parametrize("was_there", [True, False])
+async def test_check_without_a_result_counts_as_the_state_it_has(
+    runs: Runs, state: SimpleNamespace, was_there: bool, airflow_says: str, stop_pass: type, leaf: type
+) -> None:
+    attempt, state.state = new_attempt(), airflow_says
+    if was_there:
+        await ended(runs.inbox, check_of(attempt), None)
+    assert isinstance(await runs.start(gate("pass", "stop"), attempt).outcome(), stop_pass)
+    attempt = new_attempt()
+    if was_there:
+        await ended(runs.inbox, check_of(attempt), None)
+    assert isinstance(await runs.start(gate("fail", None, fails=True), attempt).outcome(), leaf)
+
+
+@pytest.mark.parametrize("outcome, leaf", [(Failure("no such module"), Failure), (Skip("not today"), Skip)])
+async def test_leaf_after_a_check_that_failed_or_was_skipped_does_the_same(
+    runs: Runs, outcome: Outcome, leaf: type
+) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), outcome)
+    assert isinstance(await runs.start(gate("fail", None, fails=True), attempt).outcome(), leaf)
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), outcome)
+    assert isinstance(await runs.start(gate("fail", "retrigger"), attempt).outcome(), Skip)

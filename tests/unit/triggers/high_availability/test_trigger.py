@@ -1,0 +1,194 @@
+"""The check that polls: what it says, when it asks, and what a restart changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from unit.triggers.high_availability import support as checks
+from unit.triggers.high_availability.support import trigger
+from unit.triggers.support import Runs, eventually, new_attempt
+
+from deferrable_ops.high_availability.limits import Limits
+from deferrable_ops.high_availability.thresholds import Thresholds
+from deferrable_ops.inbox import State
+from deferrable_ops.outcome import Failure, Skip, Success
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    checks.forget()
+    yield
+    checks.go_on.set()
+
+
+@pytest.mark.parametrize("check", ["scripted", "scripted_on_the_loop", "returns_a_coroutine", "nested.check"])
+async def test_check_is_asked_again_until_it_says_otherwise(runs: Runs, check: str) -> None:
+    checks.said[:] = [("pass", "continue"), ("fail", "continue"), ("fail", "retrigger")]
+    path = f"{checks.PATH}{check}"
+    outcome = await runs.start(trigger(path)).outcome()
+    assert outcome == Success(["fail", "retrigger"])
+    assert len(checks.asked) == 3
+
+
+async def test_check_is_given_its_run_and_its_arguments(runs: Runs) -> None:
+    checks.said[:] = [("pass", "stop")]
+    attempt = new_attempt(task_id="ha")
+    started = trigger(conf={"counter": 3}, op_kwargs={"mine": 1}, templates_dict={"day": "monday"})
+    await runs.start(started, attempt).outcome()
+    [context] = checks.asked
+    assert context["dag_run"].conf == {"counter": 3}
+    assert context["ti"] is context["task_instance"]
+    assert (context["ti"].task_id, context["ti"].try_number) == ("ha", 1)
+    assert (context["mine"], context["templates_dict"], context["ds"]) == (1, {"day": "monday"}, "2026-02-28")
+
+
+async def test_check_is_given_only_what_it_takes(runs: Runs) -> None:
+    await runs.start(trigger("takes_url", op_args=["https://x"], op_kwargs={"retries": 2})).outcome()
+    assert checks.asked == [{"url": "https://x", "ds": "2026-02-28", "retries": 2}]
+
+
+async def test_class_is_made_once_and_called_each_time(runs: Runs) -> None:
+    checks.said[:] = [("pass", "continue"), ("pass", "stop")]
+    await runs.start(trigger("Queue", op_kwargs={"name": "orders"})).outcome()
+    assert checks.Queue.made == ["orders"]
+    assert checks.asked == [{"queue": "orders", "ds": "2026-02-28"}] * 2
+
+
+@pytest.mark.parametrize(
+    "check, because",
+    [
+        ("no.such.module", "no.such.module"),
+        ("no_such_check", "no_such_check"),
+        ("CannotBeMade", "no such queue"),
+        ("not_callable", "cannot be called"),
+    ],
+)
+async def test_check_that_cannot_be_had_fails_the_task_and_retriggers_nothing(
+    runs: Runs, check: str, because: str
+) -> None:
+    outcome = await runs.start(trigger(check)).outcome()
+    assert isinstance(outcome, Failure)
+    assert because in outcome.reason
+
+
+@pytest.mark.parametrize("conf", [{"task-retrigger": "x"}, {"task-referencedate": "x"}])
+async def test_conf_that_cannot_be_read_fails_the_task(runs: Runs, conf: dict[str, Any]) -> None:
+    outcome = await runs.start(trigger(conf=conf), new_attempt(task_id="task")).outcome()
+    assert isinstance(outcome, Failure)
+    assert next(iter(conf)) in outcome.reason
+    assert not checks.asked
+
+
+async def test_check_that_skips_skips_the_task(runs: Runs) -> None:
+    assert await runs.start(trigger("skips")).outcome() == Skip("nothing to watch today")
+
+
+async def test_runtime_that_is_over_before_the_first_check_needs_none(runs: Runs) -> None:
+    outcome = await runs.start(trigger(limits=Limits.of(0, None, None))).outcome()
+    assert outcome == Success(["pass", "stop"])
+    assert not checks.asked
+
+
+async def test_runtime_ends_the_pause_between_two_checks(runs: Runs) -> None:
+    checks.said[:] = [("fail", "continue")]
+    limited = trigger(limits=Limits.of(0.5, None, None))
+    limited.rules["pace"]["interval"] = 600  # type: ignore[index]
+    assert await runs.start(limited).outcome() == Success(["pass", "stop"])
+    assert len(checks.asked) == 1
+
+
+async def test_timeout_retriggers_with_the_last_result(runs: Runs) -> None:
+    checks.said[:] = [("fail", "continue")]
+    run = runs.start(trigger(timeout=1.0))
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert (await run.wait()).state is State.EXPIRED
+
+
+async def test_timeout_without_any_result_retriggers_as_pass(runs: Runs) -> None:
+    assert await runs.start(trigger("hangs", timeout=0.5)).outcome() == Success(["pass", "retrigger"])
+
+
+async def test_timeout_of_a_soft_task_skips_it(runs: Runs) -> None:
+    checks.said[:] = [("fail", "continue")]
+    outcome = await runs.start(trigger(timeout=0.5, soft_fail=True)).outcome()
+    assert isinstance(outcome, Skip)
+
+
+async def test_timeout_stops_when_maxretrigger_is_used_up(runs: Runs) -> None:
+    checks.said[:] = [("fail", "continue")]
+    last = trigger(timeout=0.5, limits=Limits.of(None, None, 0))
+    assert await runs.start(last).outcome() == Success(["fail", "stop"])
+
+
+async def test_failures_before_a_restart_count_after_it(runs: Runs) -> None:
+    checks.said[:] = [("fail", "retrigger")]
+    attempt, needed = new_attempt(), Thresholds.of(1, 40)
+    first = runs.start(trigger(thresholds=needed), attempt)
+    await eventually(lambda: len(checks.asked) >= 20, "twenty checks")
+    await first.kill_process()
+    before = len(checks.asked)
+    again = runs.start(trigger(thresholds=needed), attempt)
+    assert await again.outcome() == Success(["fail", "retrigger"])
+    # The killed process may have asked once more than it could note.
+    assert len(checks.asked) <= 41
+    assert len(checks.asked) > before
+
+
+async def test_health_before_a_restart_is_the_last_result_at_the_timeout(runs: Runs) -> None:
+    checks.said[:] = [("fail", "continue")]
+    attempt = new_attempt()
+    first = runs.start(trigger(timeout=2.0), attempt)
+    while not (checks.asked and (await first.wait()).progress):
+        await eventually(lambda: bool(checks.asked), "a check")
+    await first.kill_process()
+    assert await runs.start(trigger("hangs", timeout=2.0), attempt).outcome() == Success(
+        ["fail", "retrigger"]
+    )
+
+
+async def test_settled_check_is_not_asked_again(runs: Runs) -> None:
+    checks.said[:] = [("pass", "retrigger"), ("fail", "stop")]
+    attempt = new_attempt()
+    assert await runs.start(trigger(), attempt).outcome() == Success(["pass", "retrigger"])
+    assert await runs.start(trigger(), attempt).outcome() == Success(["pass", "retrigger"])
+    assert len(checks.asked) == 1
+
+
+async def test_two_triggerers_at_once_come_to_one_outcome(runs: Runs) -> None:
+    checks.said[:] = [("pass", "continue"), ("pass", "retrigger"), ("fail", "stop")]
+    attempt = new_attempt()
+    one, other = runs.start(trigger(), attempt), runs.start(trigger(), attempt)
+    assert await one.outcome() == await other.outcome()
+
+
+async def test_unchanged_health_is_told_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "task")
+    checks.said[:] = [*[("pass", "continue")] * 10, ("pass", "stop")]
+    await runs.start(trigger()).outcome()
+    told = [record.getMessage() for record in caplog.records if "The check says" in record.getMessage()]
+    assert len(told) == 1
+
+
+async def test_endtime_counts_from_the_reference_date_of_the_chain(runs: Runs) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1, hours=1)
+    over = trigger(conf={"task-referencedate": yesterday.isoformat()}, limits=Limits.of(None, "00:00", None))
+    assert await runs.start(over, new_attempt(task_id="task")).outcome() == Success(["pass", "stop"])
+
+
+async def test_users_can_run_an_operator_in_a_test_of_their_own() -> None:
+    from airflow.sdk import DAG
+
+    from deferrable_ops.operators.high_availability import HighAvailabilityOperator
+    from deferrable_ops.testing import running
+
+    checks.said[:] = [("pass", "stop")]
+    with DAG("dag", schedule=None):
+        task = HighAvailabilityOperator(
+            task_id="ha", python_callable="unit.triggers.high_availability.support.scripted"
+        )
+    async with running(task) as under_test:
+        assert await under_test.outcome() == Success(["pass", "stop"])

@@ -1,0 +1,152 @@
+"""Checks that do what no check should: the task ends as documented, and others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from unit.triggers.high_availability import support as checks
+from unit.triggers.high_availability.support import trigger
+from unit.triggers.support import Runs, eventually
+
+from deferrable_ops.high_availability.thresholds import Thresholds
+from deferrable_ops.outcome import Success
+from deferrable_ops.triggers.high_availability import threads
+from deferrable_ops.triggers.high_availability.threads import TooManyLeftOver, call_in_thread
+from real_airflow import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    checks.forget()
+    yield
+    checks.go_on.set()
+    wait_until(lambda: not threads._left_over, "the hanging checks to return")
+
+
+@pytest.mark.parametrize(
+    "check, told",
+    [
+        ("raises", "no such host"),
+        ("raises_on_the_loop", "no such host"),
+        ("exits", "that is all"),
+        ("exits_on_the_loop", "that is all"),
+        ("stops_iterating", "next() of nothing"),
+        ("hangs", "check_timeout=0.3 s"),
+        ("hangs_on_the_loop", "check_timeout=0.3 s"),
+        ("will_not_be_cancelled", "check_timeout=0.3 s"),
+        ("cancels_itself", "cancelled itself"),
+    ],
+)
+async def test_check_that_fails_to_say_anything_counts_as_failed_and_says_why(
+    runs: Runs, caplog: pytest.LogCaptureFixture, check: str, told: str
+) -> None:
+    outcome = await runs.start(trigger(check, check_timeout=0.3)).outcome()
+    assert outcome == Success(["fail", "retrigger"])
+    assert told in caplog.text
+    checks.go_on.set()  # the loop waits for all its tasks when it ends
+
+
+async def test_nonsense_fails_and_stops(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    assert await runs.start(trigger("returns_nonsense")).outcome() == Success(["fail", "stop"])
+    assert "returned a MagicMock" in caplog.text
+
+
+async def test_check_that_raises_counts_for_the_threshold(
+    runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = await runs.start(trigger("raises", thresholds=Thresholds.of(1, 3))).outcome()
+    assert outcome == Success(["fail", "retrigger"])
+    assert caplog.text.count("The check failed") == 3
+
+
+async def test_check_that_takes_arguments_it_is_not_given_counts_as_failed(runs: Runs) -> None:
+    assert await runs.start(trigger("takes_url")).outcome() == Success(["fail", "retrigger"])
+
+
+async def test_coroutine_that_blocks_the_loop_is_told_so(
+    runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "task")
+    assert await runs.start(trigger("blocks")).outcome() == Success(["pass", "stop"])
+    assert "blocked the triggerer" in caplog.text
+
+
+async def test_others_go_on_while_some_checks_hang(runs: Runs) -> None:
+    hanging = [runs.start(trigger("hangs", check_timeout=30)) for _ in range(20)]
+    checks.said[:] = [("pass", "stop")]
+    assert await runs.start(trigger()).outcome() == Success(["pass", "stop"])
+    assert not any(run.task.done() for run in hanging)
+
+
+async def test_threads_at_once_are_limited_and_the_others_take_their_turn() -> None:
+    running: set[int] = set()
+    most = 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal most
+        with lock:
+            running.add(threading.get_ident())
+            most = max(most, len(running))
+        time.sleep(0.02)
+        with lock:
+            running.discard(threading.get_ident())
+
+    await asyncio.gather(*(call_in_thread(work, 5) for _ in range(200)))
+    assert 1 < most <= threads.MOST_AT_ONCE
+
+
+async def test_check_that_waits_for_its_turn_does_not_use_up_its_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_turns", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
+    await asyncio.gather(*(call_in_thread(partial(time.sleep, 0.1), 0.5) for _ in range(10)))
+
+
+async def test_hanging_check_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_turns", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
+    with pytest.raises(TimeoutError):
+        await call_in_thread(checks.hangs, 0.05)
+    assert await call_in_thread(lambda: 1, 5) == 1
+
+
+async def test_no_more_checks_are_tried_when_too_many_hang(
+    monkeypatch: pytest.MonkeyPatch, runs: Runs
+) -> None:
+    monkeypatch.setattr(threads, "MOST_LEFT_OVER", 2)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await call_in_thread(checks.hangs, 0.05)
+    with pytest.raises(TooManyLeftOver, match="restart it"):
+        await call_in_thread(lambda: 1, 5)
+    checks.said[:] = [("pass", "stop")]
+    assert await runs.start(trigger()).outcome() == Success(["fail", "retrigger"])
+    checks.go_on.set()
+    await eventually(lambda: not threads._left_over, "the hanging checks to return")
+    assert await call_in_thread(lambda: 1, 5) == 1
+
+
+async def test_thread_of_a_check_does_not_keep_the_process() -> None:
+    found: list[Any] = []
+    await call_in_thread(lambda: found.append(threading.current_thread().daemon), 5)
+    assert found == [True]
+
+
+async def test_threads_are_kept_for_the_next_checks() -> None:
+    def thread() -> int:
+        return threading.get_ident()
+
+    await call_in_thread(thread, 5)
+    await eventually(lambda: threads._idle._value > 0, "the thread to be idle")  # type: ignore[attr-defined]
+    before = threading.active_count()
+    for _ in range(50):
+        await call_in_thread(thread, 5)
+        await eventually(lambda: threads._idle._value > 0, "the thread to be idle")  # type: ignore[attr-defined]
+    assert threading.active_count() <= before

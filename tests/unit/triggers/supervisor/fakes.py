@@ -1,0 +1,118 @@
+"""A supervisord that says and does what a test wants, and the trigger that watches it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unit.high_availability.support import facts
+from unit.supervisord.support import START, config, info
+
+from deferrable_ops.exceptions import SupervisordRefused
+from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.limits import Limits
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
+from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.upstreams.machine.local import LocalMachine
+from deferrable_ops.upstreams.supervisord.feed import Feed, Watch
+
+INTERVAL = 0.03
+
+
+class Daemon:
+    """A supervisord with the programs a and b, which run."""
+
+    def __init__(self) -> None:
+        self.programs = {"a": info(name="a", group="a"), "b": info(name="b", group="b")}
+        self.failing: Exception | None = None
+        self.readings = 0
+        self.calls: list[tuple[Any, ...]] = []
+        self.refusals: dict[str, SupervisordRefused] = {}
+        self.differences: tuple[list[str], list[str], list[str]] = ([], [], [])
+        self._feed = Feed(self._read)
+
+    def set(self, name: str, state: State, exit_code: int = 0, **changes: Any) -> None:
+        pid = {} if state in (State.RUNNING, State.STARTING) else {"pid": 0}
+        self.programs[name] |= {"state": int(state), "exitstatus": exit_code} | pid | changes
+
+    def restart(self, name: str, seconds: int = 1) -> None:
+        """Let a program have been started again since the last look."""
+        now = self.programs[name]["now"] + seconds
+        self.set(name, State.RUNNING, start=now, pid=now - START + 100)
+        self.pass_time(seconds)
+
+    def pass_time(self, seconds: int) -> None:
+        for told in self.programs.values():
+            told["now"] += seconds
+
+    async def looked(self) -> None:
+        """Wait until everything was seen that is so now."""
+        seen = self.readings
+        async with asyncio.timeout(30):
+            while self.readings < seen + 2:
+                await asyncio.sleep(INTERVAL / 3)
+
+    def watch(self, interval: float, understood: Any) -> AbstractContextManager[Watch[Any]]:
+        self.understood = understood
+        return self._feed.watch(interval)
+
+    async def processes(self) -> list[dict[str, Any]]:
+        return list(self.programs.values())
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        self.calls.append((method, *arguments))
+        if method == "supervisor.reloadConfig":
+            return [[*self.differences]]
+        raise AssertionError(f"unexpected: {method}")
+
+    async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        self.calls += [(method, *arguments) for method, arguments in calls]
+        return [self.refusals.get(method, True) for method, _ in calls]
+
+    async def _read(self) -> Any:
+        self.readings += 1
+        if self.failing is not None:
+            raise self.failing
+        return self.understood(list(self.programs.values()))
+
+
+class Place:
+    """Where a daemon is, in place of what ``reach`` finds."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.machine = LocalMachine()
+        self.failing: list[Exception] = []
+
+    @asynccontextmanager
+    async def reach(self, cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[Site]:
+        if self.failing:
+            raise self.failing.pop(0)
+        yield Site(cfg, self.machine, self.daemon, log)  # type: ignore[arg-type]
+
+
+def two(folder: Path, **fields: Any) -> SupervisorAirflowConfiguration:
+    """A configuration of those programs, whose file is there."""
+    program = fields.pop("program", {"a": {"command": "x"}, "b": {"command": "y"}})
+    made = config(working_dir=str(folder), program=program, check_interval=INTERVAL, **fields)
+    made.config_path.write_text(made.to_cfg())
+    return made
+
+
+def watching(cfg: SupervisorAirflowConfiguration, **arguments: Any) -> SupervisorCheckTrigger:
+    """The trigger that watches them, in a run that started now."""
+    limits = Limits.of(arguments.pop("runtime", None), None, arguments.pop("maxretrigger", None))
+    run = facts(start_date=datetime.now(UTC))
+    return SupervisorCheckTrigger(
+        configuration=seal_configuration(cfg),
+        rules=Rules(limits, "start_date").as_json(),
+        run_facts=run.as_json(),
+        **arguments,
+    )

@@ -1,0 +1,260 @@
+"""The task that watches a supervisord's programs: what ends it, what it does, and what a restart changes."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.support import Run, Runs, eventually, new_attempt
+
+from deferrable_ops.exceptions import (
+    SupervisordRefused,
+)
+from deferrable_ops.inbox import State as WaitState
+from deferrable_ops.outcome import Failure, Skip, Success
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor import check_trigger
+from deferrable_ops.triggers.supervisor.watch import programs as watch_programs
+
+CRASHES = {"crash_restarts": 2, "crash_window": 60, "crash_delay": 30, "crash_give_up": 1}
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(daemon)
+    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    return place
+
+
+async def kept(run: Run) -> dict[str, Any]:
+    progress: dict[str, Any] = (await run.wait()).progress or {}
+    return progress
+
+
+@pytest.mark.parametrize(
+    "code, outcome",
+    [
+        (0, Success(["pass", "stop"])),
+        (1, Success(["fail", "retrigger"])),
+        (3, Success(["fail", "stop"])),
+        (4, Skip("a exited with 4; b exited with 4")),
+        (5, Failure("a exited with 5; b exited with 5")),
+    ],
+)
+@pytest.mark.usefixtures("place")
+async def test_exit_codes_end_the_task_as_the_policy_says(
+    runs: Runs, daemon: Daemon, tmp_path: Path, code: int, outcome: Any
+) -> None:
+    policy = {"exit_codes": {3: "fail", 4: "skip", 5: "retry"}}
+    run = runs.start(watching(two(tmp_path, policy=policy)))
+    await daemon.looked()
+    assert not run.task.done(), "they run"
+    daemon.set("a", State.EXITED, code)
+    daemon.set("b", State.EXITED, code)
+    found = await run.outcome()
+    if isinstance(found, (Skip, Failure)):
+        found = type(found)(found.reason.replace("a:a", "a").replace("b:b", "b"))
+    assert found == outcome
+
+
+@pytest.mark.usefixtures("place")
+async def test_each_program_has_a_policy_of_its_own(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    cfg = two(tmp_path, policy={"otherwise": "fail"}, policies={"b": {"exit_codes": {1: "success"}}})
+    run = runs.start(watching(cfg))
+    daemon.set("b", State.EXITED, 1)
+    await daemon.looked()
+    assert not run.task.done(), "b has done well, and a still runs"
+    daemon.set("a", State.EXITED, 1)
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_last_retrigger_stops(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    daemon.set("a", State.FATAL, spawnerr="no such file")
+    run = runs.start(watching(two(tmp_path), maxretrigger=0))
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_runtime_ends_the_watching_between_two_looks(runs: Runs, tmp_path: Path) -> None:
+    cfg = two(tmp_path).model_copy(update={"check_interval": timedelta(hours=1)})
+    async with asyncio.timeout(10):
+        assert await runs.start(watching(cfg, runtime=0.3)).outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_timeout_retriggers_as_the_programs_were_last(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path), timeout=0.5))
+    assert await run.outcome() == Success(["pass", "retrigger"])
+    assert (await run.wait()).state is WaitState.EXPIRED
+    assert daemon.readings > 2
+
+
+@pytest.mark.usefixtures("place")
+async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    before = await kept(run)
+    for _ in range(5):
+        await daemon.looked()
+    assert daemon.calls == [("supervisor.reloadConfig",)], "once, when it began"
+    assert before["health"] == "pass"
+    assert await kept(run) == before
+
+
+@pytest.mark.usefixtures("place")
+async def test_reading_in_which_nothing_has_happened_is_not_judged_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, look = list[Any](), watch_programs.look
+
+    def counted(*arguments: Any) -> Any:
+        judged.append(arguments)
+        return look(*arguments)
+
+    monkeypatch.setattr(watch_programs, "look", counted)
+    runs.start(watching(two(tmp_path, policy=CRASHES)))
+    for _ in range(5):
+        await daemon.looked()
+        daemon.pass_time(5)
+    assert len(judged) == 1
+    daemon.restart("a")
+    await daemon.looked()
+    before = len(judged)
+    daemon.pass_time(5)
+    await daemon.looked()
+    assert len(judged) > before, "a restart becomes old with the time"
+
+
+@pytest.mark.usefixtures("place")
+async def test_crash_loop_is_paused_and_resumed_and_given_up(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    cfg = two(tmp_path, policy=CRASHES | {"otherwise": "fail"})
+    run = runs.start(watching(cfg))
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    stop, start = ("supervisor.stopProcess", "a:a", False), ("supervisor.startProcess", "a:a", False)
+    assert daemon.calls[-1] == stop
+    daemon.set("a", State.STOPPED)
+    await daemon.looked()
+    daemon.pass_time(20)
+    await daemon.looked()
+    assert start not in daemon.calls
+    daemon.pass_time(20)
+    await daemon.looked()
+    assert daemon.calls[-1] == start
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    daemon.restart("a")
+    assert await run.outcome() == Success(["fail", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_pause_is_kept_before_the_program_is_stopped(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Otherwise a restart in between would take the stopped program for one that is done."""
+    trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
+    run = runs.start(trigger, attempt)
+    await daemon.looked()
+    before_the_stop = list[dict[str, Any]]()
+    multicall = daemon.multicall
+
+    async def killed(calls: Any) -> Any:
+        before_the_stop.append(await kept(run))
+        await multicall(calls)
+        raise asyncio.CancelledError  # the process dies right after supervisord was told
+
+    daemon.multicall = killed  # type: ignore[method-assign]
+    daemon.restart("a")
+    await daemon.looked()
+    daemon.restart("a")
+    await eventually(lambda: before_the_stop, "the stop")
+    assert before_the_stop[0]["programs"]["a:a"]["paused_until"] is not None
+    await run.kill_process()
+    daemon.multicall = multicall  # type: ignore[method-assign]
+    daemon.set("a", State.STOPPED)
+    daemon.set("b", State.EXITED, 0)
+    again = runs.start(trigger, attempt)
+    await daemon.looked()
+    assert not again.task.done(), "a is only kept stopped"
+    daemon.pass_time(40)
+    await eventually(lambda: daemon.calls[-1][0] == "supervisor.startProcess", "the start")
+    daemon.set("a", State.EXITED, 0, start=daemon.programs["a"]["now"])
+    assert await again.outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
+    run = runs.start(trigger, attempt)
+    await daemon.looked()
+    daemon.restart("a")
+    await daemon.looked()
+    await run.kill_process()
+    daemon.restart("a")
+    runs.start(trigger, attempt)
+    await eventually(lambda: daemon.calls[-1] == ("supervisor.stopProcess", "a:a", False), "the pause")
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("same_run", [True, False])
+async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
+    runs: Runs, daemon: Daemon, tmp_path: Path, same_run: bool
+) -> None:
+    cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
+    first = new_attempt()
+    run = runs.start(watching(cfg), first)
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    daemon.set("a", State.STOPPED)
+    daemon.set("b", State.EXITED, 5)
+    assert isinstance(await run.outcome(), Failure)
+    if not same_run:
+        daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
+        assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
+        return
+    daemon.set("a", State.EXITED, 5)  # as it was before it could be stopped
+    again, before = runs.start(watching(cfg), new_attempt(2, of=first)), len(daemon.calls)
+    start = ("supervisor.startProcess", "b:b", False)
+    await eventually(lambda: start in daemon.calls[before:], "the start")
+    daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])
+    await daemon.looked()
+    assert not again.task.done()
+    assert ("supervisor.startProcess", "a:a", False) not in daemon.calls
+
+
+@pytest.mark.usefixtures("place")
+async def test_refusal_of_a_step_is_no_failure_and_it_is_asked_for_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon.refusals["supervisor.stopProcess"] = SupervisordRefused("no", 10)
+    run = runs.start(watching(two(tmp_path, policy=CRASHES)))
+    await daemon.looked()
+    for _ in range(2):
+        daemon.restart("a")
+        await daemon.looked()
+    await daemon.looked()
+    assert daemon.calls.count(("supervisor.stopProcess", "a:a", False)) >= 2
+    assert not run.task.done()
+    assert "a:a: no" in caplog.text
+    assert caplog.text.count("a:a is in a crash loop") == 1

@@ -1,0 +1,148 @@
+"""A supervisord that runs another configuration: when it is asked, what is said, and what is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.support import Runs, eventually
+
+from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.outcome import Success
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor import check_trigger
+from deferrable_ops.triggers.supervisor.daemon import drift as daemon_drift
+from deferrable_ops.triggers.supervisor.daemon.drift import Drift
+
+RELOAD = ("supervisor.reloadConfig",)
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture(autouse=True)
+def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(daemon)
+    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    return place
+
+
+def test_drift_says_what_differs() -> None:
+    assert not Drift()
+    assert str(Drift(True, False, ("new",), ("a", "b"), ("old",))) == (
+        "its file is another one; it does not know new; it runs another configuration of a, b; it still runs old"
+    )
+    assert "cannot read its file" in str(Drift(unreadable=True))
+
+
+async def test_it_is_asked_again_when_a_process_came_or_started_and_not_all_the_time(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_drift, "_NO_SOONER", 0.3)
+    runs.start(watching(two(tmp_path, policy={"crash_restarts": 99})))
+    await daemon.looked()
+    assert daemon.calls.count(RELOAD) == 1
+    for _ in range(3):
+        daemon.restart("a")
+        await daemon.looked()
+    assert daemon.calls.count(RELOAD) == 1, "it is not asked for each restart of a program that crashes"
+    await eventually(lambda: daemon.calls.count(RELOAD) == 2, "the next question")
+    for _ in range(12):
+        await daemon.looked()
+    assert daemon.calls.count(RELOAD) == 2
+
+
+async def test_supervisord_that_does_not_answer_it_is_asked_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_drift, "_NO_SOONER", 0.1)
+    call = daemon.call
+
+    async def silent(method: str, *arguments: object) -> object:
+        monkeypatch.setattr(daemon, "call", call)
+        raise SupervisordUnavailable("busy")
+
+    monkeypatch.setattr(daemon, "call", silent)
+    run = runs.start(watching(two(tmp_path)))
+    await eventually(lambda: RELOAD in daemon.calls, "the second question")
+    assert not run.task.done()
+
+
+async def test_other_file_is_told_of_once_and_ends_nothing(
+    runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = two(tmp_path)
+    cfg.config_path.write_text("another")
+    run = runs.start(watching(cfg))
+    await daemon.looked()
+    assert not run.task.done()
+    assert (
+        caplog.text.count("supervisord runs another configuration than this task's: its file is another") == 1
+    )
+
+
+async def test_drift_that_is_to_fail_fails_without_another_run(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.differences = ([], ["a"], [])
+    assert await runs.start(watching(two(tmp_path, drift="fail"))).outcome() == Success(["fail", "stop"])
+
+
+async def test_file_that_supervisord_cannot_read_is_drift(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreadable(method: str, *arguments: object) -> object:
+        raise SupervisordRefused("CANT_REREAD", 92)
+
+    monkeypatch.setattr(daemon, "call", unreadable)
+    assert await runs.start(watching(two(tmp_path, drift="fail"))).outcome() == Success(["fail", "stop"])
+
+
+async def test_only_what_ran_before_is_started_again(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    daemon.set("b", State.EXITED, 0)
+    daemon.differences = (["new"], ["a", "b"], ["old"])
+    runs.start(watching(two(tmp_path, drift="apply")))
+    await eventually(lambda: ("supervisor.startProcess", "a:a", False) in daemon.calls, "the start")
+    changed = [call for call in daemon.calls if call != RELOAD]
+    assert changed[:11] == [
+        ("supervisor.stopProcessGroup", "a", False),
+        ("supervisor.stopProcessGroup", "b", False),
+        ("supervisor.stopProcessGroup", "old", False),
+        ("supervisor.removeProcessGroup", "a"),
+        ("supervisor.removeProcessGroup", "b"),
+        ("supervisor.removeProcessGroup", "old"),
+        ("supervisor.addProcessGroup", "a"),
+        ("supervisor.addProcessGroup", "b"),
+        ("supervisor.addProcessGroup", "new"),
+        ("supervisor.startProcessGroup", "new", False),
+        ("supervisor.startProcess", "a:a", False),
+    ]
+
+
+async def test_reading_of_a_change_is_not_judged(
+    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one watcher changes supervisord, another one would take what is stopped for what is done."""
+    other = runs.start(watching(two(tmp_path, program={"a": {"command": "x"}})))
+    await daemon.looked()
+    daemon.differences = ([], ["a"], [])
+    multicall = daemon.multicall
+
+    async def slow(calls: list[tuple[str, tuple[object, ...]]]) -> list[object]:
+        if calls[0][0] == "supervisor.stopProcessGroup":
+            daemon.set("a", State.STOPPED)
+            await daemon.looked()
+            await daemon.looked()
+            daemon.differences = ([], [], [])
+        if calls[-1][0] == "supervisor.startProcess":
+            daemon.restart("a")
+        return await multicall(calls)
+
+    monkeypatch.setattr(daemon, "multicall", slow)
+    runs.start(watching(two(tmp_path, program={"a": {"command": "x"}}, drift="apply")))
+    await eventually(lambda: daemon.calls[-1][0] == "supervisor.startProcess", "the start")
+    await daemon.looked()
+    assert not other.task.done()

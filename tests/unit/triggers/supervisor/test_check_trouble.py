@@ -1,0 +1,151 @@
+"""The task that watches programs, where supervisord or its machine does not answer, or says no."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.support import Runs
+
+from deferrable_ops.exceptions import (
+    MachineRefused,
+    MachineUnavailable,
+    SupervisordRefused,
+    SupervisordUnavailable,
+)
+from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor import check_trigger
+
+AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor.sock")
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(daemon)
+    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    return place
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("silence", [AWAY, SupervisordRefused("it shuts down", 6)])
+async def test_supervisord_that_stays_silent_is_started_again_by_another_run(
+    runs: Runs, daemon: Daemon, tmp_path: Path, silence: Exception
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    daemon.failing = silence
+    before = daemon.readings
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert daemon.readings - before == 3
+
+
+@pytest.mark.usefixtures("place")
+async def test_supervisord_that_is_silent_for_a_moment_is_watched_on(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    for _ in range(4):
+        await daemon.looked()
+        daemon.failing, before = AWAY, daemon.readings
+        while daemon.readings == before:
+            await asyncio.sleep(0.001)
+        daemon.failing = None
+    await daemon.looked()
+    assert not run.task.done()
+
+
+async def test_machine_that_cannot_be_reached_is_waited_for(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise MachineUnavailable("airflow@web-3:22 is away")
+
+    check, place.machine.check_directory = place.machine.check_directory, lost  # type: ignore[method-assign]
+    daemon.failing = AWAY
+    for _ in range(5):
+        await daemon.looked()
+    assert not run.task.done(), "nobody knows whether supervisord is gone"
+    assert caplog.text.count("cannot be seen now, and go on: airflow@web-3:22 is away") == 1
+    place.machine.check_directory, daemon.failing = check, None  # type: ignore[method-assign]
+    daemon.set("a", State.EXITED, 0)
+    daemon.set("b", State.EXITED, 0)
+    assert await run.outcome() == Success(["pass", "stop"])
+
+
+@pytest.mark.usefixtures("place")
+async def test_directory_that_is_anybodys_by_now_ends_the_watching(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    tmp_path.chmod(0o777)
+    daemon.failing = AWAY
+    refused = await run.outcome()
+    assert isinstance(refused, Failure)
+    assert not refused.retryable
+    assert f"chmod go-w {tmp_path}" in refused.reason
+
+
+@pytest.mark.usefixtures("place")
+async def test_supervisord_whose_directory_is_gone_is_not_asked_again(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir(mode=0o700)
+    run = runs.start(watching(two(folder)))
+    await daemon.looked()
+    shutil.rmtree(folder)
+    before, daemon.failing = daemon.readings, AWAY
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert daemon.readings - before == 1
+
+
+async def test_machine_that_is_away_when_the_watching_begins_is_waited_for(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path
+) -> None:
+    place.failing = [MachineUnavailable("away")]
+    runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+
+
+@pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
+async def test_refused_login_fails_for_good(
+    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, refused: Exception
+) -> None:
+    if isinstance(refused, MachineRefused):
+        place.failing = [refused]
+    daemon.failing = refused
+    assert await runs.start(watching(two(tmp_path))).outcome() == Failure(str(refused), retryable=False)
+
+
+@pytest.mark.usefixtures("place")
+async def test_daemon_of_another_host_is_not_looked_for_here(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
+    await runs.inbox.daemons.claim(str(tmp_path), "web-9", "boot", dag_id="dag", run_id="run")
+    outcome = await runs.start(watching(two(tmp_path))).outcome()
+    assert isinstance(outcome, Failure)
+    assert not outcome.retryable
+    assert "lives on web-9" in outcome.reason
+    assert not daemon.readings
+
+
+async def test_configuration_that_cannot_be_read_fails_the_task(runs: Runs, tmp_path: Path) -> None:
+    trigger = watching(two(tmp_path))
+    trigger.configuration = "no configuration"
+    outcome = await runs.start(trigger).outcome()
+    assert isinstance(outcome, Failure)
+    assert "configuration is not what seal_configuration() returns" in outcome.reason

@@ -1,0 +1,177 @@
+"""A supervisord's configuration as its triggers are given it: the same text each time, and nothing secret in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from deferrable_ops.exceptions import ConfigurationError, InputError
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
+from deferrable_ops.triggers.supervisor import configuration as supervisor_configuration
+from deferrable_ops.triggers.supervisor.configuration import (
+    STEPS,
+    address_of,
+    daemon_name,
+    open_configuration,
+    seal_configuration,
+    step_timeout,
+    where_of,
+    without_secrets,
+)
+
+KEY, OLD_KEY = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+SECRET = "correct horse"
+PROGRAM = {"test": {"command": "sleep 9"}}
+
+
+def local(**fields: Any) -> SupervisorAirflowConfiguration:
+    return SupervisorAirflowConfiguration(**{"working_dir": "/srv/s", "program": PROGRAM, **fields})
+
+
+def remote(**fields: Any) -> SupervisorSSHAirflowConfiguration:
+    return SupervisorSSHAirflowConfiguration(**{"working_dir": "/srv/s", "program": PROGRAM, **fields})
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the key of this Airflow; another process of it has opened nothing yet."""
+
+    def use(*keys: str) -> None:
+        monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", ",".join(keys))
+        open_configuration.cache_clear()
+
+    use(KEY)
+    return use
+
+
+HIDDEN = {
+    "password of a port": local(port="*:9001", username="me", password=SECRET),
+    "password of the socket": local(
+        unix_http_server={"file": "/srv/s/s.sock", "username": "me", "password": SECRET}
+    ),
+    "a program's variable": local(program={"test": {"command": "x", "environment": {"TOKEN": SECRET}}}),
+    "the daemon's variable": local(supervisord={"environment": {"TOKEN": SECRET}}),
+    "an option of XML-RPC": local(
+        rpcinterface={"x": {"rpcinterface_factory": "a.b:c", "kwargs": {"token": SECRET}}}
+    ),
+    "a variable over SSH": remote(ssh_conn_id="web", environment={"TOKEN": SECRET}),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_secret_is_sealed_and_comes_back(what: str, key: Any) -> None:
+    cfg = HIDDEN[what]
+    sealed = seal_configuration(cfg)
+    assert SECRET not in sealed
+    assert "TOKEN" not in sealed
+    opened = open_configuration(sealed)
+    assert opened == cfg
+    assert type(opened) is type(cfg)
+    assert opened.to_cfg() == cfg.to_cfg()
+    assert without_secrets(f"cannot read: {SECRET}!", cfg) == "cannot read: ***!"
+
+
+def test_text_without_secrets_can_be_read(key: Any) -> None:
+    cfg = local(check_interval=7, program={"test": {"command": "docker ps --format '{{.ID}}'"}})
+    told = json.loads(seal_configuration(cfg))
+    assert told["configuration"]["program"]["test"]["command"] == "docker ps --format '{{.ID}}'"
+    assert open_configuration(seal_configuration(cfg)) == cfg
+
+
+def test_same_configuration_is_the_same_text_in_another_process(key: Any) -> None:
+    code = (
+        "from deferrable_ops.supervisord import SupervisorAirflowConfiguration as C\n"
+        "from deferrable_ops.triggers.supervisor.configuration import seal_configuration\n"
+        "print(seal_configuration(C(working_dir='/srv/s', program={'test': {'command': 'x', 'environment': "
+        f"{{'TOKEN': {SECRET!r}}}}}}})))"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert other.splitlines()[-1] == seal_configuration(HIDDEN["a program's variable"])
+
+
+def test_another_configuration_or_key_is_another_text(key: Any) -> None:
+    one = seal_configuration(local(port="*:9001", username="me", password=SECRET))
+    assert seal_configuration(local(port="*:9001", username="me", password=SECRET + "2")) != one
+    key(OLD_KEY)
+    assert seal_configuration(local(port="*:9001", username="me", password=SECRET)) != one
+
+
+def test_key_that_is_replaced_opens_what_it_has_sealed_for_as_long_as_it_is_named(key: Any) -> None:
+    key(OLD_KEY)
+    sealed = seal_configuration(HIDDEN["password of a port"])
+    key(KEY, OLD_KEY)
+    assert open_configuration(sealed) == HIDDEN["password of a port"]
+    key(KEY)
+    with pytest.raises(ConfigurationError, match="another \\[core\\] fernet_key") as raised:
+        open_configuration(sealed)
+    assert SECRET not in str(raised.value)
+
+
+def test_without_a_key_no_password_is_taken_and_plain_variables_are(key: Any) -> None:
+    key("")
+    with pytest.raises(ConfigurationError, match="fernet_key is empty"):
+        seal_configuration(HIDDEN["password of a port"])
+    cfg = HIDDEN["a program's variable"]
+    assert open_configuration(seal_configuration(cfg)) == cfg
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kind": "other"}', "sealed:%%%", "sealed:abcd"])
+def test_text_that_is_no_configuration_says_so(text: str, key: Any) -> None:
+    with pytest.raises((InputError, ConfigurationError), match="configuration"):
+        open_configuration(text)
+
+
+def test_field_that_is_wrong_is_named_without_its_value(key: Any) -> None:
+    told = json.loads(seal_configuration(local()))
+    told["configuration"]["airflow"]["password"] = SECRET
+    with pytest.raises(InputError) as raised:
+        open_configuration(json.dumps(told))
+    assert "username" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_what_nobody_could_use_is_refused_when_the_dag_is_parsed(key: Any) -> None:
+    server = {
+        "file": "/srv/s/s.sock",
+        "username": "me",
+        "password": "{SHA}82ab876d1387bfafe46cc1c8a2ef074eae50cb1d",
+    }
+    with pytest.raises(InputError, match="password is a hash"):
+        seal_configuration(local(unix_http_server=server))
+
+
+def test_machine_and_name_follow_from_the_configuration() -> None:
+    assert where_of(local()).ssh_conn_id is None
+    assert daemon_name(local()) == "/srv/s"
+    assert where_of(remote()).ssh_conn_id == "ssh_default"
+    where = where_of(remote(ssh_conn_id="web", remote_host="web-3", conn_timeout=3, command_prefix="true"))
+    assert (where.ssh_conn_id, where.remote_host, where.connect_timeout, where.command_prefix) == (
+        "web",
+        "web-3",
+        3,
+        "true",
+    )
+    assert daemon_name(remote(ssh_conn_id="web", remote_host="web-3")) == "web@web-3:/srv/s"
+    assert daemon_name(remote(ssh_conn_id="web")) != daemon_name(remote(ssh_conn_id="db"))
+    address = address_of(HIDDEN["password of the socket"], supervisor_configuration.Path("/tmp/x"))
+    assert (str(address), address.username, address.password) == ("/tmp/x", "me", SECRET)
+
+
+def test_step_has_time_for_what_its_programs_need() -> None:
+    quick = local(command_timeout=10)
+    slow = local(
+        command_timeout=10,
+        program={"test": {"command": "x", "stopwaitsecs": 600, "startsecs": 100, "startretries": 2}},
+    )
+    more = {step: step_timeout(slow, step) - step_timeout(quick, step) for step in STEPS}
+    stop, start = 600 - 30, 100 * 3 + 3 - (4 + 6)
+    assert more["configure-supervisor"] == more["unconfigure-supervisor"] == more["force-kill"] == 0
+    assert more["stop-programs"] == stop
+    assert more["start-programs"] == more["restart-programs"] == stop + start
+    assert more["stop-supervisor"] == 3 * stop
+    assert all(step_timeout(quick, step) >= 10 for step in STEPS)

@@ -1,0 +1,311 @@
+"""What a supervisord's steps decide before they reach one: arguments, hosts that end daemons, errors and their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.triggers.support import Runs, eventually, new_attempt
+
+from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
+from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+from deferrable_ops.testing.inbox import memory_inbox
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.supervisor import host as supervisor_host
+from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.daemon.daemon import _supervisord
+from deferrable_ops.triggers.supervisor.daemon.host_lifetime import short_life_because
+from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon
+from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
+from deferrable_ops.upstreams.machine.machine import Ended, FileStatus, Identity
+
+CFG = SupervisorAirflowConfiguration(working_dir="/srv/s", program={"test": {"command": "sleep 9"}})
+
+
+class Paper:
+    """A machine that is what a test says it is."""
+
+    name = "web-3"
+
+    def __init__(self, files: dict[str, str] | None = None, ends: dict[str, Ended] | None = None) -> None:
+        self.files = files or {}
+        self.ends = ends or {}
+        self.errors: list[Exception] = []
+
+    async def identity(self) -> Identity:
+        if self.errors:
+            raise self.errors.pop(0)
+        return Identity("web-3", "boot", "airflow", 50000)
+
+    async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
+        text = self.files.get(str(path))
+        return None if text is None else text.encode()[offset:][:length]
+
+    async def write(self, path: Path, data: bytes) -> None:
+        self.files[str(path)] = data.decode()
+
+    async def make_directory(self, path: Path) -> None: ...
+
+    async def check_directory(self, path: Path) -> bool:
+        return True
+
+    async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
+        return [FileStatus(1, 1, 1.0) if str(path) in self.files else None for path in paths]
+
+    async def run(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> Ended:
+        return self.ends.get(arguments[0], Ended(127, f"{arguments[0]}: not found"))
+
+    async def socket(self, path: Path) -> Path:
+        return path
+
+
+@contextmanager
+def on(monkeypatch: pytest.MonkeyPatch, machine: Paper) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(machine))
+        yield
+
+
+def site(machine: Paper) -> Site:
+    return Site(CFG, machine, None, logging.getLogger())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget that these tests may run in one."""
+    for name in ("KUBERNETES_SERVICE_HOST", "container"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("files", "ended", "reason"),
+    [
+        ({}, None, None),
+        ({"/proc/self/cgroup": "0::/user.slice/user-1000.slice/session-2.scope\n"}, None, None),
+        ({"/.dockerenv": ""}, None, "container"),
+        ({"/run/.containerenv": ""}, None, "container"),
+        ({"/proc/self/cgroup": "0::/kubepods/burstable/pod1/abc\n"}, None, "container"),
+        ({"/proc/self/cgroup": "12:pids:/docker/0123\n"}, None, "container"),
+        (
+            {"/proc/self/cgroup": "0::/system.slice/airflow-triggerer.service\n"},
+            "control-group",
+            "airflow-triggerer.service",
+        ),
+        ({"/proc/self/cgroup": "0::/system.slice/airflow-triggerer.service\n"}, "mixed", "KillMode=mixed"),
+        ({"/proc/self/cgroup": "0::/system.slice/airflow-triggerer.service\n"}, "process", None),
+        ({"/proc/self/cgroup": "0::/system.slice/airflow-triggerer.service\n"}, None, "KillMode=unknown"),
+    ],
+)
+async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
+    files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
+) -> None:
+    machine = Paper(files, {} if ended is None else {"systemctl": Ended(0, ended + "\n")})
+    found = await short_life_because(site(machine))
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert reason in found
+
+
+@pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "container"])
+async def test_container_is_known_by_its_environment_where_no_file_tells(
+    variable: str, monkeypatch: pytest.MonkeyPatch, outside_containers: None
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert "container" in str(await short_life_because(site(Paper({}, {}))))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("/usr/bin/python3", "/usr/bin/supervisord", "-c", "/srv/s/supervisord.conf"), True),
+        (("/v/bin/python", "-P", "-m", "supervisor.supervisord", "-c", "/srv/s/supervisord.conf"), True),
+        (("/usr/bin/python3", "/usr/bin/supervisord", "-c", "/srv/other/supervisord.conf"), False),
+        (("/usr/bin/python3", "/usr/bin/supervisord", "-c", "/srv/s/supervisord.conf.old"), False),
+        (("/usr/bin/python3", "/usr/bin/supervisorctl", "-c", "/srv/s/supervisord.conf"), False),
+        (("vim", "/srv/s/supervisord.conf"), False),
+        (("tail", "-c", "/srv/s/supervisord.conf"), False),
+        (("grep", "-lzsxF", "-e", "/srv/s/supervisord.conf", "/proc/1/cmdline"), False),
+    ],
+)
+def test_daemon_is_known_by_its_command(command: tuple[str, ...], expected: bool) -> None:
+    assert _is_daemon(command, "/srv/s/supervisord.conf") is expected
+
+
+def test_programs_are_not_kept_from_the_metadata_database_as_triggers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///")
+    monkeypatch.setenv("AIRFLOW__CORE__SQL_ALCHEMY_CONN", "sqlite://")
+    command = _supervisord(site(Paper()))
+    assert command[:4] == ["env", "-u", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", sys.executable]
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite://")
+    assert _supervisord(site(Paper())) == command[3:]
+
+
+async def test_host_without_supervisord_or_flock_says_what_to_install(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(supervisor_host.Site, "daemon", nobody)
+    for code, fix in (
+        (127, 'pip install "airflow-deferrable-ops\\[supervisor\\]"'),
+        (77, "install util-linux"),
+    ):
+        machine = Paper({"/srv/s/supervisord.conf": "x"})
+        machine.run = Launching(code)  # type: ignore[method-assign]
+        with on(monkeypatch, machine):
+            outcome = await runs.start(configuring(step="start-supervisor")).outcome()
+        assert isinstance(outcome, Failure)
+        assert re.search(fix, outcome.reason)
+        assert not outcome.retryable
+
+
+async def nobody(*_: Site) -> None:
+    """No supervisord answers."""
+
+
+class Launching:
+    """Runs every command well, but for the one that starts supervisord."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    async def __call__(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> Ended:
+        return Ended(self._code if "supervisord" in arguments else 0, "")
+
+
+@pytest.fixture
+async def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
+    monkeypatch.setattr("deferrable_ops.upstreams.backoff._PAUSE_FIRST", 0.01)
+    async with memory_inbox() as inbox:
+        runs = Runs(inbox)
+        yield runs
+        await runs.stop()
+
+
+def configuring(**kwargs: Any) -> SupervisorStepTrigger:
+    kwargs = {"step": "configure-supervisor", "configuration": seal_configuration(CFG), **kwargs}
+    return SupervisorStepTrigger(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"), [({"step": "stop"}, "step='stop'"), ({"configuration": "x"}, "configuration")]
+)
+async def test_argument_that_is_wrong_fails_the_task_and_is_named(
+    runs: Runs, kwargs: dict[str, Any], named: str
+) -> None:
+    outcome = await runs.start(configuring(**kwargs)).outcome()
+    assert isinstance(outcome, Failure)
+    assert named in outcome.reason
+
+
+async def test_machine_that_is_away_is_tried_again_and_one_that_refuses_is_not(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Paper()
+    machine.errors = [MachineUnavailable("web-3 is away")] * 3
+    with on(monkeypatch, machine):
+        assert isinstance(await runs.start(configuring()).outcome(), Success)
+        assert machine.files["/srv/s/supervisord.conf"] == CFG.to_cfg()
+        machine.errors = [MachineRefused("web-3 has another host key")]
+        outcome = await runs.start(configuring()).outcome()
+    assert outcome == Failure("web-3 has another host key", retryable=False)
+
+
+async def test_deadline_tells_what_was_in_the_way(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Paper()
+    machine.errors = [MachineUnavailable("web-3 is away")] * 10_000
+    with on(monkeypatch, machine):
+        outcome = await runs.start(configuring(timeout=0.5)).outcome()
+    assert outcome == Failure("configure-supervisor did not end within 0.5 s: web-3 is away")
+
+
+async def test_step_that_another_triggerer_has_taken_is_not_taken_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Paper()
+    with on(monkeypatch, machine):
+        first = runs.start(configuring())
+        outcome = await first.outcome()
+        machine.files.clear()
+        assert await runs.start(configuring(), first.attempt).outcome() == outcome
+    assert machine.files == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "stop_on_exit", "expected"),
+    [
+        ("configure-supervisor", True, True),
+        ("start-supervisor", True, True),
+        ("start-programs", True, True),
+        ("restart-programs", True, True),
+        ("start-programs", False, False),
+        ("stop-programs", True, False),
+        ("force-kill", True, False),
+    ],
+)
+def test_only_what_leaves_something_is_stopped_for_a_user(
+    step: str, stop_on_exit: bool, expected: bool
+) -> None:
+    cfg = SupervisorAirflowConfiguration(
+        working_dir="/srv/s", program={"test": {"command": "x"}}, stop_on_exit=stop_on_exit
+    )
+    assert configuring(step=step, configuration=seal_configuration(cfg)).cancellable is expected
+
+
+async def test_supervisord_that_another_dag_uses_too_is_told_of(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await runs.inbox.daemons.claim("/srv/s", "web-3", "boot", dag_id="other", run_id="r")
+    with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
+        await runs.start(configuring()).outcome()
+    assert "The DAG other uses this supervisord too" in caplog.text
+
+
+async def test_supervisord_that_the_dag_may_have_left_elsewhere_is_told_of(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag_id = new_attempt().dag_id
+    for left in (
+        ("web-3", "boot", dag_id),
+        ("web-4", "boot", dag_id),
+        ("web-3", "old", dag_id),
+        ("web-3", "boot", "b"),
+    ):
+        await runs.inbox.daemons.claim("/srv/" + "-".join(left), left[0], left[1], dag_id=left[2], run_id="r")
+    with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
+        assert isinstance(await runs.start(configuring()).outcome(), Success)
+    assert re.findall(r"The supervisord (\S+) of this DAG may", caplog.text) == [f"/srv/web-3-boot-{dag_id}"]
+
+
+async def test_step_waits_for_what_an_earlier_attempt_still_has_to_stop(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, asked = asyncio.Event(), 0
+
+    async def left(wait_id: str) -> list[str]:
+        nonlocal asked
+        asked += 1
+        return [] if stopped.is_set() else ["an-earlier-wait"]
+
+    monkeypatch.setattr(runs.inbox.cancellations, "of_other_attempts", left)
+    monkeypatch.setattr("deferrable_ops.triggers.base._ASK_AGAIN_AFTER", 0.01)
+    machine = Paper()
+    with on(monkeypatch, machine):
+        run = runs.start(configuring())
+        await eventually(lambda: asked > 3, "the step to ask again and again")
+        assert machine.files == {}
+        stopped.set()
+        assert isinstance(await run.outcome(), Success)

@@ -1,0 +1,325 @@
+"""Programs' output in the task's log: each line once, whatever supervisord does with the files meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unit.supervisord.support import process
+from unit.triggers.supervisor.support import Program, Reader, lines_of, told, warned
+
+from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
+from deferrable_ops.supervisord.processes import State
+from deferrable_ops.triggers.supervisor.watch import log_forwarding
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> logging.Logger:
+    caplog.set_level(logging.INFO, "task")
+    return logging.getLogger("task")
+
+
+@pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_each_line_is_copied_once_through_rotations_and_restarts(
+    tmp_path: Path,
+    log: logging.Logger,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    inodes: str,
+    seed: int,
+) -> None:
+    monkeypatch.setattr(log_forwarding, "_CHUNKS_A_LOOK", 1)  # so that it falls behind
+    chance = random.Random(seed)
+    program = Program(tmp_path, most=4000, backups=50)
+    reader = Reader(program, log, inodes)
+    for number in range(400):
+        line = f"{number} ".encode() + chance.choice(
+            [b"", b"x" * 70, "é€😀".encode() * 9, b"\xff\xfe", b"y" * 900]
+        )
+        cut = chance.randrange(len(line))
+        program.write(line[:cut])
+        if not chance.randrange(6):
+            await reader.look()
+        program.write(line[cut:] + b"\n")
+        if not chance.randrange(20):
+            reader.restart()
+    program.write(b"no end")
+    await reader.finish()
+    assert told(caplog) == lines_of(program.written)
+    assert program.path.with_name("output.log.9").exists(), "it was rotated often"
+    assert not warned(caplog)
+    await reader.finish()
+    reader.restart()
+    await reader.finish()
+    assert told(caplog) == lines_of(program.written), "nothing more"
+
+
+async def test_line_that_begins_before_a_rotation_is_one_line_after_a_restart(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path, most=100)
+    reader = Reader(program, log)
+    program.write(b"x" * 90 + b"\nbegin" + b"-" * 10)
+    await reader.look()
+    program.write(b"end\n")
+    reader.restart()
+    await reader.look()
+    assert told(caplog) == ["x" * 90, "begin" + "-" * 10 + "end"]
+
+
+async def test_kill_between_copying_and_keeping_repeats_no_more_than_that_look(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log)
+    program.write(b"one\ntwo\n")
+    await reader.look()
+    program.write(b"three\nfour\n")
+    await reader.output.forward(program.found)  # and killed before that is kept
+    reader.restart()
+    await reader.look()
+    assert told(caplog) == ["one", "two", "three", "four", "three", "four"]
+
+
+async def test_output_of_other_runs_is_not_copied_again(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log)
+    program.write(b"one\n")
+    await reader.look()
+    program.write(b"two\n")
+    reader.restart(is_ours=False)
+    await reader.look()
+    assert told(caplog) == ["one", "two"]
+
+
+async def test_log_of_a_new_daemon_is_read_from_its_start_and_nothing_is_missed(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The directory was removed and made again: by then the inode may be another file's."""
+    program = Program(tmp_path)
+    reader = Reader(program, log)
+    program.write(b"one\nand more\n")
+    await reader.look()
+    program.path.unlink()
+    program.clear()
+    program.write(b"two\n")
+    reader.restart(is_ours=False)
+    await reader.look()
+    assert told(caplog) == ["one", "and more", "two"]
+    assert not warned(caplog)
+
+
+async def test_output_before_the_programs_start_is_another_runs(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    old = program.path.with_name("output.log.1")
+    old.write_bytes(b"of last week\n")
+    os.utime(old, (0, 0))
+    program.write(b"one\n")
+    await Reader(program, log).look()
+    assert told(caplog) == ["one"]
+
+
+@pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
+async def test_log_that_was_emptied_is_read_from_its_start_and_the_gap_is_told(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, inodes: str
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log, inodes)
+    program.write(b"one\nthr")
+    await reader.look()
+    program.clear()
+    program.write(b"two\n")
+    await reader.look()
+    assert told(caplog) == ["one", "thr", "two"]
+    assert warned(caplog) == ["[a] output may be missing here: its file is gone, or was emptied"]
+
+
+async def test_log_that_was_emptied_and_has_grown_beyond_the_place_is_noticed(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path, most=1000, backups=0)  # supervisord empties the same file
+    reader = Reader(program, log)
+    program.write(b"one\n")
+    inode = program.path.stat().st_ino
+    await reader.look()
+    program.write(b"-" * 1000)
+    program.write(b"two, and more\n")
+    await reader.look()
+    assert program.path.stat().st_ino == inode
+    assert told(caplog) == ["one", "two, and more"]
+    assert len(warned(caplog)) == 1
+
+
+async def test_output_that_was_rotated_away_is_told_and_the_oldest_is_next(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path, most=10, backups=2)
+    reader = Reader(program, log)
+    program.write(b"start\n")
+    await reader.look()
+    for number in range(6):
+        program.write(f"number {number}...\n".encode())
+    program.write(b"last\n")
+    await reader.look()
+    assert told(caplog) == ["start", "number 4...", "number 5...", "last"]
+    assert len(warned(caplog)) == 1
+
+
+async def test_program_that_writes_a_lot_takes_turns_with_all_others(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    loud = Program(tmp_path)
+    quiet = tmp_path / "b" / "output.log"
+    quiet.parent.mkdir()
+    quiet.write_bytes(b"quiet\n" * 3)
+    found = loud.found | {
+        "b": [process(group="b", name="b", start=1, stdout_logfile=str(quiet), stderr_logfile="")]
+    }
+    loud.write((b"loud!" * 50 + b"\n") * 10_000)
+    reader = Reader(loud, log)
+    await reader.output.forward(found)
+    assert told(caplog, "b") == ["quiet"] * 3
+    share = log_forwarding._CHUNKS_A_LOOK * loud.config.log_chunk_size
+    assert 0 < reader.machine.bytes_read <= share + loud.config.log_chunk_size
+    caplog.clear()
+    await reader.output.forward(found)
+    assert told(caplog, "a"), "and the rest comes with the next looks"
+
+
+async def test_loop_goes_on_while_output_is_copied(
+    tmp_path: Path, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program(tmp_path)
+    program.write(b"\n" * 5_000)
+    turns, sleep = 0, log_forwarding.asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        nonlocal turns
+        turns += 1
+        await sleep(seconds)
+
+    monkeypatch.setattr(log_forwarding.asyncio, "sleep", counted)
+    await Reader(program, log).look()
+    assert turns == 5_000 // 50
+
+
+async def test_all_that_an_ended_program_wrote_is_copied_however_much(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_forwarding, "_CHUNKS_A_LOOK", 1)
+    program = Program(tmp_path, most=50_000, backups=9)
+    reader = Reader(program, log)
+    for number in range(3000):
+        program.write(f"{number} {'-' * 100}\n".encode())
+    program.write(b"bye")
+    await reader.look()
+    assert len(told(caplog)) < 1000
+    await reader.finish()
+    assert told(caplog)[-1] == "bye"
+    assert len(told(caplog)) == 3001
+
+
+async def test_line_that_a_running_program_has_not_ended_is_left_to_the_next_task(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log)
+    program.write(b"one\ntw")
+    await reader.output.finish(program.found)
+    assert told(caplog) == ["one"]
+    await reader.look()
+    program.write(b"o\n")
+    reader.restart(is_ours=False)
+    await reader.look()
+    assert told(caplog) == ["one", "two"]
+
+
+async def test_machine_that_is_away_loses_nothing_and_is_told_of_once(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log)
+    for error in (MachineUnavailable("airflow@web-3:22 is away"), MachineRefused("no permission")):
+        program.write(b"one\n")
+        reader.machine.failing = error
+        for _ in range(3):
+            await reader.look()
+        assert warned(caplog) == [f"The programs' output cannot be read now, and is read later: {error}"]
+        reader.machine.failing = None
+        await reader.look()
+        assert told(caplog) == ["one"]
+        caplog.clear()
+
+
+async def test_quiet_logs_cost_one_question_a_look_and_no_command(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    silent = tmp_path / "a" / "error.log"
+    silent.touch()
+    found = program.found
+    found["a"] = [replace(found["a"][0], stderr_log=str(silent))]
+    reader = Reader(program, log, "when asked")
+    program.write(b"one\n")
+    await reader.output.forward(found)
+    commands, read = reader.machine.commands, reader.machine.bytes_read
+    reader.machine.asked.clear()
+    for _ in range(10):
+        await reader.output.forward(found)
+    assert reader.machine.asked == [2] * 10
+    assert (reader.machine.commands, reader.machine.bytes_read) == (commands, read)
+
+
+async def test_stderr_is_labelled_and_a_process_that_never_started_has_no_output(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path)
+    errors = tmp_path / "a" / "error.log"
+    errors.write_bytes(b"oh\n")
+    seen = process(group="g", name="a", start=1, stdout_logfile="", stderr_logfile=str(errors))
+    never = process(State.STOPPED, group="b", name="b", start=0, stdout_logfile=str(errors))
+    reader = Reader(program, log)
+    await reader.output.forward({"a": [seen], "b": [never]})
+    assert told(caplog, "g:a stderr") == ["oh"]
+    assert len(caplog.records) == 1
+
+
+async def test_rotated_file_is_told_by_its_inode_where_all_lines_are_the_same(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = Program(tmp_path, most=2000)
+    reader = Reader(program, log)
+    for lines in (300, 450):  # the new file is longer than what was read of the one before
+        for _ in range(lines):
+            program.write(b"same\n")
+        await reader.look()
+    assert len(told(caplog)) == 750
+
+
+@pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
+async def test_pipe_in_a_logs_place_is_no_log(
+    tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, inodes: str
+) -> None:
+    program = Program(tmp_path)
+    reader = Reader(program, log, inodes)
+    program.write(b"before\n")
+    await reader.look()
+    program.path.unlink()
+    os.mkfifo(program.path)
+    for _ in range(2):
+        await reader.look()
+    program.path.unlink()
+    program.clear()
+    program.write(b"after\n")
+    await reader.look()
+    assert told(caplog) == ["before", "after"]
+    assert not any("cannot be read" in line for line in warned(caplog))

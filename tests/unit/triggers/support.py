@@ -1,0 +1,104 @@
+"""What the tests of the Dataflow triggers share: running one as a triggerer does, against a fake of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+from deferrable_ops.inbox import Attempt, Inbox, Wait
+from deferrable_ops.outcome import Outcome, outcome_from_json
+from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
+
+PLACE = {"project_id": "my-project", "region": "europe-west1", "poll_interval": 0.05}
+BODY = {"containerSpecGcsPath": "gs://bucket/template.json", "parameters": {"input": "gs://bucket/in"}}
+
+
+class Comms:
+    """Airflow's supervisor: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    async def asend(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def xcoms(self) -> dict[str, Any]:
+        return {message.key: message.value for message in self.sent if hasattr(message, "value")}
+
+
+class Runs:
+    """Runs triggers of made-up attempts, and stops them at the end."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def start(
+        self, trigger: TaskTrigger | None = None, attempt: Attempt | None = None, **arguments: Any
+    ) -> Run:
+        trigger = trigger or DataflowLaunchTrigger(**{**PLACE, "body": BODY, **arguments})
+        run = Run(self.inbox, trigger, attempt or new_attempt())
+        self._tasks.append(run.task)
+        return run
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class Run:
+    """One run of a trigger."""
+
+    def __init__(self, inbox: Inbox, trigger: TaskTrigger, attempt: Attempt) -> None:
+        kwargs = trigger.serialize()[1] | {"attempt": asdict(attempt)}
+        self.inbox = inbox
+        self.attempt = attempt
+        self.task = asyncio.create_task(_event(type(trigger)(**kwargs)))
+
+    async def outcome(self) -> Outcome:
+        async with asyncio.timeout(20):
+            event = await self.task
+        if "outcome" in event:
+            return outcome_from_json(event["outcome"])
+        outcome = (await self.wait()).outcome
+        assert outcome is not None
+        return outcome
+
+    async def wait(self) -> Wait:
+        return await self.inbox.waits.get(self.attempt.wait_id)
+
+    async def kill_process(self) -> None:
+        """End the run as a triggerer that is killed does: nothing of it goes on."""
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+def new_attempt(try_number: int = 1, of: Attempt | None = None, task_id: str = "load_orders") -> Attempt:
+    """Return an attempt of a task of its own, or the next attempt of another's."""
+    ti_id, run_id = (str(uuid4()), uuid4().hex) if of is None else (of.ti_id, of.run_id)
+    return Attempt(ti_id, try_number, "dag", run_id, task_id)
+
+
+async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+    """Return the first true value of the condition."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain for {what}"
+        await asyncio.sleep(0.01)
+    return value
+
+
+async def _event(trigger: TaskTrigger) -> dict[str, Any]:
+    async for event in trigger.run():
+        payload: dict[str, Any] = event.payload
+        return payload
+    raise AssertionError("the trigger ended without an event")

@@ -1,0 +1,116 @@
+"""Loading Google credentials, as far as that goes without Google and without its provider."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
+from deferrable_ops.upstreams.dataflow.credentials import load_credentials, whose
+
+
+class TokenService:
+    """Stands for Google's: it gives tokens, or refuses."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[int, dict[str, Any]] = (200, {"access_token": "a token", "expires_in": 3600})
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                status, body = service.answer
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/token"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenService]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    service = TokenService()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, tokens: TokenService, monkeypatch: pytest.MonkeyPatch) -> Path:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "key.json"
+    account = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key_id": "1",
+        "private_key": key.decode(),
+        "client_email": "etl@p.iam.gserviceaccount.com",
+        "token_uri": tokens.url,
+    }
+    file.write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    return file
+
+
+@pytest.mark.usefixtures("key_file")
+def test_application_default_credentials_are_loaded_and_tried() -> None:
+    credentials: Any = load_credentials(None, ())
+    assert credentials.service_account_email == "etl@p.iam.gserviceaccount.com"
+    assert credentials.scopes == ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+@pytest.mark.usefixtures("key_file")
+def test_revoked_credentials_are_refused_for_good(tokens: TokenService) -> None:
+    tokens.answer = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
+    with pytest.raises(
+        DataflowRefused, match=r"application default credentials.*Invalid JWT Signature.*replace"
+    ):
+        load_credentials(None, ())
+
+
+@pytest.mark.usefixtures("key_file")
+def test_credentials_are_accepted_while_the_network_is_down(tokens: TokenService) -> None:
+    tokens.server.server_close()
+    assert load_credentials(None, ()) is not None
+
+
+def test_missing_credentials_say_where_they_may_come_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+    with pytest.raises(ConfigurationError, match=r"GOOGLE_APPLICATION_CREDENTIALS.*gcp_conn_id"):
+        load_credentials(None, ())
+
+
+def test_a_connection_without_the_provider_says_what_to_install() -> None:
+    with pytest.raises(ConfigurationError, match="pip install apache-airflow-providers-google"):
+        load_credentials("my_gcp", ())
+
+
+def test_whose_credentials_they_are_is_said_in_words() -> None:
+    assert whose("my_gcp", ()) == "the account of the connection 'my_gcp'"
+    assert whose(None, ("a@p", "b@p")).startswith(
+        "b@p (impersonated by the account of the application default"
+    )

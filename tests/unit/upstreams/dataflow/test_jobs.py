@@ -1,0 +1,116 @@
+"""What the library makes of the API's jobs and messages."""
+
+from __future__ import annotations
+
+import json
+
+import psutil
+import pytest
+from google.cloud import dataflow_v1beta3 as api
+
+from deferrable_ops.upstreams.dataflow.jobs import (
+    DRAINED,
+    PAUSED,
+    RUNNING,
+    Job,
+    JobMessage,
+    MessageCursor,
+    job_from_api,
+    message_from_api,
+    state_name,
+    state_number,
+)
+
+
+def message(seconds: float, text: str = "said") -> JobMessage:
+    said = api.JobMessage(id="1", message_text=text, message_importance=3)
+    api.JobMessage.pb(said).time.FromNanoseconds(int(seconds * 1_000_000) * 1_000)
+    return message_from_api(api.JobMessage.pb(said))
+
+
+def test_state_numbers_are_those_of_the_api() -> None:
+    assert [state_name(state.value) for state in api.JobState] == [state.name for state in api.JobState]
+    assert [state_number(state.name) for state in api.JobState] == [state.value for state in api.JobState]
+    assert (DRAINED, PAUSED) == (api.JobState.JOB_STATE_DRAINED, api.JobState.JOB_STATE_PAUSED)
+
+
+def test_a_state_that_nobody_knows_yet_keeps_its_number() -> None:
+    message = api.Job.pb(api.Job(id="1"))
+    message.current_state = 99
+    job = job_from_api(message, "p", "r")
+    assert (job.state, job.state_name, job.is_finished) == (99, "JOB_STATE_99", False)
+    assert job.as_dict()["currentState"] == "JOB_STATE_99"
+
+
+@pytest.mark.parametrize("kind, streaming", [(0, None), (1, False), (2, True)])
+def test_type_of_a_job_is_unknown_until_the_api_says_it(kind: int, streaming: bool | None) -> None:
+    assert job_from_api(api.Job.pb(api.Job(type_=kind)), "p", "r").is_streaming is streaming
+
+
+def test_a_job_becomes_the_json_of_the_api() -> None:
+    described = api.Job(id="1", name="etl", type_=2, current_state=2, labels={"team": "a"}, project_id="p")
+    shown = job_from_api(api.Job.pb(described), "p", "r").as_dict()
+    assert shown == json.loads(json.dumps(shown))
+    assert shown == {
+        "id": "1",
+        "name": "etl",
+        "projectId": "p",
+        "location": "r",
+        "type": "JOB_TYPE_STREAMING",
+        "currentState": "JOB_STATE_RUNNING",
+        "labels": {"team": "a"},
+    }
+
+
+def test_a_job_made_by_hand_becomes_the_same_json() -> None:
+    described = api.Job(id="1", name="etl", type_=2, current_state=2, labels={"team": "a"}, project_id="p")
+    by_hand = Job("1", "etl", "p", "r", RUNNING, is_streaming=True, labels={"team": "a"})
+    assert by_hand.as_dict() == job_from_api(api.Job.pb(described), "p", "r").as_dict()
+
+
+def test_a_job_does_not_keep_the_list_that_it_came_in() -> None:
+    megabyte = "x" * 1_000_000
+    in_list = api.ListJobsResponse(jobs=[api.Job(id="1"), api.Job(id="2", name=megabyte)])
+    answer = api.ListJobsResponse.serialize(in_list)
+    received = type(api.ListJobsResponse.pb(in_list)).FromString
+    before = psutil.Process().memory_full_info().uss
+    kept = [job_from_api(received(answer).jobs[0], "p", "r") for _ in range(50)]
+    assert psutil.Process().memory_full_info().uss - before < 10 * len(megabyte)
+    assert all(job.message.id == "1" for job in kept)
+
+
+def test_times_sort_as_texts() -> None:
+    times = [message(second).time for second in (9.5, 10, 10.25, 1_700_000_000)]
+    assert times == sorted(times)
+    assert times[2] == "1970-01-01T00:00:10.250000000Z"
+
+
+def test_the_cursor_skips_what_was_read() -> None:
+    read = [message(100, "a"), message(100, "b")]
+    cursor = MessageCursor("").after(read)
+    assert cursor.unread([*read, new := message(100, "c")]) == (new,)
+
+
+def test_the_cursor_lets_late_messages_in() -> None:
+    cursor = MessageCursor("").after([message(100, "prompt")])
+    late = message(95, "late")
+    assert cursor.time <= late.time
+    assert cursor.unread([late, message(100, "prompt")]) == (late,)
+
+
+def test_the_cursor_does_not_grow_with_what_a_job_says() -> None:
+    said = [message(100 + number / 1000, str(number)) for number in range(1_000)]
+    cursor = MessageCursor("").after(said)
+    assert len(cursor.ids) == 200
+    assert cursor.unread([one for one in said if one.time >= cursor.time]) == ()
+
+
+def test_the_cursor_never_goes_back() -> None:
+    cursor = MessageCursor("").after([message(100, "a")])
+    assert cursor.after([message(100, "a")]).time == cursor.time
+    assert cursor.after([]) is cursor
+
+
+def test_the_cursor_survives_being_stored() -> None:
+    cursor = MessageCursor("").after([message(100, "a")])
+    assert MessageCursor.from_json(json.loads(json.dumps(cursor.as_json()))) == cursor

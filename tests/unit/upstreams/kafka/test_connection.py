@@ -1,0 +1,149 @@
+"""Airflow's Kafka connection is read as the kafka provider documents it."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings, settings_of, tls_context
+
+
+def connection(extra: Any = None, **fields: Any) -> tuple[Any, Any]:
+    absent = {"host": None, "port": None, "login": None, "password": None}
+    return SimpleNamespace(conn_id="logs", **{**absent, **fields}), extra or {}
+
+
+def settings(**extra: Any) -> ClusterSettings:
+    named = {name.replace("_", "."): value for name, value in extra.items()}
+    return settings_of(*connection({"bootstrap.servers": "a:9092", **named}))
+
+
+def test_bootstrap_servers_are_enough() -> None:
+    found = settings_of(*connection({"bootstrap.servers": "a:9092,b:9092"}))
+
+    assert (found.servers, found.protocol, found.isolation) == (
+        "a:9092,b:9092",
+        "PLAINTEXT",
+        "read_committed",
+    )
+
+
+def test_host_stands_in_for_bootstrap_servers() -> None:
+    assert settings_of(*connection(host="a", port=9093)).servers == "a:9093"
+
+
+def test_settings_of_consumer_groups_and_producers_are_passed_over() -> None:
+    group = {"group.id": "g", "auto.offset.reset": "earliest", "enable.auto.commit": False, "acks": "all"}
+
+    assert settings_of(*connection({"bootstrap.servers": "a:9092", **group})) == settings()
+
+
+@pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
+def test_sasl_maps_over(name: str) -> None:
+    found = settings_of(
+        *connection(
+            {
+                "bootstrap.servers": "a:9092",
+                "security.protocol": "sasl_ssl",
+                name: "SCRAM-SHA-512",
+                "sasl.username": "me",
+                "sasl.password": "hush",
+            }
+        )
+    )
+
+    assert (found.protocol, found.mechanism, found.username, found.password) == (
+        "SASL_SSL",
+        "SCRAM-SHA-512",
+        "me",
+        "hush",
+    )
+
+
+def test_login_and_password_of_the_connection_stand_in_for_those_of_the_extra() -> None:
+    extra = {"bootstrap.servers": "a:9092", "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
+    found = settings_of(*connection(extra, login="me", password="hush"))
+
+    assert (found.username, found.password) == ("me", "hush")
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({}, "bootstrap.servers"),
+        ({"bootstrap.servers": "a:1", "security.protocol": "TLS"}, "security.protocol"),
+        (
+            {"bootstrap.servers": "a:1", "security.protocol": "SASL_SSL", "sasl.mechanism": "X"},
+            "sasl.mechanism",
+        ),
+        ({"bootstrap.servers": "a:1", "sasl.mechanism": "PLAIN", "sasl.username": "me"}, "sasl.password"),
+        ({"bootstrap.servers": "a:1", "ssl.keystore.location": "k.p12"}, "ssl.keystore.location"),
+        ({"bootstrap.servers": "a:1", "isolation.level": "dirty"}, "isolation.level"),
+        ({"bootstrap.servers": "a:1", "fetch.message.max.bytes": "much"}, "fetch.message.max.bytes"),
+        ({"bootstrap.servers": "a:1", "sasl.mechanism": "OAUTHBEARER"}, "sasl.oauthbearer.method"),
+        (["a:9092"], "JSON object"),
+    ],
+)
+def test_what_is_wrong_is_named(extra: Any, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        settings_of(*connection(extra))
+
+
+def test_oauth_maps_over() -> None:
+    found = settings(
+        security_protocol="SASL_SSL",
+        sasl_mechanism="OAUTHBEARER",
+        sasl_oauthbearer_method="oidc",
+        sasl_oauthbearer_token_endpoint_url="https://id/token",
+        sasl_oauthbearer_client_id="me",
+        sasl_oauthbearer_client_secret="hush",
+    )
+
+    assert found.oauth is not None
+    assert (found.oauth.endpoint, found.oauth.client_id, found.oauth.client_secret) == (
+        "https://id/token",
+        "me",
+        "hush",
+    )
+
+
+def test_no_secret_is_shown() -> None:
+    found = settings(
+        security_protocol="SASL_SSL",
+        sasl_mechanism="PLAIN",
+        sasl_username="me",
+        sasl_password="hush",
+        ssl_key_password="quiet",
+    )
+
+    assert "hush" not in repr(found)
+    assert "quiet" not in repr(found)
+    assert found.without_secrets("the key quiet of hush") == "the key *** of ***"
+
+
+def test_connection_in_the_clear_has_no_tls() -> None:
+    assert tls_context(settings()) is None
+
+
+def test_tls_checks_the_certificate_and_the_host_unless_told_otherwise() -> None:
+    context = tls_context(settings(security_protocol="SSL"))
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+    context = tls_context(settings(security_protocol="SSL", ssl_endpoint_identification_algorithm="none"))
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
+
+    context = tls_context(settings(security_protocol="SSL", enable_ssl_certificate_verification="false"))
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
+
+
+def test_authority_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'logs'"):
+        tls_context(settings(security_protocol="SSL", ssl_ca_location=str(tmp_path / "absent.pem")))

@@ -1,0 +1,183 @@
+"""Readings come, go and are stored; what goes wrong on the way is told, and no secret with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import sys
+from typing import Any
+
+import pytest
+from aiohttp import BasicAuth, web
+from aiokafka.errors import SaslAuthenticationFailed, UnsupportedSaslMechanismError
+from aiokafka.protocol.admin import SaslAuthenticateRequest
+
+from deferrable_ops.events import KafkaEvent
+from deferrable_ops.exceptions import ConfigurationError, KafkaRefused
+from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.kafka.client import Cluster, _holds_no_credentials, _is_refusal, import_aiokafka
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings, OAuth
+from deferrable_ops.upstreams.kafka.oauth import token_provider
+from deferrable_ops.upstreams.kafka.subscription import Batch, Reading
+from deferrable_ops.upstreams.kafka.subscriptions import Readings
+from real_kafka import Said
+
+
+class Store:
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.batches: list[Batch] = []
+
+    async def __call__(self, batch: Batch) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.batches.append(batch)
+
+
+def reading(key: str, topic: str = "t", said: list[str] | None = None) -> Reading:
+    told = Said()
+    told.warnings = told.failures = [] if said is None else said
+    return Reading(key, [KafkaEvent(topic)], since=0, offsets=None, told=told)
+
+
+def begun(readings: Readings, one: Reading, offset: int = 0, end: int = 0) -> Reading:
+    readings.enter(one)
+    readings.begin(one, {0: (offset, end)})
+    return one
+
+
+async def test_reading_waits_begins_and_leaves() -> None:
+    readings = Readings(Store())
+    one = reading("a")
+    readings.enter(one)
+    assert (list(readings.waiting), list(readings.topics)) == (["t"], [])
+
+    readings.begin(one, {0: (0, 0)})
+    assert (list(readings.waiting), list(readings.topics)) == ([], ["t"])
+
+    readings.leave(one)
+    readings.leave(one)
+    assert not readings
+
+
+async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
+    store = Store()
+    readings = Readings(store)
+    begun(readings, reading("a"), 5, 10)
+    begun(readings, reading("b"), 10, 10)
+    topic = readings.topics["t"]
+    await readings.checkpoint(topic)
+    await readings.checkpoint(topic)
+    topic.partitions[0].move_live(20)
+    await readings.checkpoint(topic)
+
+    assert [batch.reached for batch in store.batches] == [{"a": {"0": 5}, "b": {"0": 10}}, {"b": {"0": 20}}]
+    assert all(batch.events == () for batch in store.batches)
+
+
+async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deferrable_ops.upstreams.backoff._PAUSE_FIRST", 0.001)
+    store = Store(OSError("away"), ValueError("odd"))
+    batch = Batch("kafka:c/t", (), {})
+    await Readings(store).store(batch)
+
+    assert store.batches == [batch]
+
+
+async def test_warning_is_said_once_and_failure_ends_the_topic_only() -> None:
+    said: list[str] = []
+    other: list[str] = []
+    readings = Readings(Store())
+    one = begun(readings, reading("a", said=said))
+    begun(readings, reading("b", "u", other))
+    one.warn("old")
+    one.warn("old")
+    readings.fail(readings.of_topic("t"), KafkaRefused("no"))
+    await asyncio.sleep(0)
+
+    assert said == ["old", "no"]
+    assert other == []
+    assert list(readings.topics) == ["u"]
+
+
+def test_backoff_grows_to_five_seconds_with_jitter_and_starts_over() -> None:
+    backoff = Backoff()
+    pauses = [backoff.failed() for _ in range(20)]
+    for number, pause in enumerate(pauses):
+        longest = min(0.2 * 2**number, 5.0)
+        assert longest / 2 <= pause <= longest
+    assert len(set(pauses)) == 20
+    backoff.succeeded()
+
+    assert backoff.failed() <= 0.2
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiokafka.client", None)
+    with pytest.raises(ConfigurationError, match=r'pip install "airflow-deferrable-ops\[kafka\]"'):
+        import_aiokafka()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refusal"),
+    [
+        (SaslAuthenticationFailed("no"), True),
+        (UnsupportedSaslMechanismError("no"), True),
+        (ssl.SSLCertVerificationError("no"), True),
+        (ssl.SSLEOFError("it broke off"), False),
+        (ConnectionRefusedError(), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_refusal_is_told_from_trouble(error: Exception, is_refusal: bool) -> None:
+    assert _is_refusal(error) is is_refusal
+
+
+def test_reason_of_a_refusal_holds_no_secret() -> None:
+    settings = ClusterSettings("c", "a:1", "SASL_SSL", "PLAIN", "me", "hush")
+    said = Cluster(settings, None)._in_words("a", 1, SaslAuthenticationFailed("hush is wrong"))
+
+    assert "hush" not in said
+    assert "*** is wrong" in said
+    assert "'c'" in said
+
+
+def test_request_that_logs_in_is_not_logged() -> None:
+    def record(*arguments: Any) -> logging.LogRecord:
+        return logging.LogRecord("aiokafka.conn", logging.DEBUG, "f", 1, "%s: %s", arguments, None)
+
+    request = SaslAuthenticateRequest(b"hush").prepare({36: (0, 1)})
+
+    assert not _holds_no_credentials(record("a", request))
+    assert _holds_no_credentials(record("a", "b"))
+
+
+async def test_token_is_fetched_once_and_a_refusal_is_none_to_wait_for() -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        form = await request.post()
+        asked.append((request.headers.get("Authorization"), str(form.get("scope"))))
+        if len(asked) > 1:
+            return web.json_response({"error": "invalid_client"}, status=401)
+        return web.json_response({"access_token": "token", "expires_in": 3_600})
+
+    app = web.Application()
+    app.router.add_post("/token", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+    oauth = OAuth(url, "me", "hush", "kafka")
+    try:
+        tokens = token_provider(oauth)
+        assert [await tokens.token(), await tokens.token()] == ["token", "token"]
+        assert asked == [(BasicAuth("me", "hush").encode(), "kafka")]
+        with pytest.raises(Exception, match="gives me no token: 401") as refused:
+            await token_provider(oauth).token()
+        assert _is_refusal(refused.value)
+        assert "hush" not in str(refused.value)
+    finally:
+        await runner.cleanup()

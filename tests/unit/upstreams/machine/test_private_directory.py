@@ -1,0 +1,35 @@
+"""Whose directories are safe to be below."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deferrable_ops.upstreams.machine.private_directory import Entry, why_not_safe
+
+ROOT, US, ANOTHER_USER = 0, 1_000, 12_345
+
+
+@pytest.mark.parametrize(
+    ("path", "parent", "complaint"),
+    [
+        ((0o40700, US), (0o40755, ROOT), None),
+        ((0o40700, US), (0o40700, US), None),
+        ((0o40755, ROOT), (0o40755, ROOT), None),
+        ((0o40755, ANOTHER_USER), (0o40755, ROOT), None),  # as /home/theirs: what is in it is refused
+        ((0o40700, US), (0o40755, ANOTHER_USER), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o41777, ANOTHER_USER), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o41777, ROOT), None),
+        ((0o40700, ANOTHER_USER), (0o41777, ROOT), f"uid {ANOTHER_USER}"),
+        ((0o40700, US), (0o40777, ROOT), r"chmod \+t /a"),
+        ((0o40700, US), (0o40777, US), r"chmod \+t /a"),
+        ((0o40700, US), (0o40775, US), None),  # whom one shares a group with is one's own affair
+    ],
+)
+def test_whoever_can_rename_a_directory_decides_whether_it_is_safe(
+    path: tuple[int, int], parent: tuple[int, int], complaint: str | None
+) -> None:
+    said = why_not_safe(Path("/a/b"), Entry(*path), Entry(*parent), US)
+    assert said is None if complaint is None else re.search(complaint, str(said)), said

@@ -1,0 +1,107 @@
+"""What SQS says no to, and what passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from deferrable_ops.events.queues import queue_of
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
+from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/payments"
+SETTINGS = AwsSettings(conn_id="aws", access_key="key", secret_key="hush-hush")
+
+
+def error(code: str, status: int, message: str = "", operation: str = "ReceiveMessage") -> ClientError:
+    answer: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, operation)
+
+
+def refusal(raised: Exception, settings: AwsSettings = SETTINGS) -> str | None:
+    refused = refusal_of(raised, settings, queue_of(URL))
+    return None if refused is None else str(refused)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        error("Throttling", 400),
+        error("ThrottlingException", 400),
+        error("RequestThrottled", 403),
+        error("OverLimit", 403),
+        error("KmsThrottled", 400),
+        error("AnythingAtAll", 500),
+        error("AccessDenied", 503),
+        error("AnythingAtAll", 429),
+        EndpointConnectionError(endpoint_url=URL),
+        ConnectionClosedError(endpoint_url=URL),
+        ReadTimeoutError(endpoint_url=URL),
+        OSError("no route"),
+        TimeoutError(),
+    ],
+)
+def test_trouble_is_no_refusal(raised: Exception) -> None:
+    assert refusal(raised) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            error("AccessDenied", 403),
+            "may not sqs:ReceiveMessage on arn:aws:sqs:eu-west-1:123456789012:payments",
+        ),
+        (error("AccessDeniedException", 400, operation="DeleteMessageBatch"), "may not sqs:DeleteMessage on"),
+        (error("AWS.SimpleQueueService.NonExistentQueue", 400), f"there is no queue {URL}"),
+        (error("QueueDoesNotExist", 400), f"there is no queue {URL}"),
+        (error("InvalidAddress", 404), f"there is no queue {URL}"),
+        (error("KMS.AccessDeniedException", 400), "kms:Decrypt"),
+        (error("KmsDisabled", 400), "kms:Decrypt"),
+        (error("InvalidClientTokenId", 403), "refuses the credentials of the connection 'aws'"),
+        (error("SignatureDoesNotMatch", 403), "refuses the credentials of the connection 'aws'"),
+        (error("ExpiredTokenException", 403), "session token has not expired"),
+        (error("InvalidParameterValue", 400, "WaitTimeSeconds"), "WaitTimeSeconds"),
+        (NoCredentialsError(), "there are no AWS credentials"),
+        (NoRegionError(), "region"),
+        (SSLError(endpoint_url=URL, error="[SSL: CERTIFICATE_VERIFY_FAILED] self signed"), "set verify"),
+        (ConfigurationError("the token cannot be read"), "the token cannot be read"),
+    ],
+)
+def test_refusal_names_what_is_to_be_fixed(raised: Exception, said: str) -> None:
+    assert said in str(refusal(raised))
+
+
+def test_role_that_cannot_be_assumed_is_named() -> None:
+    settings = AwsSettings(conn_id="aws", role=Role("arn:aws:iam::1:role/reader"))
+    said = str(refusal(error("AccessDenied", 403, operation="AssumeRole"), settings))
+    assert "arn:aws:iam::1:role/reader (assumed by the connection 'aws')" in said
+    assert "trust policy" in said
+
+
+def test_only_the_first_line_is_shown_and_no_secret() -> None:
+    said = in_short(error("SignatureDoesNotMatch", 403, "wrong: hush-hush\nsigned: FwoGZX\n"), SETTINGS)
+    assert said == "SignatureDoesNotMatch: wrong: ***"
+    assert len(in_short(error("X", 400, "x" * 5_000), SETTINGS)) < 400
+    assert in_short(TimeoutError(), SETTINGS) == "TimeoutError"
+
+
+def test_denied_is_only_what_is_not_permitted() -> None:
+    assert is_denied(error("AccessDenied", 403))
+    assert is_denied(error("AccessDeniedException", 400))
+    assert not is_denied(error("Throttling", 400))
+    assert not is_denied(OSError())

@@ -1,0 +1,56 @@
+"""Commands for another machine's shell: any bytes arrive, and none is on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from shutil import which
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.upstreams.ssh.command import command_line, first_line
+
+SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ.get('A'), sys.stdin.buffer.read().hex()]))"
+SHELLS = [path for path in map(which, ("sh", "bash", "zsh", "csh", "fish", "ksh", "busybox")) if path]
+
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
+
+
+def run(line: bytes, shell: str = "sh", prefix: str = "", stdin: bytes = b"") -> bytes:
+    command = [shell, *(["sh"] if "busybox" in shell else []), "-c", command_line(prefix)]
+    return subprocess.run(command, input=line + stdin, capture_output=True, check=True, timeout=20).stdout
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(words, max_size=4), words, st.binary())
+def test_arguments_environment_and_input_arrive_as_they_are(
+    arguments: list[str], value: str, stdin: bytes
+) -> None:
+    line = first_line([sys.executable, "-S", "-c", SHOW, *arguments], [("A", value), ("PYTHONUTF8", "1")])
+    assert line.count(b"\n") == 1
+    assert line.isascii()
+    shown = run(line, stdin=stdin)
+    assert json.loads(shown) == [arguments, value, stdin.hex()]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_login_shell_understands(shell: str) -> None:
+    line = first_line(["echo", "it's", "$HOME \\ \n!"], [("A", "b")], mark="from-here")
+    pid, _, said = run(line, shell, prefix="echo Welcome").partition(b"\n")[2].partition(b"\n")
+    assert pid.split()[0] == b"from-here"
+    assert pid.split()[1].isdigit()
+    assert said == b"it's $HOME \\ \n!\n"
+
+
+def test_line_is_always_the_same() -> None:
+    assert command_line("") == command_line("  ")
+    assert command_line("source x").splitlines() == ["source x", command_line("")]
+
+
+def test_zero_character_is_refused() -> None:
+    with pytest.raises(InputError, match="zero character"):
+        first_line(["a\0"], [])

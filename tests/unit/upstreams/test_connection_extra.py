@@ -1,0 +1,55 @@
+"""Airflow's connections are read without holding anybody up, and what is wrong with one is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from airflow.sdk import BaseHook
+
+from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.upstreams import connection_extra
+from deferrable_ops.upstreams.connection_extra import UnknownConnection, read_connection
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_JOBS", json.dumps({"conn_type": "http", "host": "jobs.example.com", "extra": extra})
+    )
+
+
+async def test_connection_comes_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, '{"a": [1]}')
+    connection, extra = await read_connection("jobs")
+    assert (connection.host, extra) == ("jobs.example.com", {"a": [1]})
+
+
+@pytest.mark.parametrize("extra", ["", "{}", " { } ", "null"])
+async def test_extra_may_be_empty(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    connect(monkeypatch, extra)
+    assert not (await read_connection("jobs"))[1]
+
+
+async def test_extra_that_is_no_json_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, "password=hush")
+    with pytest.raises(ConfigurationError, match="extra of the connection 'jobs' is no JSON") as refused:
+        await read_connection("jobs")
+    assert "hush" not in str(refused.value)
+
+
+async def test_missing_connection_is_told_from_an_unreadable_one() -> None:
+    with pytest.raises(UnknownConnection, match="there is no connection 'nobody'"):
+        await read_connection("nobody")
+
+
+async def test_airflow_that_does_not_answer_is_waited_for_no_longer_than_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(_conn_id: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connection_extra, "_SECONDS", 0.05)
+    monkeypatch.setattr(BaseHook, "aget_connection", never)
+    with pytest.raises(ConfigurationError, match="did not say within"):
+        await read_connection("jobs")
