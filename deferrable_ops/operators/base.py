@@ -14,7 +14,7 @@ from airflow.triggers.base import StartTriggerArgs
 from deferrable_ops.exceptions import InputError, UnknownWait
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.inbox.large_values import as_xcom, read_outcome
-from deferrable_ops.operators.worker_reasons import ends_on_worker_because, starts_on_worker_because
+from deferrable_ops.operators.worker_reasons import worker_end_reasons, worker_start_reason
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 
@@ -43,14 +43,14 @@ class _PerTask(Generic[T]):
         return self._of_task(task)
 
     def __set__(self, task: BaseOperator, value: T) -> NoReturn:
-        raise AttributeError("the library decides where a task starts; see starts_on_worker_because")
+        raise AttributeError("the library decides where a task starts; see worker_start_reason")
 
 
 class TriggererOperator(BaseOperator):
     """An operator whose work is a trigger's.
 
     The scheduler defers the task, the trigger does the work and ends the task: no worker takes part, unless
-    something that the user declared needs one; :attr:`starts_on_worker_because` says what.
+    something that the user declared needs one; :attr:`worker_start_reason` says what.
 
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default, so that nothing waits
         for ever. ``execution_timeout`` counts too: the shorter of them ends the wait.
@@ -60,7 +60,7 @@ class TriggererOperator(BaseOperator):
     next_method: ClassVar[str] = "execute_complete"
     template_ext: Sequence[str] = ()
 
-    start_from_trigger = _PerTask[bool](False, lambda task: task.starts_on_worker_because is None)
+    start_from_trigger = _PerTask[bool](False, lambda task: task.worker_start_reason is None)
     start_trigger_args = _PerTask["StartTriggerArgs | None"](
         None, lambda task: task._start_trigger_args() if task.start_from_trigger else None
     )
@@ -70,9 +70,9 @@ class TriggererOperator(BaseOperator):
         self.timeout = seconds("timeout", timeout)
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return starts_on_worker_because(self)
+        return worker_start_reason(self)
 
     def execute(self, context: Context) -> Any:
         """Return the answer when it is there already, and defer the task to its trigger when it is not.
@@ -102,7 +102,7 @@ class TriggererOperator(BaseOperator):
         given = {name: value for name, value in arguments.items() if value is not None}
         return given | {
             "timeout": self._deadline_seconds(),
-            "ends_on_worker": ends_on_worker_because(self),
+            "ends_on_worker": worker_end_reasons(self),
             "do_xcom_push": self.do_xcom_push,
         }
 

@@ -237,11 +237,11 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
         self._may_start_from_trigger = start_from_trigger
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
         if not self._may_start_from_trigger:
             return "it has start_from_trigger=False"
-        return super().starts_on_worker_because
+        return super().worker_start_reason
 
 
 class DataflowJobSensor(_FollowingTask):

@@ -26,7 +26,7 @@ _AT_START = (
 )
 
 
-def starts_on_worker_because(task: TriggererOperator, *, waits: bool = True) -> str | None:
+def worker_start_reason(task: TriggererOperator, *, waits: bool = True) -> str | None:
     """Return what, of all that the user declared, only a worker does at a task's start; None when nothing is.
 
     :param waits: False for a task that ends at once: a pool, a queue or a limit would limit nothing.
@@ -40,7 +40,7 @@ def starts_on_worker_because(task: TriggererOperator, *, waits: bool = True) -> 
     )
 
 
-def ends_on_worker_because(task: BaseOperator) -> dict[str, str]:
+def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
     """Return what only a worker does at a task's end, by how it ends: a success, a failure, a skip.
 
     ``final_failure`` is a failure that must not be retried, for which Airflow's triggerer has no event.

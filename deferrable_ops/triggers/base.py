@@ -114,7 +114,7 @@ class TaskTrigger(BaseTrigger):
         return None
 
     @property
-    def own_xcoms(self) -> tuple[str, ...]:
+    def xcoms_to_clear(self) -> tuple[str, ...]:
         """The XComs that an earlier attempt may have left, which Airflow does not clear with the task."""
         return (delivery.RETURN_VALUE,)
 
@@ -159,7 +159,9 @@ class TaskTrigger(BaseTrigger):
             try:
                 await self._register()
                 try:
-                    outcome = await (self.wait() if self.current.state is State.WAITING else self.settled())
+                    outcome = await (
+                        self.wait() if self.current.state is State.WAITING else self.wait_until_settled()
+                    )
                 except (Exception, SystemExit) as error:
                     outcome = self._failed_by(error)
                 outcome = await self._settle(outcome)
@@ -196,31 +198,31 @@ class TaskTrigger(BaseTrigger):
         logical_date = ti.get_template_context().get("logical_date") if self.task else None
         return Attempt.of(ti, logical_date)
 
-    async def settled(self) -> Outcome:
+    async def wait_until_settled(self) -> Outcome:
         """Return the wait's outcome once the inbox has one."""
         while self.current.state is State.WAITING:
             await self.changes.news()
             if (changed := self.changes.take()) is not None:
                 self.current = changed
-                await self.changed()
+                await self.on_wait_updated()
         if self.current.outcome is not None:
             return self.current.outcome
         if self.current.state is State.EXPIRED:
             return await self.expired()
         return Failure(f"the wait is {self.current.state}: another attempt, or a user, ended it")
 
-    async def changed(self) -> None:
+    async def on_wait_updated(self) -> None:
         """Take note of a change to the wait, which may go on."""
 
-    async def show(self, key: str, value: Any) -> None:
+    async def push_xcom(self, key: str, value: Any) -> None:
         """Set an XCom while the task waits. In ``dag.test()`` and in tests there is no triggerer to take it."""
         if self.task_instance is not None:
             await delivery.push_xcom(self.current.attempt, key, value)
 
-    async def unless_settled(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Return what the work comes to, or the wait's outcome when the inbox has one first; the work then ends."""
         working = asyncio.create_task(self._safely(work))
-        settling = asyncio.create_task(self._safely(self.settled()))
+        settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
             await asyncio.wait([settling, working], return_when=asyncio.FIRST_COMPLETED)
             return (settling if settling.done() else working).result()
@@ -229,7 +231,7 @@ class TaskTrigger(BaseTrigger):
                 task.cancel()
             await asyncio.gather(settling, working, return_exceptions=True)
 
-    async def other_attempts_stopped(self) -> None:
+    async def stop_previous_attempts(self) -> None:
         """Return once nothing is left to be stopped of what other attempts of the task have launched.
 
         A feature whose work must not run twice at once awaits this before it launches. What cannot be stopped is
@@ -244,7 +246,7 @@ class TaskTrigger(BaseTrigger):
                 await stop_due_work(self.inbox, wait_id)
             pause = _ASK_AGAIN_AFTER
 
-    def leaves_work_running(self, outcome: Outcome) -> bool:
+    def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return whether outside work may go on after this outcome, which nobody needs then: it is stopped."""
         return False
 
@@ -279,7 +281,7 @@ class TaskTrigger(BaseTrigger):
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         if self.current.outcome is None:  # otherwise the endpoint or the watcher has settled it
-            stop_work = self.leaves_work_running(outcome)
+            stop_work = self.must_cancel_work(outcome)
             self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
         if self.current.cancel == "due":
             background.detach(background.cancel_due(self.current.id))

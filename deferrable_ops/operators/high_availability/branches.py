@@ -12,7 +12,7 @@ from deferrable_ops.high_availability.conf import check_conf, next_conf, read_co
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, Result
 from deferrable_ops.operators.base import TriggererOperator, finish_event
-from deferrable_ops.operators.worker_reasons import starts_on_worker_because
+from deferrable_ops.operators.worker_reasons import worker_start_reason
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityGateTrigger
 
@@ -53,9 +53,9 @@ class HighAvailabilityGate(TriggererOperator):
         self.fails = fails
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
-        return starts_on_worker_because(self, waits=False)
+        return worker_start_reason(self, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):

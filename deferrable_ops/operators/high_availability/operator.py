@@ -143,9 +143,9 @@ class HighAvailabilityOperator(TriggererOperator):
         )
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker; None when it starts in the triggerer."""
-        return self.checks_on_worker_because or super().starts_on_worker_because
+        return self.checks_on_worker_because or super().worker_start_reason
 
     @property
     def rules(self) -> dict[str, Any]:

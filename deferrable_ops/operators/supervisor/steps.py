@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.operators.base import TriggererOperator
 from deferrable_ops.operators.high_availability.operator import HighAvailabilityOperator
-from deferrable_ops.operators.worker_reasons import starts_on_worker_because
+from deferrable_ops.operators.worker_reasons import worker_start_reason
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
@@ -76,9 +76,9 @@ class SupervisorStepOperator(TriggererOperator):
         self._pinned_because = pinned_because(cfg)
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return self._pinned_because or super().starts_on_worker_because
+        return self._pinned_because or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
         """Defer the task to its trigger.
@@ -114,9 +114,9 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
         self._pinned_because = pinned_because(cfg)
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return self._pinned_because or super().starts_on_worker_because
+        return self._pinned_because or super().worker_start_reason
 
     def _take_check(self, given: Any) -> None:
         # The trigger knows how to look at programs; nothing else is called.
@@ -134,9 +134,9 @@ class _Gate(TriggererOperator):
         super().__init__(**{**kwargs, **_ALONE})
 
     @property
-    def starts_on_worker_because(self) -> str | None:
+    def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
-        return starts_on_worker_because(self, waits=False)
+        return worker_start_reason(self, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):

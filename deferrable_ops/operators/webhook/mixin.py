@@ -15,7 +15,7 @@ from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.large_values import read_outcome, run
 from deferrable_ops.operators.base import attempt_of, finish, finish_event, optional_seconds, seconds
 from deferrable_ops.operators.templates import find_templates
-from deferrable_ops.operators.worker_reasons import ends_on_worker_because
+from deferrable_ops.operators.worker_reasons import worker_end_reasons
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
 from deferrable_ops.triggers.webhook.request import EXPRESSIONS, endpoint_url_or_error, validate
 from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
@@ -136,7 +136,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         return WebhookTrigger(
             timeout=self.callback_timeout,
             attempt=asdict(attempt_of(context)),
-            ends_on_worker=ends_on_worker_because(task),
+            ends_on_worker=worker_end_reasons(task),
             do_xcom_push=task.do_xcom_push,
             heartbeat_timeout=self.heartbeat_timeout,
             success_when=self.success_when,

@@ -125,9 +125,9 @@ class FollowingTrigger(PlacedTrigger):
         self._read: MessageCursor | None = None
 
     @property
-    def own_xcoms(self) -> tuple[str, ...]:
+    def xcoms_to_clear(self) -> tuple[str, ...]:
         """The XComs that an earlier attempt may have left."""
-        return (*super().own_xcoms, JOB_ID, JOB_LINK_KEY)
+        return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY)
 
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
         """Return what comes of a job, or of the jobs that replace it.
@@ -229,7 +229,7 @@ class FollowingTrigger(PlacedTrigger):
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():
             try:
-                await self.show(key, value)
+                await self.push_xcom(key, value)
             except Exception as error:
                 self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
         self._job_id = job_id

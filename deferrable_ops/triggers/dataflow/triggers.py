@@ -80,7 +80,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     async def wait(self) -> Outcome:
         """Launch the job unless that was done, and return what comes of it."""
-        return await self.unless_settled(self._launch_and_follow())
+        return await self.race_with_settlement(self._launch_and_follow())
 
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if it may have been launched and still runs."""
@@ -101,7 +101,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         )
         return Failure(f"{job} did not come to its end within the timeout of {self.timeout:g} s; {stopped}")
 
-    def leaves_work_running(self, outcome: Outcome) -> bool:
+    def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return whether the job may run on beside the one that a retry launches."""
         return isinstance(outcome, Failure) and not self._ended
 
@@ -119,7 +119,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     async def _launched(self, dataflow: Dataflow) -> str | None:
         """Return the id of this wait's job, launched by this run or an earlier one; None when the wait is over."""
         if self.current.launched_at is None:
-            await self.other_attempts_stopped()
+            await self.stop_previous_attempts()
         while self.current.launched_at is None:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:
@@ -186,7 +186,7 @@ class DataflowJobTrigger(FollowingTrigger):
 
     async def wait(self) -> Outcome:
         """Return what comes of the job."""
-        return await self.unless_settled(self._follow())
+        return await self.race_with_settlement(self._follow())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing: the job is not this task's."""
@@ -247,7 +247,7 @@ class DataflowStopTrigger(PlacedTrigger):
 
     async def wait(self) -> Outcome:
         """Stop the jobs and return them as they ended: one for a job's id, a list for a prefix."""
-        return await self.unless_settled(self._stop())
+        return await self.race_with_settlement(self._stop())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing more."""

@@ -88,7 +88,7 @@ class Progress:
     async def _show(self) -> None:
         self._shown = self._gathering.progress()
         try:
-            await self._trigger.show(PROGRESS, self._shown)
+            await self._trigger.push_xcom(PROGRESS, self._shown)
         except Exception as error:
             self._trigger.log.warning("The progress could not be shown: %s", type(error).__name__)
 

@@ -94,9 +94,9 @@ class EventsTrigger(TaskTrigger):
         return False
 
     @property
-    def own_xcoms(self) -> tuple[str, ...]:
+    def xcoms_to_clear(self) -> tuple[str, ...]:
         """The XComs that an earlier attempt may have left."""
-        return super().own_xcoms if self.single else (*super().own_xcoms, PROGRESS)
+        return super().xcoms_to_clear if self.single else (*super().xcoms_to_clear, PROGRESS)
 
     def validate(self) -> None:
         """Check the rendered arguments, and keep of the events what they say.
@@ -173,7 +173,7 @@ class EventsTrigger(TaskTrigger):
 
     async def _ending(self) -> Outcome:
         if self.current.state is not State.WAITING:
-            return await self.settled()
+            return await self.wait_until_settled()
         reason = self._intake.failed_because
         return Success(self._value()) if reason is None else Failure(reason)
 

@@ -81,7 +81,7 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Check until the checks end, and return how they ended."""
-        return await self.unless_settled(self.poll())
+        return await self.race_with_settlement(self.poll())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing: checking launches nothing."""

@@ -66,7 +66,7 @@ async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
 async def forget_earlier_xcoms(trigger: TaskTrigger, attempt: Attempt) -> None:
     """Delete what an earlier attempt of the task has shown or returned. One that cannot be deleted stays."""
     if attempt.try_number > 1 and trigger.attempt is None:  # a worker's start has cleared them
-        for key in trigger.own_xcoms:
+        for key in trigger.xcoms_to_clear:
             try:
                 await delete_xcom(attempt, key)
             except Exception as error:

@@ -78,7 +78,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Take the step, and return what it found and did."""
-        return await self.unless_settled(self._until_taken())
+        return await self.race_with_settlement(self._until_taken())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop what a task that a user ended has started, where ``stop_on_exit`` says so."""
@@ -90,7 +90,7 @@ class SupervisorStepTrigger(TaskTrigger):
         return Failure(f"{self.step} did not end within {self.timeout:g} s: {reason}")
 
     async def _until_taken(self) -> Outcome:
-        await self.other_attempts_stopped()
+        await self.stop_previous_attempts()
         backoff = Backoff()
         while True:
             try:
@@ -118,7 +118,7 @@ class SupervisorStepTrigger(TaskTrigger):
     async def _outcome_of_another(self) -> Outcome:
         """Return what came of it where another triggerer has taken the step, or the wait is settled."""
         wait = await self.inbox.waits.get(self.current.id)
-        return await self.settled() if wait.launch_answer is None else Success(wait.launch_answer)
+        return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
     def _restarts(self) -> bool:
         """Return whether programs that run already are to be started anew, in this DAG run."""

@@ -115,10 +115,14 @@ class WebhookTrigger(TaskTrigger):
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
     @property
-    def own_xcoms(self) -> tuple[str, ...]:
+    def xcoms_to_clear(self) -> tuple[str, ...]:
         """The XComs that an earlier attempt may have left."""
         shown = (PROGRESS,) if self.heartbeat_timeout or self.expected else ()
-        return (*super().own_xcoms, *shown, *((CALLBACK_URL, CALLBACK_LINK_KEY) if self.publish_url else ()))
+        return (
+            *super().xcoms_to_clear,
+            *shown,
+            *((CALLBACK_URL, CALLBACK_LINK_KEY) if self.publish_url else ()),
+        )
 
     def validate(self) -> None:
         """Check the rendered arguments.
@@ -144,7 +148,7 @@ class WebhookTrigger(TaskTrigger):
             if failure is not None:
                 return failure
         self.log.info("Waiting for the callback of wait %s at %s/callbacks/***", self.current.id, endpoint)
-        return await self.settled()
+        return await self.wait_until_settled()
 
     async def cancel(self, wait: Wait) -> None:
         """Send the cancelling request, if the work may have been launched."""
@@ -153,7 +157,7 @@ class WebhookTrigger(TaskTrigger):
         launch = await self._prepare(RequestTemplate(**self.cancel_request), wait, endpoint_url_or_error())
         await launch.send_once()
 
-    async def changed(self) -> None:
+    async def on_wait_updated(self) -> None:
         """Show the progress that came, at most every 10 s."""
         if self.current.progress is None or time.monotonic() - self._shown_at < _PROGRESS_EVERY:
             return
@@ -162,15 +166,15 @@ class WebhookTrigger(TaskTrigger):
         self._shown_at = time.monotonic()
         async with _progress_turn:
             try:
-                await self.show(PROGRESS, self.current.progress)
+                await self.push_xcom(PROGRESS, self.current.progress)
             except Exception as error:
                 self.log.warning("The progress could not be shown: %s", type(error).__name__)
 
     async def _publish(self, endpoint: str) -> None:
         token = await self.inbox.keys.token(self.current.id, self.current.key_id)
         url = f"{endpoint}/callbacks/{token}"
-        await self.show(CALLBACK_URL, url)
-        await self.show(CALLBACK_LINK_KEY, url)
+        await self.push_xcom(CALLBACK_URL, url)
+        await self.push_xcom(CALLBACK_LINK_KEY, url)
 
     async def _launch(self, endpoint: str) -> Failure | None:
         template = RequestTemplate(

@@ -176,7 +176,7 @@ def test_start_from_trigger_false_starts_on_a_worker() -> None:
     with DAG("dag", schedule=None):
         task = seeds_own_usage(start_from_trigger=False)
     assert not task.start_from_trigger
-    assert task.starts_on_worker_because == "it has start_from_trigger=False"
+    assert task.worker_start_reason == "it has start_from_trigger=False"
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_task_that_stops_another_tasks_job_starts_on_a_worker_which_resolves_its
     with DAG("dag", schedule=None):
         launch = flex(expected_state="running")
         stop = DataflowStopJobOperator(task_id="stop", **PLACE, job_id=launch.output["job_id"], how="drain")
-    assert launch.starts_on_worker_because is None
-    assert stop.starts_on_worker_because == "job_id= is the output of another task"
+    assert launch.worker_start_reason is None
+    assert stop.worker_start_reason == "job_id= is the output of another task"
 
 
 def test_none_for_messages_reaches_the_trigger() -> None:

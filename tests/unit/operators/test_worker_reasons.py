@@ -12,7 +12,7 @@ from airflow.sdk import DAG, Asset, Param, task, task_group
 from airflow.serialization.serialized_objects import DagSerialization
 
 from deferrable_ops.operators.webhook import WebhookOperator, WebhookOperatorMixin
-from deferrable_ops.operators.worker_reasons import ends_on_worker_because
+from deferrable_ops.operators.worker_reasons import worker_end_reasons
 
 URL = "https://jobs.example.com/train"
 
@@ -28,7 +28,7 @@ def serialized(dag: DAG, task_id: str) -> Any:
 
 def test_plain_task_starts_in_the_triggerer() -> None:
     job = operator(json={"date": "{{ ds }}", "to": "{{ conn.jobs.host }}", "ti": "{{ ti.id }}"})
-    assert job.starts_on_worker_because is None
+    assert job.worker_start_reason is None
     assert job.start_from_trigger is True
     assert WebhookOperator.start_from_trigger is False  # a mapped task takes the class's
 
@@ -64,7 +64,7 @@ def test_plain_task_starts_in_the_triggerer() -> None:
 )
 def test_what_only_a_worker_does_starts_on_a_worker(arguments: dict[str, Any], because: str) -> None:
     job = operator(**arguments)
-    assert because in str(job.starts_on_worker_because)
+    assert because in str(job.worker_start_reason)
     assert job.start_from_trigger is False
     assert job.start_trigger_args is None
 
@@ -76,7 +76,7 @@ def test_templates_that_a_triggerer_renders_as_a_worker_does_stay_there() -> Non
             "{{ dag.dag_id }}/{{ task.task_id }}/{{ ti.task_id }}/{{ task_instance['run_id'] }}/{{ dag_run.conf.x }}",
         ]
     )
-    assert job.starts_on_worker_because is None
+    assert job.worker_start_reason is None
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_dag_that_changes_templates_matters_only_to_tasks_that_have_some(
     with DAG("dag", schedule=None, **dag_arguments):
         templated = WebhookOperator(task_id="templated", url=URL, json={"date": "{{ ds }}"})
         plain = WebhookOperator(task_id="plain", url=URL, json={"date": "today"})
-    assert because in str(templated.starts_on_worker_because)
-    assert plain.starts_on_worker_because is None
+    assert because in str(templated.worker_start_reason)
+    assert plain.worker_start_reason is None
 
 
 def test_task_that_renders_native_objects_by_itself_starts_on_a_worker() -> None:
     job = operator(json={"date": "{{ ds }}"}, render_template_as_native_obj=True)
-    assert "native objects" in str(job.starts_on_worker_because)
+    assert "native objects" in str(job.worker_start_reason)
 
 
 def test_subclass_with_its_own_pre_execute_starts_on_a_worker() -> None:
@@ -109,14 +109,14 @@ def test_subclass_with_its_own_pre_execute_starts_on_a_worker() -> None:
         def pre_execute(self, context: Any) -> None: ...
 
     with DAG("dag", schedule=None):
-        assert Prepared(task_id="job", url=URL).starts_on_worker_because == "it has pre_execute"
+        assert Prepared(task_id="job", url=URL).worker_start_reason == "it has pre_execute"
 
 
 @pytest.mark.parametrize("name", ["execute", "render_template_fields"])
 def test_subclass_with_its_own_start_starts_on_a_worker(name: str) -> None:
     own = type("Own", (WebhookOperator,), {name: lambda self, *_, **__: None, "__module__": "dags.own"})
     with DAG("dag", schedule=None):
-        assert own(task_id="job", url=URL).starts_on_worker_because == f"its class has its own {name}"
+        assert own(task_id="job", url=URL).worker_start_reason == f"its class has its own {name}"
 
 
 def test_subclass_that_reads_templates_from_files_starts_on_a_worker() -> None:
@@ -124,10 +124,7 @@ def test_subclass_that_reads_templates_from_files_starts_on_a_worker() -> None:
         template_ext = (".json",)
 
     with DAG("dag", schedule=None):
-        assert (
-            FromFile(task_id="job", url=URL).starts_on_worker_because
-            == "its class reads templates from files"
-        )
+        assert FromFile(task_id="job", url=URL).worker_start_reason == "its class reads templates from files"
 
 
 class Measuring(WebhookOperator):
@@ -142,8 +139,8 @@ class MeasuringPython(WebhookOperatorMixin, PythonOperator):
 
 def test_subclass_with_its_own_end_ends_on_a_worker_however_it_ends() -> None:
     with DAG("dag", schedule=None):
-        operator_ends = ends_on_worker_because(Measuring(task_id="job", url=URL))
-        mixed_in_ends = ends_on_worker_because(MeasuringPython(task_id="python", python_callable=print))
+        operator_ends = worker_end_reasons(Measuring(task_id="job", url=URL))
+        mixed_in_ends = worker_end_reasons(MeasuringPython(task_id="python", python_callable=print))
     assert operator_ends == dict.fromkeys(
         ("success", "failure", "skip"), "its class has its own execute_complete"
     )
@@ -164,14 +161,14 @@ def test_params_that_a_triggerer_would_not_check_start_on_a_worker(
 ) -> None:
     with DAG("dag", schedule=None, params=of_dag):
         job = WebhookOperator(task_id="job", url=URL, params=of_task)
-    assert because in str(job.starts_on_worker_because)
+    assert because in str(job.worker_start_reason)
 
 
 def test_output_of_another_task_starts_on_a_worker() -> None:
     with DAG("dag", schedule=None):
         up = WebhookOperator(task_id="up", url=URL)
         down = WebhookOperator(task_id="down", url=URL, json={"n": [up.output]})
-    assert down.starts_on_worker_because == "json= is the output of another task"
+    assert down.worker_start_reason == "json= is the output of another task"
     assert down.upstream_task_ids == {"up"}
 
 
@@ -184,8 +181,8 @@ def test_task_in_a_mapped_group_starts_on_a_worker_and_in_a_plain_group_does_not
 
         group.override(group_id="mapped").expand(n=[1, 2])
         group.override(group_id="plain")(1)
-    assert "mapped task group" in str(dag.get_task("mapped.job").starts_on_worker_because)
-    assert dag.get_task("plain.job").starts_on_worker_because is None
+    assert "mapped task group" in str(dag.get_task("mapped.job").worker_start_reason)
+    assert dag.get_task("plain.job").worker_start_reason is None
 
 
 def test_mapped_task_starts_on_a_worker() -> None:

@@ -26,10 +26,12 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Comms:
     supervisor = Comms()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
 
-    async def show(trigger: TaskTrigger, key: str, value: Any) -> None:
+    async def push_xcom(trigger: TaskTrigger, key: str, value: Any) -> None:
         await delivery.push_xcom(trigger.current.attempt, key, value)
 
-    monkeypatch.setattr(TaskTrigger, "show", show)  # which does nothing for a trigger without a task instance
+    monkeypatch.setattr(
+        TaskTrigger, "push_xcom", push_xcom
+    )  # which does nothing for a trigger without a task instance
     return supervisor
 
 

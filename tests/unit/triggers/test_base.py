@@ -40,7 +40,7 @@ class Scripted(TaskTrigger):
         if isinstance(self.does, BaseException):
             raise self.does
         if self.does == "wait":
-            return await self.settled()
+            return await self.wait_until_settled()
         return self.does  # type: ignore[no-any-return]
 
     async def cancel(self, wait: Wait) -> None:
@@ -163,7 +163,7 @@ class Working(Scripted):
     ended = False
 
     async def wait(self) -> Outcome:
-        return await self.unless_settled(self.work())
+        return await self.race_with_settlement(self.work())
 
     async def work(self) -> Outcome:
         try:
@@ -171,7 +171,7 @@ class Working(Scripted):
         finally:
             self.ended = True
 
-    def leaves_work_running(self, outcome: Outcome) -> bool:
+    def must_cancel_work(self, outcome: Outcome) -> bool:
         return isinstance(outcome, Failure)
 
 
@@ -220,7 +220,7 @@ async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
 ) -> None:
     class Launching(Scripted):
         async def wait(self) -> Outcome:
-            await self.other_attempts_stopped()
+            await self.stop_previous_attempts()
             return Success((await self.inbox.waits.get(first_id)).cancel)
 
     monkeypatch.setattr(cancellation, "unseal", lambda _sealed: first)

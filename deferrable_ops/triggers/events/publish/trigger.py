@@ -119,7 +119,7 @@ class PublishEventTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Publish what is not published yet, and return where it is."""
-        return await self.unless_settled(self._publish_until_done())
+        return await self.race_with_settlement(self._publish_until_done())
 
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing: what is published stays."""
@@ -172,7 +172,7 @@ class PublishEventTrigger(TaskTrigger):
     async def _outcome_of_another(self) -> Outcome:
         """Return what came of it where another triggerer has published, or the wait is settled."""
         wait = await self.inbox.waits.get(self.current.id)
-        return await self.settled() if wait.launch_answer is None else Success(wait.launch_answer)
+        return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
     async def _to_channel(self, messages: list[Any]) -> dict[str, Any]:
         attempt = self.current.attempt

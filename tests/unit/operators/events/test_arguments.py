@@ -135,11 +135,11 @@ def decoded(kwargs: Any) -> dict[str, Any]:
 def test_tasks_start_in_the_triggerer_unless_they_need_another_tasks_output() -> None:
     with DAG("dag", schedule=None, start_date=START):
         up = BaseOperator(task_id="up")
-        assert multi(since="{{ dag_run.start_date }}").starts_on_worker_because is None
+        assert multi(since="{{ dag_run.start_date }}").worker_start_reason is None
         needing = EventSensor(task_id="a", event=ChannelEvent("x", match={"id": up.output}))
-        assert needing.starts_on_worker_because == "events= is the output of another task"
+        assert needing.worker_start_reason == "events= is the output of another task"
         pulling = EventSensor(task_id="b", event=ChannelEvent("x", match={"id": "{{ ti.xcom_pull('up') }}"}))
-        assert "ti.xcom_pull" in str(pulling.starts_on_worker_because)
+        assert "ti.xcom_pull" in str(pulling.worker_start_reason)
 
 
 def test_specification_that_tasks_share_is_not_changed_by_rendering_one() -> None:
@@ -202,9 +202,9 @@ def test_publisher_leaves_templates_and_outputs_for_later() -> None:
         templated = PublishEventOperator(
             task_id="a", channel="{{ params.channel }}", payload={"day": ["{{ ds }}"]}
         )
-        assert templated.starts_on_worker_because is None
+        assert templated.worker_start_reason is None
         fed = PublishEventOperator(task_id="b", channel="loads", payload={"rows": [up.output]})
-        assert fed.starts_on_worker_because == "payload= is the output of another task"
+        assert fed.worker_start_reason == "payload= is the output of another task"
 
 
 def test_event_of_every_source_can_be_waited_for_at_parse_time() -> None:

@@ -72,7 +72,7 @@ def test_gate_can_stand_in_another_group(dag: DAG) -> None:
 def test_waits_cost_no_worker_and_neither_does_the_join(dag: DAG) -> None:
     with dag:
         gate = event_gate("inputs", events=EVENTS, soft_fail=True)
-    assert [wait.starts_on_worker_because for wait in gate.waits.values()] == [None, None]
+    assert [wait.worker_start_reason for wait in gate.waits.values()] == [None, None]
     assert gate.join.inherits_from_empty_operator
     assert gate.waits["orders"].soft_fail
 

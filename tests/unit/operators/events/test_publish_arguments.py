@@ -74,7 +74,7 @@ def test_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
 def test_templates_are_left_for_later_and_need_no_worker(arguments: dict[str, Any]) -> None:
     with DAG("dag", schedule=None, start_date=START):
         operator = PublishEventOperator(**{"task_id": "announce", **arguments})
-    assert operator.starts_on_worker_because is None
+    assert operator.worker_start_reason is None
     kwargs = operator.trigger_kwargs()
     trigger = PublishEventTrigger(**kwargs)
     assert trigger.serialize()[1].items() >= kwargs.items()
@@ -100,7 +100,7 @@ def test_outputs_of_other_tasks_need_a_worker() -> None:
             ]
         ):
             operator = PublishEventOperator(**{"task_id": f"t{name}", "kafka": "a", **arguments})
-            assert "is the output of another task" in (operator.starts_on_worker_because or "")
+            assert "is the output of another task" in (operator.worker_start_reason or "")
 
 
 def test_tasks_with_the_machines_own_credentials_say_so_to_the_trigger() -> None:

@@ -54,7 +54,7 @@ def test_plain_check_and_its_branches_start_in_the_triggerer() -> None:
     dag = ha.get_dag()
     assert dag is not None
     assert {task.task_id for task in dag.tasks} == {"ha", *(f"ha-{suffix}" for suffix in SUFFIXES)}
-    assert {task.task_id: task.starts_on_worker_because for task in dag.tasks} == dict.fromkeys(dag.task_ids)
+    assert {task.task_id: task.worker_start_reason for task in dag.tasks} == dict.fromkeys(dag.task_ids)
     back = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     assert all(back.get_task(task_id).start_from_trigger for task_id in dag.task_ids)
 
@@ -101,8 +101,8 @@ def test_gates_start_in_the_triggerer_whatever_pool_and_templates_they_have() ->
         queue="gpu",
         pass_trigger_kwargs={"conf": '{"n": {{ ti.xcom_pull(task_ids="count") }}}'},
     )
-    assert ha.starts_on_worker_because == "it is in the pool 'narrow'"
-    assert {gate.starts_on_worker_because for gate in ha.downstream_list} == {None}
+    assert ha.worker_start_reason == "it is in the pool 'narrow'"
+    assert {gate.worker_start_reason for gate in ha.downstream_list} == {None}
     assert {(gate.pool, gate.queue) for gate in ha.downstream_list} == {("narrow", "gpu")}
 
 
@@ -187,7 +187,7 @@ def test_params_do_not_make_other_tasks_start_on_a_worker() -> None:
     with DAG("dag", schedule=None, start_date=START):
         HighAvailabilityOperator(task_id="one", python_callable=CHECK)
         other = HighAvailabilityOperator(task_id="other", python_callable=CHECK)
-    assert other.starts_on_worker_because is None
+    assert other.worker_start_reason is None
 
 
 def test_what_the_triggerer_is_told() -> None:
@@ -227,7 +227,7 @@ def test_check_is_on_a_worker_only_where_no_triggerer_can_import_it(check: Any) 
         with pytest.raises(InputError, match="is no check"):
             operator(check)
         return
-    because = operator(check).starts_on_worker_because
+    because = operator(check).worker_start_reason
     assert (because is None) == (check is HttpCheck)
     if check is not HttpCheck:
         assert "python_callable is" in str(because)
@@ -280,7 +280,7 @@ def test_operator_cannot_be_mapped() -> None:
 
 def test_function_that_is_no_plain_data_may_be_an_argument_on_a_worker() -> None:
     ha = operator(lambda fn: fn(), op_kwargs={"fn": print})
-    assert ha.starts_on_worker_because == "python_callable is a lambda"
+    assert ha.worker_start_reason == "python_callable is a lambda"
 
 
 def test_file_check_takes_a_path() -> None:

@@ -63,7 +63,7 @@ def test_what_a_run_waits_for_is_the_first_tasks(dag: DAG) -> None:
 def test_pool_is_the_arguments_else_the_configurations(dag: DAG, given: dict[str, Any]) -> None:
     Supervisor(cfg={**LOCAL, "pool": "wide" if given else "narrow"}, **given)
     assert {one.pool for one in dag.tasks} == {"narrow"}
-    on_worker = {one.task_id.removeprefix("d-") for one in dag.tasks if one.starts_on_worker_because}
+    on_worker = {one.task_id.removeprefix("d-") for one in dag.tasks if one.worker_start_reason}
     assert {"start-programs", "check-programs", "stop-programs"} <= on_worker  # where a slot is taken
     assert not on_worker & {"teardown", "check-config-failed", "force-kill-dag"}  # which wait for nothing
 
@@ -119,15 +119,15 @@ def test_local_steps_start_on_a_worker_only_where_queues_can_pin_them(
     here = Supervisor(cfg=LOCAL, queue="default")
     there = SupervisorSSH(cfg=remote(), name="there")
     steps = ("configure_supervisor", "start_programs", "check_programs", "stop_supervisor", "force_kill")
-    assert {getattr(here, step).starts_on_worker_because for step in steps} == {None}
+    assert {getattr(here, step).worker_start_reason for step in steps} == {None}
     monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
     pinned = Supervisor(cfg=LOCAL, name="pinned")
     for step in steps:
         assert "only a worker hands a task to the triggerers of its queue" in str(
-            getattr(pinned, step).starts_on_worker_because
+            getattr(pinned, step).worker_start_reason
         )
-        assert getattr(there, step).starts_on_worker_because is None
-    assert pinned.teardown.starts_on_worker_because is None
+        assert getattr(there, step).worker_start_reason is None
+    assert pinned.teardown.worker_start_reason is None
 
 
 def test_remote_arguments_replace_the_configurations() -> None:

@@ -58,7 +58,7 @@ def test_every_step_is_a_task_named_after_the_dag(dag: DAG) -> None:
     Supervisor(dag=dag, cfg=cfg())
     branches = {f"check-programs-{suffix}" for suffix in (*BRANCHES, "force-dag-fail")}
     assert short(dag.task_ids) == OWN | branches
-    assert {t.task_id: t.starts_on_worker_because for t in dag.tasks} == dict.fromkeys(dag.task_ids)
+    assert {t.task_id: t.worker_start_reason for t in dag.tasks} == dict.fromkeys(dag.task_ids)
     back = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     assert all(back.get_task(task_id).start_from_trigger for task_id in dag.task_ids)
 
