@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # each command imports what it needs: Airflow alone takes seconds
     from deferrable_ops.inbox import Inbox
 
-_PATIENCE = 5.0
+_RETRY_TIMEOUT = 5.0
 
 
 def add_command(
@@ -44,7 +44,7 @@ def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:
-        async with use_inbox(patience=_PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             return await work(inbox)
 
     return asyncio.run(run())

@@ -11,7 +11,7 @@ from deferrable_ops.inbox.database.shared_call import SharedCall
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 2.0
+RETRY_TIMEOUT: Final = 2.0
 """Seconds for which a request waits for an inbox that does not answer."""
 
 
@@ -39,5 +39,5 @@ class LazyInbox:
         await self._exit.aclose()
 
     async def _enter(self) -> Inbox:
-        self.opened = await self._exit.enter_async_context(use_inbox(patience=PATIENCE))
+        self.opened = await self._exit.enter_async_context(use_inbox(retry_timeout=RETRY_TIMEOUT))
         return self.opened

@@ -22,17 +22,20 @@ from deferrable_ops.inbox.waits.waits import Waits
 from deferrable_ops.inbox.watcher import Watcher
 from deferrable_ops.shared import share
 
+NO_RETRY_TIMEOUT = float("inf")
+"""Retry without end. For triggers: an outage only delays a wait, which Airflow's own deadline bounds."""
+
 
 class Inbox:
     """The inbox of one event loop.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param patience: for how many seconds a database that does not answer is asked again before
+    :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """
 
-    def __init__(self, url: str, *, patience: float) -> None:
-        self.database = Database(url, patience)
+    def __init__(self, url: str, *, retry_timeout: float) -> None:
+        self.database = Database(url, retry_timeout)
         self.keys = Keys(self.database)
         self.waits = Waits(self.database, self.keys)
         self.launches = Launches(self.database)
@@ -47,13 +50,13 @@ class Inbox:
         self.feed = Feed(self.database, self.events, self.watcher)
 
     @classmethod
-    async def open(cls, url: str, *, patience: float) -> Inbox:
+    async def open(cls, url: str, *, retry_timeout: float) -> Inbox:
         """Connect, and bring the tables to the newest schema.
 
         :raises ConfigurationError: the URL or its driver is not usable.
         :raises InboxUnavailable: the database does not answer.
         """
-        inbox = cls(url, patience=patience)
+        inbox = cls(url, retry_timeout=retry_timeout)
         try:
             await migrate(inbox.database)
         except BaseException:
@@ -72,14 +75,18 @@ given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
 """The inbox that a test gives to what it runs, in place of the one in the settings."""
 
 
-def use_inbox(*, patience: float) -> AbstractAsyncContextManager[Inbox]:
-    """Use the inbox of the settings: one for all users of one patience on this event loop, closed after the last.
+def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
+    """Use the inbox of the settings: one is shared by all users with the same timeout on this event loop.
+
+    It is closed after the last of them.
 
     :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
-    :raises InboxUnavailable: the database did not answer within the patience. All who wait for it learn it together.
+    :raises InboxUnavailable: the database did not answer within the timeout; all callers that wait for it fail together.
     """
     if (given := given_inbox.get()) is not None:
         return nullcontext(given)
     return share(
-        ("inbox", patience), lambda: Inbox.open(settings.inbox_url(), patience=patience), Inbox.close
+        ("inbox", retry_timeout),
+        lambda: Inbox.open(settings.inbox_url(), retry_timeout=retry_timeout),
+        Inbox.close,
     )

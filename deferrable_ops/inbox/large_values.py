@@ -17,7 +17,7 @@ from deferrable_ops.outcome import Outcome, Success
 T = TypeVar("T")
 
 _REFERENCE = "deferrable_ops_value_of_wait"
-_PATIENCE = 300.0  # a worker waits out a restart of the database rather than lose an outcome
+_RETRY_TIMEOUT = 300.0  # a worker waits out a restart of the database rather than lose an outcome
 
 
 def as_xcom(wait_id: str, value: Any) -> Any:
@@ -56,7 +56,7 @@ def read_outcome(wait_id: str) -> Outcome | None:
     """
 
     async def read() -> list[Wait]:
-        async with use_inbox(patience=_PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             return await inbox.waits.get_many([wait_id])
 
     return next((wait.outcome for wait in run(read())), None)

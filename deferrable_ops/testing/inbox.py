@@ -15,7 +15,7 @@ async def memory_inbox() -> AsyncIterator[Inbox]:
 
     It keeps every promise but one: it dies with its process. So never test with it what a restart does.
     """
-    inbox = await Inbox.open("sqlite+aiosqlite://", patience=5)
+    inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=5)
     given = given_inbox.set(inbox)
     try:
         yield inbox

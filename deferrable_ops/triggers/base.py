@@ -13,7 +13,7 @@ import jinja2
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.exceptions import DeferrableOpsError, InputError
-from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, State, Wait, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.lifecycle import background, delivery
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
-PATIENCE = float("inf")
-"""A trigger never gives the inbox up: an outage delays a wait, and Airflow's own deadline bounds it."""
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
 _ASK_AGAIN_AFTER = 1.0
@@ -258,7 +256,7 @@ class TaskTrigger(BaseTrigger):
         if self._not_rendered is not None:
             raise InputError(f"a template could not be rendered ({self._not_rendered})")
         self.validate()
-        inbox_use = use_inbox(patience=PATIENCE)
+        inbox_use = use_inbox(retry_timeout=NO_RETRY_TIMEOUT)
         self.inbox = await inbox_use.__aenter__()
         self._inbox_use = inbox_use
         with _registering.turn() as begins:

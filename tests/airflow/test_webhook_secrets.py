@@ -105,7 +105,7 @@ def ask_in_every_way(request: ReceivedRequest) -> None:
 
 async def signatures(airflow: RealAirflow) -> list[str]:
     """Return what is secret of the token of every wait that this Airflow has ever had."""
-    inbox = await Inbox.open(airflow.inbox_url, patience=60)
+    inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     tokens = [await inbox.keys.token(wait.id, wait.key_id) for wait in await inbox.waits.find()]
     await inbox.close()
     return [token.rpartition(".")[2] for token in tokens]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from contract.support import PATIENCE
+from contract.support import RETRY_TIMEOUT
 from sqlalchemy import delete
 
 from deferrable_ops.inbox import Inbox
@@ -48,7 +48,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def inbox(url: str) -> AsyncIterator[Inbox]:
     """An empty inbox, opened once."""
-    opened = await Inbox.open(url, patience=PATIENCE)
+    opened = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     yield opened
     await opened.close()
 
@@ -57,8 +57,8 @@ async def inbox(url: str) -> AsyncIterator[Inbox]:
 async def two(shared_url: str) -> AsyncIterator[tuple[Inbox, Inbox]]:
     """An empty inbox, opened twice, as two processes would."""
     one, other = (
-        await Inbox.open(shared_url, patience=PATIENCE),
-        await Inbox.open(shared_url, patience=PATIENCE),
+        await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT),
+        await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT),
     )
     yield one, other
     await one.close()
@@ -66,7 +66,7 @@ async def two(shared_url: str) -> AsyncIterator[tuple[Inbox, Inbox]]:
 
 
 async def _emptied(url: str) -> str:
-    opened = await Inbox.open(url, patience=PATIENCE)
+    opened = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     async with opened.database.begin() as connection:
         for table in (
             callbacks,

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from contract.support import PATIENCE, callback, new_attempt, new_event, new_wait
+from contract.support import RETRY_TIMEOUT, callback, new_attempt, new_event, new_wait
 
 from deferrable_ops.inbox import Inbox, State
 from deferrable_ops.inbox.waits.callbacks import Verb
@@ -38,14 +38,14 @@ async def ended(process: BaseProcess) -> bool:
 
 def open_and_close(url: str) -> None:
     async def run() -> None:
-        await (await Inbox.open(url, patience=60)).close()
+        await (await Inbox.open(url, retry_timeout=60)).close()
 
     asyncio.run(run())
 
 
 def open_and_forget(url: str) -> None:
     async def run() -> None:
-        inbox = await Inbox.open(url, patience=60)
+        inbox = await Inbox.open(url, retry_timeout=60)
         with inbox.watcher.subscribe("a wait"):
             await inbox.waits.register(new_wait())
 
@@ -65,7 +65,7 @@ def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
         file.flush()
 
     async def run() -> None:
-        inbox = await Inbox.open(url, patience=PATIENCE)
+        inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
         with seen.open("a") as file:
             following = [asyncio.create_task(follow(inbox, task, file)) for task in tasks]
             while len(inbox.watcher.watched) < len(tasks) or len(await inbox.waits.find()) < len(tasks):
@@ -89,7 +89,7 @@ def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> No
             file.flush()
 
     async def run() -> None:
-        inbox = await Inbox.open(url, patience=PATIENCE)
+        inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
         with acknowledged.open("a") as file:
             for start in range(0, len(wait_ids), 20):
                 await asyncio.gather(
@@ -109,7 +109,7 @@ def appender(url: str, number: int, count: int, acknowledged: Path) -> None:
         file.flush()
 
     async def run() -> None:
-        inbox = await Inbox.open(url, patience=PATIENCE)
+        inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
         keys = [key for i in range(count) for key in (f"{number}/{i}", f"shared/{i}")]
         with acknowledged.open("a") as file:
             for start in range(0, len(keys), 20):

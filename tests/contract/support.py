@@ -15,7 +15,7 @@ from deferrable_ops.inbox.waits.callbacks import Callback, Receipt, Verb
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+RETRY_TIMEOUT = 20.0
 
 
 def new_attempt(task: str | None = None, **fields: Any) -> Attempt:

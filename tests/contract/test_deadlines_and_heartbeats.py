@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from contract.support import PATIENCE, eventually, new_wait, register, send
+from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 
 from deferrable_ops.inbox import Inbox, State, watcher
 from deferrable_ops.inbox.waits import endpoints
@@ -107,7 +107,7 @@ async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stop
 ) -> None:
     monkeypatch.setattr(endpoints, "_SEEN_EVERY", 0.02)
     monkeypatch.setattr(endpoints, "_GONE_AFTER", 0.5)
-    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     assert await inbox.endpoints.up_since() is None
     await register(inbox, heartbeat_timeout=60.0)
     announcing = asyncio.create_task(inbox.endpoints.announce())

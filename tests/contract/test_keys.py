@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from contract.support import PATIENCE, new_wait, register
+from contract.support import RETRY_TIMEOUT, new_wait, register
 
 from deferrable_ops.exceptions import TokenRefused
 from deferrable_ops.inbox import Inbox
@@ -68,7 +68,7 @@ async def test_a_token_of_one_wait_is_no_good_for_another(inbox: Inbox) -> None:
 
 
 async def test_another_inbox_has_other_keys(inbox: Inbox) -> None:
-    elsewhere = await Inbox.open("sqlite+aiosqlite://", patience=PATIENCE)
+    elsewhere = await Inbox.open("sqlite+aiosqlite://", retry_timeout=RETRY_TIMEOUT)
     wait = await register(inbox)
     there = await register(elsewhere, wait.attempt)
     with pytest.raises(TokenRefused):

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from contract.processes import ended, open_and_close, open_and_forget, start
-from contract.support import PATIENCE, eventually, new_wait, register, send
+from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 from sqlalchemy import Connection, text
 
 import deferrable_ops.inbox
@@ -53,12 +53,12 @@ def test_the_newest_migration_is_the_one_that_counts_as_up_to_date() -> None:
 
 
 async def test_tables_of_a_newer_release_are_left_alone(empty_url: str) -> None:
-    inbox = await Inbox.open(empty_url, patience=PATIENCE)
+    inbox = await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.begin() as connection:
         await connection.execute(text(f"UPDATE {alembic_version.name} SET version_num = '9999'"))
     await inbox.close()
     with pytest.raises(ConfigurationError, match="install the newer release"):
-        await Inbox.open(empty_url, patience=PATIENCE)
+        await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def setting(shared_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 async def test_users_share_one_inbox_and_the_last_closes_it(setting: str) -> None:
-    async with use_inbox(patience=PATIENCE) as one:
-        async with use_inbox(patience=PATIENCE) as other:
+    async with use_inbox(retry_timeout=RETRY_TIMEOUT) as one:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as other:
             assert one is other
         await register(one)
-    async with use_inbox(patience=PATIENCE) as later:
+    async with use_inbox(retry_timeout=RETRY_TIMEOUT) as later:
         assert later is not one
         await register(later)
 
@@ -80,7 +80,7 @@ async def test_users_share_one_inbox_and_the_last_closes_it(setting: str) -> Non
 async def test_users_who_come_and_go_at_once_each_have_a_working_inbox(setting: str) -> None:
     async def use(i: int) -> None:
         await asyncio.sleep(i % 7 / 1000)
-        async with use_inbox(patience=PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             await register(inbox)
 
     await asyncio.gather(*(use(i) for i in range(60)))
@@ -88,7 +88,7 @@ async def test_users_who_come_and_go_at_once_each_have_a_working_inbox(setting: 
 
 async def test_a_user_who_is_cancelled_while_it_opens_leaves_it_to_the_others(setting: str) -> None:
     async def use() -> None:
-        async with use_inbox(patience=PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             await register(inbox)
 
     first, second = asyncio.create_task(use()), asyncio.create_task(use())
@@ -103,7 +103,7 @@ async def test_a_user_who_is_cancelled_again_and_again_while_it_leaves_still_clo
     opened = asyncio.Event()
 
     async def use() -> None:
-        async with use_inbox(patience=PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             with inbox.watcher.subscribe("a wait"):
                 opened.set()
                 await asyncio.Event().wait()
@@ -127,7 +127,7 @@ async def test_what_users_share_does_not_run_in_the_context_of_the_first(
     owner = contextvars.ContextVar("owner", default="nobody")
     owner.set("the first trigger")
     seen = []
-    async with use_inbox(patience=PATIENCE) as inbox:
+    async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
         real = inbox.waits._register_all
 
         async def write_all(*arguments: Any) -> Any:
@@ -145,7 +145,7 @@ async def test_all_who_wait_for_an_inbox_that_is_away_learn_it_together(
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "postgresql+asyncpg://nobody@127.0.0.1:1/none")
 
     async def use() -> None:
-        async with use_inbox(patience=0.5):
+        async with use_inbox(retry_timeout=0.5):
             pass
 
     async with asyncio.timeout(10):
@@ -155,7 +155,7 @@ async def test_all_who_wait_for_an_inbox_that_is_away_learn_it_together(
 
 def test_two_event_loops_have_an_inbox_each(setting: str) -> None:
     async def use() -> Inbox:
-        async with use_inbox(patience=PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             await register(inbox)
             return inbox
 
@@ -165,7 +165,7 @@ def test_two_event_loops_have_an_inbox_each(setting: str) -> None:
 async def test_a_forked_process_opens_its_own_and_leaves_its_parents_alone(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with use_inbox(patience=PATIENCE) as inbox:
+    async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
         wait = await register(inbox)
         child = multiprocessing.get_context("fork").Process(target=_settle_in_child, args=(wait.id,))
         child.start()
@@ -177,7 +177,7 @@ async def test_a_forked_process_opens_its_own_and_leaves_its_parents_alone(
 
 def _settle_in_child(wait_id: str) -> None:
     async def settle() -> None:
-        async with use_inbox(patience=PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             assert (await send(inbox, wait_id, os.getpid())).status == 200
 
     asyncio.run(settle())
@@ -185,7 +185,7 @@ def _settle_in_child(wait_id: str) -> None:
 
 async def test_the_file_of_the_inbox_is_private(tmp_path: Path) -> None:
     path = tmp_path / "inbox.db"
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{path}", patience=PATIENCE)
+    inbox = await Inbox.open(f"sqlite+aiosqlite:///{path}", retry_timeout=RETRY_TIMEOUT)
     await register(inbox)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
     await inbox.close()
@@ -194,15 +194,15 @@ async def test_the_file_of_the_inbox_is_private(tmp_path: Path) -> None:
 async def test_opening_a_file_again_keeps_the_locks_of_those_who_have_it_open(tmp_path: Path) -> None:
     """To close a file drops all locks that the process holds on it: another's last close would then drop commits."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
-    inbox = await Inbox.open(url, patience=PATIENCE)
+    inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     wait = await register(inbox)
-    await (await Inbox.open(url, patience=PATIENCE)).close()
+    await (await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)).close()
     other = start(open_and_close, url)
     await eventually(lambda: ended(other), "the other process to end")
     assert (tmp_path / "inbox.db-wal").exists(), "the other process took itself for the last, and cut the log"
     await send(inbox, wait.id, 1)
     await inbox.close()
-    reopened = await Inbox.open(url, patience=PATIENCE)
+    reopened = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     assert (await reopened.waits.get(wait.id)).outcome is not None
     await reopened.close()
 
@@ -214,9 +214,9 @@ async def test_a_process_ends_though_it_forgot_to_close(shared_url: str) -> None
 
 
 async def test_registering_after_reopening_finds_what_was_registered(shared_url: str) -> None:
-    first = await Inbox.open(shared_url, patience=PATIENCE)
+    first = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     wait = await first.waits.register(new_wait())
     await first.close()
-    second = await Inbox.open(shared_url, patience=PATIENCE)
+    second = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     assert await second.waits.get(wait.id) == wait
     await second.close()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from contract.support import PATIENCE, new_attempt, new_wait
+from contract.support import RETRY_TIMEOUT, new_attempt, new_wait
 from sqlalchemy import event, text
 
 from deferrable_ops.inbox import Inbox
@@ -41,7 +41,7 @@ FROM ({numbers}) AS numbers
 @pytest.fixture
 async def full(shared_url: str) -> Any:
     """An inbox with so many waits that nobody wants to read them all, of which a half expect beats."""
-    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     numbers = _NUMBERS[inbox.database.dialect]
     async with inbox.database.begin() as connection:
         for state, count, settled_at in (("waiting", WAITING, "NULL"), ("success", SETTLED, "1.0")):
@@ -101,7 +101,7 @@ async def test_what_a_follower_asks_is_answered_by_indexes(full_of_events: Inbox
 @pytest.fixture
 async def full_of_events(shared_url: str) -> Any:
     """An inbox with a busy source and a quiet one, whose every thousandth event is the latter's."""
-    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.begin() as connection:
         fill = _FILL_EVENTS.format(numbers=_NUMBERS[inbox.database.dialect])
         await connection.execute(text(fill), {"count": EVENTS})

@@ -102,7 +102,7 @@ async def test_pages_of_waits_come_in_order_and_complete(inbox: Inbox) -> None:
 
 
 async def test_closing_answers_every_caller(shared_url: str) -> None:
-    inbox = await Inbox.open(shared_url, patience=20)
+    inbox = await Inbox.open(shared_url, retry_timeout=20)
     calls = [asyncio.create_task(inbox.waits.register(new_wait())) for _ in range(700)]
     await asyncio.sleep(0)
     await inbox.close()

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from contract.support import PATIENCE, new_wait, register, send
+from contract.support import RETRY_TIMEOUT, new_wait, register, send
 from sqlalchemy import insert, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -40,7 +40,7 @@ async def test_a_wrong_setting_is_told_at_once_and_not_waited_out(
 ) -> None:
     url = make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=says) as raised:
-        await Inbox.open(url.render_as_string(hide_password=False), patience=float("inf"))
+        await Inbox.open(url.render_as_string(hide_password=False), retry_timeout=float("inf"))
     assert "inbox_url" in str(raised.value)
     assert SECRET not in message_of(raised.value)
 
@@ -48,7 +48,7 @@ async def test_a_wrong_setting_is_told_at_once_and_not_waited_out(
 @pytest.mark.parametrize("url", [f"postgresql+asyncpg://user@host:{SECRET}/db", f"{SECRET}"])
 async def test_a_url_that_is_none_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="inbox_url is not a database URL") as raised:
-        await Inbox.open(url, patience=PATIENCE)
+        await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     assert SECRET not in message_of(raised.value)
 
 
@@ -63,24 +63,24 @@ async def test_a_role_that_may_not_create_tables_is_told_so(
     await owner.dispose()
     url = make_url(empty_postgres_url).set(username="reader").render_as_string(hide_password=False)
     with pytest.raises(ConfigurationError, match="permission denied for schema public"):
-        await Inbox.open(url, patience=float("inf"))
+        await Inbox.open(url, retry_timeout=float("inf"))
 
 
 async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be made"):
-        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", patience=float("inf"))
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", retry_timeout=float("inf"))
 
 
 async def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "inbox.db").write_text("a text that is long enough to be no database" * 100)
     with pytest.raises(ConfigurationError, match="file is not a database"):
-        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", patience=float("inf"))
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=float("inf"))
 
 
-async def test_a_database_that_is_away_is_asked_until_patience_ends() -> None:
+async def test_a_database_that_is_away_is_retried_until_the_timeout() -> None:
     async with asyncio.timeout(10):
         with pytest.raises(InboxUnavailable, match="the inbox does not answer"):
-            await Inbox.open("postgresql+asyncpg://nobody@127.0.0.1:1/none", patience=0.3)
+            await Inbox.open("postgresql+asyncpg://nobody@127.0.0.1:1/none", retry_timeout=0.3)
 
 
 async def test_a_statement_that_is_refused_quotes_no_parameter(
@@ -112,7 +112,7 @@ async def test_a_file_that_another_process_keeps_locked_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "_SQLITE_BUSY_SECONDS", 0.05)
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", patience=PATIENCE)
+    inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=RETRY_TIMEOUT)
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     registering = asyncio.create_task(inbox.waits.register(new_wait()))
@@ -137,7 +137,7 @@ async def test_connections_that_the_server_closed_are_replaced(two: tuple[Inbox,
 
 async def test_a_standby_that_became_the_primary_is_found(empty_postgres_url: str) -> None:
     """The old connections answer, but read only: they must be given up."""
-    inbox = await Inbox.open(empty_postgres_url, patience=PATIENCE)
+    inbox = await Inbox.open(empty_postgres_url, retry_timeout=RETRY_TIMEOUT)
     name = inbox.database.url.database
     async with inbox.database.begin() as connection:
         await connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))

@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from contract.processes import open_and_close, start
-from contract.support import PATIENCE, new_event, register, send
+from contract.support import RETRY_TIMEOUT, new_event, register, send
 from sqlalchemy import Connection, insert, text
 
 import deferrable_ops.inbox
@@ -41,7 +41,7 @@ async def old_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
     if request.param == "postgres":
         url = str(request.getfixturevalue("empty_postgres_url"))
-    database = Database(url, PATIENCE)
+    database = Database(url, RETRY_TIMEOUT)
     async with database.begin() as connection:
         await connection.run_sync(_upgrade_to_the_first)
         await connection.execute(insert(keys).values(id="00000001", secret=b"s" * 32, created_at=1.0))
@@ -57,7 +57,7 @@ def _upgrade_to_the_first(connection: Connection) -> None:
 
 
 async def test_what_an_older_inbox_holds_is_kept(old_url: str) -> None:
-    inbox = await Inbox.open(old_url, patience=PATIENCE)
+    inbox = await Inbox.open(old_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.engine.connect() as connection:
         version = (await connection.execute(text(f"SELECT version_num FROM {alembic_version.name}"))).scalar()
     assert version == HEAD
@@ -76,7 +76,7 @@ async def test_processes_that_start_together_on_an_older_inbox_all_open_it(old_u
     for process in processes:
         await asyncio.to_thread(process.join, 60)
     assert [process.exitcode for process in processes] == [0] * 6
-    inbox = await Inbox.open(old_url, patience=PATIENCE)
+    inbox = await Inbox.open(old_url, retry_timeout=RETRY_TIMEOUT)
     assert await inbox.events.newest() == 0
     assert len(await inbox.waits.find()) == 1
     await inbox.close()

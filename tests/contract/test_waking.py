@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from contract.support import PATIENCE, eventually, new_wait, register, send
+from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,7 +55,7 @@ async def test_a_wait_is_woken_by_the_sweep_with_every_signal_off(
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
     monkeypatch.setattr(DataVersionSignal, "run", NoSignal.run)
     _sweep_every(monkeypatch, 0.2)
-    one, other = [await Inbox.open(shared_url, patience=PATIENCE) for _ in range(2)]
+    one, other = [await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT) for _ in range(2)]
     registered = [await register(one) for _ in range(5)]
     with one.watcher.subscribe(registered[0].id) as first:
         await _first_look(one, first)

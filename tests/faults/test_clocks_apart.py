@@ -100,7 +100,7 @@ def test_second_triggerer_an_hour_ahead_takes_a_wait_from_a_living_one_and_nothi
 @pytest.fixture
 async def inbox(new_postgres: Callable[[dict[str, str]], Postgres]) -> AsyncIterator[Inbox]:
     """An inbox on a machine with the right clock."""
-    opened = await Inbox.open(new_postgres({}).create_database("inbox", driver="asyncpg"), patience=60)
+    opened = await Inbox.open(new_postgres({}).create_database("inbox", driver="asyncpg"), retry_timeout=60)
     yield opened
     await opened.close()
 
@@ -166,7 +166,7 @@ async def call(
 
 async def read_waits(airflow: RealAirflow, runs: list[Run]) -> list[Wait]:
     """Return the waits of the runs once they are settled: Airflow's own deadline can be a moment before ours."""
-    inbox = await Inbox.open(airflow.inbox_url, patience=60)
+    inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     found: dict[str, Wait] = {}
     async with asyncio.timeout(60):
         while any(run.run_id not in found or found[run.run_id].state is State.WAITING for run in runs):

@@ -29,7 +29,7 @@ def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def inbox(inbox_url: str) -> AsyncIterator[Inbox]:
     """The test's own view of it."""
-    opened = await Inbox.open(inbox_url, patience=60)
+    opened = await Inbox.open(inbox_url, retry_timeout=60)
     yield opened
     await opened.close()
 

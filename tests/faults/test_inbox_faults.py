@@ -34,7 +34,7 @@ async def test_a_restart_in_the_middle_of_the_load_loses_nothing(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", notify)
     url = own_postgres.create_database("faults", driver="asyncpg")
-    triggerer, endpoint = [await Inbox.open(url, patience=patience) for patience in (float("inf"), 60.0)]
+    triggerer, endpoint = [await Inbox.open(url, retry_timeout=seconds) for seconds in (float("inf"), 60.0)]
     waits = await asyncio.gather(*(triggerer.waits.register(new_wait()) for _ in range(WAITS)))
     answered: dict[str, int] = {}
 

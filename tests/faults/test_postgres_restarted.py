@@ -53,7 +53,7 @@ async def test_restarts_under_load_lose_no_callback_and_the_waiting_process_lear
     watching = subprocess.Popen(program, env={**environment(tmp_path, url), "PYTHONPATH": tests})
     try:
         await asyncio.to_thread(wait_for_line, watching, seen, REGISTERED)
-        inbox = await Inbox.open(url, patience=60)
+        inbox = await Inbox.open(url, retry_timeout=60)
         urls = [endpoint.wait_until_ready().url for endpoint in endpoints]
         load = Load(urls, await paths(inbox, range(CALLBACKS)))
 

@@ -10,6 +10,6 @@ from deferrable_ops.inbox.inbox import given_inbox
 
 async def open_inbox(folder: Path) -> Inbox:
     """Open the inbox of a test, for what is run in this context."""
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", patience=60)
+    inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", retry_timeout=60)
     given_inbox.set(inbox)
     return inbox

@@ -66,14 +66,14 @@ class Database:
     """The inbox's engine. Reads and writes are functions, because a lost connection runs them again.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param patience: for how many seconds a read or write is tried again while the database does not answer.
+    :param retry_timeout: how many seconds a read or write is retried while the database does not answer.
     :raises ConfigurationError: the URL or its driver is not usable.
     """
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, retry_timeout: float) -> None:
         self.url = parse_url(url)
         self.dialect = self.url.get_backend_name()
-        self.patience = patience
+        self.retry_timeout = retry_timeout
         self.notify = self.dialect == "postgresql" and settings.notify()
         self.in_memory = is_in_memory(self.url)
         if self.dialect == "sqlite":
@@ -94,7 +94,7 @@ class Database:
         """Return what ``work`` reads.
 
         :raises InboxError: the database refuses it.
-        :raises InboxUnavailable: the database did not answer within the patience.
+        :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
 
         async def attempt() -> T:
@@ -107,7 +107,7 @@ class Database:
         """Return what ``work`` returns, once it is committed. It may run twice, so it must not mind.
 
         :raises InboxError: the database refuses it.
-        :raises InboxUnavailable: the database did not answer within the patience; it may have committed.
+        :raises InboxUnavailable: the database did not answer within the retry timeout; it may have committed.
         """
 
         async def attempt() -> T:
@@ -164,9 +164,9 @@ class Database:
 
         :raises ConfigurationError: the database does not let this deployment in.
         :raises InboxError: the database refuses what it was asked.
-        :raises InboxUnavailable: it was away for longer than the patience.
+        :raises InboxUnavailable: it was away for longer than the retry timeout.
         """
-        give_up_at = time.monotonic() + self.patience
+        give_up_at = time.monotonic() + self.retry_timeout
         pause = _PAUSE_FIRST
         while True:
             try:

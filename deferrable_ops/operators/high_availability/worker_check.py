@@ -27,7 +27,7 @@ from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvai
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_PATIENCE = 300.0  # a worker waits out a restart of the database rather than lose a check
+_RETRY_TIMEOUT = 300.0  # a worker waits out a restart of the database rather than lose a check
 
 
 class WorkerCheck(Protocol):
@@ -124,7 +124,7 @@ def _checked(task: WorkerCheck, context: Context) -> CheckResult:
 
 def _with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
     async def opened() -> Any:
-        async with use_inbox(patience=_PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             return await work(inbox)
 
     return run(opened())

@@ -20,7 +20,7 @@ from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
 from deferrable_ops.triggers.webhook.request import EXPRESSIONS, endpoint_url_or_error, validate
 from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
-_PATIENCE = 300.0
+_RETRY_TIMEOUT = 300.0
 RENDERABLE = (*EXPRESSIONS, "cancel_request")
 """The arguments that may hold templates, where the operator's ``template_fields`` name them."""
 
@@ -112,7 +112,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
 
     async def _register(self, context: Context) -> str:
         trigger = self._trigger(context)
-        async with use_inbox(patience=_PATIENCE) as inbox:
+        async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             wait = await inbox.waits.register(trigger.new_wait(trigger.identify()))
             return await inbox.keys.token(wait.id, wait.key_id)
 

@@ -9,9 +9,8 @@ from typing import Final, cast
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.event import Event
-from deferrable_ops.inbox import use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, use_inbox
 from deferrable_ops.inbox.events.events import NewEvent
-from deferrable_ops.triggers.base import PATIENCE
 from deferrable_ops.triggers.events.source_request import Need
 from deferrable_ops.upstreams.sqs.queues import use_sqs
 
@@ -64,7 +63,7 @@ class SqsUse:
 async def _users(event: SqsEvent) -> AsyncExitStack:
     """Use what the last wait is about to leave, so that it stays open."""
     users = AsyncExitStack()
-    await users.enter_async_context(use_inbox(patience=PATIENCE))
+    await users.enter_async_context(use_inbox(retry_timeout=NO_RETRY_TIMEOUT))
     await users.enter_async_context(use_sqs(event.aws_conn_id))
     return users
 

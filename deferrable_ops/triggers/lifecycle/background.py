@@ -9,13 +9,11 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from deferrable_ops.inbox import Inbox, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, stop_due_work, sweep
 from deferrable_ops.triggers.lifecycle.task_states import AskStates, ask_supervisor
 
 log = logging.getLogger(__name__)
-
-_PATIENCE = float("inf")
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
 _detached: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
@@ -38,7 +36,7 @@ def detach(work: Coroutine[Any, Any, None]) -> None:
 
 async def cancel_due(wait_id: str) -> None:
     """Stop the outside work of one wait, if that is due."""
-    async with use_inbox(patience=_PATIENCE) as inbox:
+    async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await stop_due_work(inbox, wait_id)
 
 
@@ -53,7 +51,7 @@ async def sweep_forever(inbox: Inbox, ask: AskStates) -> None:
 
 
 async def _run() -> None:
-    async with use_inbox(patience=_PATIENCE) as inbox:
+    async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await asyncio.gather(inbox.retention.run(), sweep_forever(inbox, ask_supervisor))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from deferrable_ops.inbox import Attempt, Inbox, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.retention import take_turn
 from deferrable_ops.triggers.lifecycle.stored_trigger import unseal
 from deferrable_ops.triggers.lifecycle.task_states import (
@@ -32,7 +32,7 @@ async def end_if_killed(attempt: Attempt) -> None:
     The newest attempt registered in the inbox owns the task. A task that is still deferred and ours was handed to
     another triggerer; the question is asked for 10 s, because Airflow may be slow to say that it was not.
     """
-    async with use_inbox(patience=float("inf")) as inbox:
+    async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         for _ in range(int(_ASK_FOR / _ASK_EVERY)):
             if await inbox.waits.newer_attempt_exists(attempt.wait_id):
                 break

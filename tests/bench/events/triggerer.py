@@ -80,9 +80,9 @@ class EventsTriggerer(Triggerer):
 
     async def _until_registered(self) -> None:
         """Return once all waits are in the inbox: what is sent before a wait has begun is not for it."""
-        from deferrable_ops.inbox import use_inbox
+        from deferrable_ops.inbox import NO_RETRY_TIMEOUT, use_inbox
 
-        async with use_inbox(patience=float("inf")) as inbox, asyncio.timeout(_REGISTERED_SECONDS):
+        async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox, asyncio.timeout(_REGISTERED_SECONDS):
             while len(list(inbox.watcher.watched)) + len(FIRED) < self.count:
                 assert not self._failed(), self._failed()
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -38,7 +38,7 @@ class WatchingTriggerer(Triggerer):
         }
         each = [{**kwargs, "configuration": configuration} for configuration in configurations]
         await self.start(SupervisorCheckTrigger.classpath, each)
-        async with use_inbox(patience=_BEGUN_SECONDS) as inbox, asyncio.timeout(_BEGUN_SECONDS):
+        async with use_inbox(retry_timeout=_BEGUN_SECONDS) as inbox, asyncio.timeout(_BEGUN_SECONDS):
             while len(await inbox.waits.find(waits.c.progress.is_not(None))) < self.count:
                 await asyncio.sleep(0.5)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
 from bench.webhook.triggers import TRIGGERS, TimedTrigger
-from deferrable_ops.inbox import use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, use_inbox
 
 
 class WebhookTriggerer(Triggerer):
@@ -30,7 +30,7 @@ class WebhookTriggerer(Triggerer):
         await _quiet()
         assert self.count == to
         if kind != "bare":
-            async with use_inbox(patience=float("inf")) as inbox:
+            async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
                 assert len(list(inbox.watcher.watched)) == to
 
     async def idle(self, seconds: float) -> tuple[float, float]:
@@ -42,7 +42,7 @@ class WebhookTriggerer(Triggerer):
 
     async def tokens(self) -> list[tuple[str, str]]:
         """Return the id and the token of every wait."""
-        async with use_inbox(patience=float("inf")) as inbox:
+        async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
             waits = await inbox.waits.find()
             return [(wait.id, await inbox.keys.token(wait.id, wait.key_id)) for wait in waits]
 

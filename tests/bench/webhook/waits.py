@@ -11,7 +11,7 @@ from deferrable_ops.inbox import Attempt, Inbox, NewWait
 
 async def tokens_of_new_waits(url: str, count: int) -> list[str]:
     """Register so many waits in an inbox and return their tokens."""
-    inbox = await Inbox.open(url, patience=60)
+    inbox = await Inbox.open(url, retry_timeout=60)
     try:
         registered = await asyncio.gather(
             *(inbox.waits.register(_new_wait(number)) for number in range(count))

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from contract.support import PATIENCE, new_attempt, new_wait, send
+from contract.support import RETRY_TIMEOUT, new_attempt, new_wait, send
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def test_a_wait_settles_once_and_every_answer_agrees(events: list[Any], late: bo
 
 
 async def _play(events: list[Any], late: bool, at_once: bool) -> None:
-    inbox = await Inbox.open("sqlite+aiosqlite://", patience=PATIENCE)
+    inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=RETRY_TIMEOUT)
     attempt = new_attempt()
     new = new_wait(attempt, late=late, expected=EXPECTED, heartbeat_timeout=0.0)
     ends: list[Wait] = []

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from airflow.sdk.crypto import _NullFernet
-from contract.support import PATIENCE, eventually
+from contract.support import RETRY_TIMEOUT, eventually
 from cryptography.fernet import Fernet
 from sqlalchemy import select
 
@@ -137,7 +137,7 @@ async def test_without_a_key_no_secret_is_kept(inbox: Inbox, monkeypatch: pytest
 async def test_a_secret_of_another_key_says_so_and_the_other_channels_go_on(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox = await Inbox.open(url, patience=PATIENCE)
+    inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     await inbox.channels.add("orders", "github", SECRET)
     await inbox.channels.add("open", "none", None)
     channels_module._unsealed.cache_clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from contract.processes import appender, start
-from contract.support import PATIENCE, new_event, read_all
+from contract.support import RETRY_TIMEOUT, new_event, read_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -214,7 +214,7 @@ def _numbers(file: Path) -> dict[str, int]:
 
 
 async def _kept(url: str) -> list[str]:
-    inbox = await Inbox.open(url, patience=PATIENCE)
+    inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     kept = [event.dedupe_key for event in await read_all(inbox, "channel:many")]
     await inbox.close()
     return kept

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from contract.processes import appender, ended, start
-from contract.support import PATIENCE, eventually, new_event, read_all
+from contract.support import RETRY_TIMEOUT, eventually, new_event, read_all
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
@@ -151,7 +151,7 @@ async def test_who_begins_after_a_number_that_is_not_reached_yet_goes_live_and_g
 async def test_what_several_processes_append_is_followed_though_some_are_killed(
     shared_url: str, tmp_path: Path
 ) -> None:
-    inbox = await Inbox.open(shared_url, patience=PATIENCE)
+    inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     before = await inbox.events.newest()
     files = [tmp_path / f"acknowledged-{number}" for number in range(3)]
     seen: list[int] = []
@@ -261,7 +261,7 @@ async def test_a_follower_is_woken_by_the_sweep_with_every_signal_off(
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
     monkeypatch.setattr(DataVersionSignal, "run", NoSignal.run)
     _sweep_every(monkeypatch, 0.2)
-    one, other = [await Inbox.open(shared_url, patience=PATIENCE) for _ in range(2)]
+    one, other = [await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT) for _ in range(2)]
     with one.feed.follow(["channel:orders"]) as follower:
         for i in range(5):
             await other.events.append(new_event(payload=i))

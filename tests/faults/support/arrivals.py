@@ -47,7 +47,7 @@ class Arrivals:
 def arrivals_at(airflow: RealAirflow, sources: Mapping[str, Source]) -> Iterator[Arrivals]:
     """Look into an inbox for as long as the block lasts."""
     with asyncio.Runner() as runner:
-        inbox = runner.run(Inbox.open(airflow.inbox_url, patience=60))
+        inbox = runner.run(Inbox.open(airflow.inbox_url, retry_timeout=60))
         try:
             yield Arrivals(inbox, runner, sources)
         finally:

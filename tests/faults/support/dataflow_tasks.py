@@ -66,7 +66,7 @@ def waits_of(airflow: RealAirflow, runs: Iterable[Run]) -> list[Wait]:
 
 
 async def _waits_of(airflow: RealAirflow, run_ids: set[str]) -> list[Wait]:
-    inbox = await Inbox.open(airflow.inbox_url, patience=60)
+    inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     found = [wait for wait in await inbox.waits.find() if wait.attempt.run_id in run_ids]
     await inbox.close()
     return found

@@ -23,7 +23,7 @@ async def resume_all_but_the_supervisor(airflow: RealAirflow, seconds: int = 3) 
 
     :param seconds: for how long they run at least. What they log is written once the supervisor runs.
     """
-    inbox = await Inbox.open(airflow.inbox_url, patience=60)
+    inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     for process in psutil.Process(airflow.triggerer.pid).children(recursive=True):
         process.resume()
     for _ in range(seconds):  # only a triggerer ends a wait that is over, and no other runs

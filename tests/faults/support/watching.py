@@ -13,14 +13,14 @@ from typing import TextIO
 
 from faults.support.load import attempt, new_wait
 
-from deferrable_ops.inbox import Inbox, State, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, State, use_inbox
 from deferrable_ops.outcome import outcome_to_json
 
 REGISTERED = "all are registered"
 
 
 async def watch(count: int, file: TextIO) -> None:
-    async with use_inbox(patience=float("inf")) as inbox:
+    async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         registered = asyncio.Barrier(count + 1)
         follow_all = asyncio.gather(*(follow(inbox, number, registered, file) for number in range(count)))
         await registered.wait()

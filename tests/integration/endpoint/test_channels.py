@@ -47,7 +47,7 @@ def channels(inbox_url: str, *arguments: str) -> str:
 
 def kept(inbox_url: str, name: str) -> list[KeptEvent]:
     async def run() -> list[KeptEvent]:
-        inbox = await Inbox.open(inbox_url, patience=10)
+        inbox = await Inbox.open(inbox_url, retry_timeout=10)
         newest = await inbox.events.newest()
         found = await inbox.events.read([f"channel:{name}"], after=0, upto=newest, most=100_000)
         await inbox.close()

@@ -85,7 +85,7 @@ def _let_in(case: schemathesis.Case, token: str) -> None:
 
 
 async def _register(url: str) -> list[str]:
-    inbox = await Inbox.open(url, patience=5)
+    inbox = await Inbox.open(url, retry_timeout=5)
     await inbox.channels.add("open", "none", None)
     waits = await asyncio.gather(
         *(

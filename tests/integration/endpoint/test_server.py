@@ -23,7 +23,7 @@ def register(inbox_url: str) -> tuple[Wait, str]:
     """Register a wait as a triggerer would, and return it with its token."""
 
     async def run() -> tuple[Wait, str]:
-        inbox = await Inbox.open(_with_driver(inbox_url), patience=10)
+        inbox = await Inbox.open(_with_driver(inbox_url), retry_timeout=10)
         attempt = Attempt(str(uuid4()), 1, "sales", uuid4().hex, "train", logical_date=0.0)
         wait = await inbox.waits.register(NewWait(attempt, "webhook", 3600.0))
         token = await inbox.keys.token(wait.id, wait.key_id)

@@ -16,7 +16,7 @@ from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 async def wait(inbox_url: str, queue_url: str) -> None:
     """Wait for what never comes."""
-    given_inbox.set(await Inbox.open(inbox_url, patience=60))
+    given_inbox.set(await Inbox.open(inbox_url, retry_timeout=60))
     never = specification_to_json(SqsEvent(queue_url, dedicated=True, match={"never": True}))
     attempt = asdict(Attempt(str(uuid4()), 1, "dag", uuid4().hex, "wait"))
     async for event in EventsTrigger(events={"never": never}, attempt=attempt).run():

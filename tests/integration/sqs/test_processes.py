@@ -61,7 +61,7 @@ def processes(server: RealSqs, inbox_url: str) -> Iterator[Processes]:
 
 @pytest.fixture
 async def inbox(inbox_url: str) -> AsyncIterator[Inbox]:
-    inbox = await Inbox.open(inbox_url, patience=60)
+    inbox = await Inbox.open(inbox_url, retry_timeout=60)
     yield inbox
     await inbox.close()
 

@@ -30,7 +30,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def channel(url: str, name: str) -> Channel:
     async def run() -> Any:
-        inbox = await Inbox.open(url, patience=5)
+        inbox = await Inbox.open(url, retry_timeout=5)
         try:
             return await inbox.channels.get(name)
         finally:

@@ -45,7 +45,7 @@ class Bench:
 
     def _run(self, work: Any) -> Any:
         async def run() -> Any:
-            inbox = await Inbox.open(self.url, patience=5)
+            inbox = await Inbox.open(self.url, retry_timeout=5)
             try:
                 return await work(inbox)
             finally:

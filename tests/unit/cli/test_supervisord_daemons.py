@@ -17,7 +17,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
 
     async def claim() -> None:
-        inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}", patience=5)
+        inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}", retry_timeout=5)
         await inbox.daemons.claim("/srv/prices", "web-1", "boot", dag_id="prices", run_id="monday")
         await inbox.close()
 

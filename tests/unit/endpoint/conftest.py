@@ -25,7 +25,7 @@ def inbox_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 async def inbox(inbox_url: str) -> AsyncIterator[Inbox]:
     """The inbox that the endpoint uses too."""
-    async with use_inbox(patience=2) as opened:
+    async with use_inbox(retry_timeout=2) as opened:
         yield opened
 
 

@@ -268,7 +268,7 @@ async def test_token_of_a_key_made_a_moment_ago_elsewhere_is_accepted(
     caller: Caller, inbox_url: str, http: httpx.AsyncClient
 ) -> None:
     assert (await caller.post("heartbeat")).status_code == 200  # now the endpoint has read its keys
-    other = await Inbox.open(inbox_url.replace("sqlite:", "sqlite+aiosqlite:"), patience=2)
+    other = await Inbox.open(inbox_url.replace("sqlite:", "sqlite+aiosqlite:"), retry_timeout=2)
     try:
         await other.keys.rotate(revoke_old=False)
         newest = await Caller.of_new_wait(other, http, run_id="newest")

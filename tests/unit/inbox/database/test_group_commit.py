@@ -17,7 +17,7 @@ def batches() -> list[list[int]]:
 
 @pytest.fixture
 async def group(batches: list[list[int]]) -> Any:
-    database = Database("sqlite+aiosqlite://", patience=5)
+    database = Database("sqlite+aiosqlite://", retry_timeout=5)
 
     async def write(work: Any) -> Any:
         await asyncio.sleep(0)
@@ -52,7 +52,7 @@ async def test_what_comes_during_a_commit_goes_into_the_next_together(
 
 @pytest.mark.parametrize("writers", [1, 2])
 async def test_no_more_commits_are_under_way_than_there_are_writers(writers: int) -> None:
-    database = Database("sqlite+aiosqlite://", patience=5)
+    database = Database("sqlite+aiosqlite://", retry_timeout=5)
     under_way, most = 0, 0
 
     async def write(work: Any) -> Any:

@@ -70,7 +70,7 @@ class Worker:
         """Return the task's row in the inbox."""
 
         async def read() -> Wait:
-            async with use_inbox(patience=10) as inbox:
+            async with use_inbox(retry_timeout=10) as inbox:
                 return await inbox.waits.get(attempt_of(self.context).wait_id)
 
         return run(read())
