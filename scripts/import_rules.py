@@ -1,4 +1,4 @@
-"""Who may import whom in deferrable_ops, and where heavy clients may be imported."""
+"""Check who may import whom in deferrable_ops. docs/architecture.md explains the rules."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 PACKAGE = "deferrable_ops"
 SOURCE = Path(__file__).parent.parent / PACKAGE
 
-# Every room may import these, and they import no room.
+# Every room may import these files, and they import no room.
 GROUND = {"exceptions", "expressions", "outcome", "plain_data", "settings", "shared"}
 ROOMS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord", "high_availability", "checks"},
@@ -24,26 +24,59 @@ ROOMS: dict[str, set[str]] = {
     "supervisord": set(),
     "high_availability": set(),
 }
-# These stand above all rooms; no room imports them.
-ABOVE = {"__init__", "cli", "plugin", "provider", "notifications", "testing"}
-# One file each that may do more than its room.
-EXCEPTIONS = {("upstreams/sqs.py", "inbox")}
-# A file of operators/ belongs to the feature that its name begins with, or else to all of them.
-FEATURES = ("webhook", "events", "dataflow", "high_availability", "supervisor")
+# These may import every room, and no room imports them.
+ABOVE = {"__init__", "__main__", "cli", "plugin", "provider", "testing"}
+
+# A folder imports itself, the files directly in its room, and the folders of the same room named here.
+FOLDERS: dict[str, dict[str, set[str]]] = {
+    "operators": {
+        "webhook": set(),
+        "events": set(),
+        "high_availability": set(),
+        "supervisor": {"high_availability"},
+    },
+    "triggers": {
+        "lifecycle": set(),
+        "webhook": {"lifecycle"},
+        "dataflow": {"lifecycle"},
+        "events": {"lifecycle"},
+        "high_availability": {"lifecycle"},
+        "supervisor": {"lifecycle", "high_availability"},
+    },
+    "upstreams": {
+        "aws": set(),
+        "dataflow": set(),
+        "kafka": set(),
+        "machine": set(),
+        "sqs": {"aws"},
+        "ssh": {"machine"},
+        "supervisord": set(),
+    },
+    "inbox": {"database": set(), "waits": {"database"}, "events": {"database"}, "migrations": {"database"}},
+}
+# The features, each with the upstreams that are its own; all features share the files directly in upstreams/.
+FEATURES: dict[str, set[str]] = {
+    "webhook": set(),
+    "dataflow": {"dataflow"},
+    "events": {"kafka", "sqs"},
+    "high_availability": set(),
+    "supervisor": {"machine", "supervisord"},
+}
+# A supervisor's check of its programs is a high-availability check.
 BETWEEN_FEATURES = {("supervisor", "high_availability")}
 
 # Servers that only tests start: they need the heavy client at once, and keep no event loop waiting.
 FAKES = ("testing/dataflow/",)
-
 HEAVY = {"aioboto3", "aiobotocore", "aiokafka", "asyncssh", "boto3", "botocore", "google", "grpc"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's module.
+    """One imported module.
 
-    :param inside: within a function, so that it costs nothing until that is called.
-    :param for_types: under `if TYPE_CHECKING`, so that it never costs anything.
+    :param module: its full name; where ``from package import name`` names a module, that module.
+    :param inside: whether it is imported within a function, so that importing the file does not import it.
+    :param for_types: whether it is imported under `if TYPE_CHECKING`, so never at run time.
     """
 
     module: str
@@ -54,96 +87,164 @@ class Import:
 
 def main() -> int:
     """Check every file of the package."""
-    complaints = [complaint for file in sorted(SOURCE.rglob("*.py")) for complaint in check(file)]
+    found = {file: list(imports(file)) for file in sorted(SOURCE.rglob("*.py"))}
+    complaints = [complaint for file, imported in found.items() for complaint in check(file, imported)]
+    complaints += circles(
+        {name_of(file): {one.module for one in imported} for file, imported in found.items()}
+    )
     print("\n".join(complaints) or "import rules: ok")
     return 1 if complaints else 0
 
 
-def check(file: Path) -> Iterator[str]:
-    """Yield a line for every import of a file that breaks a rule."""
+def check(file: Path, imported: list[Import]) -> Iterator[str]:
+    """Yield a line for every import of a file that breaks a rule, and one for a face that does more than re-export."""
     path = file.relative_to(SOURCE).as_posix()
-    for found in imports(ast.parse(file.read_text()), package_of(file)):
-        reason = forbidden_room(path, found) or forbidden_weight(path, found)
+    for one in imported:
+        reason = forbidden(path, one) or forbidden_weight(path, one)
         if reason:
-            yield f"{PACKAGE}/{path}:{found.line}: imports {found.module}: {reason}"
+            yield f"{PACKAGE}/{path}:{one.line}: imports {one.module}: {reason}"
+    if path.endswith("/__init__.py"):
+        for node in ast.parse(file.read_text()).body:
+            if not re_exports(node):
+                yield f"{PACKAGE}/{path}:{node.lineno}: a folder's __init__.py only re-exports"
 
 
-def forbidden_room(path: str, found: Import) -> str | None:
-    """Return why a file may not import this room, or None."""
-    package, _, inner = found.module.partition(".")
+def forbidden(path: str, one: Import) -> str | None:
+    """Return why a file may not import this module of the package, or None."""
+    package, _, inner = one.module.partition(".")
     if package != PACKAGE:
         return None
-    room, target = room_of(path), room_of(inner.replace(".", "/") or "__init__.py")
-    if room in ABOVE or target in GROUND or (path, target) in EXCEPTIONS:
+    target = inner.replace(".", "/")
+    room, target_room = room_of(path), room_of(target)
+    if target_room in GROUND:
         return None
-    if room == target:
-        return forbidden_feature(path, inner.replace(".", "/")) if room == "operators" else None
     if room in GROUND:
-        return f"{room} imports no other room"
-    if target in ROOMS[room]:
+        return f"{room} imports no room"
+    if not path.endswith("/__init__.py") and target and PurePosixPath(target) in PurePosixPath(path).parents:
+        return "inside a folder, import the file that defines the name"
+    if room in ABOVE or room == target_room == "__init__":
         return None
-    return f"{room} may import {', '.join(sorted(ROOMS[room])) or 'no other room'}"
+    if room != target_room and target_room not in ROOMS[room]:
+        return f"{room} may import {', '.join(sorted(ROOMS[room])) or 'no other room'}"
+    return forbidden_feature(path, target) or forbidden_folder(path, target)
+
+
+def forbidden_folder(path: str, target: str) -> str | None:
+    """Return why a file of one folder may not import a file of another folder in the same room, or None."""
+    room, folder, target_folder = room_of(path), second(path), second(target)
+    folders = FOLDERS.get(room, {})
+    if room != room_of(target) or folder not in folders or target_folder not in folders:
+        return None
+    if folder == target_folder or target_folder in folders[folder]:
+        return None
+    return f"{room}/{folder} may import {', '.join(sorted(folders[folder])) or 'no other folder'} of {room}"
 
 
 def forbidden_feature(path: str, target: str) -> str | None:
-    """Return why a file of one feature's operators may not import a file of another's, or None."""
-    importing, imported = feature_of(path), feature_of(target)
-    if None in {importing, imported} or importing == imported or (importing, imported) in BETWEEN_FEATURES:
+    """Return why a file of one feature may not import a file of another feature, or its upstream, or None."""
+    feature = second(path) if room_of(path) in {"operators", "triggers"} else None
+    if feature not in FEATURES:
         return None
-    return "among operators, only supervisor imports another: high_availability"
+    room, imported = room_of(target), second(target)
+    if room in {"operators", "triggers"} and imported in FEATURES:
+        allowed = feature == imported or (feature, imported) in BETWEEN_FEATURES
+        return None if allowed else f"{feature} may not import {imported}, another feature"
+    if room == "upstreams" and imported in FOLDERS["upstreams"] and imported not in FEATURES[feature]:
+        return f"{feature} may not import the upstream {imported}, which is another feature's"
+    return None
 
 
-def feature_of(path: str) -> str | None:
-    """Return the feature that a file of operators/ belongs to, if it is one feature's alone."""
-    name = path.partition("/")[2]
-    return next((feature for feature in FEATURES if name.startswith(feature)), None)
-
-
-def forbidden_weight(path: str, found: Import) -> str | None:
+def forbidden_weight(path: str, one: Import) -> str | None:
     """Return why a heavy client may not be imported here, or None."""
-    if found.for_types or found.module.partition(".")[0] not in HEAVY:
-        return None
-    if path.startswith(FAKES):
+    if one.for_types or one.module.partition(".")[0] not in HEAVY or path.startswith(FAKES):
         return None
     if room_of(path) != "upstreams":
-        return "a heavy client is the upstream's that needs it"
-    return None if found.inside else "a heavy client is imported inside the function that needs it"
+        return "only the upstream that needs a heavy client imports it"
+    return None if one.inside else "import a heavy client inside the function that needs it"
 
 
-def imports(
+def re_exports(node: ast.stmt) -> bool:
+    """Return whether a statement of an `__init__.py` only documents or re-exports, also lazily."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name == "__getattr__"
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.Expr | ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Return a line for every group of modules that import each other, lazily or for types too (Tarjan)."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[str] = []
+
+    def visit(module: str) -> None:
+        index[module] = lowest[module] = len(index)
+        path.append(module)
+        for imported in sorted(graph[module] & graph.keys()):
+            if imported not in index:
+                visit(imported)
+            if imported in path:
+                lowest[module] = min(lowest[module], lowest[imported])
+        if lowest[module] == index[module]:
+            circle = path[path.index(module) :]
+            del path[path.index(module) :]
+            if len(circle) > 1 or module in graph[module]:
+                found.append(f"import circle: {' -> '.join([*circle, module])}")
+
+    for module in sorted(graph):
+        if module not in index:
+            visit(module)
+    return found
+
+
+def imports(file: Path) -> Iterator[Import]:
+    """Yield everything that a file imports."""
+    package = [PACKAGE, *file.relative_to(SOURCE).parent.parts]
+    yield from _imports(ast.parse(file.read_text()), package)
+
+
+def _imports(
     tree: ast.AST, package: list[str], inside: bool = False, for_types: bool = False
 ) -> Iterator[Import]:
-    """Go through every import below a node."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno, inside, for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = absolute(node, package)
-            # `from deferrable_ops import cli` names a module, `from deferrable_ops.cli.main import main` does not.
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == PACKAGE else [module]
-            yield from (Import(name, node.lineno, inside, for_types) for name in names)
+            modules = {imported_module(node, package, alias.name) for alias in node.names}
+            yield from (Import(module, node.lineno, inside, for_types) for module in sorted(modules))
         else:
             function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            yield from imports(node, package, inside or function, for_types or types)
+            yield from _imports(node, package, inside or function, for_types or types)
 
 
-def absolute(node: ast.ImportFrom, package: list[str]) -> str:
-    """Return the module that a `from ... import` names, without leading dots."""
+def imported_module(node: ast.ImportFrom, package: list[str], name: str) -> str:
+    """Return the module that ``from ... import name`` needs: the name itself where that is a module."""
     base = package[: len(package) - node.level + 1] if node.level else []
-    return ".".join([*base, *([node.module] if node.module else [])])
+    module = ".".join([*base, *([node.module] if node.module else [])])
+    inner = SOURCE.joinpath(*module.split(".")[1:], name)
+    is_module = module.partition(".")[0] == PACKAGE and (inner.is_dir() or inner.with_suffix(".py").is_file())
+    return f"{module}.{name}" if is_module else module
 
 
-def package_of(file: Path) -> list[str]:
-    """Return the package that a file's relative imports start from."""
-    return [PACKAGE, *file.relative_to(SOURCE).parent.parts]
+def name_of(file: Path) -> str:
+    """Return the full name of a file's module."""
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
 def room_of(path: str) -> str:
     """Return the room of a path below the package: its first folder, or the module's name."""
     room = path.split("/", maxsplit=1)[0].removesuffix(".py")
-    known = room in ROOMS or room in GROUND or room in ABOVE
-    return room if known else "__init__"
+    return room if room in ROOMS or room in GROUND or room in ABOVE else "__init__"
+
+
+def second(path: str) -> str | None:
+    """Return the folder, or the module, of a path inside its room; None for the room itself."""
+    parts = path.split("/")
+    return parts[1].removesuffix(".py") if len(parts) > 1 else None
 
 
 if __name__ == "__main__":

@@ -46,3 +46,26 @@ def test_settings_and_their_documentation_name_the_same_options() -> None:
     options = get_provider_info()["config"]["deferrable_ops"]["options"]
     page = (ROOT / "docs" / "webhook.md").read_text()
     assert set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)) == set(options)
+
+
+def test_text_is_plain_english() -> None:
+    """These words mark a way of writing that readers found hard. The count is an alarm only."""
+    words = re.compile(r"\b(told|tells|says|said|nobody|whoever|whatever|anew|minds)\b", re.IGNORECASE)
+    files = [*(ROOT / "deferrable_ops").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    found = [line.strip() for line in lines if words.search(line)]
+    assert len(found) <= 2 * len(lines) / 1_000, found
+
+
+def test_files_and_folders_stay_small() -> None:
+    package = ROOT / "deferrable_ops"
+    for file in package.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 500, file
+    for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
+        assert len(list(folder.glob("*.py"))) <= 20, folder
+
+
+def test_documentation_lines_are_short() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            assert len(line) < 120, f"{page.name}:{number}"
