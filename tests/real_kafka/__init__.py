@@ -1,7 +1,7 @@
-"""Kafka for tests: a mock cluster that can have faults, a real one, and what comes of reading them."""
+"""Kafka for tests: a mock cluster that can have faults, a real one, and what comes of subscription them."""
 
 from real_kafka.mock import MockKafka
 from real_kafka.server import KafkaMissing, RealKafka
-from real_kafka.stored import Said, Stored
+from real_kafka.stored import RecordingListener, Stored
 
-__all__ = ["KafkaMissing", "MockKafka", "RealKafka", "Said", "Stored"]
+__all__ = ["KafkaMissing", "MockKafka", "RealKafka", "RecordingListener", "Stored"]

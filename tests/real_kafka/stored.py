@@ -37,9 +37,9 @@ class Stored:
         """The payloads of all events, in the order in which they were stored."""
         return [event.payload for batch in self.batches for event in batch.events]
 
-    def reached(self, key: str) -> dict[str, int]:
-        """Return where a reading goes on."""
-        return next((b.reached[key] for b in reversed(self.batches) if key in b.reached), {})
+    def resume_offsets(self, key: str) -> dict[str, int]:
+        """Return where a subscription goes on."""
+        return next((b.resume_offsets[key] for b in reversed(self.batches) if key in b.resume_offsets), {})
 
     async def until(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
         """Wait for a condition."""
@@ -55,8 +55,8 @@ class Stored:
         await self.until(lambda: len(self.payloads) >= count, f"{count} events", seconds)
 
 
-class Said:
-    """What a reading says to its wait."""
+class RecordingListener:
+    """What a subscription says to its wait."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

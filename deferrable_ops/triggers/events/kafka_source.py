@@ -38,7 +38,9 @@ class KafkaUse:
             need.intake.go_on(wanted[0].source, offsets, await need.inbox.events.newest())
         self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))
         kafka = await self._cluster.__aenter__()
-        self._reading = kafka.read(need.wait_id, wanted, since=need.since, offsets=offsets, told=need.intake)
+        self._reading = kafka.subscribe(
+            need.wait_id, wanted, since=need.since, offsets=offsets, listener=need.intake
+        )
         self._reading.__enter__()
 
     async def __aexit__(self, *error: object) -> None:
@@ -52,8 +54,8 @@ async def _store(events: Events, batch: Batch) -> None:
         NewEvent(event.source, event.dedupe_key, event.payload, event.attributes, event.time)
         for event in batch.events
     ]
-    reached = [Reached(batch.source, wait_id, offsets) for wait_id, offsets in batch.reached.items()]
+    reached = [Reached(batch.source, wait_id, offsets) for wait_id, offsets in batch.resume_offsets.items()]
     appended = await events.append_all(new, reached=reached)
-    for event, commit, asked in zip(batch.events, appended, batch.asked, strict=True):
+    for event, commit, asked in zip(batch.events, appended, batch.listeners, strict=True):
         for intake in cast("Iterable[Intake]", asked):
             intake.take_read(commit, event)

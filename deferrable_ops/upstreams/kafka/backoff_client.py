@@ -9,16 +9,16 @@ from typing import Any
 from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
 
-_ASK_WHY_EVERY = 3  # failures
+_DIAGNOSE_EVERY = 3  # failures
 
 
-Refusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
+FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
 """Says why a broker refuses us for good."""
 
 
-def patient_client(
+def backoff_client(
     topics: Callable[[], Collection[str]],
-    refusal: Refusal,
+    refusal: FindRefusal,
     refused: Callable[[KafkaRefused], None],
     **arguments: Any,
 ) -> Any:
@@ -30,17 +30,17 @@ def patient_client(
     """
     from aiokafka.client import AIOKafkaClient
 
-    class PatientClient(AIOKafkaClient):  # type: ignore[misc]
+    class BackoffClient(AIOKafkaClient):  # type: ignore[misc]
         """Waits for each broker, and for metadata, for itself."""
 
         def __init__(self) -> None:
             super().__init__(**arguments)
-            self._brokers: dict[Any, Backoff] = {}
-            self._erring: dict[Any, Backoff] = {}
-            self._metadata = Backoff()
+            self._broker_backoffs: dict[Any, Backoff] = {}
+            self._fetch_backoffs: dict[Any, Backoff] = {}
+            self._metadata_backoff = Backoff()
 
         async def ready(self, node_id: Any, *, group: Any = 0) -> bool:
-            backoff = self._brokers.setdefault(node_id, Backoff())
+            backoff = self._broker_backoffs.setdefault(node_id, Backoff())
             await backoff.wait()
             is_ready = bool(await super().ready(node_id, group=group))
             if is_ready:
@@ -48,7 +48,7 @@ def patient_client(
                 return True
             backoff.failed()
             broker = self.cluster.broker_metadata(node_id)
-            if broker is not None and backoff.failures % _ASK_WHY_EVERY == 0:
+            if broker is not None and backoff.failures % _DIAGNOSE_EVERY == 0:
                 reason = await refusal(broker.host, broker.port)
                 if reason is not None:
                     refused(reason)
@@ -57,7 +57,7 @@ def patient_client(
         async def send(self, node_id: Any, request: Any, *, group: Any = 0) -> Any:
             response = await super().send(node_id, request, group=group)
             if type(request).__name__.startswith("FetchRequest"):
-                backoff = self._erring.setdefault(node_id, Backoff())
+                backoff = self._fetch_backoffs.setdefault(node_id, Backoff())
                 # A partition without a leader is answered at once, and would be asked for again at once.
                 if any(partition[1] for _, partitions in response.topics for partition in partitions):
                     await asyncio.sleep(backoff.failed() / 4)
@@ -69,15 +69,15 @@ def patient_client(
             return super().set_topics({*topics(), *assigned})
 
         async def _metadata_update(self, cluster: Any, names: Collection[str]) -> bool:
-            await self._metadata.wait()
+            await self._metadata_backoff.wait()
             updated = bool(await super()._metadata_update(cluster, names))
             if updated and _all_led(cluster):
-                self._metadata.succeeded()
+                self._metadata_backoff.succeeded()
             else:
-                self._metadata.failed()
+                self._metadata_backoff.failed()
             return updated
 
-    return PatientClient()
+    return BackoffClient()
 
 
 def _all_led(metadata: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.backoff import Backoff
-from deferrable_ops.upstreams.kafka.backoff_client import patient_client
+from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 from deferrable_ops.upstreams.kafka.oauth import token_provider
 
@@ -28,7 +28,7 @@ _FETCH_WAIT = (
     250  # milliseconds: for so long a broker may hold up whoever begins in another partition of its own
 )
 _METADATA_SECONDS = 15.0  # until a new partition is noticed
-_MISSING_SECONDS = 15.0
+_MISSING_TOPIC_SECONDS = 15.0
 _REFUSALS = 3  # in a row: a broker that has just started may not know its users yet
 _AUTHENTICATION: Final = (
     "AuthenticationFailedError",
@@ -98,9 +98,9 @@ class Cluster:
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             client_id=client_id,
         )
-        consumer._client = patient_client(
+        consumer._client = backoff_client(
             lambda: self.topics,
-            self.refusal,
+            self.broker_refusal,
             self._note_refusal,
             bootstrap_servers=self.settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
@@ -112,7 +112,7 @@ class Cluster:
             await consumer.start()
         except (KafkaError, OSError) as error:
             await consumer.stop()
-            refused = await self.why_refused()
+            refused = await self.find_refusal()
             if refused is not None:
                 raise refused from None
             raise KafkaUnavailable(
@@ -124,19 +124,19 @@ class Cluster:
             raise
         return consumer
 
-    async def why_refused(self) -> KafkaRefused | None:
+    async def find_refusal(self) -> KafkaRefused | None:
         """Connect to each broker that the settings name, and return why they refuse; None: they do not, all of them."""
         from aiokafka.conn import collect_hosts
 
         refused = None
         for host, port, _ in collect_hosts(self.settings.servers, randomize=False):
-            error = await self.refusal(host, port)
+            error = await self.broker_refusal(host, port)
             if error is None:
                 return None
             refused = refused or error
         return refused
 
-    async def refusal(self, host: str, port: int) -> KafkaRefused | None:
+    async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
         """Connect to a broker, and return why it refuses for good; None: it does not, or nobody can say."""
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
@@ -155,12 +155,12 @@ class Cluster:
             else:
                 connection.close()
                 return None
-        return KafkaRefused(self._in_words(host, port, last))
+        return KafkaRefused(self._describe_refusal(host, port, last))
 
     def _note_refusal(self, refused: KafkaRefused) -> None:
         self.refused = refused
 
-    def _in_words(self, host: str, port: int, error: Exception) -> str:
+    def _describe_refusal(self, host: str, port: int, error: Exception) -> str:
         said = self.settings.without_secrets(error)
         where = f"{host}:{port} of the connection {self.settings.conn_id!r}"
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -185,18 +185,18 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
     :raises KafkaRefused: there is no such topic, or we may not see it.
     """
     client: Any = consumer._client
-    told_since, backoff = None, Backoff()
+    missing_since, backoff = None, Backoff()
     await client.add_topic(topic)
     while True:
         found = consumer.partitions_for_topic(topic)
         if found:
             return set(found)
         if topic in client.cluster.unauthorized_topics:
-            raise refusal_of_topic(settings, topic)
-        is_told = await client.force_metadata_update()
+            raise topic_read_refusal(settings, topic)
+        has_answered = await client.force_metadata_update()
         # A topic that has just been made is not known to every broker yet.
-        told_since = (told_since or time.monotonic()) if is_told else None
-        if told_since is not None and time.monotonic() - told_since > _MISSING_SECONDS:
+        missing_since = (missing_since or time.monotonic()) if has_answered else None
+        if missing_since is not None and time.monotonic() - missing_since > _MISSING_TOPIC_SECONDS:
             raise KafkaRefused(
                 f"there is no topic {topic!r} in the cluster of the connection {settings.conn_id!r}; check its name, "
                 "or create it first"
@@ -204,7 +204,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
         await asyncio.sleep(backoff.failed())
 
 
-def refusal_of_topic(settings: ClusterSettings, topic: str) -> KafkaRefused:
+def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
     """Return the error of a topic that we may not read."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'us'} read the topic "

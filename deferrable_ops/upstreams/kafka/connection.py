@@ -43,11 +43,11 @@ _KNOWN: Final = frozenset(
     }
 )
 # They say how the JVM's or librdkafka's own ticket cache or randomness works, which is the system's own here.
-_PASSED_OVER: Final = ("sasl.kerberos.", "sasl.login.")
+_IGNORED: Final = ("sasl.kerberos.", "sasl.login.")
 _ISOLATIONS: Final = ("read_committed", "read_uncommitted")
 
 
-class AirflowConnection(Protocol):
+class KafkaAirflowConnection(Protocol):
     """What is read of an Airflow connection."""
 
     conn_id: str
@@ -103,7 +103,7 @@ class ClusterSettings:
         return shown
 
 
-def settings_of(connection: AirflowConnection, extra: Any) -> ClusterSettings:
+def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSettings:
     """Return the settings of an Airflow connection of the type Kafka.
 
     The names are librdkafka's, as the kafka provider documents them; what concerns its consumer groups and producers
@@ -206,7 +206,7 @@ def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
     unknown = sorted(
         name
         for name in extra
-        if name.startswith(_GUARDED) and name not in _KNOWN and not name.startswith(_PASSED_OVER)
+        if name.startswith(_GUARDED) and name not in _KNOWN and not name.startswith(_IGNORED)
     )
     if unknown:
         raise ConfigurationError(

@@ -6,29 +6,28 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable
-from deferrable_ops.upstreams.kafka.client import Cluster, is_broken, refusal_of_topic
-from deferrable_ops.upstreams.kafka.partition_discovery import Places, bounds_of
+from deferrable_ops.upstreams.kafka.client import Cluster, is_broken, topic_read_refusal
+from deferrable_ops.upstreams.kafka.partition_discovery import PartitionDiscovery, bounds_of
 from deferrable_ops.upstreams.kafka.positions import Partition
-from deferrable_ops.upstreams.kafka.subscription import Reading
-from deferrable_ops.upstreams.kafka.subscriptions import Found, Readings, batch_of
+from deferrable_ops.upstreams.kafka.subscriptions import Matches, Subscription, Subscriptions, make_batch
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-_LOOK_EVERY = 200  # milliseconds, for whether something has changed
+_POLL_TIMEOUT_MS = 200  # milliseconds, for whether something has changed
 _IDLE_SECONDS = 1.0
-_RECORDS_AT_ONCE = 200
-_BREATH = 0.001  # for the Triggerer's event loop, which needs the same interpreter lock
+_MAX_POLL_RECORDS = 200
+_YIELD_SECONDS = 0.001  # for the Triggerer's event loop, which needs the same interpreter lock
 
 
-class Live:
+class LiveConsumer:
     """Reads at the end of all topics."""
 
-    def __init__(self, cluster: Cluster, readings: Readings) -> None:
+    def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
-        self._readings = readings
+        self._subscriptions = subscriptions
         self._version = -1
-        self._at: dict[TopicPartition, int] = {}  # where the consumer stands
+        self._positions: dict[TopicPartition, int] = {}  # where the consumer stands
 
     async def read(self) -> None:
         """Read until there is nobody left to read for.
@@ -36,131 +35,131 @@ class Live:
         :raises KafkaRefused: the cluster refuses us.
         """
         consumer = await self._cluster.open_consumer("live")
-        places = Places(self._cluster, consumer, self._readings)
-        self._version, self._at = -1, {}
-        for topic in self._readings.topics.values():
+        discovery = PartitionDiscovery(self._cluster, consumer, self._subscriptions)
+        self._version, self._positions = -1, {}
+        for topic in self._subscriptions.topics.values():
             for partition in topic.partitions.values():
                 partition.move_live(partition.stored)  # what was found and not stored is found again
         try:
-            while self._readings:
-                self._follow_changes(consumer, places)
+            while self._subscriptions:
+                self._update_assignment(consumer, discovery)
                 if self._cluster.refused is not None:
                     refused, self._cluster.refused = self._cluster.refused, None
                     raise refused
                 if is_broken(consumer):
                     raise KafkaUnavailable("the client has broken down")
-                if not self._at:
-                    await self._readings.wait_for_change(_IDLE_SECONDS)
+                if not self._positions:
+                    await self._subscriptions.wait_for_change(_IDLE_SECONDS)
                     continue
-                await self._read_on(consumer)
+                await self._poll(consumer)
         finally:
             try:
-                await places.close()
+                await discovery.close()
             finally:
                 await consumer.stop()
 
-    def _follow_changes(self, consumer: AIOKafkaConsumer, places: Places) -> None:
-        if self._version == self._readings.version:
+    def _update_assignment(self, consumer: AIOKafkaConsumer, discovery: PartitionDiscovery) -> None:
+        if self._version == self._subscriptions.version:
             return
         from aiokafka import TopicPartition
 
-        self._version = self._readings.version
-        places.keep()
+        self._version = self._subscriptions.version
+        discovery.update()
         wanted = {
             TopicPartition(topic.name, number): (partition, topic.has_live(partition))
-            for topic in self._readings.topics.values()
+            for topic in self._subscriptions.topics.values()
             for number, partition in topic.partitions.items()
         }
-        if set(wanted) != set(self._at):
+        if set(wanted) != set(self._positions):
             consumer.assign(list(wanted))
-            self._at = {}
+            self._positions = {}
         paused = consumer.paused() if wanted else set()
-        for place, (partition, has_live) in wanted.items():
-            if self._at.get(place) != partition.live:
-                consumer.seek(place, partition.live)
-                self._at[place] = partition.live
-            if has_live and place in paused:
-                consumer.resume(place)
-            elif not has_live and place not in paused:
-                consumer.pause(place)  # until somebody has caught up
+        for tp, (partition, has_live) in wanted.items():
+            if self._positions.get(tp) != partition.live:
+                consumer.seek(tp, partition.live)
+                self._positions[tp] = partition.live
+            if has_live and tp in paused:
+                consumer.resume(tp)
+            elif not has_live and tp not in paused:
+                consumer.pause(tp)  # until somebody has caught up
 
-    async def _read_on(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
 
         try:
-            fetched = await consumer.getmany(timeout_ms=_LOOK_EVERY, max_records=_RECORDS_AT_ONCE)
+            fetched = await consumer.getmany(timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS)
         except OffsetOutOfRangeError as error:
-            for place, offset in error.args[0].items():
-                await self._relocate(consumer, place, offset)
+            for tp, offset in error.args[0].items():
+                await self._reset_offset(consumer, tp, offset)
             return
         except TopicAuthorizationFailedError as error:
             self._fail(str(error.args[0]))
             return
         by_topic: dict[str, dict[TopicPartition, list[ConsumerRecord[Any, Any]]]] = {}
-        for place, records in fetched.items():
-            by_topic.setdefault(place.topic, {})[place] = records
-        await asyncio.gather(*(self._take(consumer, name, records) for name, records in by_topic.items()))
-        if sum(map(len, fetched.values())) >= _RECORDS_AT_ONCE:
-            await asyncio.sleep(_BREATH)
+        for tp, records in fetched.items():
+            by_topic.setdefault(tp.topic, {})[tp] = records
+        await asyncio.gather(*(self._process(consumer, name, records) for name, records in by_topic.items()))
+        if sum(map(len, fetched.values())) >= _MAX_POLL_RECORDS:
+            await asyncio.sleep(_YIELD_SECONDS)
 
-    async def _take(
+    async def _process(
         self,
         consumer: AIOKafkaConsumer,
         name: str,
         fetched: dict[TopicPartition, list[ConsumerRecord[Any, Any]]],
     ) -> None:
-        topic = self._readings.topics.get(name)
+        topic = self._subscriptions.topics.get(name)
         if topic is None:
             return
-        found: Found = []
-        read: dict[int, tuple[Partition[Reading], int]] = {}
-        for place, records in fetched.items():
-            partition = topic.partitions.get(place.partition)
+        found: Matches = []
+        read: dict[int, tuple[Partition[Subscription], int]] = {}
+        for tp, records in fetched.items():
+            partition = topic.partitions.get(tp.partition)
             if partition is None:
                 continue
-            end = max(await consumer.position(place), records[-1].offset + 1)
+            end = max(await consumer.position(tp), records[-1].offset + 1)
             new = [record for record in records if record.offset >= partition.live]
-            found += self._readings.find(topic, partition, new, partition.is_live)
+            found += self._subscriptions.find(topic, partition, new, partition.is_live)
             # From here on nobody changes over to a smaller offset.
-            self._at[place] = end
+            self._positions[tp] = end
             partition.live = max(partition.live, end)
-            read[place.partition] = partition, partition.live
+            read[tp.partition] = partition, partition.live
         if found:
             live = {number: end for number, (_, end) in read.items()}
-            await self._readings.store(
-                batch_of(topic, found, lambda reading: topic.offsets(reading, live=live))
+            await self._subscriptions.store(
+                make_batch(topic, found, lambda subscription: topic.offsets(subscription, live=live))
             )
         for partition, end in read.values():
             if partition.live == end:  # or it was moved meanwhile
                 partition.stored = end
 
-    async def _relocate(self, consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> None:
+    async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
         """Go on where the log begins: it has lost what came next, or is another log than it was."""
-        bounds = (await bounds_of(consumer, [place]))[place.partition]
-        topic = self._readings.topics.get(place.topic)
-        partition = topic.partitions.get(place.partition) if topic else None
+        bounds = (await bounds_of(consumer, [tp]))[tp.partition]
+        topic = self._subscriptions.topics.get(tp.topic)
+        partition = topic.partitions.get(tp.partition) if topic else None
         if topic is None or partition is None:
             return
-        for reading in topic.readings:
-            if reading not in partition.behind:
-                partition.floors.pop(reading, None)
-                reading.warn(lost(place, offset, bounds.beginning))
+        for subscription in topic.subscriptions:
+            if subscription not in partition.behind:
+                partition.skip_until.pop(subscription, None)
+                subscription.warn(lost_records_warning(tp, offset, bounds.beginning))
         partition.move_live(bounds.beginning)
-        self._readings.changed()
+        self._subscriptions.changed()
 
     def _fail(self, name: str) -> None:
-        refused: KafkaRefused = refusal_of_topic(self._cluster.settings, name)
-        self._readings.fail(self._readings.of_topic(name), refused)
+        refused: KafkaRefused = topic_read_refusal(self._cluster.settings, name)
+        self._subscriptions.fail(self._subscriptions.for_topic(name), refused)
 
 
-def lost(place: TopicPartition, offset: int, beginning: int) -> str:
+def lost_records_warning(tp: TopicPartition, offset: int, beginning: int) -> str:
     """Return what to warn of when an offset is not there."""
     if offset < beginning:
         return (
-            f"records of {place.topic}/{place.partition} from offset {offset} to {beginning} were deleted before they "
+            f"records of {tp.topic}/{tp.partition} from offset {offset} to {beginning} were deleted before they "
             "were read here; keep them longer (retention.ms, retention.bytes)"
         )
     return (
-        f"{place.topic}/{place.partition} no longer has offset {offset}: the topic was made again, or has lost its "
+        f"{tp.topic}/{tp.partition} no longer has offset {offset}: the topic was made again, or has lost its "
         f"newest records; it is read again from offset {beginning}"
     )

@@ -14,7 +14,7 @@ NO_COORDINATOR: Final = (
     "no broker coordinates transactions; where there are fewer brokers than its "
     "transaction.state.log.replication.factor, none ever will: lower that, or give transactional=False"
 )
-_BEGIN_ANEW: Final = frozenset(
+_NEEDS_NEW_PRODUCER: Final = frozenset(
     {
         "IllegalOperation",
         "InvalidProducerIdMapping",
@@ -28,11 +28,11 @@ _BEGIN_ANEW: Final = frozenset(
 _FENCED: Final = frozenset({"InvalidProducerEpoch", "ProducerFenced", "TransactionCoordinatorFenced"})
 
 
-class Fenced(KafkaError):
+class ProducerFenced(KafkaError):
     """Another process goes on with what this one published, or Kafka ended the transaction because it took too long."""
 
 
-def in_words(
+def translate_error(
     settings: ClusterSettings, topic: str, error: BaseException, size: int | None = None, index: int = 0
 ) -> KafkaError:
     """Return what an error of aiokafka's means.
@@ -43,9 +43,11 @@ def in_words(
     name, said = type(error).__name__, settings.without_secrets(str(error) or type(error).__name__)
     cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "us"
     if name in _FENCED:
-        return Fenced(f"the transaction is over ({name}): another process goes on, or it took too long")
+        return ProducerFenced(
+            f"the transaction is over ({name}): another process goes on, or it took too long"
+        )
     if name == "TopicAuthorizationFailedError":
-        return refusal_to_write(settings, topic)
+        return topic_write_refusal(settings, topic)
     if name == "TransactionalIdAuthorizationFailed":
         return KafkaRefused(
             f"{cluster} does not let {who} use transactions; grant WRITE and DESCRIBE on the transactional ids that "
@@ -61,12 +63,12 @@ def in_words(
             f"messages[{index}] has {size} bytes, and the topic {topic!r} takes less; raise its max.message.bytes, or "
             "publish where the data is, and not the data"
         )
-    if getattr(error, "retriable", False) or name in _BEGIN_ANEW or not hasattr(error, "retriable"):
+    if getattr(error, "retriable", False) or name in _NEEDS_NEW_PRODUCER or not hasattr(error, "retriable"):
         return KafkaUnavailable(f"{cluster} ({settings.servers}) does not take messages now: {said}")
     return KafkaRefused(f"{cluster} does not take messages[{index}] in the topic {topic!r}: {name}: {said}")
 
 
-def refusal_to_write(settings: ClusterSettings, topic: str) -> KafkaRefused:
+def topic_write_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
     """Return the error of a topic that we may not write to."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'us'} write to the "

@@ -11,12 +11,11 @@ from typing import Any
 
 from deferrable_ops.exceptions import KafkaError, KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
-from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUp
+from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUpConsumer
 from deferrable_ops.upstreams.kafka.client import Cluster
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
-from deferrable_ops.upstreams.kafka.live_consumer import Live
-from deferrable_ops.upstreams.kafka.subscription import Batch, Reading
-from deferrable_ops.upstreams.kafka.subscriptions import Readings
+from deferrable_ops.upstreams.kafka.live_consumer import LiveConsumer
+from deferrable_ops.upstreams.kafka.subscriptions import Batch, Subscription, Subscriptions
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ _CHECKPOINT_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
 
-class ReadingThread:
+class ConsumerThread:
     """Reads a cluster in a thread with an event loop of its own.
 
     :param store: awaited in the event loop that this is made in, for each batch.
@@ -38,11 +37,11 @@ class ReadingThread:
     ) -> None:
         self._settings = settings
         self._tls = tls
-        self._store_there = store
-        self._there = asyncio.get_running_loop()
+        self._store_callback = store
+        self._caller_loop = asyncio.get_running_loop()
         self._loop = asyncio.new_event_loop()
-        self._readings = Readings(self._store)
-        self._main: asyncio.Task[None] | None = None
+        self._subscriptions = Subscriptions(self._store)
+        self._main_task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
@@ -50,29 +49,29 @@ class ReadingThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop reading, and return when it has."""
-        self._tell(self._cancel)
+        """Stop subscription, and return when it has."""
+        self._call_soon(self._cancel)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
             log.warning("The thread that reads Kafka (%s) does not end", self._settings.conn_id)
 
-    def enter(self, reading: Reading) -> None:
+    def add(self, subscription: Subscription) -> None:
         """Begin to read for somebody."""
-        self._tell(self._readings.enter, reading)
+        self._call_soon(self._subscriptions.add, subscription)
 
-    def leave(self, reading: Reading) -> None:
+    def remove(self, subscription: Subscription) -> None:
         """Read no more for somebody."""
-        self._tell(self._readings.leave, reading)
+        self._call_soon(self._subscriptions.remove, subscription)
 
-    def _tell(self, do: Callable[..., object], *arguments: object) -> None:
+    def _call_soon(self, do: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(do, *arguments)
         except RuntimeError:
             return  # it has ended
 
     def _cancel(self) -> None:
-        if self._main is not None:
-            self._main.cancel()
+        if self._main_task is not None:
+            self._main_task.cancel()
         else:  # it has not begun yet
             self._loop.call_soon(self._cancel)
 
@@ -86,28 +85,31 @@ class ReadingThread:
                 log.exception("Kafka (%s) is not read any more", self._settings.conn_id)
 
     async def _read(self) -> None:
-        self._main = asyncio.current_task()
+        self._main_task = asyncio.current_task()
         cluster = Cluster(self._settings, self._tls)
-        live, catch_up = Live(cluster, self._readings), CatchUp(cluster, self._readings)
+        live, catch_up = (
+            LiveConsumer(cluster, self._subscriptions),
+            CatchUpConsumer(cluster, self._subscriptions),
+        )
         # A group ends when all of its tasks have: each closes its connections.
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._again_and_again("live", lambda: bool(self._readings), live.read))
-            tasks.create_task(self._again_and_again("catch-up", catch_up.is_needed, catch_up.read))
+            tasks.create_task(self._run_with_retries("live", lambda: bool(self._subscriptions), live.read))
+            tasks.create_task(self._run_with_retries("catch-up", catch_up.is_needed, catch_up.read))
             tasks.create_task(self._checkpoints())
 
-    async def _again_and_again(
+    async def _run_with_retries(
         self, name: str, is_needed: Callable[[], bool], read: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         backoff = Backoff()
         while True:
             while not is_needed():
-                await self._readings.wait_for_change()
+                await self._subscriptions.wait_for_change()
             try:
                 await read()
                 backoff.succeeded()
                 continue
             except KafkaRefused as refused:
-                self._readings.fail(self._readings, refused)
+                self._subscriptions.fail(self._subscriptions, refused)
             except Exception as error:
                 log.warning(
                     "The %s consumer of %s begins again: %s",
@@ -121,11 +123,11 @@ class ReadingThread:
     async def _checkpoints(self) -> None:
         while True:
             await asyncio.sleep(_CHECKPOINT_SECONDS)
-            for topic in list(self._readings.topics.values()):
-                await self._readings.checkpoint(topic)
+            for topic in list(self._subscriptions.topics.values()):
+                await self._subscriptions.checkpoint(topic)
 
     async def _store(self, batch: Batch) -> None:
         async def store() -> None:
-            await self._store_there(batch)
+            await self._store_callback(batch)
 
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(store(), self._there))
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(store(), self._caller_loop))

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
-from deferrable_ops.upstreams.kafka.backoff_client import patient_client
+from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.client import Cluster
-from deferrable_ops.upstreams.kafka.producer_errors import NO_COORDINATOR, in_words, refusal_to_write
+from deferrable_ops.upstreams.kafka.producer_errors import (
+    NO_COORDINATOR,
+    topic_write_refusal,
+    translate_error,
+)
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -22,11 +26,11 @@ log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS: Final = 20.0
 _OPEN_SECONDS: Final = 30.0
-_MISSING_SECONDS: Final = 15.0  # a topic that has just been made is not known to every broker yet
-_ASK_AGAIN_AFTER: Final = 0.5
+_MISSING_TOPIC_SECONDS: Final = 15.0  # a topic that has just been made is not known to every broker yet
+_TOPIC_POLL_SECONDS: Final = 0.5
 _TRANSACTION_SECONDS: Final = 60.0  # after which Kafka ends one that nobody goes on with
 _ABORT_SECONDS, _STOP_SECONDS = 3.0, 5.0
-_LARGEST: Final = 64 * 1_048_576  # bytes of a request: the topic says what it takes
+_MAX_REQUEST_BYTES: Final = 64 * 1_048_576  # bytes of a request: the topic says what it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Record:
     partition: int | None = None
 
 
-class Place(NamedTuple):
+class RecordPosition(NamedTuple):
     """Where a record stands in its topic."""
 
     partition: int
@@ -57,7 +61,7 @@ class Producer:
         self._settings = cluster.settings
         self._topic = topic
         self._transactional_id = transactional_id
-        self._producer: AIOKafkaProducer = self._make()
+        self._producer: AIOKafkaProducer = self._create_producer()
         self._is_open = False  # a transaction
 
     async def start(self) -> None:
@@ -67,13 +71,13 @@ class Producer:
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
                 await self._producer.start()
-                await self._know_topic()
+                await self._wait_for_topic()
         except TimeoutError:
             raise await self._unavailable(
                 NO_COORDINATOR if self._transactional_id else "it is silent"
             ) from None
         except (AioKafkaError, OSError) as error:
-            raise await self._translated(error) from None
+            raise await self._translate(error) from None
 
     async def stop(self) -> None:
         """Abort what is not committed, and close all connections."""
@@ -92,14 +96,14 @@ class Producer:
         left = producer._message_accumulator
         left.fail_all(ProducerClosed())
         for batch in itertools.chain(left._pending_batches, *left._batches.values()):
-            _note_error(batch._drain_waiter)
+            _mark_retrieved(batch._drain_waiter)
         producer.client.coordinator_lookup = closed
         try:
             await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
         except (AioKafkaError, TimeoutError) as error:
             log.debug("A producer of %s did not end well: %r", self._settings.conn_id, error)
             await producer.client.close()
-        _note_error(producer._txn_manager.wait_for_transaction_end())
+        _mark_retrieved(producer._txn_manager.wait_for_transaction_end())
 
     @property
     def partitions(self) -> set[int]:
@@ -111,7 +115,7 @@ class Producer:
         await self._producer.begin_transaction()
         self._is_open = True
 
-    async def append(self, records: Sequence[Record]) -> list[Place]:
+    async def append(self, records: Sequence[Record]) -> list[RecordPosition]:
         """Append records, and return where they stand. Those of a transaction count once it is committed.
 
         :raises KafkaRefused: the cluster takes one of them not, and never will.
@@ -125,11 +129,11 @@ class Producer:
                 future = await self._send(record)
                 sent.append(future)
             await asyncio.wait(sent)
-            return [Place(one.partition, one.offset) for one in (future.result() for future in sent)]
+            return [RecordPosition(one.partition, one.offset) for one in (future.result() for future in sent)]
         except AioKafkaError as error:
             failed = (index for index, future in enumerate(sent) if future.done() and future.exception())
             index = next(failed, len(sent))
-            raise await self._translated(error, records[index], index) from None
+            raise await self._translate(error, records[index], index) from None
 
     async def commit(self) -> None:
         """Commit the transaction.
@@ -144,7 +148,7 @@ class Producer:
         except TimeoutError:
             raise await self._unavailable("the end of the transaction was not confirmed") from None
         except (AioKafkaError, AssertionError) as error:  # aiokafka asserts that it has not broken down
-            raise await self._translated(error) from None
+            raise await self._translate(error) from None
         self._is_open = False
 
     async def _send(self, record: Record) -> asyncio.Future[Any]:
@@ -155,20 +159,20 @@ class Producer:
             partition=record.partition,
             headers=list(record.headers),
         )
-        sent.add_done_callback(_note_error)  # somebody who was cancelled does not ask for it
+        sent.add_done_callback(_mark_retrieved)  # somebody who was cancelled does not ask for it
         return sent
 
-    async def _translated(
+    async def _translate(
         self, error: BaseException, record: Record | None = None, index: int = 0
     ) -> KafkaError:
         if isinstance(error, KafkaError):
             return error
-        found = in_words(self._settings, self._topic, error, _size(record), index)
+        found = translate_error(self._settings, self._topic, error, _size(record), index)
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
         """Return why nothing can be appended now, unless the brokers refuse us for good."""
-        refused = self._cluster.refused or await self._cluster.why_refused()
+        refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused
         if isinstance(problem, KafkaError):
@@ -176,7 +180,7 @@ class Producer:
         where = f"the cluster of the connection {self._settings.conn_id!r} ({self._settings.servers})"
         return KafkaUnavailable(f"{where} does not answer as it should: {problem}")
 
-    def _make(self) -> AIOKafkaProducer:
+    def _create_producer(self) -> AIOKafkaProducer:
         import aiokafka
 
         client_id = f"{self._settings.client_id}-publish"
@@ -189,14 +193,14 @@ class Producer:
         producer: Any = aiokafka.AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
-            max_request_size=_LARGEST,
+            max_request_size=_MAX_REQUEST_BYTES,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             client_id=client_id,
             **transactional,
         )
-        client = patient_client(
+        client = backoff_client(
             lambda: {self._topic},
-            self._cluster.refusal,
+            self._cluster.broker_refusal,
             self._note_refusal,
             bootstrap_servers=self._settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
@@ -209,30 +213,30 @@ class Producer:
     def _note_refusal(self, refused: KafkaRefused) -> None:
         self._cluster.refused = refused
 
-    async def _know_topic(self) -> None:
+    async def _wait_for_topic(self) -> None:
         """Return once the topic's partitions are known."""
         client: Any = self._producer.client
         await client.add_topic(self._topic)
-        told_since: float | None = None
+        missing_since: float | None = None
         loop = asyncio.get_running_loop()
         while not self.partitions:
             if self._topic in client.cluster.unauthorized_topics:
-                raise refusal_to_write(self._settings, self._topic)
+                raise topic_write_refusal(self._settings, self._topic)
             told = await client.force_metadata_update()
-            told_since = (told_since or loop.time()) if told else None
-            if told_since is not None and loop.time() - told_since > _MISSING_SECONDS:
+            missing_since = (missing_since or loop.time()) if told else None
+            if missing_since is not None and loop.time() - missing_since > _MISSING_TOPIC_SECONDS:
                 raise KafkaRefused(
                     f"there is no topic {self._topic!r} in the cluster of the connection "
                     f"{self._settings.conn_id!r}; check its name, or create it first"
                 )
-            await asyncio.sleep(_ASK_AGAIN_AFTER)
+            await asyncio.sleep(_TOPIC_POLL_SECONDS)
 
 
 def _size(record: Record | None) -> int:
     return 0 if record is None else len(record.value or b"") + len(record.key or b"")
 
 
-def _note_error(future: asyncio.Future[Any] | None) -> None:
+def _mark_retrieved(future: asyncio.Future[Any] | None) -> None:
     """Let asyncio not log an error as one that nobody has asked for."""
     if future is not None and future.done() and not future.cancelled():
         future.exception()

@@ -30,7 +30,7 @@ from deferrable_ops.testing import running
 from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
 from deferrable_ops.upstreams.kafka import transactional_producer
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
-from deferrable_ops.upstreams.kafka.producers import Record, producers_of
+from deferrable_ops.upstreams.kafka.producers import Record, open_producer_pool
 from real_airflow.ports import free_port
 from real_kafka import RealKafka
 from real_kafka.committed import committed
@@ -236,7 +236,7 @@ async def test_triggerer_that_was_paused_cannot_publish_again(
 
 
 async def test_record_is_found_where_it_was_committed(kafka_server: RealKafka, topic: str) -> None:
-    producers = await producers_of(
+    producers = await open_producer_pool(
         ClusterSettings("tests", kafka_server.servers, "PLAINTEXT", "", None, None)
     )
     records = [Record(b"x", None, (("id", str(n).encode()),), 0) for n in range(3)]

@@ -17,9 +17,9 @@ from confluent_kafka import Producer
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import InboxUnavailable
-from deferrable_ops.upstreams.kafka.connection import ClusterSettings, settings_of
-from deferrable_ops.upstreams.kafka.consumers import Kafka, open_cluster
-from real_kafka import MockKafka, Said, Stored
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings, kafka_settings
+from deferrable_ops.upstreams.kafka.consumers import KafkaConsumers, open_consumers
+from real_kafka import MockKafka, RecordingListener, Stored
 from real_kafka.mock import (
     FETCH,
     LEADER_NOT_AVAILABLE,
@@ -47,19 +47,19 @@ def stored() -> Stored:
 
 
 @pytest.fixture
-async def kafka(mock: MockKafka, stored: Stored) -> AsyncIterator[Kafka]:
-    kafka = await open_cluster(settings(mock.servers), stored)
+async def kafka(mock: MockKafka, stored: Stored) -> AsyncIterator[KafkaConsumers]:
+    kafka = await open_consumers(settings(mock.servers), stored)
     yield kafka
     await kafka.close()
 
 
 def settings(servers: str) -> ClusterSettings:
     connection = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
-    return settings_of(connection, {"bootstrap.servers": servers})
+    return kafka_settings(connection, {"bootstrap.servers": servers})
 
 
 def read(
-    kafka: Kafka,
+    kafka: KafkaConsumers,
     key: str,
     event: KafkaEvent,
     *,
@@ -67,9 +67,9 @@ def read(
     offsets: Mapping[str, int] | None = None,
     failures: list[str] | None = None,
 ) -> AbstractContextManager[None]:
-    said = Said()
+    said = RecordingListener()
     said.failures = [] if failures is None else failures
-    return kafka.read(key, [event], since=since, offsets=offsets, told=said)
+    return kafka.subscribe(key, [event], since=since, offsets=offsets, listener=said)
 
 
 def numbers(begin: int, end: int) -> list[bytes]:
@@ -80,19 +80,21 @@ def found(stored: Stored) -> list[int]:
     return [payload["n"] for payload in stored.payloads]
 
 
-async def test_record_is_stored_with_where_to_go_on(kafka: Kafka, mock: MockKafka, stored: Stored) -> None:
+async def test_record_is_stored_with_where_to_go_on(
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
+) -> None:
     mock.produce("logs", *numbers(0, 3))
     with read(kafka, "w", KafkaEvent("logs", match={"n": 4}), since=0, offsets={"0": 3}):
         mock.produce("logs", *numbers(3, 6))
         await stored.until_count(1)
 
     assert found(stored) == [4]
-    assert stored.reached("w")["0"] in (5, 6)
+    assert stored.resume_offsets("w")["0"] in (5, 6)
     assert stored.threads == {threading.get_ident()}, "in the event loop of the waits"
 
 
 async def test_reading_goes_on_from_its_offsets_through_to_what_comes_live(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 2_000))
     with (
@@ -104,17 +106,17 @@ async def test_reading_goes_on_from_its_offsets_through_to_what_comes_live(
         await stored.until_count(3_500)
 
     assert found(stored) == list(range(500, 4_000)), "no gap, none twice, in order"
-    assert stored.reached("w") == {"0": 4_000}
+    assert stored.resume_offsets("w") == {"0": 4_000}
 
 
 async def test_each_wait_begins_at_an_offset_of_its_own(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 1_000))
-    with ExitStack() as readings:
+    with ExitStack() as subscriptions:
         for begin in range(0, 1_000, 100):
             event, offsets = KafkaEvent("logs", match={"n": begin + 50}), {"0": begin}
-            readings.enter_context(read(kafka, f"w{begin}", event, since=0, offsets=offsets))
+            subscriptions.enter_context(read(kafka, f"w{begin}", event, since=0, offsets=offsets))
         await stored.until_count(10)
         for begin in range(0, 1_000, 100):
             mock.produce("logs", *numbers(begin + 50, begin + 51))
@@ -123,7 +125,9 @@ async def test_each_wait_begins_at_an_offset_of_its_own(
     assert sorted(found(stored)) == sorted([*range(50, 1_000, 100)] * 2)
 
 
-async def test_record_from_before_since_is_left_out(kafka: Kafka, mock: MockKafka, stored: Stored) -> None:
+async def test_record_from_before_since_is_left_out(
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
+) -> None:
     now = time.time()
     mock.produce("logs", b'{"n": 1}', timestamp=int((now - 60) * 1_000))
     mock.produce("logs", b'{"n": 2}', timestamp=int((now - 20) * 1_000))
@@ -134,7 +138,7 @@ async def test_record_from_before_since_is_left_out(kafka: Kafka, mock: MockKafk
 
 
 async def test_tombstones_keys_headers_and_text_arrive_as_they_are(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
         mock.produce("logs", b"no json", key=b"k", headers=[("trace", b"1"), ("none", None)])
@@ -150,7 +154,9 @@ async def test_tombstones_keys_headers_and_text_arrive_as_they_are(
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
-async def test_compressed_records_are_read(kafka: Kafka, mock: MockKafka, stored: Stored, codec: str) -> None:
+async def test_compressed_records_are_read(
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored, codec: str
+) -> None:
     producer = Producer({"bootstrap.servers": mock.servers, "compression.type": codec, "linger.ms": 50})
     for value in numbers(0, 50):
         producer.produce("logs", value)
@@ -162,7 +168,7 @@ async def test_compressed_records_are_read(kafka: Kafka, mock: MockKafka, stored
 
 
 async def test_broker_that_comes_back_is_read_on(
-    kafka: Kafka, mock: MockKafka, stored: Stored, caplog: pytest.LogCaptureFixture
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
@@ -186,7 +192,7 @@ async def test_cluster_that_is_down_at_first_is_waited_for(mock: MockKafka, stor
     mock.produce("logs", *numbers(0, 1))
     for broker in (1, 2, 3):
         mock.broker_down(broker)
-    kafka = await open_cluster(settings(mock.servers), stored)
+    kafka = await open_consumers(settings(mock.servers), stored)
     failures: list[str] = []
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING, failures=failures):
         await asyncio.sleep(1.5)  # a time, not a condition: an outage is no reason to fail
@@ -198,7 +204,7 @@ async def test_cluster_that_is_down_at_first_is_waited_for(mock: MockKafka, stor
     assert failures == []
 
 
-async def test_leader_that_moves_is_followed(kafka: Kafka, mock: MockKafka, stored: Stored) -> None:
+async def test_leader_that_moves_is_followed(kafka: KafkaConsumers, mock: MockKafka, stored: Stored) -> None:
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
         for round_ in range(6):
             mock.set_leader("logs", 0, round_ % 3 + 1)
@@ -209,7 +215,7 @@ async def test_leader_that_moves_is_followed(kafka: Kafka, mock: MockKafka, stor
 
 
 async def test_errors_of_brokers_lose_nothing_and_fail_nobody(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 100))
     mock.fail_next(LIST_OFFSETS, LEADER_NOT_AVAILABLE, NOT_LEADER, LEADER_NOT_AVAILABLE)
@@ -224,7 +230,7 @@ async def test_errors_of_brokers_lose_nothing_and_fail_nobody(
 
 
 async def test_topic_that_may_not_be_read_fails_its_waits_only(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.create_topic("secret")
     mock.set_topic_error("secret", TOPIC_AUTHORIZATION)
@@ -241,9 +247,9 @@ async def test_topic_that_may_not_be_read_fails_its_waits_only(
 
 
 async def test_topic_that_is_missing_fails_its_waits(
-    kafka: Kafka, mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_SECONDS", 1.0)
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
     mock.create_topic("absent")
     mock.set_topic_error("absent", UNKNOWN_TOPIC)
     failures: list[str] = []
@@ -254,7 +260,7 @@ async def test_topic_that_is_missing_fails_its_waits(
 
 
 async def test_nothing_is_read_on_while_nothing_can_be_stored(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     stored.problem = InboxUnavailable("no database")
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
@@ -270,7 +276,7 @@ async def test_nothing_is_read_on_while_nothing_can_be_stored(
 async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
     mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.catch_up_consumer._TURN_SECONDS", 0.01)
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.catch_up_consumer._SWITCH_SECONDS", 0.01)
     mock.create_topic("parts", 3)
     moments, produced = random.Random(4), 0
     offsets: dict[str, dict[str, int]] = {"w0": {}, "w1": {}}
@@ -283,11 +289,11 @@ async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
 
     for round_ in range(12):
         produce(300)
-        kafka = await open_cluster(settings(mock.servers), stored)
-        with ExitStack() as readings:
+        kafka = await open_consumers(settings(mock.servers), stored)
+        with ExitStack() as subscriptions:
             for number in range(2):
                 event = KafkaEvent("parts", match={"w": number})
-                readings.enter_context(
+                subscriptions.enter_context(
                     read(kafka, f"w{number}", event, since=0, offsets=offsets[f"w{number}"])
                 )
                 await asyncio.sleep(moments.uniform(0, 0.03))
@@ -296,7 +302,7 @@ async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
             else:
                 await asyncio.sleep(moments.uniform(0, 0.15))
             await kafka.close()
-        offsets = {key: stored.reached(key) for key in offsets}
+        offsets = {key: stored.resume_offsets(key) for key in offsets}
 
     assert sorted(found(stored)) == list(range(produced))
     for place in range(6):
@@ -305,14 +311,14 @@ async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
 
 
 async def test_hundreds_of_waits_share_two_consumers_and_one_thread(
-    kafka: Kafka, mock: MockKafka, stored: Stored
+    kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 300))
     threads = threading.active_count()
-    with ExitStack() as readings:
+    with ExitStack() as subscriptions:
         for number in range(300):
             event = KafkaEvent("logs", match={"n": number})
-            readings.enter_context(read(kafka, f"w{number}", event, since=0, offsets=BEGINNING))
+            subscriptions.enter_context(read(kafka, f"w{number}", event, since=0, offsets=BEGINNING))
         await stored.until_count(300)
         ports = {int(server.rpartition(":")[2]) for server in mock.servers.split(",")}
         connections = [
@@ -327,7 +333,7 @@ async def test_hundreds_of_waits_share_two_consumers_and_one_thread(
 
 
 async def test_closing_leaves_nothing_behind(mock: MockKafka, stored: Stored) -> None:
-    kafka = await open_cluster(settings(mock.servers), stored)
+    kafka = await open_consumers(settings(mock.servers), stored)
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
         mock.produce("logs", *numbers(0, 1))
         await stored.until_count(1)

@@ -12,7 +12,7 @@ import pytest
 from deferrable_ops.exceptions import KafkaUnavailable
 from deferrable_ops.upstreams.kafka import transactional_producer
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
-from deferrable_ops.upstreams.kafka.producers import Place, Producers, Record, producers_of
+from deferrable_ops.upstreams.kafka.producers import ProducerPool, Record, RecordPosition, open_producer_pool
 from real_kafka import MockKafka
 
 RECORDS = [Record(str(n).encode(), None, (("id", str(n).encode()),), 0) for n in range(3)]
@@ -28,9 +28,9 @@ def kafka() -> Iterator[MockKafka]:
 
 
 @pytest.fixture
-async def producers(kafka: MockKafka) -> AsyncIterator[Producers]:
+async def producers(kafka: MockKafka) -> AsyncIterator[ProducerPool]:
     """Its producers; at the end nothing of them may run."""
-    yield await producers_of(ClusterSettings("kafka_tests", kafka.servers, "PLAINTEXT", "", None, None))
+    yield await open_producer_pool(ClusterSettings("kafka_tests", kafka.servers, "PLAINTEXT", "", None, None))
     own = asyncio.current_task()
     deadline = time.monotonic() + 10
     while left := [task for task in asyncio.all_tasks() if task is not own]:
@@ -40,20 +40,24 @@ async def producers(kafka: MockKafka) -> AsyncIterator[Producers]:
 
 @pytest.mark.parametrize("transactional_id", ["deferrable-ops-1", None])
 async def test_records_are_appended_in_their_order(
-    producers: Producers, transactional_id: str | None
+    producers: ProducerPool, transactional_id: str | None
 ) -> None:
     async with producers.open("etl", transactional_id) as producer:
         assert producer.partitions == {0}
         if transactional_id:
             await producer.begin()
-        assert await producer.append(RECORDS) == [Place(0, 0), Place(0, 1), Place(0, 2)]
+        assert await producer.append(RECORDS) == [
+            RecordPosition(0, 0),
+            RecordPosition(0, 1),
+            RecordPosition(0, 2),
+        ]
         if transactional_id:
             await producer.commit()
 
 
 @pytest.mark.parametrize("transactional_id", ["deferrable-ops-1", None])
 async def test_broker_that_cannot_be_reached_is_trouble_that_passes(
-    kafka: MockKafka, producers: Producers, transactional_id: str | None
+    kafka: MockKafka, producers: ProducerPool, transactional_id: str | None
 ) -> None:
     kafka.broker_down()
     with pytest.raises(KafkaUnavailable, match="kafka_tests"):
@@ -64,7 +68,7 @@ async def test_broker_that_cannot_be_reached_is_trouble_that_passes(
         pass
 
 
-async def test_broker_that_stops_meanwhile_is_waited_for(kafka: MockKafka, producers: Producers) -> None:
+async def test_broker_that_stops_meanwhile_is_waited_for(kafka: MockKafka, producers: ProducerPool) -> None:
     async with producers.open("etl", "deferrable-ops-1") as producer:
         await producer.begin()
         await producer.append(RECORDS)
@@ -80,7 +84,7 @@ async def test_broker_that_stops_meanwhile_is_waited_for(kafka: MockKafka, produ
 @pytest.mark.parametrize("while_", ["append", "commit"])
 async def test_nothing_goes_on_after_a_producer_that_was_left_in_an_outage(
     kafka: MockKafka,
-    producers: Producers,
+    producers: ProducerPool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     while_: str,
@@ -109,7 +113,7 @@ async def test_nothing_goes_on_after_a_producer_that_was_left_in_an_outage(
     assert len(lines) < 200, "it was tried again and again without a pause"
 
 
-async def test_at_most_eight_producers_are_open_at_once(producers: Producers) -> None:
+async def test_at_most_eight_producers_are_open_at_once(producers: ProducerPool) -> None:
     open_now, full = 0, asyncio.Event()
 
     async def publish(number: int) -> None:

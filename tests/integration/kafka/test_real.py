@@ -24,8 +24,8 @@ from confluent_kafka.admin import (
 
 import real_kafka
 from deferrable_ops.events import KafkaEvent
-from deferrable_ops.upstreams.kafka.connection import settings_of
-from deferrable_ops.upstreams.kafka.consumers import Kafka, open_cluster
+from deferrable_ops.upstreams.kafka.connection import kafka_settings
+from deferrable_ops.upstreams.kafka.consumers import KafkaConsumers, open_consumers
 from real_kafka import RealKafka, Stored
 
 _numbers = itertools.count(1)
@@ -44,27 +44,27 @@ def stored() -> Stored:
 
 
 @pytest.fixture
-async def kafka(kafka_server: RealKafka, stored: Stored) -> AsyncIterator[Kafka]:
+async def kafka(kafka_server: RealKafka, stored: Stored) -> AsyncIterator[KafkaConsumers]:
     async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
         yield kafka
 
 
 @asynccontextmanager
-async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[Kafka]:
+async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[KafkaConsumers]:
     connection: Any = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
-    kafka = await open_cluster(settings_of(connection, extra), stored)
+    kafka = await open_consumers(kafka_settings(connection, extra), stored)
     try:
         yield kafka
     finally:
         await kafka.close()
 
 
-class Said(real_kafka.Said):
-    """What a reading says to its wait."""
+class RecordingListener(real_kafka.RecordingListener):
+    """What a subscription says to its wait."""
 
     def read(
         self,
-        kafka: Kafka,
+        kafka: KafkaConsumers,
         topic: str,
         *,
         since: float = 0,
@@ -72,12 +72,12 @@ class Said(real_kafka.Said):
         offsets: Mapping[str, int] | None = None,
         key: str = "w",
     ) -> AbstractContextManager[None]:
-        return kafka.read(
+        return kafka.subscribe(
             key,
             [KafkaEvent(topic, match=match)],
             since=since,
             offsets=offsets,
-            told=self,
+            listener=self,
         )
 
 
@@ -100,39 +100,39 @@ def produce_at(server: RealKafka, topic: str, moment: float, *values: bytes) -> 
 
 
 async def test_wait_takes_what_came_since_and_what_comes(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     now = time.time()
     for age in (60, 30, 20, 5):
         produce_at(kafka_server, topic, now - age * MINUTE, b'{"n": %d}' % age)
-    with Said().read(kafka, topic, since=now - 25 * MINUTE):
+    with RecordingListener().read(kafka, topic, since=now - 25 * MINUTE):
         await stored.until_count(2)
         produce_at(kafka_server, topic, now, b'{"n": 0}')
         await stored.until_count(3)
 
     assert found(stored) == [20, 5, 0]
-    assert stored.reached("w") == {"0": 5}
+    assert stored.resume_offsets("w") == {"0": 5}
 
 
 async def test_search_begins_before_since_because_clocks_differ(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     now = time.time()
     produce_at(kafka_server, topic, now - 60 * MINUTE, b'{"n": 1}')
     # Written in this order: a producer whose clock is 4 minutes ahead, then one whose clock is right.
     produce_at(kafka_server, topic, now - 6 * MINUTE, b'{"n": 2}')
     produce_at(kafka_server, topic, now - 10 * MINUTE, b'{"n": 3}')
-    with Said().read(kafka, topic, since=now - 10.5 * MINUTE):
+    with RecordingListener().read(kafka, topic, since=now - 10.5 * MINUTE):
         await stored.until_count(2)
 
     assert found(stored) == [2, 3]
 
 
 async def test_since_that_is_newer_than_everything_begins_at_the_end(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     produce_at(kafka_server, topic, time.time() - 60 * MINUTE, *numbers(0, 3))
-    with Said().read(kafka, topic, since=time.time()):
+    with RecordingListener().read(kafka, topic, since=time.time()):
         await asyncio.sleep(0.5)  # so that it does begin before; what comes later counts in any case
         kafka_server.produce(topic, b'{"n": 3}')
         await stored.until_count(1)
@@ -141,7 +141,7 @@ async def test_since_that_is_newer_than_everything_begins_at_the_end(
 
 
 async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
-    kafka_server: RealKafka, kafka: Kafka, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, stored: Stored
 ) -> None:
     topic = new_topic(kafka_server, partitions=3)
     total, began = 12_000, time.time() - 1
@@ -158,14 +158,16 @@ async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
         done.set()
 
     threading.Thread(target=produce).start()
-    readings = [Said().read(kafka, topic, since=began, match={"w": n}, key=f"w{n}") for n in range(50)]
-    for reading in readings:
-        reading.__enter__()
+    subscriptions = [
+        RecordingListener().read(kafka, topic, since=began, match={"w": n}, key=f"w{n}") for n in range(50)
+    ]
+    for subscription in subscriptions:
+        subscription.__enter__()
         await asyncio.sleep(0.02)
     await stored.until(done.is_set, "the producer", 60)
     await stored.until_count(total, 60)
-    for reading in readings:
-        reading.__exit__(None, None, None)
+    for subscription in subscriptions:
+        subscription.__exit__(None, None, None)
 
     events = [event for batch in stored.batches for event in batch.events]
     assert len({event.dedupe_key for event in events}) == len(events) == total
@@ -184,19 +186,19 @@ async def test_reopened_wait_goes_on_where_it_was(
     for round_ in range(3):
         kafka_server.produce(topic, *numbers(round_ * 10, round_ * 10 + 10))
         async with opened(stored, extra) as kafka:
-            with Said().read(kafka, topic, offsets=offsets):
+            with RecordingListener().read(kafka, topic, offsets=offsets):
                 await stored.until_count(round_ * 10 + 10)
-        offsets = stored.reached("w")
+        offsets = stored.resume_offsets("w")
 
     assert found(stored) == list(range(30)), "none twice: not even to be deduplicated"
 
 
 async def test_transactions_count_when_they_are_committed(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     producer = kafka_server.producer(transactional_id="t")
     producer.init_transactions(30)
-    with Said().read(kafka, topic):
+    with RecordingListener().read(kafka, topic):
         for number, is_kept in enumerate([True, False, True]):
             producer.begin_transaction()
             producer.produce(topic, b'{"n": %d}' % number)
@@ -211,7 +213,7 @@ async def test_transactions_count_when_they_are_committed(
 
 
 async def test_log_that_ends_with_marks_of_transactions_is_caught_up_with(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     producer = kafka_server.producer(transactional_id="marks")
     producer.init_transactions(30)
@@ -223,33 +225,33 @@ async def test_log_that_ends_with_marks_of_transactions_is_caught_up_with(
             producer.commit_transaction(30)
         else:
             producer.abort_transaction(30)
-    with Said().read(kafka, topic, match={"n": 2}):
+    with RecordingListener().read(kafka, topic, match={"n": 2}):
         kafka_server.produce(topic, b'{"n": 2}')
         await stored.until_count(1)
 
-        assert stored.reached("w") == {"0": kafka_server.ends(topic)[0][1]}
+        assert stored.resume_offsets("w") == {"0": kafka_server.ends(topic)[0][1]}
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
 async def test_compressed_records_are_read(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored, codec: str
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored, codec: str
 ) -> None:
     producer = kafka_server.producer(compression_type=codec, linger_ms=50)
     for value in numbers(0, 200):
         producer.produce(topic, value)
     producer.flush(30)
-    with Said().read(kafka, topic):
+    with RecordingListener().read(kafka, topic):
         await stored.until_count(200)
 
     assert found(stored) == list(range(200))
 
 
 async def test_deleted_records_are_warned_of(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     kafka_server.produce(topic, *numbers(0, 10))
     kafka_server.delete_records(topic, 6)
-    said, reopened, late = Said(), Said(), Said()
+    said, reopened, late = RecordingListener(), RecordingListener(), RecordingListener()
     with (
         said.read(kafka, topic, since=time.time() - 60 * MINUTE),
         reopened.read(kafka, topic, offsets={"0": 2}, key="x"),
@@ -266,7 +268,7 @@ async def test_deleted_records_are_warned_of(
 
 
 async def test_compacted_topic_is_read_as_far_as_it_is_left(
-    kafka_server: RealKafka, kafka: Kafka, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, stored: Stored
 ) -> None:
     topic = new_topic(
         kafka_server,
@@ -279,7 +281,7 @@ async def test_compacted_topic_is_read_as_far_as_it_is_left(
         kafka_server.produce(topic, b'{"n": %d}' % number, key=b"one")
         await asyncio.sleep(0.12)  # a segment each
     kafka_server.produce(topic, None, key=b"two")
-    with Said().read(kafka, topic):
+    with RecordingListener().read(kafka, topic):
         await stored.until(lambda: None in stored.payloads, "the tombstone")
         kafka_server.produce(topic, b'{"n": 10}', key=b"one")
         await stored.until(lambda: {"n": 10} in stored.payloads, "what came last")
@@ -288,11 +290,15 @@ async def test_compacted_topic_is_read_as_far_as_it_is_left(
 
 
 async def test_new_partitions_are_read_from_their_beginning(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    kafka_server: RealKafka,
+    kafka: KafkaConsumers,
+    topic: str,
+    stored: Stored,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._METADATA_SECONDS", 1.0)
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.partition_discovery._PARTITIONS_EVERY", 0.5)
-    with Said().read(kafka, topic):
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.partition_discovery._DISCOVERY_SECONDS", 0.5)
+    with RecordingListener().read(kafka, topic):
         kafka_server.produce(topic, b'{"n": 0}')
         await stored.until_count(1)
         kafka_server.add_partitions(topic, 3)
@@ -300,14 +306,14 @@ async def test_new_partitions_are_read_from_their_beginning(
         await stored.until_count(2, 60)
 
     assert found(stored) == [0, 1]
-    assert stored.reached("w") == {"0": 1, "1": 0, "2": 1}
+    assert stored.resume_offsets("w") == {"0": 1, "1": 0, "2": 1}
 
 
 async def test_topic_that_is_made_again_is_read_again(
     kafka_server: RealKafka, topic: str, stored: Stored
 ) -> None:
     kafka_server.produce(topic, *numbers(0, 10))
-    said = Said()
+    said = RecordingListener()
     async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
         with said.read(kafka, topic, offsets={"0": 1_000}):
             await stored.until_count(10)
@@ -317,9 +323,9 @@ async def test_topic_that_is_made_again_is_read_again(
 
 
 async def test_broker_that_is_killed_and_started_again_is_read_on(
-    kafka_server: RealKafka, kafka: Kafka, topic: str, stored: Stored
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
-    said = Said()
+    said = RecordingListener()
     with said.read(kafka, topic):
         kafka_server.produce(topic, *numbers(0, 10))
         await stored.until_count(10)
@@ -350,7 +356,7 @@ async def test_users_may_log_in(
     caplog.set_level(logging.DEBUG)
     kafka_server.produce(topic, b'{"n": 1}')
     async with opened(stored, login(kafka_server, mechanism)) as kafka:
-        with Said().read(kafka, topic):
+        with RecordingListener().read(kafka, topic):
             await stored.until_count(1)
 
     assert kafka_server.password not in caplog.text
@@ -361,7 +367,7 @@ async def test_credentials_that_are_refused_fail_the_waits(
     kafka_server: RealKafka, topic: str, stored: Stored, mechanism: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    said = Said()
+    said = RecordingListener()
     async with opened(stored, login(kafka_server, mechanism, sasl_password="rabbit-hole")) as kafka:
         with said.read(kafka, topic):
             await stored.until(lambda: bool(said.failures), "the failure")
@@ -378,22 +384,22 @@ async def test_connection_is_encrypted_and_the_broker_known(
     extra = login(
         kafka_server, "PLAIN", security_protocol="SASL_SSL", bootstrap_servers=kafka_server.tls_servers
     )
-    said = Said()
+    said = RecordingListener()
     async with opened(stored, extra) as kafka:
         with said.read(kafka, topic):
             await stored.until(lambda: bool(said.failures), "the failure")
     assert "ssl.ca.location" in said.failures[0]
 
     async with opened(stored, {**extra, "ssl.ca.location": str(kafka_server.authority)}) as kafka:
-        with Said().read(kafka, topic):
+        with RecordingListener().read(kafka, topic):
             await stored.until_count(1)
 
 
 async def test_topic_that_is_not_there_fails_its_waits(
-    kafka: Kafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConsumers, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_SECONDS", 1.0)
-    said = Said()
+    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
+    said = RecordingListener()
     with said.read(kafka, "absent"):
         await stored.until(lambda: bool(said.failures), "the failure")
 
@@ -412,9 +418,9 @@ async def test_topic_that_may_not_be_read_fails_its_waits_only(
         for future in kafka_server.admin.create_acls([acl]).values():
             future.result(30)
     kafka_server.produce(topic, b'{"n": 1}')
-    said = Said()
+    said = RecordingListener()
     async with opened(stored, login(kafka_server)) as kafka:
-        with said.read(kafka, secret), Said().read(kafka, topic, key="x"):
+        with said.read(kafka, secret), RecordingListener().read(kafka, topic, key="x"):
             await stored.until(lambda: bool(said.failures), "the failure")
             await stored.until_count(1)
 

@@ -12,7 +12,7 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.triggers.events.publish.resume import check_same, fingerprint
 from deferrable_ops.upstreams.kafka.producer_errors import TRANSACTIONAL_PREFIX
-from deferrable_ops.upstreams.kafka.producers import Place, Producer, Producers, Record
+from deferrable_ops.upstreams.kafka.producers import Producer, ProducerPool, Record, RecordPosition
 
 AT_ONCE: Final = 100
 """Records after which it is noted how far a task has come that publishes without a transaction."""
@@ -45,7 +45,7 @@ class KafkaPublishing:
         self._records = [_record(wait.id, index, message) for index, message in enumerate(messages)]
         self._log = log
 
-    async def in_transaction(self, producers: Producers, check: Check) -> dict[str, Any]:
+    async def in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
         """Publish all records at once, unless that was done, and return where they are.
 
         :param check: awaited immediately before what cannot be taken back.
@@ -55,15 +55,17 @@ class KafkaPublishing:
             noted = (await self._inbox.waits.get(self._wait_id)).progress
             if noted is not None:
                 found = await producers.find(
-                    self._topic, Place(*noted["first"]), self._records[0].headers[-1]
+                    self._topic, RecordPosition(*noted["first"]), self._records[0].headers[-1]
                 )
                 if found is not None:
                     self._log.info("All was published before, by a triggerer that did not live to say so")
-                    return self._value(noted["partitions"] if found == Place(*noted["first"]) else None)
+                    return self._value(
+                        noted["partitions"] if found == RecordPosition(*noted["first"]) else None
+                    )
             records = self._placed(producer)
             await check()
             await producer.begin()
-            first: Place | None = None
+            first: RecordPosition | None = None
             partitions: dict[str, Any] = {}
             for start in range(0, len(records), _IN_TRANSACTION):
                 places = await producer.append(records[start : start + _IN_TRANSACTION])
@@ -74,7 +76,7 @@ class KafkaPublishing:
             await producer.commit()
             return self._value(partitions)
 
-    async def one_by_one(self, producers: Producers, check: Check) -> dict[str, Any]:
+    async def one_by_one(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
         """Publish the records that are not known to be published, and return where all are."""
         same = await asyncio.to_thread(fingerprint, self._records)
         noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
@@ -120,7 +122,7 @@ def _record(wait_id: str, index: int, message: KafkaMessage) -> Record:
     return Record(value, key, tuple((name, text.encode()) for name, text in headers), partition)
 
 
-def _summary(before: dict[str, Any], places: Sequence[Place]) -> dict[str, Any]:
+def _summary(before: dict[str, Any], places: Sequence[RecordPosition]) -> dict[str, Any]:
     """Return by partition how many records were appended, and the offsets of the first and the last of them."""
     found = {number: dict(told) for number, told in before.items()}
     for partition, offset in places:

@@ -26,12 +26,12 @@ from deferrable_ops.triggers.events.publish.files import read_payloads
 from deferrable_ops.triggers.events.publish.kafka import KafkaPublishing
 from deferrable_ops.triggers.events.publish.sqs import SqsPublishing
 from deferrable_ops.upstreams.backoff import Backoff
-from deferrable_ops.upstreams.kafka.producer_errors import Fenced
-from deferrable_ops.upstreams.kafka.producers import use_producers
+from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
+from deferrable_ops.upstreams.kafka.producers import use_producer_pool
 from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
 _EVENTS_AT_ONCE: Final = 100  # that the event loop is kept busy with
-_TRY_AGAIN: Final = (ClaimLost, Fenced, KafkaUnavailable, SqsUnavailable)
+_TRY_AGAIN: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
 class PublishEventTrigger(TaskTrigger):
@@ -206,7 +206,7 @@ class PublishEventTrigger(TaskTrigger):
         publish: Callable[..., Awaitable[dict[str, Any]]] = (
             publishing.in_transaction if self.transactional else publishing.one_by_one
         )
-        async with use_producers(self.kafka_conn_id) as producers:
+        async with use_producer_pool(self.kafka_conn_id) as producers:
             return await publish(producers, claim.check)
 
     async def _to_sqs(self, messages: list[Any], claim: Claim) -> dict[str, Any]:

@@ -15,7 +15,7 @@ PAID = KafkaEvent("orders", match={"db": "b"}, kafka_conn_id="logs")
 
 
 class FakeKafka:
-    """A cluster that finds what it is told to."""
+    """A cluster that finds what it is listener to."""
 
     def __init__(self) -> None:
         self.conn_ids: list[str] = []
@@ -32,7 +32,7 @@ class FakeKafka:
         yield self
 
     @contextmanager
-    def read(self, key: str, events: Sequence[KafkaEvent], **arguments: Any) -> Iterator[None]:
+    def subscribe(self, key: str, events: Sequence[KafkaEvent], **arguments: Any) -> Iterator[None]:
         self.read_for[key] = {"events": events, **arguments}
         try:
             yield
@@ -40,10 +40,10 @@ class FakeKafka:
             del self.read_for[key]
 
     async def find(self, offset: int, payload: bytes, *keys: str, too_large: bool = False) -> None:
-        """Find a record for the readings that go by these keys."""
+        """Find a record for the subscriptions that go by these keys."""
         event = order_event(offset, payload)
         event = event.without_payload(len(payload)) if too_large else event
-        asked = tuple(self.read_for[key]["told"] for key in keys)
+        asked = tuple(self.read_for[key]["listener"] for key in keys)
         await self.store(Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}, (asked,)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deferrable_ops.exceptions import ConfigurationError
-from deferrable_ops.upstreams.kafka.connection import ClusterSettings, settings_of, tls_context
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings, kafka_settings, tls_context
 
 
 def connection(extra: Any = None, **fields: Any) -> tuple[Any, Any]:
@@ -20,11 +20,11 @@ def connection(extra: Any = None, **fields: Any) -> tuple[Any, Any]:
 
 def settings(**extra: Any) -> ClusterSettings:
     named = {name.replace("_", "."): value for name, value in extra.items()}
-    return settings_of(*connection({"bootstrap.servers": "a:9092", **named}))
+    return kafka_settings(*connection({"bootstrap.servers": "a:9092", **named}))
 
 
 def test_bootstrap_servers_are_enough() -> None:
-    found = settings_of(*connection({"bootstrap.servers": "a:9092,b:9092"}))
+    found = kafka_settings(*connection({"bootstrap.servers": "a:9092,b:9092"}))
 
     assert (found.servers, found.protocol, found.isolation) == (
         "a:9092,b:9092",
@@ -34,18 +34,18 @@ def test_bootstrap_servers_are_enough() -> None:
 
 
 def test_host_stands_in_for_bootstrap_servers() -> None:
-    assert settings_of(*connection(host="a", port=9093)).servers == "a:9093"
+    assert kafka_settings(*connection(host="a", port=9093)).servers == "a:9093"
 
 
 def test_settings_of_consumer_groups_and_producers_are_passed_over() -> None:
     group = {"group.id": "g", "auto.offset.reset": "earliest", "enable.auto.commit": False, "acks": "all"}
 
-    assert settings_of(*connection({"bootstrap.servers": "a:9092", **group})) == settings()
+    assert kafka_settings(*connection({"bootstrap.servers": "a:9092", **group})) == settings()
 
 
 @pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
 def test_sasl_maps_over(name: str) -> None:
-    found = settings_of(
+    found = kafka_settings(
         *connection(
             {
                 "bootstrap.servers": "a:9092",
@@ -67,7 +67,7 @@ def test_sasl_maps_over(name: str) -> None:
 
 def test_login_and_password_of_the_connection_stand_in_for_those_of_the_extra() -> None:
     extra = {"bootstrap.servers": "a:9092", "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
-    found = settings_of(*connection(extra, login="me", password="hush"))
+    found = kafka_settings(*connection(extra, login="me", password="hush"))
 
     assert (found.username, found.password) == ("me", "hush")
 
@@ -91,7 +91,7 @@ def test_login_and_password_of_the_connection_stand_in_for_those_of_the_extra() 
 )
 def test_what_is_wrong_is_named(extra: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        settings_of(*connection(extra))
+        kafka_settings(*connection(extra))
 
 
 def test_oauth_maps_over() -> None:

@@ -1,4 +1,4 @@
-"""Every reading sees every record from its beginning on, once, in order, whichever consumer reads it."""
+"""Every subscription sees every record from its beginning on, once, in order, whichever consumer reads it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.events.event import kafka_event
 from deferrable_ops.upstreams.kafka.positions import (
+    BaseSubscription,
     Bounds,
     Partition,
-    Standing,
     Topic,
     first_offset,
     may_be_deleted,
@@ -29,51 +29,51 @@ class Log:
 
     def __init__(self) -> None:
         self.end = 0
-        self.topic: Topic[Standing] = Topic("t", "kafka:c/t")
-        self.seen: dict[Standing, list[int]] = {}
+        self.topic: Topic[BaseSubscription] = Topic("t", "kafka:c/t")
+        self.seen: dict[BaseSubscription, list[int]] = {}
 
     @property
-    def partition(self) -> Partition[Standing]:
+    def partition(self) -> Partition[BaseSubscription]:
         return self.topic.partitions[0]
 
-    def enter(self, offset: int) -> Standing:
-        reading = Standing([KafkaEvent("t")], 0.0)
-        self.seen[reading] = []
-        self.topic.enter(reading, {0: (offset, self.end)})
-        return reading
+    def add(self, offset: int) -> BaseSubscription:
+        subscription = BaseSubscription([KafkaEvent("t")], 0.0)
+        self.seen[subscription] = []
+        self.topic.add(subscription, {0: (offset, self.end)})
+        return subscription
 
     def live(self, records: int) -> None:
-        if not self.topic.readings or not self.topic.has_live(self.partition):
+        if not self.topic.subscriptions or not self.topic.has_live(self.partition):
             return  # paused
         end = min(self.partition.live + records, self.end)
         for offset in range(self.partition.live, end):
-            for reading in self.topic.readings:
-                if self.partition.is_live(reading, offset):
-                    self.seen[reading].append(offset)
+            for subscription in self.topic.subscriptions:
+                if self.partition.is_live(subscription, offset):
+                    self.seen[subscription].append(offset)
         self.partition.live = self.partition.stored = end
 
     def offsets_behind(self) -> list[int]:
         return sorted(group.offset for group in self.partition.behind.values())
 
     def catch_up(
-        self, records: int, may_turn: bool = False, comes_meanwhile: Callable[[], object] | None = None
+        self, records: int, may_switch: bool = False, comes_meanwhile: Callable[[], object] | None = None
     ) -> None:
-        if not self.topic.readings:
+        if not self.topic.subscriptions:
             return
-        begin = self.partition.next_start(may_turn)
+        begin = self.partition.next_start(may_switch)
         if begin is None:
             self.partition.catch_up = None
             return
         assert begin in self.offsets_behind(), "somebody needs it"
         end = min(begin + records, self.end)
-        carried = self.partition.carried(begin, end)
+        covered = self.partition.covered(begin, end)
         for offset in range(begin, end):
-            for reading in self.topic.readings:
-                if self.partition.is_carried(reading, begin, offset):
-                    self.seen[reading].append(offset)
+            for subscription in self.topic.subscriptions:
+                if self.partition.is_covered(subscription, begin, offset):
+                    self.seen[subscription].append(offset)
         if comes_meanwhile is not None:  # while what was found is being stored
             comes_meanwhile()
-        self.partition.caught_up(carried, end)
+        self.partition.advance(covered, end)
         self.partition.catch_up = end
 
 
@@ -96,43 +96,43 @@ steps = st.lists(
 @given(steps)
 def test_reading_sees_every_record_from_its_beginning_once_and_in_order(steps: list[tuple[str, int]]) -> None:
     log = Log()
-    began: dict[Standing, int] = {}
+    began: dict[BaseSubscription, int] = {}
     for what, number in steps:
         if what == "append":
             log.end += number
         elif what == "enter":
             offset = min(number, log.end)
-            began[log.enter(offset)] = offset
+            began[log.add(offset)] = offset
         elif what == "leave" and began:
-            reading = list(began)[number % len(began)]
-            log.topic.leave(reading)
-            del began[reading]
+            subscription = list(began)[number % len(began)]
+            log.topic.remove(subscription)
+            del began[subscription]
         elif what == "live":
             log.live(number)
         elif what == "enter while catching up":
             offset = min(number, log.end)
-            log.catch_up(5, comes_meanwhile=lambda o=offset: began.setdefault(log.enter(o), o))  # type: ignore[misc]
+            log.catch_up(5, comes_meanwhile=lambda o=offset: began.setdefault(log.add(o), o))  # type: ignore[misc]
         elif what in ("catch up", "turn"):
-            log.catch_up(number, may_turn=what == "turn")
-    for reading, offset in began.items():
-        seen = log.seen[reading]
+            log.catch_up(number, may_switch=what == "turn")
+    for subscription, offset in began.items():
+        seen = log.seen[subscription]
         assert seen == list(range(offset, offset + len(seen)))
         # Where it would go on after a restart is what it sees next, or what it begins with.
-        assert log.topic.offsets(reading)["0"] == offset + len(seen)
+        assert log.topic.offsets(subscription)["0"] == offset + len(seen)
     for _ in range(200):
-        log.catch_up(50, may_turn=True)
+        log.catch_up(50, may_switch=True)
         log.live(50)
-    for reading, offset in began.items():
-        assert log.seen[reading] == list(range(offset, log.end)), "it comes to the end"
-        assert reading not in log.partition.behind
+    for subscription, offset in began.items():
+        assert log.seen[subscription] == list(range(offset, log.end)), "it comes to the end"
+        assert subscription not in log.partition.behind
 
 
 def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
     log = Log()
     log.end = 1_000
-    log.enter(10)
+    log.add(10)
     log.end = 5_000
-    log.enter(4_000)
+    log.add(4_000)
 
     assert log.partition.live == 5_000
     assert log.offsets_behind() == [10, 4_000]
@@ -141,11 +141,11 @@ def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
 def test_long_way_holds_up_no_short_one_nor_the_other_way_round() -> None:
     log = Log()
     log.end = 1_000_000
-    far, near = log.enter(0), log.enter(999_000)
+    far, near = log.add(0), log.add(999_000)
     starts = []
     for _ in range(4):
-        starts.append(log.partition.next_start(may_turn=True))
-        log.catch_up(100, may_turn=False)
+        starts.append(log.partition.next_start(may_switch=True))
+        log.catch_up(100, may_switch=False)
 
     assert far in log.partition.behind
     assert near in log.partition.behind
@@ -155,23 +155,23 @@ def test_long_way_holds_up_no_short_one_nor_the_other_way_round() -> None:
 def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> None:
     log = Log()
     log.end = 100
-    live, behind = log.enter(100), log.enter(20)
+    live, behind = log.add(100), log.add(20)
     log.end = 110
     log.partition.live = 105  # found, and not stored yet
-    carried = log.partition.carried(20, 50)
+    covered = log.partition.covered(20, 50)
 
     assert log.topic.offsets(live) == {"0": 100}
     assert log.topic.offsets(live, live={0: 105}) == {"0": 105}
     assert log.topic.offsets(behind, live={0: 105}) == {"0": 20}
-    assert log.topic.offsets(behind, carried={0: (carried, 50)}) == {"0": 50}
-    assert log.topic.offsets(live, carried={0: (carried, 50)}) == {"0": 100}
+    assert log.topic.offsets(behind, covered={0: (covered, 50)}) == {"0": 50}
+    assert log.topic.offsets(live, covered={0: (covered, 50)}) == {"0": 100}
 
 
 def test_met_leaves_out_who_wants_nothing_so_old() -> None:
-    topic: Topic[Standing] = Topic("t", "kafka:c/t")
-    old, new = (Standing([KafkaEvent("t", match={"n": 1})], since) for since in (NOW - 60, NOW))
-    for reading in (old, new):
-        topic.enter(reading, {0: (0, 0)})
+    topic: Topic[BaseSubscription] = Topic("t", "kafka:c/t")
+    old, new = (BaseSubscription([KafkaEvent("t", match={"n": 1})], since) for since in (NOW - 60, NOW))
+    for subscription in (old, new):
+        topic.add(subscription, {0: (0, 0)})
     event = kafka_event(
         topic.source,
         topic="t",
@@ -184,7 +184,7 @@ def test_met_leaves_out_who_wants_nothing_so_old() -> None:
         received_at=NOW,
     )
 
-    assert topic.met(event) == {old}
+    assert topic.subscribers_of(event) == {old}
 
 
 def test_search_begins_five_minutes_before_since_and_shares_the_minute() -> None:

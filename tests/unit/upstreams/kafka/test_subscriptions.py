@@ -1,4 +1,4 @@
-"""Readings come, go and are stored; what goes wrong on the way is told, and no secret with it."""
+"""Subscriptions come, go and are stored; what goes wrong on the way is listener, and no secret with it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.client import Cluster, _holds_no_credentials, _is_refusal, import_aiokafka
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings, OAuth
 from deferrable_ops.upstreams.kafka.oauth import token_provider
-from deferrable_ops.upstreams.kafka.subscription import Batch, Reading
-from deferrable_ops.upstreams.kafka.subscriptions import Readings
-from real_kafka import Said
+from deferrable_ops.upstreams.kafka.subscriptions import Batch, Subscription, Subscriptions
+from real_kafka import RecordingListener
 
 
 class Store:
@@ -35,44 +34,47 @@ class Store:
         self.batches.append(batch)
 
 
-def reading(key: str, topic: str = "t", said: list[str] | None = None) -> Reading:
-    told = Said()
-    told.warnings = told.failures = [] if said is None else said
-    return Reading(key, [KafkaEvent(topic)], since=0, offsets=None, told=told)
+def subscription(key: str, topic: str = "t", said: list[str] | None = None) -> Subscription:
+    listener = RecordingListener()
+    listener.warnings = listener.failures = [] if said is None else said
+    return Subscription(key, [KafkaEvent(topic)], since=0, offsets=None, listener=listener)
 
 
-def begun(readings: Readings, one: Reading, offset: int = 0, end: int = 0) -> Reading:
-    readings.enter(one)
-    readings.begin(one, {0: (offset, end)})
+def begun(subscriptions: Subscriptions, one: Subscription, offset: int = 0, end: int = 0) -> Subscription:
+    subscriptions.add(one)
+    subscriptions.start(one, {0: (offset, end)})
     return one
 
 
 async def test_reading_waits_begins_and_leaves() -> None:
-    readings = Readings(Store())
-    one = reading("a")
-    readings.enter(one)
-    assert (list(readings.waiting), list(readings.topics)) == (["t"], [])
+    subscriptions = Subscriptions(Store())
+    one = subscription("a")
+    subscriptions.add(one)
+    assert (list(subscriptions.pending), list(subscriptions.topics)) == (["t"], [])
 
-    readings.begin(one, {0: (0, 0)})
-    assert (list(readings.waiting), list(readings.topics)) == ([], ["t"])
+    subscriptions.start(one, {0: (0, 0)})
+    assert (list(subscriptions.pending), list(subscriptions.topics)) == ([], ["t"])
 
-    readings.leave(one)
-    readings.leave(one)
-    assert not readings
+    subscriptions.remove(one)
+    subscriptions.remove(one)
+    assert not subscriptions
 
 
 async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
     store = Store()
-    readings = Readings(store)
-    begun(readings, reading("a"), 5, 10)
-    begun(readings, reading("b"), 10, 10)
-    topic = readings.topics["t"]
-    await readings.checkpoint(topic)
-    await readings.checkpoint(topic)
+    subscriptions = Subscriptions(store)
+    begun(subscriptions, subscription("a"), 5, 10)
+    begun(subscriptions, subscription("b"), 10, 10)
+    topic = subscriptions.topics["t"]
+    await subscriptions.checkpoint(topic)
+    await subscriptions.checkpoint(topic)
     topic.partitions[0].move_live(20)
-    await readings.checkpoint(topic)
+    await subscriptions.checkpoint(topic)
 
-    assert [batch.reached for batch in store.batches] == [{"a": {"0": 5}, "b": {"0": 10}}, {"b": {"0": 20}}]
+    assert [batch.resume_offsets for batch in store.batches] == [
+        {"a": {"0": 5}, "b": {"0": 10}},
+        {"b": {"0": 20}},
+    ]
     assert all(batch.events == () for batch in store.batches)
 
 
@@ -80,7 +82,7 @@ async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("deferrable_ops.upstreams.backoff._PAUSE_FIRST", 0.001)
     store = Store(OSError("away"), ValueError("odd"))
     batch = Batch("kafka:c/t", (), {})
-    await Readings(store).store(batch)
+    await Subscriptions(store).store(batch)
 
     assert store.batches == [batch]
 
@@ -88,17 +90,17 @@ async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPa
 async def test_warning_is_said_once_and_failure_ends_the_topic_only() -> None:
     said: list[str] = []
     other: list[str] = []
-    readings = Readings(Store())
-    one = begun(readings, reading("a", said=said))
-    begun(readings, reading("b", "u", other))
+    subscriptions = Subscriptions(Store())
+    one = begun(subscriptions, subscription("a", said=said))
+    begun(subscriptions, subscription("b", "u", other))
     one.warn("old")
     one.warn("old")
-    readings.fail(readings.of_topic("t"), KafkaRefused("no"))
+    subscriptions.fail(subscriptions.for_topic("t"), KafkaRefused("no"))
     await asyncio.sleep(0)
 
     assert said == ["old", "no"]
     assert other == []
-    assert list(readings.topics) == ["u"]
+    assert list(subscriptions.topics) == ["u"]
 
 
 def test_backoff_grows_to_five_seconds_with_jitter_and_starts_over() -> None:
@@ -136,7 +138,7 @@ def test_refusal_is_told_from_trouble(error: Exception, is_refusal: bool) -> Non
 
 def test_reason_of_a_refusal_holds_no_secret() -> None:
     settings = ClusterSettings("c", "a:1", "SASL_SSL", "PLAIN", "me", "hush")
-    said = Cluster(settings, None)._in_words("a", 1, SaslAuthenticationFailed("hush is wrong"))
+    said = Cluster(settings, None)._describe_refusal("a", 1, SaslAuthenticationFailed("hush is wrong"))
 
     assert "hush" not in said
     assert "*** is wrong" in said
