@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         SupervisorSSHAirflowConfiguration,
     )
     from deferrable_ops.supervisord.configuration import SupervisorConfiguration
-    from deferrable_ops.supervisord.daemon import (
+    from deferrable_ops.supervisord.daemon_sections import (
         GroupConfiguration,
         IncludeConfiguration,
         InetHttpServerConfiguration,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         UnixHttpServerConfiguration,
     )
     from deferrable_ops.supervisord.policy import Action, ProgramPolicy
-    from deferrable_ops.supervisord.programs import (
+    from deferrable_ops.supervisord.program_sections import (
         EventListenerConfiguration,
         FcgiProgramConfiguration,
         ProgramConfiguration,
@@ -49,7 +49,7 @@ __all__ = [
     "UnixHttpServerConfiguration",
 ]
 
-_HOMES: Final = ("airflow", "configuration", "daemon", "policy", "programs")
+_HOMES: Final = ("airflow", "configuration", "daemon_sections", "policy", "program_sections")
 
 
 def __getattr__(name: str) -> Any:

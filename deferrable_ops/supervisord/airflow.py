@@ -21,8 +21,8 @@ from pydantic import (
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
-from deferrable_ops.supervisord.daemon import check_credentials
-from deferrable_ops.supervisord.filling import NAME, filled
+from deferrable_ops.supervisord.daemon_sections import check_credentials
+from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
 from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
@@ -220,7 +220,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
             raise InputError(f"policies names {unknown[0]!r}, which is neither in program nor fcgiprogram")
-        self.__dict__.update(filled(self, (info.context or {}).get(NAME)))
+        self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self
 
 

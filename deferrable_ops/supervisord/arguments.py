@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-KINDS: Final = ("plain", "airflow", "ssh")
+from deferrable_ops.supervisord.kinds import KINDS
 
 
 def add_commands(commands: Any) -> None:

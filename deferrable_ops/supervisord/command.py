@@ -14,8 +14,8 @@ from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
-from deferrable_ops.supervisord.arguments import KINDS
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
+from deferrable_ops.supervisord.kinds import KINDS
 from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml_mapping
 
 _KINDS: Final[dict[str, type[SupervisorConfiguration]]] = dict(

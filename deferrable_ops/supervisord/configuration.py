@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord.daemon import (
+from deferrable_ops.supervisord.daemon_sections import (
     GroupConfiguration,
     IncludeConfiguration,
     InetHttpServerConfiguration,
@@ -17,12 +17,12 @@ from deferrable_ops.supervisord.daemon import (
     SupervisordConfiguration,
     UnixHttpServerConfiguration,
 )
-from deferrable_ops.supervisord.programs import (
+from deferrable_ops.supervisord.program_sections import (
     EventListenerConfiguration,
     FcgiProgramConfiguration,
     ProgramConfiguration,
 )
-from deferrable_ops.supervisord.rendering import holds_here
+from deferrable_ops.supervisord.rendering import contains_here
 from deferrable_ops.supervisord.section import Model, Section
 from deferrable_ops.supervisord.values import REVEAL, FilePath, Name
 from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml_mapping
@@ -63,7 +63,7 @@ class SupervisorConfiguration(Model):
         :raises InputError: a value cannot be written into the file.
         """
         text = "\n".join(section.to_cfg(key) for key, section in self._sections())
-        if self.include is not None and holds_here(text):
+        if self.include is not None and contains_here(text):
             raise InputError(
                 "a value holds %%(here)s, as plain text, which supervisord replaces all the same where there is an "
                 "[include]; leave one of the two out"

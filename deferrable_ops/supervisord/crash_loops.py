@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 from deferrable_ops.supervisord.policy import ProgramPolicy
-from deferrable_ops.supervisord.processes import Process, State
+from deferrable_ops.supervisord.processes import Process, ProcessState
 
 
-class Step(StrEnum):
+class CrashLoopStep(StrEnum):
     """What to do with a process now.
 
     NOTHING: leave it alone. PAUSE: stop it, its pause begins. RESUME: start it, its pause is over. GIVE_UP: it crashes
@@ -25,7 +25,7 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class CrashHistory:
     """What has been seen of a process. All times are supervisord's, in whole seconds since 1970.
 
     :param start: of the start that was counted last.
@@ -46,13 +46,15 @@ class History:
         return {name: getattr(self, name) for name in self.__slots__} | {"restarts": list(self.restarts)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> History:
+    def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
         """Return the history that :meth:`to_json` wrote; what another version added is passed over."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
 
-def follow(history: History, process: Process, policy: ProgramPolicy) -> tuple[History, Step]:
+def update_history(
+    history: CrashHistory, process: Process, policy: ProgramPolicy
+) -> tuple[CrashHistory, CrashLoopStep]:
     """Return the history with what is seen now, and what is to be done.
 
     The same history and process give the same answer: who could not do the step does it after the next look.
@@ -64,41 +66,46 @@ def follow(history: History, process: Process, policy: ProgramPolicy) -> tuple[H
         return _paused(history, history.paused_until, process)
     history = _counted(history, process, policy)
     if len(history.restarts) < policy.crash_restarts:
-        return history, Step.NOTHING
+        return history, CrashLoopStep.NOTHING
     if history.pauses >= policy.crash_give_up:
-        return history, Step.GIVE_UP
+        return history, CrashLoopStep.GIVE_UP
     delay = min(policy.crash_delay * 2 ** min(history.pauses, 32), policy.crash_longest_delay)
     until = process.now + max(1, round(delay.total_seconds()))
-    return replace(history, restarts=(), pauses=history.pauses + 1, paused_until=until), Step.PAUSE
+    return replace(history, restarts=(), pauses=history.pauses + 1, paused_until=until), CrashLoopStep.PAUSE
 
 
-def _paused(history: History, until: int, process: Process) -> tuple[History, Step]:
-    alive = process.state in (State.STARTING, State.RUNNING, State.BACKOFF)
+def _paused(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
+    alive = process.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
     if process.now < until:
         # Not stopped yet, or started by somebody else: the pause holds.
-        return history, Step.PAUSE if alive else Step.NOTHING
+        return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     if alive or process.start >= until:
-        return replace(history, start=process.start, pid=process.pid, paused_until=None), Step.NOTHING
-    return history, Step.RESUME
+        return replace(
+            history, start=process.start, pid=process.pid, paused_until=None
+        ), CrashLoopStep.NOTHING
+    return history, CrashLoopStep.RESUME
 
 
-def _counted(history: History, process: Process, policy: ProgramPolicy) -> History:
+def _counted(history: CrashHistory, process: Process, policy: ProgramPolicy) -> CrashHistory:
     window = policy.crash_window.total_seconds()
-    if process.state in (State.STARTING, State.BACKOFF, State.STOPPING) or not process.start:
+    if (
+        process.state in (ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING)
+        or not process.start
+    ):
         return history
     if (
-        process.state is State.RUNNING
+        process.state is ProcessState.RUNNING
         and process.start == history.start
         and process.now - process.start >= window
     ):
-        return History(process.start, process.pid or history.pid)
+        return CrashHistory(process.start, process.pid or history.pid)
     restarts = tuple(time for time in history.restarts if process.now - time < window)
     if _was_started_again(history, process):
         restarts = (*restarts, process.start)
     return replace(history, start=process.start, pid=process.pid or history.pid, restarts=restarts)
 
 
-def _was_started_again(history: History, process: Process) -> bool:
+def _was_started_again(history: CrashHistory, process: Process) -> bool:
     if not history.start:
         return False
     # Two starts within a second have the same start time.

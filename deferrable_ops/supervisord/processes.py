@@ -11,12 +11,12 @@ from typing import Any, Final, Self
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.policy import Action, ProgramPolicy
-from deferrable_ops.supervisord.programs import ProgramConfiguration
+from deferrable_ops.supervisord.program_sections import ProgramConfiguration
 
 _EXPRESSION: Final = re.compile(r"%\((\w+)\)[#0 +-]*[0-9]*(?:\.[0-9]+)?([a-zA-Z])")
 
 
-class State(IntEnum):
+class ProcessState(IntEnum):
     """The states of a process (supervisor's ``states.py``)."""
 
     STOPPED = 0
@@ -29,11 +29,13 @@ class State(IntEnum):
     UNKNOWN = 1000
 
     @classmethod
-    def _missing_(cls, value: object) -> State:
+    def _missing_(cls, value: object) -> ProcessState:
         return cls.UNKNOWN
 
 
-ALIVE: Final = frozenset({State.STARTING, State.RUNNING, State.BACKOFF, State.STOPPING})
+ALIVE: Final = frozenset(
+    {ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF, ProcessState.STOPPING}
+)
 """In these a process runs, or supervisord is about to start it again by itself."""
 
 
@@ -51,7 +53,7 @@ class Process:
 
     group: str
     name: str
-    state: State
+    state: ProcessState
     start: int
     now: int
     exit_code: int
@@ -70,7 +72,7 @@ class Process:
             return cls(
                 group=str(info["group"]),
                 name=str(info["name"]),
-                state=State(info["state"]),
+                state=ProcessState(info["state"]),
                 start=int(info["start"]),
                 now=int(info["now"]),
                 exit_code=int(info["exitstatus"]),
@@ -95,14 +97,14 @@ class Process:
     @property
     def end(self) -> str:
         """Say how it ended, for a human."""
-        if self.state is State.EXITED:
+        if self.state is ProcessState.EXITED:
             return "was ended by a signal" if self.exit_code == -1 else f"exited with {self.exit_code}"
-        if self.state is State.STOPPED:
+        if self.state is ProcessState.STOPPED:
             return "was stopped" if self.start else "was never started by this supervisord"
         return f"is {self.state.name}{': ' if self.error else ''}{self.error}"
 
 
-def processes_of(
+def processes_by_program(
     config: SupervisorConfiguration, processes: Iterable[Process]
 ) -> dict[str, tuple[Process, ...]]:
     """Return each program's processes, those of a FastCGI program among them; event listeners are left out."""
@@ -118,16 +120,16 @@ def processes_of(
     }
 
 
-def meaning(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
+def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
     """Return what the end of a process means, or None while it runs or supervisord will start it again.
 
     A process that somebody stopped is done.
     """
     if process.state in ALIVE:
         return None
-    if process.state is State.STOPPED:
+    if process.state is ProcessState.STOPPED:
         return Action.SUCCESS if process.start else policy.otherwise
-    if process.state is not State.EXITED:
+    if process.state is not ProcessState.EXITED:
         return policy.otherwise
     code = process.exit_code
     if code in policy.exit_codes:
@@ -153,7 +155,7 @@ class Verdict:
 _AT_ONCE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 
-def judge(
+def overall_verdict(
     config: SupervisorConfiguration,
     found: Mapping[str, tuple[Process, ...]],
     policies: Mapping[str, ProgramPolicy],
@@ -174,7 +176,7 @@ def judge(
             reason = f"supervisord knows {len(own)} of the {program.numprocs} processes of {name!r}"
             meant.append((policy.otherwise, reason))
         for process in own:
-            action = None if process.full_name in paused else meaning(process, program, policy)
+            action = None if process.full_name in paused else interpret_end(process, program, policy)
             meant.append((action, "" if action is None else f"{process.full_name} {process.end}"))
     return _together(meant)
 

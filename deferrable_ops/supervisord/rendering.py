@@ -34,7 +34,7 @@ def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
     return "".join([f"[{header}]\n", *(f"{key}={value}\n" for key, value in lines)])
 
 
-def written(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
+def render_value(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
     """Return a text as the file holds it.
 
     A ``%`` is doubled, unless it begins one of supervisor's own expressions that are known where the text stands, as in
@@ -86,7 +86,7 @@ def refuse_control_characters(argument: str, text: str) -> None:
             )
 
 
-def holds_here(text: str) -> bool:
+def contains_here(text: str) -> bool:
     """Return whether a written text holds, as plain text, what ``[include]`` would replace even there."""
     return "%%(here)s" in text
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from deferrable_ops.plain_data import has_template
-from deferrable_ops.supervisord.rendering import IN_DAEMON, environment_text, section_text, written
+from deferrable_ops.supervisord.rendering import IN_DAEMON, environment_text, render_value, section_text
 from deferrable_ops.supervisord.values import plain
 
 
@@ -63,7 +63,7 @@ class Section(Model):
 
     def _written(self, header: str, name: str, value: Any) -> str:
         argument = f"{name} in [{header}]"
-        return written(
+        return render_value(
             argument,
             _as_text(argument, value),
             self._expressions_of.get(name, self._expressions),

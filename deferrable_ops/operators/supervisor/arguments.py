@@ -16,7 +16,7 @@ from deferrable_ops.supervisord import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
-from deferrable_ops.supervisord.filling import NAME, given_folder
+from deferrable_ops.supervisord.defaults import DEFAULT_NAME, given_working_dir
 
 C = TypeVar("C", bound=SupervisorAirflowConfiguration)
 
@@ -95,13 +95,13 @@ def placed_configuration(cfg: C, dag: DAG, name: str, task_group: Any = None) ->
     :param task_group: its tasks' TaskGroup, where that is not the one of the ``with`` around.
     :raises InputError: the name is too long for a socket in that directory.
     """
-    if given_folder(cfg) is not None:
+    if given_working_dir(cfg) is not None:
         return cfg
     group = task_group or TaskGroupContext.get_current(dag)
     prefix = name if group is None else group.child_id(name)
     # No id holds a "+".
     whole = dag.dag_id if prefix == dag.dag_id else f"{dag.dag_id}+{prefix}"
-    return _validated(type(cfg), cfg.given_fields, {NAME: whole})
+    return _validated(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
 
 
 def given_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:

@@ -24,9 +24,9 @@ from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
-from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_PROCESS, written
-from deferrable_ops.upstreams.machine.machine import Where
-from deferrable_ops.upstreams.supervisord.client import Address
+from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_PROCESS, render_value
+from deferrable_ops.upstreams.machine.machine import MachineAddress
+from deferrable_ops.upstreams.supervisord.client import SupervisordAddress
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -111,12 +111,12 @@ def is_remote(cfg: SupervisorAirflowConfiguration) -> bool:
     return isinstance(cfg, SupervisorSSHAirflowConfiguration)
 
 
-def where_of(cfg: SupervisorAirflowConfiguration) -> Where:
+def where_of(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
     """Return the machine on which its supervisord runs."""
     if not isinstance(cfg, SupervisorSSHAirflowConfiguration):
-        return Where()
+        return MachineAddress()
     ssh = cfg.ssh_operator_args
-    return Where(
+    return MachineAddress(
         ssh_conn_id=ssh.ssh_conn_id or DEFAULT_CONNECTION,
         remote_host=ssh.remote_host,
         connect_timeout=ssh.conn_timeout,
@@ -126,7 +126,7 @@ def where_of(cfg: SupervisorAirflowConfiguration) -> Where:
     )
 
 
-def address_of(cfg: SupervisorAirflowConfiguration, socket: Path) -> Address:
+def address_of(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
     """Return how its supervisord answers.
 
     :param socket: the path on this host that reaches its socket.
@@ -134,8 +134,10 @@ def address_of(cfg: SupervisorAirflowConfiguration, socket: Path) -> Address:
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:
-        return Address(socket=socket)
-    return Address(socket=socket, username=server.username, password=server.password.get_secret_value())
+        return SupervisordAddress(socket=socket)
+    return SupervisordAddress(
+        socket=socket, username=server.username, password=server.password.get_secret_value()
+    )
 
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
@@ -199,7 +201,7 @@ def _forms(value: str) -> set[str]:
         for expanded in (1, 2):
             with suppress(InputError):  # it is in no file
                 # In quotes, as there: spaces at its ends need nothing.
-                forms.add(written("", f'"{value}"', expressions, expanded)[1:-1])
+                forms.add(render_value("", f'"{value}"', expressions, expanded)[1:-1])
     for _ in range(2):  # a message that is shown by Python may itself be quoted
         forms |= {shown for form in forms for shown in _shown(form)}
     return forms

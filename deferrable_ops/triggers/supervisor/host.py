@@ -13,7 +13,8 @@ from deferrable_ops.exceptions import DeferrableOpsError, SupervisordRefused, Su
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
 from deferrable_ops.triggers.supervisor.configuration import address_of, where_of
-from deferrable_ops.upstreams.machine.machine import Machine, use_machine
+from deferrable_ops.upstreams.machine.machine import Machine
+from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord, use_supervisord
 
 RUNNING: Final = 1

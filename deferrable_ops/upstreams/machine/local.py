@@ -14,7 +14,7 @@ from typing import IO
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine import local_files
-from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, Ended, FileStatus, Identity
+from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, CommandResult, FileStatus, Identity
 from deferrable_ops.upstreams.machine.signals import NO_PROGRAM, NOT_RUNNABLE, PROC, command_by_ps, signal_of
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -66,7 +66,7 @@ class LocalMachine:
         """See :meth:`Machine.remove`."""
         await asyncio.to_thread(local_files.remove, path)
 
-    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> Ended:
+    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """See :meth:`Machine.run`."""
         # Files and no pipes: a daemon that is left behind would keep those open.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
@@ -77,16 +77,16 @@ class LocalMachine:
                     *arguments, stdin=given, stdout=output, stderr=output, start_new_session=True, cwd=_home()
                 )
             except FileNotFoundError:
-                return Ended(NO_PROGRAM, f"{arguments[0]}: not found")
+                return CommandResult(NO_PROGRAM, f"{arguments[0]}: not found")
             except PermissionError:
-                return Ended(NOT_RUNNABLE, f"{arguments[0]}: permission denied")
+                return CommandResult(NOT_RUNNABLE, f"{arguments[0]}: permission denied")
             code = await self._end_of(process, timeout)
             if code is None:
                 raise MachineUnavailable(
                     f"{arguments[0]} took longer than {timeout:g} s on {self.name}, and was killed; it wrote: "
                     f"{_tail(output)!r}"
                 )
-            return Ended(code, _tail(output))
+            return CommandResult(code, _tail(output))
 
     async def signal(self, pid: int, name: str) -> bool:
         """See :meth:`Machine.signal`."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine.machine import FileStatus
-from deferrable_ops.upstreams.machine.private_directory import Entry, why_not_ours, why_not_safe
+from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 
 # They pass, or somebody makes room; everything else stays as it is until somebody changes it.
 _PASSING: Final = frozenset(
@@ -63,14 +63,14 @@ def _walk(path: Path, *, make: bool) -> bool:
                         directory.mkdir(mode=0o700)
                     found = _entry(directory)
                 _check_one(directory, found)
-        if complaint := why_not_ours(path, _entry(path), os.geteuid()):
+        if complaint := ownership_problem(path, _entry(path), os.geteuid()):
             raise MachineRefused(complaint)
         return True
 
 
 def _check_one(directory: Path, found: Entry) -> None:
     parent = _entry(directory.parent, through_links=True)
-    if complaint := why_not_safe(directory, found, parent, os.geteuid()):
+    if complaint := replacement_problem(directory, found, parent, os.geteuid()):
         raise MachineRefused(complaint)
 
 
@@ -126,9 +126,7 @@ def status(path: Path) -> FileStatus | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         kind = stat.S_IFMT(found.st_mode)
-        return FileStatus(
-            found.st_size, found.st_ino, found.st_mtime, kind == stat.S_IFDIR, kind == stat.S_IFREG
-        )
+        return FileStatus(found.st_size, found.st_ino, found.st_mtime, kind == stat.S_IFREG)
 
 
 def remove(path: Path) -> None:

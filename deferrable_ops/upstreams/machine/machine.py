@@ -17,7 +17,6 @@ None of them holds a secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -51,19 +50,17 @@ class FileStatus:
     :param size: in bytes.
     :param inode: 0 where it was not asked for, see :meth:`Machine.status`.
     :param modified: seconds since 1970, by the machine's clock; whole ones over SSH.
-    :param is_directory: whether it is a directory.
     :param is_regular: whether it holds bytes, and reading ends: it is no directory, device, socket or pipe.
     """
 
     size: int
     inode: int
     modified: float
-    is_directory: bool = False
     is_regular: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CommandResult:
     """How a command ended.
 
     :param code: its exit code; 127 where there is no such program, as in a shell; negative: the signal that ended it.
@@ -75,7 +72,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class MachineAddress:
     """Which machine. Without arguments this host, on which the triggerer runs.
 
     :param ssh_conn_id: an Airflow connection of the type SSH; None: this host.
@@ -171,7 +168,7 @@ class Machine(Protocol):
         """Remove a file or a whole tree, never through a link. It is fine when nothing is there."""
         ...
 
-    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> Ended:
+    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """Run a command in the home directory, in a session of its own, and wait for its end.
 
         A daemon that it leaves behind goes on. The command's own arguments are seen by all users of the machine.
@@ -205,18 +202,3 @@ class Machine(Protocol):
         reached.
         """
         ...
-
-
-def use_machine(where: Where) -> AbstractAsyncContextManager[Machine]:
-    """Use a machine. Nothing is connected before something is asked of it.
-
-    :raises ConfigurationError: when it is entered: the Airflow connection is missing or malformed, or asyncssh is not
-        installed.
-    """
-    if where.ssh_conn_id is None:
-        from deferrable_ops.upstreams.machine.local import use_this_host
-
-        return use_this_host()
-    from deferrable_ops.upstreams.ssh.machine import use_remote_host
-
-    return use_remote_host(where)

@@ -23,7 +23,7 @@ class Entry:
     uid: int
 
 
-def why_not_ours(path: Path, found: Entry, uid: int) -> str | None:
+def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
     """Return why a directory is not one that nobody else writes to, and the fix; None if it is.
 
     :param uid: ours.
@@ -41,7 +41,7 @@ def why_not_ours(path: Path, found: Entry, uid: int) -> str | None:
     return None
 
 
-def why_not_safe(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
+def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
     """Return why nothing of ours may be below a path; None if it may.
 
     Whoever may rename what is in its directory could put something else there, today or when ours is gone. Where

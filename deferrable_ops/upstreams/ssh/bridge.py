@@ -32,7 +32,7 @@ def bridge_program() -> str:
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
-class Carried:
+class BridgedConnection:
     """A connection that is carried.
 
     :param writer: to whoever connected here.
@@ -69,7 +69,7 @@ class Bridge:
         self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._channel: Any = None
         self._numbers = itertools.count(1)
-        self._carried: dict[int, Carried] = {}
+        self._carried: dict[int, BridgedConnection] = {}
         self._waiting = bytearray()
         self._before_hello = 0
         self._writable = asyncio.Event()
@@ -86,13 +86,15 @@ class Bridge:
         return self
 
     @asynccontextmanager
-    async def opened(self, path: Path, writer: asyncio.StreamWriter) -> AsyncIterator[Carried | None]:
+    async def opened(
+        self, path: Path, writer: asyncio.StreamWriter
+    ) -> AsyncIterator[BridgedConnection | None]:
         """Open a socket, until the block is left; None: it cannot be reached.
 
         :param writer: to whoever connected here.
         :raises MachineUnavailable: the program does not run, or does not answer.
         """
-        carried = Carried(next(self._numbers), writer)
+        carried = BridgedConnection(next(self._numbers), writer)
         self._carried[carried.number] = carried
         try:
             try:
@@ -110,7 +112,7 @@ class Bridge:
             del self._carried[carried.number]
             self._write(carried.number, _CLOSE, b"")
 
-    async def carry(self, carried: Carried, reader: asyncio.StreamReader) -> None:
+    async def carry(self, carried: BridgedConnection, reader: asyncio.StreamReader) -> None:
         """Carry a connection until it is over.
 
         :param reader: what whoever connected here says.
@@ -131,7 +133,7 @@ class Bridge:
         if self._channel is not None:
             self._channel.close()
 
-    async def _send_all(self, carried: Carried, reader: asyncio.StreamReader) -> None:
+    async def _send_all(self, carried: BridgedConnection, reader: asyncio.StreamReader) -> None:
         try:
             while data := await reader.read(65_536):
                 await self._send(carried.number, _DATA, data)

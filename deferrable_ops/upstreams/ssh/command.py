@@ -25,7 +25,7 @@ _LEFT_BEHIND: Final = 0.5  # seconds for the rest of the output, when a daemon m
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _-./=:,+@")
 
 
-def command_line(prefix: str) -> str:
+def shell_command(prefix: str) -> str:
     """Return what the account's shell is told; it is the same for each command.
 
     :param prefix: what it does first.
@@ -33,7 +33,7 @@ def command_line(prefix: str) -> str:
     return f"{prefix}\n{_SHELL}" if prefix.strip() else _SHELL
 
 
-def first_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
+def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
     """Return the line that makes the shell become a program.
 
     :param mark: is said before it begins, with the process's id; what comes earlier is the account's own shell's.
@@ -80,7 +80,7 @@ class Command:
 
         :param line: what the account's shell is told.
         """
-        given = first_line(arguments, environment, self._mark) + stdin
+        given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
         if self._closed:  # nobody waits for it any more
             self._channel.close()

@@ -51,7 +51,7 @@ _KNOWN: Final = frozenset(
 _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
-class AirflowConnection(Protocol):
+class SshAirflowConnection(Protocol):
     """What is read of an Airflow connection."""
 
     conn_id: str
@@ -110,8 +110,8 @@ class SshSettings:
         return shown
 
 
-def settings_of(
-    connection: AirflowConnection,
+def ssh_settings(
+    connection: SshAirflowConnection,
     extra: Any,
     *,
     remote_host: str | None = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine.machine import FileStatus
-from deferrable_ops.upstreams.machine.private_directory import Entry, why_not_ours, why_not_safe
+from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 from deferrable_ops.upstreams.ssh.link import Link
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ class RemoteFiles:
                             await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
                         found = await sftp.lstat(str(directory))
                     await self._check_one(sftp, directory, found, uid)
-            if complaint := why_not_ours(path, _entry(await sftp.lstat(str(path))), uid):
+            if complaint := ownership_problem(path, _entry(await sftp.lstat(str(path))), uid):
                 raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
             return True
 
     async def _check_one(self, sftp: SFTPClient, directory: Path, found: SFTPAttrs, uid: int) -> None:
         parent = _entry(await sftp.stat(str(directory.parent)))
-        if complaint := why_not_safe(directory, _entry(found), parent, uid):
+        if complaint := replacement_problem(directory, _entry(found), parent, uid):
             raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
 
     async def write(self, path: Path, data: bytes) -> None:
@@ -121,9 +121,7 @@ class RemoteFiles:
             except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
                 return None
             kind = stat.S_IFMT(found.permissions or 0)
-            return FileStatus(
-                found.size or 0, 0, float(found.mtime or 0), kind == stat.S_IFDIR, kind == stat.S_IFREG
-            )
+            return FileStatus(found.size or 0, 0, float(found.mtime or 0), kind == stat.S_IFREG)
 
     @asynccontextmanager
     async def _opened(

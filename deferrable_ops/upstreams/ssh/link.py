@@ -15,9 +15,9 @@ from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineR
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.connection_extra import read_connection
-from deferrable_ops.upstreams.machine.machine import Where
-from deferrable_ops.upstreams.ssh.connection import SshSettings, settings_of
-from deferrable_ops.upstreams.ssh.login import Dropped, import_asyncssh, log_in
+from deferrable_ops.upstreams.machine.machine import MachineAddress
+from deferrable_ops.upstreams.ssh.connection import SshSettings, ssh_settings
+from deferrable_ops.upstreams.ssh.login import ConnectionDropped, import_asyncssh, log_in
 
 if TYPE_CHECKING:
     from asyncssh import SFTPClient, SSHClientConnection
@@ -34,16 +34,16 @@ _SESSION_PAUSE: Final = 0.1  # seconds, until a session may have become free
 _CLOSE_SECONDS: Final = 5.0
 
 
-def use_link(where: Where) -> AbstractAsyncContextManager[Link]:
+def use_link(where: MachineAddress) -> AbstractAsyncContextManager[Link]:
     """Use the connection that all on the running event loop share."""
     assert where.ssh_conn_id is not None
     return share(("ssh link", where.ssh_conn_id, where.remote_host), partial(_opened, where), Link.close)
 
 
-async def _opened(where: Where) -> Link:
+async def _opened(where: MachineAddress) -> Link:
     async def load() -> SshSettings:
         assert where.ssh_conn_id is not None
-        return settings_of(
+        return ssh_settings(
             *await read_connection(where.ssh_conn_id),
             remote_host=where.remote_host,
             connect_timeout=where.connect_timeout,
@@ -180,7 +180,7 @@ class Link:
             await self._read_settings()
             try:
                 connection = await log_in(self.settings)
-            except Dropped:
+            except ConnectionDropped:
                 self._backoff.failed()
                 dropped += 1
                 if dropped == _ATTEMPTS:

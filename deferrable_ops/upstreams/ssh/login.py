@@ -39,7 +39,7 @@ def import_asyncssh() -> None:
         ours.setLevel(logging.WARNING)  # it has four lines for each thing that is done
 
 
-class Dropped(MachineUnavailable):
+class ConnectionDropped(MachineUnavailable):
     """The server closed the connection before the login, as it does when too many come at once."""
 
 
@@ -64,10 +64,10 @@ async def log_in(settings: SshSettings) -> SSHClientConnection:
             f"{settings.name} did not let us in within {settings.connect_seconds:g} s"
         ) from None
     except (asyncssh.Error, OSError) as error:
-        raise meaning_of(settings, error) from None
+        raise login_error(settings, error) from None
 
 
-def meaning_of(settings: SshSettings, error: Exception) -> MachineError:
+def login_error(settings: SshSettings, error: Exception) -> MachineError:
     """Return what a failed connection means."""
     import asyncssh
 
@@ -91,7 +91,7 @@ def meaning_of(settings: SshSettings, error: Exception) -> MachineError:
     if isinstance(error, asyncssh.KeyExchangeFailed | asyncssh.ProtocolNotSupported):
         return MachineRefused(f"{settings.name} and we have no algorithm in common: {reason}")
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
-        return Dropped(f"{settings.name} closed the connection: {reason}")
+        return ConnectionDropped(f"{settings.name} closed the connection: {reason}")
     if isinstance(error, OSError):
         reason = settings.without_secrets(error.strerror or type(error).__name__)
     return MachineUnavailable(f"{settings.name} cannot be reached: {reason or type(error).__name__}")

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.shared import share
-from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, Ended, FileStatus, Identity, Where
+from deferrable_ops.upstreams.machine.machine import (
+    OUTPUT_KEPT,
+    CommandResult,
+    FileStatus,
+    Identity,
+    MachineAddress,
+)
 from deferrable_ops.upstreams.machine.signals import PROC, command_by_ps, signal_of
 from deferrable_ops.upstreams.ssh.bridge import Bridge, bridge_program
-from deferrable_ops.upstreams.ssh.command import Command, command_line, first_line
+from deferrable_ops.upstreams.ssh.command import Command, script_line, shell_command
 from deferrable_ops.upstreams.ssh.files import RemoteFiles
 from deferrable_ops.upstreams.ssh.link import Link, use_link
 from deferrable_ops.upstreams.ssh.sockets import Sockets
@@ -41,12 +47,12 @@ _NAMES_AT_ONCE: Final = 100
 _STATUS_KEPT: Final = 1 << 20
 
 
-def use_remote_host(where: Where) -> AbstractAsyncContextManager[SshMachine]:
+def use_remote_host(where: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
     """Use a machine; its connection is shared with all who use it on the running event loop, as is all else."""
     return share(("ssh machine", where), partial(_opened, where), SshMachine.close)
 
 
-async def _opened(where: Where) -> SshMachine:
+async def _opened(where: MachineAddress) -> SshMachine:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(use_link(where))
         return SshMachine(where, link, stack.pop_all())
@@ -58,9 +64,9 @@ class SshMachine:
     :param until_closed: lets go of the link.
     """
 
-    def __init__(self, where: Where, link: Link, until_closed: AsyncExitStack) -> None:
+    def __init__(self, where: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
         self._environment = where.environment
-        self._line = command_line(where.command_prefix)
+        self._line = shell_command(where.command_prefix)
         self._link = link
         self._until_closed = until_closed
         self._seconds = where.command_timeout
@@ -125,7 +131,7 @@ class SshMachine:
             kind = MachineUnavailable if "not empty" in ended.output else MachineRefused
             raise kind(f"{path} on {self.name} cannot be removed: {ended.output.strip()}")
 
-    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> Ended:
+    async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """See :meth:`Machine.run`."""
         return await self._run(arguments, timeout, stdin)
 
@@ -154,7 +160,7 @@ class SshMachine:
 
     async def socket(self, path: Path) -> Path:
         """See :meth:`Machine.socket`."""
-        return await self._sockets.place_of(path)
+        return await self._sockets.local_path(path)
 
     async def close(self) -> None:
         """Close the sockets, and let go of the connection."""
@@ -178,7 +184,7 @@ class SshMachine:
         timeout: float | None = None,
         stdin: bytes = b"",
         keep: int = OUTPUT_KEPT,
-    ) -> Ended:
+    ) -> CommandResult:
         seconds = timeout or self._seconds or self._link.settings.command_seconds
         command = Command(keep)
         try:
@@ -196,7 +202,7 @@ class SshMachine:
             ) from None
         finally:
             command.close()
-        return Ended(code, command.tail)
+        return CommandResult(code, command.tail)
 
     async def _killed(self, command: Command) -> str:
         """Kill a command with all that is in its session, and say so. sshd would do it, but not for root."""
@@ -211,7 +217,7 @@ class SshMachine:
     async def _start_bridge(self) -> Bridge:
         program = 'exec "$(command -v python3 || command -v python)" -I -c "$1"'
         text = await asyncio.to_thread(bridge_program)
-        given = first_line(["sh", "-c", program, "sh", text], self._environment)
+        given = script_line(["sh", "-c", program, "sh", text], self._environment)
         return await self._link.session(lambda connection: Bridge().start(connection, self._line, given))
 
 
@@ -219,6 +225,6 @@ def _status(line: str) -> tuple[str, FileStatus]:
     """Return whose line of ``_STATUS`` it is, and what it says."""
     told, _, name = line.partition("/")
     inode, size, modified, kind = told.split(" ", 3)
-    kind = kind.lower()  # a regular one may be "regular empty file"
-    is_regular = kind.startswith("regular")
-    return name, FileStatus(int(size), int(inode), float(modified), kind == "directory", is_regular)
+    # stat's name for an empty file is "regular empty file".
+    is_regular = kind.lower().startswith("regular")
+    return name, FileStatus(int(size), int(inode), float(modified), is_regular)

@@ -37,22 +37,22 @@ class Sockets:
     def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
         self._link = link
         self._start_bridge = start_bridge
-        self._directory: asyncio.Task[OurDirectory] | None = None
+        self._directory: asyncio.Task[SocketDirectory] | None = None
         self._servers: dict[Path, asyncio.Task[asyncio.Server]] = {}
-        self._places: dict[Path, Path] = {}
+        self._local_paths: dict[Path, Path] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._bridge: asyncio.Task[Bridge] | None = None
         self._without_forwarding: SSHClientConnection | None = None
         self._complaint = ""
 
-    async def place_of(self, path: Path) -> Path:
+    async def local_path(self, path: Path) -> Path:
         """Return where a socket of the machine is on this host."""
         server = self._servers.get(path)
         if server is None or (server.done() and server.exception()):
             # In a context of its own: it outlives the trigger that happens to come first.
             self._servers[path] = asyncio.create_task(self._serve(path), context=Context())
         await asyncio.shield(self._servers[path])
-        return self._places[path]
+        return self._local_paths[path]
 
     async def close(self) -> None:
         """Close the sockets and what goes through them."""
@@ -74,9 +74,9 @@ class Sockets:
 
     async def _serve(self, path: Path) -> asyncio.Server:
         if self._directory is None or (self._directory.done() and self._directory.exception()):
-            self._directory = asyncio.create_task(asyncio.to_thread(OurDirectory))
-        place = (await asyncio.shield(self._directory)).path / f"{len(self._places)}.sock"
-        self._places[path] = place
+            self._directory = asyncio.create_task(asyncio.to_thread(SocketDirectory))
+        place = (await asyncio.shield(self._directory)).path / f"{len(self._local_paths)}.sock"
+        self._local_paths[path] = place
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             carried = asyncio.create_task(self._carry(path, reader, writer), context=Context())
@@ -195,7 +195,7 @@ async def _copy(source: Any, target: Any) -> None:
         target.write_eof()
 
 
-class OurDirectory:
+class SocketDirectory:
     """A new directory of ours in the temporary one. Those that killed processes left there are removed. It blocks.
 
     Whose process lives has it locked: also a process in another container, whose id says nothing here.

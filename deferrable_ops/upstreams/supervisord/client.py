@@ -17,7 +17,7 @@ import aiohttp
 from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.supervisord import xmlrpc as supervisord_xmlrpc
-from deferrable_ops.upstreams.supervisord.feed import Feed, Watch
+from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
 Processes = list[dict[str, Any]]
 """What ``getAllProcessInfo`` answers."""
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 # supervisord does one thing at a time; more connections would only wait there.
 _CONNECTIONS: Final = 4
-_PATIENCE: Final = 10.0  # seconds for a call
+_CALL_TIMEOUT: Final = 10.0  # seconds for a call
 _LARGEST: Final = 2**24  # bytes of an answer; thousands of programs need less
 _AT_ONCE: Final = 2**18  # bytes of an answer that the event loop itself reads, in some milliseconds
 _REASON: Final = 1000  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class SupervisordAddress:
     """Where a supervisord answers.
 
     :param socket: the Unix socket's path; None: ``url`` is used.
@@ -62,7 +62,7 @@ class Address:
         return str(self.socket or self.url)
 
 
-def use_supervisord(address: Address) -> AbstractAsyncContextManager[Supervisord]:
+def use_supervisord(address: SupervisordAddress) -> AbstractAsyncContextManager[Supervisord]:
     """Use the session with a supervisord that all on the running event loop share. It connects with the first call."""
     return share(("supervisord", address), partial(_opened, address), Supervisord.close)
 
@@ -73,28 +73,28 @@ class Supervisord:
     Every method raises SupervisordUnavailable when it does not answer, and SupervisordRefused when it says no.
     """
 
-    def __init__(self, address: Address, session: aiohttp.ClientSession) -> None:
+    def __init__(self, address: SupervisordAddress, session: aiohttp.ClientSession) -> None:
         self._address = address
         self._session = session
         self._url = address.url or "http://localhost/RPC2"
-        self._feeds: dict[Callable[[Processes], Any], Feed[Any]] = {}
+        self._feeds: dict[Callable[[Processes], Any], ProcessPoller[Any]] = {}
 
     def watch(
-        self, interval: float, understood: Callable[[Processes], T]
-    ) -> AbstractContextManager[Watch[T]]:
+        self, interval: float, interpret: Callable[[Processes], T]
+    ) -> AbstractContextManager[ProcessSubscription[T]]:
         """Watch all its processes, together with all others who do: supervisord is asked once for all.
 
         :param interval: seconds between two readings.
-        :param understood: what to make of a reading, once for all who give the same function; it holds up the loop.
+        :param interpret: what to make of a reading, once for all who give the same function; it holds up the loop.
         """
-        if understood not in self._feeds:
-            self._feeds[understood] = Feed(partial(self._read_as, understood))
-        return self._feeds[understood].watch(interval)
+        if interpret not in self._feeds:
+            self._feeds[interpret] = ProcessPoller(partial(self._read_as, interpret))
+        return self._feeds[interpret].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Return the answer to one call, as ``supervisor.getState``.
 
-        :raises NotReadable: it holds text that XML cannot carry.
+        :raises UnreadableAnswer: it holds text that XML cannot carry.
         """
         body = await self._post(supervisord_xmlrpc.request(method, arguments))
         try:
@@ -127,8 +127,8 @@ class Supervisord:
         """Close the session; supervisord goes on."""
         await self._session.close()
 
-    async def _read_as(self, understood: Callable[[Processes], T]) -> T:
-        return understood(await self.processes())
+    async def _read_as(self, interpret: Callable[[Processes], T]) -> T:
+        return interpret(await self.processes())
 
     async def _post(self, body: bytes) -> bytes:
         try:
@@ -161,7 +161,7 @@ class Supervisord:
         return bytes(found)
 
 
-async def _opened(address: Address) -> Supervisord:
+async def _opened(address: SupervisordAddress) -> Supervisord:
     connector: aiohttp.BaseConnector = (
         aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS)
         if address.socket
@@ -171,7 +171,7 @@ async def _opened(address: Address) -> Supervisord:
     if address.password is not None:
         login = f"{address.username or ''}:{address.password}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
-    timeout = aiohttp.ClientTimeout(total=_PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=_CALL_TIMEOUT)
     # A few bytes that are compressed may become gigabytes.
     session = aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, auto_decompress=False

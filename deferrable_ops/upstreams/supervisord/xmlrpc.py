@@ -25,7 +25,7 @@ _MOST_TAGS: Final = 2**20  # those of 7,000 processes
 _LONG_TAG: Final = re.compile(rb"<[^>]{100}")  # XML-RPC has no attributes
 
 
-class NotReadable(ValueError):
+class UnreadableAnswer(ValueError):
     """An answer is no XML-RPC, or holds text that XML cannot carry."""
 
 
@@ -43,30 +43,30 @@ def answer(body: bytes) -> Any:
     """Return what an answer holds.
 
     :raises xmlrpc.client.Fault: supervisord refused.
-    :raises NotReadable: it is none.
+    :raises UnreadableAnswer: it is none.
     """
     controls = len(body) - len(body.translate(None, _CONTROLS))
     if controls > _MOST_CONTROLS or body.count(b"<") > _MOST_TAGS or _LONG_TAG.search(body):
-        raise NotReadable(
+        raise UnreadableAnswer(
             "supervisord's answer holds more tags or control characters than any of its answers"
         )
     stand_ins = (
         {chr(_FIRST_STAND_IN + code): chr(code) for code in _CONTROLS if code in body} if controls else {}
     )
     if stand_ins and _STAND_IN.search(body):
-        raise NotReadable("supervisord's answer holds control characters, and what stands in for them")
+        raise UnreadableAnswer("supervisord's answer holds control characters, and what stands in for them")
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
     # No zero byte is left, so this is found in whatever encoding. supervisord's text has &lt; in its place.
     if b"<!DOCTYPE" in body:
-        raise NotReadable("supervisord's answer defines its own entities, which XML-RPC has no use for")
+        raise UnreadableAnswer("supervisord's answer defines its own entities, which XML-RPC has no use for")
     try:
         value = _answered(_parsed(body))
         return _with_controls(value, stand_ins) if stand_ins else value
     except client.Fault:
         raise
     except Exception as error:  # the parser's errors, and those of whatever the answer made it do
-        raise NotReadable(f"supervisord's answer is no XML-RPC: {type(error).__name__}") from None
+        raise UnreadableAnswer(f"supervisord's answer is no XML-RPC: {type(error).__name__}") from None
 
 
 def _parsed(body: bytes) -> ElementTree.Element:

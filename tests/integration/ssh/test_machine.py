@@ -32,8 +32,9 @@ from unit.upstreams.machine.test_local import (  # noqa: F401  (what every machi
 )
 
 from deferrable_ops.exceptions import ConfigurationError, InputError, MachineRefused
-from deferrable_ops.upstreams.machine.machine import Machine, Where, use_machine
+from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
 from deferrable_ops.upstreams.machine.private_directory import Entry
+from deferrable_ops.upstreams.open_machine import use_machine
 from real_sshd import RealSshd
 
 SECRET = "it's \\ 100% $HOME `id`\nand é\t"
@@ -42,7 +43,7 @@ SECRET = "it's \\ 100% $HOME `id`\nand é\t"
 @pytest.fixture
 async def machine(sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    async with use_machine(Where(ssh_conn_id="web")) as machine:
+    async with use_machine(MachineAddress(ssh_conn_id="web")) as machine:
         yield machine
 
 
@@ -59,7 +60,7 @@ async def test_environment_and_input_are_in_no_list_of_processes(
         "    except OSError: pass\n"
         "json.dump([os.environ['TOKEN'], sys.stdin.read(), lines], open(sys.argv[1], 'w'))"
     )
-    where = Where(ssh_conn_id="web", environment=(("TOKEN", SECRET),))
+    where = MachineAddress(ssh_conn_id="web", environment=(("TOKEN", SECRET),))
     caplog.set_level(0)
     async with use_machine(where) as machine:
         ended = await machine.run([sys.executable, "-c", code, str(seen)], timeout=20, stdin=SECRET.encode())
@@ -78,7 +79,7 @@ async def test_prefix_goes_before_each_command(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
     prefix = "echo 'Welcome!'; export FROM_PREFIX=yes"
-    async with use_machine(Where(ssh_conn_id="web", command_prefix=prefix)) as machine:
+    async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix=prefix)) as machine:
         ended = await machine.run(["sh", "-c", "echo $FROM_PREFIX $0", "arg"], timeout=20)
         assert (ended.code, ended.output) == (0, "yes arg\n"), (
             "what the shell said before is not the command's"
@@ -90,7 +91,7 @@ async def test_account_without_a_shell_is_refused(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    async with use_machine(Where(ssh_conn_id="web", command_prefix="echo No!; exit 1")) as machine:
+    async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix="echo No!; exit 1")) as machine:
         with pytest.raises(MachineRefused, match=r"runs no commands as others do; it says 'No!"):
             await machine.identity()
 
@@ -122,7 +123,7 @@ async def test_all_users_share_one_connection(sshd_server: RealSshd, monkeypatch
 
     async def use(number: int) -> None:
         variable = str(number % 5)
-        async with use_machine(Where(ssh_conn_id="web", environment=(("N", variable),))) as machine:
+        async with use_machine(MachineAddress(ssh_conn_id="web", environment=(("N", variable),))) as machine:
             assert (await machine.status(Path("/tmp")))[0] is not None
             if number < 15:
                 ended = await machine.run(["sh", "-c", "echo $N"], timeout=60)
@@ -138,7 +139,9 @@ async def test_machine_without_stat_tells_all_but_the_inode(
 ) -> None:
     (tmp_path / "sh").symlink_to("/bin/sh")
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    async with use_machine(Where(ssh_conn_id="web", environment=(("PATH", str(tmp_path)),))) as machine:
+    async with use_machine(
+        MachineAddress(ssh_conn_id="web", environment=(("PATH", str(tmp_path)),))
+    ) as machine:
         file, missing = await machine.status(Path("/etc/passwd"), tmp_path / "no", inodes=True)
         assert file is not None
         assert (file.size, file.inode, missing) == (Path("/etc/passwd").stat().st_size, 0, None)
@@ -163,15 +166,15 @@ async def test_missing_client_says_how_to_get_it(
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
     monkeypatch.setitem(sys.modules, "asyncssh", None)
     with pytest.raises(ConfigurationError, match=r'pip install "airflow-deferrable-ops\[ssh\]"'):
-        async with use_machine(Where(ssh_conn_id="web")):
+        async with use_machine(MachineAddress(ssh_conn_id="web")):
             pass
 
 
 def test_nothing_is_loaded_for_this_host() -> None:
     code = (
-        "import sys, asyncio; from deferrable_ops.upstreams.machine.machine import *\n"
+        "import sys, asyncio; from deferrable_ops.upstreams.open_machine import *\n"
         "async def main():\n"
-        "    async with use_machine(Where()) as m: await m.identity()\n"
+        "    async with use_machine(MachineAddress()) as m: await m.identity()\n"
         "asyncio.run(main()); print('asyncssh' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -17,10 +17,11 @@ import pytest
 
 from deferrable_ops.exceptions import ConfigurationError, SupervisordUnavailable
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.upstreams.machine.machine import Machine, Where, use_machine
+from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
+from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.ssh import sockets
-from deferrable_ops.upstreams.ssh.sockets import OurDirectory
-from deferrable_ops.upstreams.supervisord.client import Address, Supervisord, use_supervisord
+from deferrable_ops.upstreams.ssh.sockets import SocketDirectory
+from deferrable_ops.upstreams.supervisord.client import Supervisord, SupervisordAddress, use_supervisord
 from real_sshd import RealSshd
 
 pytest.importorskip("supervisor.supervisord")
@@ -56,7 +57,7 @@ async def reached(server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setenv("AIRFLOW_CONN_WEB", server.connection())
     with tempfile.TemporaryDirectory() as temporary, monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", temporary)
-        async with use_machine(Where(ssh_conn_id="web", command_timeout=60)) as machine:
+        async with use_machine(MachineAddress(ssh_conn_id="web", command_timeout=60)) as machine:
             yield machine
         assert not list(Path(temporary).iterdir()), "a directory was left behind"
 
@@ -108,7 +109,7 @@ async def test_daemon_is_started_reached_and_outlives_a_lost_connection(
             True,
         )
         assert place.parent.stat().st_mode & 0o777 == 0o700
-        async with use_supervisord(Address(socket=place)) as client:
+        async with use_supervisord(SupervisordAddress(socket=place)) as client:
             with pytest.raises(SupervisordUnavailable):
                 await client.call("supervisor.getState")
             try:
@@ -241,7 +242,7 @@ async def test_program_that_carries_runs_nothing_of_the_directory_that_it_starts
     for name in ("os", "select", "socket", "struct"):
         (theirs / f"{name}.py").write_text(f"open({str(folder / 'was run')!r}, 'w')")
     monkeypatch.setenv("AIRFLOW_CONN_WEB", forbidding.connection())
-    where = Where(ssh_conn_id="web", command_prefix=f"cd {theirs}; export PYTHONPATH={theirs}")
+    where = MachineAddress(ssh_conn_id="web", command_prefix=f"cd {theirs}; export PYTHONPATH={theirs}")
     async with use_machine(where) as machine, echoing(path):
         reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
         writer.write(b"x")
@@ -256,7 +257,7 @@ async def test_machine_without_python_says_so(
 ) -> None:
     path = folder / "echo.sock"
     monkeypatch.setenv("AIRFLOW_CONN_WEB", forbidding.connection())
-    where = Where(ssh_conn_id="web", environment=(("PATH", "/nowhere"),))
+    where = MachineAddress(ssh_conn_id="web", environment=(("PATH", "/nowhere"),))
     async with use_machine(where) as machine, echoing(path):
         reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
         assert await reader.read() == b""
@@ -286,18 +287,18 @@ def test_directory_of_a_killed_process_is_removed_and_that_of_a_living_one_stays
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     code = (
         "import tempfile, sys; tempfile.tempdir = sys.argv[1]\n"
-        "from deferrable_ops.upstreams.ssh.sockets import OurDirectory\n"
-        "found = OurDirectory(); print(found.path, flush=True); sys.stdin.read()"
+        "from deferrable_ops.upstreams.ssh.sockets import SocketDirectory\n"
+        "found = SocketDirectory(); print(found.path, flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=-1, stdout=-1)
     assert other.stdout is not None
     theirs = Path(other.stdout.readline().decode().strip())
     (theirs / "0.sock").touch()
-    first = OurDirectory()
+    first = SocketDirectory()
     assert (theirs.exists(), first.path.exists()) == (True, True)
     other.kill()
     other.wait()
-    second = OurDirectory()
+    second = SocketDirectory()
     assert (theirs.exists(), first.path.exists(), second.path.exists()) == (False, True, True)
     first.remove()
     second.remove()
@@ -311,5 +312,5 @@ def test_temporary_directory_that_is_too_long_for_a_socket_is_refused(
     deep.mkdir()
     monkeypatch.setattr(sockets.tempfile, "tempdir", str(deep))
     with pytest.raises(ConfigurationError, match="set TMPDIR"):
-        OurDirectory()
+        SocketDirectory()
     assert not list(deep.iterdir())

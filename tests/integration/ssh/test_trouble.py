@@ -14,7 +14,8 @@ import asyncssh
 import pytest
 
 from deferrable_ops.exceptions import ConfigurationError, MachineRefused, MachineUnavailable
-from deferrable_ops.upstreams.machine.machine import Ended, Machine, Where, use_machine
+from deferrable_ops.upstreams.machine.machine import CommandResult, Machine, MachineAddress
+from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.ssh import login as ssh_login
 from real_sshd import RealSshd
 
@@ -43,7 +44,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
     @asynccontextmanager
     async def connected(connection: str, **where: Any) -> AsyncIterator[Machine]:
         monkeypatch.setenv("AIRFLOW_CONN_WEB", connection)
-        async with use_machine(Where(ssh_conn_id="web", **where)) as machine:
+        async with use_machine(MachineAddress(ssh_conn_id="web", **where)) as machine:
             yield machine
 
     return connected
@@ -56,7 +57,7 @@ async def refused(machine: Machine) -> str:
 
 
 async def works(machine: Machine) -> None:
-    assert await machine.run(["echo", "here"], timeout=30) == Ended(0, "here\n")
+    assert await machine.run(["echo", "here"], timeout=30) == CommandResult(0, "here\n")
 
 
 async def test_other_host_key_is_refused(
@@ -129,7 +130,7 @@ async def test_key_is_read_from_a_file_with_its_passphrase(
 
 
 @asynccontextmanager
-async def running(machine: Machine, folder: Path) -> AsyncIterator[asyncio.Task[Ended]]:
+async def running(machine: Machine, folder: Path) -> AsyncIterator[asyncio.Task[CommandResult]]:
     """A command that goes on until the block is left."""
     begun, over = folder / "begun", folder / "over"
     script = f"touch {begun}; while ! [ -e {over} ]; do sleep 0.05; done"
@@ -205,7 +206,7 @@ async def test_pipe_in_a_files_place_holds_up_nobody_for_longer_than_a_request_m
     file.write_text("text")
     async with connect(own_server().connection(), command_timeout=2) as machine:
         (status,) = await machine.status(pipe)
-        assert (status.is_regular, status.is_directory) == (False, False)
+        assert not status.is_regular
         calls = (machine.read(pipe), machine.read(file), machine.write(tmp_path / "written", b"x"))
         async with asyncio.timeout(15):
             late, *_ = await asyncio.gather(*calls, return_exceptions=True)

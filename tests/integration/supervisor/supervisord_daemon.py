@@ -13,10 +13,10 @@ from typing import Any
 
 from deferrable_ops.exceptions import SupervisordUnavailable
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.crash_loops import History
+from deferrable_ops.supervisord.crash_loops import CrashHistory
+from deferrable_ops.supervisord.evaluation import Evaluation, evaluate
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.supervisord.watching import Look, look
-from deferrable_ops.upstreams.supervisord.client import Address, Supervisord, use_supervisord
+from deferrable_ops.upstreams.supervisord.client import Supervisord, SupervisordAddress, use_supervisord
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
@@ -33,10 +33,10 @@ class Daemon:
     def __init__(self, config: SupervisorAirflowConfiguration, client: Supervisord) -> None:
         self.config = config
         self.client = client
-        self.histories: dict[str, History] = {}
+        self.histories: dict[str, CrashHistory] = {}
 
-    async def look(self) -> Look:
-        found = look(self.config, map(Process.from_info, await self.client.processes()), self.histories)
+    async def look(self) -> Evaluation:
+        found = evaluate(self.config, map(Process.from_info, await self.client.processes()), self.histories)
         self.histories = found.histories
         return found
 
@@ -50,7 +50,7 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(*, address: Address | None = None, **fields: Any) -> AsyncIterator[Daemon]:
+async def daemon(*, address: SupervisordAddress | None = None, **fields: Any) -> AsyncIterator[Daemon]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         config = SupervisorAirflowConfiguration(working_dir=folder / "100% mine; #1", **fields)
@@ -63,7 +63,7 @@ async def daemon(*, address: Address | None = None, **fields: Any) -> AsyncItera
         stack.callback(lambda: print(running.communicate()[0].decode()))
         stack.callback(running.terminate)
         client = await stack.enter_async_context(
-            use_supervisord(address or Address(socket=config.socket_path))
+            use_supervisord(address or SupervisordAddress(socket=config.socket_path))
         )
 
         async def answers() -> bool:

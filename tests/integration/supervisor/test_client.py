@@ -8,7 +8,7 @@ import pytest
 from integration.supervisor.supervisord_daemon import daemon
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.client import SupervisorClient
 
 
@@ -20,7 +20,7 @@ async def test_client_asks_and_orders_without_an_event_loop_of_its_callers() -> 
             assert client.call("supervisor.getState")["statename"] == "RUNNING"
             assert [process.full_name for process in client.processes()] == ["test:test"]
             assert client.call("supervisor.startProcess", "test:test") is True
-            assert [process.state for process in client.processes()] == [State.RUNNING]
+            assert [process.state for process in client.processes()] == [ProcessState.RUNNING]
             with pytest.raises(SupervisordRefused):
                 client.call("supervisor.startProcess", "nobody")
 

@@ -12,7 +12,7 @@ import pytest
 from integration.supervisor.support import BEGIN, Place, alive, until
 
 from deferrable_ops.upstreams.machine.local import LocalMachine
-from deferrable_ops.upstreams.machine.machine import Ended
+from deferrable_ops.upstreams.machine.machine import CommandResult
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -27,7 +27,9 @@ async def test_lock_that_another_step_holds_for_a_moment_is_waited_for(
     until(lambda: not alive(daemon))
     real, removals = LocalMachine.run, []
 
-    async def run_beside_another(machine: LocalMachine, arguments: Sequence[str], **kwargs: Any) -> Ended:
+    async def run_beside_another(
+        machine: LocalMachine, arguments: Sequence[str], **kwargs: Any
+    ) -> CommandResult:
         removes = any("rm -f" in part for part in arguments)
         if not removes or arguments in removals:
             return await real(machine, arguments, **kwargs)

@@ -74,7 +74,7 @@ async def test_daemon_that_does_not_answer_is_killed_in_the_end_by_the_step_that
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_daemon, "_TO_LEAVE", 0.5)
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._PATIENCE", 0.3)
+    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
     cfg = place.cfg(stopwaitsecs=1)
     await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -91,7 +91,7 @@ async def test_daemon_that_does_not_answer_is_killed_in_the_end_by_the_step_that
 async def test_force_kill_reaches_what_left_its_group_or_its_environment_and_nothing_else(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._PATIENCE", 0.3)
+    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
     cfg = place.cfg(
         program={
             "left": {"command": f"setsid --fork {SLEEP}", "autorestart": False},
@@ -271,7 +271,7 @@ async def test_user_who_calls_a_task_a_success_stops_nothing(
 
 
 async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._PATIENCE", 0.1)
+    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.1)
     monkeypatch.setattr(daemon_daemon, "_MAY_BE_SILENT", 0.2)
     cfg = place.cfg()
     await place.take(cfg, *BEGIN[:2])

@@ -55,7 +55,7 @@ async def test_all_steps_leave_programs_running_there_and_then_nothing(place: Pl
 async def test_what_does_not_answer_there_is_killed_and_started_again(
     place: Place, remote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._PATIENCE", 0.5)
+    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.5)
     cfg = remote()
     await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()

@@ -12,9 +12,9 @@ from integration.supervisor.supervisord_daemon import Daemon, daemon, python, un
 
 from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord import Action
-from deferrable_ops.supervisord.crash_loops import Step
-from deferrable_ops.supervisord.processes import Process, State
-from deferrable_ops.upstreams.supervisord.client import Address, Processes, use_supervisord
+from deferrable_ops.supervisord.crash_loops import CrashLoopStep
+from deferrable_ops.supervisord.processes import Process, ProcessState
+from deferrable_ops.upstreams.supervisord.client import Processes, SupervisordAddress, use_supervisord
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -50,7 +50,7 @@ async def test_exit_code_means_what_the_policy_says() -> None:
     ) as found:
         await found.start()
         seen = await until(lambda: ended(found, "test"))
-        assert (seen.state, seen.exit_code) == (State.EXITED, 99)
+        assert (seen.state, seen.exit_code) == (ProcessState.EXITED, 99)
         with pytest.raises(SupervisordRefused, match="NO_FILE") as refused:
             await found.start("dead:dead")
         assert refused.value.code == 20
@@ -83,7 +83,7 @@ async def test_program_that_a_signal_ends_has_failed_and_one_that_is_stopped_is_
 
 async def running(found: Daemon) -> bool:
     (process,) = map(Process.from_info, await found.client.processes())
-    return process.state is State.RUNNING
+    return process.state is ProcessState.RUNNING
 
 
 async def test_crash_loop_is_seen_and_paused() -> None:
@@ -92,18 +92,18 @@ async def test_crash_loop_is_seen_and_paused() -> None:
         policy={"crash_restarts": 2, "crash_window": 60, "crash_delay": 1, "crash_give_up": 1},
     ) as found:
         await found.start()
-        assert await until(lambda: step(found)) == {"test:test": Step.PAUSE}
+        assert await until(lambda: step(found)) == {"test:test": CrashLoopStep.PAUSE}
         with_pause = found.histories["test:test"]
         assert (with_pause.pauses, with_pause.paused_until is not None) == (1, True)
         await until(lambda: stopped(found))
-        assert await until(lambda: step(found)) == {"test:test": Step.RESUME}
+        assert await until(lambda: step(found)) == {"test:test": CrashLoopStep.RESUME}
         await found.start()
         verdict = await until(found.verdict)
         assert verdict.action is Action.RETRIGGER
         assert "crash loop" in verdict.reason
 
 
-async def step(found: Daemon) -> dict[str, Step]:
+async def step(found: Daemon) -> dict[str, CrashLoopStep]:
     return (await found.look()).steps
 
 
@@ -112,7 +112,7 @@ async def stopped(found: Daemon) -> bool:
         await found.client.call("supervisor.stopProcess", "test:test")
     except SupervisordRefused:
         (process,) = map(Process.from_info, await found.client.processes())
-        return process.state in (State.STOPPED, State.EXITED)
+        return process.state in (ProcessState.STOPPED, ProcessState.EXITED)
     return True
 
 
@@ -150,7 +150,7 @@ async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch)
             return [process["statename"] for process in answer]
 
         async def watch() -> list[list[str]]:
-            async with use_supervisord(Address(socket=found.config.socket_path)) as client:
+            async with use_supervisord(SupervisordAddress(socket=found.config.socket_path)) as client:
                 with client.watch(0.05, read_states) as watched:
                     return [await watched.next() for _ in range(4)]
 
@@ -166,19 +166,22 @@ async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: in
         port=f"127.0.0.1:{unused_tcp_port}",
         username="airflow",
         password=secret,
-        address=Address(url=url, username="airflow", password=secret),
+        address=SupervisordAddress(url=url, username="airflow", password=secret),
     ) as found:
-        for wrong in (Address(url=url), Address(url=url, username="airflow", password="wrong")):
+        for wrong in (
+            SupervisordAddress(url=url),
+            SupervisordAddress(url=url, username="airflow", password="wrong"),
+        ):
             async with use_supervisord(wrong) as client:
                 with pytest.raises(SupervisordRefused, match="refuses the login") as refused:
                     await client.call("supervisor.getState")
                 assert refused.value.code == 0
-        assert secret not in repr(Address(url=url, username="airflow", password=secret))
+        assert secret not in repr(SupervisordAddress(url=url, username="airflow", password=secret))
         assert (await found.client.call("supervisor.getState"))["statename"] == "RUNNING"
 
 
 async def test_supervisord_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    async with use_supervisord(Address(socket=tmp_path / "none.sock")) as client:
+    async with use_supervisord(SupervisordAddress(socket=tmp_path / "none.sock")) as client:
         with pytest.raises(SupervisordUnavailable, match=r"none\.sock: UnixClientConnectorError"):
             await client.processes()
 
@@ -191,4 +194,4 @@ def test_address_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         ({"url": "http://x", "username": "a", "password": "{SHA}82ab"}, "is a hash"),
     ):
         with pytest.raises(InputError, match=message):
-            Address(**wrong)  # type: ignore[arg-type]
+            SupervisordAddress(**wrong)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.processes import Process, State
+from deferrable_ops.supervisord.processes import Process, ProcessState
 
 START = 1_750_000_000
 
@@ -31,8 +31,8 @@ def info(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def process(state: State = State.RUNNING, exit_code: int = 0, **changes: Any) -> Process:
-    pid = {} if state in (State.RUNNING, State.STARTING, State.STOPPING) else {"pid": 0}
+def process(state: ProcessState = ProcessState.RUNNING, exit_code: int = 0, **changes: Any) -> Process:
+    pid = {} if state in (ProcessState.RUNNING, ProcessState.STARTING, ProcessState.STOPPING) else {"pid": 0}
     return Process.from_info(info(state=int(state), exitstatus=exit_code) | pid | changes)
 
 

@@ -26,7 +26,7 @@ from deferrable_ops.supervisord import (
     SupervisordConfiguration,
     UnixHttpServerConfiguration,
 )
-from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_SERVER, written
+from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_SERVER, render_value
 
 NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
 CHARACTERS = st.characters(exclude_categories=NOT_IN_A_LINE)
@@ -150,7 +150,7 @@ def test_control_characters_are_refused(text: str, around: str) -> None:
         with pytest.raises(ValidationError, match=r"control character|unicode"):
             ProgramConfiguration(command=refused)
         with pytest.raises(InputError, match="control character"):
-            written("x", refused, IN_SERVER)
+            render_value("x", refused, IN_SERVER)
 
 
 @given(fields=st.data())
@@ -322,7 +322,7 @@ def test_processes_of_one_program_are_told_apart(folder: Path) -> None:
 
 def test_an_unknown_expression_is_text() -> None:
     assert (
-        written("x", "%(process_num)s %(nobody)s %(here)i", IN_PROCESS)
+        render_value("x", "%(process_num)s %(nobody)s %(here)i", IN_PROCESS)
         == "%(process_num)s %%(nobody)s %%(here)i"
     )
-    assert written("x", "%(process_num)s %(ENV_HOME)s", IN_SERVER) == "%%(process_num)s %(ENV_HOME)s"
+    assert render_value("x", "%(process_num)s %(ENV_HOME)s", IN_SERVER) == "%%(process_num)s %(ENV_HOME)s"

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Final
 
 from deferrable_ops.triggers.supervisor.host import POLL, Site, StepFailed
-from deferrable_ops.upstreams.machine.machine import Ended
+from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
 """The exit code of a script that another process's lock stops."""
@@ -110,7 +110,7 @@ async def end_left_over(site: Site, *, sessions: tuple[int, ...] = (), grace: fl
     return sorted(ended)
 
 
-async def without_daemon(site: Site, script: str, *arguments: str) -> Ended | None:
+async def without_daemon(site: Site, script: str, *arguments: str) -> CommandResult | None:
     """Run a script that begins with ``KEEP_LOCK``; return what came of it, None where a supervisord runs.
 
     Another step holds the lock for a moment, as a force-kill does beside a teardown: it is waited for.

@@ -14,15 +14,15 @@ from typing import Any, Final, Self
 
 from deferrable_ops.exceptions import SupervisordRefused
 from deferrable_ops.supervisord.policy import Action
-from deferrable_ops.supervisord.processes import ALIVE, Process, State, processes_of
+from deferrable_ops.supervisord.processes import ALIVE, Process, ProcessState, processes_by_program
 from deferrable_ops.triggers.supervisor.configuration import stop_seconds
 from deferrable_ops.triggers.supervisor.host import POLL, SHUTTING_DOWN, Site, StepFailed, meaning_of
 
 _STARTED_ALREADY: Final = 60  # faults of supervisor's xmlrpc.py
 _NOT_RUNNING: Final = 70
-_ON_ITS_WAY: Final = frozenset({State.STARTING, State.BACKOFF, State.STOPPING})
+_ON_ITS_WAY: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
 _MORE_TO_STOP: Final = 5.0  # seconds, until supervisord has killed one and seen its end
-_STOPPABLE: Final = ALIVE - {State.STOPPING}
+_STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})  # the others are what the watching task ends with
 
 
@@ -61,7 +61,7 @@ async def programs(site: Site) -> list[Process]:
 
     :raises StepFailed: supervisord does not know one of the programs.
     """
-    found = processes_of(site.cfg, await site.processes())
+    found = processes_by_program(site.cfg, await site.processes())
     for name, program in site.cfg.programs.items():
         if len(found[name]) < program.numprocs:
             raise StepFailed(
@@ -108,7 +108,7 @@ async def stop_programs(site: Site) -> list[Process]:
     """
 
     async def own() -> list[Process]:
-        found = processes_of(site.cfg, await site.processes())
+        found = processes_by_program(site.cfg, await site.processes())
         return [process for processes in found.values() for process in processes]
 
     return await _until_stopped(site, own)
@@ -165,12 +165,12 @@ async def _call(site: Site, method: str, processes: list[Process], fine: int) ->
 
 
 def _check_started(site: Site, found: list[Process]) -> None:
-    own = processes_of(site.cfg, found)
+    own = processes_by_program(site.cfg, found)
     dead = [
         (process, site.cfg.policy_of(name).otherwise)
         for name, processes in own.items()
         for process in processes
-        if process.state in (State.FATAL, State.UNKNOWN, State.STOPPED)
+        if process.state in (ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED)
     ]
     failed = [(process, action) for process, action in dead if action in _FAILURES]
     if failed:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
-from deferrable_ops.supervisord.output import Place
+from deferrable_ops.supervisord.log_lines import LogPosition
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.supervisord.programs import ProgramConfiguration
+from deferrable_ops.supervisord.program_sections import ProgramConfiguration
 from deferrable_ops.triggers.supervisor.configuration import is_remote
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.triggers.supervisor.watch.log_tail import Log, regular
@@ -36,7 +36,7 @@ class ForwardedOutput:
         self._machine = site.machine
         self._log = site.log
         self._inodes = not is_remote(site.cfg)  # they are told for nothing
-        self._kept = {path: Place.from_json(place) for path, place in kept.output.items()}
+        self._kept = {path: LogPosition.from_json(place) for path, place in kept.output.items()}
         self._is_ours = kept.is_ours  # what is gone since then is missed
         self._logs: dict[Path, Log] = {}
         self._trouble = ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deferrable_ops.supervisord.output import OVERLAP, Lines, Place, mark_of
+from deferrable_ops.supervisord.log_lines import OVERLAP, LogLines, LogPosition, fingerprint_of
 from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 
 
@@ -41,20 +41,20 @@ class Log:
     """
 
     def __init__(
-        self, label: str, path: Path, backups: int, place: Place | None, since: float, is_missed: bool
+        self, label: str, path: Path, backups: int, place: LogPosition | None, since: float, is_missed: bool
     ) -> None:
         self.label = label
         self.path = path
         self._files = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, backups + 1)))
-        self._lines = Lines(place or Place(modified=since))
+        self._lines = LogLines(place or LogPosition(modified=since))
         self._is_known = False  # which file it is, in this process
         self._was_looked_for = False
         self._is_missed = is_missed and place is not None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> LogPosition:
         """The place to keep: a line that is not complete comes after it."""
-        return self._lines.begun
+        return self._lines.resume_position
 
     def has_news(self, now: FileStatus | None) -> bool:
         """Return whether there may be something to read.
@@ -63,9 +63,9 @@ class Log:
         """
         if not self._was_looked_for:
             return True
-        if now is None or now.size == self._lines.read.offset == 0:
+        if now is None or now.size == self._lines.read_position.offset == 0:
             return self._is_known and now is None
-        return not self._is_current(now) or now.size > self._lines.read.offset
+        return not self._is_current(now) or now.size > self._lines.read_position.offset
 
     async def read(self, machine: Machine, now: FileStatus | None, length: int) -> Read:
         """Read on.
@@ -85,7 +85,7 @@ class Log:
 
     def _is_current(self, now: FileStatus) -> bool:
         """Return whether this is the file that is read, as far as its status tells."""
-        at = self._lines.read
+        at = self._lines.read_position
         if not self._is_known or now.size < at.offset:
             return False
         return now.inode == at.inode if now.inode and at.inode else at.offset > 0
@@ -113,7 +113,7 @@ class Log:
         return Read(lines + found.lines, found.size, index > 0 or found.goes_on, is_gapped)
 
     async def _index(self, machine: Machine, files: Sequence[FileStatus | None]) -> int | None:
-        at = self._lines.read
+        at = self._lines.read_position
         if not at.inode and not at.offset:
             return 0 if self._is_known and files[0] is not None else None
         for index, status in enumerate(files):
@@ -124,22 +124,22 @@ class Log:
         return None
 
     def _first_unread(self, files: Sequence[FileStatus | None]) -> int | None:
-        since = self._lines.read.modified
+        since = self._lines.read_position.modified
         unread = [
             index for index, status in enumerate(files) if status is not None and status.modified > since
         ]
         return max(unread, default=None)
 
     def _misses_a_file(self) -> bool:
-        at = self._lines.read
+        at = self._lines.read_position
         return bool(at.inode or at.offset) and (self._is_known or self._is_missed)
 
     def _is_at_end_of(self, status: FileStatus | None) -> bool:
-        return status is not None and self._lines.read.offset >= status.size
+        return status is not None and self._lines.read_position.offset >= status.size
 
     def _go_on_in(self, status: FileStatus | None) -> None:
         if status is not None:
-            self._lines.go_on_in(Place(status.inode, 0, "", status.modified))
+            self._lines.continue_in(LogPosition(status.inode, 0, "", status.modified))
 
     async def _read_in(self, machine: Machine, path: Path, status: FileStatus, length: int) -> Read | None:
         """Read on in this file; None where it is not the one, whatever its status said."""
@@ -148,14 +148,14 @@ class Log:
             return None
         before, data = found
         lines = self._lines.take(before, data, status.modified)
-        return Read(lines, len(data), self._lines.read.offset < status.size)
+        return Read(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _bytes(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
         """Return the bytes before the place and those after it; None where those before it are others."""
-        at = self._lines.read
+        at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)
-        if found is None or len(found) < overlap or mark_of(found[:overlap]) != at.mark:
+        if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.mark:
             return None
         if not overlap and at.inode:  # there are no bytes that tell whether it was rotated while it was read
             status = regular((await machine.status(path, inodes=True))[0])

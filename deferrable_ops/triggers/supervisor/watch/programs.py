@@ -6,16 +6,21 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.supervisord.crash_loops import Step
+from deferrable_ops.supervisord.crash_loops import CrashLoopStep
+from deferrable_ops.supervisord.evaluation import (
+    Evaluation,
+    evaluate,
+    histories_for_retry,
+    processes_to_restart,
+)
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
-from deferrable_ops.supervisord.watching import Look, due_again, histories_for_retry, look
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftWatch
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import ForwardedOutput
 from deferrable_ops.triggers.supervisor.watch.saved_state import Kept
 from deferrable_ops.upstreams.supervisord.client import Processes
-from deferrable_ops.upstreams.supervisord.feed import Watch
+from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
 
 class Seen(NamedTuple):
@@ -34,8 +39,11 @@ _SILENT_LOOKS: Final = 3
 _SHUTTING_DOWN: Final = 6  # the faults of supervisor's xmlrpc.py
 _ALREADY_STARTED: Final = 60
 _NOT_RUNNING: Final = 70
-_CALLS: Final = {Step.PAUSE: "supervisor.stopProcess", Step.RESUME: "supervisor.startProcess"}
-_DONE_ALREADY: Final = {Step.PAUSE: _NOT_RUNNING, Step.RESUME: _ALREADY_STARTED}
+_CALLS: Final = {
+    CrashLoopStep.PAUSE: "supervisor.stopProcess",
+    CrashLoopStep.RESUME: "supervisor.startProcess",
+}
+_DONE_ALREADY: Final = {CrashLoopStep.PAUSE: _NOT_RUNNING, CrashLoopStep.RESUME: _ALREADY_STARTED}
 
 
 def read_processes(answer: Processes) -> Seen:
@@ -57,7 +65,7 @@ class Programs:
     :param kept: what was known before.
     """
 
-    def __init__(self, site: Site, readings: Watch[Seen], kept: Kept) -> None:
+    def __init__(self, site: Site, readings: ProcessSubscription[Seen], kept: Kept) -> None:
         self._config = site.cfg
         self._check_place = site.check_place
         self._client = site.rpc
@@ -66,7 +74,7 @@ class Programs:
         self._histories = kept.histories
         self._is_retry = kept.is_retry
         self._asked: dict[str, bool] = {}  # what a retry starts again, and whether supervisord does that
-        self._last: Look | None = None
+        self._last: Evaluation | None = None
         self._seen: Seen | None = None
         self._is_calm = False
         self._silent = 0
@@ -138,7 +146,7 @@ class Programs:
         A triggerer that is killed after that starts nothing twice: what was started has another start time than the
         attempt before has kept.
         """
-        due = due_again(self._config, processes, self._histories)
+        due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._asked.get(process.full_name, True)]
         if not due:
             self._histories = histories_for_retry(self._config, processes, self._histories)
@@ -154,13 +162,13 @@ class Programs:
             return
         try:
             answers = await self._client.multicall(
-                [(_CALLS[Step.RESUME], (process.full_name, False)) for process in processes]
+                [(_CALLS[CrashLoopStep.RESUME], (process.full_name, False)) for process in processes]
             )
         except SupervisordUnavailable:
             return
         for process, answer in zip(processes, answers, strict=True):
             name = process.full_name
-            if isinstance(answer, SupervisordRefused) and answer.code != _DONE_ALREADY[Step.RESUME]:
+            if isinstance(answer, SupervisordRefused) and answer.code != _DONE_ALREADY[CrashLoopStep.RESUME]:
                 self._log.warning("%s %s, and is not started again: %s", name, process.end, answer)
                 if answer.code != _SHUTTING_DOWN:
                     self._asked[name] = False
@@ -169,7 +177,7 @@ class Programs:
                 self._asked[name] = True
 
     def _judged(self, seen: Seen) -> Verdict:
-        before, self._last = self._last, look(self._config, seen.processes, self._histories)
+        before, self._last = self._last, evaluate(self._config, seen.processes, self._histories)
         self._tell(before, self._last)
         self._seen, self._histories = seen, self._last.histories
         # Then another look at the same would find the same, whenever it is.
@@ -179,7 +187,7 @@ class Programs:
         )
         return self._last.verdict
 
-    def _tell(self, before: Look | None, now: Look) -> None:
+    def _tell(self, before: Evaluation | None, now: Evaluation) -> None:
         known = {} if before is None else _by_name(before)
         for name, process in _by_name(now).items():
             old = known.get(name)
@@ -189,7 +197,7 @@ class Programs:
         for name, step in now.steps.items():
             if before is not None and before.steps.get(name) is step:
                 continue
-            if step is Step.PAUSE:
+            if step is CrashLoopStep.PAUSE:
                 history = now.histories[name]
                 self._log.warning(
                     "%s is in a crash loop: it is kept stopped (pause %d)", name, history.pauses
@@ -214,5 +222,5 @@ class Programs:
         return None
 
 
-def _by_name(seen: Look) -> dict[str, Process]:
+def _by_name(seen: Evaluation) -> dict[str, Process]:
     return {process.full_name: process for own in seen.own.values() for process in own}

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, select
 
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.inbox.database.schema import waits
-from deferrable_ops.supervisord.crash_loops import History
+from deferrable_ops.supervisord.crash_loops import CrashHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Kept:
     :param is_retry: it was seen by an attempt of this DAG run before this one, which has kept nothing yet.
     """
 
-    histories: dict[str, History] = field(default_factory=dict)
+    histories: dict[str, CrashHistory] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
     is_ours: bool = False
     is_retry: bool = False
@@ -51,7 +51,9 @@ async def kept_of(inbox: Inbox, wait: Wait) -> Kept:
 def _read(progress: Any) -> Kept | None:
     match progress:
         case {"programs": dict(histories), "output": dict(output)}:
-            return Kept({name: History.from_json(told) for name, told in histories.items()}, output, True)
+            return Kept(
+                {name: CrashHistory.from_json(told) for name, told in histories.items()}, output, True
+            )
     return None
 
 

@@ -23,7 +23,7 @@ from deferrable_ops.operators.supervisor import (
     SupervisorSSHTask,
     SupervisorTask,
 )
-from deferrable_ops.supervisord.daemon import LONGEST_SOCKET_PATH
+from deferrable_ops.supervisord.daemon_sections import LONGEST_SOCKET_PATH
 from deferrable_ops.triggers.supervisor.configuration import open_configuration
 
 PROGRAM = {"web": {"command": "sleep 9"}}

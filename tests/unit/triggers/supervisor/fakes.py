@@ -16,12 +16,12 @@ from deferrable_ops.exceptions import SupervisordRefused
 from deferrable_ops.high_availability.check_evaluator import Rules
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.configuration import seal_configuration
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.upstreams.machine.local import LocalMachine
-from deferrable_ops.upstreams.supervisord.feed import Feed, Watch
+from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
 INTERVAL = 0.03
 
@@ -36,16 +36,16 @@ class Daemon:
         self.calls: list[tuple[Any, ...]] = []
         self.refusals: dict[str, SupervisordRefused] = {}
         self.differences: tuple[list[str], list[str], list[str]] = ([], [], [])
-        self._feed = Feed(self._read)
+        self._feed = ProcessPoller(self._read)
 
-    def set(self, name: str, state: State, exit_code: int = 0, **changes: Any) -> None:
-        pid = {} if state in (State.RUNNING, State.STARTING) else {"pid": 0}
+    def set(self, name: str, state: ProcessState, exit_code: int = 0, **changes: Any) -> None:
+        pid = {} if state in (ProcessState.RUNNING, ProcessState.STARTING) else {"pid": 0}
         self.programs[name] |= {"state": int(state), "exitstatus": exit_code} | pid | changes
 
     def restart(self, name: str, seconds: int = 1) -> None:
         """Let a program have been started again since the last look."""
         now = self.programs[name]["now"] + seconds
-        self.set(name, State.RUNNING, start=now, pid=now - START + 100)
+        self.set(name, ProcessState.RUNNING, start=now, pid=now - START + 100)
         self.pass_time(seconds)
 
     def pass_time(self, seconds: int) -> None:
@@ -59,7 +59,7 @@ class Daemon:
             while self.readings < seen + 2:
                 await asyncio.sleep(INTERVAL / 3)
 
-    def watch(self, interval: float, understood: Any) -> AbstractContextManager[Watch[Any]]:
+    def watch(self, interval: float, understood: Any) -> AbstractContextManager[ProcessSubscription[Any]]:
         self.understood = understood
         return self._feed.watch(interval)
 

@@ -13,7 +13,7 @@ import pytest
 from unit.supervisord.support import process, two_programs
 
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
-from deferrable_ops.supervisord.processes import Process, State
+from deferrable_ops.supervisord.processes import Process, ProcessState
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import ForwardedOutput
 from deferrable_ops.triggers.supervisor.watch.saved_state import Kept
@@ -59,7 +59,7 @@ class Program:
             folder, **{name: {"stdout_logfile_maxbytes": str(most), "stdout_logfile_backups": backups}}
         )
         self.name = name
-        self.state = State.RUNNING
+        self.state = ProcessState.RUNNING
         self._handler = loggers.RotatingFileHandler(str(self.path), maxBytes=most, backupCount=backups)
         self._handler.setFormat("%(message)s")
         self.written = b""
@@ -104,7 +104,7 @@ class Reader:
         self._state = json.loads(json.dumps(self.output.state))
 
     async def finish(self) -> None:
-        self._program.state = State.EXITED
+        self._program.state = ProcessState.EXITED
         await self.output.finish(self._program.found)
         self._state = json.loads(json.dumps(self.output.state))
 

@@ -14,9 +14,9 @@ from unit.triggers.support import Run, Runs, eventually, new_attempt
 from deferrable_ops.exceptions import (
     SupervisordRefused,
 )
-from deferrable_ops.inbox import State as WaitState
+from deferrable_ops.inbox import ProcessState as WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
 from deferrable_ops.triggers.supervisor.watch import programs as watch_programs
 
@@ -58,8 +58,8 @@ async def test_exit_codes_end_the_task_as_the_policy_says(
     run = runs.start(watching(two(tmp_path, policy=policy)))
     await daemon.looked()
     assert not run.task.done(), "they run"
-    daemon.set("a", State.EXITED, code)
-    daemon.set("b", State.EXITED, code)
+    daemon.set("a", ProcessState.EXITED, code)
+    daemon.set("b", ProcessState.EXITED, code)
     found = await run.outcome()
     if isinstance(found, (Skip, Failure)):
         found = type(found)(found.reason.replace("a:a", "a").replace("b:b", "b"))
@@ -70,16 +70,16 @@ async def test_exit_codes_end_the_task_as_the_policy_says(
 async def test_each_program_has_a_policy_of_its_own(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
     cfg = two(tmp_path, policy={"otherwise": "fail"}, policies={"b": {"exit_codes": {1: "success"}}})
     run = runs.start(watching(cfg))
-    daemon.set("b", State.EXITED, 1)
+    daemon.set("b", ProcessState.EXITED, 1)
     await daemon.looked()
     assert not run.task.done(), "b has done well, and a still runs"
-    daemon.set("a", State.EXITED, 1)
+    daemon.set("a", ProcessState.EXITED, 1)
     assert await run.outcome() == Success(["fail", "stop"])
 
 
 @pytest.mark.usefixtures("place")
 async def test_last_retrigger_stops(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
-    daemon.set("a", State.FATAL, spawnerr="no such file")
+    daemon.set("a", ProcessState.FATAL, spawnerr="no such file")
     run = runs.start(watching(two(tmp_path), maxretrigger=0))
     assert await run.outcome() == Success(["fail", "stop"])
 
@@ -149,7 +149,7 @@ async def test_crash_loop_is_paused_and_resumed_and_given_up(
         await daemon.looked()
     stop, start = ("supervisor.stopProcess", "a:a", False), ("supervisor.startProcess", "a:a", False)
     assert daemon.calls[-1] == stop
-    daemon.set("a", State.STOPPED)
+    daemon.set("a", ProcessState.STOPPED)
     await daemon.looked()
     daemon.pass_time(20)
     await daemon.looked()
@@ -188,14 +188,14 @@ async def test_pause_is_kept_before_the_program_is_stopped(
     assert before_the_stop[0]["programs"]["a:a"]["paused_until"] is not None
     await run.kill_process()
     daemon.multicall = multicall  # type: ignore[method-assign]
-    daemon.set("a", State.STOPPED)
-    daemon.set("b", State.EXITED, 0)
+    daemon.set("a", ProcessState.STOPPED)
+    daemon.set("b", ProcessState.EXITED, 0)
     again = runs.start(trigger, attempt)
     await daemon.looked()
     assert not again.task.done(), "a is only kept stopped"
     daemon.pass_time(40)
     await eventually(lambda: daemon.calls[-1][0] == "supervisor.startProcess", "the start")
-    daemon.set("a", State.EXITED, 0, start=daemon.programs["a"]["now"])
+    daemon.set("a", ProcessState.EXITED, 0, start=daemon.programs["a"]["now"])
     assert await again.outcome() == Success(["pass", "stop"])
 
 
@@ -226,18 +226,18 @@ async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
     for _ in range(2):
         daemon.restart("a")
         await daemon.looked()
-    daemon.set("a", State.STOPPED)
-    daemon.set("b", State.EXITED, 5)
+    daemon.set("a", ProcessState.STOPPED)
+    daemon.set("b", ProcessState.EXITED, 5)
     assert isinstance(await run.outcome(), Failure)
     if not same_run:
-        daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
+        daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
         assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
         return
-    daemon.set("a", State.EXITED, 5)  # as it was before it could be stopped
+    daemon.set("a", ProcessState.EXITED, 5)  # as it was before it could be stopped
     again, before = runs.start(watching(cfg), new_attempt(2, of=first)), len(daemon.calls)
     start = ("supervisor.startProcess", "b:b", False)
     await eventually(lambda: start in daemon.calls[before:], "the start")
-    daemon.set("b", State.EXITED, 0, start=daemon.programs["b"]["now"])
+    daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])
     await daemon.looked()
     assert not again.task.done()
     assert ("supervisor.startProcess", "a:a", False) not in daemon.calls

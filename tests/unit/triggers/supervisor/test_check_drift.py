@@ -10,7 +10,7 @@ from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.outcome import Success
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
 from deferrable_ops.triggers.supervisor.daemon import drift as daemon_drift
 from deferrable_ops.triggers.supervisor.daemon.drift import Drift
@@ -102,7 +102,7 @@ async def test_file_that_supervisord_cannot_read_is_drift(
 
 
 async def test_only_what_ran_before_is_started_again(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
-    daemon.set("b", State.EXITED, 0)
+    daemon.set("b", ProcessState.EXITED, 0)
     daemon.differences = (["new"], ["a", "b"], ["old"])
     runs.start(watching(two(tmp_path, drift="apply")))
     await eventually(lambda: ("supervisor.startProcess", "a:a", False) in daemon.calls, "the start")
@@ -133,7 +133,7 @@ async def test_reading_of_a_change_is_not_judged(
 
     async def slow(calls: list[tuple[str, tuple[object, ...]]]) -> list[object]:
         if calls[0][0] == "supervisor.stopProcessGroup":
-            daemon.set("a", State.STOPPED)
+            daemon.set("a", ProcessState.STOPPED)
             await daemon.looked()
             await daemon.looked()
             daemon.differences = ([], [], [])

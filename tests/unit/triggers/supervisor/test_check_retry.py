@@ -14,7 +14,7 @@ from unit.triggers.support import Runs, eventually, new_attempt
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
 
 RETRY = {"exit_codes": {0: "success", 75: "retry"}, "otherwise": "fail"}
@@ -26,11 +26,11 @@ class Starting(Daemon):
 
     def __init__(self) -> None:
         super().__init__()
-        self.next_state, self.next_code = State.EXITED, 75
+        self.next_state, self.next_code = ProcessState.EXITED, 75
         self.answered = asyncio.Event()
         self.answered.set()
-        self.set("a", State.EXITED, 0)
-        self.set("b", State.EXITED, 75)
+        self.set("a", ProcessState.EXITED, 0)
+        self.set("b", ProcessState.EXITED, 75)
 
     @property
     def started(self) -> list[str]:
@@ -91,7 +91,7 @@ async def test_triggerer_that_is_killed_after_the_start_starts_nothing_twice(
     assert await runs.start(watching(cfg), first).outcome() == FAILED
     trigger, second = watching(cfg), new_attempt(2, of=first)
     daemon.answered.clear()  # supervisord has done it, and nobody has heard of it yet
-    daemon.next_state = State.RUNNING if is_told else State.EXITED
+    daemon.next_state = ProcessState.RUNNING if is_told else ProcessState.EXITED
     killed = runs.start(trigger, second)
     await eventually(lambda: daemon.started, "the start")
     if is_told:
@@ -100,7 +100,7 @@ async def test_triggerer_that_is_killed_after_the_start_starts_nothing_twice(
     await killed.kill_process()
     daemon.answered.set()
     daemon.pass_time(5)
-    daemon.set("b", State.EXITED, 75)
+    daemon.set("b", ProcessState.EXITED, 75)
     assert await runs.start(trigger, second).outcome() == FAILED
     assert daemon.started == ["b:b"]
 
@@ -108,7 +108,7 @@ async def test_triggerer_that_is_killed_after_the_start_starts_nothing_twice(
 async def test_start_waits_for_the_second_in_which_it_can_be_told_from_the_one_before(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration
 ) -> None:
-    daemon.set("b", State.EXITED, 75, start=daemon.programs["b"]["now"])
+    daemon.set("b", ProcessState.EXITED, 75, start=daemon.programs["b"]["now"])
     first = new_attempt()
     assert await runs.start(watching(cfg), first).outcome() == FAILED
     run = runs.start(watching(cfg), new_attempt(2, of=first))

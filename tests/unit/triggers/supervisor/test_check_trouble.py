@@ -18,7 +18,7 @@ from deferrable_ops.exceptions import (
     SupervisordUnavailable,
 )
 from deferrable_ops.outcome import Failure, Success
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
 
 AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor.sock")
@@ -80,8 +80,8 @@ async def test_machine_that_cannot_be_reached_is_waited_for(
     assert not run.task.done(), "nobody knows whether supervisord is gone"
     assert caplog.text.count("cannot be seen now, and go on: airflow@web-3:22 is away") == 1
     place.machine.check_directory, daemon.failing = check, None  # type: ignore[method-assign]
-    daemon.set("a", State.EXITED, 0)
-    daemon.set("b", State.EXITED, 0)
+    daemon.set("a", ProcessState.EXITED, 0)
+    daemon.set("b", ProcessState.EXITED, 0)
     assert await run.outcome() == Success(["pass", "stop"])
 
 

@@ -17,7 +17,7 @@ from deferrable_ops.triggers.supervisor.configuration import without_secrets
 from deferrable_ops.triggers.supervisor.daemon import daemon as daemon_daemon
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.upstreams.machine.local import LocalMachine
-from deferrable_ops.upstreams.machine.machine import Ended
+from deferrable_ops.upstreams.machine.machine import CommandResult
 
 SECRETS = [
     "s3cr%et\\Key",
@@ -153,7 +153,9 @@ async def test_launch_that_takes_too_long_is_told_without_the_secrets_it_quotes(
     config.config_path.write_text(config.to_cfg())
     machine = LocalMachine()
 
-    async def takes_too_long(arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> Ended:
+    async def takes_too_long(
+        arguments: Sequence[str], *, timeout: float, stdin: bytes = b""
+    ) -> CommandResult:
         assert str(config.config_path) in arguments
         output = config.to_cfg().partition('",BAD=')[0]
         raise MachineUnavailable(f"sh took longer than {timeout:g} s; it wrote: {output[-kept:]!r}")

@@ -26,7 +26,7 @@ from deferrable_ops.triggers.supervisor.daemon.host_lifetime import short_life_b
 from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon
 from deferrable_ops.triggers.supervisor.host import Site
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
-from deferrable_ops.upstreams.machine.machine import Ended, FileStatus, Identity
+from deferrable_ops.upstreams.machine.machine import CommandResult, FileStatus, Identity
 
 CFG = SupervisorAirflowConfiguration(working_dir="/srv/s", program={"test": {"command": "sleep 9"}})
 
@@ -36,7 +36,9 @@ class Paper:
 
     name = "web-3"
 
-    def __init__(self, files: dict[str, str] | None = None, ends: dict[str, Ended] | None = None) -> None:
+    def __init__(
+        self, files: dict[str, str] | None = None, ends: dict[str, CommandResult] | None = None
+    ) -> None:
         self.files = files or {}
         self.ends = ends or {}
         self.errors: list[Exception] = []
@@ -61,8 +63,8 @@ class Paper:
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
         return [FileStatus(1, 1, 1.0) if str(path) in self.files else None for path in paths]
 
-    async def run(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> Ended:
-        return self.ends.get(arguments[0], Ended(127, f"{arguments[0]}: not found"))
+    async def run(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> CommandResult:
+        return self.ends.get(arguments[0], CommandResult(127, f"{arguments[0]}: not found"))
 
     async def socket(self, path: Path) -> Path:
         return path
@@ -108,7 +110,7 @@ def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
     files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
 ) -> None:
-    machine = Paper(files, {} if ended is None else {"systemctl": Ended(0, ended + "\n")})
+    machine = Paper(files, {} if ended is None else {"systemctl": CommandResult(0, ended + "\n")})
     found = await short_life_because(site(machine))
     if reason is None:
         assert found is None
@@ -181,8 +183,8 @@ class Launching:
     def __init__(self, code: int) -> None:
         self._code = code
 
-    async def __call__(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> Ended:
-        return Ended(self._code if "supervisord" in arguments else 0, "")
+    async def __call__(self, arguments: Any, *, timeout: float, stdin: bytes = b"") -> CommandResult:
+        return CommandResult(self._code if "supervisord" in arguments else 0, "")
 
 
 @pytest.fixture

@@ -16,15 +16,16 @@ import pytest
 
 from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine import local_files
-from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, Ended, Machine, Where, use_machine
+from deferrable_ops.upstreams.machine.machine import OUTPUT_KEPT, CommandResult, Machine, MachineAddress
 from deferrable_ops.upstreams.machine.signals import command_by_ps
+from deferrable_ops.upstreams.open_machine import use_machine
 
 ANOTHER_USER = 12_345
 
 
 @pytest.fixture
 async def machine() -> Any:
-    async with use_machine(Where()) as machine:
+    async with use_machine(MachineAddress()) as machine:
         yield machine
 
 
@@ -187,7 +188,7 @@ async def test_pipe_is_not_waited_for(machine: Machine, tmp_path: Path) -> None:
     for inodes in (True, False):
         (status,) = await machine.status(tmp_path / "pipe", inodes=inodes)
         assert status is not None
-        assert (status.is_regular, status.is_directory) == (False, False)
+        assert not status.is_regular
     async with asyncio.timeout(10):
         with pytest.raises(MachineRefused, match=r"pipe is no regular file; remove it"):
             await machine.read(tmp_path / "pipe")
@@ -202,8 +203,8 @@ async def test_status_of_several_files(machine: Machine, tmp_path: Path) -> None
         assert file is not None
         assert empty is not None
         assert directory is not None
-        assert (file.size, file.is_directory, int(file.modified)) == (3, False, int(paths[0].stat().st_mtime))
-        assert (missing, empty.size, directory.is_directory) == (None, 0, True)
+        assert (file.size, file.is_regular, int(file.modified)) == (3, True, int(paths[0].stat().st_mtime))
+        assert (missing, empty.size, directory.is_regular) == (None, 0, False)
         assert [one.is_regular for one in (file, empty, directory)] == [True, True, False]
         if inodes:
             assert [file.inode, empty.inode] == [paths[0].stat().st_ino, paths[2].stat().st_ino]
@@ -228,7 +229,7 @@ async def test_tree_is_removed_and_what_links_lead_to_stays(machine: Machine, tm
 async def test_command_gets_its_arguments_as_they_are(machine: Machine) -> None:
     code = "import sys; print(sys.argv[1:], sys.stdin.read(), file=sys.stderr); sys.exit(3)"
     ended = await machine.run([sys.executable, "-c", code, "a b", "$HOME", "'"], timeout=20, stdin=b"given")
-    assert ended == Ended(3, "['a b', '$HOME', \"'\"] given\n")
+    assert ended == CommandResult(3, "['a b', '$HOME', \"'\"] given\n")
     missing = await machine.run(["/no/such"], timeout=20)
     assert (missing.code, "/no/such: not found" in missing.output) == (127, True)
     assert (await machine.run(["/"], timeout=20)).code == 126
@@ -287,7 +288,7 @@ async def test_process_is_told_and_signalled(machine: Machine, sleeper: subproce
 
 
 async def test_this_host_is_told_by_its_name_and_its_sockets_are_themselves(tmp_path: Path) -> None:
-    async with use_machine(Where()) as machine:
+    async with use_machine(MachineAddress()) as machine:
         assert machine.name == f"this host ({os.uname().nodename})"
         assert await machine.socket(tmp_path / "s.sock") == tmp_path / "s.sock"
 
@@ -300,6 +301,6 @@ def test_where_that_cannot_be_meant_is_refused() -> None:
         ({"ssh_conn_id": "a", "environment": (("A", secret + "\0"),)}, "zero character"),
     ):
         with pytest.raises(InputError, match=complaint) as refused:
-            Where(**wrong)  # type: ignore[arg-type]
+            MachineAddress(**wrong)  # type: ignore[arg-type]
         assert secret not in str(refused.value)
-    assert secret not in repr(Where(ssh_conn_id="a", environment=(("A", secret),)))
+    assert secret not in repr(MachineAddress(ssh_conn_id="a", environment=(("A", secret),)))

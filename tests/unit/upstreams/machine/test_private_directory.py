@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deferrable_ops.upstreams.machine.private_directory import Entry, why_not_safe
+from deferrable_ops.upstreams.machine.private_directory import Entry, replacement_problem
 
 ROOT, US, ANOTHER_USER = 0, 1_000, 12_345
 
@@ -31,5 +31,5 @@ ROOT, US, ANOTHER_USER = 0, 1_000, 12_345
 def test_whoever_can_rename_a_directory_decides_whether_it_is_safe(
     path: tuple[int, int], parent: tuple[int, int], complaint: str | None
 ) -> None:
-    said = why_not_safe(Path("/a/b"), Entry(*path), Entry(*parent), US)
+    said = replacement_problem(Path("/a/b"), Entry(*path), Entry(*parent), US)
     assert said is None if complaint is None else re.search(complaint, str(said)), said

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deferrable_ops.exceptions import MachineUnavailable
-from deferrable_ops.upstreams.ssh.bridge import Bridge, Carried
+from deferrable_ops.upstreams.ssh.bridge import Bridge, BridgedConnection
 from deferrable_ops.upstreams.ssh.bridge_remote import HEAD, HELLO
 
 MB = 2**20
@@ -50,7 +50,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.StreamWriter, socket.socket
 
 
 @asynccontextmanager
-async def carrying(found: Bridge) -> AsyncIterator[tuple[Carried, socket.socket]]:
+async def carrying(found: Bridge) -> AsyncIterator[tuple[BridgedConnection, socket.socket]]:
     """A connection that the bridge has opened."""
     async with AsyncExitStack() as stack:
         writer, theirs = await stack.enter_async_context(connected())
@@ -115,7 +115,7 @@ async def test_connection_that_nobody_reads_is_broken_off_alone() -> None:
     found, channel = bridge()
     frame = b"x" * 65_536
     async with carrying(found) as (unread, _), connected() as (writer, theirs):
-        found._carried[99] = other = Carried(99, writer)
+        found._carried[99] = other = BridgedConnection(99, writer)
         for _ in range(300):
             found.data_received(HEAD.pack(unread.number, b"d", len(frame)) + frame, None)
             assert unread.writer.transport.get_write_buffer_size() <= 16 * MB

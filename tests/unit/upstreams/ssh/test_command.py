@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.upstreams.ssh.command import command_line, first_line
+from deferrable_ops.upstreams.ssh.command import script_line, shell_command
 
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ.get('A'), sys.stdin.buffer.read().hex()]))"
 SHELLS = [path for path in map(which, ("sh", "bash", "zsh", "csh", "fish", "ksh", "busybox")) if path]
@@ -21,7 +21,7 @@ words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 
 
 def run(line: bytes, shell: str = "sh", prefix: str = "", stdin: bytes = b"") -> bytes:
-    command = [shell, *(["sh"] if "busybox" in shell else []), "-c", command_line(prefix)]
+    command = [shell, *(["sh"] if "busybox" in shell else []), "-c", shell_command(prefix)]
     return subprocess.run(command, input=line + stdin, capture_output=True, check=True, timeout=20).stdout
 
 
@@ -30,7 +30,7 @@ def run(line: bytes, shell: str = "sh", prefix: str = "", stdin: bytes = b"") ->
 def test_arguments_environment_and_input_arrive_as_they_are(
     arguments: list[str], value: str, stdin: bytes
 ) -> None:
-    line = first_line([sys.executable, "-S", "-c", SHOW, *arguments], [("A", value), ("PYTHONUTF8", "1")])
+    line = script_line([sys.executable, "-S", "-c", SHOW, *arguments], [("A", value), ("PYTHONUTF8", "1")])
     assert line.count(b"\n") == 1
     assert line.isascii()
     shown = run(line, stdin=stdin)
@@ -39,7 +39,7 @@ def test_arguments_environment_and_input_arrive_as_they_are(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_login_shell_understands(shell: str) -> None:
-    line = first_line(["echo", "it's", "$HOME \\ \n!"], [("A", "b")], mark="from-here")
+    line = script_line(["echo", "it's", "$HOME \\ \n!"], [("A", "b")], mark="from-here")
     pid, _, said = run(line, shell, prefix="echo Welcome").partition(b"\n")[2].partition(b"\n")
     assert pid.split()[0] == b"from-here"
     assert pid.split()[1].isdigit()
@@ -47,10 +47,10 @@ def test_every_login_shell_understands(shell: str) -> None:
 
 
 def test_line_is_always_the_same() -> None:
-    assert command_line("") == command_line("  ")
-    assert command_line("source x").splitlines() == ["source x", command_line("")]
+    assert shell_command("") == shell_command("  ")
+    assert shell_command("source x").splitlines() == ["source x", shell_command("")]
 
 
 def test_zero_character_is_refused() -> None:
     with pytest.raises(InputError, match="zero character"):
-        first_line(["a\0"], [])
+        script_line(["a\0"], [])

@@ -8,7 +8,7 @@ import pytest
 from airflow.models.connection import Connection
 
 from deferrable_ops.exceptions import ConfigurationError
-from deferrable_ops.upstreams.ssh.connection import SshSettings, settings_of
+from deferrable_ops.upstreams.ssh.connection import SshSettings, ssh_settings
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB"
@@ -20,7 +20,7 @@ def read(
     connection = Connection(
         conn_id="web", conn_type="ssh", host=host, port=port, login="airflow", password=" pa55 "
     )
-    return settings_of(connection, {} if extra is None else extra, **where)
+    return ssh_settings(connection, {} if extra is None else extra, **where)
 
 
 def test_defaults_check_the_host_key_and_hurry() -> None:
@@ -34,14 +34,14 @@ def test_defaults_check_the_host_key_and_hurry() -> None:
 def test_account_without_a_login_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(conn_id="web", conn_type="ssh", host="web-3")
     monkeypatch.setattr("getpass.getuser", lambda: "airflow-here")
-    assert settings_of(connection, {}).username == "airflow-here"
+    assert ssh_settings(connection, {}).username == "airflow-here"
 
     def nameless() -> str:
         raise KeyError("uid not found: 1000660000")
 
     monkeypatch.setattr("getpass.getuser", nameless)
     with pytest.raises(ConfigurationError, match="has no login, and this process"):
-        settings_of(connection, {})
+        ssh_settings(connection, {})
 
 
 def test_extras_mean_what_the_provider_says() -> None:

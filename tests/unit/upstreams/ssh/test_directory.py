@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deferrable_ops.upstreams.ssh.sockets import OurDirectory
+from deferrable_ops.upstreams.ssh.sockets import SocketDirectory
 
 
 @pytest.mark.parametrize("moment", ["made", "opened"])
@@ -39,7 +39,7 @@ def test_directory_that_another_process_takes_for_left_is_made_again(
     monkeypatch.setattr(tempfile, "tempdir", make(prefix="test-"))
     monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
     monkeypatch.setattr(os, "open", open_directory)
-    directory = OurDirectory()
+    directory = SocketDirectory()
     assert directory.path.is_dir()
     assert directory.path != removed[0]
     directory.remove()

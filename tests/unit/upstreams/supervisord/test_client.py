@@ -15,7 +15,7 @@ import pytest
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.upstreams.supervisord import xmlrpc as supervisord_xmlrpc
-from deferrable_ops.upstreams.supervisord.client import Address, Supervisord, use_supervisord
+from deferrable_ops.upstreams.supervisord.client import Supervisord, SupervisordAddress, use_supervisord
 
 MB = 2**20
 
@@ -40,7 +40,10 @@ async def answering(folder: Path, head: str, body: bytes, times: int = 1) -> Asy
 
     asked.clear()
     sent[0] = 0
-    async with await asyncio.start_unix_server(serve, path), use_supervisord(Address(socket=path)) as found:
+    async with (
+        await asyncio.start_unix_server(serve, path),
+        use_supervisord(SupervisordAddress(socket=path)) as found,
+    ):
         yield found
 
 
@@ -61,7 +64,7 @@ async def test_compressed_answer_is_neither_asked_for_nor_unpacked(tmp_path: Pat
     body = gzip.compress(client.dumps(("x" * (200 * MB // 10),), methodresponse=True).encode())
     head = f"Content-Encoding: {encoding}\r\nContent-Length: {len(body)}"
     async with answering(tmp_path, head, body) as found:
-        with pytest.raises(supervisord_xmlrpc.NotReadable):
+        with pytest.raises(supervisord_xmlrpc.UnreadableAnswer):
             await found.processes()
     assert b"accept-encoding: identity\r\n" in asked[0].lower()
 

@@ -32,7 +32,7 @@ def test_text_arrives_as_it_was_written(text: str) -> None:
     stand_ins = {character for character in text if "\ufdd0" <= character <= "\ufdef"}
     controls = {character for character in text if character < " " and character not in "\t\n"}
     if (stand_ins and controls) or {"\ufffe", "\uffff"} & set(text):
-        with pytest.raises(supervisord_xmlrpc.NotReadable):
+        with pytest.raises(supervisord_xmlrpc.UnreadableAnswer):
             supervisord_xmlrpc.answer(body)
         return
     assert supervisord_xmlrpc.answer(body) == [{"faultString": text}, text]
@@ -55,7 +55,7 @@ def test_refusal_is_a_fault() -> None:
     ],
 )
 def test_answer_that_is_none_is_not_readable(body: bytes) -> None:
-    with pytest.raises(supervisord_xmlrpc.NotReadable, match="is no XML-RPC"):
+    with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="is no XML-RPC"):
         supervisord_xmlrpc.answer(body)
 
 
@@ -72,9 +72,9 @@ BILLION_LAUGHS = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha">%s]><metho
 def test_answer_that_defines_entities_is_refused(encoding: str) -> None:
     grows = "".join(f'<!ENTITY {a} "{f"&{b};" * 10}">' for b, a in pairwise("bcdefghij"))
     for entities in ("", grows, '<!ENTITY c SYSTEM "file:///etc/hostname">'):
-        with pytest.raises(supervisord_xmlrpc.NotReadable):
+        with pytest.raises(supervisord_xmlrpc.UnreadableAnswer):
             supervisord_xmlrpc.answer((BILLION_LAUGHS % entities).encode(encoding))
-    with pytest.raises(supervisord_xmlrpc.NotReadable, match="defines its own entities"):
+    with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="defines its own entities"):
         supervisord_xmlrpc.answer((BILLION_LAUGHS % "").encode())
 
 
@@ -96,7 +96,7 @@ def test_text_that_looks_like_entities_arrives() -> None:
 )
 def test_answer_that_would_keep_the_parser_busy_is_refused_at_once(text: bytes) -> None:
     begun = time.process_time()
-    with pytest.raises(supervisord_xmlrpc.NotReadable, match="more tags or control characters"):
+    with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="more tags or control characters"):
         supervisord_xmlrpc.answer(b"<methodResponse>" + text + b"</methodResponse>")
     assert time.process_time() - begun < 1.0, "the parser takes 4 to 22 s for each of them"
 

@@ -13,7 +13,7 @@ from unit.supervisord.support import process
 from unit.triggers.supervisor.support import Program, Reader, lines_of, told, warned
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
-from deferrable_ops.supervisord.processes import State
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.watch import log_forwarding
 
 
@@ -286,7 +286,7 @@ async def test_stderr_is_labelled_and_a_process_that_never_started_has_no_output
     errors = tmp_path / "a" / "error.log"
     errors.write_bytes(b"oh\n")
     seen = process(group="g", name="a", start=1, stdout_logfile="", stderr_logfile=str(errors))
-    never = process(State.STOPPED, group="b", name="b", start=0, stdout_logfile=str(errors))
+    never = process(ProcessState.STOPPED, group="b", name="b", start=0, stdout_logfile=str(errors))
     reader = Reader(program, log)
     await reader.output.forward({"a": [seen], "b": [never]})
     assert told(caplog, "g:a stderr") == ["oh"]

@@ -7,10 +7,12 @@ import re
 import tempfile
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import SecretStr
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord.daemon import (
+from deferrable_ops.supervisord.daemon_sections import (
     LONGEST_SOCKET_PATH,
     InetHttpServerConfiguration,
     RpcInterfaceConfiguration,
@@ -18,16 +20,14 @@ from deferrable_ops.supervisord.daemon import (
     SupervisordConfiguration,
     UnixHttpServerConfiguration,
 )
-from deferrable_ops.supervisord.programs import ProgramConfiguration
+from deferrable_ops.supervisord.policy import ProgramPolicy
+from deferrable_ops.supervisord.program_sections import FcgiProgramConfiguration, ProgramConfiguration
 from deferrable_ops.supervisord.section import Section
-
-if TYPE_CHECKING:
-    from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 
 P = TypeVar("P", bound=ProgramConfiguration)
 S = TypeVar("S", bound=Section)
 
-NAME: Final = "name of the supervisord"
+DEFAULT_NAME: Final = "name of the supervisord"
 """Key of a validation context: after what the working directory is named where none was given."""
 
 _LONGEST_NAME: Final = 24  # bytes; a socket's path has few
@@ -35,7 +35,57 @@ _HARMLESS: Final = re.compile(rf"[A-Za-z0-9_.+@-]{{1,{_LONGEST_NAME}}}")
 _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
 
 
-def filled(config: SupervisorAirflowConfiguration, name: str | None = None) -> dict[str, Any]:
+class AirflowDefaults(Protocol):
+    """The fields of ``AirflowConfiguration`` that defaults are derived from."""
+
+    @property
+    def model_fields_set(self) -> set[str]: ...
+    @property
+    def startsecs(self) -> int: ...
+    @property
+    def startretries(self) -> int | None: ...
+    @property
+    def port(self) -> str | None: ...
+    @property
+    def username(self) -> str | None: ...
+    @property
+    def password(self) -> SecretStr | None: ...
+    @property
+    def rpcinterface_factory(self) -> str: ...
+
+
+class IncompleteConfiguration(Protocol):
+    """The parts of ``SupervisorAirflowConfiguration`` that defaults are derived from."""
+
+    @property
+    def model_fields_set(self) -> set[str]: ...
+    @property
+    def airflow(self) -> AirflowDefaults: ...
+    @property
+    def unix_http_server(self) -> UnixHttpServerConfiguration | None: ...
+    @property
+    def inet_http_server(self) -> InetHttpServerConfiguration | None: ...
+    @property
+    def supervisord(self) -> SupervisordConfiguration: ...
+    @property
+    def supervisorctl(self) -> SupervisorctlConfiguration: ...
+    @property
+    def program(self) -> dict[str, ProgramConfiguration]: ...
+    @property
+    def fcgiprogram(self) -> dict[str, FcgiProgramConfiguration]: ...
+    @property
+    def programs(self) -> dict[str, ProgramConfiguration]: ...
+    @property
+    def rpcinterface(self) -> dict[str, RpcInterfaceConfiguration]: ...
+    @property
+    def config_path(self) -> Path: ...
+    @property
+    def working_dir(self) -> Path | None: ...
+
+    def policy_of(self, program: str) -> ProgramPolicy: ...
+
+
+def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
     """Return the fields that make a configuration whole; those that are whole already stay as they are.
 
     What is filled in does not count as given, so that it can be filled in again otherwise.
@@ -62,15 +112,15 @@ def filled(config: SupervisorAirflowConfiguration, name: str | None = None) -> d
     }
 
 
-def given_folder(config: SupervisorAirflowConfiguration) -> Path | None:
+def given_working_dir(config: IncompleteConfiguration) -> Path | None:
     """Return the working directory that was given; None where it is filled in."""
     if "working_dir" in config.model_fields_set:
         return config.working_dir
     return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None
 
 
-def _working_dir(config: SupervisorAirflowConfiguration, name: str | None) -> Path:
-    given = given_folder(config)
+def _working_dir(config: IncompleteConfiguration, name: str | None) -> Path:
+    given = given_working_dir(config)
     if given is None:
         short = _short(name or "-".join(config.programs))
         return Path(tempfile.gettempdir()).absolute() / f"supervisor-{getpass.getuser()}-{short}"
@@ -107,7 +157,7 @@ def _daemon(given: SupervisordConfiguration, folder: Path) -> SupervisordConfigu
     return _completed(given, missing | {"nodaemon": False})
 
 
-def _inet_server(config: SupervisorAirflowConfiguration) -> InetHttpServerConfiguration | None:
+def _inet_server(config: IncompleteConfiguration) -> InetHttpServerConfiguration | None:
     airflow, given = config.airflow, config.inet_http_server
     if airflow.port is None:
         return given
@@ -129,12 +179,12 @@ def _supervisorctl(
     return _completed(given, {"serverurl": f"unix://{socket.file}"} | (login if socket.password else {}))
 
 
-def _rpcinterface(config: SupervisorAirflowConfiguration) -> dict[str, RpcInterfaceConfiguration]:
+def _rpcinterface(config: IncompleteConfiguration) -> dict[str, RpcInterfaceConfiguration]:
     main = RpcInterfaceConfiguration(rpcinterface_factory=config.airflow.rpcinterface_factory)
     return {"supervisor": main} | config.rpcinterface
 
 
-def _program(config: SupervisorAirflowConfiguration, folder: Path, name: str, given: P) -> P:
+def _program(config: IncompleteConfiguration, folder: Path, name: str, given: P) -> P:
     airflow, own = config.airflow, folder / name
     # Several processes cannot share a log that rotates.
     suffix = "-%(process_num)s" if given.numprocs > 1 else ""

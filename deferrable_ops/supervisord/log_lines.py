@@ -19,7 +19,7 @@ _LONGEST_LINE: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogPosition:
     """A place in a log: before it, all was given out.
 
     :param inode: of the file; 0 where it is not known.
@@ -46,29 +46,29 @@ class Place:
         return None
 
 
-def mark_of(before: bytes) -> str:
+def fingerprint_of(before: bytes) -> str:
     """Return what tells those bytes from others: the last of them count."""
     return blake2b(before[-OVERLAP:], digest_size=8).hexdigest() if before else ""
 
 
-class Lines:
+class LogLines:
     """Turns the bytes of a log, as they are read, into the lines that they hold.
 
     :param start: where the reading begins.
     """
 
-    def __init__(self, start: Place) -> None:
-        self.begun = start
+    def __init__(self, start: LogPosition) -> None:
+        self.resume_position = start
         """The place before the first line that was not given out: what to keep."""
-        self.read = start
+        self.read_position = start
         """The place up to which bytes were read."""
         self._pending = b""
 
-    def go_on_in(self, start: Place) -> None:
+    def continue_in(self, start: LogPosition) -> None:
         """Take the bytes that follow from another file, into which the last line may go on."""
-        self.read = start
+        self.read_position = start
         if not self._pending:
-            self.begun = start
+            self.resume_position = start
 
     def take(self, before: bytes, data: bytes, modified: float) -> list[str]:
         """Return the lines that these bytes make complete, without their ends.
@@ -79,25 +79,27 @@ class Lines:
         :param modified: when the file was last written.
         """
         joined = before + data
-        self.read = _further(self.read, len(data), joined, modified)
+        self.read_position = _further(self.read_position, len(data), joined, modified)
         *lines, rest = (self._pending + data).split(b"\n")
         if len(rest) >= _LONGEST_LINE:
             whole = len(rest) - min(_begun_character(rest), len(data))
             lines, rest = [*lines, rest[:whole]], rest[whole:]
         self._pending = rest
         if lines or not rest:
-            self.begun = _further(self.read, -len(rest), joined[: len(joined) - len(rest)], modified)
+            self.resume_position = _further(
+                self.read_position, -len(rest), joined[: len(joined) - len(rest)], modified
+            )
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
         """Return what an ended program wrote after its last line's end."""
         rest, self._pending = self._pending, b""
-        self.begun = self.read
+        self.resume_position = self.read_position
         return [_text(rest)] if rest else []
 
 
-def _further(place: Place, by: int, before: bytes, modified: float) -> Place:
-    return replace(place, offset=place.offset + by, mark=mark_of(before), modified=modified)
+def _further(place: LogPosition, by: int, before: bytes, modified: float) -> LogPosition:
+    return replace(place, offset=place.offset + by, mark=fingerprint_of(before), modified=modified)
 
 
 def _begun_character(data: bytes) -> int:

@@ -19,10 +19,10 @@ class _Reading(Generic[T]):
     found: T | Exception
 
 
-class Watch(Generic[T]):
+class ProcessSubscription(Generic[T]):
     """One who watches, for as long as the block of :meth:`Feed.watch` lasts."""
 
-    def __init__(self, feed: Feed[T], interval: float, due: float, wanted: int) -> None:
+    def __init__(self, feed: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
         self._feed = feed
         self._interval = interval
         self._wanted = wanted
@@ -59,7 +59,7 @@ class Watch(Generic[T]):
             self._reading.set_result(reading)
 
 
-class Feed(Generic[T]):
+class ProcessPoller(Generic[T]):
     """Asks a supervisord while somebody waits for its answer, at the shortest interval of those who do.
 
     Each reading goes to all who wait, whatever their intervals: from then on they wait for the same moment. Nobody gets
@@ -70,19 +70,19 @@ class Feed(Generic[T]):
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._read = read
-        self._watches: set[Watch[T]] = set()
+        self._watches: set[ProcessSubscription[T]] = set()
         self._latest: _Reading[T] | None = None
         self._begun = 0
         self._somebody_waits = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
 
     @contextmanager
-    def watch(self, interval: float) -> Iterator[Watch[T]]:
+    def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
         """Watch for as long as the block lasts.
 
         :param interval: seconds between two readings.
         """
-        watch = Watch(self, interval, asyncio.get_running_loop().time(), self._begun)
+        watch = ProcessSubscription(self, interval, asyncio.get_running_loop().time(), self._begun)
         self._watches.add(watch)
         try:
             yield watch

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deferrable_ops.supervisord.output import OVERLAP, Lines, Place, mark_of
+from deferrable_ops.supervisord.log_lines import OVERLAP, LogLines, LogPosition, fingerprint_of
 
 PIECES = st.one_of(
     st.text(max_size=8).map(str.encode),
@@ -17,11 +17,11 @@ PIECES = st.one_of(
 )
 
 
-def read_from(place: Place, data: bytes, sizes: list[int]) -> tuple[Lines, list[str]]:
+def read_from(place: LogPosition, data: bytes, sizes: list[int]) -> tuple[LogLines, list[str]]:
     """Read a file from a place on, in pieces of these sizes, and the rest at once."""
-    lines, found = Lines(place), list[str]()
+    lines, found = LogLines(place), list[str]()
     for size in [*sizes, len(data)]:
-        start = lines.read.offset
+        start = lines.read_position.offset
         found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
     return lines, found
 
@@ -34,66 +34,70 @@ def expected(data: bytes) -> list[str]:
 
 @given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
 def test_lines_are_the_same_however_they_are_read(data: bytes, sizes: list[int]) -> None:
-    lines, found = read_from(Place(inode=3), data, sizes)
+    lines, found = read_from(LogPosition(inode=3), data, sizes)
     assert found + lines.finish() == expected(data)
-    assert lines.begun == Place(3, len(data), mark_of(data), 7.0)
+    assert lines.resume_position == LogPosition(3, len(data), fingerprint_of(data), 7.0)
 
 
 @given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
 def test_who_goes_on_from_a_kept_place_gets_the_rest(data: bytes, sizes: list[int]) -> None:
-    first, found = Lines(Place()), list[str]()
+    first, found = LogLines(LogPosition()), list[str]()
     for size in sizes:
         start = first.read.offset
         found += first.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
-    kept = Place.from_json(json.loads(json.dumps(first.begun.to_json())))
+    kept = LogPosition.from_json(json.loads(json.dumps(first.resume_position.to_json())))
     assert kept is not None
-    assert kept.mark == mark_of(data[: kept.offset])
+    assert kept.mark == fingerprint_of(data[: kept.offset])
     second, rest = read_from(kept, data, [])
     assert found + rest + second.finish() == expected(data)
 
 
 def test_place_stays_before_a_line_that_is_not_complete() -> None:
-    lines = Lines(Place())
+    lines = LogLines(LogPosition())
     assert lines.take(b"", "one\ntwö".encode(), 1.0) == ["one"]
-    assert (lines.begun.offset, lines.read.offset) == (4, 8)
+    assert (lines.resume_position.offset, lines.read_position.offset) == (4, 8)
     assert lines.take(b"one\ntw\xc3\xb6", b"!\n", 2.0) == ["twö!"]
-    assert lines.begun == lines.read == Place(0, 10, mark_of("one\ntwö!\n".encode()), 2.0)
+    assert (
+        lines.resume_position
+        == lines.read_position
+        == LogPosition(0, 10, fingerprint_of("one\ntwö!\n".encode()), 2.0)
+    )
 
 
 def test_line_may_begin_in_one_file_and_end_in_the_next() -> None:
-    lines = Lines(Place(inode=1))
+    lines = LogLines(LogPosition(inode=1))
     assert lines.take(b"", b"one\ntw", 1.0) == ["one"]
-    lines.go_on_in(Place(inode=2))
-    assert (lines.begun.inode, lines.begun.offset) == (1, 4)
+    lines.continue_in(LogPosition(inode=2))
+    assert (lines.resume_position.inode, lines.resume_position.offset) == (1, 4)
     assert lines.take(b"", b"o\n", 2.0) == ["two"]
-    assert (lines.begun.inode, lines.begun.offset) == (2, 2)
-    lines.go_on_in(Place(inode=3))
-    assert lines.begun.inode == 3
+    assert (lines.resume_position.inode, lines.resume_position.offset) == (2, 2)
+    lines.continue_in(LogPosition(inode=3))
+    assert lines.resume_position.inode == 3
 
 
 @pytest.mark.parametrize("character", ["é", "€", "😀"])
 def test_line_without_an_end_comes_in_parts_that_cut_no_character(character: str) -> None:
     data = b"x" + character.encode() * 60_000
-    lines, found = Lines(Place()), list[str]()
+    lines, found = LogLines(LogPosition()), list[str]()
     for start in range(0, len(data), 1000):
         found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + 1000], 1.0)
-        assert lines.begun.mark == mark_of(data[: lines.begun.offset])
+        assert lines.resume_position.mark == fingerprint_of(data[: lines.resume_position.offset])
     assert len(found) == len(data) // 65536
     assert "".join(found + lines.finish()) == data.decode()
 
 
 def test_bytes_that_are_never_a_character_do_not_wait_for_ever() -> None:
     data = b"\xff" * 200_000
-    lines, found = read_from(Place(), data, [65536] * 3)
+    lines, found = read_from(LogPosition(), data, [65536] * 3)
     assert "".join(found + lines.finish()) == "\N{REPLACEMENT CHARACTER}" * 200_000
 
 
 def test_mark_tells_the_bytes_before_a_place_from_others() -> None:
-    assert mark_of(b"") == ""
-    assert mark_of(b"a" * OVERLAP) == mark_of(b"b" + b"a" * OVERLAP)
-    assert mark_of(b"b" + b"a" * (OVERLAP - 1)) != mark_of(b"a" * OVERLAP)
+    assert fingerprint_of(b"") == ""
+    assert fingerprint_of(b"a" * OVERLAP) == fingerprint_of(b"b" + b"a" * OVERLAP)
+    assert fingerprint_of(b"b" + b"a" * (OVERLAP - 1)) != fingerprint_of(b"a" * OVERLAP)
 
 
 @pytest.mark.parametrize("wrong", [None, {}, [1, 2], [1, 2, "x", None], ["1", 2, "x", 1.0]])
 def test_what_another_version_kept_is_passed_over(wrong: object) -> None:
-    assert Place.from_json(wrong) is None
+    assert LogPosition.from_json(wrong) is None

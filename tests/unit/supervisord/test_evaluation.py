@@ -12,33 +12,35 @@ from unit.supervisord.support import START, config, info, process
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord import Action, ProgramPolicy
-from deferrable_ops.supervisord.crash_loops import History, Step, follow
-from deferrable_ops.supervisord.processes import Process, State, judge, processes_of
-from deferrable_ops.supervisord.watching import look
+from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep, update_history
+from deferrable_ops.supervisord.evaluation import evaluate
+from deferrable_ops.supervisord.processes import Process, ProcessState, overall_verdict, processes_by_program
 
 
 def verdict(*processes: Process, **fields: Any) -> Action | None:
-    return look(config(**fields), processes, {}).verdict.action
+    return evaluate(config(**fields), processes, {}).verdict.action
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.BACKOFF, State.STOPPING])
-def test_program_that_lives_is_watched_on(state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF, ProcessState.STOPPING]
+)
+def test_program_that_lives_is_watched_on(state: ProcessState) -> None:
     assert verdict(process(state)) is None
 
 
 @pytest.mark.parametrize(
     "ended, action",
     [
-        (process(State.EXITED), Action.SUCCESS),
-        (process(State.EXITED, 1), Action.RETRIGGER),
-        (process(State.EXITED, -1), Action.RETRIGGER),
-        (process(State.STOPPED), Action.SUCCESS),
-        (process(State.STOPPED, start=0), Action.RETRIGGER),
+        (process(ProcessState.EXITED), Action.SUCCESS),
+        (process(ProcessState.EXITED, 1), Action.RETRIGGER),
+        (process(ProcessState.EXITED, -1), Action.RETRIGGER),
+        (process(ProcessState.STOPPED), Action.SUCCESS),
+        (process(ProcessState.STOPPED, start=0), Action.RETRIGGER),
         (
-            process(State.FATAL, spawnerr="Exited too quickly (process log may have details)"),
+            process(ProcessState.FATAL, spawnerr="Exited too quickly (process log may have details)"),
             Action.RETRIGGER,
         ),
-        (process(State.UNKNOWN), Action.RETRIGGER),
+        (process(ProcessState.UNKNOWN), Action.RETRIGGER),
         (Process.from_info(info(state=77)), Action.RETRIGGER),
     ],
 )
@@ -49,24 +51,24 @@ def test_program_that_ended_is_done_or_failed(ended: Process, action: Action) ->
 @pytest.mark.parametrize("action", list(Action))
 def test_exit_codes_mean_what_the_policy_says(action: Action) -> None:
     policies = {"test": ProgramPolicy(exit_codes={3: action}, otherwise="fail")}
-    assert verdict(process(State.EXITED, 3), policies=policies) is action
-    assert verdict(process(State.EXITED, 4), policies=policies) is Action.FAIL
-    assert verdict(process(State.EXITED, 0), policies=policies) is Action.SUCCESS
+    assert verdict(process(ProcessState.EXITED, 3), policies=policies) is action
+    assert verdict(process(ProcessState.EXITED, 4), policies=policies) is Action.FAIL
+    assert verdict(process(ProcessState.EXITED, 0), policies=policies) is Action.SUCCESS
 
 
 def test_exit_codes_that_supervisord_expects_are_good() -> None:
     program = {"test": {"command": "x", "exitcodes": [0, 2]}}
-    assert verdict(process(State.EXITED, 2), program=program) is Action.SUCCESS
-    assert verdict(process(State.EXITED, 1), program=program) is Action.RETRIGGER
+    assert verdict(process(ProcessState.EXITED, 2), program=program) is Action.SUCCESS
+    assert verdict(process(ProcessState.EXITED, 1), program=program) is Action.RETRIGGER
 
 
 @pytest.mark.parametrize("autorestart, goes_on", [(True, {0, 1}), ("unexpected", {1}), (False, set())])
 def test_program_that_supervisord_starts_again_has_not_ended(autorestart: Any, goes_on: set[int]) -> None:
     program = {"test": {"command": "x", "autorestart": autorestart}}
     for code in (0, 1):
-        assert (verdict(process(State.EXITED, code), program=program) is None) == (code in goes_on)
+        assert (verdict(process(ProcessState.EXITED, code), program=program) is None) == (code in goes_on)
     policy = ProgramPolicy(exit_codes={1: "skip"})
-    assert verdict(process(State.EXITED, 1), program=program, policy=policy) is Action.SKIP
+    assert verdict(process(ProcessState.EXITED, 1), program=program, policy=policy) is Action.SKIP
 
 
 TWO = {"a": {"command": "x"}, "b": {"command": "y"}}
@@ -76,7 +78,7 @@ SKIPS = ProgramPolicy(exit_codes={9: "skip", 8: "retry", 7: "fail"})
 def two(**exit_codes: int) -> Action | None:
     """The verdict on two programs, of which those run that have no exit code."""
     processes = [
-        process(State.EXITED, exit_codes[name], name=name, group=name)
+        process(ProcessState.EXITED, exit_codes[name], name=name, group=name)
         if name in exit_codes
         else process(name=name, group=name)
         for name in TWO
@@ -97,15 +99,15 @@ def test_all_programs_must_have_ended_but_one_failure_decides() -> None:
 
 
 def test_reason_names_the_programs_that_failed() -> None:
-    failed = process(State.FATAL, name="b", group="b", spawnerr="can't find command 'y'")
-    found = look(config(program=TWO), [process(State.EXITED, name="a", group="a"), failed], {})
+    failed = process(ProcessState.FATAL, name="b", group="b", spawnerr="can't find command 'y'")
+    found = evaluate(config(program=TWO), [process(ProcessState.EXITED, name="a", group="a"), failed], {})
     assert found.verdict.reason == "b:b is FATAL: can't find command 'y'"
-    killed = look(config(), [process(State.EXITED, -1)], {})
+    killed = evaluate(config(), [process(ProcessState.EXITED, -1)], {})
     assert killed.verdict.reason == "test:test was ended by a signal"
 
 
 def test_program_that_supervisord_does_not_know_has_failed() -> None:
-    found = look(config(program=TWO), [process(name="a", group="a")], {})
+    found = evaluate(config(program=TWO), [process(name="a", group="a")], {})
     assert found.verdict.action is Action.RETRIGGER
     assert found.verdict.reason == "supervisord knows 0 of the 1 processes of 'b'"
 
@@ -127,7 +129,8 @@ def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:
     known = [("g", "g.a_00"), ("g", "g.a_01"), ("g", "a.b"), ("c", "on-node1"), ("e", "e"), ("g", "axb")]
     processes = [process(group=group, name=name) for group, name in known]
     assert {
-        name: [item.full_name for item in found] for name, found in processes_of(cfg, processes).items()
+        name: [item.full_name for item in found]
+        for name, found in processes_by_program(cfg, processes).items()
     } == {
         "a": ["g:g.a_00", "g:g.a_01"],
         "b": ["g:a.b"],
@@ -137,7 +140,7 @@ def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:
 
 def test_group_may_be_called_like_a_program_in_it() -> None:
     cfg = config(program=TWO, group={"a": {"programs": ["a", "b"]}})
-    found = processes_of(cfg, [process(group="a", name="a"), process(group="a", name="b")])
+    found = processes_by_program(cfg, [process(group="a", name="a"), process(group="a", name="b")])
     assert {name: [item.name for item in own] for name, own in found.items()} == {"a": ["a"], "b": ["b"]}
 
 
@@ -156,134 +159,142 @@ class Program:
     """A program under supervisord, second by second, and its history as the looks see it."""
 
     def __init__(self) -> None:
-        self.now, self.start, self.pid, self.state = START, START, 100, State.RUNNING
-        self.history = History()
+        self.now, self.start, self.pid, self.state = START, START, 100, ProcessState.RUNNING
+        self.history = CrashHistory()
 
-    def look(self, seconds: int = 0) -> Step:
+    def evaluate(self, seconds: int = 0) -> CrashLoopStep:
         self.now += seconds
         seen = process(self.state, start=self.start, now=self.now, pid=self.pid if self.alive else 0)
-        self.history, step = follow(History.from_json(self.history.to_json()), seen, POLICY)
+        self.history, step = update_history(CrashHistory.from_json(self.history.to_json()), seen, POLICY)
         return step
 
     @property
     def alive(self) -> bool:
-        return self.state in (State.RUNNING, State.STARTING)
+        return self.state in (ProcessState.RUNNING, ProcessState.STARTING)
 
-    def restart(self, seconds: int = 5) -> Step:
+    def restart(self, seconds: int = 5) -> CrashLoopStep:
         self.now += seconds
-        self.start, self.pid, self.state = self.now, self.pid + 1, State.RUNNING
-        return self.look()
+        self.start, self.pid, self.state = self.now, self.pid + 1, ProcessState.RUNNING
+        return self.evaluate()
 
     def stop(self) -> None:
-        self.state = State.STOPPED
+        self.state = ProcessState.STOPPED
 
 
 def test_program_that_keeps_running_is_left_alone() -> None:
     program = Program()
-    assert {program.look(5) for _ in range(100)} == {Step.NOTHING}
+    assert {program.evaluate(5) for _ in range(100)} == {CrashLoopStep.NOTHING}
     assert program.history.restarts == ()
 
 
 def test_crash_loop_is_paused_longer_each_time_and_then_given_up() -> None:
     program = Program()
-    assert program.look() is Step.NOTHING
+    assert program.evaluate() is CrashLoopStep.NOTHING
     delays = []
     for _ in range(POLICY.crash_give_up):
-        assert [program.restart() for _ in range(3)] == [Step.NOTHING, Step.NOTHING, Step.PAUSE]
+        assert [program.restart() for _ in range(3)] == [
+            CrashLoopStep.NOTHING,
+            CrashLoopStep.NOTHING,
+            CrashLoopStep.PAUSE,
+        ]
         assert program.history.paused_until is not None
         delays.append(program.history.paused_until - program.now)
-        assert program.look(1) is Step.PAUSE, "it still runs"
+        assert program.evaluate(1) is CrashLoopStep.PAUSE, "it still runs"
         program.stop()
-        assert program.look(delays[-1] - 2) is Step.NOTHING
-        assert program.look(1) is Step.RESUME
-        assert program.look(1) is Step.RESUME, "it was not started yet"
-        assert program.restart() is Step.NOTHING
+        assert program.evaluate(delays[-1] - 2) is CrashLoopStep.NOTHING
+        assert program.evaluate(1) is CrashLoopStep.RESUME
+        assert program.evaluate(1) is CrashLoopStep.RESUME, "it was not started yet"
+        assert program.restart() is CrashLoopStep.NOTHING
     assert delays == [30, 50]
-    assert [program.restart() for _ in range(3)] == [Step.NOTHING, Step.NOTHING, Step.GIVE_UP]
-    assert program.look(1) is Step.GIVE_UP
+    assert [program.restart() for _ in range(3)] == [
+        CrashLoopStep.NOTHING,
+        CrashLoopStep.NOTHING,
+        CrashLoopStep.GIVE_UP,
+    ]
+    assert program.evaluate(1) is CrashLoopStep.GIVE_UP
 
 
 def test_restarts_that_are_rare_are_no_crash_loop() -> None:
     program = Program()
-    assert Step.PAUSE in {program.restart(21) for _ in range(5)}
+    assert CrashLoopStep.PAUSE in {program.restart(21) for _ in range(5)}
     program = Program()
-    assert {program.restart(31) for _ in range(50)} == {Step.NOTHING}
+    assert {program.restart(31) for _ in range(50)} == {CrashLoopStep.NOTHING}
 
 
 def test_program_that_ran_well_for_a_while_begins_anew() -> None:
     program = Program()
-    program.look()
+    program.evaluate()
     for _ in range(3):
         program.restart()
     program.stop()
-    assert program.look(30) is Step.RESUME
+    assert program.evaluate(30) is CrashLoopStep.RESUME
     program.restart()
     assert program.history.pauses == 1
-    program.look(59)
+    program.evaluate(59)
     assert program.history.pauses == 1
-    program.look(1)
-    assert program.history == History(program.start, program.pid)
+    program.evaluate(1)
+    assert program.history == CrashHistory(program.start, program.pid)
 
 
 def test_two_starts_within_a_second_are_told_apart_by_their_pid() -> None:
     program = Program()
-    program.look()
+    program.evaluate()
     program.pid += 1
-    program.look()
+    program.evaluate()
     assert len(program.history.restarts) == 1
 
 
 def test_retries_of_a_start_are_supervisords_own_business() -> None:
     program = Program()
-    program.look()
+    program.evaluate()
     for _ in range(10):
         program.now += 1
         program.start = program.now
-        for program.state in (State.STARTING, State.BACKOFF):
-            assert program.look() is Step.NOTHING
+        for program.state in (ProcessState.STARTING, ProcessState.BACKOFF):
+            assert program.evaluate() is CrashLoopStep.NOTHING
     assert program.history.restarts == ()
-    program.state = State.RUNNING
-    program.look()
+    program.state = ProcessState.RUNNING
+    program.evaluate()
     assert len(program.history.restarts) == 1
 
 
 def test_program_that_cannot_be_started_after_its_pause_is_not_started_for_ever() -> None:
     program = Program()
-    program.look()
+    program.evaluate()
     for _ in range(3):
         program.restart()
     program.stop()
-    assert program.look(30) is Step.RESUME
+    assert program.evaluate(30) is CrashLoopStep.RESUME
     program.now += 1
-    program.start, program.state = program.now, State.FATAL
-    assert program.look() is Step.NOTHING
+    program.start, program.state = program.now, ProcessState.FATAL
+    assert program.evaluate() is CrashLoopStep.NOTHING
     assert program.history.paused_until is None
 
 
 def test_program_that_restarted_once_more_before_it_was_stopped_is_resumed() -> None:
     program = Program()
-    program.look()
+    program.evaluate()
     for _ in range(3):
         program.restart()
     program.start = program.now + 1
     program.stop()
-    assert program.look(30) is Step.RESUME
+    assert program.evaluate(30) is CrashLoopStep.RESUME
 
 
 def test_the_pause_is_no_end_and_giving_up_is() -> None:
     crashing = config(program={"test": {"command": "x", "autorestart": True}}, policy=POLICY)
-    histories: dict[str, History] = {}
+    histories: dict[str, CrashHistory] = {}
     steps = []
     for restart in range(4):
         seen = process(start=START + restart, now=START + restart, pid=restart + 1)
-        found = look(crashing, [seen], histories)
+        found = evaluate(crashing, [seen], histories)
         histories = found.histories
         steps.append(found.steps)
-    assert steps == [{}, {}, {}, {"test:test": Step.PAUSE}]
-    stopped = process(State.STOPPED, start=START + 3, now=START + 10)
-    assert look(crashing, [stopped], histories).verdict.action is None
-    histories["test:test"] = History(START, 1, (START + 8, START + 9), POLICY.crash_give_up)
-    found = look(crashing, [process(start=START + 10, now=START + 10, pid=9)], histories)
+    assert steps == [{}, {}, {}, {"test:test": CrashLoopStep.PAUSE}]
+    stopped = process(ProcessState.STOPPED, start=START + 3, now=START + 10)
+    assert evaluate(crashing, [stopped], histories).verdict.action is None
+    histories["test:test"] = CrashHistory(START, 1, (START + 8, START + 9), POLICY.crash_give_up)
+    found = evaluate(crashing, [process(start=START + 10, now=START + 10, pid=9)], histories)
     assert (found.verdict.action, found.steps) == (Action.RETRIGGER, {})
     assert found.verdict.reason.startswith(
         "test:test is in a crash loop (3 restarts within 60 s), again after 2"
@@ -292,19 +303,19 @@ def test_the_pause_is_no_end_and_giving_up_is() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(State), st.integers(0, 100), st.integers(0, 50), st.integers(0, 3)),
+        st.tuples(st.sampled_from(ProcessState), st.integers(0, 100), st.integers(0, 50), st.integers(0, 3)),
         max_size=30,
     )
 )
 @settings(deadline=None)
 def test_whatever_comes_a_pause_is_bounded_and_history_can_be_kept(
-    seen: list[tuple[State, int, int, int]],
+    seen: list[tuple[ProcessState, int, int, int]],
 ) -> None:
-    history, now = History(), START
+    history, now = CrashHistory(), START
     for state, start, passed, pid in seen:
         now += passed
-        history, _ = follow(history, process(state, start=START + start, now=now, pid=pid), POLICY)
-        assert History.from_json(history.to_json()) == history
+        history, _ = update_history(history, process(state, start=START + start, now=now, pid=pid), POLICY)
+        assert CrashHistory.from_json(history.to_json()) == history
         assert len(history.restarts) <= len(seen)
         assert history.pauses <= POLICY.crash_give_up
         if history.paused_until is not None:
@@ -312,8 +323,8 @@ def test_whatever_comes_a_pause_is_bounded_and_history_can_be_kept(
 
 
 def test_history_of_another_version_is_read() -> None:
-    assert History.from_json({"start": 5, "mood": "good"}) == History(start=5)
+    assert CrashHistory.from_json({"start": 5, "mood": "good"}) == CrashHistory(start=5)
 
 
 def test_judging_alone_needs_no_history() -> None:
-    assert judge(config(), {"test": (process(),)}, {"test": ProgramPolicy()}).action is None
+    assert overall_verdict(config(), {"test": (process(),)}, {"test": ProgramPolicy()}).action is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.upstreams.supervisord.feed import Feed, Watch
+from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
 SHORT = 0.05
 NEVER = 3600.0
@@ -38,12 +38,12 @@ class Daemon:
         return [{"reading": number}]
 
 
-async def follow(feed: Feed, readings: int, interval: float = SHORT) -> list[int]:
+async def follow(feed: ProcessPoller, readings: int, interval: float = SHORT) -> list[int]:
     with feed.watch(interval) as watch:
         return [(await watch.next())[0]["reading"] for _ in range(readings)]
 
 
-async def waiting(watch: Watch) -> asyncio.Task[Any]:
+async def waiting(watch: ProcessSubscription) -> asyncio.Task[Any]:
     """A task that waits for the watch's next reading."""
     task = asyncio.create_task(watch.next())
     while not watch.waits:
@@ -54,12 +54,12 @@ async def waiting(watch: Watch) -> asyncio.Task[Any]:
 async def test_first_reading_comes_at_once() -> None:
     daemon = Daemon()
     async with asyncio.timeout(5):
-        assert await follow(Feed(daemon.processes), 1, interval=NEVER) == [1]
+        assert await follow(ProcessPoller(daemon.processes), 1, interval=NEVER) == [1]
 
 
 async def test_many_watchers_cost_what_one_does() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     found = await asyncio.gather(*(follow(feed, 5) for _ in range(200)))
     assert found == [[1, 2, 3, 4, 5]] * 200
     assert daemon.asked == 5
@@ -67,7 +67,7 @@ async def test_many_watchers_cost_what_one_does() -> None:
 
 async def test_watchers_that_come_one_after_another_end_up_at_the_same_moment() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     tasks = []
     for _ in range(10):
         tasks.append(asyncio.create_task(follow(feed, 20)))
@@ -80,7 +80,7 @@ async def test_watchers_that_come_one_after_another_end_up_at_the_same_moment() 
 async def test_reading_that_was_begun_before_is_not_for_a_newcomer() -> None:
     """It may have been asked before the newcomer started a program."""
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     daemon.may_answer.clear()
     with feed.watch(NEVER) as first, feed.watch(NEVER) as second:
         early = await waiting(first)
@@ -97,7 +97,7 @@ async def test_reading_that_was_begun_before_is_not_for_a_newcomer() -> None:
 
 async def test_intervals_are_kept() -> None:
     daemon, loop = Daemon(), asyncio.get_running_loop()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     begun = loop.time()
     await follow(feed, 4, interval=0.1)
     assert 0.3 <= loop.time() - begun < 3
@@ -105,7 +105,7 @@ async def test_intervals_are_kept() -> None:
 
 async def test_nobody_who_waits_is_nobody_to_ask_for() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     with feed.watch(0.001) as watch:
         await watch.next()
         asked = daemon.asked
@@ -117,7 +117,7 @@ async def test_nobody_who_waits_is_nobody_to_ask_for() -> None:
 
 async def test_trouble_reaches_all_and_does_not_end_the_watching() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     with feed.watch(SHORT) as one, feed.watch(SHORT) as other:
         for error in (SupervisordUnavailable("away"), SupervisordRefused("login"), ValueError("odd")):
             daemon.failing = error
@@ -129,7 +129,7 @@ async def test_trouble_reaches_all_and_does_not_end_the_watching() -> None:
 
 async def test_watcher_that_is_cancelled_disturbs_nobody() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     daemon.may_answer.clear()
     with feed.watch(SHORT) as one, feed.watch(SHORT) as other:
         cancelled, kept = await waiting(one), await waiting(other)
@@ -143,7 +143,7 @@ async def test_watcher_that_is_cancelled_disturbs_nobody() -> None:
 
 async def test_last_watcher_ends_the_asking_and_the_next_begins_it() -> None:
     daemon = Daemon()
-    feed = Feed(daemon.processes)
+    feed = ProcessPoller(daemon.processes)
     before = asyncio.all_tasks()
     assert await follow(feed, 2) == [1, 2]
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_SERVER, written
+from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_SERVER, render_value
 from deferrable_ops.supervisord.section import Section
 from deferrable_ops.supervisord.values import (
     ByteSize,
@@ -179,7 +179,7 @@ class RpcInterfaceConfiguration(Section):
                     f"kwargs in [{header}] has {name!r}; give names of small letters, digits and '_', which is all "
                     "that supervisord's parser keeps"
                 )
-            text = written(f"{name} in [{header}]", str(value), self._expressions)
+            text = render_value(f"{name} in [{header}]", str(value), self._expressions)
             yield name, text
 
 

@@ -1,0 +1,21 @@
+"""Opens a machine: this host, or another one over SSH."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
+
+
+def use_machine(address: MachineAddress) -> AbstractAsyncContextManager[Machine]:
+    """Return a context manager for a machine. It connects on first use.
+
+    :raises ConfigurationError: on entry: the Airflow connection is missing or malformed, or asyncssh is not installed.
+    """
+    if address.ssh_conn_id is None:
+        from deferrable_ops.upstreams.machine.local import use_this_host
+
+        return use_this_host()
+    from deferrable_ops.upstreams.ssh.machine import use_remote_host
+
+    return use_remote_host(address)
