@@ -1,4 +1,4 @@
-"""What an operator may be given: plain data that can travel to the triggerer, and what is known only later."""
+"""Checks of operator arguments: plain data that can be sent to the triggerer, templates and other tasks' outputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
 
-DEEPEST: Final = 20
-"""How many levels a ``match`` may have: it is copied, sent and compared by recursion."""
+MAX_PAYLOAD_DEPTH: Final = 100
+"""How many levels of lists and objects a payload may have: Airflow's serialisers recurse over them."""
 
 
 def require_serializable(name: str, value: Any) -> None:
-    """Check that a value can travel to the triggerer.
+    """Check that a value can be sent to the triggerer.
 
+    :param name: the argument, for the error.
     :raises InputError: it holds something that is not plain data, such as a function.
     """
     if callable(value):
@@ -32,56 +33,88 @@ def require_serializable(name: str, value: Any) -> None:
             f"{name}= holds a {type(value).__name__}, which is not plain data; "
             "give strings, numbers, booleans, lists and dicts"
         )
-    elif isinstance(value, float) and value - value != 0:
+    elif isinstance(value, float) and not _is_finite(value):
         raise InputError(f"{name}= is {value}, which JSON does not have")
 
 
 def is_known_later(value: Any) -> bool:
-    """Return whether a value is a template or another task's output, so that it cannot be judged at parse time."""
+    """Return whether a value is a template or another task's output, which cannot be checked when a DAG is parsed."""
     return is_output(value) or (isinstance(value, str) and has_template(value))
 
 
 def is_output(value: Any) -> bool:
-    """Return whether a value is another task's output, or a mapped group's argument."""
+    """Return whether a value is another task's output, or an argument of a mapped task group."""
     # Airflow's classes for them share only this method.
     return hasattr(value, "iter_references")
 
 
 def has_template(text: str) -> bool:
-    """Return whether Airflow would render something in a text."""
+    """Return whether a text holds Jinja, which Airflow renders."""
     return "{{" in text or "{%" in text
 
 
-def plain_copy(argument: str, value: Any, levels: int = DEEPEST) -> Any:
-    """Return a copy of a JSON value, so that nobody changes it from outside; other tasks' outputs stay themselves.
+def is_nested_deeper(value: Any, max_depth: int) -> bool:
+    """Return whether a JSON value has more levels of lists and objects than this."""
+    level = [value]
+    for _ in range(max_depth):
+        level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
 
-    :param argument: how the user calls it, for the error.
-    :raises InputError: it holds something that is no JSON value, or a template where Airflow renders none.
+
+def plain_copy(argument: str, value: Any, max_depth: int = MAX_PAYLOAD_DEPTH) -> Any:
+    """Return a copy of a JSON value, which later changes of the original do not reach.
+
+    Outputs of other tasks are not copied.
+
+    :param argument: the argument, for the error.
+    :param max_depth: levels of lists and dicts above which the value is refused.
+    :raises InputError: it holds something that is not a JSON value, has a template as a key, where Airflow renders
+        none, or is nested too deeply.
     """
+    return _copied(argument, argument, value, max_depth, max_depth)
+
+
+def _copied(argument: str, path: str, value: Any, levels_left: int, max_depth: int) -> Any:
     if value is None or isinstance(value, (bool, int, str)) or is_output(value):
         return value
     if isinstance(value, float):
-        if value - value != 0:
-            raise InputError(f"{argument} is {value}, which JSON does not have")
+        if not _is_finite(value):
+            raise InputError(f"{path} is {value}, which JSON does not have")
         return value
-    if levels == 0:
-        raise InputError(f"{argument} is nested deeper than {DEEPEST} levels; match on fewer")
+    if not isinstance(value, (dict, list, tuple)):
+        raise InputError(
+            f"{path} is a {type(value).__name__}, which is not plain data; "
+            "give strings, numbers, booleans, lists and dicts"
+        )
+    if levels_left == 0:
+        raise InputError(f"{argument} is nested deeper than {max_depth} levels; give fewer levels")
     if isinstance(value, dict):
         return {
-            _checked_key(argument, key): plain_copy(f"{argument}[{key!r}]", item, levels - 1)
+            _checked_key(path, key): _copied(argument, f"{path}[{key!r}]", item, levels_left - 1, max_depth)
             for key, item in value.items()
         }
-    if isinstance(value, (list, tuple)):
-        return [plain_copy(f"{argument}[{index}]", item, levels - 1) for index, item in enumerate(value)]
-    raise InputError(
-        f"{argument} is a {type(value).__name__}, which is not plain data; "
-        "give strings, numbers, booleans, lists and dicts"
-    )
+    return [
+        _copied(argument, f"{path}[{index}]", item, levels_left - 1, max_depth)
+        for index, item in enumerate(value)
+    ]
 
 
-def _checked_key(argument: str, key: Any) -> str:
+def _is_finite(value: float) -> bool:
+    # Infinity minus itself is NaN, and NaN equals nothing.
+    return value - value == 0
+
+
+def _children(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _checked_key(path: str, key: Any) -> str:
     if not isinstance(key, str):
-        raise InputError(f"{argument} has the key {key!r}; keys must be strings, as they are in JSON")
+        raise InputError(f"{path} has the key {key!r}; JSON keys must be strings")
     if has_template(key):
-        raise InputError(f"{argument} has the template {key!r} as a key; Airflow renders values only")
+        raise InputError(f"{path} has the template {key!r} as a key; Airflow renders only values")
     return key

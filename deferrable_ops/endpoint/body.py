@@ -11,12 +11,12 @@ from typing import Any, Final, NoReturn
 from starlette.types import Receive, Scope
 
 from deferrable_ops.endpoint.answers import Refused
+from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH, is_nested_deeper
 
 BODY_SECONDS: Final = 30.0
 """How long a body may take to arrive."""
 
 _LOOK_EVERY = 1.0
-_DEEPEST: Final = 100  # levels; Airflow's serialisers recurse over them
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -104,7 +104,7 @@ def parse_json(body: bytes) -> Any:
         raise _too_deep() from None
     except ValueError as error:
         raise Refused(400, f"the body is not JSON: {error}") from None
-    if text.count("[") + text.count("{") > _DEEPEST and _is_too_deep(value):
+    if text.count("[") + text.count("{") > MAX_PAYLOAD_DEPTH and is_nested_deeper(value, MAX_PAYLOAD_DEPTH):
         raise _too_deep()
     if "\\u" in text and _has_unstorable_character(text, value):
         raise Refused(400, "the body holds \\u0000 or half a surrogate pair, which cannot be stored")
@@ -128,22 +128,7 @@ def _too_slow(seconds: float) -> Refused:
 
 
 def _too_deep() -> Refused:
-    return Refused(400, f"the body is nested deeper than {_DEEPEST} levels")
-
-
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    return Refused(400, f"the body is nested deeper than {MAX_PAYLOAD_DEPTH} levels")
 
 
 def _has_unstorable_character(text: str, value: Any) -> bool:

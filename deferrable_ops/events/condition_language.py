@@ -18,7 +18,8 @@ from typing import Final, NoReturn
 from deferrable_ops.events.conditions import AtLeast, Condition, Name
 from deferrable_ops.exceptions import InputError
 
-_DEEPEST: Final = 50  # parentheses within parentheses: the parser recurses
+# The parser recurses over them.
+_MAX_NESTED_PARENTHESES: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<name>{_NAME.pattern})|(?P<number>[0-9]+)|(?P<sign>&&|\|\||!=|==|.))", re.DOTALL
@@ -131,8 +132,8 @@ class _Parser:
 
     def _within(self, opening: _Token) -> Condition:
         self._depth += 1
-        if self._depth > _DEEPEST:
-            self._refuse(opening, f"more than {_DEEPEST} parentheses within one another")
+        if self._depth > _MAX_NESTED_PARENTHESES:
+            self._refuse(opening, f"more than {_MAX_NESTED_PARENTHESES} parentheses are nested")
         condition = self._any()
         self._depth -= 1
         return condition

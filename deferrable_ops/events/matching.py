@@ -6,9 +6,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Final
 
 from deferrable_ops.events.event import Event
-from deferrable_ops.events.payloads import DEEPEST
 from deferrable_ops.events.specifications import Match, Specification
 from deferrable_ops.expressions import is_true
+from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH
 
 Path = tuple[str, ...]
 Equality = tuple[Path, Hashable]
@@ -56,7 +56,7 @@ def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]
             yield (*above, key), comparable(value)
 
 
-def comparable(value: Any, levels: int = DEEPEST) -> Hashable:
+def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
     """Return something that is equal, and hashes equally, for two JSON values exactly when these are equal in JSON.
 
     In Python alone, True equals 1. What is nested deeper than any stored payload equals nothing.

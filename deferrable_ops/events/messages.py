@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from deferrable_ops.events.payloads import DEEPEST
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later, is_output, plain_copy
 
@@ -42,7 +41,7 @@ class KafkaMessage:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        object.__setattr__(self, "payload", plain_copy("payload=", self.payload, DEEPEST))
+        object.__setattr__(self, "payload", plain_copy("payload=", self.payload))
         _check_text("key", self.key)
         object.__setattr__(self, "headers", _texts("headers", self.headers))
         _check_whole_number("partition", self.partition, 2**31 - 1, "the number of a partition")
@@ -71,7 +70,7 @@ class SqsMessage:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        object.__setattr__(self, "payload", plain_copy("payload=", self.payload, DEEPEST))
+        object.__setattr__(self, "payload", plain_copy("payload=", self.payload))
         object.__setattr__(self, "attributes", _attributes(self.attributes))
         _check_text("group_id", self.group_id)
         _check_text("deduplication_id", self.deduplication_id)
@@ -165,7 +164,7 @@ def _to_json(argument: str, message: Any) -> Any:
         if type(message) is kind:
             values = {item.name: getattr(message, item.name) for item in fields(kind)}
             return {_KIND: name} | {key: value for key, value in values.items() if value not in (None, {})}
-    return plain_copy(argument, message, DEEPEST)
+    return plain_copy(argument, message)
 
 
 def _kind_of(data: Any) -> type[Any] | None:

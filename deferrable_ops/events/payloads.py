@@ -6,10 +6,9 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
-DEEPEST: Final = 100
-"""Levels of nesting above which JSON stays text: Airflow's serialisers recurse over them."""
+from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH, is_nested_deeper
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -18,15 +17,18 @@ def decode_payload(body: bytes) -> Any:
     """Return the JSON value of a body, or its text where it is no JSON. Never raises.
 
     Text also stays what is JSON but could not be kept: numbers beyond 64 bits or a double (an XCom travels as
-    MessagePack), U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100 levels.
+    MessagePack), U+0000 and lone surrogates (Postgres stores neither), nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
     """
     text = decode_text(body)
     try:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return text
-    suspicious = "\\u" in text or text.count("[") + text.count("{") > DEEPEST
-    return text if suspicious and not _can_be_stored(value) else value
+    if text.count("[") + text.count("{") > MAX_PAYLOAD_DEPTH and is_nested_deeper(value, MAX_PAYLOAD_DEPTH):
+        return text
+    if "\\u" in text and _has_unstorable_character(value):
+        return text
+    return value
 
 
 def decode_text(body: bytes) -> str:
@@ -34,14 +36,12 @@ def decode_text(body: bytes) -> str:
     return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
 
 
-def _can_be_stored(value: Any) -> bool:
+def _has_unstorable_character(value: Any) -> bool:
     level = [value]
-    for _ in range(DEEPEST + 1):
+    while level:
         if any(isinstance(item, str) and _UNSTORABLE.search(item) for item in level):
-            return False
-        level = [part for item in level for part in _parts(item)]
-        if not level:
             return True
+        level = [part for item in level for part in _parts(item)]
     return False
 
 

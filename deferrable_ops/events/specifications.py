@@ -22,6 +22,9 @@ from deferrable_ops.plain_data import has_template, is_known_later, is_output, p
 Match = dict[str, Any] | str | None
 """Equality on (nested) keys, a JMESPath expression, or None: every event."""
 
+MAX_MATCH_DEPTH: Final = 20
+"""How many levels a ``match`` dict may have: it is copied, sent to the triggerer and compared by recursion."""
+
 # A channel's name is a part of its URL.
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Kafka's own rule: org.apache.kafka.common.internals.Topic.
@@ -144,7 +147,11 @@ def specification_to_json(specification: Specification) -> dict[str, Any]:
     for name, kind in _TYPES.items():
         if type(specification) is kind:
             values = {item.name: getattr(specification, item.name) for item in fields(kind)}
-            return {"type": name} | values | {"match": plain_copy("match=", specification.match)}
+            return (
+                {"type": name}
+                | values
+                | {"match": plain_copy("match=", specification.match, MAX_MATCH_DEPTH)}
+            )
     raise InputError(
         f"{specification!r} is not an event; give a ChannelEvent, a KafkaEvent or an SqsEvent of deferrable_ops.events"
     )
@@ -185,7 +192,7 @@ def _checked_match(match: Any) -> Match:
             f"match={match!r} must be a dict of values to be equal, or a JMESPath expression in a string"
         )
     _refuse_empty("match=", match)
-    return plain_copy("match=", match)  # type: ignore[no-any-return]
+    return plain_copy("match=", match, MAX_MATCH_DEPTH)  # type: ignore[no-any-return]
 
 
 def _refuse_empty(argument: str, match: dict[Any, Any]) -> None:

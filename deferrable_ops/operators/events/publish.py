@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from deferrable_ops.events.merging import Merge, rules_to_json
 from deferrable_ops.events.messages import KafkaMessage, SqsMessage, messages_to_json
-from deferrable_ops.events.payloads import DEEPEST
 from deferrable_ops.operators.base import TriggererOperator
 from deferrable_ops.plain_data import plain_copy
 from deferrable_ops.triggers.base import TaskTrigger
@@ -119,7 +118,7 @@ class PublishEventOperator(TriggererOperator):
         self.channel = channel
         self.kafka = kafka
         self.sqs = sqs
-        self.payload = plain_copy("payload=", payload, DEEPEST)
+        self.payload = plain_copy("payload=", payload)
         self.messages = None if messages is None else messages_to_json(messages)
         self.file = file
         self.files = list(files) if isinstance(files, tuple) else files

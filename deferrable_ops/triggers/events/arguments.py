@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from deferrable_ops import settings
-from deferrable_ops.events.payloads import DEEPEST, decode_payload
+from deferrable_ops.events.payloads import decode_payload
 from deferrable_ops.events.specifications import Specification, specification_from_json
 from deferrable_ops.events.windows import next_interval_end, timezone_named
 from deferrable_ops.exceptions import InputError
@@ -103,7 +103,7 @@ def check_payload(payload: Any) -> None:
 
     :raises InputError: it is no JSON value that the inbox can keep, or too large.
     """
-    plain_copy("payload=", payload, DEEPEST)
+    plain_copy("payload=", payload)
     body = json.dumps(payload).encode()
     if len(body) > settings.max_payload_bytes():
         raise InputError(

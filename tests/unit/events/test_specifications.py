@@ -129,7 +129,7 @@ def test_another_tasks_output_stays_itself() -> None:
         (lambda: ChannelEvent("a", match={}), "match= is an empty dict"),
         (lambda: ChannelEvent("a", match={"b": {}}), r"match=\['b'\] is an empty dict"),
         (lambda: ChannelEvent("a", match={1: 2}), "has the key 1"),
-        (lambda: ChannelEvent("a", match={"{{ ds }}": 2}), "renders values only"),
+        (lambda: ChannelEvent("a", match={"{{ ds }}": 2}), "renders only values"),
         (lambda: ChannelEvent("a", match={"b": object()}), r"match=\['b'\] is a object"),
         (lambda: ChannelEvent("a", match={"b": [float("nan")]}), r"match=\['b'\]\[0\] is nan"),
         (lambda: ChannelEvent("a", match=""), "not JMESPath"),
