@@ -9,14 +9,14 @@ from deferrable_ops.cli.common import add_command, print_table, time_text, with_
 from deferrable_ops.supervisord import arguments
 
 if TYPE_CHECKING:
-    from deferrable_ops.inbox.daemons import Daemon
+    from deferrable_ops.inbox.daemons import DaemonLocation
 
 _COLUMNS: Final = ("NAME", "HOST", "SINCE", "DAG", "RUN")
 
 
 def list_daemons(_options: argparse.Namespace) -> int:
     """Print where supervisords live, as far as the inbox was told."""
-    found: list[Daemon] = with_inbox(lambda inbox: inbox.daemons.all())
+    found: list[DaemonLocation] = with_inbox(lambda inbox: inbox.daemons.all())
     rows = [
         (daemon.name, daemon.host, time_text(daemon.since) or "", daemon.dag_id, daemon.run_id)
         for daemon in found
@@ -29,7 +29,7 @@ def forget_daemon(options: argparse.Namespace) -> int:
     """Forget where a supervisord lives, so that another host may start it."""
     from deferrable_ops.exceptions import InputError
 
-    forgotten: Daemon | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))
+    forgotten: DaemonLocation | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))
     if forgotten is None:
         raise InputError(
             f"the inbox knows no supervisord {options.name}; `deferrable-ops supervisord list` shows them"

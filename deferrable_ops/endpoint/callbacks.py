@@ -17,7 +17,7 @@ from deferrable_ops.endpoint.body import parse_json
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.verbs import check_body
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.inbox import State
+from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
@@ -43,12 +43,12 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> An
     """Return where the wait stands, and its times."""
     inbox, wait_id = await verified(resources.inbox, token or bearer_token(scope))
     wait = await inbox.waits.get(wait_id)
-    expired = wait.state is State.WAITING and wait.deadline <= await inbox.database.now()
+    expired = wait.state is WaitState.WAITING and wait.deadline <= await inbox.database.now()
     return json_answer(
         200,
         {
             "wait": wait.id,
-            "state": State.EXPIRED if expired else wait.state,
+            "state": WaitState.EXPIRED if expired else wait.state,
             "created_at": _iso(wait.created_at),
             "deadline": _iso(wait.deadline),
             "last_beat": _iso(wait.last_beat),

@@ -39,7 +39,7 @@ async def take_event(resources: Resources, scope: Scope, receive: Receive, name:
             event.dedupe_key,
             event.payload,
             event.attributes,
-            repeat_keys=delivery.repeat_keys,
+            dedupe_keys=delivery.dedupe_keys,
         )
     )
     received_at = datetime.fromtimestamp(appended.received_at, UTC).isoformat()

@@ -12,9 +12,9 @@ from starlette.types import Scope
 
 from deferrable_ops.endpoint.answers import Refused
 from deferrable_ops.endpoint.body import header, parse_json
-from deferrable_ops.inbox import State
+from deferrable_ops.inbox import WaitState
 
-_STATES: Final = {state.value: state for state in (State.SUCCESS, State.FAILED, State.SKIPPED)}
+_STATES: Final = {state.value: state for state in (WaitState.SUCCESS, WaitState.FAILED, WaitState.SKIPPED)}
 _INTEGER = re.compile(r"-?[0-9]{1,10}")
 _LARGEST: Final = 2**31 - 1  # of both databases' INTEGER
 _LONGEST: Final = 1000  # characters; Airflow's ids end at 250
@@ -35,7 +35,7 @@ class TaskParameters:
     logical_date: float | None
     try_number: int
     map_index: int
-    state: State
+    state: WaitState
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -113,7 +113,7 @@ def _integer(given: dict[str, Any], name: str, *, lowest: int) -> int:
     return value
 
 
-def _state(given: dict[str, Any]) -> State:
+def _state(given: dict[str, Any]) -> WaitState:
     value = given.get("state")
     if value is None or value == "":
         raise _wrong("state", "is missing")

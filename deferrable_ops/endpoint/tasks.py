@@ -19,20 +19,24 @@ from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
 from deferrable_ops.endpoint.callbacks import idempotency_key
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
-from deferrable_ops.inbox import Inbox, State, Wait
+from deferrable_ops.inbox import Inbox, Wait, WaitState
 from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
-_VERBS: Final = {State.SUCCESS: Verb.SUCCESS, State.FAILED: Verb.FAILURE, State.SKIPPED: Verb.SKIP}
-_BODIES: Final[dict[State, Any]] = {State.SUCCESS: None, State.FAILED: {}, State.SKIPPED: {}}
+_VERBS: Final = {
+    WaitState.SUCCESS: Verb.SUCCESS,
+    WaitState.FAILED: Verb.FAILURE,
+    WaitState.SKIPPED: Verb.SKIP,
+}
+_BODIES: Final[dict[WaitState, Any]] = {WaitState.SUCCESS: None, WaitState.FAILED: {}, WaitState.SKIPPED: {}}
 _IN_AIRFLOWS_WORDS: Final = {
-    State.WAITING: "deferred",
-    State.SUCCESS: "success",
-    State.FAILED: "failed",
-    State.SKIPPED: "skipped",
-    State.EXPIRED: "failed",
-    State.SUPERSEDED: None,  # the task has gone on without this attempt: the inbox does not know to where
-    State.KILLED: None,
+    WaitState.WAITING: "deferred",
+    WaitState.SUCCESS: "success",
+    WaitState.FAILED: "failed",
+    WaitState.SKIPPED: "skipped",
+    WaitState.EXPIRED: "failed",
+    WaitState.SUPERSEDED: None,  # the task has gone on without this attempt: the inbox does not know to where
+    WaitState.KILLED: None,
 }
 
 
@@ -99,10 +103,10 @@ async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wa
 def _answer(parameters: TaskParameters, status: int, receipt: dict[str, Any]) -> Answer:
     fields: dict[str, Any] = {**parameters.identity, "try_number": parameters.try_number}
     if status == 200:
-        fields |= {"previous_state": _IN_AIRFLOWS_WORDS[State.WAITING], "state": parameters.state}
+        fields |= {"previous_state": _IN_AIRFLOWS_WORDS[WaitState.WAITING], "state": parameters.state}
         message = f"Task instance state was updated to '{parameters.state}'."
     else:
-        state = _IN_AIRFLOWS_WORDS[State(receipt["state"])] if "state" in receipt else None
+        state = _IN_AIRFLOWS_WORDS[WaitState(receipt["state"])] if "state" in receipt else None
         fields |= {"previous_state": state, "state": state, "error": receipt["error"]}
         message = f"Task instance state was not updated: {receipt['error']}."
     return json_answer(status, {**fields, "message": message})

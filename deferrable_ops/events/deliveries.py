@@ -23,7 +23,7 @@ _LONGEST_KEY: Final = 200  # characters: it is indexed
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatKey:
+class DedupeKey:
     """Something that only repetitions of one delivery have in common.
 
     :param key: unique within the channel.
@@ -39,11 +39,11 @@ class Delivery:
     """A request to a channel.
 
     :param event: what it brings.
-    :param repeat_keys: it is a repetition when the channel has seen any of them, and then changes nothing.
+    :param dedupe_keys: it is a repetition when the channel has seen any of them, and then changes nothing.
     """
 
     event: Event
-    repeat_keys: tuple[RepeatKey, ...]
+    dedupe_keys: tuple[DedupeKey, ...]
 
 
 def read_delivery(
@@ -67,7 +67,7 @@ def read_delivery(
     if isinstance(cloud_event, Malformed):
         return cloud_event
     payload = cloud_event.data if cloud_event else _payload(headers, body)
-    keys = _repeat_keys(scheme, headers, payload, body, cloud_event, tolerance)
+    keys = _dedupe_keys(scheme, headers, payload, body, cloud_event, tolerance)
     event = Event(
         source,
         dedupe_key=_dedupe_key(keys[0], received_at),
@@ -113,26 +113,26 @@ def _without_nul(value: str | list[str]) -> str | list[str]:
     return decode_text(value.encode())
 
 
-def _repeat_keys(
+def _dedupe_keys(
     scheme: str,
     headers: Mapping[str, str],
     payload: Any,
     body: bytes,
     cloud_event: CloudEvent | None,
     tolerance: float,
-) -> tuple[RepeatKey, ...]:
+) -> tuple[DedupeKey, ...]:
     digest = f"body:{hashlib.sha256(body).hexdigest()}"
     found = []
     if cloud_event is not None:
-        found.append(RepeatKey(_short("cloudevent", json.dumps(cloud_event.identity))))
+        found.append(DedupeKey(_short("cloudevent", json.dumps(cloud_event.identity))))
     identity = _delivery_id(scheme, headers, payload)
     if identity is not None:
-        found.append(RepeatKey(_short(scheme, identity)))
+        found.append(DedupeKey(_short(scheme, identity)))
     if not found:
-        return (RepeatKey(digest, tolerance),)
+        return (DedupeKey(digest, tolerance),)
     if scheme == "github" or (scheme in _BODY_SIGNED and identity is None):
         # The id is in a header, which is not signed: a replay could come under another one, and at any time.
-        found.append(RepeatKey(digest))
+        found.append(DedupeKey(digest))
     return tuple(found)
 
 
@@ -160,6 +160,6 @@ def _short(kind: str, identity: str) -> str:
     return f"{kind}:{identity}"
 
 
-def _dedupe_key(key: RepeatKey, received_at: float) -> str:
+def _dedupe_key(key: DedupeKey, received_at: float) -> str:
     # What repeats for a while only may come again later, as another event.
     return key.key if key.within is None else f"{key.key}:{int(received_at // key.within)}"

@@ -1,6 +1,6 @@
 """The inbox: the database tables that keep every wait and every event that arrived."""
 
 from deferrable_ops.inbox.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
-from deferrable_ops.inbox.waits.wait import Attempt, NewWait, State, Wait
+from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState
 
-__all__ = ["NO_RETRY_TIMEOUT", "Attempt", "Inbox", "NewWait", "State", "Wait", "use_inbox"]
+__all__ = ["NO_RETRY_TIMEOUT", "Attempt", "Inbox", "NewWait", "Wait", "WaitState", "use_inbox"]

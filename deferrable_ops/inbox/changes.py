@@ -21,10 +21,9 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox.database.database import CHANNEL, Database
+from deferrable_ops.inbox.database.database import EVENTS_CHANNEL, WAITS_CHANNEL, Database
 from deferrable_ops.inbox.database.failures import describe
 from deferrable_ops.inbox.database.schema import HAS_NEWS, waits
-from deferrable_ops.inbox.events.event_rows import EVENTS_CHANNEL
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class NotificationSignal:
             listening: Any = raw.driver_connection
             listening.add_termination_listener(lambda _connection: lost.set())
             try:
-                await listening.add_listener(CHANNEL, self._on_notification)
+                await listening.add_listener(WAITS_CHANNEL, self._on_notification)
                 await listening.add_listener(EVENTS_CHANNEL, self._on_new_events)
                 self._on_change(None)
                 self._on_events(None)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
@@ -18,7 +17,7 @@ from deferrable_ops.inbox.database.schema import daemons
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class DaemonLocation:
     """Where a supervisord lives.
 
     :param name: ``/its/working_dir``, or ``connection:/its/working_dir`` of one behind SSH.
@@ -42,22 +41,21 @@ class Daemons:
         self._database = database
 
     async def claim(
-        self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, moves: bool = False
-    ) -> Daemon | None:
+        self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, allow_move: bool = False
+    ) -> DaemonLocation | None:
         """Say that a supervisord lives on a host, unless it lives on another; return what was said so far, if anything.
 
-        :param moves: it may come from another host, because who says so has looked there.
+        :param allow_move: it may come from another host, because who says so has looked there.
         """
-        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
 
-        async def write(transaction: Transaction) -> Daemon | None:
+        async def write(transaction: Transaction) -> DaemonLocation | None:
             mine: dict[str, Any] = {"host": host, "boot_id": boot_id, "dag_id": dag_id, "run_id": run_id}
-            new = flavour.insert(daemons).values(name=name, since=transaction.now, **mine)
+            new = self._database.insert(daemons).values(name=name, since=transaction.now, **mine)
             if (await transaction.connection.execute(new.on_conflict_do_nothing())).rowcount == 1:
                 return None
             chosen = select(daemons).where(daemons.c.name == name).with_for_update()
             before = _daemon((await transaction.connection.execute(chosen)).one())
-            if before.host == host or moves:
+            if before.host == host or allow_move:
                 stayed = (before.host, before.boot_id) == (host, boot_id)
                 mine |= {} if stayed else {"since": transaction.now}
                 await transaction.connection.execute(
@@ -67,14 +65,14 @@ class Daemons:
 
         return await self._database.write(write)
 
-    async def of(self, name: str) -> Daemon | None:
+    async def find(self, name: str) -> DaemonLocation | None:
         """Return where a supervisord lives; None when nobody said so."""
         return next((daemon for daemon in await self.all() if daemon.name == name), None)
 
-    async def all(self) -> list[Daemon]:
+    async def all(self) -> list[DaemonLocation]:
         """Return every supervisord, by name."""
 
-        async def read(connection: AsyncConnection) -> list[Daemon]:
+        async def read(connection: AsyncConnection) -> list[DaemonLocation]:
             return [
                 _daemon(row) for row in await connection.execute(select(daemons).order_by(daemons.c.name))
             ]
@@ -90,10 +88,10 @@ class Daemons:
 
         await self._database.write(write)
 
-    async def forget(self, name: str) -> Daemon | None:
+    async def forget(self, name: str) -> DaemonLocation | None:
         """Forget where a supervisord lives, whose host is gone for good; return what is forgotten, if anything."""
 
-        async def write(transaction: Transaction) -> Daemon | None:
+        async def write(transaction: Transaction) -> DaemonLocation | None:
             chosen = delete(daemons).where(daemons.c.name == name).returning(daemons)
             row = (await transaction.connection.execute(chosen)).first()
             return None if row is None else _daemon(row)
@@ -101,5 +99,5 @@ class Daemons:
         return await self._database.write(write)
 
 
-def _daemon(row: Row[Any]) -> Daemon:
-    return Daemon(row.name, row.host, row.boot_id, row.dag_id, row.run_id, row.since)
+def _daemon(row: Row[Any]) -> DaemonLocation:
+    return DaemonLocation(row.name, row.host, row.boot_id, row.dag_id, row.run_id, row.since)

@@ -81,7 +81,7 @@ def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
     It is closed after the last of them.
 
     :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
-    :raises InboxUnavailable: the database did not answer within the timeout; all callers that wait for it fail together.
+    :raises InboxUnavailable: the database did not answer within the timeout; all waiting callers fail together.
     """
     if (given := given_inbox.get()) is not None:
         return nullcontext(given)

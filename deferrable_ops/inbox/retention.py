@@ -7,14 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import delete, exists, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
-from deferrable_ops.inbox.database.schema import callbacks, locks, waits
+from deferrable_ops.inbox.database.schema import callbacks, waits
 from deferrable_ops.inbox.events.event_schema import event_counter, event_keys, events, source_positions
-from deferrable_ops.inbox.waits.wait import State
+from deferrable_ops.inbox.waits.wait import WaitState
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Retention:
         """Prune every hour, in one process at a time. Runs until cancelled."""
         while True:
             try:
-                if await take_turn(self._database, "retention", _EVERY):
+                if await self._database.try_lock("retention", _EVERY):
                     await self.prune(settings.wait_retention_days())
                     await self.prune_events(settings.event_retention_days())
                     await self.prune_positions()
@@ -123,7 +122,7 @@ async def _delete_keys(transaction: Transaction, before: float) -> int:
 
 async def _delete_positions(transaction: Transaction) -> int:
     position = (source_positions.c.source, source_positions.c.consumer)
-    needed = exists().where(waits.c.id == source_positions.c.consumer, waits.c.state == State.WAITING)
+    needed = exists().where(waits.c.id == source_positions.c.consumer, waits.c.state == WaitState.WAITING)
     batch = select(*position).where(~needed).limit(_ROWS_PER_BATCH)
     # Who still sets one must not be waited for.
     rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
@@ -131,21 +130,3 @@ async def _delete_positions(transaction: Transaction) -> int:
         chosen = [tuple(row) for row in rows]
         await transaction.connection.execute(delete(source_positions).where(tuple_(*position).in_(chosen)))
     return len(rows)
-
-
-async def take_turn(database: Database, name: str, every: float) -> bool:
-    """Return whether this process is the one to do a chore that one process does every so many seconds."""
-
-    async def write(transaction: Transaction) -> bool:
-        flavour = postgresql if database.dialect == "postgresql" else sqlite
-        await transaction.connection.execute(
-            flavour.insert(locks).values(name=name, free_at=0.0).on_conflict_do_nothing()
-        )
-        taken = await transaction.connection.execute(
-            update(locks)
-            .where(locks.c.name == name, locks.c.free_at <= transaction.now)
-            .values(free_at=transaction.now + every)
-        )
-        return taken.rowcount == 1
-
-    return await database.write(write)

@@ -67,10 +67,10 @@ class Subscription:
     async def next(self) -> Wait:
         """Return the wait as it stands after its next change."""
         while (wait := self.take()) is None:
-            await self.news()
+            await self.next_change()
         return wait
 
-    def news(self) -> asyncio.Future[None]:
+    def next_change(self) -> asyncio.Future[None]:
         """Return what is done once the wait has changed or :meth:`wake` was called, since the last :meth:`take`."""
         # No coroutine: there are thousands of waits, and that would cost each of them 0.2 kB.
         self._future = asyncio.get_running_loop().create_future()
@@ -83,13 +83,13 @@ class Subscription:
         wait, self._wait, self._woken = self._wait, None, False
         return wait
 
-    def tell(self, wait: Wait) -> None:
+    def deliver(self, wait: Wait) -> None:
         """Hand over the wait as it stands."""
         self._wait = wait
         self._go_on()
 
     def wake(self) -> None:
-        """Let who waits for :meth:`news` go on, now or when they ask next: there is something else to look at."""
+        """Complete :meth:`next_change` although the wait has not changed, now or at its next call."""
         self._woken = True
         self._go_on()
 
@@ -190,7 +190,7 @@ class Watcher:
         for wait in await self._waits.get_many(mine):
             if (first := self._subscriptions.get(wait.id)) is not None:
                 for subscription in first.all_of_its_wait():
-                    subscription.tell(wait)
+                    subscription.deliver(wait)
 
     async def _end_the_overdue(self) -> None:
         up_since = looked_at = float("-inf")

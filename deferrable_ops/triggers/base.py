@@ -13,7 +13,7 @@ import jinja2
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.exceptions import DeferrableOpsError, InputError
-from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, State, Wait, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.lifecycle import background, delivery
@@ -35,7 +35,7 @@ RESUME_AFTER_DEFER = 8.0
 _END_AFTER_DEFER = 2.0
 _registering = Turns(128)  # of thousands that start together: the memory for that would stay the process's
 _AIRFLOW_CANCELS_WITHIN = 60.0
-_ENDED_BY_AIRFLOW = (State.KILLED, State.SUPERSEDED)
+_ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
@@ -158,7 +158,7 @@ class TaskTrigger(BaseTrigger):
                 await self._register()
                 try:
                     outcome = await (
-                        self.wait() if self.current.state is State.WAITING else self.wait_until_settled()
+                        self.wait() if self.current.state is WaitState.WAITING else self.wait_until_settled()
                     )
                 except (Exception, SystemExit) as error:
                     outcome = self._failed_by(error)
@@ -198,14 +198,14 @@ class TaskTrigger(BaseTrigger):
 
     async def wait_until_settled(self) -> Outcome:
         """Return the wait's outcome once the inbox has one."""
-        while self.current.state is State.WAITING:
-            await self.changes.news()
+        while self.current.state is WaitState.WAITING:
+            await self.changes.next_change()
             if (changed := self.changes.take()) is not None:
                 self.current = changed
                 await self.on_wait_updated()
         if self.current.outcome is not None:
             return self.current.outcome
-        if self.current.state is State.EXPIRED:
+        if self.current.state is WaitState.EXPIRED:
             return await self.expired()
         return Failure(f"the wait is {self.current.state}: another attempt, or a user, ended it")
 
@@ -236,7 +236,7 @@ class TaskTrigger(BaseTrigger):
         tried again every minute: the wait's deadline ends that.
         """
         pause = 0.0
-        while left := await self.inbox.cancellations.of_other_attempts(self.current.id):
+        while left := await self.inbox.cancellations.requeue_other_attempts(self.current.id):
             if not pause:
                 self.log.info("What an earlier attempt launched is stopped first (wait %s)", ", ".join(left))
             await asyncio.sleep(pause)

@@ -13,7 +13,7 @@ from typing import Any
 
 from contract.support import RETRY_TIMEOUT, callback, new_attempt, new_event, new_wait
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.waits.callbacks import Verb
 
 # A server that has imported the library, and that nobody else's threads run in, forks each of them.
@@ -59,7 +59,7 @@ def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
         attempt = new_attempt(task, ti_id=task)
         with inbox.watcher.subscribe(attempt.wait_id) as changes:
             wait = await inbox.waits.register(new_wait(attempt))
-            while wait.state is State.WAITING:
+            while wait.state is WaitState.WAITING:
                 wait = await changes.next()
         file.write(json.dumps([wait.id, getattr(wait.outcome, "value", None)]) + "\n")
         file.flush()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
-from deferrable_ops.inbox.events.events import KeptEvent, NewEvent
+from deferrable_ops.inbox.events.events import NewEvent, StoredEvent
 from deferrable_ops.inbox.waits.callbacks import Callback, Receipt, Verb
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def new_event(source: str = "channel:orders", key: str | None = None, **fields: 
 
 async def read_all(
     inbox: Inbox, *sources: str, after: int = 0, since: float | None = None
-) -> list[KeptEvent]:
+) -> list[StoredEvent]:
     """Return every event of these sources."""
     upto = await inbox.events.newest()
-    return await inbox.events.read(sources, after=after, upto=upto, since=since, most=100_000)
+    return await inbox.events.read(sources, after=after, upto=upto, since=since, limit=100_000)

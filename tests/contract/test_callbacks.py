@@ -10,7 +10,7 @@ from contract.support import callback, new_attempt, register, send
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.database.schema import callbacks
 from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 from deferrable_ops.outcome import Failure, Skip, Success
@@ -53,7 +53,7 @@ async def test_expressions_say_what_is_progress_and_what_is_the_end(inbox: Inbox
 async def test_a_failure_is_looked_for_first(inbox: Inbox) -> None:
     wait = await register(inbox, expected={"success_when": "`true`", "failure_when": "`true`"})
     await send(inbox, wait.id, {})
-    assert (await inbox.waits.get(wait.id)).state is State.FAILED
+    assert (await inbox.waits.get(wait.id)).state is WaitState.FAILED
 
 
 async def test_an_unknown_wait_is_not_found(inbox: Inbox) -> None:
@@ -107,7 +107,7 @@ async def test_the_first_of_callbacks_that_come_at_once_wins(two: tuple[Inbox, I
 
 async def test_a_deadline_that_passed_is_gone_before_anyone_noticed_it(inbox: Inbox) -> None:
     wait = await register(inbox, late=True)
-    assert wait.state is State.WAITING
+    assert wait.state is WaitState.WAITING
     assert (await send(inbox, wait.id, 1)).status == 410
     assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 410
 
@@ -116,7 +116,7 @@ async def test_a_callback_before_the_deadline_wins_though_it_is_read_later(inbox
     wait = await register(inbox, timeout=0.3)
     assert (await send(inbox, wait.id, 1)).status == 200
     await inbox.waits.expire(None)
-    assert (await inbox.waits.get(wait.id)).state is State.SUCCESS
+    assert (await inbox.waits.get(wait.id)).state is WaitState.SUCCESS
 
 
 async def test_one_bad_callback_does_not_fail_its_neighbours(inbox: Inbox) -> None:

@@ -36,12 +36,12 @@ async def test_what_a_wait_launched_is_stopped_when_nobody_needs_it(inbox: Inbox
         case "silent":
             await inbox.waits.expire(1.0)
     assert (await inbox.waits.get(wait.id)).cancel == "due"
-    cancellation = await inbox.cancellations.take()
+    cancellation = await inbox.cancellations.claim()
     assert cancellation is not None
     assert (cancellation.wait_id, cancellation.trigger) == (wait.id, TRIGGER)
-    await inbox.cancellations.done(cancellation)
+    await inbox.cancellations.mark_stopped(cancellation)
     await lapse(inbox)
-    assert await inbox.cancellations.take() is None
+    assert await inbox.cancellations.claim() is None
     assert (await inbox.waits.get(wait.id)).cancel == "done"
 
 
@@ -49,13 +49,13 @@ async def test_what_ended_by_itself_is_not_stopped(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER)
     await send(inbox, wait.id, 1)
     await inbox.waits.kill([wait.id])
-    assert await inbox.cancellations.take() is None
+    assert await inbox.cancellations.claim() is None
 
 
 async def test_what_launched_nothing_is_not_stopped(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=None)
     await inbox.waits.kill([wait.id])
-    assert await inbox.cancellations.take() is None
+    assert await inbox.cancellations.claim() is None
 
 
 async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox]) -> None:
@@ -64,7 +64,7 @@ async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox
 
     async def take_all(inbox: Inbox) -> list[str]:
         taken = []
-        while (cancellation := await inbox.cancellations.take()) is not None:
+        while (cancellation := await inbox.cancellations.claim()) is not None:
             taken.append(cancellation.wait_id)
         return taken
 
@@ -75,10 +75,10 @@ async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox
 async def test_a_taker_that_died_is_replaced_once_its_lease_is_over(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0], trigger=TRIGGER)
     await two[0].waits.kill([wait.id])
-    assert await two[0].cancellations.take() is not None
-    assert await two[1].cancellations.take() is None
+    assert await two[0].cancellations.claim() is not None
+    assert await two[1].cancellations.claim() is None
     await lapse(two[0])
-    assert await two[1].cancellations.take() is not None
+    assert await two[1].cancellations.claim() is not None
 
 
 async def test_a_cancellation_that_fails_is_tried_ten_times_and_then_given_up(inbox: Inbox) -> None:
@@ -86,19 +86,19 @@ async def test_a_cancellation_that_fails_is_tried_ten_times_and_then_given_up(in
     await inbox.waits.kill([wait.id])
     again = []
     for _ in range(10):
-        cancellation = await inbox.cancellations.take(wait.id)
+        cancellation = await inbox.cancellations.claim(wait.id)
         assert cancellation is not None
-        again.append(await inbox.cancellations.failed(cancellation))
+        again.append(await inbox.cancellations.mark_failed(cancellation))
         await lapse(inbox)
     assert again == [True] * 9 + [False]
-    assert await inbox.cancellations.take() is None
+    assert await inbox.cancellations.claim() is None
     assert (await inbox.waits.get(wait.id)).cancel == "failed"
 
 
 async def test_only_the_wait_asked_for_is_taken(inbox: Inbox) -> None:
     killed = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
     await inbox.waits.kill([wait.id for wait in killed])
-    cancellation = await inbox.cancellations.take(killed[1].id)
+    cancellation = await inbox.cancellations.claim(killed[1].id)
     assert cancellation is not None
     assert cancellation.wait_id == killed[1].id
 
@@ -109,20 +109,20 @@ async def test_nothing_is_stopped_while_a_process_may_be_launching_it(two: tuple
         assert claim is not None
         await claim.check()
         await two[1].waits.kill([wait.id])
-        assert await two[1].cancellations.take() is None
+        assert await two[1].cancellations.claim() is None
         await claim.record("running")
-        assert await two[1].cancellations.take() is not None
+        assert await two[1].cancellations.claim() is not None
     other = await register(two[0], trigger=TRIGGER)
     async with two[0].launches.claim(other.id):
         await two[1].waits.kill([other.id])
-    assert await two[1].cancellations.take() is not None
+    assert await two[1].cancellations.claim() is not None
 
 
 async def test_what_a_failure_leaves_running_is_stopped(inbox: Inbox) -> None:
     left, over = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
     assert (await inbox.waits.settle(left.id, Failure("refused"), stop_work=True)).cancel == "due"
     assert (await inbox.waits.settle(over.id, Failure("refused"))).cancel is None
-    cancellation = await inbox.cancellations.take()
+    cancellation = await inbox.cancellations.claim()
     assert cancellation is not None
     assert cancellation.wait_id == left.id
 
@@ -136,9 +136,9 @@ async def test_an_outcome_that_came_first_decides_what_is_stopped(inbox: Inbox) 
 async def test_settling_an_expired_wait_takes_no_cancellation_from_who_is_at_it(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER, late=True)
     await inbox.waits.expire(None)
-    assert await inbox.cancellations.take() is not None
+    assert await inbox.cancellations.claim() is not None
     await inbox.waits.settle(wait.id, Failure("too late"), stop_work=True)
-    assert await inbox.cancellations.take() is None
+    assert await inbox.cancellations.claim() is None
 
 
 async def test_an_attempt_learns_what_others_of_its_task_have_left_to_be_stopped(inbox: Inbox) -> None:
@@ -147,12 +147,12 @@ async def test_an_attempt_learns_what_others_of_its_task_have_left_to_be_stopped
     elsewhere = await register(inbox, trigger=TRIGGER)
     await inbox.waits.kill([elsewhere.id])
     second = await register(inbox, new_attempt("task", ti_id=old.ti_id, try_number=2), trigger=TRIGGER)
-    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]
-    cancellation = await inbox.cancellations.take(first.id)
+    assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]
+    cancellation = await inbox.cancellations.claim(first.id)
     assert cancellation is not None
-    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]  # under way is not done
-    await inbox.cancellations.done(cancellation)
-    assert await inbox.cancellations.of_other_attempts(second.id) == []
+    assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]  # under way is not done
+    await inbox.cancellations.mark_stopped(cancellation)
+    assert await inbox.cancellations.requeue_other_attempts(second.id) == []
 
 
 async def test_what_was_given_up_is_tried_again_for_an_attempt_that_cannot_start_beside_it(
@@ -162,13 +162,13 @@ async def test_what_was_given_up_is_tried_again_for_an_attempt_that_cannot_start
     first = await register(inbox, old, trigger=TRIGGER)
     await inbox.waits.kill([first.id])
     for _ in range(10):
-        cancellation = await inbox.cancellations.take(first.id)
+        cancellation = await inbox.cancellations.claim(first.id)
         assert cancellation is not None
-        await inbox.cancellations.failed(cancellation)
+        await inbox.cancellations.mark_failed(cancellation)
         await lapse(inbox)
-    assert await inbox.cancellations.take(first.id) is None
+    assert await inbox.cancellations.claim(first.id) is None
     second = await register(inbox, new_attempt("task", ti_id=old.ti_id, try_number=2), trigger=TRIGGER)
-    assert await inbox.cancellations.of_other_attempts(second.id) == [first.id]
-    again = await inbox.cancellations.take(first.id)
+    assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]
+    again = await inbox.cancellations.claim(first.id)
     assert again is not None
     assert again.trigger == TRIGGER

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.daemons import Daemon
+from deferrable_ops.inbox.daemons import DaemonLocation
 
 NAME = "/srv/prices"
 
 
-async def claim(inbox: Inbox, host: str = "web-1", boot_id: str = "boot-1", **fields: Any) -> Daemon | None:
+async def claim(
+    inbox: Inbox, host: str = "web-1", boot_id: str = "boot-1", **fields: Any
+) -> DaemonLocation | None:
     return await inbox.daemons.claim(
         NAME, host, boot_id, **{"dag_id": "prices", "run_id": "monday", **fields}
     )
@@ -24,7 +26,7 @@ async def test_first_host_has_the_daemon_and_another_learns_whose_it_is(two: tup
     whose = await claim(two[1], "web-2", "boot-2")
     assert whose is not None
     assert (whose.host, whose.boot_id, whose.dag_id) == ("web-1", "boot-1", "prices")
-    kept = await two[1].daemons.of(NAME)
+    kept = await two[1].daemons.find(NAME)
     assert kept == whose, "the other host has changed nothing"
 
 
@@ -37,9 +39,9 @@ async def test_of_many_that_claim_at_once_one_host_gets_it(two: tuple[Inbox, Inb
 
 async def test_its_own_host_claims_it_again_for_the_run_that_uses_it_now(inbox: Inbox) -> None:
     await claim(inbox)
-    first = await inbox.daemons.of(NAME)
+    first = await inbox.daemons.find(NAME)
     before = await claim(inbox, run_id="tuesday")
-    now = await inbox.daemons.of(NAME)
+    now = await inbox.daemons.find(NAME)
     assert first is not None
     assert now is not None
     assert before == first
@@ -49,7 +51,7 @@ async def test_its_own_host_claims_it_again_for_the_run_that_uses_it_now(inbox: 
 async def test_a_new_start_of_the_host_is_told(inbox: Inbox) -> None:
     await claim(inbox)
     before = await claim(inbox, boot_id="boot-2")
-    now = await inbox.daemons.of(NAME)
+    now = await inbox.daemons.find(NAME)
     assert before is not None
     assert now is not None
     assert (before.boot_id, now.boot_id) == ("boot-1", "boot-2")
@@ -58,8 +60,8 @@ async def test_a_new_start_of_the_host_is_told(inbox: Inbox) -> None:
 
 async def test_one_that_is_reached_from_everywhere_may_move(inbox: Inbox) -> None:
     await claim(inbox)
-    before = await claim(inbox, "web-2", "boot-2", moves=True)
-    now = await inbox.daemons.of(NAME)
+    before = await claim(inbox, "web-2", "boot-2", allow_move=True)
+    now = await inbox.daemons.find(NAME)
     assert before is not None
     assert now is not None
     assert (before.host, now.host, now.boot_id) == ("web-1", "web-2", "boot-2")
@@ -68,10 +70,10 @@ async def test_one_that_is_reached_from_everywhere_may_move(inbox: Inbox) -> Non
 async def test_only_its_host_releases_it(inbox: Inbox) -> None:
     await claim(inbox)
     await inbox.daemons.release(NAME, "web-2")
-    assert await inbox.daemons.of(NAME) is not None
+    assert await inbox.daemons.find(NAME) is not None
     await inbox.daemons.release(NAME, "web-1")
     await inbox.daemons.release(NAME, "web-1")
-    assert await inbox.daemons.of(NAME) is None
+    assert await inbox.daemons.find(NAME) is None
     assert await claim(inbox, "web-2") is None
 
 

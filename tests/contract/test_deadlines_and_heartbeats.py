@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, State, watcher
+from deferrable_ops.inbox import Inbox, WaitState, watcher
 from deferrable_ops.inbox.waits import endpoints
 from deferrable_ops.inbox.waits.callbacks import Verb
 from deferrable_ops.outcome import Failure
@@ -15,7 +15,7 @@ from deferrable_ops.outcome import Failure
 LONG_AGO = 1.0
 
 
-async def state_of(inbox: Inbox, wait_id: str) -> State:
+async def state_of(inbox: Inbox, wait_id: str) -> WaitState:
     return (await inbox.waits.get(wait_id)).state
 
 
@@ -24,31 +24,33 @@ async def test_a_deadline_ends_the_wait_wherever_a_watcher_runs(two: tuple[Inbox
     with two[1].watcher.subscribe(other.id):
 
         async def ended() -> bool:
-            return await state_of(two[0], late.id) is State.EXPIRED
+            return await state_of(two[0], late.id) is WaitState.EXPIRED
 
         await eventually(ended, "the deadline")
-    assert await state_of(two[0], other.id) is State.WAITING
+    assert await state_of(two[0], other.id) is WaitState.WAITING
 
 
 async def test_a_deadline_wakes_its_wait(inbox: Inbox) -> None:
     wait = await register(inbox, timeout=0.2)
     with inbox.watcher.subscribe(wait.id) as changes:
         async with asyncio.timeout(20):
-            while (await changes.next()).state is not State.EXPIRED:
+            while (await changes.next()).state is not WaitState.EXPIRED:
                 pass
 
 
 async def test_thousands_of_deadlines_that_pass_together_all_end(inbox: Inbox) -> None:
     waits = await asyncio.gather(*(inbox.waits.register(new_wait(late=True)) for _ in range(1100)))
     await inbox.waits.expire(None)
-    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {State.EXPIRED}
+    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {
+        WaitState.EXPIRED
+    }
 
 
 async def test_a_silent_wait_fails(inbox: Inbox) -> None:
     wait = await register(inbox, heartbeat_timeout=0.0)
     await inbox.waits.expire(LONG_AGO)
     failed = await inbox.waits.get(wait.id)
-    assert failed.state is State.FAILED
+    assert failed.state is WaitState.FAILED
     assert failed.outcome == Failure("no heartbeat came within heartbeat_timeout")
     assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 409
 
@@ -56,13 +58,13 @@ async def test_a_silent_wait_fails(inbox: Inbox) -> None:
 async def test_a_wait_without_heartbeats_is_never_silent(inbox: Inbox) -> None:
     wait = await register(inbox)
     await inbox.waits.expire(LONG_AGO)
-    assert await state_of(inbox, wait.id) is State.WAITING
+    assert await state_of(inbox, wait.id) is WaitState.WAITING
 
 
 async def test_nobody_is_blamed_while_no_endpoint_is_up(inbox: Inbox) -> None:
     wait = await register(inbox, heartbeat_timeout=0.0)
     await inbox.waits.expire(None)
-    assert await state_of(inbox, wait.id) is State.WAITING
+    assert await state_of(inbox, wait.id) is WaitState.WAITING
 
 
 async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> None:
@@ -70,8 +72,8 @@ async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> Non
     silent = await register(inbox, heartbeat_timeout=0.001)
     patient = await register(inbox, heartbeat_timeout=60.0)
     await inbox.waits.expire(await inbox.database.now() - 30)
-    assert await state_of(inbox, silent.id) is State.FAILED
-    assert await state_of(inbox, patient.id) is State.WAITING
+    assert await state_of(inbox, silent.id) is WaitState.FAILED
+    assert await state_of(inbox, patient.id) is WaitState.WAITING
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ async def test_a_wait_whose_beats_stop_fails_while_an_endpoint_is_up(two: tuple[
     announcing = asyncio.create_task(two[1].endpoints.announce())
     with two[0].watcher.subscribe(wait.id) as changes:
         async with asyncio.timeout(20):
-            while (ended := await changes.next()).state is State.WAITING:
+            while (ended := await changes.next()).state is WaitState.WAITING:
                 pass
     announcing.cancel()
     assert ended.outcome == Failure("no heartbeat came within heartbeat_timeout")

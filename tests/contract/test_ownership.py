@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from contract.support import new_attempt, new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 
 EARLY, LATE = "01900000-0000-7000-8000-000000000000", "01a00000-0000-7000-8000-000000000000"
 
@@ -34,8 +34,8 @@ async def test_a_newer_attempt_supersedes_the_older(inbox: Inbox, order: str, tr
     (old_id, new_id), task = ids(order), uuid4().hex
     old = await register(inbox, new_attempt(task, ti_id=old_id, try_number=tries[0]))
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=tries[1]))
-    assert new.state is State.WAITING
-    assert (await inbox.waits.get(old.id)).state is State.SUPERSEDED
+    assert new.state is WaitState.WAITING
+    assert (await inbox.waits.get(old.id)).state is WaitState.SUPERSEDED
     assert await inbox.waits.newer_attempt_exists(old.id)
     assert not await inbox.waits.newer_attempt_exists(new.id)
 
@@ -47,8 +47,8 @@ async def test_an_attempt_that_a_paused_triggerer_registers_late_is_superseded_a
     (old_id, new_id), task = ids(order), uuid4().hex
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=2))
     old = await register(inbox, new_attempt(task, ti_id=old_id, try_number=1))
-    assert old.state is State.SUPERSEDED
-    assert (await inbox.waits.get(new.id)).state is State.WAITING
+    assert old.state is WaitState.SUPERSEDED
+    assert (await inbox.waits.get(new.id)).state is WaitState.WAITING
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "same"])
@@ -58,7 +58,7 @@ async def test_of_two_attempts_in_one_batch_the_later_try_owns_the_task(inbox: I
         inbox.waits.register(new_wait(new_attempt(task, ti_id=new_id, try_number=2))),
         inbox.waits.register(new_wait(new_attempt(task, ti_id=old_id, try_number=1))),
     )
-    assert (old.state, new.state) == (State.SUPERSEDED, State.WAITING)
+    assert (old.state, new.state) == (WaitState.SUPERSEDED, WaitState.WAITING)
 
 
 async def test_of_two_attempts_that_register_at_once_in_two_processes_one_owns_each_task(
@@ -80,8 +80,8 @@ async def test_of_two_attempts_that_register_at_once_in_two_processes_one_owns_e
     )
     olds = await two[0].waits.get_many([wait.attempt.wait_id for wait in old])
     news = await two[0].waits.get_many([wait.attempt.wait_id for wait in new])
-    assert {wait.state for wait in olds} == {State.SUPERSEDED}
-    assert {wait.state for wait in news} == {State.WAITING}
+    assert {wait.state for wait in olds} == {WaitState.SUPERSEDED}
+    assert {wait.state for wait in news} == {WaitState.WAITING}
 
 
 async def test_other_map_indexes_tasks_and_runs_are_left_alone(inbox: Inbox) -> None:
@@ -91,7 +91,7 @@ async def test_other_map_indexes_tasks_and_runs_are_left_alone(inbox: Inbox) -> 
     await register(inbox, new_attempt(task, map_index=1, try_number=2))
     await register(inbox, new_attempt(task, task_id="other", map_index=0, try_number=2))
     await register(inbox, new_attempt(map_index=0, try_number=2))
-    assert (await inbox.waits.get(mine.id)).state is State.WAITING
+    assert (await inbox.waits.get(mine.id)).state is WaitState.WAITING
 
 
 async def test_a_settled_attempt_keeps_its_outcome_when_a_newer_one_comes(inbox: Inbox) -> None:
@@ -99,7 +99,7 @@ async def test_a_settled_attempt_keeps_its_outcome_when_a_newer_one_comes(inbox:
     old = await register(inbox, new_attempt(task, ti_id=old_id))
     await send(inbox, old.id, 1)
     await register(inbox, new_attempt(task, ti_id=new_id, try_number=2))
-    assert (await inbox.waits.get(old.id)).state is State.SUCCESS
+    assert (await inbox.waits.get(old.id)).state is WaitState.SUCCESS
 
 
 async def test_a_callback_to_a_superseded_attempt_is_gone_and_kept(inbox: Inbox) -> None:

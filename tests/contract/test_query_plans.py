@@ -62,7 +62,7 @@ async def test_what_an_idle_process_asks_is_answered_by_indexes(full: Inbox) -> 
         await full.waits.expire(beats_since=None)
         await read_changes(full.database, cursor)
         await full.database.read(_some_wait_expects_beats)
-        await full.cancellations.take()
+        await full.cancellations.claim()
         await full.endpoints.up_since()
         await full.keys.verify(await _a_token(full))
     await _assert_no_scans(full, asked)
@@ -77,8 +77,8 @@ async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
         async with full.launches.claim(wait.id) as claim:
             assert claim is not None
             await claim.record(None)
-        await full.waits.note_progress(wait.id, {"seen": 1})
-        await full.cancellations.of_other_attempts(wait.id)
+        await full.waits.save_progress(wait.id, {"seen": 1})
+        await full.cancellations.requeue_other_attempts(wait.id)
         await full.waits.kill([wait.id])
         await full.waits.get_many([wait.id])
     await _assert_no_scans(full, asked)
@@ -92,9 +92,9 @@ async def test_what_a_follower_asks_is_answered_by_indexes(full_of_events: Inbox
         for sources in (["busy"], ["quiet", "empty"]):
             first = await events.first_since(sources, EVENTS * 0.9)
             assert first == EVENTS * 0.9 + (sources == ["busy"])
-            page = await events.read(sources, after=first - 1, upto=newest, most=10)
+            page = await events.read(sources, after=first - 1, upto=newest, limit=10)
             assert page[0].number == first
-            await events.read(sources, after=0, upto=newest, since=EVENTS * 0.9, most=10)
+            await events.read(sources, after=0, upto=newest, since=EVENTS * 0.9, limit=10)
     await _assert_no_scans(full_of_events, asked, "deferrable_ops_events", "events", "found")
 
 

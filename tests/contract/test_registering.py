@@ -7,7 +7,7 @@ import pytest
 from contract.support import eventually, new_attempt, new_wait, register, send
 
 from deferrable_ops.exceptions import UnknownWait
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.outcome import Success
 
 
@@ -71,7 +71,7 @@ async def test_a_callback_that_comes_before_the_wait_runs_again_is_kept(inbox: I
     wait = await register(inbox, attempt)
     await send(inbox, wait.id, {"rows": 3})
     again = await register(inbox, attempt)
-    assert (again.state, again.outcome) == (State.SUCCESS, Success({"rows": 3}))
+    assert (again.state, again.outcome) == (WaitState.SUCCESS, Success({"rows": 3}))
 
 
 async def test_a_caller_who_gives_up_does_not_disturb_the_others(inbox: Inbox) -> None:
@@ -81,7 +81,7 @@ async def test_a_caller_who_gives_up_does_not_disturb_the_others(inbox: Inbox) -
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     for call in calls[1::2]:
-        assert call.result().state is State.WAITING
+        assert call.result().state is WaitState.WAITING
     await register(inbox)
 
 
@@ -111,4 +111,4 @@ async def test_closing_answers_every_caller(shared_url: str) -> None:
         return all(call.done() for call in calls)
 
     await eventually(all_answered, "an answer to every caller")
-    assert all(call.result().state is State.WAITING for call in calls)
+    assert all(call.result().state is WaitState.WAITING for call in calls)

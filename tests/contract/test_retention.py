@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.schema import callbacks, waits
 from deferrable_ops.inbox.events.event_schema import event_keys, events, source_positions
-from deferrable_ops.inbox.events.events import Reached
-from deferrable_ops.inbox.retention import take_turn
+from deferrable_ops.inbox.events.events import SourcePosition
 
 
 async def test_settled_waits_are_forgotten_after_their_days_with_their_callbacks(inbox: Inbox) -> None:
@@ -31,9 +30,9 @@ async def test_work_that_is_still_to_be_stopped_is_not_forgotten(inbox: Inbox) -
     wait = await register(inbox, trigger=b"sealed")
     await inbox.waits.kill([wait.id])
     assert await inbox.retention.prune(days=0) == 0
-    cancellation = await inbox.cancellations.take()
+    cancellation = await inbox.cancellations.claim()
     assert cancellation is not None
-    await inbox.cancellations.done(cancellation)
+    await inbox.cancellations.mark_stopped(cancellation)
     assert await inbox.retention.prune(days=0) == 1
 
 
@@ -50,11 +49,11 @@ async def test_two_processes_that_prune_at_once_forget_each_wait_once(two: tuple
 
 
 async def test_a_chore_is_one_process_turn_at_a_time(two: tuple[Inbox, Inbox]) -> None:
-    turns = await asyncio.gather(*(take_turn(two[i % 2].database, "chore", 60) for i in range(6)))
+    turns = await asyncio.gather(*(two[i % 2].database.try_lock("chore", 60) for i in range(6)))
     assert sorted(turns) == [False] * 5 + [True]
-    assert await take_turn(two[0].database, "another chore", 60)
-    assert await take_turn(two[0].database, "chore without pause", 0)
-    assert await take_turn(two[1].database, "chore without pause", 0)
+    assert await two[0].database.try_lock("another chore", 60)
+    assert await two[0].database.try_lock("chore without pause", 0)
+    assert await two[1].database.try_lock("chore without pause", 0)
 
 
 async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) -> None:
@@ -80,39 +79,39 @@ async def test_events_are_forgotten_after_their_days_and_their_repetitions_known
     assert (await inbox.events.append(new_event(key="old"))).number == old.number
     await _age(inbox, days=30)
     assert await inbox.retention.prune_events(days=40) == 0
-    assert not (await inbox.events.append(new_event(key="old"))).is_repetition
-    assert (await inbox.events.append(new_event(key="new"))).is_repetition
+    assert not (await inbox.events.append(new_event(key="old"))).is_duplicate
+    assert (await inbox.events.append(new_event(key="new"))).is_duplicate
 
 
 async def test_how_far_was_read_for_a_wait_is_forgotten_once_it_is_over(inbox: Inbox) -> None:
     waiting, settled, killed = [await register(inbox) for _ in range(3)]
     forgotten = str(uuid4())
     ids = (waiting.id, settled.id, killed.id, forgotten)
-    reached = [Reached(f"kafka:{topic}", wait_id, 1) for wait_id in ids for topic in "xy"]
-    await inbox.events.append_all([], reached=reached)
+    reached = [SourcePosition(f"kafka:{topic}", wait_id, 1) for wait_id in ids for topic in "xy"]
+    await inbox.events.append_all([], positions=reached)
     await send(inbox, settled.id, 1)
     await inbox.waits.kill([killed.id])
     assert await inbox.retention.prune_positions() == 6
     assert await inbox.retention.prune_positions() == 0
-    left = [wait_id for wait_id in ids if await inbox.events.reached("kafka:x", wait_id)]
+    left = [wait_id for wait_id in ids if await inbox.events.position_of("kafka:x", wait_id)]
     assert left == [waiting.id]
 
 
 async def test_how_far_was_read_is_kept_for_as_long_as_its_wait_waits(inbox: Inbox) -> None:
     waiting = await register(inbox)
-    await inbox.events.append_all([], reached=[Reached("kafka:x", waiting.id, 1)])
+    await inbox.events.append_all([], positions=[SourcePosition("kafka:x", waiting.id, 1)])
     async with inbox.database.begin() as connection:
         await connection.execute(update(source_positions).values(reached_at=1.0))
     await inbox.retention.prune_events(days=-31)
     assert await inbox.retention.prune_positions() == 0
-    assert await inbox.events.reached("kafka:x", waiting.id) == 1
+    assert await inbox.events.position_of("kafka:x", waiting.id) == 1
 
 
 async def test_positions_of_many_waits_are_forgotten_by_two_processes_at_once(
     two: tuple[Inbox, Inbox],
 ) -> None:
-    reached = [Reached("kafka:x", str(uuid4()), number) for number in range(1300)]
-    await two[0].events.append_all([], reached=reached)
+    reached = [SourcePosition("kafka:x", str(uuid4()), number) for number in range(1300)]
+    await two[0].events.append_all([], positions=reached)
     assert sum(await asyncio.gather(*(inbox.retention.prune_positions() for inbox in two))) == 1300
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from contract.support import new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.waits.callbacks import Verb
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
@@ -13,12 +13,14 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [
-        (Success({"rows": [1, None, "ü\u0000\ud800"]}), State.SUCCESS),
-        (Failure("no", retryable=False), State.FAILED),
-        (Skip("not needed"), State.SKIPPED),
+        (Success({"rows": [1, None, "ü\u0000\ud800"]}), WaitState.SUCCESS),
+        (Failure("no", retryable=False), WaitState.FAILED),
+        (Skip("not needed"), WaitState.SKIPPED),
     ],
 )
-async def test_an_outcome_comes_back_as_it_was_given(inbox: Inbox, outcome: Outcome, state: State) -> None:
+async def test_an_outcome_comes_back_as_it_was_given(
+    inbox: Inbox, outcome: Outcome, state: WaitState
+) -> None:
     wait = await register(inbox)
     settled = await inbox.waits.settle(wait.id, outcome)
     assert (settled.state, settled.outcome) == (state, outcome)
@@ -42,7 +44,7 @@ async def test_killed_waits_stay_killed(inbox: Inbox) -> None:
     await inbox.waits.settle(waits[0].id, Success(1))
     await inbox.waits.kill([wait.id for wait in waits])
     states = [(await inbox.waits.get(wait.id)).state for wait in waits]
-    assert states == [State.SUCCESS, State.KILLED, State.KILLED]
+    assert states == [WaitState.SUCCESS, WaitState.KILLED, WaitState.KILLED]
     assert (await inbox.waits.settle(waits[1].id, Success(1))).outcome is None
     assert (await send(inbox, waits[1].id, 1)).status == 410
 
@@ -50,7 +52,9 @@ async def test_killed_waits_stay_killed(inbox: Inbox) -> None:
 async def test_killing_many_waits_kills_each(inbox: Inbox) -> None:
     waits = await asyncio.gather(*(inbox.waits.register(new_wait()) for _ in range(1100)))
     await inbox.waits.kill([wait.id for wait in waits])
-    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {State.KILLED}
+    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {
+        WaitState.KILLED
+    }
 
 
 async def test_a_wait_whose_deadline_passed_takes_its_features_outcome_once(inbox: Inbox) -> None:
@@ -58,7 +62,7 @@ async def test_a_wait_whose_deadline_passed_takes_its_features_outcome_once(inbo
     await inbox.waits.expire(None)
     assert (await inbox.waits.get(wait.id)).outcome is None
     settled = await inbox.waits.settle(wait.id, Failure("nothing came"))
-    assert (settled.state, settled.outcome) == (State.EXPIRED, Failure("nothing came"))
+    assert (settled.state, settled.outcome) == (WaitState.EXPIRED, Failure("nothing came"))
     assert (await inbox.waits.settle(wait.id, Success(1))).outcome == Failure("nothing came")
 
 
@@ -75,14 +79,14 @@ async def test_callbacks_kills_and_deadlines_that_meet_leave_one_truth(two: tupl
     found = {wait.id: wait for wait in await two[1].waits.get_many(ids)}
     for wait_id, receipt in zip(reversed(ids), receipts, strict=True):
         accepted = receipt.status == 200
-        assert accepted == (found[wait_id].state is State.SUCCESS), (receipt, found[wait_id])
-        assert found[wait_id].state is not State.WAITING
+        assert accepted == (found[wait_id].state is WaitState.SUCCESS), (receipt, found[wait_id])
+        assert found[wait_id].state is not WaitState.WAITING
 
 
 async def test_progress_is_kept_for_whoever_runs_the_trigger_next(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
-    await asyncio.gather(*(two[0].waits.note_progress(wait.id, {"seen": seen}) for seen in range(5)))
+    await asyncio.gather(*(two[0].waits.save_progress(wait.id, {"seen": seen}) for seen in range(5)))
     assert (await two[1].waits.register(new_wait(wait.attempt))).progress == {"seen": 4}
     await two[0].waits.settle(wait.id, Success(1))
-    await two[0].waits.note_progress(wait.id, {"seen": 5})
+    await two[0].waits.save_progress(wait.id, {"seen": 5})
     assert (await two[0].waits.get(wait.id)).progress == {"seen": 4}

@@ -13,7 +13,7 @@ from contract.support import RETRY_TIMEOUT, new_event, register, send
 from sqlalchemy import Connection, insert, text
 
 import deferrable_ops.inbox
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version, keys, waits
 
@@ -65,8 +65,8 @@ async def test_what_an_older_inbox_holds_is_kept(old_url: str) -> None:
     token = await inbox.keys.token(wait_id, "00000001")
     assert await inbox.keys.verify(token) == wait_id
     assert (await send(inbox, wait_id, {"rows": 3})).status == 200
-    assert (await inbox.waits.get(wait_id)).state is State.SUCCESS
-    assert (await register(inbox)).state is State.WAITING
+    assert (await inbox.waits.get(wait_id)).state is WaitState.SUCCESS
+    assert (await register(inbox)).state is WaitState.WAITING
     assert (await inbox.events.append(new_event())).number == 1
     await inbox.close()
 

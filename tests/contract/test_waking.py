@@ -10,7 +10,7 @@ from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox import Inbox, State, watcher
+from deferrable_ops.inbox import Inbox, WaitState, watcher
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
 from deferrable_ops.inbox.database.database import Transaction
 from deferrable_ops.inbox.database.schema import waits
@@ -24,7 +24,7 @@ LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query 
 async def woken(subscription: Subscription) -> object:
     async with asyncio.timeout(WITHIN):
         wait = await subscription.next()
-        while wait.state is State.WAITING:
+        while wait.state is WaitState.WAITING:
             wait = await subscription.next()
         return wait.outcome
 
@@ -74,7 +74,7 @@ async def test_progress_is_told_and_the_wait_goes_on(inbox: Inbox) -> None:
         async with asyncio.timeout(WITHIN):
             while (told := await changes.next()).progress is None:
                 pass
-        assert (told.state, told.progress) == (State.WAITING, {"done": False, "step": 1})
+        assert (told.state, told.progress) == (WaitState.WAITING, {"done": False, "step": 1})
 
 
 async def test_everyone_who_waits_for_a_wait_is_woken(inbox: Inbox) -> None:

@@ -18,7 +18,7 @@ from faults.support.load import attempt
 from faults.support.processes import ServedEndpoint
 from faults.support.triggerers import left_alone
 
-from deferrable_ops.inbox import Inbox, NewWait, State, Wait
+from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState
 from real_airflow import (
     Answer,
     CompilerMissing,
@@ -69,10 +69,10 @@ def test_waits_last_exactly_as_long_as_they_should(
     assert ends_well.task("job").xcom() == {"came": True}
     assert beats.task("job").xcom() == {"beat": True}
     expired, lapsed = asyncio.run(read_waits(airflow, [expires, falls_silent]))
-    assert expired.state is State.EXPIRED
+    assert expired.state is WaitState.EXPIRED
     assert 1 < expired.deadline - expired.created_at <= 30
     assert 0 <= settled_at(expired) - expired.deadline < 5
-    assert lapsed.state is State.FAILED
+    assert lapsed.state is WaitState.FAILED
     assert 10 <= settled_at(lapsed) - lapsed.created_at < 20
     for service in (called, silent, beating, mute):
         assert len(service.requests("/job")) == 1
@@ -129,7 +129,7 @@ async def test_endpoints_with_other_clocks_judge_by_the_databases(
             assert before <= datetime.fromisoformat(answer.json()["received_at"]).timestamp() <= before + 10
 
     while await inbox.database.now() <= two_seconds.deadline:
-        assert (await inbox.waits.get(two_seconds.id)).state is State.WAITING
+        assert (await inbox.waits.get(two_seconds.id)).state is WaitState.WAITING
     for endpoint in endpoints:
         assert (await call(inbox, endpoint, two_seconds, {})).status_code == 410
 
@@ -143,11 +143,11 @@ async def test_beats_that_reach_endpoints_with_other_clocks_count_from_when_they
             for endpoint in endpoints:
                 assert (await call(inbox, endpoint, wait, {}, "/heartbeat")).status_code == 200
         wait = await inbox.waits.get(wait.id)
-        assert wait.state is State.WAITING
+        assert wait.state is WaitState.WAITING
 
-        while wait.state is State.WAITING:
+        while wait.state is WaitState.WAITING:
             wait = await changes.next()
-    assert wait.state is State.FAILED
+    assert wait.state is WaitState.FAILED
     assert wait.last_beat is not None
     assert 3 <= settled_at(wait) - wait.last_beat < 9
 
@@ -169,7 +169,7 @@ async def read_waits(airflow: RealAirflow, runs: list[Run]) -> list[Wait]:
     inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     found: dict[str, Wait] = {}
     async with asyncio.timeout(60):
-        while any(run.run_id not in found or found[run.run_id].state is State.WAITING for run in runs):
+        while any(run.run_id not in found or found[run.run_id].state is WaitState.WAITING for run in runs):
             found = {wait.attempt.run_id: wait for wait in await inbox.waits.find()}
             await asyncio.sleep(0.1)
     await inbox.close()

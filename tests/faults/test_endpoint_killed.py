@@ -10,7 +10,7 @@ import pytest
 from faults.support.load import Load, attempt, number_of, paths, payload, register
 from faults.support.processes import ServedEndpoint
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.outcome import Success
 
 CALLBACKS = 10_000
@@ -82,5 +82,5 @@ async def settled_values(inbox: Inbox) -> dict[int, object]:
     """Return the value of every wait that is settled, which each must be as a success."""
     waits = await inbox.waits.get_many([attempt(number).wait_id for number in range(CALLBACKS)])
     assert len(waits) == CALLBACKS
-    assert {wait.state for wait in waits} <= {State.WAITING, State.SUCCESS}
+    assert {wait.state for wait in waits} <= {WaitState.WAITING, WaitState.SUCCESS}
     return {number_of(wait): wait.outcome.value for wait in waits if isinstance(wait.outcome, Success)}

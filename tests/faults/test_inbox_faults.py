@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from contract.support import eventually, new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from real_airflow import Postgres, PostgresMissing
 
 WAITS = 300
@@ -40,7 +40,7 @@ async def test_a_restart_in_the_middle_of_the_load_loses_nothing(
 
     async def follow(wait_id: str) -> Any:
         with triggerer.watcher.subscribe(wait_id) as changes:
-            while (wait := await changes.next()).state is State.WAITING:
+            while (wait := await changes.next()).state is WaitState.WAITING:
                 pass
             return wait.outcome
 

@@ -12,18 +12,23 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from sqlalchemy import Table, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
 from deferrable_ops.inbox.database.engines import is_in_memory, parse_url, postgres_engine, sqlite_engine
-from deferrable_ops.inbox.database.failures import describe, is_of_database, is_outage, is_set_up_wrongly
+from deferrable_ops.inbox.database.failures import describe, is_database_error, is_misconfiguration, is_outage
+from deferrable_ops.inbox.database.schema import locks
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CHANNEL: Final = "deferrable_ops_waits"
-"""The Postgres notification channel; a payload is wait ids, separated by commas."""
+WAITS_CHANNEL: Final = "deferrable_ops_waits"
+"""Postgres notification channel for changed waits. The payload is wait ids, separated by commas."""
+EVENTS_CHANNEL: Final = "deferrable_ops_events"
+"""Postgres notification channel for new events. The payload is their source; empty: a source too long for a payload."""
 
 _IDS_PER_NOTIFICATION = 150  # a payload holds 8,000 bytes at the most
 _PAUSE_FIRST, _PAUSE_MOST = 0.05, 5.0
@@ -123,6 +128,28 @@ class Database:
 
         return await self.persist(attempt)
 
+    async def try_lock(self, name: str, seconds: float) -> bool:
+        """Acquire a named lock for some seconds, for work that one process does at a time.
+
+        :return: False: another process acquired it, and its time is not over.
+        """
+
+        async def write(transaction: Transaction) -> bool:
+            new = self.insert(locks).values(name=name, free_at=0.0)
+            await transaction.connection.execute(new.on_conflict_do_nothing())
+            acquired = await transaction.connection.execute(
+                update(locks)
+                .where(locks.c.name == name, locks.c.free_at <= transaction.now)
+                .values(free_at=transaction.now + seconds)
+            )
+            return acquired.rowcount == 1
+
+        return await self.write(write)
+
+    def insert(self, table: Table) -> Any:
+        """Return an INSERT of the database's dialect, which has ``ON CONFLICT``."""
+        return (postgresql if self.dialect == "postgresql" else sqlite).insert(table)
+
     async def now(self) -> float:
         """Return the database's clock, in seconds since the epoch."""
         return await self.read(self.clock)
@@ -175,7 +202,7 @@ class Database:
                 async with asyncio.timeout(self._silence(give_up_at)):
                     return await attempt()
             except Exception as error:
-                if not is_of_database(error):
+                if not is_database_error(error):
                     raise
                 if not is_outage(error):
                     raise _permanent(error) from None
@@ -213,10 +240,10 @@ async def _notify(transaction: Transaction) -> None:
         for start in range(0, len(ids), _IDS_PER_NOTIFICATION)
     ]
     notify = "SELECT pg_notify($1, ids) FROM unnest($2::text[]) AS ids"
-    await run_by_driver(transaction.connection, notify, CHANNEL, payloads)
+    await run_by_driver(transaction.connection, notify, WAITS_CHANNEL, payloads)
 
 
 def _permanent(error: Exception) -> Exception:
-    if is_set_up_wrongly(error):
+    if is_misconfiguration(error):
         return ConfigurationError(f"[deferrable_ops] inbox_url: the database answers {describe(error)}")
     return InboxError(f"the inbox refuses a statement: {describe(error)}")

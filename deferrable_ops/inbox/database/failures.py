@@ -59,14 +59,14 @@ _SQLITE_SET_UP_WRONGLY: Final = frozenset(
 )
 
 
-def is_of_database(error: BaseException) -> bool:
+def is_database_error(error: BaseException) -> bool:
     """Return whether a database, its driver or the way to it raised the error."""
     if isinstance(error, (DBAPIError, PoolTimeout, sqlite3.Error, OSError, TimeoutError)):
         return True
     return type(error).__module__.startswith(("asyncpg.", _TRANSLATED))
 
 
-def is_set_up_wrongly(error: BaseException) -> bool:
+def is_misconfiguration(error: BaseException) -> bool:
     """Return whether only a change of the deployment helps: a wrong password, no such database, no permission."""
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import RowMapping, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.exceptions import ConfigurationError, InputError, UnknownChannel
@@ -63,11 +62,9 @@ class Channels:
         """
         sealed = None if secret is None else _sealed(secret)
 
-        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
-
         async def write(transaction: Transaction) -> bool:
             values = {"name": name, "scheme": scheme, "secret": sealed, "created_at": transaction.now}
-            new = flavour.insert(channels).values(values).on_conflict_do_nothing()
+            new = self._database.insert(channels).values(values).on_conflict_do_nothing()
             return (await transaction.connection.execute(new)).rowcount == 1
 
         if not await self._database.write(write):

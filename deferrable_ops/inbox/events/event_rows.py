@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.inbox.database.database import Transaction, run_by_driver
+from deferrable_ops.inbox.database.database import EVENTS_CHANNEL, Transaction, run_by_driver
 
-EVENTS_CHANNEL: Final = "deferrable_ops_events"
-"""The Postgres notification channel; a payload is the source of new events, or empty where that is too long."""
-
-_LONGEST_NOTIFICATION = 7_900  # bytes, of the 8,000 that Postgres takes
+_MAX_PAYLOAD_BYTES = 7_900  # Postgres allows 8,000
 
 _TAKE_NUMBERS = {
     "sqlite": "UPDATE deferrable_ops_event_counter SET value = value + ?1 RETURNING value",
@@ -79,8 +76,8 @@ _READ = {
             WHERE found.number IN (
                 SELECT number FROM deferrable_ops_events
                 WHERE source = asked.value AND number > :after AND number <= :upto AND event_time >= :since
-                ORDER BY number LIMIT :most)
-            ORDER BY found.number LIMIT :most)
+                ORDER BY number LIMIT :limit)
+            ORDER BY found.number LIMIT :limit)
         ORDER BY number""",
     "postgresql": """
         SELECT found.*
@@ -88,8 +85,8 @@ _READ = {
             SELECT number, events.source, dedupe_key, event_time, received_at, payload, attributes
             FROM deferrable_ops_events AS events
             WHERE events.source = asked.source AND number > :after AND number <= :upto AND event_time >= :since
-            ORDER BY number LIMIT :most) AS found
-        ORDER BY found.number LIMIT :most""",
+            ORDER BY number LIMIT :limit) AS found
+        ORDER BY found.number LIMIT :limit""",
 }
 # The sum keeps the planners from going up the numbers until one is young enough: the times have an index.
 _FIRST_SINCE = {
@@ -134,7 +131,7 @@ async def add(
         await run_by_driver(connection, _ADD_SQLITE, json.dumps(added), now)
         await run_by_driver(connection, _ADD_KEYS_SQLITE, json.dumps(keys), now)
         return
-    payloads = sorted({source if len(source.encode()) <= _LONGEST_NOTIFICATION else "" for source in told})
+    payloads = sorted({source if len(source.encode()) <= _MAX_PAYLOAD_BYTES else "" for source in told})
     columns = (*_columns(added, 6), *_columns(keys, 3))
     await run_by_driver(connection, _ADD_POSTGRES, *columns, now, EVENTS_CHANNEL, payloads)
 
@@ -152,10 +149,10 @@ async def reach(transaction: Transaction, positions: Sequence[Row]) -> None:
 
 
 async def read(
-    connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, most: int
+    connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, limit: int
 ) -> Sequence[Row]:
     """Return the first events of these sources after a number, in the order of their commits."""
-    bounds = {"after": after, "upto": upto, "since": since, "most": most}
+    bounds = {"after": after, "upto": upto, "since": since, "limit": limit}
     query = sa.text(_READ[connection.dialect.name])
     return (await connection.execute(query, {"sources": _asked(connection, sources), **bounds})).all()
 

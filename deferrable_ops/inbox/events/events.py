@@ -23,7 +23,7 @@ from deferrable_ops.inbox.events import event_rows
 from deferrable_ops.inbox.events.event_schema import event_counter, source_positions
 
 
-class RepeatKey(Protocol):
+class DedupeKeyLike(Protocol):
     """Something that only repetitions of one event have in common."""
 
     @property
@@ -44,7 +44,7 @@ class NewEvent:
     :param payload: a JSON value.
     :param attributes: what came with the payload, a JSON object.
     :param time: seconds since the epoch; None: when the database received it.
-    :param repeat_keys: it is a repetition when any of them was seen; none: the dedupe key is the one.
+    :param dedupe_keys: it is a repetition when any of them was seen; none: the dedupe key is the one.
     """
 
     source: str
@@ -52,17 +52,17 @@ class NewEvent:
     payload: Any
     attributes: dict[str, Any]
     time: float | None = None
-    repeat_keys: Sequence[RepeatKey] = ()
+    dedupe_keys: Sequence[DedupeKeyLike] = ()
 
     def told_by(self) -> list[tuple[str, float | None]]:
         """Return what tells its repetitions: keys, and for how many seconds each."""
-        if not self.repeat_keys:
+        if not self.dedupe_keys:
             return [(_storable(self.dedupe_key), None)]
-        return [(_storable(key.key), key.within) for key in self.repeat_keys]
+        return [(_storable(key.key), key.within) for key in self.dedupe_keys]
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppendResult:
     """What became of an event.
 
     :param number: its own; of a repetition, the number of the first.
@@ -71,11 +71,11 @@ class Appended:
 
     number: int
     received_at: float
-    is_repetition: bool
+    is_duplicate: bool
 
 
 @dataclass(frozen=True, slots=True)
-class KeptEvent:
+class StoredEvent:
     """An event as the inbox keeps it.
 
     :param number: its place in the order of all commits, from 1; numbers may be missing.
@@ -93,7 +93,7 @@ class KeptEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class SourcePosition:
     """How far a consumer has read a source.
 
     :param consumer: a wait's id: once that wait is over, nobody asks for it, and it is forgotten.
@@ -111,12 +111,12 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
         # One writer: a second would only wait for the numbers.
-        self._group: GroupCommit[NewEvent, Appended] = GroupCommit(database, self._append_batch)
+        self._group: GroupCommit[NewEvent, AppendResult] = GroupCommit(database, self._append_batch)
         self._one_by_one = asyncio.Lock()
         self.on_append: Callable[[Collection[str]], None] = lambda sources: None
         """Called with the sources of what this process has committed."""
 
-    async def append(self, event: NewEvent) -> Appended:
+    async def append(self, event: NewEvent) -> AppendResult:
         """Append an event that comes alone, and return once it is committed.
 
         :raises InboxUnavailable: the database did not answer; the event may have been committed.
@@ -126,8 +126,8 @@ class Events:
         return appended
 
     async def append_all(
-        self, events: Sequence[NewEvent], *, reached: Sequence[Reached] = ()
-    ) -> list[Appended]:
+        self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
+    ) -> list[AppendResult]:
         """Append events that come together, and how far their sources are read now, in one transaction.
 
         Those who call it return in the order of their commits.
@@ -135,21 +135,21 @@ class Events:
         :raises InboxUnavailable: the database did not answer; all may have been committed, or nothing.
         """
 
-        async def write(transaction: Transaction) -> list[Appended]:
+        async def write(transaction: Transaction) -> list[AppendResult]:
             appended = await self._append_batch(transaction, events)
-            if positions:
-                await event_rows.reach(transaction, [(*key, json.dumps(at)) for key, at in positions.items()])
+            if latest:
+                await event_rows.reach(transaction, [(*key, json.dumps(at)) for key, at in latest.items()])
             return appended
 
-        positions = {(one.source, one.consumer): one.position for one in reached}
-        if not events and not positions:
+        latest = {(one.source, one.consumer): one.position for one in positions}
+        if not events and not latest:
             return []
         async with self._one_by_one:
             appended = await self._database.write(write)
         self._tell(events, appended)
         return appended
 
-    async def reached(self, source: str, consumer: str) -> Any:
+    async def position_of(self, source: str, consumer: str) -> Any:
         """Return how far a consumer had read a source when it last said so; None: it never did."""
 
         async def read(connection: AsyncConnection) -> str | None:
@@ -178,17 +178,17 @@ class Events:
         return await self._database.read(read)
 
     async def read(
-        self, sources: Collection[str], *, after: int, upto: int, since: float | None = None, most: int
-    ) -> list[KeptEvent]:
+        self, sources: Collection[str], *, after: int, upto: int, since: float | None = None, limit: int
+    ) -> list[StoredEvent]:
         """Return the first events after a number, in the order of their commits.
 
         :param upto: the last number that is looked at: what :meth:`newest` returned, or less.
         :param since: seconds since the epoch, before which events are left out.
-        :param most: how many.
+        :param limit: the most events to return.
         """
         if not sources or upto <= after:
             return []
-        bounds: dict[str, Any] = {"after": after, "upto": upto, "since": _moment(since), "most": most}
+        bounds: dict[str, Any] = {"after": after, "upto": upto, "since": _moment(since), "limit": limit}
         rows = await self._database.read(lambda connection: event_rows.read(connection, sources, **bounds))
         return [_kept(row) for row in rows]
 
@@ -198,7 +198,7 @@ class Events:
             lambda connection: event_rows.first_since(connection, sources, _moment(since))
         )
 
-    async def _append_batch(self, transaction: Transaction, batch: Sequence[NewEvent]) -> list[Appended]:
+    async def _append_batch(self, transaction: Transaction, batch: Sequence[NewEvent]) -> list[AppendResult]:
         if not batch:
             return []
         number = await event_rows.take_numbers(transaction, len(batch)) - len(batch)
@@ -213,21 +213,21 @@ class Events:
             source, told_by = _storable(event.source), event.told_by()
             first = _first(seen, source, told_by, transaction.now)
             if first is not None:
-                appended.append(Appended(*first, is_repetition=True))
+                appended.append(AppendResult(*first, is_duplicate=True))
                 continue
             number += 1
             added.append(_row(number, source, event))
             for key, _ in told_by:
                 seen[source, key] = (number, transaction.now)
                 keys[source, key] = number
-            appended.append(Appended(number, transaction.now, is_repetition=False))
+            appended.append(AppendResult(number, transaction.now, is_duplicate=False))
         if added:
             told = {row[1] for row in added} if self._database.notify else ()
             await event_rows.add(transaction, added, [(*key, at) for key, at in keys.items()], told)
         return appended
 
-    def _tell(self, events: Sequence[NewEvent], appended: Sequence[Appended]) -> None:
-        new = {event.source for event, one in zip(events, appended, strict=True) if not one.is_repetition}
+    def _tell(self, events: Sequence[NewEvent], appended: Sequence[AppendResult]) -> None:
+        new = {event.source for event, one in zip(events, appended, strict=True) if not one.is_duplicate}
         if new:
             self.on_append(new)
 
@@ -250,9 +250,9 @@ def _row(number: int, source: str, event: NewEvent) -> event_rows.Row:
     return number, source, _storable(event.dedupe_key), event.time, payload, attributes
 
 
-def _kept(row: event_rows.Row) -> KeptEvent:
+def _kept(row: event_rows.Row) -> StoredEvent:
     number, source, dedupe_key, time, received_at, payload, attributes = row
-    return KeptEvent(
+    return StoredEvent(
         number, source, dedupe_key, time, received_at, json.loads(payload), json.loads(attributes)
     )
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox.database.database import Database
-from deferrable_ops.inbox.events.events import Events, KeptEvent
+from deferrable_ops.inbox.events.events import Events, StoredEvent
 from deferrable_ops.inbox.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Follower:
 
     def __init__(self, feed: Feed, sources: Iterable[str], since: float, after: int) -> None:
         self._feed = feed
-        self._pending: list[KeptEvent] = []
+        self._pending: list[StoredEvent] = []
         self._future: asyncio.Future[None] | None = None
         self.sources = tuple(set(sources))
         self.since = since
@@ -70,7 +70,7 @@ class Follower:
         """Whether it can be handed more."""
         return len(self._pending) < _MOST_PENDING
 
-    async def next(self) -> list[KeptEvent]:
+    async def next(self) -> list[StoredEvent]:
         """Return the events that have come since the last call, at least one, in the order of their commits."""
         while not self._pending:
             self._future = asyncio.get_running_loop().create_future()
@@ -83,7 +83,7 @@ class Follower:
             self._feed.look()
         return taken
 
-    def take(self, event: KeptEvent) -> bool:
+    def take(self, event: StoredEvent) -> bool:
         """Hand over the next event, unless it was handed over before; return whether there was room for it."""
         if self.position is None or event.number <= self.position:
             return True
@@ -111,7 +111,7 @@ class Feed:
         self._lowest_first = True
         self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.route: Callable[[KeptEvent], Iterable[Follower]] = self._all_of_its_source
+        self.route: Callable[[StoredEvent], Iterable[Follower]] = self._all_of_its_source
         """Returns which followers an event may concern; others are not handed it. An index of what they are waiting
         for can take this place."""
         events.on_append = watcher.on_events = self._on_events
@@ -167,7 +167,7 @@ class Feed:
         if sources is None or any(source in self._followers for source in sources):
             self.look()
 
-    def _all_of_its_source(self, event: KeptEvent) -> Iterable[Follower]:
+    def _all_of_its_source(self, event: StoredEvent) -> Iterable[Follower]:
         return self._followers.get(event.source, ())
 
     async def _run(self) -> None:
@@ -203,10 +203,10 @@ class Feed:
                     follower.position = min(follower.position, newest)
 
     async def _read_on(self, newest: int) -> bool:
-        page: list[KeptEvent] = []
+        page: list[StoredEvent] = []
         if self._live_sources and self._position < newest:
             page = await self._events.read(
-                self._live_sources, after=self._position, upto=newest, most=_EVENTS_PER_PAGE
+                self._live_sources, after=self._position, upto=newest, limit=_EVENTS_PER_PAGE
             )
         for event in page:
             for follower in self.route(event):
@@ -223,7 +223,7 @@ class Feed:
         start = self._next_start(ready)
         sources = frozenset().union(*(follower.sources for follower in ready))
         since = min(follower.since for follower in ready)
-        page = await self._events.read(sources, after=start, upto=newest, since=since, most=_EVENTS_PER_PAGE)
+        page = await self._events.read(sources, after=start, upto=newest, since=since, limit=_EVENTS_PER_PAGE)
         end = _end(page, newest)
         carried = {one for one in ready if one in self._behind and start <= (one.position or 0) <= end}
         for event in page:
@@ -271,6 +271,6 @@ class Feed:
         follower.go_live()
 
 
-def _end(page: list[KeptEvent], newest: int) -> int:
+def _end(page: list[StoredEvent], newest: int) -> int:
     """Return the number up to which a page has everything."""
     return page[-1].number if len(page) == _EVENTS_PER_PAGE else newest

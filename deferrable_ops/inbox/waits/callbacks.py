@@ -17,8 +17,8 @@ from typing import Any, Final
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.waits import callback_rows
-from deferrable_ops.inbox.waits.evaluation import judge
-from deferrable_ops.inbox.waits.wait import ABANDONED, State, state_of
+from deferrable_ops.inbox.waits.evaluation import evaluate
+from deferrable_ops.inbox.waits.wait import ABANDONED, WaitState, state_of
 from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
 _REFUSALS_KEPT: Final = 100  # a wait, so that a service that never stops calling cannot fill the disk
@@ -91,7 +91,7 @@ class _Standing:
     """A wait as the callbacks of a batch find and leave it."""
 
     id: str
-    state: State
+    state: WaitState
     expected: str
     expired: bool
     refused: int
@@ -173,18 +173,18 @@ class _Ledger:
         if callback.verb is Verb.HEARTBEAT:  # the next one says the same on purpose
             return None
         recorded = self.by_digest.get((callback.wait_id, callback.digest))
-        if recorded is not None and standing.state is State.WAITING and not standing.expired:
+        if recorded is not None and standing.state is WaitState.WAITING and not standing.expired:
             standing.beaten = True  # progress that says the same again is still a sign of life
         return recorded
 
     def _refuse(self, callback: Callback, standing: _Standing) -> Receipt | None:
         if standing.expired:
-            receipt = _receipt(410, state=State.EXPIRED, error="the wait's deadline has passed")
+            receipt = _receipt(410, state=WaitState.EXPIRED, error="the wait's deadline has passed")
         elif standing.state in ABANDONED:
             receipt = _receipt(
                 410, state=standing.state, error=f"the wait is {standing.state}: nobody waits any more"
             )
-        elif standing.state is not State.WAITING:
+        elif standing.state is not WaitState.WAITING:
             receipt = _receipt(
                 409, state=standing.state, error=f"the wait is settled already: {standing.state}"
             )
@@ -198,18 +198,18 @@ class _Ledger:
 
     def _accept(self, callback: Callback, standing: _Standing) -> Receipt:
         standing.beaten = True
-        judgement = judge(callback.verb, callback.payload, _expected(standing.expected))
-        if judgement.outcome is None:
-            if judgement.progress is not None:
-                standing.progress = judgement.progress
-            note = {} if judgement.note is None else {"note": judgement.note}
+        evaluation = evaluate(callback.verb, callback.payload, _expected(standing.expected))
+        if evaluation.outcome is None:
+            if evaluation.progress is not None:
+                standing.progress = evaluation.progress
+            note = {} if evaluation.note is None else {"note": evaluation.note}
             status = 200 if callback.verb is Verb.HEARTBEAT else 202
             receipt = _receipt(
-                status, wait=standing.id, state=State.WAITING, received_at=self.received_at, **note
+                status, wait=standing.id, state=WaitState.WAITING, received_at=self.received_at, **note
             )
         else:
-            standing.outcome = _outcome_text(judgement.outcome, callback)
-            standing.state, standing.settled = state_of(judgement.outcome), True
+            standing.outcome = _outcome_text(evaluation.outcome, callback)
+            standing.state, standing.settled = state_of(evaluation.outcome), True
             # As json.dumps would write it, at a tenth of its cost: nothing in it needs to be escaped.
             receipt = Receipt(
                 200,
@@ -245,9 +245,9 @@ def _standing(row: callback_rows.Row) -> _Standing:
     wait_id, state, expected, late, refused, touched = row
     return _Standing(
         id=wait_id,
-        state=State(state),
+        state=WaitState(state),
         expected=expected,
-        expired=state == State.WAITING and bool(late),
+        expired=state == WaitState.WAITING and bool(late),
         refused=refused,
         touched=bool(touched),
     )

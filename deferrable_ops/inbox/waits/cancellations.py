@@ -32,7 +32,7 @@ class Cancellations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, wait_id: str | None = None) -> Cancellation | None:
+    async def claim(self, wait_id: str | None = None) -> Cancellation | None:
         """Return one that is due, for the next 60 s this caller's; None when there is none.
 
         While a process holds the claim on the wait's launch there is none yet: it may be sending the request, and what
@@ -68,7 +68,7 @@ class Cancellations:
                 return cancellation
         return None
 
-    async def done(self, cancellation: Cancellation) -> None:
+    async def mark_stopped(self, cancellation: Cancellation) -> None:
         """Record that the outside work was stopped."""
 
         async def write(transaction: Transaction) -> None:
@@ -78,7 +78,7 @@ class Cancellations:
 
         await self._database.write(write)
 
-    async def failed(self, cancellation: Cancellation) -> bool:
+    async def mark_failed(self, cancellation: Cancellation) -> bool:
         """Record that it could not be stopped; return whether it will be tried again, at most 10 times in all."""
 
         async def write(transaction: Transaction) -> bool:
@@ -93,7 +93,7 @@ class Cancellations:
 
         return await self._database.write(write)
 
-    async def of_other_attempts(self, wait_id: str) -> list[str]:
+    async def requeue_other_attempts(self, wait_id: str) -> list[str]:
         """Return the waits of other attempts of a wait's task whose outside work is still to be stopped.
 
         What was given up is due again: an attempt asks because it cannot start beside that work.

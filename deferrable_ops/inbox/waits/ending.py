@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
-from deferrable_ops.inbox.waits.wait import State
+from deferrable_ops.inbox.waits.wait import WaitState
 from deferrable_ops.outcome import Failure, outcome_to_json
 
 _ROWS_PER_TRANSACTION: Final = 500
@@ -46,9 +46,9 @@ async def expire(database: Database, beats_since: float | None) -> float:
 
     async def write(transaction: Transaction) -> None:
         late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
-        await abandon(transaction, State.EXPIRED, await _some(transaction, late), late)
+        await abandon(transaction, WaitState.EXPIRED, await _some(transaction, late), late)
         await abandon(
-            transaction, State.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
+            transaction, WaitState.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
         )
 
     while True:
@@ -60,7 +60,7 @@ async def expire(database: Database, beats_since: float | None) -> float:
 
 async def abandon(
     transaction: Transaction,
-    state: State,
+    state: WaitState,
     chosen: Sequence[str],
     *conditions: ColumnElement[bool],
     outcome: str | None = None,

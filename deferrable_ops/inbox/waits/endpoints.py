@@ -7,7 +7,6 @@ import logging
 from uuid import uuid4
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.exceptions import DeferrableOpsError
@@ -60,10 +59,9 @@ class Endpoints:
         )
         if seen.rowcount:
             return
-        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
         started = {"up_since": now, "seen_at": now}
         await transaction.connection.execute(
-            flavour.insert(endpoints)
+            self._database.insert(endpoints)
             .values(id=identity, **started)
             .on_conflict_do_update(index_elements=[endpoints.c.id], set_=started)
         )

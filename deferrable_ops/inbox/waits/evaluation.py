@@ -11,7 +11,7 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Evaluation:
     """What a callback means.
 
     :param outcome: how the wait ends; None while it goes on.
@@ -24,7 +24,7 @@ class Judgement:
     note: str | None = None
 
 
-def judge(verb: str, payload: Any, expected: dict[str, Any]) -> Judgement:
+def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
     """Judge a callback.
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
@@ -33,27 +33,27 @@ def judge(verb: str, payload: Any, expected: dict[str, Any]) -> Judgement:
     """
     match verb:
         case "heartbeat":
-            return Judgement(None, progress=payload or None)
+            return Evaluation(None, progress=payload or None)
         case "skip":
-            return Judgement(Skip(_reason(payload, "the outside service skipped the work")))
+            return Evaluation(Skip(_reason(payload, "the outside service skipped the work")))
         case "failure":
             retryable = not (isinstance(payload, dict) and payload.get("retryable") is False)
-            return Judgement(Failure(_reason(payload, "the outside service reported a failure"), retryable))
+            return Evaluation(Failure(_reason(payload, "the outside service reported a failure"), retryable))
         case "success":
-            return Judgement(_success(payload, expected))
-    return _judge_by_expressions(payload, expected)
+            return Evaluation(_success(payload, expected))
+    return _evaluate_expressions(payload, expected)
 
 
-def _judge_by_expressions(payload: Any, expected: dict[str, Any]) -> Judgement:
+def _evaluate_expressions(payload: Any, expected: dict[str, Any]) -> Evaluation:
     failure_when, success_when = expected.get("failure_when"), expected.get("success_when")
     if failure_when is None and success_when is None:
-        return Judgement(_success(payload, expected))
+        return Evaluation(_success(payload, expected))
     notes: list[str] = []
     if failure_when is not None and _is_true("failure_when", failure_when, payload, notes):
-        return Judgement(Failure(f"failure_when is true of the callback: {failure_when}"))
+        return Evaluation(Failure(f"failure_when is true of the callback: {failure_when}"))
     if success_when is not None and _is_true("success_when", success_when, payload, notes):
-        return Judgement(_success(payload, expected))
-    return Judgement(None, progress=payload, note="; ".join(notes) or None)
+        return Evaluation(_success(payload, expected))
+    return Evaluation(None, progress=payload, note="; ".join(notes) or None)
 
 
 def _success(payload: Any, expected: dict[str, Any]) -> Outcome:

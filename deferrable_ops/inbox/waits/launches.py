@@ -22,7 +22,7 @@ from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import waits
-from deferrable_ops.inbox.waits.wait import State
+from deferrable_ops.inbox.waits.wait import WaitState
 
 LEASE: Final = 30.0
 """Seconds for which a claim holds unless it is renewed."""
@@ -78,7 +78,7 @@ class Launches:
         answers = []
         for wait_id, owner in asked:
             row = rows.get(wait_id)
-            if row is None or row.state != State.WAITING or row.launched_at is not None:
+            if row is None or row.state != WaitState.WAITING or row.launched_at is not None:
                 answers.append(_Answer.OVER)
                 continue
             held = wait_id in owners or (row.launch_lease or 0) > transaction.now

@@ -17,7 +17,7 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from
 _NAMESPACE: Final = UUID("6f1f9d3c-3f0e-5c6b-9a86-6d1c1f0c2a11")
 
 
-class State(StrEnum):
+class WaitState(StrEnum):
     """Where a wait stands. All but WAITING are final."""
 
     WAITING = "waiting"
@@ -29,7 +29,7 @@ class State(StrEnum):
     KILLED = "killed"  # a user, or Airflow, ended the task
 
 
-ABANDONED: Final = frozenset({State.EXPIRED, State.SUPERSEDED, State.KILLED})
+ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState.KILLED})
 """States that nobody outside chose; a callback to such a wait is answered with 410."""
 
 
@@ -114,7 +114,7 @@ class Wait:
     id: str
     attempt: Attempt
     feature: str
-    state: State
+    state: WaitState
     deadline: float
     created_at: float
     settled_at: float | None
@@ -146,7 +146,7 @@ def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = F
         id=row.id if new is None else new.wait_id,
         attempt=attempt,
         feature=sys.intern(row.feature),
-        state=State(row.state),
+        state=WaitState(row.state),
         deadline=row.deadline,
         created_at=row.created_at,
         settled_at=row.settled_at,
@@ -163,12 +163,12 @@ def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = F
     )
 
 
-def state_of(outcome: Outcome) -> State:
+def state_of(outcome: Outcome) -> WaitState:
     """Return the state of a wait that ended with this outcome."""
     match outcome:
         case Success():
-            return State.SUCCESS
+            return WaitState.SUCCESS
         case Failure():
-            return State.FAILED
+            return WaitState.FAILED
         case Skip():
-            return State.SKIPPED
+            return WaitState.SKIPPED

@@ -20,7 +20,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.exceptions import UnknownWait
@@ -30,7 +29,7 @@ from deferrable_ops.inbox.database.schema import IS_WAITING, waits
 from deferrable_ops.inbox.waits.ending import abandon, due_to_be_stopped, expire
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt, stale_among_tasks_of
-from deferrable_ops.inbox.waits.wait import Attempt, NewWait, State, Wait, state_of, wait_from_row
+from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState, state_of, wait_from_row
 from deferrable_ops.outcome import Outcome, outcome_to_json
 
 log = logging.getLogger(__name__)
@@ -107,10 +106,12 @@ class Waits:
                 .where(
                     waits.c.id == wait_id,
                     waits.c.outcome.is_(None),
-                    waits.c.state.in_([State.WAITING, State.EXPIRED]),
+                    waits.c.state.in_([WaitState.WAITING, WaitState.EXPIRED]),
                 )
                 .values(
-                    state=case((waits.c.state == State.EXPIRED, State.EXPIRED), else_=state_of(outcome)),
+                    state=case(
+                        (waits.c.state == WaitState.EXPIRED, WaitState.EXPIRED), else_=state_of(outcome)
+                    ),
                     outcome=json.dumps(outcome_to_json(outcome)),
                     settled_at=case(
                         (waits.c.settled_at.is_(None), transaction.now), else_=waits.c.settled_at
@@ -127,7 +128,7 @@ class Waits:
 
         return await self._database.write(write)
 
-    async def note_progress(self, wait_id: str, progress: Any) -> None:
+    async def save_progress(self, wait_id: str, progress: Any) -> None:
         """Keep how far a wait has come, for whoever runs its trigger next. Nobody is woken.
 
         :param progress: any JSON value.
@@ -139,7 +140,7 @@ class Waits:
         chosen = list(wait_ids)
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
             batch = chosen[start : start + _ROWS_PER_QUERY]
-            await self._database.write(partial(abandon, state=State.KILLED, chosen=batch))
+            await self._database.write(partial(abandon, state=WaitState.KILLED, chosen=batch))
 
     async def expire(self, beats_since: float | None) -> float:
         """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
@@ -177,10 +178,9 @@ class Waits:
         key_id = (await self._keys.current(transaction)).id
         rows = [_row(wait, transaction, key_id) for wait in new]
         ids = [row["id"] for row in rows]
-        flavour = postgresql if self._database.dialect == "postgresql" else sqlite
-        await connection.execute(flavour.insert(waits).on_conflict_do_nothing(), rows)
+        await connection.execute(self._database.insert(waits).on_conflict_do_nothing(), rows)
         stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
-        await abandon(transaction, State.SUPERSEDED, stale)
+        await abandon(transaction, WaitState.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
         rows_of_new = [(found[wait.wait_id], wait) for wait in new]
         return [
@@ -241,7 +241,7 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         "id": new.wait_id,
         **{field.name: getattr(new.attempt, field.name) for field in fields(Attempt)},
         "feature": new.feature,
-        "state": State.WAITING,
+        "state": WaitState.WAITING,
         "expected": json.dumps(new.expected),
         "created_at": transaction.now,
         "deadline": deadline,

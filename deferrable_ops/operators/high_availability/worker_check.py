@@ -16,7 +16,7 @@ from deferrable_ops.high_availability.check_evaluator import Rules, Watch
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.kwargs import accepted
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
-from deferrable_ops.inbox import Inbox, NewWait, State, Wait, use_inbox
+from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run
 from deferrable_ops.operators.base import attempt_of, finish
 from deferrable_ops.operators.high_availability.check_callables import FIX
@@ -79,7 +79,7 @@ def check_on_worker(task: WorkerCheck, context: Context, facts: RunFacts, rules:
         task.log.info("The check says %s/%s", *checked)
         decision = watch.take(checked, datetime.now(UTC))
     if decision is None:
-        _with_inbox(lambda inbox: inbox.waits.note_progress(wait.id, watch.state))
+        _with_inbox(lambda inbox: inbox.waits.save_progress(wait.id, watch.state))
         until = min(time.time() + watch.pause(datetime.now(UTC)), wait.deadline)
         return task.defer(trigger=HighAvailabilityPauseTrigger(until), method_name="check_again")
     return _decided(task, wait, decision)
@@ -101,7 +101,7 @@ async def _registered(inbox: Inbox, task: WorkerCheck, context: Context) -> Wait
 
 
 def _is_over(wait: Wait, now: datetime) -> bool:
-    return wait.state is State.EXPIRED or now.timestamp() >= wait.deadline
+    return wait.state is WaitState.EXPIRED or now.timestamp() >= wait.deadline
 
 
 def _checked(task: WorkerCheck, context: Context) -> CheckResult:

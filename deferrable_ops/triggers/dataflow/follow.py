@@ -217,7 +217,7 @@ class FollowingTrigger(PlacedTrigger):
         read = None if self._read is None else self._read.as_json()
         progress = {"job_id": self._job_id, "state": self._state, "read": read}
         if progress != self.current.progress:
-            await self.inbox.waits.note_progress(self.current.id, progress)
+            await self.inbox.waits.save_progress(self.current.id, progress)
 
     async def _show(self, job_id: str) -> None:
         """Show which job it is, as XCom and as link, unless that was done before."""

@@ -138,7 +138,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     async def _note_and_check(self, claim: Claim) -> float:
         # In this order: what is not noted was not sent, so that nobody looks for it when the wait is to be stopped.
-        await self.inbox.waits.note_progress(self.current.id, {_ASKED: True})
+        await self.inbox.waits.save_progress(self.current.id, {_ASKED: True})
         return await claim.check()
 
     def _launch(self, dataflow: Dataflow) -> Launch:
@@ -273,7 +273,7 @@ class DataflowStopTrigger(PlacedTrigger):
         if noted is None:
             prefix = self.job_name_prefix or ""
             noted = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
-            await self.inbox.waits.note_progress(self.current.id, {JOB_ID: noted})
+            await self.inbox.waits.save_progress(self.current.id, {JOB_ID: noted})
         if not noted:
             self.log.warning("No active job has a name that begins with %r", self.job_name_prefix)
         return list(noted)

@@ -17,7 +17,7 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.events.gathering import Gathering
 from deferrable_ops.events.matching import matching_names
 from deferrable_ops.events.specifications import KafkaEvent, Specification
-from deferrable_ops.inbox.events.events import Appended, Events, KeptEvent
+from deferrable_ops.inbox.events.events import AppendResult, Events, StoredEvent
 from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.triggers.events.partitions import in_partition_order, was_read
@@ -77,10 +77,10 @@ class Intake:
         self._changes = changes
         self._has_begun = False
         self._looked_up_to = 0
-        self._read: list[tuple[Appended, Event]] | None = None  # for this wait, and not taken yet
+        self._read: list[tuple[AppendResult, Event]] | None = None  # for this wait, and not taken yet
         # Of a topic that was read for this wait before a restart, up to which offsets; None: all that is there.
         self._reached: Mapping[str, Mapping[str, int] | None] = _NONE
-        self._earlier: list[KeptEvent] | None = None  # what comes before all else, until all of it is there
+        self._earlier: list[StoredEvent] | None = None  # what comes before all else, until all of it is there
         self._earlier_upto = 0
         self._known: Collection[str] = ()  # what of it Kafka might be asked for again
 
@@ -116,7 +116,7 @@ class Intake:
         )
         return self._follower
 
-    def take_read(self, commit: Appended, event: Event) -> None:
+    def take_read(self, commit: AppendResult, event: Event) -> None:
         """Take a record that was read for this wait, and is stored. They come in the order of their partitions."""
         if self._read is None:
             self._read = []
@@ -140,7 +140,7 @@ class Intake:
         """Take what the inbox has and nobody has handed over yet. What comes from now on does not count."""
         if not self._has_begun:
             for source in {one.source for one in self.specifications if _is_kafka(one)}:
-                self.go_on(source, await events.reached(source, wait_id))
+                self.go_on(source, await events.position_of(source, wait_id))
         await self.take_what_came(events)
         after = 0 if self._follower is None else self._follower.position or 0
         await self._take_pages(events, self._followed(), after, await events.newest())
@@ -166,7 +166,7 @@ class Intake:
         wanted = self.specifications
         return {one.source for one in wanted if not _is_kafka(one) or one.source in self._reached}
 
-    def _take_kept(self, page: Iterable[KeptEvent]) -> bool:
+    def _take_kept(self, page: Iterable[StoredEvent]) -> bool:
         counts = False
         for kept in page:
             is_kafka = kept.source in self._reached
@@ -204,7 +204,9 @@ class Intake:
     async def _take_pages(self, events: Events, sources: Collection[str], after: int, upto: int) -> None:
         after = max(after, self.gathering.order)
         while not self.gathering.complete and after < upto:
-            page = await events.read(sources, after=after, upto=upto, since=self.since, most=_EVENTS_PER_PAGE)
+            page = await events.read(
+                sources, after=after, upto=upto, since=self.since, limit=_EVENTS_PER_PAGE
+            )
             self._take_kept(page)
             after = page[-1].number if len(page) == _EVENTS_PER_PAGE else upto
         self._looked_up_to = max(self._looked_up_to, after)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import cast
 
 from deferrable_ops.events import KafkaEvent
-from deferrable_ops.inbox.events.events import Events, NewEvent, Reached
+from deferrable_ops.inbox.events.events import Events, NewEvent, SourcePosition
 from deferrable_ops.triggers.events.intake import Intake
 from deferrable_ops.triggers.events.source_request import Need
 from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
@@ -33,7 +33,7 @@ class KafkaUse:
         del self._need  # nor does a wait hold what it has handed on
         offsets = None
         if not need.is_new:  # thousands may begin at once, and each question has a connection to wait for
-            offsets = await need.inbox.events.reached(wanted[0].source, need.wait_id)
+            offsets = await need.inbox.events.position_of(wanted[0].source, need.wait_id)
         if offsets is not None:
             need.intake.go_on(wanted[0].source, offsets, await need.inbox.events.newest())
         self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))
@@ -54,8 +54,10 @@ async def _store(events: Events, batch: Batch) -> None:
         NewEvent(event.source, event.dedupe_key, event.payload, event.attributes, event.time)
         for event in batch.events
     ]
-    reached = [Reached(batch.source, wait_id, offsets) for wait_id, offsets in batch.resume_offsets.items()]
-    appended = await events.append_all(new, reached=reached)
+    positions = [
+        SourcePosition(batch.source, wait_id, offsets) for wait_id, offsets in batch.resume_offsets.items()
+    ]
+    appended = await events.append_all(new, positions=positions)
     for event, commit, asked in zip(batch.events, appended, batch.listeners, strict=True):
         for intake in cast("Iterable[Intake]", asked):
             intake.take_read(commit, event)

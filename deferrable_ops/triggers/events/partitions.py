@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 
 
-def was_read(kept: KeptEvent, offsets: Mapping[str, int] | None) -> bool:
+def was_read(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bool:
     """Return whether a wait had read a record when these were the offsets at which it was to go on.
 
     :param offsets: by partition; None: all that is there.
@@ -19,7 +19,7 @@ def was_read(kept: KeptEvent, offsets: Mapping[str, int] | None) -> bool:
     return offset < offsets.get(str(partition), 0)
 
 
-def in_partition_order(kept: Sequence[KeptEvent]) -> Iterator[tuple[int, KeptEvent]]:
+def in_partition_order(kept: Sequence[StoredEvent]) -> Iterator[tuple[int, StoredEvent]]:
     """Return events with numbers to take them by, those of one partition in the order of their offsets.
 
     Several waits read a partition, each from an offset of its own, so its records may have been stored in another
@@ -38,6 +38,6 @@ def in_partition_order(kept: Sequence[KeptEvent]) -> Iterator[tuple[int, KeptEve
     return zip((one.number for one in kept), ordered, strict=True)
 
 
-def _place(kept: KeptEvent) -> tuple[int, int]:
+def _place(kept: StoredEvent) -> tuple[int, int]:
     metadata = kept.attributes["metadata"]
     return metadata["partition"], metadata["offset"]

@@ -78,7 +78,7 @@ class Progress:
         if self._keeps_state and _is_small(state):
             noted["state"] = state
         if noted["come"]:
-            await self._trigger.inbox.waits.note_progress(self._trigger.current.id, noted)
+            await self._trigger.inbox.waits.save_progress(self._trigger.current.id, noted)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
         with _showing.turn() as begins:
             await begins

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from deferrable_ops.events.event import Event
 from deferrable_ops.events.match_index import MatchIndex
 from deferrable_ops.events.specifications import Specification
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 from deferrable_ops.inbox.events.feed import Feed, Follower
 from deferrable_ops.inbox.watcher import Subscription
 
@@ -58,7 +58,7 @@ class WaitFollower(Follower):
         """Whether :meth:`next` returns at once."""
         return bool(self._pending)
 
-    def take(self, event: KeptEvent) -> bool:
+    def take(self, event: StoredEvent) -> bool:
         """Hand over the next event, and wake."""
         had_room = super().take(event)
         if self._pending:
@@ -91,13 +91,13 @@ class Routes:
             if not index:
                 del self._indexes[specification.source]
 
-    def followers(self, kept: KeptEvent) -> Iterable[WaitFollower]:
+    def followers(self, kept: StoredEvent) -> Iterable[WaitFollower]:
         """Return those that an event concerns. Never raises."""
         index = self._indexes.get(kept.source)
         return () if index is None else index.find(event_of(kept))
 
 
-def event_of(kept: KeptEvent) -> Event:
+def event_of(kept: StoredEvent) -> Event:
     """Return an event as its source gave it."""
     return Event(kept.source, kept.dedupe_key, kept.time, kept.payload, kept.attributes)
 

@@ -12,7 +12,7 @@ from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.gathering import Gathering, Keep, check_keep
 from deferrable_ops.events.specifications import KafkaEvent, Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
-from deferrable_ops.inbox import Attempt, NewWait, State, Wait
+from deferrable_ops.inbox import Attempt, NewWait, Wait, WaitState
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events.arguments import RunTimes, end_of_next_interval, specifications_of
@@ -148,7 +148,7 @@ class EventsTrigger(TaskTrigger):
             following = self._follow()
             try:
                 while self._goes_on:
-                    await self.changes.news()
+                    await self.changes.next_change()
                     await self._take_what_came()
                 outcome = await self._ending()
             finally:
@@ -172,7 +172,7 @@ class EventsTrigger(TaskTrigger):
         return Skip(reason) if self.soft_fail else Failure(reason)
 
     async def _ending(self) -> Outcome:
-        if self.current.state is not State.WAITING:
+        if self.current.state is not WaitState.WAITING:
             return await self.wait_until_settled()
         reason = self._intake.failed_because
         return Success(self._value()) if reason is None else Failure(reason)
@@ -192,11 +192,11 @@ class EventsTrigger(TaskTrigger):
     @property
     def _goes_on(self) -> bool:
         is_over = self._intake.gathering.complete or self._intake.failed_because is not None
-        return self.current.state is State.WAITING and not is_over
+        return self.current.state is WaitState.WAITING and not is_over
 
     async def _take_what_came(self) -> None:
         self.current = self.changes.take() or self.current
-        if self.current.state is not State.WAITING:
+        if self.current.state is not WaitState.WAITING:
             return
         intake, progress = self._intake, self._progress
         has_changed = await intake.take_what_came(self.inbox.events)

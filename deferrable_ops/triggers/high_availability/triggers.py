@@ -112,7 +112,7 @@ class HighAvailabilityTrigger(TaskTrigger):
             if watch.state != before:
                 before = watch.state
                 self.log.info("The check says %s/%s, %d in a row", *checked, before["length"])
-                await self.inbox.waits.note_progress(self.current.id, before)
+                await self.inbox.waits.save_progress(self.current.id, before)
             if decision is not None:
                 break
             await asyncio.sleep(watch.pause(_now()))

@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
-from deferrable_ops.inbox.retention import take_turn
 from deferrable_ops.triggers.lifecycle.stored_trigger import unseal
 from deferrable_ops.triggers.lifecycle.task_states import (
     DEFERRED,
@@ -53,21 +52,21 @@ async def sweep(inbox: Inbox, ask: AskStates) -> None:
 
     :param ask: tells the states of task instances.
     """
-    if await take_turn(inbox.database, "sweep", SWEEP_EVERY):
+    if await inbox.database.try_lock("sweep", SWEEP_EVERY):
         await _kill_the_ended(inbox, ask)
     await stop_due_work(inbox)
 
 
 async def stop_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
     """Cancel outside work that is due to be stopped: all of it, or one wait's."""
-    while (cancellation := await inbox.cancellations.take(wait_id)) is not None:
+    while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
         try:
             trigger = unseal(cancellation.trigger)
             trigger.inbox = inbox
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
         except (Exception, SystemExit) as error:
-            again = await inbox.cancellations.failed(cancellation)
+            again = await inbox.cancellations.mark_failed(cancellation)
             log.warning(
                 "The outside work of wait %s could not be stopped (%s: %s); %s",
                 cancellation.wait_id,
@@ -76,7 +75,7 @@ async def stop_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
                 "trying again in a minute" if again else "giving it up, stop it by hand",
             )
         else:
-            await inbox.cancellations.done(cancellation)
+            await inbox.cancellations.mark_stopped(cancellation)
             log.info("The outside work of wait %s was stopped", cancellation.wait_id)
 
 

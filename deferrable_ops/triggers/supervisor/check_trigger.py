@@ -124,7 +124,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         return self.end(ended)
 
     async def _keep(self, health: dict[str, Any], seen: Kept) -> None:
-        await self.inbox.waits.note_progress(self.current.id, health | seen.to_json())
+        await self.inbox.waits.save_progress(self.current.id, health | seen.to_json())
 
 
 def _now() -> datetime:

@@ -93,7 +93,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
     async def _taken_over_since(self, ended_at: float) -> Skip | None:
         """Return that another run of the DAG uses supervisord by now, where a user cleared an earlier one's task."""
         own = self.current.attempt
-        claimed = await self.inbox.daemons.of(daemon_name(open_configuration(self.configuration)))
+        claimed = await self.inbox.daemons.find(daemon_name(open_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:
             return None
         using = await self.inbox.waits.find(

@@ -76,7 +76,7 @@ class Steps:
         if kept is None:
             found = await self._site.processes()
             before = Before.of(found, restart=self._restart)
-            await self._inbox.waits.note_progress(self._wait.id, before.as_json())
+            await self._inbox.waits.save_progress(self._wait.id, before.as_json())
         else:
             before = Before.from_json(kept)
         if before.restart:
@@ -132,7 +132,7 @@ class Steps:
             here.boot_id,
             dag_id=attempt.dag_id,
             run_id=attempt.run_id,
-            moves=is_remote(self._site.cfg),
+            allow_move=is_remote(self._site.cfg),
         )
         for other in await self._inbox.daemons.all():
             if (other.dag_id, other.host, other.boot_id) == (attempt.dag_id, here.host, here.boot_id):
@@ -177,7 +177,7 @@ async def lives_elsewhere(inbox: Inbox, cfg: SupervisorAirflowConfiguration, her
     if is_remote(cfg):
         return None
     name = daemon_name(cfg)
-    claimed = await inbox.daemons.of(name)
+    claimed = await inbox.daemons.find(name)
     if claimed is None or claimed.host == here.host:
         return None
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deferrable_ops.exceptions import MachineUnavailable
-from deferrable_ops.inbox import Inbox, State, Wait
+from deferrable_ops.inbox import Inbox, Wait, WaitState
 from deferrable_ops.inbox.waits.launches import ClaimLost
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.dag_run import states_of_tasks
@@ -25,11 +25,11 @@ async def tear_down_if_killed(
 
     :raises MachineUnavailable: it cannot be done from here now.
     """
-    if wait.state is not State.KILLED or not cfg.stop_on_exit or await _is_success(wait):
+    if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return
 
     async def is_used() -> bool:
-        claimed = await inbox.daemons.of(daemon_name(cfg))
+        claimed = await inbox.daemons.find(daemon_name(cfg))
         mine = (wait.attempt.dag_id, wait.attempt.run_id)
         return claimed is not None and (claimed.dag_id, claimed.run_id) == mine
 

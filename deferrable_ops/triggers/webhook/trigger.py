@@ -7,7 +7,7 @@ import time
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from deferrable_ops.inbox import State, Wait
+from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import ClaimLost
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
@@ -161,7 +161,7 @@ class WebhookTrigger(TaskTrigger):
         """Show the progress that came, at most every 10 s."""
         if self.current.progress is None or time.monotonic() - self._shown_at < _PROGRESS_EVERY:
             return
-        if self.current.state is not State.WAITING or _progress_turn.locked():
+        if self.current.state is not WaitState.WAITING or _progress_turn.locked():
             return
         self._shown_at = time.monotonic()
         async with _progress_turn:

@@ -10,7 +10,7 @@ from contract.support import RETRY_TIMEOUT, new_attempt, new_wait, send
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deferrable_ops.inbox import Inbox, State, Wait
+from deferrable_ops.inbox import Inbox, Wait, WaitState
 from deferrable_ops.inbox.waits.callbacks import Receipt, Verb
 from deferrable_ops.outcome import Failure, Success
 
@@ -67,9 +67,9 @@ async def _play(events: list[Any], late: bool, at_once: bool) -> None:
         receipt = await happen(event)
         wait = await inbox.waits.get(attempt.wait_id)
         if not at_once and receipt is not None and receipt.status == 202:
-            assert wait.state is State.WAITING or event in seen, "progress of a wait that is over"
+            assert wait.state is WaitState.WAITING or event in seen, "progress of a wait that is over"
         seen.append(event)
-        if wait.state is not State.WAITING:
+        if wait.state is not WaitState.WAITING:
             ends.append(wait)
 
     seen: list[Any] = []

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.events.events import Reached
+from deferrable_ops.inbox.events.events import SourcePosition
 from real_airflow.waiting import wait_until
 
 JSON = st.recursive(
@@ -46,9 +46,9 @@ async def test_an_event_is_read_as_it_was_appended(inbox: Inbox) -> None:
 @given(payload=JSON, key=st.text(min_size=1, max_size=300))
 async def test_any_json_and_any_key_can_be_kept(inbox: Inbox, payload: object, key: str) -> None:
     after = await inbox.events.newest()
-    event = new_event(payload=payload, attributes={"key": payload}, repeat_keys=(Key(f"{after}/{key}"),))
-    assert not (await inbox.events.append(event)).is_repetition
-    assert (await inbox.events.append(event)).is_repetition
+    event = new_event(payload=payload, attributes={"key": payload}, dedupe_keys=(Key(f"{after}/{key}"),))
+    assert not (await inbox.events.append(event)).is_duplicate
+    assert (await inbox.events.append(event)).is_duplicate
     (kept,) = await read_all(inbox, event.source, after=after)
     assert json.dumps([kept.payload, kept.attributes]) == json.dumps([payload, {"key": payload}])
 
@@ -68,77 +68,82 @@ async def test_a_repetition_changes_nothing_and_is_told_of_the_first(two: tuple[
     first = await two[0].events.append(new_event(key="same", payload=1))
     again = await two[1].events.append(new_event(key="same", payload=2))
     assert (again.number, again.received_at) == (first.number, first.received_at)
-    assert again.is_repetition
+    assert again.is_duplicate
     assert [event.payload for event in await read_all(two[0], "channel:orders")] == [1]
 
 
 async def test_the_same_key_of_another_source_is_another_event(inbox: Inbox) -> None:
     one = await inbox.events.append(new_event("channel:a", "same"))
     other = await inbox.events.append(new_event("channel:b", "same"))
-    assert not other.is_repetition
+    assert not other.is_duplicate
     assert other.number > one.number
 
 
 async def test_any_of_an_events_keys_tells_its_repetition(inbox: Inbox) -> None:
-    first = await inbox.events.append(new_event(repeat_keys=(Key("id:1"), Key("body:x"))))
+    first = await inbox.events.append(new_event(dedupe_keys=(Key("id:1"), Key("body:x"))))
     for keys in ((Key("id:2"), Key("body:x")), (Key("id:1"),)):
-        assert (await inbox.events.append(new_event(repeat_keys=keys))).number == first.number
-    assert not (await inbox.events.append(new_event(repeat_keys=(Key("id:2"),)))).is_repetition
+        assert (await inbox.events.append(new_event(dedupe_keys=keys))).number == first.number
+    assert not (await inbox.events.append(new_event(dedupe_keys=(Key("id:2"),)))).is_duplicate
 
 
 async def test_a_key_that_tells_for_a_while_is_another_events_later(inbox: Inbox) -> None:
-    first = await inbox.events.append(new_event(repeat_keys=(Key("body:x", within=3600),)))
-    assert (await inbox.events.append(new_event(repeat_keys=(Key("body:x", 3600),)))).is_repetition
-    later = await inbox.events.append(new_event(repeat_keys=(Key("body:x", within=-1),)))
+    first = await inbox.events.append(new_event(dedupe_keys=(Key("body:x", within=3600),)))
+    assert (await inbox.events.append(new_event(dedupe_keys=(Key("body:x", 3600),)))).is_duplicate
+    later = await inbox.events.append(new_event(dedupe_keys=(Key("body:x", within=-1),)))
     assert later.number > first.number
-    again = await inbox.events.append(new_event(repeat_keys=(Key("body:x", within=3600),)))
+    again = await inbox.events.append(new_event(dedupe_keys=(Key("body:x", within=3600),)))
     assert again.number == later.number
 
 
 async def test_repetitions_within_one_batch_are_found(inbox: Inbox) -> None:
     appended = await inbox.events.append_all([new_event(key=key) for key in ("a", "b", "a", "c", "b")])
-    assert [one.is_repetition for one in appended] == [False, False, True, False, True]
+    assert [one.is_duplicate for one in appended] == [False, False, True, False, True]
     assert [appended[2].number, appended[4].number] == [appended[0].number, appended[1].number]
     assert [event.dedupe_key for event in await read_all(inbox, "channel:orders")] == ["a", "b", "c"]
 
 
 async def test_how_far_sources_are_read_is_committed_with_their_events(two: tuple[Inbox, Inbox]) -> None:
-    assert await two[0].events.reached("kafka:x", "a/orders") is None
-    reached = [Reached("kafka:x", "b/orders", [1]), Reached("kafka:x", "a/orders", {"0": 17, "1": 4})]
-    await two[0].events.append_all([new_event("kafka:x")], reached=reached)
-    assert await two[1].events.reached("kafka:x", "a/orders") == {"0": 17, "1": 4}
-    assert await two[1].events.reached("kafka:x", "b/orders") == [1]
-    assert await two[1].events.reached("kafka:y", "a/orders") is None
-    moved = [Reached("kafka:x", "a/orders", {"0": 18}), Reached("kafka:y", "a/orders", "ü'\"")]
-    assert await two[0].events.append_all([], reached=moved) == []
-    assert await two[1].events.reached("kafka:x", "a/orders") == {"0": 18}
-    assert await two[1].events.reached("kafka:y", "a/orders") == "ü'\""
-    assert await two[1].events.reached("kafka:x", "b/orders") == [1]
+    assert await two[0].events.position_of("kafka:x", "a/orders") is None
+    reached = [
+        SourcePosition("kafka:x", "b/orders", [1]),
+        SourcePosition("kafka:x", "a/orders", {"0": 17, "1": 4}),
+    ]
+    await two[0].events.append_all([new_event("kafka:x")], positions=reached)
+    assert await two[1].events.position_of("kafka:x", "a/orders") == {"0": 17, "1": 4}
+    assert await two[1].events.position_of("kafka:x", "b/orders") == [1]
+    assert await two[1].events.position_of("kafka:y", "a/orders") is None
+    moved = [SourcePosition("kafka:x", "a/orders", {"0": 18}), SourcePosition("kafka:y", "a/orders", "ü'\"")]
+    assert await two[0].events.append_all([], positions=moved) == []
+    assert await two[1].events.position_of("kafka:x", "a/orders") == {"0": 18}
+    assert await two[1].events.position_of("kafka:y", "a/orders") == "ü'\""
+    assert await two[1].events.position_of("kafka:x", "b/orders") == [1]
 
 
 async def test_the_last_position_of_a_consumer_counts(inbox: Inbox) -> None:
-    await inbox.events.append_all([], reached=[Reached("kafka:x", "a/orders", at) for at in (1, 3, 2)])
-    assert await inbox.events.reached("kafka:x", "a/orders") == 2
+    await inbox.events.append_all(
+        [], positions=[SourcePosition("kafka:x", "a/orders", at) for at in (1, 3, 2)]
+    )
+    assert await inbox.events.position_of("kafka:x", "a/orders") == 2
 
 
 async def test_two_who_set_the_same_positions_in_another_order_do_not_wait_for_each_other(
     two: tuple[Inbox, Inbox],
 ) -> None:
-    reached = [Reached("kafka:x", f"{number}/orders", number) for number in range(200)]
+    reached = [SourcePosition("kafka:x", f"{number}/orders", number) for number in range(200)]
     async with asyncio.timeout(20):
         await asyncio.gather(
-            *(two[i % 2].events.append_all([], reached=reached[:: 1 - i % 2 * 2]) for i in range(40))
+            *(two[i % 2].events.append_all([], positions=reached[:: 1 - i % 2 * 2]) for i in range(40))
         )
-    assert await two[0].events.reached("kafka:x", "199/orders") == 199
+    assert await two[0].events.position_of("kafka:x", "199/orders") == 199
 
 
 async def test_events_that_cannot_be_appended_leave_the_position_as_it_was(inbox: Inbox) -> None:
-    await inbox.events.append_all([], reached=[Reached("kafka:x", "a/orders", 1)])
+    await inbox.events.append_all([], positions=[SourcePosition("kafka:x", "a/orders", 1)])
     with pytest.raises(TypeError):
         await inbox.events.append_all(
-            [new_event(payload={1, 2})], reached=[Reached("kafka:x", "a/orders", 2)]
+            [new_event(payload={1, 2})], positions=[SourcePosition("kafka:x", "a/orders", 2)]
         )
-    assert await inbox.events.reached("kafka:x", "a/orders") == 1
+    assert await inbox.events.position_of("kafka:x", "a/orders") == 1
 
 
 async def test_events_are_read_in_pages_over_several_sources(inbox: Inbox) -> None:
@@ -146,12 +151,12 @@ async def test_events_are_read_in_pages_over_several_sources(inbox: Inbox) -> No
     await inbox.events.append_all([new_event(sources[i % 3], payload=i) for i in range(100)])
     seen: list[object] = []
     after, newest = 0, await inbox.events.newest()
-    while page := await inbox.events.read(sources[:2], after=after, upto=newest, most=7):
+    while page := await inbox.events.read(sources[:2], after=after, upto=newest, limit=7):
         assert len(page) <= 7
         seen += [event.payload for event in page]
         after = page[-1].number
     assert seen == [i for i in range(100) if i % 3 != 2]
-    assert await inbox.events.read([], after=0, upto=newest, most=7) == []
+    assert await inbox.events.read([], after=0, upto=newest, limit=7) == []
 
 
 async def test_numbers_grow_in_the_order_of_the_commits_and_none_is_seen_late(
@@ -166,7 +171,7 @@ async def test_numbers_grow_in_the_order_of_the_commits_and_none_is_seen_late(
         while True:
             finished = done.is_set()
             newest = await two[0].events.newest()
-            page = await two[0].events.read(["channel:orders"], after=after, upto=newest, most=10_000)
+            page = await two[0].events.read(["channel:orders"], after=after, upto=newest, limit=10_000)
             seen.extend(event.number for event in page)
             after = max(after, newest)
             if finished:
@@ -187,7 +192,7 @@ async def test_many_who_append_the_same_at_once_append_it_once(two: tuple[Inbox,
         *(two[i % 2].events.append_all([new_event(key=str(k)) for k in range(5)]) for i in range(20)),
     )
     new = [one for each in appended for one in (each if isinstance(each, list) else [each])]
-    assert sum(not one.is_repetition for one in new) == 5
+    assert sum(not one.is_duplicate for one in new) == 5
     assert len(await read_all(two[0], "channel:orders")) == 5
 
 

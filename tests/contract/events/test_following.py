@@ -18,7 +18,7 @@ from sqlalchemy import text
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
 from deferrable_ops.inbox.events import feed
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 from deferrable_ops.inbox.events.feed import Follower
 
 WITHIN = 20.0
@@ -26,9 +26,9 @@ SOURCES = ["channel:a", "channel:b", "channel:c"]
 LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 
 
-async def took(follower: Follower, count: int) -> list[KeptEvent]:
+async def took(follower: Follower, count: int) -> list[StoredEvent]:
     """Return the first so many events that come."""
-    taken: list[KeptEvent] = []
+    taken: list[StoredEvent] = []
     async with asyncio.timeout(WITHIN):
         while len(taken) < count:
             taken += await follower.next()
@@ -42,7 +42,7 @@ async def went_live(*followers: Follower) -> None:
     await eventually(all_live, "the followers to be brought up")
 
 
-def payloads(events: Iterable[KeptEvent]) -> list[Any]:
+def payloads(events: Iterable[StoredEvent]) -> list[Any]:
     return [event.payload for event in events]
 
 
@@ -292,7 +292,7 @@ async def test_the_feed_outlives_trouble_of_any_kind_and_repeats_nothing(
     monkeypatch.setattr(feed, "_AFTER_TROUBLE", 0.01)
     troubles = {3, 8}
 
-    def route(event: KeptEvent) -> Iterable[Follower]:
+    def route(event: StoredEvent) -> Iterable[Follower]:
         if event.payload in troubles:
             troubles.discard(event.payload)
             raise ValueError("a bug")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 from real_airflow import RealAirflow, wait_until
 from real_airflow.sources import Source
 
@@ -20,9 +20,9 @@ class Arrivals:
         self._runner = runner
         self._called = {source.inbox_source: name for name, source in sources.items()}
         self._seen = 0
-        self._events: dict[str, list[KeptEvent]] = {name: [] for name in sources}
+        self._events: dict[str, list[StoredEvent]] = {name: [] for name in sources}
 
-    def of(self, name: str) -> list[KeptEvent]:
+    def of(self, name: str) -> list[StoredEvent]:
         """Return what has come from a source by now."""
         self._runner.run(self._look())
         return self._events[name]
@@ -38,7 +38,9 @@ class Arrivals:
 
     async def _look(self) -> None:
         newest = await self._inbox.events.newest()
-        for event in await self._inbox.events.read(self._called, after=self._seen, upto=newest, most=100_000):
+        for event in await self._inbox.events.read(
+            self._called, after=self._seen, upto=newest, limit=100_000
+        ):
             self._events[self._called[event.source]].append(event)
         self._seen = newest
 

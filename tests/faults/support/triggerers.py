@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import psutil
 
-from deferrable_ops.inbox import Attempt, Inbox, NewWait, State
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, WaitState
 from real_airflow import RealAirflow
 
 REASSIGNED = "Trigger cancelled by user action, invoking on_kill"  # Airflow says so of a reassignment too
@@ -29,7 +29,7 @@ async def resume_all_but_the_supervisor(airflow: RealAirflow, seconds: int = 3) 
     for _ in range(seconds):  # only a triggerer ends a wait that is over, and no other runs
         nobody = Attempt(str(uuid4()), 1, "nobody", uuid4().hex, "nobody")
         wait = await inbox.waits.register(NewWait(nobody, "webhook", timeout=1))
-        while wait.state is State.WAITING:
+        while wait.state is WaitState.WAITING:
             await asyncio.sleep(0.1)
             wait = await inbox.waits.get(wait.id)
     await inbox.close()

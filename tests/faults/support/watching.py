@@ -13,7 +13,7 @@ from typing import TextIO
 
 from faults.support.load import attempt, new_wait
 
-from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, State, use_inbox
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, WaitState, use_inbox
 from deferrable_ops.outcome import outcome_to_json
 
 REGISTERED = "all are registered"
@@ -32,7 +32,7 @@ async def follow(inbox: Inbox, number: int, registered: asyncio.Barrier, file: T
     with inbox.watcher.subscribe(attempt(number).wait_id) as changes:
         wait = await inbox.waits.register(new_wait(number))
         await registered.wait()
-        while wait.state is State.WAITING:
+        while wait.state is WaitState.WAITING:
             wait = await changes.next()
     assert wait.outcome is not None
     write(file, {"number": number, "outcome": outcome_to_json(wait.outcome)})

@@ -22,7 +22,7 @@ import pytest
 from integration.endpoint.serving import served, serving
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 from real_airflow import Postgres, wait_until
 
 SENDERS, EVENTS = 6, 60
@@ -45,11 +45,11 @@ def channels(inbox_url: str, *arguments: str) -> str:
     return done.stdout
 
 
-def kept(inbox_url: str, name: str) -> list[KeptEvent]:
-    async def run() -> list[KeptEvent]:
+def kept(inbox_url: str, name: str) -> list[StoredEvent]:
+    async def run() -> list[StoredEvent]:
         inbox = await Inbox.open(inbox_url, retry_timeout=10)
         newest = await inbox.events.newest()
-        found = await inbox.events.read([f"channel:{name}"], after=0, upto=newest, most=100_000)
+        found = await inbox.events.read([f"channel:{name}"], after=0, upto=newest, limit=100_000)
         await inbox.close()
         return found
 

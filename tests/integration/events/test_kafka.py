@@ -17,7 +17,7 @@ from unit.triggers.events.support import payloads, value_of, waiting_for_events
 from unit.triggers.support import Run, Runs, eventually
 
 from deferrable_ops.events import KafkaEvent
-from deferrable_ops.inbox.events.events import Appended
+from deferrable_ops.inbox.events.events import AppendResult
 from deferrable_ops.operators.events import EventSensor
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing import running
@@ -39,12 +39,12 @@ def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def appended(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> list[Appended]:
+def appended(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> list[AppendResult]:
     """What became of each event that was found."""
-    seen: list[Appended] = []
+    seen: list[AppendResult] = []
     append_all = runs.inbox.events.append_all
 
-    async def noted(*arguments: Any, **named: Any) -> list[Appended]:
+    async def noted(*arguments: Any, **named: Any) -> list[AppendResult]:
         became = await append_all(*arguments, **named)
         seen.extend(became)
         return became
@@ -72,7 +72,7 @@ async def stored(run: Run, topic: str, is_there: Callable[[Any], bool]) -> None:
     """Return once it is stored how far a topic is read for a wait."""
     async with asyncio.timeout(30):
         source = KafkaEvent(topic).source
-        while not is_there(await run.inbox.events.reached(source, run.attempt.wait_id)):
+        while not is_there(await run.inbox.events.position_of(source, run.attempt.wait_id)):
             assert not run.task.done(), await run.outcome()
             await asyncio.sleep(0.01)
 
@@ -104,7 +104,7 @@ async def test_wait_takes_past_records_and_live_ones(kafka_server: RealKafka, to
 
 
 async def test_restart_goes_on_from_the_stored_offsets(
-    kafka_server: RealKafka, topic: str, runs: Runs, appended: list[Appended]
+    kafka_server: RealKafka, topic: str, runs: Runs, appended: list[AppendResult]
 ) -> None:
     trigger = both(topic)
     produce(kafka_server, topic, {"table": "orders", "n": 1}, {"table": "orders", "n": 2}, age=5 * MINUTE)
@@ -117,7 +117,7 @@ async def test_restart_goes_on_from_the_stored_offsets(
     produce(kafka_server, topic, {"table": "payments", "n": 4})
     value = payloads(await value_of(again))
     assert [one["n"] for one in value["orders"]] == [1, 2, 3]
-    assert [one.is_repetition for one in appended] == [False] * 4, "a record was read again"
+    assert [one.is_duplicate for one in appended] == [False] * 4, "a record was read again"
 
 
 async def test_two_triggerers_on_one_wait_come_to_the_same(

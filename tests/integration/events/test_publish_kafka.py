@@ -119,7 +119,7 @@ class Interruptions:
         for name in ("start", "begin", "append", "commit", "stop"):
             monkeypatch.setattr(producer, name, self._stopping(getattr(producer, name)))
         waits, launched = runs.inbox.waits, launches.Claim
-        monkeypatch.setattr(waits, "note_progress", self._stopping(waits.note_progress))
+        monkeypatch.setattr(waits, "save_progress", self._stopping(waits.save_progress))
         monkeypatch.setattr(waits, "settle", self._stopping(waits.settle))
         monkeypatch.setattr(launched, "check", self._stopping(launched.check))
         monkeypatch.setattr(launched, "record", self._stopping(launched.record))

@@ -154,7 +154,7 @@ async def test_killed_triggerer_repeats_at_most_the_batch_under_way(
     most_repeated: int,
 ) -> None:
     url = queue if kind == "standard" else fifo
-    note, noted, reached = runs.inbox.waits.note_progress, itertools.count(1), asyncio.Event()
+    note, noted, reached = runs.inbox.waits.save_progress, itertools.count(1), asyncio.Event()
 
     async def note_and_hang(wait_id: str, progress: Any) -> None:
         if next(noted) == 2:
@@ -162,11 +162,11 @@ async def test_killed_triggerer_repeats_at_most_the_batch_under_way(
             await asyncio.Event().wait()
         await note(wait_id, progress)
 
-    monkeypatch.setattr(runs.inbox.waits, "note_progress", note_and_hang)
+    monkeypatch.setattr(runs.inbox.waits, "save_progress", note_and_hang)
     publish = publishing(url, messages=list(range(35)))
     run = runs.start(publish)
     await asyncio.wait_for(reached.wait(), 30)
-    monkeypatch.setattr(runs.inbox.waits, "note_progress", note)
+    monkeypatch.setattr(runs.inbox.waits, "save_progress", note)
     await run.kill_process()
     value = await value_of(runs.start(publish, run.attempt))
     assert value["count"] == 35

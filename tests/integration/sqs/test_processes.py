@@ -69,7 +69,7 @@ async def inbox(inbox_url: str) -> AsyncIterator[Inbox]:
 async def payloads_in(inbox: Inbox, queue: str) -> list[Any]:
     source = SqsEvent(queue, dedicated=True).source
     newest = await inbox.events.newest()
-    return [event.payload for event in await inbox.events.read({source}, after=0, upto=newest, most=10_000)]
+    return [event.payload for event in await inbox.events.read({source}, after=0, upto=newest, limit=10_000)]
 
 
 async def until_there(inbox: Inbox, queue: str, count: int, seconds: float = 90) -> list[Any]:

@@ -233,7 +233,7 @@ async def test_step_on_another_host_fails_with_both_names(
         assert len(place.processes()) == 2
         await place.runs.inbox.daemons.forget(daemon_name(cfg))
         await place.take(cfg, "configure-supervisor")
-    claimed = await place.runs.inbox.daemons.of(daemon_name(cfg))
+    claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.host == "web-2"
 
@@ -248,7 +248,7 @@ async def test_after_a_new_start_of_the_host_it_is_started_again(
         told = await place.take(cfg, "start-supervisor")
         assert told["started"]
         await place.take(cfg, "start-programs")
-    claimed = await place.runs.inbox.daemons.of(daemon_name(cfg))
+    claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.boot_id == "another boot"
     assert len(place.processes()) == 2

@@ -16,7 +16,7 @@ from airflow.sdk.execution_time import task_runner
 from integration.supervisor.support import BEGIN, END, SLEEP, Place, alive, is_stopped, until
 from unit.triggers.support import Run, new_attempt
 
-from deferrable_ops.inbox import State
+from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.lifecycle.cancellation import stop_due_work
@@ -179,7 +179,7 @@ async def test_directory_that_is_a_link_is_refused(place: Place) -> None:
     assert [path.name for path in elsewhere.iterdir()] == ["kept"]
 
 
-async def killed(place: Place, run: Run, state: State = State.KILLED) -> None:
+async def killed(place: Place, run: Run, state: WaitState = WaitState.KILLED) -> None:
     """End a run as a user does who kills its task."""
     await run.wait()
     await run.kill_process()
@@ -223,7 +223,7 @@ async def test_triggerer_that_ends_and_a_newer_attempt_stop_nothing(place: Place
     await run.kill_process()
     again = place.run("start-programs", cfg, new_attempt(2, of=run.attempt, task_id="start-programs"))
     await place.runs.inbox.waits.register(_wait_of(again))
-    assert (await run.wait()).state is State.SUPERSEDED
+    assert (await run.wait()).state is WaitState.SUPERSEDED
     await stop_due_work(place.runs.inbox, run.attempt.wait_id)
     assert len(place.processes()) == 2
     await again.kill_process()

@@ -85,6 +85,6 @@ async def test_any_triggerer_takes_the_steps_and_a_connection_that_leads_elsewhe
     with on_host(monkeypatch, "web-4"):
         await place.take(cfg, "configure-supervisor", "stop-programs")
     assert "to web-4" in caplog.text
-    claimed = await place.runs.inbox.daemons.of(daemon_name(cfg))
+    claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.host == "web-4"

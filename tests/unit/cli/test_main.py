@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from deferrable_ops.cli.main import main
-from deferrable_ops.inbox import Attempt, Inbox, NewWait, State, Wait
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.database.schema import callbacks
 from deferrable_ops.outcome import Failure, Skip, Success
 
@@ -184,7 +184,7 @@ def test_prune_deletes_what_was_settled_long_ago(inbox: Bench, capsys: pytest.Ca
     wait = inbox.register()
     main(["send", "success", wait.id, "--reason", "x"])
     assert main(["inbox", "prune"]) == 0
-    assert inbox.get(wait).state is State.SUCCESS
+    assert inbox.get(wait).state is WaitState.SUCCESS
     assert main(["inbox", "prune", "--days", "0.0000001"]) == 0
     shown = capsys.readouterr().out
     assert "1 waits" in shown

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from unit.endpoint.support import Caller
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 
 FORGED = "00000000-0000-5000-8000-000000000000.00000000." + "A" * 43
@@ -49,7 +49,7 @@ async def test_expressions_judge_a_result_failure_first(inbox: Inbox, http: http
     progress = await Caller.of_new_wait(inbox, http, expected=expected)
     answer = await progress.post(json={"state": "running"})
     assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
-    assert (await progress.now()).state is State.WAITING
+    assert (await progress.now()).state is WaitState.WAITING
     assert (await progress.post(json={"state": "done", "score": 0.9})).status_code == 200
     assert (await progress.now()).outcome == Success(0.9)
     failed = await Caller.of_new_wait(inbox, http, run_id="other", expected=expected)
@@ -63,7 +63,7 @@ async def test_heartbeat_moves_the_clock_and_shows_progress(inbox: Inbox, http: 
     wait = await caller.now()
     assert wait.last_beat is not None
     assert wait.progress == {"progress": 0.4, "message": "epoch 4"}
-    assert wait.state is State.WAITING
+    assert wait.state is WaitState.WAITING
 
 
 @pytest.mark.parametrize("path", ["/callbacks", "/callbacks/success"])
@@ -117,7 +117,7 @@ async def test_size_is_checked_before_json(caller: Caller) -> None:
     answer = await caller.post(content=b"x" * 262_145)
     assert answer.status_code == 413
     assert "max_payload_bytes" in answer.json()["error"]
-    assert (await caller.now()).state is State.WAITING
+    assert (await caller.now()).state is WaitState.WAITING
 
 
 async def test_largest_body_is_taken(caller: Caller) -> None:
@@ -148,7 +148,7 @@ async def test_body_that_is_not_json_is_400_and_never_taken_as_empty(caller: Cal
     answer = await caller.post(content=body)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["error"]
-    assert (await caller.now()).state is State.WAITING
+    assert (await caller.now()).state is WaitState.WAITING
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_body_that_does_not_fit_the_verb_is_400(
     answer = await caller.post(verb, content=json.dumps(body))
     assert answer.status_code == 400
     assert field in answer.json()["error"]
-    assert (await caller.now()).state is State.WAITING
+    assert (await caller.now()).state is WaitState.WAITING
 
 
 @pytest.mark.parametrize("key", [b"", b"two words", b"k" * 256, b"\xff"])

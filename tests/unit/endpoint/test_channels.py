@@ -17,7 +17,7 @@ from deferrable_ops.endpoint import lazy_inbox
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.database import Database
-from deferrable_ops.inbox.events.events import KeptEvent
+from deferrable_ops.inbox.events.events import StoredEvent
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 BODY = b'{"action": "closed", "number": 7}'
@@ -61,9 +61,9 @@ SIGNED: dict[str, Sign] = {
 every_scheme = pytest.mark.parametrize("scheme", SIGNED)
 
 
-async def kept(inbox: Inbox, name: str = "orders") -> list[KeptEvent]:
+async def kept(inbox: Inbox, name: str = "orders") -> list[StoredEvent]:
     newest = await inbox.events.newest()
-    return await inbox.events.read([f"channel:{name}"], after=0, upto=newest, most=1000)
+    return await inbox.events.read([f"channel:{name}"], after=0, upto=newest, limit=1000)
 
 
 async def post(

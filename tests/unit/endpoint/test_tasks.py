@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.endpoint.support import Caller
 
-from deferrable_ops.inbox import Inbox, State
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 
 ROUTE = "/dag/sales/task/train/"
@@ -119,7 +119,7 @@ async def test_missing_or_malformed_parameter_is_400_and_named(
     answer = await patch(caller, json=parameters(**changed))
     assert (answer.status_code, answer.json()["parameter"]) == (400, named)
     assert named in answer.json()["error"]
-    assert (await caller.now()).state is State.WAITING
+    assert (await caller.now()).state is WaitState.WAITING
 
 
 async def test_character_that_no_database_holds_is_400(caller: Caller) -> None:
@@ -156,7 +156,7 @@ async def test_token_opens_its_own_task_only(inbox: Inbox, http: httpx.AsyncClie
     other = await Caller.of_new_wait(inbox, http, run_id="other", map_index=5)
     answer = await patch(other, token=caller.token, json=parameters(map_index=5))
     assert answer.status_code == 400
-    assert (await other.now()).state is State.WAITING
+    assert (await other.now()).state is WaitState.WAITING
 
 
 async def test_static_token_opens_every_task(caller: Caller, static_token: str) -> None:

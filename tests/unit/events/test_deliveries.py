@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deferrable_ops.events.cloudevents import Malformed
-from deferrable_ops.events.deliveries import Delivery, RepeatKey, read_delivery, slack_challenge
+from deferrable_ops.events.deliveries import DedupeKey, Delivery, read_delivery, slack_challenge
 from deferrable_ops.events.matching import matches
 from deferrable_ops.events.signatures import SCHEMES
 
@@ -27,8 +27,8 @@ def delivery(
     return found
 
 
-def body_key(body: bytes, within: float | None = None) -> RepeatKey:
-    return RepeatKey(f"body:{hashlib.sha256(body).hexdigest()}", within)
+def body_key(body: bytes, within: float | None = None) -> DedupeKey:
+    return DedupeKey(f"body:{hashlib.sha256(body).hexdigest()}", within)
 
 
 def test_a_delivery_can_be_matched_by_payload_header_and_metadata() -> None:
@@ -76,22 +76,22 @@ def test_a_repetition_is_told_by_the_vendors_id(
     scheme: str, headers: dict[str, str], body: bytes, keys: list[str]
 ) -> None:
     found = delivery(scheme, headers, body)
-    assert [(key.key, key.within) for key in found.repeat_keys] == [(key, None) for key in keys]
+    assert [(key.key, key.within) for key in found.dedupe_keys] == [(key, None) for key in keys]
     assert found.event.dedupe_key == keys[0]
 
 
 def test_an_id_that_was_not_signed_does_not_hide_a_replay() -> None:
     body = b'{"ref": "main"}'
     first, replay = (delivery("github", {"x-github-delivery": id_}, body) for id_ in ("d1", "d2"))
-    assert first.repeat_keys == (RepeatKey("github:d1"), body_key(body))
-    assert set(first.repeat_keys) & set(replay.repeat_keys)
-    assert body_key(body) in delivery("stripe", CLOUD_EVENT, body).repeat_keys
+    assert first.dedupe_keys == (DedupeKey("github:d1"), body_key(body))
+    assert set(first.dedupe_keys) & set(replay.dedupe_keys)
+    assert body_key(body) in delivery("stripe", CLOUD_EVENT, body).dedupe_keys
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_without_an_id_the_same_body_is_a_repetition_for_a_while(scheme: str) -> None:
     found = delivery(scheme, {}, b"done", at=1000.0)
-    assert found.repeat_keys == (body_key(b"done", within=300.0),)
+    assert found.dedupe_keys == (body_key(b"done", within=300.0),)
     again, later = (delivery(scheme, {}, b"done", at=at).event.dedupe_key for at in (1100.0, 1700.0))
     assert again == found.event.dedupe_key != later
 

@@ -20,7 +20,7 @@ def changes() -> Subscription:
 
 
 async def next_unless_woken(changes: Subscription) -> Wait | None:
-    await changes.news()
+    await changes.next_change()
     return changes.take()
 
 
@@ -46,13 +46,16 @@ async def test_wake_before_the_sleep_is_not_lost(changes: Subscription) -> None:
 
 
 async def test_change_is_handed_over_whoever_wakes_too(changes: Subscription) -> None:
-    for tell in (lambda: changes.tell(CHANGED), changes.wake), (changes.wake, lambda: changes.tell(CHANGED)):
+    for tell in (
+        (lambda: changes.deliver(CHANGED), changes.wake),
+        (changes.wake, lambda: changes.deliver(CHANGED)),
+    ):
         task = await sleeping(next_unless_woken(changes))
         for one in tell:
             one()
         assert await asyncio.wait_for(task, 20) is CHANGED
-    changes.tell(CHANGED)
-    changes.tell(AGAIN)
+    changes.deliver(CHANGED)
+    changes.deliver(AGAIN)
     assert await asyncio.wait_for(next_unless_woken(changes), 20) is AGAIN
 
 
@@ -61,7 +64,7 @@ async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -
     changes.wake()
     await asyncio.wait([task], timeout=0.02)
     assert not task.done()
-    changes.tell(CHANGED)
+    changes.deliver(CHANGED)
     assert await asyncio.wait_for(task, 20) is CHANGED
 
 
@@ -70,5 +73,5 @@ async def test_change_after_an_interrupted_sleep_is_handed_over(changes: Subscri
         task = await sleeping(sleep(changes))
         task.cancel()
         await asyncio.wait([task])
-        changes.tell(CHANGED)
+        changes.deliver(CHANGED)
         assert await asyncio.wait_for(sleep(changes), 20) is CHANGED

@@ -18,7 +18,7 @@ from unit.triggers.support import eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.exceptions import ConfigurationError, InputError
-from deferrable_ops.inbox import Inbox, NewWait, State, Wait
+from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
@@ -154,7 +154,7 @@ async def test_cancelled_trigger_settles_nothing(comms: Comms, inbox: Inbox) -> 
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    assert (await inbox.waits.get(trigger.identify().wait_id)).state is State.WAITING
+    assert (await inbox.waits.get(trigger.identify().wait_id)).state is WaitState.WAITING
 
 
 class Working(Scripted):
@@ -346,7 +346,7 @@ async def test_killed_task_is_settled_and_its_work_stopped(
     trigger = in_triggerer(Scripted())
     wait_id = await register(inbox, trigger)
     assert await states(state, inbox, trigger, monkeypatch) == [wait_id]
-    assert (await inbox.waits.get(wait_id)).state is State.KILLED
+    assert (await inbox.waits.get(wait_id)).state is WaitState.KILLED
 
 
 async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow_to_cancel_it(
@@ -357,7 +357,7 @@ async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow
     running = asyncio.create_task(event_of(trigger))
     await eventually(lambda: wait_id in inbox.watcher.watched, "the trigger to wait")
     await inbox.waits.kill([wait_id])
-    await eventually(lambda: trigger.current.state is State.KILLED, "the trigger to learn of it")
+    await eventually(lambda: trigger.current.state is WaitState.KILLED, "the trigger to learn of it")
     done, _ = await asyncio.wait([running], timeout=0.2)
     assert not done
     running.cancel()
@@ -401,7 +401,7 @@ async def test_task_that_was_handed_to_another_triggerer_is_left_alone(
     trigger = in_triggerer(Scripted())
     wait_id = await register(inbox, trigger)
     assert await states("deferred", inbox, trigger, monkeypatch) == []
-    assert (await inbox.waits.get(wait_id)).state is State.WAITING
+    assert (await inbox.waits.get(wait_id)).state is WaitState.WAITING
 
 
 async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
@@ -418,8 +418,8 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
     monkeypatch.setattr(cancellation, "stop_due_work", stop)
     with inbox.watcher.subscribe(here_id):
         await cancellation.sweep(inbox, nothing_exists)
-    assert (await inbox.waits.get(gone_id)).state in (State.KILLED, State.SUPERSEDED)
-    assert (await inbox.waits.get(here_id)).state is not State.KILLED
+    assert (await inbox.waits.get(gone_id)).state in (WaitState.KILLED, WaitState.SUPERSEDED)
+    assert (await inbox.waits.get(here_id)).state is not WaitState.KILLED
 
 
 async def test_many_that_start_together_take_turns_and_all_come_to_wait(

@@ -71,7 +71,7 @@ class KafkaPublishing:
                 places = await producer.append(records[start : start + _IN_TRANSACTION])
                 first, partitions = first or places[0], _summary(partitions, places)
             note = {"first": first, "partitions": partitions}
-            await self._inbox.waits.note_progress(self._wait_id, note)
+            await self._inbox.waits.save_progress(self._wait_id, note)
             await check()
             await producer.commit()
             return self._value(partitions)
@@ -89,7 +89,7 @@ class KafkaPublishing:
                 places = await producer.append(records[done : done + AT_ONCE])
                 done, partitions = done + len(places), _summary(partitions, places)
                 note = {"published": done, "partitions": partitions, "same": same}
-                await self._inbox.waits.note_progress(self._wait_id, note)
+                await self._inbox.waits.save_progress(self._wait_id, note)
         return self._value(partitions)
 
     def _placed(self, producer: Producer) -> list[Record]:

@@ -55,7 +55,7 @@ class SqsPublishing:
             ids = [*ids, *await _send(sender, self._queue_url, batch, check)][:_IDS_TOLD]
             done += len(batch)
             note = {"published": done, "message_ids": ids, "same": same}
-            await self._inbox.waits.note_progress(self._wait_id, note)
+            await self._inbox.waits.save_progress(self._wait_id, note)
         return {"queue_url": self._queue_url, "message_ids": ids}
 
     def _entry(self, index: int, message: SqsMessage) -> Entry:

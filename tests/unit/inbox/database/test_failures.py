@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from deferrable_ops.inbox.database.failures import describe, is_of_database, is_outage, is_set_up_wrongly
+from deferrable_ops.inbox.database.failures import describe, is_database_error, is_misconfiguration, is_outage
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -69,8 +69,8 @@ REFUSED = [
 )
 def test_what_goes_wrong_is_told_apart(error: Exception, kind: str, wrap: object) -> None:
     shown = wrap(error)  # type: ignore[operator]
-    assert is_of_database(shown)
-    assert is_set_up_wrongly(shown) is (kind == "set up wrongly")
+    assert is_database_error(shown)
+    assert is_misconfiguration(shown) is (kind == "set up wrongly")
     if kind != "set up wrongly":  # asked first, so the answer to the other question does not matter
         assert is_outage(shown) is (kind == "away")
     assert "secret" not in describe(shown)
@@ -78,7 +78,7 @@ def test_what_goes_wrong_is_told_apart(error: Exception, kind: str, wrap: object
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a bug"), RuntimeError("a bug")])
 def test_a_bug_is_not_taken_for_the_databases_fault(error: Exception) -> None:
-    assert not is_of_database(error)
+    assert not is_database_error(error)
 
 
 def test_only_the_first_line_is_told() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deferrable_ops.inbox.waits.callbacks import Verb
-from deferrable_ops.inbox.waits.evaluation import judge
+from deferrable_ops.inbox.waits.evaluation import evaluate
 from deferrable_ops.outcome import Failure, Success, outcome_from_json, outcome_to_json
 
 json_values = st.recursive(
@@ -34,19 +34,19 @@ expected = st.dictionaries(st.sampled_from(["success_when", "failure_when", "res
 
 
 @given(verb=st.sampled_from(list(Verb)), payload=json_values, expected=expected)
-def test_every_judgement_can_be_kept_and_read_again(
+def test_every_evaluation_can_be_kept_and_read_again(
     verb: Verb, payload: object, expected: dict[str, str]
 ) -> None:
-    judgement = judge(verb, payload, expected)
-    json.dumps(judgement.progress)
-    if judgement.outcome is not None:
-        kept = json.loads(json.dumps(outcome_to_json(judgement.outcome)))
-        assert type(outcome_from_json(kept)) is type(judgement.outcome)
+    evaluation = evaluate(verb, payload, expected)
+    json.dumps(evaluation.progress)
+    if evaluation.outcome is not None:
+        kept = json.loads(json.dumps(outcome_to_json(evaluation.outcome)))
+        assert type(outcome_from_json(kept)) is type(evaluation.outcome)
 
 
 @given(payload=st.fixed_dictionaries({"retryable": json_values, "reason": json_values}))
 def test_only_false_makes_a_failure_final(payload: dict[str, object]) -> None:
-    outcome = judge(Verb.FAILURE, payload, {}).outcome
+    outcome = evaluate(Verb.FAILURE, payload, {}).outcome
     assert isinstance(outcome, Failure)
     assert outcome.retryable is (payload["retryable"] is not False)
     assert isinstance(outcome.reason, str)
@@ -67,13 +67,13 @@ def test_only_false_makes_a_failure_final(payload: dict[str, object]) -> None:
     ],
 )
 def test_truth_is_jmespaths(value: object, true: bool) -> None:
-    ends = judge(Verb.POST, {"a": value}, {"success_when": "a"}).outcome is not None
+    ends = evaluate(Verb.POST, {"a": value}, {"success_when": "a"}).outcome is not None
     assert ends is true
 
 
 def test_without_expressions_any_payload_is_success() -> None:
-    assert judge(Verb.POST, {"state": "failed"}, {}).outcome == Success({"state": "failed"})
+    assert evaluate(Verb.POST, {"state": "failed"}, {}).outcome == Success({"state": "failed"})
 
 
 def test_a_wait_with_only_a_result_ends_at_the_first_callback() -> None:
-    assert judge(Verb.POST, {"rows": 3}, {"result": "rows"}).outcome == Success(3)
+    assert evaluate(Verb.POST, {"rows": 3}, {"result": "rows"}).outcome == Success(3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from unit.triggers.support import BODY, PLACE, Comms, Runs, eventually, new_attempt
 
-from deferrable_ops.inbox import State
+from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
@@ -181,7 +181,7 @@ async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
     assert isinstance(await second.outcome(), Success)
     assert asked_at_launch == [["cancel"]]
     assert [job.stops_asked for job in fake.jobs()] == [["cancel"], []]
-    assert (await first.wait()).state is State.SUPERSEDED
+    assert (await first.wait()).state is WaitState.SUPERSEDED
 
 
 async def test_retry_waits_until_the_superseded_job_can_be_stopped(

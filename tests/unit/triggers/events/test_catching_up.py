@@ -17,7 +17,7 @@ from unit.triggers.events.support import (
 )
 from unit.triggers.support import Runs, eventually
 
-from deferrable_ops.inbox.events.events import NewEvent, Reached
+from deferrable_ops.inbox.events.events import NewEvent, SourcePosition
 
 OTHERS = 300
 
@@ -40,7 +40,7 @@ async def test_what_was_read_before_is_taken_although_the_feed_is_busy_with_what
     await eventually(
         lambda: all(one.is_live for one in runs.inbox.feed._followers["channel:signed"]), "it to be live"
     )
-    reached = runs.inbox.events.reached
+    reached = runs.inbox.events.position_of
 
     async def bring_and_tell(source: str, consumer: str) -> Any:
         new = []
@@ -48,10 +48,12 @@ async def test_what_was_read_before_is_taken_although_the_feed_is_busy_with_what
             new.append(NewEvent("channel:signed", str(number), {}, NOTHING))
             new.append(record(number, "{}"))
         new += [record(OTHERS, '{"db": "a"}'), record(OTHERS + 1, '{"db": "b"}')]
-        await runs.inbox.events.append_all(new, reached=[Reached(source, consumer, {"0": OTHERS + 2})])
+        await runs.inbox.events.append_all(
+            new, positions=[SourcePosition(source, consumer, {"0": OTHERS + 2})]
+        )
         return await reached(source, consumer)
 
-    monkeypatch.setattr(runs.inbox.events, "reached", bring_and_tell)
+    monkeypatch.setattr(runs.inbox.events, "position_of", bring_and_tell)
     again = runs.start(trigger, run.attempt)
     assert payloads(await value_of(again)) == {"orders": {"db": "a"}, "paid": {"db": "b"}}
     assert key == again.attempt.wait_id

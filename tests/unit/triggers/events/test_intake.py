@@ -40,7 +40,7 @@ def intake_for(changes: Subscription, *channels: str) -> Intake:
 
 
 async def next_unless_woken(changes: Subscription) -> Wait | None:
-    await changes.news()
+    await changes.next_change()
     return changes.take()
 
 

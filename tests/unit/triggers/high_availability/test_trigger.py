@@ -14,7 +14,7 @@ from unit.triggers.support import Runs, eventually, new_attempt
 
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.thresholds import Thresholds
-from deferrable_ops.inbox import State
+from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 
 
@@ -105,7 +105,7 @@ async def test_timeout_retriggers_with_the_last_result(runs: Runs) -> None:
     checks.said[:] = [("fail", "continue")]
     run = runs.start(trigger(timeout=1.0))
     assert await run.outcome() == Success(["fail", "retrigger"])
-    assert (await run.wait()).state is State.EXPIRED
+    assert (await run.wait()).state is WaitState.EXPIRED
 
 
 async def test_timeout_without_any_result_retriggers_as_pass(runs: Runs) -> None:

@@ -14,7 +14,7 @@ from unit.triggers.support import Run, Runs, eventually, new_attempt
 from deferrable_ops.exceptions import (
     SupervisordRefused,
 )
-from deferrable_ops.inbox import ProcessState as WaitState
+from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger

@@ -124,7 +124,7 @@ async def test_file_is_published_to_a_channel_in_its_order(runs: Runs, tmp_path:
     publish = PublishEventTrigger(channel="loads", files=[path])
     value = await value_of(runs.start(publish))
     assert value["count"] == 2_500
-    events = await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, most=3_000)
+    events = await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, limit=3_000)
     assert [event.payload for event in events] == list(range(2_500))
     assert value["event"] == events[-1].number
 
@@ -154,7 +154,7 @@ async def test_payload_of_a_file_that_a_channel_does_not_take_is_named(runs: Run
     outcome = await runs.start(PublishEventTrigger(channel="loads", file=path)).outcome()
     assert isinstance(outcome, Failure)
     assert "file[1]" in outcome.reason
-    assert await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, most=1) == []
+    assert await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, limit=1) == []
 
 
 async def test_reading_does_not_hold_up_the_event_loop(

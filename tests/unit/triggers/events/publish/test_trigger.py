@@ -81,4 +81,4 @@ async def test_rendered_argument_that_is_wrong_fails_the_task_with_the_reason(
 
 
 async def posted(runs: Runs) -> list[Any]:
-    return await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, most=100)
+    return await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, limit=100)
