@@ -7,31 +7,51 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.common.figures import Figure, as_json, as_table
 from bench.common.inboxes import Databases, both_databases
 
+MINUTES = 8.0
+"""How long a bench may take. A busy machine gets fewer rounds, not more time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """In what a figure is measured.
+    """The conditions of a measurement.
 
     :param databases: SQLite and Postgres.
-    :param folder: for files; the processes' output is in its file ``output``.
-    :param quick: True for a run that shows only that the bench works: its figures mean nothing.
+    :param folder: for files; the processes write their output to its file ``output``.
+    :param quick: True for a run that only shows that the bench works: its figures mean nothing.
+    :param ends_at: when no further round may begin, by the monotonic clock.
     """
 
     databases: list[Databases]
     folder: Path
     quick: bool
+    ends_at: float
 
     @property
-    def rounds(self) -> int:
-        """How often each figure is measured; its value is the median."""
+    def most_rounds(self) -> int:
+        """The most rounds of a figure, whose value is the median of them."""
         return 1 if self.quick else 5
+
+    def rounds(self, loops_left: int = 1) -> Iterator[int]:
+        """Yield the number of each round: the first one always, a further one where the time is enough for it.
+
+        :param loops_left: how many such loops, with this one, share the time that is left.
+        """
+        now = time.monotonic()
+        ends_at, longest = now + (self.ends_at - now) / loops_left, 0.0
+        for number in range(self.most_rounds):
+            began = time.monotonic()
+            if number and began + longest > ends_at:
+                return
+            yield number
+            longest = max(longest, time.monotonic() - began)
 
     @property
     def output(self) -> Path:
@@ -56,10 +76,13 @@ def run(bench: str, measures: Mapping[str, Measure]) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         os.environ["AIRFLOW_HOME"] = folder
         figures: list[Figure] = []
+        chosen = [name for name in measures if options.only in (None, name)]
+        ends_at = time.monotonic() + 60 * MINUTES
         with both_databases(Path(folder)) as databases:
-            for name, measure in measures.items():
-                if options.only in (None, name):
-                    print(f"measuring {name}", file=sys.stderr)
-                    figures += measure(Setting(databases, Path(folder), options.quick))
+            for number, name in enumerate(chosen):
+                now = time.monotonic()
+                share = (ends_at - now) / (len(chosen) - number)
+                print(f"measuring {name}, for about {max(0.0, share):.0f} s", file=sys.stderr)
+                figures += measures[name](Setting(databases, Path(folder), options.quick, now + share))
     print(as_json(bench, figures) if options.json else as_table(figures))
     return 0 if all(figure.met for figure in figures) else 1

@@ -61,6 +61,7 @@ def ratio(
             f"{against}, {unit}": median(other for _, other in rounds),
             "lowest ratio": min(ours / other for ours, other in rounds),
             "highest ratio": max(ours / other for ours, other in rounds),
+            "rounds": len(rounds),
             **beside,
         },
     )

@@ -7,10 +7,12 @@ trigger every second, does not run: its cost at idle is Airflow's and grows with
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psutil
@@ -20,6 +22,11 @@ from airflow.executors.workloads.trigger import RunTrigger
 from airflow.jobs.triggerer_job_runner import TriggerRunner
 from airflow.models.trigger import Trigger
 from airflow.sdk.execution_time import task_runner
+
+_LOOK_SECONDS: Final = 0.2
+_CALM_LOOKS: Final = 5
+_IDLE_SHARE: Final = 0.1  # of a core
+_LATE_SECONDS: Final = 0.05
 
 
 class Supervisor:
@@ -58,6 +65,18 @@ class Triggerer:
                 RunTrigger(id=number, classpath=classpath, encrypted_kwargs=encrypted, ti=ti)
             )
         await self._runner.create_triggers()
+
+    async def quiet(self) -> None:
+        """Return once the process has had nothing to do for a second.
+
+        A process that used no CPU time may have been waiting for a busy machine: then its timers are late, too.
+        """
+        calm = 0
+        while calm < _CALM_LOOKS:
+            cpu, began = time.process_time(), time.monotonic()
+            await asyncio.sleep(_LOOK_SECONDS)
+            used, late = time.process_time() - cpu, time.monotonic() - began - _LOOK_SECONDS
+            calm = calm + 1 if used < _IDLE_SHARE * _LOOK_SECONDS and late < _LATE_SECONDS else 0
 
     async def memory(self) -> int:
         """Return the bytes of memory that are this process's alone."""

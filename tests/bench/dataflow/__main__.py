@@ -1,4 +1,4 @@
-"""What a wait for a Dataflow job costs: ``scripts/bench dataflow``, about 9 minutes."""
+"""What a wait for a Dataflow job costs: ``scripts/bench dataflow``."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class _Round:
 def measure(setting: Setting) -> Iterator[Figure]:
     """Measure it in each round, and make figures of it."""
     plan = _Plan(few=5, many=20, interval=0.5, looks=2, intervals=4) if setting.quick else _Plan()
-    rounds = [_round(setting, plan) for _ in range(setting.rounds)]
+    rounds = [_round(setting, plan) for _ in setting.rounds()]
     both = [(measured.ours, measured.rival) for measured in rounds]
     yield ratio(
         "calls at 500 waits",

@@ -1,4 +1,4 @@
-"""What a wait for an event costs: ``scripts/bench events``, about 20 minutes."""
+"""What a wait for an event costs: ``scripts/bench events``."""
 
 from __future__ import annotations
 

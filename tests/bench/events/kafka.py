@@ -44,16 +44,17 @@ _WARM_UP = "warm_up"
 def measure(setting: Setting) -> Iterator[Figure]:
     """Measure it on each database; a quick run is content with the first."""
     server = kafka()
-    for database in setting.databases[:1] if setting.quick else setting.databases:
-        yield from _measure(setting, server, database)
+    databases = setting.databases[:1] if setting.quick else setting.databases
+    for number, database in enumerate(databases):
+        yield from _measure(setting, server, database, loops_left=len(databases) - number)
     if rivals_are_there("events", setting):
         yield _await_message(setting, server)
 
 
-def _measure(setting: Setting, server: RealKafka, database: Databases) -> Iterator[Figure]:
+def _measure(setting: Setting, server: RealKafka, database: Databases, loops_left: int) -> Iterator[Figure]:
     names = [f"wait_{number}" for number in range(50 if setting.quick else WAITS)]
     later = [name for number, name in enumerate(names) if number % 10]
-    each_round = len(later) // setting.rounds
+    each_round = len(later) // setting.most_rounds
     per_second = 100.0 if setting.quick else 20.0
     topic, rivals_topic = f"events_{database.name}", f"rivals_{database.name}"
     ours_ms: list[list[float]] = []
@@ -66,7 +67,7 @@ def _measure(setting: Setting, server: RealKafka, database: Databases) -> Iterat
             _start_shared_stream(rival, server, rivals_topic, names)
         ours = stack.enter_context(_ours(setting, server, database))
         most, seconds = _start_ours(ours, server, topic, names)
-        for number in range(setting.rounds):
+        for number in setting.rounds(loops_left):
             chosen = later[number * each_round : (number + 1) * each_round]
             topics = [topic] if rival is None else [topic, rivals_topic]
             sent, *rivals_sent = send_in_turns(server, topics, chosen, per_second)

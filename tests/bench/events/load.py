@@ -62,7 +62,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
             names = [f"wait_{number}" for number in range(count)]
             process.ask("grow", OURS, kafka_waits(topic, names))
             processes[topic] = process
-        for number in range(setting.rounds):
+        for number in setting.rounds():
             last = f"wait_{number}"
             few, many_ = (_cost(server, *one, last, seconds) for one in processes.items())
             rounds.append((few, many_))

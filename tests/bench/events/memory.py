@@ -30,7 +30,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     rounds, shared = [], []
     server = kafka()
     server.create_topic(_TOPIC)
-    for number in range(setting.rounds):
+    for number in setting.rounds():
         connection = kafka_connection(server.servers)
         with triggerer(setting, connection, setting.databases[0].create()) as process:
             ours = _slope(process, UNTIMED, kafka_waits(_TOPIC, names), few)

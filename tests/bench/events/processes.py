@@ -80,6 +80,5 @@ def _child(setting: Setting, environment: dict[str, str]) -> Child:
     common = {
         "AIRFLOW__CORE__FERNET_KEY": _FERNET_KEY,
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "BENCH_CALM_LOOKS": "1" if setting.quick else "5",
     }
     return Child("bench.events.triggerer", {**common, **environment}, output=setting.output)

@@ -70,7 +70,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
             queues = {name: sqs.create_queue(name) for name in _names(plan.rivals_waits)}
             rivals_memory = _slope(rival, _RIVAL, [_rivals_kwargs(plan, url) for url in queues.values()])
         calls, rivals_calls, ours_ms, rivals_sent = [], [], [], []
-        for number in range(setting.rounds):
+        for number in setting.rounds():
             before = [_polls(sqs, name_of(url)) for url in idle]
             rivals_before = _polls(sqs, "wait_")
             chosen = _part(_names(plan.many), number, plan.ours)

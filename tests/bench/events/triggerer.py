@@ -17,8 +17,7 @@ from bench.events.fired import FIRED
 _SYNC_SECONDS: Final = 1.0  # as Airflow's main loop
 _REGISTERED_SECONDS: Final = 120.0
 _TICK_SECONDS: Final = 0.005
-_LOOK_SECONDS, _IDLE_SHARE = 0.2, 0.1  # of a core
-_CALM_LOOKS: Final = int(os.environ["BENCH_CALM_LOOKS"])
+_LOOK_SECONDS: Final = 0.2
 
 
 class EventsTriggerer(Triggerer):
@@ -42,14 +41,6 @@ class EventsTriggerer(Triggerer):
         await self.quiet()
         assert not self._failed(), self._failed()
         return await self.memory()
-
-    async def quiet(self) -> None:
-        """Return once there is nothing to do."""
-        calm = 0
-        while calm < _CALM_LOOKS:
-            cpu = time.process_time()
-            await asyncio.sleep(_LOOK_SECONDS)
-            calm = calm + 1 if time.process_time() - cpu < _IDLE_SHARE * _LOOK_SECONDS else 0
 
     async def fired(self) -> dict[str, float]:
         """Return when the trigger of each wait yielded its event, by the machine's monotonic clock."""

@@ -1,4 +1,4 @@
-"""What watching costs: ``scripts/bench high_availability``, about 6 minutes."""
+"""What watching costs: ``scripts/bench high_availability``."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     with_rival = rivals_are_there("high_availability", setting)
     rounds: list[_Ours] = []
     rival: list[_Cost] = []
-    for _ in range(setting.rounds):
+    for _ in setting.rounds():
         rounds.append(_ours(setting, plan))
         if with_rival:
             rival.append(_rival(setting, plan))

@@ -1,4 +1,4 @@
-"""What watching programs costs: ``scripts/bench supervisor``, about 8 minutes."""
+"""What watching programs costs: ``scripts/bench supervisor``."""
 
 from __future__ import annotations
 

@@ -54,9 +54,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     """Measure it in each round, and make figures of it."""
     plan = _Plan(2, 3, 10, 0.5, 4) if setting.quick else _Plan()
     with running(plan.daemons, plan.programs, plan.interval, setting.output) as daemons:
-        both = [
-            (_ours(setting, plan, daemons), _rival(setting, plan, daemons)) for _ in range(setting.rounds)
-        ]
+        both = [(_ours(setting, plan, daemons), _rival(setting, plan, daemons)) for _ in setting.rounds()]
     yield Figure(
         name=f"calls an interval of {plan.watchers} watchers",
         value=median(ours.calls for ours, _ in both),

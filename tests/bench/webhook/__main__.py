@@ -1,4 +1,4 @@
-"""What a webhook wait costs: ``scripts/bench webhook``, about 13 minutes."""
+"""What a webhook wait costs: ``scripts/bench webhook``."""
 
 from __future__ import annotations
 

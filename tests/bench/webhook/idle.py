@@ -28,7 +28,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 process.ask("grow", "webhook", count)
                 processes.append(process)
         rounds = []
-        for _ in range(setting.rounds):
+        for _ in setting.rounds():
             for process in processes:
                 process.tell("idle", seconds)
             rounds.append([process.answer() for process in processes])

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from sqlalchemy import Engine, event
 
@@ -13,6 +14,9 @@ from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
 from bench.webhook.triggers import TRIGGERS, TimedTrigger
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, use_inbox
+
+_REGISTERED_SECONDS: Final = 300.0
+_LOOK_SECONDS: Final = 0.2
 
 
 class WebhookTriggerer(Triggerer):
@@ -27,11 +31,14 @@ class WebhookTriggerer(Triggerer):
         """Run triggers until there are so many of them, and all wait."""
         classpath, kwargs = TRIGGERS[kind]
         await self.start(classpath, [kwargs] * (to - self.count))
-        await _quiet()
-        assert self.count == to
         if kind != "bare":
-            async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-                assert len(list(inbox.watcher.watched)) == to
+            async with (
+                use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox,
+                asyncio.timeout(_REGISTERED_SECONDS),
+            ):
+                while len(list(inbox.watcher.watched)) < self.count:
+                    await asyncio.sleep(_LOOK_SECONDS)
+        await self.quiet()
 
     async def idle(self, seconds: float) -> tuple[float, float]:
         """Return the seconds of CPU time, and the queries, that this process needs a second while nothing happens."""
@@ -52,14 +59,6 @@ class WebhookTriggerer(Triggerer):
 
     def _count_query(self, *_: object) -> None:
         self._queries += 1
-
-
-async def _quiet() -> None:
-    while True:
-        cpu = time.process_time()
-        await asyncio.sleep(0.5)
-        if time.process_time() - cpu < 0.05:
-            return
 
 
 @asynccontextmanager
