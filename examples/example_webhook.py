@@ -1,6 +1,4 @@
-"""Launch a job somewhere else, and be told when it is done. No worker runs at any time."""
-
-import os
+"""Launch a job on another service and wait for its callback. No worker runs at any time."""
 
 from airflow.sdk import DAG
 
@@ -9,9 +7,8 @@ from deferrable_ops.operators.webhook import WebhookOperator
 with DAG("example_webhook", schedule=None):
     WebhookOperator(
         task_id="train",
-        url=os.environ.get("JOBS_URL", "http://localhost:8765") + "/train",
-        json={"model": "churn", "date": "{{ ds }}", "notify": "${callback_url}"},
+        url="{{ var.value.jobs_url }}/train",
+        json={"model": "churn", "notify": "${callback_url}"},
         success_when="state == 'done'",
         failure_when="state == 'failed'",
-        result="metrics",
     )

@@ -70,7 +70,7 @@ def airflow(service: OutsideService) -> Iterator[RealAirflow]:
     """A real Airflow in a folder of its own, as after a plain installation: everything on SQLite."""
     home = Path(tempfile.mkdtemp(prefix="deferrable-ops-demo-"))
     database: Database = sqlite_database(home)
-    started = RealAirflow(home, database, [EXAMPLES], {"JOBS_URL": service.url})
+    started = RealAirflow(home, database, [EXAMPLES], {"AIRFLOW_VAR_JOBS_URL": service.url})
     say("Starting Airflow: api-server, scheduler, dag-processor, triggerer (about 15 s)")
     try:
         started.start()

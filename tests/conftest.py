@@ -98,7 +98,7 @@ def sshd_server() -> Iterator[RealSshd]:
 
 @pytest.fixture(scope="session")
 def jobs() -> Iterator[OutsideService]:
-    """The outside service that the DAGs of examples/ find under JOBS_URL."""
+    """The outside service that the examples find in the Airflow Variable ``jobs_url``."""
     service = OutsideService().start()
     yield service
     service.stop()
@@ -161,7 +161,7 @@ def started_airflow(
         {
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(TESTS / "airflow" / "plugins"),
             "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST": dataflow_process.host,
-            "JOBS_URL": jobs.url,
+            "AIRFLOW_VAR_JOBS_URL": jobs.url,
             **remote_machine,
         },
     )
