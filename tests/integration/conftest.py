@@ -16,7 +16,7 @@ from unit.triggers.support import Runs
 from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.supervisor.daemon import groups, programs
+from deferrable_ops.triggers.supervisor.daemon import drift, programs
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Place, use_dataflow
 from deferrable_ops.upstreams.sqs.queues import Sqs, open_sqs
 from real_sqs import RealSqs, Stored
@@ -85,8 +85,8 @@ async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 @pytest.fixture
 def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[support.Place]:
     """A place for a supervisord, which is looked at often; its path is short: a socket's has room for 95 bytes."""
-    for module in (groups, programs):
-        monkeypatch.setattr(module, "POLL", 0.05)
+    for module in (drift, programs):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
     with TemporaryDirectory(prefix="steps-") as folder:
         place = support.Place(Path(folder), runs)
         yield place

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WrapSerializer
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.supervisor.hosts import callable_at, queried
+from deferrable_ops.operators.supervisor.hosts import resolve_callable, run_query
 from deferrable_ops.operators.supervisor.supervisor import Supervisor, SupervisorSSH
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
 
@@ -57,7 +57,7 @@ _Task: Any = _FOUND.Task if _FOUND else _PlainTask
 
 def _a(kind: type) -> Any:
     def check(value: Any) -> Any:
-        found = callable_at(value)
+        found = resolve_callable(value)
         if not (isinstance(found, type) and issubclass(found, kind)):
             raise InputError(f"operator={value!r} is no {kind.__name__}")
         return found
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 # airflow-pydantic writes a dump as Python, in which an enum's value would be no expression.
 _AsPlainData: Final = WrapSerializer(lambda value, write: _plain(write(value)))
 _AsPath: Final = PlainSerializer(_path_of, when_used="json")
-_Given: Any = Annotated[Any, BeforeValidator(lambda value: queried(callable_at(value))), _AsPath]
+_Given: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), _AsPath]
 
 
 class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]

@@ -33,7 +33,7 @@ _OF_ONE_TASK: Final = frozenset({"dag", "task_id", "task_display_name", "inlets"
 _OF_AN_OPERATOR: Final = frozenset(inspect.signature(BaseOperator.__init__).parameters) - {"self", "kwargs"}
 
 
-def given_configuration(kind: type[C], given: Any) -> C:
+def parse_configuration(kind: type[C], given: Any) -> C:
     """Return the configuration that a user gave.
 
     :param given: a configuration, or a dict with its fields.
@@ -57,7 +57,7 @@ def given_configuration(kind: type[C], given: Any) -> C:
     return _validated(kind, dict(given))
 
 
-def remote_configuration(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
+def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
     """Return a configuration for SSH with other values in the places of its own.
 
     :param host: the machine's name; None: as it is.
@@ -85,7 +85,7 @@ def remote_configuration(cfg: C, host: str | None, port: int | str | None, own: 
     return _validated(type(cfg), data)
 
 
-def placed_configuration(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
+def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
     """Return a configuration whose working directory, where none was given, is named after its DAG.
 
     Two DAGs with the same programs would share one that is named after these, and it would move with each change of
@@ -104,7 +104,7 @@ def placed_configuration(cfg: C, dag: DAG, name: str, task_group: Any = None) ->
     return _validated(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
 
 
-def given_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
+def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
     """Return the tasks that a user puts in the places of steps.
 
     :raises InputError: a name is no step's, or a value is no task.
@@ -112,7 +112,7 @@ def given_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
     return {_step(name): _task(name, task) for name, task in given.items()}
 
 
-def arguments_of_tasks(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments that all tasks have, and those of the first one alone.
 
     :param pool: the configuration's.

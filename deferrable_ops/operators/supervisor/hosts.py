@@ -44,7 +44,7 @@ def port_number(given: Any) -> int | str | None:
     return port
 
 
-def callable_at(path: Any) -> Any:
+def resolve_callable(path: Any) -> Any:
     """Return the function that a dotted path names, and anything else as it is: a host's name has dots as well."""
     if not isinstance(path, str) or "." not in path:
         return path
@@ -55,7 +55,7 @@ def callable_at(path: Any) -> Any:
     return found if callable(found) else path
 
 
-def queried(given: Any) -> Any:
+def run_query(given: Any) -> Any:
     """Return what a query of airflow-pydantic's finds: the first by name, because a DAG must not change by itself.
 
     :raises InputError: it finds none.
@@ -71,10 +71,10 @@ def queried(given: Any) -> Any:
 
 
 def _chosen(argument: str, given: Any) -> Any:
-    found = queried(given)
+    found = run_query(given)
     if _is_function(found):
         try:
-            found = queried(found())
+            found = run_query(found())
         except InputError:
             raise
         except Exception as error:

@@ -120,7 +120,7 @@ class Pipeline(DependencyMixin):
             leaf.set_downstream(other, edge_modifier)
 
 
-def in_order(*tasks: Any) -> None:
+def chain_in_order(*tasks: Any) -> None:
     """Chain tasks, each behind the one before."""
     for before, after in pairwise(tasks):
         before >> after

@@ -15,7 +15,7 @@ from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger
-from deferrable_ops.triggers.supervisor.configuration import is_remote, seal_configuration, step_timeout
+from deferrable_ops.triggers.supervisor.configuration import is_remote, serialize_configuration, step_timeout
 from deferrable_ops.triggers.supervisor.gate_triggers import (
     SupervisorAlarmTrigger,
     SupervisorSwitchTrigger,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ALONE = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
 
 
-def pinned_because(cfg: SupervisorAirflowConfiguration) -> str | None:
+def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
     """Return why a task must start on a worker so that it reaches the right triggerer; None where it need not."""
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
@@ -68,17 +68,17 @@ class SupervisorStepOperator(TriggererOperator):
         kwargs.setdefault("timeout", step_timeout(cfg, step))
         super().__init__(**kwargs)
         self.step = step
-        self.configuration = seal_configuration(cfg)
+        self.configuration = serialize_configuration(cfg)
         self.check_task_id = check_task_id
         self.rules = rules
         self.gate_task_id = gate_task_id
         self.skip_because = skip_because
-        self._pinned_because = pinned_because(cfg)
+        self._queue_reason = queue_reason(cfg)
 
     @property
     def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return self._pinned_because or super().worker_start_reason
+        return self._queue_reason or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
         """Defer the task to its trigger.
@@ -110,13 +110,13 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
             "trigger_rule": "all_success",
         }
         super().__init__(python_callable="", **{**declared, **kwargs})
-        self.configuration = seal_configuration(cfg)
-        self._pinned_because = pinned_because(cfg)
+        self.configuration = serialize_configuration(cfg)
+        self._queue_reason = queue_reason(cfg)
 
     @property
     def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return self._pinned_because or super().worker_start_reason
+        return self._queue_reason or super().worker_start_reason
 
     def _take_check(self, given: Any) -> None:
         # The trigger knows how to look at programs; nothing else is called.

@@ -16,14 +16,14 @@ from deferrable_ops.operators.supervisor.arguments import (
     REMOTE_ARGUMENTS,
     STARTS,
     STOPS,
-    arguments_of_tasks,
-    given_configuration,
-    given_steps,
-    placed_configuration,
-    remote_configuration,
+    override_remote,
+    parse_configuration,
+    parse_steps,
+    split_task_arguments,
+    with_working_dir,
 )
 from deferrable_ops.operators.supervisor.hosts import host_name, port_number
-from deferrable_ops.operators.supervisor.pipeline import Pipeline, in_order
+from deferrable_ops.operators.supervisor.pipeline import Pipeline, chain_in_order
 from deferrable_ops.operators.supervisor.steps import (
     SupervisorAlarm,
     SupervisorCheckOperator,
@@ -74,10 +74,10 @@ class Supervisor(Pipeline):
             )
         self.dag = found
         self.name = name or found.dag_id
-        given = given_configuration(self.configuration_class, cfg)
-        super().__init__(placed_configuration(given, found, self.name, kwargs.get("task_group")))
-        self._steps = given_steps(steps or {})
-        self._arguments, self._of_the_first = arguments_of_tasks(kwargs, self.cfg.pool)
+        given = parse_configuration(self.configuration_class, cfg)
+        super().__init__(with_working_dir(given, found, self.name, kwargs.get("task_group")))
+        self._steps = parse_steps(steps or {})
+        self._arguments, self._of_the_first = split_task_arguments(kwargs, self.cfg.pool)
         self.setup_dag()
         self._make_tasks()
         self._chain()
@@ -167,12 +167,12 @@ class Supervisor(Pipeline):
         check = self.check_programs
         starts = [self.task_of(step) for step in STARTS]
         stops = [self.task_of(step) for step in STOPS]
-        in_order(*starts, check)
+        chain_in_order(*starts, check)
         check.retrigger_fail >> self.restart_programs
         branches = [check.stop_pass, check.stop_fail, check.retrigger_pass, check.retrigger_fail]
         branches >> self.teardown
-        in_order(self.teardown, *stops)
-        in_order(self.task_of("force-kill-dag"), self.force_kill)
+        chain_in_order(self.teardown, *stops)
+        chain_in_order(self.task_of("force-kill-dag"), self.force_kill)
         [*starts, self.restart_programs, *stops] >> self.task_of("check-config-failed")
 
 
@@ -200,6 +200,6 @@ class SupervisorSSH(Supervisor):
         port: Any = None,
         **kwargs: Any,
     ) -> None:
-        given = given_configuration(self.configuration_class, cfg)
+        given = parse_configuration(self.configuration_class, cfg)
         own = {name: kwargs.pop(name) for name in REMOTE_ARGUMENTS if name in kwargs}
-        super().__init__(dag, remote_configuration(given, host_name(host), port_number(port), own), **kwargs)
+        super().__init__(dag, override_remote(given, host_name(host), port_number(port), own), **kwargs)

@@ -15,12 +15,12 @@ from deferrable_ops.outcome import Failure, Outcome, Skip
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
-from deferrable_ops.triggers.supervisor.configuration import is_remote, open_configuration
-from deferrable_ops.triggers.supervisor.host import reach
-from deferrable_ops.triggers.supervisor.steps import lives_elsewhere
+from deferrable_ops.triggers.supervisor.configuration import is_remote, load_configuration
+from deferrable_ops.triggers.supervisor.host import open_host
+from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
-from deferrable_ops.triggers.supervisor.watch.programs import Programs, read_processes
-from deferrable_ops.triggers.supervisor.watch.saved_state import Kept, kept_of
+from deferrable_ops.triggers.supervisor.watch.program_watcher import Programs, parse_processes
+from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
 from deferrable_ops.upstreams.backoff import Backoff
 
 _RESULTS: Final[dict[Action | None, CheckResult]] = {
@@ -34,7 +34,7 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
     """Watches the programs of a supervisord, until they, a limit or the timeout end that.
 
-    :param configuration: what ``supervisor_configuration.seal_configuration`` made.
+    :param configuration: what ``supervisor_configuration.serialize_configuration`` made.
     :param rules: what :meth:`Rules.as_json` wrote; how often supervisord is asked is in the configuration.
     :param soft_fail: a timeout skips the task.
     :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler
@@ -55,16 +55,16 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         :raises InputError: it is wrong.
         :raises ConfigurationError: it cannot be decrypted.
         """
-        open_configuration(self.configuration)
+        load_configuration(self.configuration)
 
     @property
     def cancellable(self) -> bool:
         """Whether a user who ends this task ends the programs."""
-        return open_configuration(self.configuration).stop_on_exit
+        return load_configuration(self.configuration).stop_on_exit
 
     async def cancel(self, wait: Wait) -> None:
         """Stop programs and supervisord where a user ended the task, and ``stop_on_exit`` says so."""
-        await tear_down_if_killed(self.inbox, wait, open_configuration(self.configuration), self.log)
+        await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
 
     async def poll(self) -> Outcome:
         """Look again and again, and return how that ends."""
@@ -81,19 +81,19 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         return self.end(ended)
 
     async def _watched(self, judge: Watch) -> Outcome:
-        config = open_configuration(self.configuration)
-        async with reach(config, self.log) as site:
+        config = load_configuration(self.configuration)
+        async with open_host(config, self.log) as host:
             if not is_remote(config):
-                elsewhere = await lives_elsewhere(self.inbox, config, await site.machine.identity())
+                elsewhere = await wrong_host_reason(self.inbox, config, await host.machine.identity())
                 if elsewhere is not None:
                     return Failure(elsewhere, retryable=False)
             interval = config.check_interval.total_seconds()
-            with site.rpc.watch(interval, read_processes) as readings:
+            with host.rpc.watch(interval, parse_processes) as readings:
                 until = f", until {judge.end} at the latest" if judge.end else ""
-                count, name = len(config.programs), site.machine.name
+                count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
-                kept = await kept_of(self.inbox, await self.inbox.waits.get(self.current.id))
-                programs = Programs(site, readings, kept)
+                kept = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
+                programs = Programs(host, readings, kept)
                 return await self._look_on(judge, programs)
 
     async def _look_on(self, judge: Watch, programs: Programs) -> Outcome:
@@ -111,7 +111,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 case action:
                     outcome = judge.take(_RESULTS[action], _now())
             await (programs.forward_output() if outcome is None else programs.finish_output())
-            # Kept before it is acted on: whoever goes on after a restart must know of a pause that was begun.
+            # SavedState before it is acted on: whoever goes on after a restart must know of a pause that was begun.
             if (judge.state, programs.kept) != kept:
                 kept = judge.state, programs.kept
                 await self._keep(*kept)
@@ -123,7 +123,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         await self._keep(judge.state, programs.kept)
         return self.end(ended)
 
-    async def _keep(self, health: dict[str, Any], seen: Kept) -> None:
+    async def _keep(self, health: dict[str, Any], seen: SavedState) -> None:
         await self.inbox.waits.save_progress(self.current.id, health | seen.to_json())
 
 

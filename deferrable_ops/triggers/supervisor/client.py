@@ -8,7 +8,7 @@ from typing import Any
 from deferrable_ops.inbox.large_values import run
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.triggers.supervisor.host import reach
+from deferrable_ops.triggers.supervisor.host import open_host
 
 log = logging.getLogger(__name__)
 
@@ -40,5 +40,5 @@ class SupervisorClient:
         return [Process.from_info(info) for info in self.call("supervisor.getAllProcessInfo")]
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        async with reach(self._cfg, log) as site:
-            return await site.rpc.call(method, *arguments)
+        async with open_host(self._cfg, log) as host:
+            return await host.rpc.call(method, *arguments)

@@ -11,7 +11,7 @@ from deferrable_ops.high_availability.check_evaluator import Rules, Watch
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
-from deferrable_ops.triggers.supervisor.configuration import daemon_name, open_configuration
+from deferrable_ops.triggers.supervisor.configuration import daemon_name, load_configuration
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 
 _STARTS: Final = frozenset({"configure-supervisor", "start-supervisor", "start-programs"})
@@ -93,7 +93,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
     async def _taken_over_since(self, ended_at: float) -> Skip | None:
         """Return that another run of the DAG uses supervisord by now, where a user cleared an earlier one's task."""
         own = self.current.attempt
-        claimed = await self.inbox.daemons.find(daemon_name(open_configuration(self.configuration)))
+        claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:
             return None
         using = await self.inbox.waits.find(

@@ -64,13 +64,13 @@ _STOPS: Final = frozenset({"restart-programs", "start-programs", "stop-programs"
 _STARTS: Final = frozenset({"restart-programs", "start-programs"})
 
 
-def seal_configuration(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a configuration as text that :func:`open_configuration` reads: the same text for the same configuration.
+def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
+    """Return a configuration as text that :func:`load_configuration` reads: the same text for the same configuration.
 
     :raises ConfigurationError: it holds a password, and there is no key to encrypt it with.
     :raises InputError: it cannot be rendered, or nobody could log in with what it holds.
     """
-    address_of(cfg, cfg.socket_path)
+    supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
     kind = next(kind for kind, of_kind in reversed(_KINDS.items()) if isinstance(cfg, of_kind))
     text = json.dumps({"kind": kind, "configuration": cfg.with_secrets()}, sort_keys=True)
@@ -88,7 +88,7 @@ def seal_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 @lru_cache(maxsize=256)  # hundreds of triggers are given the same
-def open_configuration(text: str) -> SupervisorAirflowConfiguration:
+def load_configuration(text: str) -> SupervisorAirflowConfiguration:
     """Return the configuration that was sealed; one for SSH is a SupervisorSSHAirflowConfiguration.
 
     :raises ConfigurationError: it was sealed with another key.
@@ -102,7 +102,7 @@ def open_configuration(text: str) -> SupervisorAirflowConfiguration:
         raise InputError(f"configuration: {error}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            "configuration is not what seal_configuration() returns; use an operator, or call it"
+            "configuration is not what serialize_configuration() returns; use an operator, or call it"
         ) from None
 
 
@@ -111,7 +111,7 @@ def is_remote(cfg: SupervisorAirflowConfiguration) -> bool:
     return isinstance(cfg, SupervisorSSHAirflowConfiguration)
 
 
-def where_of(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
+def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
     """Return the machine on which its supervisord runs."""
     if not isinstance(cfg, SupervisorSSHAirflowConfiguration):
         return MachineAddress()
@@ -126,7 +126,7 @@ def where_of(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
     )
 
 
-def address_of(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
+def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
     """Return how its supervisord answers.
 
     :param socket: the path on this host that reaches its socket.
@@ -142,7 +142,7 @@ def address_of(cfg: SupervisorAirflowConfiguration, socket: Path) -> Supervisord
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
     """Return what the inbox calls its supervisord: ``/the/working_dir``, or ``connection:/the/working_dir``."""
-    where = where_of(cfg)
+    where = machine_address(cfg)
     if where.ssh_conn_id is None:
         return str(cfg.working_dir)
     host = f"@{where.remote_host}" if where.remote_host else ""
@@ -177,7 +177,7 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: Step) -> float:
     return seconds
 
 
-def without_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
+def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
     """Return a text with the values that the configuration hides taken out of it.
 
     They are found as they are, as supervisord's file holds them, as Python shows either, and where a text that was cut

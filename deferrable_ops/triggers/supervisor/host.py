@@ -12,7 +12,7 @@ from typing import Any, Final
 from deferrable_ops.exceptions import DeferrableOpsError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.triggers.supervisor.configuration import address_of, where_of
+from deferrable_ops.triggers.supervisor.configuration import machine_address, supervisord_address
 from deferrable_ops.upstreams.machine.machine import Machine
 from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord, use_supervisord
@@ -25,7 +25,7 @@ SHUTTING_DOWN: Final = 6
 
 _NOWHERE: Final = Path(os.devnull) / "no-supervisord"  # no socket can be there
 
-POLL: Final = 0.5
+POLL_SECONDS: Final = 0.5
 """Seconds between two looks at something that takes its time."""
 
 
@@ -44,7 +44,7 @@ class ShuttingDown(SupervisordUnavailable):
     """A supervisord stops its programs, and then itself. It answers nothing any more but that."""
 
 
-def meaning_of(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
+def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
     """Return what to raise where supervisord refuses something."""
     return ShuttingDown("supervisord is shutting down") if refused.code == SHUTTING_DOWN else refused
 
@@ -69,7 +69,7 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SupervisorHost:
     """A supervisord's place.
 
     :param rpc: reaches it, when it is there.
@@ -116,7 +116,7 @@ class Site:
             return None
         for answer in (state, pid):
             if isinstance(answer, SupervisordRefused):
-                raise meaning_of(answer)
+                raise classify_refusal(answer)
         return Daemon(int(pid), int(state["statecode"]))
 
     async def processes(self) -> list[Process]:
@@ -127,30 +127,30 @@ class Site:
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
         except SupervisordRefused as refused:
-            raise meaning_of(refused) from None
+            raise classify_refusal(refused) from None
 
 
 async def missing_of(cfg: SupervisorAirflowConfiguration, machine: Machine) -> list[Path]:
-    """Return the directories that are missing; see :meth:`Site.check_place`."""
+    """Return the directories that are missing; see :meth:`SupervisorHost.check_place`."""
     assert cfg.working_dir is not None
     folders = sorted({cfg.working_dir, cfg.socket_path.parent, cfg.config_path.parent})
     return [folder for folder in folders if not await machine.check_directory(folder)]
 
 
 @asynccontextmanager
-async def reach(
+async def open_host(
     cfg: SupervisorAirflowConfiguration, log: Any, check: Callable[[], Awaitable[object]] = _allow
-) -> AsyncIterator[Site]:
+) -> AsyncIterator[SupervisorHost]:
     """Go to the place of a configuration's supervisord, whether or not one runs there.
 
-    :param check: see :class:`Site`; by default whoever comes may change what is there.
+    :param check: see :class:`SupervisorHost`; by default whoever comes may change what is there.
 
     :raises MachineUnavailable: the machine cannot be reached now.
     :raises MachineRefused: it will not let us in, or a directory there may be another user's.
     """
-    async with use_machine(where_of(cfg)) as machine:
+    async with use_machine(machine_address(cfg)) as machine:
         # Where a directory is missing there is no supervisord of ours, and whoever makes it now is not asked.
         is_there = not await missing_of(cfg, machine)
         socket = await machine.socket(cfg.socket_path) if is_there else _NOWHERE
-        async with use_supervisord(address_of(cfg, socket)) as rpc:
-            yield Site(cfg, machine, rpc, log, check)
+        async with use_supervisord(supervisord_address(cfg, socket)) as rpc:
+            yield SupervisorHost(cfg, machine, rpc, log, check)

@@ -18,8 +18,8 @@ from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
-from deferrable_ops.triggers.supervisor.configuration import STEPS, open_configuration
-from deferrable_ops.triggers.supervisor.host import StepFailed, reach
+from deferrable_ops.triggers.supervisor.configuration import STEPS, load_configuration
+from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
 from deferrable_ops.triggers.supervisor.steps import Steps
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
 from deferrable_ops.upstreams.backoff import Backoff
@@ -34,7 +34,7 @@ class SupervisorStepTrigger(TaskTrigger):
     """Takes one step with a supervisord. Repeated at any moment, also while another does the same, it does no harm.
 
     :param step: one of ``supervisor_configuration.STEPS``.
-    :param configuration: what ``supervisor_configuration.seal_configuration`` made.
+    :param configuration: what ``supervisor_configuration.serialize_configuration`` made.
     :param check_task_id: the task that watches the programs: by its name a DAG run tells that it was retriggered.
     :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler
         did, because Airflow tells then. Only ``start-programs`` needs it.
@@ -74,7 +74,7 @@ class SupervisorStepTrigger(TaskTrigger):
         """
         if self.step not in STEPS:
             raise InputError(f"step={self.step!r} is none; give one of {', '.join(STEPS)}")
-        open_configuration(self.configuration)
+        load_configuration(self.configuration)
 
     async def wait(self) -> Outcome:
         """Take the step, and return what it found and did."""
@@ -112,8 +112,8 @@ class SupervisorStepTrigger(TaskTrigger):
 
     async def _take(self, claim: Claim) -> dict[str, Any]:
         restart = self.step == "start-programs" and self._restarts()
-        async with reach(self._cfg, self.log, claim.check) as site:
-            return await Steps(site, self.inbox, self.current, restart=restart).take(self.step)
+        async with open_host(self._cfg, self.log, claim.check) as host:
+            return await Steps(host, self.inbox, self.current, restart=restart).take(self.step)
 
     async def _outcome_of_another(self) -> Outcome:
         """Return what came of it where another triggerer has taken the step, or the wait is settled."""
@@ -130,4 +130,4 @@ class SupervisorStepTrigger(TaskTrigger):
 
     @property
     def _cfg(self) -> SupervisorAirflowConfiguration:
-        return open_configuration(self.configuration)
+        return load_configuration(self.configuration)

@@ -10,8 +10,8 @@ from deferrable_ops.inbox.waits.launches import ClaimLost
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.dag_run import states_of_tasks
 from deferrable_ops.triggers.supervisor.configuration import daemon_name
-from deferrable_ops.triggers.supervisor.host import reach
-from deferrable_ops.triggers.supervisor.steps import Steps, lives_elsewhere
+from deferrable_ops.triggers.supervisor.host import open_host
+from deferrable_ops.triggers.supervisor.steps import Steps, wrong_host_reason
 
 
 async def tear_down_if_killed(
@@ -39,10 +39,10 @@ async def tear_down_if_killed(
 
     if not await is_used():
         return
-    async with reach(cfg, log, check) as site:
-        if (elsewhere := await lives_elsewhere(inbox, cfg, await site.machine.identity())) is not None:
+    async with open_host(cfg, log, check) as host:
+        if (elsewhere := await wrong_host_reason(inbox, cfg, await host.machine.identity())) is not None:
             raise MachineUnavailable(elsewhere)
-        steps = Steps(site, inbox, wait)
+        steps = Steps(host, inbox, wait)
         await steps.take("stop-supervisor")
         if cfg.cleanup:
             await steps.take("unconfigure-supervisor")

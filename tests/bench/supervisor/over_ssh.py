@@ -14,7 +14,7 @@ from bench.common.figures import Figure
 from bench.common.processes import Child
 from bench.supervisor.daemons import Daemons, running
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 from real_sshd import RealSshd, SshdMissing
 
 
@@ -54,7 +54,7 @@ def _figure(setting: Setting, plan: _Plan, sshd: RealSshd, daemons: Daemons) -> 
         "AIRFLOW_CONN_BENCH": sshd.connection(),
     }
     sealed = [
-        seal_configuration(
+        serialize_configuration(
             SupervisorSSHAirflowConfiguration(
                 **config.with_secrets() | {"ssh_operator_args": {"ssh_conn_id": "bench"}}
             )

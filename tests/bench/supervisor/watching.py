@@ -19,7 +19,7 @@ from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from bench.common.processes import Child
 from bench.supervisor.daemons import Daemons, running
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _ours(setting: Setting, plan: _Plan, daemons: Daemons) -> _Ours:
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
         "AIRFLOW__DEFERRABLE_OPS__INBOX_URL": setting.databases[0].create(),
     }
-    sealed = [seal_configuration(config) for config in daemons.configs]
+    sealed = [serialize_configuration(config) for config in daemons.configs]
     seconds = plan.intervals * plan.interval
     with Child("bench.supervisor.triggerer", environment, output=setting.output) as ours:
         ours.ask("watch", sealed)  # one of each, so that everything is imported

@@ -20,7 +20,7 @@ from deferrable_ops.inbox import Attempt
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.supervisor import host as supervisor_host
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import Identity
@@ -71,7 +71,7 @@ class Place:
         self, step: str, cfg: SupervisorAirflowConfiguration, attempt: Attempt | None = None, **kwargs: Any
     ) -> Run:
         kwargs = {"timeout": 60.0, **kwargs}
-        trigger = SupervisorStepTrigger(step=step, configuration=seal_configuration(cfg), **kwargs)
+        trigger = SupervisorStepTrigger(step=step, configuration=serialize_configuration(cfg), **kwargs)
         return self.runs.start(trigger, attempt)
 
     async def take(self, cfg: SupervisorAirflowConfiguration, *steps: str, **kwargs: Any) -> dict[str, Any]:

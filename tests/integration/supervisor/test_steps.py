@@ -28,9 +28,9 @@ from unit.triggers.support import new_attempt
 from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outcome import Success
-from deferrable_ops.triggers.supervisor.configuration import daemon_name, seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import daemon_name, serialize_configuration
 from deferrable_ops.triggers.supervisor.daemon.daemon import adopt_or_start
-from deferrable_ops.triggers.supervisor.host import reach
+from deferrable_ops.triggers.supervisor.host import open_host
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -38,11 +38,11 @@ log = logging.getLogger("task")
 
 STARTER = """
 import asyncio, logging, os, signal, sys
-from deferrable_ops.triggers.supervisor.configuration import open_configuration
+from deferrable_ops.triggers.supervisor.configuration import load_configuration
 from deferrable_ops.triggers.supervisor.daemon.daemon import adopt_or_start
-from deferrable_ops.triggers.supervisor.host import reach
+from deferrable_ops.triggers.supervisor.host import open_host
 async def main():
-    async with reach(open_configuration(sys.stdin.read()), logging.getLogger()) as site:
+    async with open_host(load_configuration(sys.stdin.read()), logging.getLogger()) as site:
         await adopt_or_start(site)
         os.killpg(0, signal.SIGKILL)
 asyncio.run(main())
@@ -86,7 +86,7 @@ async def test_of_twenty_starts_at_once_one_starts_it_although_a_stale_socket_is
     assert cfg.socket_path.exists()
 
     async def start() -> tuple[int, bool]:
-        async with reach(cfg, log) as site:
+        async with open_host(cfg, log) as site:
             daemon, started = await adopt_or_start(site)
             return daemon.pid, started
 
@@ -110,7 +110,7 @@ async def test_daemon_outlives_the_process_that_started_it_and_its_group(place: 
     starter = await asyncio.create_subprocess_exec(
         sys.executable, "-c", STARTER, stdin=subprocess.PIPE, start_new_session=True
     )
-    await starter.communicate(seal_configuration(cfg).encode())
+    await starter.communicate(serialize_configuration(cfg).encode())
     assert starter.returncode == -signal.SIGKILL
     (daemon,) = place.daemons()
     told = await place.take(cfg, "start-supervisor")
@@ -151,7 +151,7 @@ async def test_half_written_file_is_told_without_its_password_and_made_whole(
     await place.take(cfg, *BEGIN)
     assert len(place.processes()) == 2
     assert "hunter2" not in failed.reason + caplog.text
-    assert "hunter2" not in seal_configuration(cfg)
+    assert "hunter2" not in serialize_configuration(cfg)
 
 
 async def test_step_that_is_cut_off_between_any_two_actions_comes_to_the_same(

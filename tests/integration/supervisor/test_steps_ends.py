@@ -22,7 +22,7 @@ from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.lifecycle.cancellation import stop_due_work
 from deferrable_ops.triggers.supervisor.daemon import daemon as daemon_daemon
 from deferrable_ops.triggers.supervisor.daemon import programs as daemon_programs
-from deferrable_ops.triggers.supervisor.host import POLL
+from deferrable_ops.triggers.supervisor.host import POLL_SECONDS
 from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 pytest.importorskip("supervisor.supervisord")
@@ -33,7 +33,7 @@ STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IG
 async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothing_waits(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_programs, "POLL", POLL)
+    monkeypatch.setattr(daemon_programs, "POLL_SECONDS", POLL_SECONDS)
     cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 2}})
     await place.take(cfg, *BEGIN)
     asked: list[str] = []
@@ -54,7 +54,7 @@ async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothi
     assert isinstance(await run.outcome(), Success)
     assert 1.5 < loop.time() - began < 5
     assert longest < 1, "the stop held up everything else"
-    assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / POLL + 2
+    assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / POLL_SECONDS + 2
     assert len(asked) <= asked.count("supervisor.getAllProcessInfo") + 3
     assert place.processes() == []
 

@@ -19,7 +19,7 @@ from integration.supervisor.support import BEGIN, END, Place
 
 from deferrable_ops.exceptions import MachineRefused, SupervisordUnavailable
 from deferrable_ops.triggers.supervisor.client import SupervisorClient
-from deferrable_ops.triggers.supervisor.host import reach
+from deferrable_ops.triggers.supervisor.host import open_host
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -71,7 +71,7 @@ async def test_socket_and_file_in_a_directory_for_everybody_are_refused(place: P
 async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> None:
     cfg = place.cfg()
     assert cfg.working_dir is not None
-    async with reach(cfg, log) as site:
+    async with open_host(cfg, log) as site:
         assert await site.check_place() == [cfg.working_dir]
         cfg.working_dir.mkdir(mode=0o700)
         async with listening(cfg.socket_path) as told:

@@ -21,7 +21,7 @@ from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -54,7 +54,7 @@ def watching(found: Daemon, **changes: Any) -> SupervisorCheckTrigger:
         cfg = type(cfg)(**cfg.with_secrets() | changes)
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(
-        configuration=seal_configuration(cfg), rules=Rules().as_json(), run_facts=run.as_json()
+        configuration=serialize_configuration(cfg), rules=Rules().as_json(), run_facts=run.as_json()
     )
 
 

@@ -12,14 +12,16 @@ from weakref import WeakKeyDictionary
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
-from deferrable_ops.supervisord.processes import Process, Verdict
+from deferrable_ops.supervisord.processes import ALIVE, Process, Verdict
 from deferrable_ops.triggers.supervisor.configuration import step_timeout
-from deferrable_ops.triggers.supervisor.host import Site, meaning_of
+from deferrable_ops.triggers.supervisor.host import POLL_SECONDS, StepFailed, SupervisorHost, classify_refusal
 from deferrable_ops.upstreams.machine.machine import Machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 _CANNOT_REREAD: Final = 92  # the faults of supervisor's xmlrpc.py
 _STILL_RUNNING: Final = 91
+_ALREADY_ADDED: Final = 90
+_BAD_NAME: Final = 10
 _ASK_AGAIN_AFTER: Final = 0.2
 _NO_SOONER: Final = 60.0  # a program that crashes is started again all the time
 
@@ -76,17 +78,17 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
     """Return how a supervisord differs from its configuration. What is configured of the daemon itself is compared in
     the file alone: it counts from the daemon's next start.
     """
-    other_file = not await holds(machine, config.config_path, config.to_cfg().encode())
+    other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
         ((added, changed, removed),) = await client.call("supervisor.reloadConfig")
     except SupervisordRefused as refused:
         if refused.code != _CANNOT_REREAD:
-            raise meaning_of(refused) from None
+            raise classify_refusal(refused) from None
         return Drift(other_file, unreadable=True)
     return Drift(other_file, False, tuple(added), tuple(changed), tuple(removed))
 
 
-async def holds(machine: Machine, path: Path, wanted: bytes) -> bool:
+async def file_equals(machine: Machine, path: Path, wanted: bytes) -> bool:
     """Return whether a file holds exactly this. However large it is, no more of it is read than that takes."""
     return await machine.read(path, 0, len(wanted) + 1) == wanted
 
@@ -144,15 +146,65 @@ async def _remove(client: Supervisord, groups: Sequence[str], within: float) -> 
         raise SupervisordUnavailable(f"{', '.join(left)} did not stop within {within:g} s") from None
 
 
+async def update_groups(host: SupervisorHost) -> Drift:
+    """Let supervisord take over what its file says of groups in which nothing runs; return how it still differs.
+
+    What runs with another configuration is left alone, unless ``drift`` is apply: then it is stopped and replaced.
+
+    :raises StepFailed: it cannot read its file; or something runs with another configuration, and ``drift`` is fail.
+    """
+    drift = await _replaced(host, await find_drift(host.cfg, host.machine, host.rpc))
+    if drift.unreadable:
+        raise StepFailed("supervisord cannot read its file; clear the task configure-supervisor")
+    if not (drift.changed or drift.removed):
+        return drift
+    if host.cfg.drift == "fail":
+        raise StepFailed(
+            f"supervisord runs another configuration than this task's: {drift}. Stop it, or set drift='apply'",
+            retryable=False,
+        )
+    if host.cfg.drift == "warn":
+        host.log.warning("supervisord runs another configuration than this task's: %s", drift)
+        return drift
+    groups = (*drift.changed, *drift.removed)
+    await host.check()
+    host.log.info("Stopping what runs with another configuration: %s", ", ".join(groups))
+    await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
+    while drift.changed or drift.removed:
+        await asyncio.sleep(POLL_SECONDS)
+        drift = await _replaced(host, drift)
+    return drift
+
+
+async def _replaced(host: SupervisorHost, drift: Drift) -> Drift:
+    """Replace the groups in which nothing runs, and return the differences that stay."""
+    alive = {process.group for process in await host.processes() if process.state in ALIVE}
+    idle = [group for group in (*drift.changed, *drift.removed) if group not in alive]
+    fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
+    calls = [("supervisor.removeProcessGroup", (group,)) for group in idle]
+    calls += [("supervisor.addProcessGroup", (group,)) for group in fresh]
+    if calls:
+        await host.check()
+    for answer in await host.rpc.multicall(calls) if calls else ():
+        if isinstance(answer, SupervisordRefused) and answer.code not in (_ALREADY_ADDED, _BAD_NAME):
+            raise StepFailed(str(answer))
+    return replace(
+        drift,
+        added=(),
+        changed=tuple(group for group in drift.changed if group in alive),
+        removed=tuple(group for group in drift.removed if group in alive),
+    )
+
+
 class DriftWatch:
     """Looks for drift when the watching begins, and when processes came, went or were started again since."""
 
-    def __init__(self, site: Site) -> None:
-        self._config = site.cfg
-        self._machine = site.machine
-        self._client = site.rpc
-        self._log = site.log
-        self._changes = _changes.setdefault(site.rpc, _Changes())
+    def __init__(self, host: SupervisorHost) -> None:
+        self._config = host.cfg
+        self._machine = host.machine
+        self._client = host.rpc
+        self._log = host.log
+        self._changes = _changes.setdefault(host.rpc, _Changes())
         self._known_changes = self._changes.count
         self._starts: dict[str, int] | None = None
         self._not_before = 0.0

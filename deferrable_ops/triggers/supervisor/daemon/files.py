@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deferrable_ops.triggers.supervisor.daemon.drift import holds
-from deferrable_ops.triggers.supervisor.daemon.processes import KEEP_LOCK, daemons, without_daemon
-from deferrable_ops.triggers.supervisor.host import LOCK, Site, StepFailed
+from deferrable_ops.triggers.supervisor.daemon.drift import file_equals
+from deferrable_ops.triggers.supervisor.daemon.processes import KEEP_LOCK, find_daemons, run_without_daemon
+from deferrable_ops.triggers.supervisor.host import LOCK, StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
 _MARK: Final = ".deferrable_ops"
@@ -34,64 +34,64 @@ done
 _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
-async def configure(site: Site) -> bool:
+async def configure(host: SupervisorHost) -> bool:
     """Make the directories and write the file, unless it is there already; return whether it was written.
 
     :raises MachineRefused: a directory is another user's, or a link.
     """
-    folders = site.cfg.directories
-    statuses, marks = await _looked_at(site, folders)
+    folders = host.cfg.directories
+    statuses, marks = await _looked_at(host, folders)
     ours: list[Path] = []
-    await site.check()
+    await host.check()
     for folder, status, mark in zip(folders, statuses, marks, strict=True):
         if any(folder.is_relative_to(parent) for parent in ours):
-            await site.machine.make_directory(folder)
+            await host.machine.make_directory(folder)
             continue
-        is_ours = mark is not None or status is None or await _holds_only(site, folder, "", LOCK)
-        await site.machine.make_directory(folder)
+        is_ours = mark is not None or status is None or await _holds_only(host, folder, "", LOCK)
+        await host.machine.make_directory(folder)
         if is_ours:
             ours.append(folder)
         if is_ours and mark is None:
-            await site.machine.write(folder / _MARK, _MARKED)
-    file = site.cfg.to_cfg().encode()
-    if await holds(site.machine, site.cfg.config_path, file):
+            await host.machine.write(folder / _MARK, _MARKED)
+    file = host.cfg.to_cfg().encode()
+    if await file_equals(host.machine, host.cfg.config_path, file):
         return False
-    await site.check()
-    await site.machine.write(site.cfg.config_path, file)
+    await host.check()
+    await host.machine.write(host.cfg.config_path, file)
     return True
 
 
-async def unconfigure(site: Site) -> list[str]:
+async def unconfigure(host: SupervisorHost) -> list[str]:
     """Remove what :func:`configure` and supervisord have made; return the directories that are gone.
 
     :raises StepFailed: supervisord still runs, or something cannot be removed.
     """
-    if await daemons(site):
-        raise StepFailed(_still_runs(site))
-    folders = site.cfg.directories
-    statuses, marks = await _looked_at(site, folders)
+    if await find_daemons(host):
+        raise StepFailed(_still_runs(host))
+    folders = host.cfg.directories
+    statuses, marks = await _looked_at(host, folders)
     ours: list[Path] = []
     for folder, status, mark in zip(folders, statuses, marks, strict=True):
         inside = any(folder.is_relative_to(parent) for parent in ours)
         if status is None or inside:
             continue
         # Somebody who was about to start a supervisord has put the lock back, and so kept the directory.
-        if mark is not None or await _holds_only(site, folder, LOCK):
+        if mark is not None or await _holds_only(host, folder, LOCK):
             ours.append(folder)
     if statuses[0] is None:
         return []
-    elsewhere = [file for file in _own_files(site) if not any(map(file.is_relative_to, ours))]
+    elsewhere = [file for file in _own_files(host) if not any(map(file.is_relative_to, ours))]
     # The daemon's own directory goes last, because the lock is in it.
     removals = [(_REMOVE, elsewhere), (_CLEAR, list(reversed(ours)))]
     for script, paths in removals if folders[0] in ours else reversed(removals):
         if paths:
-            await _script(site, script, paths)
+            await _script(host, script, paths)
     return [str(folder) for folder in ours]
 
 
-def _own_files(site: Site) -> list[Path]:
+def _own_files(host: SupervisorHost) -> list[Path]:
     """Return the files that this library and supervisord make, in a directory that was there before."""
-    cfg, daemon = site.cfg, site.cfg.supervisord
+    cfg, daemon = host.cfg, host.cfg.supervisord
     logs = _rotated(daemon.logfile, daemon.logfile_backups)
     for program in cfg.programs.values():
         numbers = range(program.numprocs_start, program.numprocs_start + program.numprocs)
@@ -99,38 +99,38 @@ def _own_files(site: Site) -> list[Path]:
             (program.stdout_logfile, program.stdout_logfile_backups),
             (program.stderr_logfile, program.stderr_logfile_backups),
         ):
-            if log.is_relative_to(site.folder):
+            if log.is_relative_to(host.folder):
                 names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
                 logs += [file for name in sorted(names) for file in _rotated(Path(name), backups)]
     # The lock's file goes last: whoever takes it next makes it anew, and finds no configuration to start with.
-    return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, site.lock]
+    return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 
 def _rotated(log: Path, backups: int) -> list[Path]:
     return [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, backups + 1))]
 
 
-async def _script(site: Site, script: str, paths: Sequence[Path]) -> None:
-    ended = await without_daemon(site, script, *map(str, paths))
+async def _script(host: SupervisorHost, script: str, paths: Sequence[Path]) -> None:
+    ended = await run_without_daemon(host, script, *map(str, paths))
     if ended is None:
-        raise StepFailed(_still_runs(site))
+        raise StepFailed(_still_runs(host))
     if ended.code != 0:
-        raise StepFailed(f"files cannot be removed on {site.machine.name}: {ended.output.strip()}")
+        raise StepFailed(f"files cannot be removed on {host.machine.name}: {ended.output.strip()}")
 
 
-def _still_runs(site: Site) -> str:
-    return f"supervisord still runs in {site.folder} on {site.machine.name}; stop-supervisor or force-kill ends it"
+def _still_runs(host: SupervisorHost) -> str:
+    return f"supervisord still runs in {host.folder} on {host.machine.name}; stop-supervisor or force-kill ends it"
 
 
 async def _looked_at(
-    site: Site, folders: Sequence[Path]
+    host: SupervisorHost, folders: Sequence[Path]
 ) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
     """Return what each directory is, and its mark."""
-    found = await site.machine.status(*folders, *(folder / _MARK for folder in folders))
+    found = await host.machine.status(*folders, *(folder / _MARK for folder in folders))
     return found[: len(folders)], found[len(folders) :]
 
 
-async def _holds_only(site: Site, folder: Path, *names: str) -> bool:
+async def _holds_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
     """Return whether a directory holds one of these files, and nothing else; "": nothing at all."""
-    ended = await site.machine.run(["ls", "-A", "--", str(folder)], timeout=site.cfg.airflow.command_timeout)
+    ended = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
     return ended.code == 0 and ended.output.strip() in names

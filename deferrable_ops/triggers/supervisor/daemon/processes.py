@@ -15,7 +15,7 @@ from os.path import normpath
 from pathlib import PurePath
 from typing import Final
 
-from deferrable_ops.triggers.supervisor.host import POLL, Site, StepFailed
+from deferrable_ops.triggers.supervisor.host import POLL_SECONDS, StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
@@ -55,35 +55,35 @@ exit 0
 """
 
 
-async def daemons(site: Site) -> list[int]:
+async def find_daemons(host: SupervisorHost) -> list[int]:
     """Return the pids of the supervisords that run with this configuration's file, or are about to: mostly one."""
-    config = str(site.cfg.config_path)
+    config = str(host.cfg.config_path)
     found = []
-    for pid in await _find(site, "zxF", config, "cmdline") or ():
-        command = await site.machine.command_of(pid)
+    for pid in await _find(host, "zxF", config, "cmdline") or ():
+        command = await host.machine.command_of(pid)
         if command is not None and _is_daemon(command, config):
             found.append(pid)
     return found
 
 
-async def runs_daemon(site: Site, pid: int) -> bool:
+async def is_daemon(host: SupervisorHost, pid: int) -> bool:
     """Return whether this process is a supervisord that runs with this configuration's file."""
-    command = await site.machine.command_of(pid)
-    return command is not None and _is_daemon(command, str(site.cfg.config_path))
+    command = await host.machine.command_of(pid)
+    return command is not None and _is_daemon(command, str(host.cfg.config_path))
 
 
-async def signal_daemons(site: Site, signal: str) -> list[int]:
+async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
     """Send them a signal, each as soon as its command line was read; return their pids."""
-    config = str(site.cfg.config_path)
+    config = str(host.cfg.config_path)
     reached = []
-    for pid in await daemons(site):
-        command = await site.machine.command_of(pid)
-        if command is not None and _is_daemon(command, config) and await site.machine.signal(pid, signal):
+    for pid in await find_daemons(host):
+        command = await host.machine.command_of(pid)
+        if command is not None and _is_daemon(command, config) and await host.machine.signal(pid, signal):
             reached.append(pid)
     return reached
 
 
-async def end_left_over(site: Site, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
+async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
     """End what a supervisord that is gone has left running; return the pids. While one runs, nothing is done.
 
     :param sessions: the pids that its daemons had.
@@ -92,60 +92,60 @@ async def end_left_over(site: Site, *, sessions: tuple[int, ...] = (), grace: fl
     ended: set[int] = set()
     kill_at = time.monotonic() + grace
     signal = "TERM" if grace > 0 else "KILL"
-    while (found := await _left_over(site, sessions, signal)) != set():
+    while (found := await _left_over(host, sessions, signal)) != set():
         if (
             found is None
         ):  # somebody holds the lock: a daemon, or for a moment another step, or one that just ended
-            if await daemons(site):
+            if await find_daemons(host):
                 break
         else:
             if not ended:
-                site.log.warning(
+                host.log.warning(
                     "supervisord is gone, and %d processes of its programs are left: they are ended",
                     len(found),
                 )
             ended.update(found)
             signal = "KILL" if time.monotonic() >= kill_at else ""
-        await asyncio.sleep(POLL / 5)
+        await asyncio.sleep(POLL_SECONDS / 5)
     return sorted(ended)
 
 
-async def without_daemon(site: Site, script: str, *arguments: str) -> CommandResult | None:
+async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
     """Run a script that begins with ``KEEP_LOCK``; return what came of it, None where a supervisord runs.
 
     Another step holds the lock for a moment, as a force-kill does beside a teardown: it is waited for.
     """
-    command = ["sh", "-c", script, "sh", str(site.lock), *arguments]
+    command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
-        await site.check()
-        ended = await site.machine.run(command, timeout=site.cfg.airflow.command_timeout)
+        await host.check()
+        ended = await host.machine.run(command, timeout=host.cfg.airflow.command_timeout)
         if ended.code != LOCKED:
             return ended
-        if await daemons(site):
+        if await find_daemons(host):
             return None
-        await asyncio.sleep(POLL / 5)
+        await asyncio.sleep(POLL_SECONDS / 5)
 
 
-async def all_gone(site: Site, pids: list[int], seconds: float) -> bool:
+async def wait_until_gone(host: SupervisorHost, pids: list[int], seconds: float) -> bool:
     """Return whether these processes have ended, for which it waits at most so long."""
     give_up_at = time.monotonic() + seconds
-    before = {pid: await site.machine.command_of(pid) for pid in pids}
+    before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():
-        while command is not None and await site.machine.command_of(pid) == command:
+        while command is not None and await host.machine.command_of(pid) == command:
             if time.monotonic() >= give_up_at:
                 return False
-            await asyncio.sleep(POLL / 5)
+            await asyncio.sleep(POLL_SECONDS / 5)
     return True
 
 
-async def _left_over(site: Site, sessions: tuple[int, ...], signal: str) -> set[int] | None:
+async def _left_over(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
     """Return what is left, to each of which a signal was sent; None when somebody holds the lock."""
     # proc(5): pid (command) state ppid pgrp session; a zombie is left to whoever is its parent now.
-    asked = [("zxF", mark, "environ") for mark in (mark_of(site), _server_url(site))]
+    asked = [("zxF", mark, "environ") for mark in (mark_of(host), _server_url(host))]
     asked += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
     left: set[int] = set()
     for how, pattern, file in asked:
-        found = await _find(site, how, pattern, file, signal, locked=True)
+        found = await _find(host, how, pattern, file, signal, locked=True)
         if found is None:
             return None
         left.update(found)
@@ -153,7 +153,7 @@ async def _left_over(site: Site, sessions: tuple[int, ...], signal: str) -> set[
 
 
 async def _find(
-    site: Site, how: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
+    host: SupervisorHost, how: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
 ) -> list[int] | None:
     """Return the processes of which a file in /proc holds a pattern; None when the lock is needed, and not free.
 
@@ -163,25 +163,25 @@ async def _find(
     """
     script, arguments = _FIND, [how, pattern, file, signal]
     if locked:
-        script, arguments = KEEP_LOCK + _FIND, [str(site.lock), *arguments]
-    ended = await site.machine.run(
-        ["sh", "-c", script, "sh", *arguments], timeout=site.cfg.airflow.command_timeout
+        script, arguments = KEEP_LOCK + _FIND, [str(host.lock), *arguments]
+    ended = await host.machine.run(
+        ["sh", "-c", script, "sh", *arguments], timeout=host.cfg.airflow.command_timeout
     )
     if ended.code == LOCKED:
         return None
     if ended.code != 0:
-        raise StepFailed(f"processes cannot be looked for on {site.machine.name}: {_why(ended.code)}")
+        raise StepFailed(f"processes cannot be looked for on {host.machine.name}: {_why(ended.code)}")
     return [int(line) for line in ended.output.split() if line.isdigit()]
 
 
-def mark_of(site: Site) -> str:
+def mark_of(host: SupervisorHost) -> str:
     """Return the variable of a daemon's environment by which all that it starts is known."""
-    return f"DEFERRABLE_OPS_SUPERVISORD={normpath(site.cfg.socket_path)}"
+    return f"DEFERRABLE_OPS_SUPERVISORD={normpath(host.cfg.socket_path)}"
 
 
-def _server_url(site: Site) -> str:
+def _server_url(host: SupervisorHost) -> str:
     # As supervisord writes it, see its options.py: also one that a user has started by hand.
-    return f"SUPERVISOR_SERVER_URL=unix://{normpath(site.cfg.socket_path)}"
+    return f"SUPERVISOR_SERVER_URL=unix://{normpath(host.cfg.socket_path)}"
 
 
 def _why(code: int) -> str:

@@ -12,9 +12,9 @@ from deferrable_ops.supervisord.log_lines import LogPosition
 from deferrable_ops.supervisord.processes import Process
 from deferrable_ops.supervisord.program_sections import ProgramConfiguration
 from deferrable_ops.triggers.supervisor.configuration import is_remote
-from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_tail import Log, regular
-from deferrable_ops.triggers.supervisor.watch.saved_state import Kept
+from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
 _CHUNKS_A_LOOK: Final = 8  # of all logs together: who writes more is caught up with, look by look
@@ -24,18 +24,18 @@ _MOST_BACKUPS: Final = 100
 _LINES_AT_ONCE: Final = 50  # a few milliseconds of the loop, which all triggers share
 
 
-class ForwardedOutput:
+class LogForwarder:
     """The logs of a configuration's programs, and how far each was copied.
 
     :param kept: how far each was copied before.
     """
 
-    def __init__(self, site: Site, kept: Kept) -> None:
-        self._programs = site.cfg.programs
-        self._chunk = site.cfg.log_chunk_size
-        self._machine = site.machine
-        self._log = site.log
-        self._inodes = not is_remote(site.cfg)  # they are told for nothing
+    def __init__(self, host: SupervisorHost, kept: SavedState) -> None:
+        self._programs = host.cfg.programs
+        self._chunk = host.cfg.log_chunk_size
+        self._machine = host.machine
+        self._log = host.log
+        self._inodes = not is_remote(host.cfg)  # they are told for nothing
         self._kept = {path: LogPosition.from_json(place) for path, place in kept.output.items()}
         self._is_ours = kept.is_ours  # what is gone since then is missed
         self._logs: dict[Path, Log] = {}

@@ -14,7 +14,7 @@ from deferrable_ops.supervisord.crash_loops import CrashHistory
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedState:
     """What is known when the watching begins.
 
     :param histories: of processes, by full name: a pause that lasts must not be taken for an end.
@@ -34,7 +34,7 @@ class Kept:
         return {"programs": histories, "output": dict(self.output)}
 
 
-async def kept_of(inbox: Inbox, wait: Wait) -> Kept:
+async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
     """Return what this attempt has kept; else what is good of the attempt before it, of this DAG run or of another.
 
     Another run may have found a crash loop, and this one has started all programs since; but the logs go on.
@@ -44,14 +44,14 @@ async def kept_of(inbox: Inbox, wait: Wait) -> Kept:
     for before in await inbox.waits.find(_is_the_one_before(wait)):
         if (found := _read(before.progress)) is not None:
             same_run = before.attempt.run_id == wait.attempt.run_id
-            return replace(found, is_retry=True) if same_run else Kept(output=found.output)
-    return Kept()
+            return replace(found, is_retry=True) if same_run else SavedState(output=found.output)
+    return SavedState()
 
 
-def _read(progress: Any) -> Kept | None:
+def _read(progress: Any) -> SavedState | None:
     match progress:
         case {"programs": dict(histories), "output": dict(output)}:
-            return Kept(
+            return SavedState(
                 {name: CrashHistory.from_json(told) for name, told in histories.items()}, output, True
             )
     return None

@@ -20,7 +20,7 @@ from deferrable_ops.operators.supervisor import (
 )
 from deferrable_ops.supervisord.airflow import AirflowConfiguration
 from deferrable_ops.testing import memory_inbox
-from deferrable_ops.triggers.supervisor.configuration import open_configuration, where_of
+from deferrable_ops.triggers.supervisor.configuration import load_configuration, machine_address
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
 PROGRAM = {"test": {"command": "sleep 10"}}
@@ -139,7 +139,7 @@ def test_remote_arguments_replace_the_configurations() -> None:
         environment={"TOKEN": "hunter22"},
         conn_timeout=5,
     )
-    where = where_of(open_configuration(supervisor.start_supervisor.configuration))
+    where = machine_address(load_configuration(supervisor.start_supervisor.configuration))
     assert (where.ssh_conn_id, where.remote_host) == ("other", "b.example.com")
     assert (where.connect_timeout, where.command_timeout) == (5, 63)
     assert where.command_prefix == "source /opt/venv/bin/activate"

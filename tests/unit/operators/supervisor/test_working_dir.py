@@ -24,7 +24,7 @@ from deferrable_ops.operators.supervisor import (
     SupervisorTask,
 )
 from deferrable_ops.supervisord.daemon_sections import LONGEST_SOCKET_PATH
-from deferrable_ops.triggers.supervisor.configuration import open_configuration
+from deferrable_ops.triggers.supervisor.configuration import load_configuration
 
 PROGRAM = {"web": {"command": "sleep 9"}}
 ANOTHER = {**PROGRAM, "db": {"command": "sleep 9"}}
@@ -225,7 +225,7 @@ def test_serialized_twice_it_is_the_same_and_the_trigger_has_the_dags_directory(
             supervisor = Supervisor(cfg={"program": ANOTHER, **GIVEN[1]})
         parses.append(json.dumps(DagSerialization.to_dict(dag), sort_keys=True))
     assert parses[0] == parses[1]
-    opened = open_configuration(supervisor.start_supervisor.configuration)
+    opened = load_configuration(supervisor.start_supervisor.configuration)
     assert opened == supervisor.cfg
     assert opened.working_dir == default("d")
 

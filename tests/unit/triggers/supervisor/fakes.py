@@ -18,8 +18,8 @@ from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
-from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
@@ -84,7 +84,7 @@ class Daemon:
 
 
 class Place:
-    """Where a daemon is, in place of what ``reach`` finds."""
+    """Where a daemon is, in place of what ``open_host`` yields."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -92,10 +92,10 @@ class Place:
         self.failing: list[Exception] = []
 
     @asynccontextmanager
-    async def reach(self, cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[Site]:
+    async def open_host(self, cfg: SupervisorAirflowConfiguration, log: Any) -> AsyncIterator[SupervisorHost]:
         if self.failing:
             raise self.failing.pop(0)
-        yield Site(cfg, self.machine, self.daemon, log)  # type: ignore[arg-type]
+        yield SupervisorHost(cfg, self.machine, self.daemon, log)  # type: ignore[arg-type]
 
 
 def two(folder: Path, **fields: Any) -> SupervisorAirflowConfiguration:
@@ -111,7 +111,7 @@ def watching(cfg: SupervisorAirflowConfiguration, **arguments: Any) -> Superviso
     limits = Limits.of(arguments.pop("runtime", None), None, arguments.pop("maxretrigger", None))
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(
-        configuration=seal_configuration(cfg),
+        configuration=serialize_configuration(cfg),
         rules=Rules(limits, "start_date").as_json(),
         run_facts=run.as_json(),
         **arguments,

@@ -14,9 +14,9 @@ from unit.supervisord.support import process, two_programs
 
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process, ProcessState
-from deferrable_ops.triggers.supervisor.host import Site
-from deferrable_ops.triggers.supervisor.watch.log_forwarding import ForwardedOutput
-from deferrable_ops.triggers.supervisor.watch.saved_state import Kept
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
+from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
+from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
@@ -96,8 +96,8 @@ class Reader:
         config = self._program.config
         if remote:
             config = SupervisorSSHAirflowConfiguration(**config.with_secrets() | remote)
-        site = Site(config, self.machine, None, self._log)  # type: ignore[arg-type]
-        self.output = ForwardedOutput(site, Kept(output=self._state, is_ours=is_ours))
+        site = SupervisorHost(config, self.machine, None, self._log)  # type: ignore[arg-type]
+        self.output = LogForwarder(site, SavedState(output=self._state, is_ours=is_ours))
 
     async def look(self) -> None:
         await self.output.forward(self._program.found)

@@ -18,7 +18,7 @@ from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
-from deferrable_ops.triggers.supervisor.watch import programs as watch_programs
+from deferrable_ops.triggers.supervisor.watch import program_watcher
 
 CRASHES = {"crash_restarts": 2, "crash_window": 60, "crash_delay": 30, "crash_give_up": 1}
 
@@ -31,7 +31,7 @@ def daemon() -> Daemon:
 @pytest.fixture
 def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(daemon)
-    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
 
@@ -117,13 +117,13 @@ async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Da
 async def test_reading_in_which_nothing_has_happened_is_not_judged_again(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged, look = list[Any](), watch_programs.look
+    judged, look = list[Any](), program_watcher.look
 
     def counted(*arguments: Any) -> Any:
         judged.append(arguments)
         return look(*arguments)
 
-    monkeypatch.setattr(watch_programs, "look", counted)
+    monkeypatch.setattr(program_watcher, "look", counted)
     runs.start(watching(two(tmp_path, policy=CRASHES)))
     for _ in range(5):
         await daemon.looked()

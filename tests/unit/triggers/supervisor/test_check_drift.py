@@ -26,7 +26,7 @@ def daemon() -> Daemon:
 @pytest.fixture(autouse=True)
 def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(daemon)
-    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
 

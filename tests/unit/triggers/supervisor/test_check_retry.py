@@ -49,7 +49,7 @@ class Starting(Daemon):
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Starting:
     daemon = Starting()
-    monkeypatch.setattr(check_trigger, "reach", Place(daemon).reach)
+    monkeypatch.setattr(check_trigger, "open_host", Place(daemon).open_host)
     return daemon
 
 

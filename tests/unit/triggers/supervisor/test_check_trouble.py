@@ -32,7 +32,7 @@ def daemon() -> Daemon:
 @pytest.fixture
 def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(daemon)
-    monkeypatch.setattr(check_trigger, "reach", place.reach)
+    monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
 
@@ -148,4 +148,4 @@ async def test_configuration_that_cannot_be_read_fails_the_task(runs: Runs, tmp_
     trigger.configuration = "no configuration"
     outcome = await runs.start(trigger).outcome()
     assert isinstance(outcome, Failure)
-    assert "configuration is not what seal_configuration() returns" in outcome.reason
+    assert "configuration is not what serialize_configuration() returns" in outcome.reason

@@ -15,13 +15,13 @@ from deferrable_ops.supervisord import SupervisorAirflowConfiguration, Superviso
 from deferrable_ops.triggers.supervisor import configuration as supervisor_configuration
 from deferrable_ops.triggers.supervisor.configuration import (
     STEPS,
-    address_of,
     daemon_name,
-    open_configuration,
-    seal_configuration,
+    load_configuration,
+    machine_address,
+    mask_secrets,
+    serialize_configuration,
     step_timeout,
-    where_of,
-    without_secrets,
+    supervisord_address,
 )
 
 KEY, OLD_KEY = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -43,7 +43,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(*keys: str) -> None:
         monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", ",".join(keys))
-        open_configuration.cache_clear()
+        load_configuration.cache_clear()
 
     use(KEY)
     return use
@@ -66,71 +66,71 @@ HIDDEN = {
 @pytest.mark.parametrize("what", HIDDEN)
 def test_secret_is_sealed_and_comes_back(what: str, key: Any) -> None:
     cfg = HIDDEN[what]
-    sealed = seal_configuration(cfg)
+    sealed = serialize_configuration(cfg)
     assert SECRET not in sealed
     assert "TOKEN" not in sealed
-    opened = open_configuration(sealed)
+    opened = load_configuration(sealed)
     assert opened == cfg
     assert type(opened) is type(cfg)
     assert opened.to_cfg() == cfg.to_cfg()
-    assert without_secrets(f"cannot read: {SECRET}!", cfg) == "cannot read: ***!"
+    assert mask_secrets(f"cannot read: {SECRET}!", cfg) == "cannot read: ***!"
 
 
 def test_text_without_secrets_can_be_read(key: Any) -> None:
     cfg = local(check_interval=7, program={"test": {"command": "docker ps --format '{{.ID}}'"}})
-    told = json.loads(seal_configuration(cfg))
+    told = json.loads(serialize_configuration(cfg))
     assert told["configuration"]["program"]["test"]["command"] == "docker ps --format '{{.ID}}'"
-    assert open_configuration(seal_configuration(cfg)) == cfg
+    assert load_configuration(serialize_configuration(cfg)) == cfg
 
 
 def test_same_configuration_is_the_same_text_in_another_process(key: Any) -> None:
     code = (
         "from deferrable_ops.supervisord import SupervisorAirflowConfiguration as C\n"
-        "from deferrable_ops.triggers.supervisor.configuration import seal_configuration\n"
-        "print(seal_configuration(C(working_dir='/srv/s', program={'test': {'command': 'x', 'environment': "
+        "from deferrable_ops.triggers.supervisor.configuration import serialize_configuration\n"
+        "print(serialize_configuration(C(working_dir='/srv/s', program={'test': {'command': 'x', 'environment': "
         f"{{'TOKEN': {SECRET!r}}}}}}})))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert other.splitlines()[-1] == seal_configuration(HIDDEN["a program's variable"])
+    assert other.splitlines()[-1] == serialize_configuration(HIDDEN["a program's variable"])
 
 
 def test_another_configuration_or_key_is_another_text(key: Any) -> None:
-    one = seal_configuration(local(port="*:9001", username="me", password=SECRET))
-    assert seal_configuration(local(port="*:9001", username="me", password=SECRET + "2")) != one
+    one = serialize_configuration(local(port="*:9001", username="me", password=SECRET))
+    assert serialize_configuration(local(port="*:9001", username="me", password=SECRET + "2")) != one
     key(OLD_KEY)
-    assert seal_configuration(local(port="*:9001", username="me", password=SECRET)) != one
+    assert serialize_configuration(local(port="*:9001", username="me", password=SECRET)) != one
 
 
 def test_key_that_is_replaced_opens_what_it_has_sealed_for_as_long_as_it_is_named(key: Any) -> None:
     key(OLD_KEY)
-    sealed = seal_configuration(HIDDEN["password of a port"])
+    sealed = serialize_configuration(HIDDEN["password of a port"])
     key(KEY, OLD_KEY)
-    assert open_configuration(sealed) == HIDDEN["password of a port"]
+    assert load_configuration(sealed) == HIDDEN["password of a port"]
     key(KEY)
     with pytest.raises(ConfigurationError, match="another \\[core\\] fernet_key") as raised:
-        open_configuration(sealed)
+        load_configuration(sealed)
     assert SECRET not in str(raised.value)
 
 
 def test_without_a_key_no_password_is_taken_and_plain_variables_are(key: Any) -> None:
     key("")
     with pytest.raises(ConfigurationError, match="fernet_key is empty"):
-        seal_configuration(HIDDEN["password of a port"])
+        serialize_configuration(HIDDEN["password of a port"])
     cfg = HIDDEN["a program's variable"]
-    assert open_configuration(seal_configuration(cfg)) == cfg
+    assert load_configuration(serialize_configuration(cfg)) == cfg
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kind": "other"}', "sealed:%%%", "sealed:abcd"])
 def test_text_that_is_no_configuration_says_so(text: str, key: Any) -> None:
     with pytest.raises((InputError, ConfigurationError), match="configuration"):
-        open_configuration(text)
+        load_configuration(text)
 
 
 def test_field_that_is_wrong_is_named_without_its_value(key: Any) -> None:
-    told = json.loads(seal_configuration(local()))
+    told = json.loads(serialize_configuration(local()))
     told["configuration"]["airflow"]["password"] = SECRET
     with pytest.raises(InputError) as raised:
-        open_configuration(json.dumps(told))
+        load_configuration(json.dumps(told))
     assert "username" in str(raised.value)
     assert SECRET not in str(raised.value)
 
@@ -142,14 +142,16 @@ def test_what_nobody_could_use_is_refused_when_the_dag_is_parsed(key: Any) -> No
         "password": "{SHA}82ab876d1387bfafe46cc1c8a2ef074eae50cb1d",
     }
     with pytest.raises(InputError, match="password is a hash"):
-        seal_configuration(local(unix_http_server=server))
+        serialize_configuration(local(unix_http_server=server))
 
 
 def test_machine_and_name_follow_from_the_configuration() -> None:
-    assert where_of(local()).ssh_conn_id is None
+    assert machine_address(local()).ssh_conn_id is None
     assert daemon_name(local()) == "/srv/s"
-    assert where_of(remote()).ssh_conn_id == "ssh_default"
-    where = where_of(remote(ssh_conn_id="web", remote_host="web-3", conn_timeout=3, command_prefix="true"))
+    assert machine_address(remote()).ssh_conn_id == "ssh_default"
+    where = machine_address(
+        remote(ssh_conn_id="web", remote_host="web-3", conn_timeout=3, command_prefix="true")
+    )
     assert (where.ssh_conn_id, where.remote_host, where.connect_timeout, where.command_prefix) == (
         "web",
         "web-3",
@@ -158,7 +160,7 @@ def test_machine_and_name_follow_from_the_configuration() -> None:
     )
     assert daemon_name(remote(ssh_conn_id="web", remote_host="web-3")) == "web@web-3:/srv/s"
     assert daemon_name(remote(ssh_conn_id="web")) != daemon_name(remote(ssh_conn_id="db"))
-    address = address_of(HIDDEN["password of the socket"], supervisor_configuration.Path("/tmp/x"))
+    address = supervisord_address(HIDDEN["password of the socket"], supervisor_configuration.Path("/tmp/x"))
     assert (str(address), address.username, address.password) == ("/tmp/x", "me", SECRET)
 
 

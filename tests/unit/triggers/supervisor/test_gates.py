@@ -18,7 +18,7 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers import dag_run
 from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 from deferrable_ops.triggers.supervisor.gate_triggers import (
     SupervisorAlarmTrigger,
     SupervisorSwitchTrigger,
@@ -28,7 +28,7 @@ from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigge
 
 TAKEN = Success({"host": "web-3"})
 NOW = datetime.now(UTC)
-CONFIGURATION = seal_configuration(
+CONFIGURATION = serialize_configuration(
     SupervisorAirflowConfiguration(working_dir="/data/sup", program={"test": {"command": "sleep 10"}})
 )
 

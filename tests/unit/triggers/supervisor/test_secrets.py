@@ -13,9 +13,9 @@ import pytest
 
 from deferrable_ops.exceptions import MachineUnavailable
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
-from deferrable_ops.triggers.supervisor.configuration import without_secrets
+from deferrable_ops.triggers.supervisor.configuration import mask_secrets
 from deferrable_ops.triggers.supervisor.daemon import daemon as daemon_daemon
-from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
@@ -69,12 +69,12 @@ def test_what_supervisord_cannot_expand_is_told_without_what_is_beside_it(
     )
     output = said(config)
     assert "TOKEN=" in output, "supervisord shows all of it"
-    told = without_secrets(output, config)
+    told = mask_secrets(output, config)
     name = "environment" if where == "program" else "supervisord.environment"
     assert told.startswith(f"for '{name}' contains names ('ENV_NOT_THERE') which cannot be expanded.")
     assert "TOKEN=" not in told
     quoted = f"supervisord took longer than 3 s on web, and was killed; it wrote: {output[-8000:]!r}"
-    told = without_secrets(quoted, config)
+    told = mask_secrets(quoted, config)
     assert told.startswith("supervisord took longer than 3 s on web, and was killed; it wrote: ")
     assert "contains names (" in told
     assert "TOKEN=" not in told
@@ -94,7 +94,7 @@ def test_line_that_supervisord_does_not_understand_is_shown_without_the_value(
     )
     assert "TOKEN" in output, "supervisord shows the line"
     for text in (output, f"it wrote: {output!r}"):
-        told = without_secrets(text, config)
+        told = mask_secrets(text, config)
         assert "TOKEN" in told
         assert "***" in told
         for piece in ("s3cr", "secret", "quoted", "off", "spaces", "caf", "break", "NOT_THERE)s%"):
@@ -106,9 +106,9 @@ def test_line_that_supervisord_does_not_understand_is_shown_without_the_value(
 def test_value_is_hidden_in_each_form(tmp_path: Path, value: str, doubled: int) -> None:
     config, form = cfg(tmp_path, value), value.replace("%", "%" * doubled)
     for show in (str, repr, ascii):
-        assert without_secrets(f"<{show(form)[1:-1]}>" if show is not str else f"<{form}>", config) == "<***>"
+        assert mask_secrets(f"<{show(form)[1:-1]}>" if show is not str else f"<{form}>", config) == "<***>"
         quoted, hidden = (show(repr("\"'" + text)) for text in (form, "***"))
-        assert without_secrets(quoted, config) == hidden
+        assert mask_secrets(quoted, config) == hidden
 
 
 @pytest.mark.parametrize("value", SECRETS)
@@ -116,8 +116,8 @@ def test_output_that_begins_within_a_value_is_told_without_the_rest_of_it(tmp_pa
     config = cfg(tmp_path, value)
     for form in (value, repr(value)[1:-1]):
         for start in range(1, len(form) - 4):
-            assert without_secrets(f'{form[start:]}" is wrong', config) == '***" is wrong'
-            told = without_secrets(f"sh took longer; it wrote: '{form[start:]} and more'", config)
+            assert mask_secrets(f'{form[start:]}" is wrong', config) == '***" is wrong'
+            told = mask_secrets(f"sh took longer; it wrote: '{form[start:]} and more'", config)
             assert told == "sh took longer; it wrote: '*** and more'"
 
 
@@ -128,15 +128,15 @@ def test_of_two_values_the_longer_is_hidden_first() -> None:
         ssh_conn_id="web",
         environment={"C": "one\ntwo", "D": "no"},
     )
-    assert without_secrets("abcd%%efgh, abcd and 'one\\ntwo': no", config) == "***, *** and '***': no"
+    assert mask_secrets("abcd%%efgh, abcd and 'one\\ntwo': no", config) == "***, *** and '***': no"
 
 
 def test_what_is_no_secret_is_told(tmp_path: Path) -> None:
     text = (
         "Error: The directory named as part of the path /x/y.log does not exist\nFor help, use supervisord -h"
     )
-    assert without_secrets(text, cfg(tmp_path, SECRETS[0])) == text
-    unread = without_secrets(
+    assert mask_secrets(text, cfg(tmp_path, SECRETS[0])) == text
+    unread = mask_secrets(
         "Error: Unexpected end of key/value pairs in value 'A=\"1\",B'\nFor help", cfg(tmp_path, "1234")
     )
     assert unread == "Error: Unexpected end of key/value pairs in value '***\nFor help"
@@ -162,10 +162,10 @@ async def test_launch_that_takes_too_long_is_told_without_the_secrets_it_quotes(
 
     async def nothing(*_: Any, **__: Any) -> None: ...
 
-    monkeypatch.setattr(daemon_daemon, "end_left_over", nothing)
+    monkeypatch.setattr(daemon_daemon, "end_orphans", nothing)
     monkeypatch.setattr(machine, "run", takes_too_long)
     with pytest.raises(MachineUnavailable, match=r"sh took longer than \d+ s; it wrote: '") as raised:
-        await daemon_daemon._launch(Site(config, machine, None, logging.getLogger()))  # type: ignore[arg-type]
+        await daemon_daemon._launch(SupervisorHost(config, machine, None, logging.getLogger()))  # type: ignore[arg-type]
     assert "s3cr" not in str(raised.value)
     assert "***" in str(raised.value)
     assert raised.value.__cause__ is None

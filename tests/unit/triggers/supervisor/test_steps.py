@@ -20,11 +20,10 @@ from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.testing.inbox import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor import host as supervisor_host
-from deferrable_ops.triggers.supervisor.configuration import seal_configuration
-from deferrable_ops.triggers.supervisor.daemon.daemon import _supervisord
-from deferrable_ops.triggers.supervisor.daemon.host_lifetime import short_life_because
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from deferrable_ops.triggers.supervisor.daemon.daemon import _supervisord, lifetime_warning
 from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon
-from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.machine import CommandResult, FileStatus, Identity
 
@@ -77,8 +76,8 @@ def on(monkeypatch: pytest.MonkeyPatch, machine: Paper) -> Iterator[None]:
         yield
 
 
-def site(machine: Paper) -> Site:
-    return Site(CFG, machine, None, logging.getLogger())  # type: ignore[arg-type]
+def site(machine: Paper) -> SupervisorHost:
+    return SupervisorHost(CFG, machine, None, logging.getLogger())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
     files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
 ) -> None:
     machine = Paper(files, {} if ended is None else {"systemctl": CommandResult(0, ended + "\n")})
-    found = await short_life_because(site(machine))
+    found = await lifetime_warning(site(machine))
     if reason is None:
         assert found is None
     else:
@@ -124,7 +123,7 @@ async def test_container_is_known_by_its_environment_where_no_file_tells(
     variable: str, monkeypatch: pytest.MonkeyPatch, outside_containers: None
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    assert "container" in str(await short_life_because(site(Paper({}, {}))))
+    assert "container" in str(await lifetime_warning(site(Paper({}, {}))))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ async def test_host_without_supervisord_or_flock_says_what_to_install(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(supervisor_host.Site, "daemon", nobody)
+    monkeypatch.setattr(supervisor_host.SupervisorHost, "daemon", nobody)
     for code, fix in (
         (127, 'pip install "airflow-deferrable-ops\\[supervisor\\]"'),
         (77, "install util-linux"),
@@ -173,7 +172,7 @@ async def test_host_without_supervisord_or_flock_says_what_to_install(
         assert not outcome.retryable
 
 
-async def nobody(*_: Site) -> None:
+async def nobody(*_: SupervisorHost) -> None:
     """No supervisord answers."""
 
 
@@ -198,7 +197,7 @@ async def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def configuring(**kwargs: Any) -> SupervisorStepTrigger:
-    kwargs = {"step": "configure-supervisor", "configuration": seal_configuration(CFG), **kwargs}
+    kwargs = {"step": "configure-supervisor", "configuration": serialize_configuration(CFG), **kwargs}
     return SupervisorStepTrigger(**kwargs)
 
 
@@ -264,7 +263,7 @@ def test_only_what_leaves_something_is_stopped_for_a_user(
     cfg = SupervisorAirflowConfiguration(
         working_dir="/srv/s", program={"test": {"command": "x"}}, stop_on_exit=stop_on_exit
     )
-    assert configuring(step=step, configuration=seal_configuration(cfg)).cancellable is expected
+    assert configuring(step=step, configuration=serialize_configuration(cfg)).cancellable is expected
 
 
 async def test_supervisord_that_another_dag_uses_too_is_told_of(

@@ -11,7 +11,7 @@ from unit.triggers.supervisor.support import Machine
 
 from deferrable_ops.triggers.supervisor.daemon.drift import find_drift
 from deferrable_ops.triggers.supervisor.daemon.files import configure
-from deferrable_ops.triggers.supervisor.host import Site
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 
 OTHERS = {"same": "", "longer": "\n", "huge": "#" * 2**23}
 
@@ -29,7 +29,7 @@ async def test_file_that_is_longer_is_another_one_however_long(tmp_path: Path, w
 async def test_file_that_is_longer_is_written_anew(tmp_path: Path, what: str) -> None:
     cfg, machine = two(tmp_path), Machine("always")
     cfg.config_path.write_text(cfg.to_cfg() + OTHERS[what])
-    site = Site(cfg, machine, None, logging.getLogger())  # type: ignore[arg-type]
+    site = SupervisorHost(cfg, machine, None, logging.getLogger())  # type: ignore[arg-type]
     assert await configure(site) == (what != "same")
     assert cfg.config_path.read_text() == cfg.to_cfg()
     assert machine.bytes_read <= len(cfg.to_cfg().encode()) + 1

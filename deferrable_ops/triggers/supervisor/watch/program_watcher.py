@@ -16,9 +16,9 @@ from deferrable_ops.supervisord.evaluation import (
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftWatch
-from deferrable_ops.triggers.supervisor.host import Site
-from deferrable_ops.triggers.supervisor.watch.log_forwarding import ForwardedOutput
-from deferrable_ops.triggers.supervisor.watch.saved_state import Kept
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
+from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
+from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
 from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
@@ -46,7 +46,7 @@ _CALLS: Final = {
 _DONE_ALREADY: Final = {CrashLoopStep.PAUSE: _NOT_RUNNING, CrashLoopStep.RESUME: _ALREADY_STARTED}
 
 
-def read_processes(answer: Processes) -> Seen:
+def parse_processes(answer: Processes) -> Seen:
     """Return what a reading describes.
 
     :raises InputError: it describes no processes.
@@ -65,11 +65,11 @@ class Programs:
     :param kept: what was known before.
     """
 
-    def __init__(self, site: Site, readings: ProcessSubscription[Seen], kept: Kept) -> None:
-        self._config = site.cfg
-        self._check_place = site.check_place
-        self._client = site.rpc
-        self._log = site.log
+    def __init__(self, host: SupervisorHost, readings: ProcessSubscription[Seen], kept: SavedState) -> None:
+        self._config = host.cfg
+        self._check_place = host.check_place
+        self._client = host.rpc
+        self._log = host.log
         self._readings = readings
         self._histories = kept.histories
         self._is_retry = kept.is_retry
@@ -80,14 +80,14 @@ class Programs:
         self._silent = 0
         self._is_lost = False
         self._kept_output = kept.output
-        self._drift = DriftWatch(site)
-        self._output = ForwardedOutput(site, kept) if site.cfg.forward_logs else None
+        self._drift = DriftWatch(host)
+        self._output = LogForwarder(host, kept) if host.cfg.forward_logs else None
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> SavedState:
         """What to keep. It changes only when something does."""
         output = self._kept_output if self._output is None else self._output.state
-        return Kept(self._histories, output, is_ours=True)
+        return SavedState(self._histories, output, is_ours=True)
 
     async def look(self, within: float | None) -> Verdict | None:
         """Wait for the next reading, and return what it means; None where it means nothing yet.
