@@ -1,4 +1,4 @@
-"""supervisord's configuration as models, its rendering, and what its answers mean. Pure, apart from reading YAML."""
+"""supervisord's configuration: models, rendering, and interpretation of process states. No I/O except reading YAML."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ __all__ = [
     "UnixHttpServerConfiguration",
 ]
 
-_HOMES: Final = ("airflow", "configuration", "daemon_sections", "policy", "program_sections")
+_MODULES: Final = ("airflow", "configuration", "daemon_sections", "policy", "program_sections")
 
 
 def __getattr__(name: str) -> Any:
-    # The command's parser needs none of the models, which take a third of a second to build.
+    # Import lazily: the models take a third of a second to build, and the CLI parser does not need them.
     if name in __all__:
-        for home in _HOMES:
-            module = import_module(f"{__name__}.{home}")
+        for module_name in _MODULES:
+            module = import_module(f"{__name__}.{module_name}")
             found = getattr(module, name, None)
             if found is not None and found.__module__ == module.__name__:
                 return found

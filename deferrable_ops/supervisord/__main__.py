@@ -1,4 +1,4 @@
-"""``python -m deferrable_ops.supervisord``: supervisord's file from YAML, without Airflow."""
+"""``python -m deferrable_ops.supervisord``: generate supervisord's configuration file from YAML, without Airflow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from deferrable_ops.supervisord.arguments import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input."""
+    """Run one command and return its exit code: 0 for success, 2 for invalid input."""
     parser = argparse.ArgumentParser(
-        "python -m deferrable_ops.supervisord", description="Make supervisord's file from YAML."
+        "python -m deferrable_ops.supervisord",
+        description="Generate supervisord's configuration file from YAML.",
     )
     add_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What the commands ``render`` and ``check`` take: kept apart from the models, which a parser does not need."""
+"""Arguments of the commands ``render`` and ``check``. Does not import the models, which are slow to load."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from deferrable_ops.supervisord.kinds import KINDS
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``render`` and ``check`` to a parser's commands."""
-    rendered = _add(commands, "render", "print supervisord's file, or write it", _render)
-    rendered.add_argument(
+    """Add ``render`` and ``check`` to a parser's subcommands."""
+    render = _add(
+        commands, "render", "print supervisord's configuration file, or write it to a path", _render
+    )
+    render.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="write there, with mode 0600; needed where the configuration holds a password",
+        help="write the file to PATH with mode 0600; required if the configuration contains a password",
     )
-    _add(commands, "check", "say whether a configuration can be rendered, and what it comes to", _check)
+    _add(commands, "check", "validate a configuration and print a summary", _check)
 
 
 def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
@@ -29,8 +31,8 @@ def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentP
         "--as",
         dest="kind",
         choices=KINDS,
-        help="plain: supervisord's sections alone; airflow, ssh: filled in as for a DAG; default: what _target_ in "
-        "FILE says, else plain",
+        help="plain: supervisord's sections only; airflow, ssh: with the defaults that a DAG uses; default: the class "
+        "named by _target_ in FILE, or plain",
     )
     return command
 

@@ -1,4 +1,4 @@
-"""The commands ``render`` and ``check``: supervisord's file from YAML, with Airflow and without."""
+"""The commands ``render`` and ``check`` of ``deferrable-ops`` and of ``python -m deferrable_ops.supervisord``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS: Final[dict[str, type[SupervisorConfiguration]]] = dict(
 
 
 def render(options: argparse.Namespace) -> int:
-    """Print supervisord's file, or write it."""
+    """Print supervisord's configuration file, or write it to ``--output``."""
     config = _read(options)
     text = config.to_cfg()
     if options.output is not None:
@@ -36,14 +36,14 @@ def render(options: argparse.Namespace) -> int:
         return 0
     if config.has_secrets:
         raise InputError(
-            f"{options.file} holds a password, which is not printed; give --output PATH, which is made with mode 0600"
+            f"{options.file} contains a password, which is not printed; give --output PATH (mode 0600)"
         )
     sys.stdout.write(text)
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Say whether a configuration can be rendered, and what it comes to."""
+    """Validate a configuration and print its class, its programs, and how supervisord is reached."""
     config = _read(options)
     config.to_cfg()
     programs = ", ".join(config.programs) or "none"
@@ -78,16 +78,17 @@ def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]
     known = {kind.__name__: kind for kind in _KINDS.values()}
     if name not in known:
         raise InputError(
-            f"{source} has _target_: {target}, which is no configuration of supervisord; give one of "
-            f"{', '.join(known)}, or say --as"
+            f"{source} has _target_: {target}, which is not a configuration of supervisord; use one of "
+            f"{', '.join(known)}, or pass --as"
         )
     return known[name]
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file at once by one that only its owner can read."""
+    """Replace a file atomically. Only its owner can read the new file."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".supervisord-") as folder:  # mode 0700
+        # The temporary directory has mode 0700.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".supervisord-") as folder:
             new = Path(folder) / "new"
             new.touch(mode=0o600)
             new.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A whole configuration of supervisord, for use with Airflow and without."""
+"""The complete configuration of one supervisord, for use with or without Airflow."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml
 
 
 class SupervisorConfiguration(Model):
-    """All sections of one supervisord's file.
+    """All sections of a supervisord configuration file.
 
-    :param config_path: where the file is meant to be; a relative path is one in ``working_dir``.
-    :param working_dir: an absolute path: the daemon's own directory.
+    :param config_path: path of the configuration file; a relative path is relative to ``working_dir``.
+    :param working_dir: absolute path of the daemon's directory.
     :raises InputError: two sections contradict each other.
     """
 
@@ -51,38 +51,38 @@ class SupervisorConfiguration(Model):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
-        """Return the configuration that a YAML file holds; ``_target_`` and Hydra's other marks are passed over.
+        """Load the configuration from a YAML file. ``_target_`` and Hydra's other special keys are ignored.
 
-        :raises InputError: the file cannot be read, or what it holds is wrong; the message names file and field.
+        :raises InputError: the file cannot be read or is invalid; the message names the file and the field.
         """
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
     def to_cfg(self) -> str:
-        """Return supervisord's file as text, with passwords as they are: keep it in a file of mode 0600.
+        """Return the text of supervisord's configuration file, with passwords in plain text: store it with mode 0600.
 
-        :raises InputError: a value cannot be written into the file.
+        :raises InputError: a value cannot be written to the file.
         """
         text = "\n".join(section.to_cfg(key) for key, section in self._sections())
         if self.include is not None and contains_here(text):
             raise InputError(
-                "a value holds %%(here)s, as plain text, which supervisord replaces all the same where there is an "
-                "[include]; leave one of the two out"
+                "a value contains %%(here)s as plain text, but supervisord expands it in a file with [include]; "
+                "remove the text or the include section"
             )
         return text
 
     def with_secrets(self) -> dict[str, Any]:
-        """Return the configuration as a JSON object that makes the same one again, with passwords as they are."""
+        """Return the configuration as a JSON object from which it can be rebuilt, with passwords in plain text."""
         return self.model_dump(mode="json", context={REVEAL: True})
 
     @property
     def has_secrets(self) -> bool:
-        """Whether the file holds a password."""
+        """Whether the rendered file contains a password."""
         servers = (self.unix_http_server, self.inet_http_server, self.supervisorctl)
         return any(server is not None and server.password is not None for server in servers)
 
     @property
     def programs(self) -> dict[str, ProgramConfiguration]:
-        """All programs, with those of FastCGI."""
+        """All programs, including FastCGI programs."""
         return {**self.program, **self.fcgiprogram}
 
     def _sections(self) -> list[tuple[str, Section]]:
@@ -100,29 +100,31 @@ class SupervisorConfiguration(Model):
         ]
 
     @model_validator(mode="after")
-    def _known_programs(self) -> Self:
+    def _check_groups(self) -> Self:
         owner: dict[str, str] = {}
         for name, group in self.group.items():
             for program in group.programs:
                 if program not in self.program and program not in self.fcgiprogram:
                     raise InputError(
-                        f"group[{name!r}] names {program!r}, which is neither in program nor fcgiprogram"
+                        f"group[{name!r}] contains {program!r}, which is neither in program nor in fcgiprogram"
                     )
                 if owner.setdefault(program, name) != name:
-                    raise InputError(f"group[{name!r}] and group[{owner[program]!r}] both have {program!r}")
+                    raise InputError(
+                        f"group[{name!r}] and group[{owner[program]!r}] both have {program!r}; keep it in one of them"
+                    )
         return self
 
     @model_validator(mode="after")
-    def _one_of_each_name(self) -> Self:
+    def _check_unique_names(self) -> Self:
         grouped = {program for group in self.group.values() for program in group.programs}
-        alone = [name for name in (*self.program, *self.fcgiprogram) if name not in grouped]
-        names = [*self.group, *alone, *self.eventlistener]
-        twice = sorted(
+        ungrouped = [name for name in (*self.program, *self.fcgiprogram) if name not in grouped]
+        names = [*self.group, *ungrouped, *self.eventlistener]
+        duplicates = sorted(
             {name for name in names if names.count(name) > 1} | (set(self.program) & set(self.fcgiprogram))
         )
-        if twice:
+        if duplicates:
             raise InputError(
-                f"{twice[0]!r} is the name of two process groups; each program outside a group, each group and each "
-                "event listener needs a name of its own"
+                f"{duplicates[0]!r} is the name of two process groups; each ungrouped program, group and event "
+                "listener needs a unique name"
             )
         return self

@@ -1,4 +1,8 @@
-"""Programs that end and are started again, over and over: seen by pid and start time, paused, at last given up."""
+"""Detection of crash loops.
+
+Restarts are detected by pid and start time. A process in a crash loop is stopped for a while, with a delay that
+doubles each time, and finally given up.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 
 
 class CrashLoopStep(StrEnum):
-    """What to do with a process now.
+    """What to do with a process.
 
-    NOTHING: leave it alone. PAUSE: stop it, its pause begins. RESUME: start it, its pause is over. GIVE_UP: it crashes
-    again after all its pauses.
+    NOTHING: no action. PAUSE: stop it and start its pause. RESUME: start it after its pause. GIVE_UP: it is in a crash
+    loop again after the last allowed pause.
     """
 
     NOTHING = "nothing"
@@ -26,13 +30,13 @@ class CrashLoopStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
-    """What has been seen of a process. All times are supervisord's, in whole seconds since 1970.
+    """The observed restarts and pauses of a process. All times are supervisord's, in whole seconds since 1970.
 
-    :param start: of the start that was counted last.
-    :param pid: of the process that was counted last.
-    :param restarts: times of the restarts that are not older than the policy's window.
-    :param pauses: how often it was paused, since it last ran for a whole window.
-    :param paused_until: the end of the pause that lasts.
+    :param start: start time of the last counted start.
+    :param pid: process id of the last counted start.
+    :param restarts: times of the restarts within the policy's ``crash_window``.
+    :param pauses: number of pauses since the process last ran for a whole ``crash_window``.
+    :param paused_until: end of the current pause; None: it is not paused.
     """
 
     start: int = 0
@@ -47,7 +51,7 @@ class CrashHistory:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
-        """Return the history that :meth:`to_json` wrote; what another version added is passed over."""
+        """Return the history that :meth:`to_json` wrote. Unknown keys, written by another version, are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
@@ -55,16 +59,16 @@ class CrashHistory:
 def update_history(
     history: CrashHistory, process: Process, policy: ProgramPolicy
 ) -> tuple[CrashHistory, CrashLoopStep]:
-    """Return the history with what is seen now, and what is to be done.
+    """Return the updated history of a process and the step to take.
 
-    The same history and process give the same answer: who could not do the step does it after the next look.
-    A program that supervisord has not got to run yet (BACKOFF) is not counted: it gives that up by itself (FATAL).
+    Idempotent: while the step has not been carried out, the next call returns it again. A process in BACKOFF is not
+    counted: supervisord retries its start and sets FATAL by itself.
 
-    :param history: ``History()`` for a process that is seen for the first time.
+    :param history: ``CrashHistory()`` for a process that is observed for the first time.
     """
     if history.paused_until is not None:
-        return _paused(history, history.paused_until, process)
-    history = _counted(history, process, policy)
+        return _handle_pause(history, history.paused_until, process)
+    history = _count_restart(history, process, policy)
     if len(history.restarts) < policy.crash_restarts:
         return history, CrashLoopStep.NOTHING
     if history.pauses >= policy.crash_give_up:
@@ -74,10 +78,10 @@ def update_history(
     return replace(history, restarts=(), pauses=history.pauses + 1, paused_until=until), CrashLoopStep.PAUSE
 
 
-def _paused(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
+def _handle_pause(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
     alive = process.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
     if process.now < until:
-        # Not stopped yet, or started by somebody else: the pause holds.
+        # If it is alive, it was not stopped yet or was started by someone else: stop it.
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     if alive or process.start >= until:
         return replace(
@@ -86,7 +90,7 @@ def _paused(history: CrashHistory, until: int, process: Process) -> tuple[CrashH
     return history, CrashLoopStep.RESUME
 
 
-def _counted(history: CrashHistory, process: Process, policy: ProgramPolicy) -> CrashHistory:
+def _count_restart(history: CrashHistory, process: Process, policy: ProgramPolicy) -> CrashHistory:
     window = policy.crash_window.total_seconds()
     if (
         process.state in (ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING)
@@ -100,12 +104,12 @@ def _counted(history: CrashHistory, process: Process, policy: ProgramPolicy) -> 
     ):
         return CrashHistory(process.start, process.pid or history.pid)
     restarts = tuple(time for time in history.restarts if process.now - time < window)
-    if _was_started_again(history, process):
+    if _was_restarted(history, process):
         restarts = (*restarts, process.start)
     return replace(history, start=process.start, pid=process.pid or history.pid, restarts=restarts)
 
 
-def _was_started_again(history: CrashHistory, process: Process) -> bool:
+def _was_restarted(history: CrashHistory, process: Process) -> bool:
     if not history.start:
         return False
     # Two starts within a second have the same start time.

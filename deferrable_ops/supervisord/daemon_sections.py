@@ -1,4 +1,4 @@
-"""The sections of supervisord's file that configure the daemon itself and how it is reached."""
+"""The configuration sections of the daemon itself, its servers, clients, groups and plugins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deferrable_ops.supervisord.values import (
 )
 
 LONGEST_SOCKET_PATH = 95
-"""In bytes. Linux has 107 for it, of which supervisord takes some for its own number when it creates the socket."""
+"""In bytes. Linux allows 107, but supervisord first binds a temporary path with its pid appended."""
 
 
 class SupervisordConfiguration(Section):
@@ -56,22 +56,22 @@ class SupervisordConfiguration(Section):
 
 
 class _Server(Section):
-    """What both servers share.
+    """Credentials of an HTTP server.
 
-    :raises InputError: of ``username`` and ``password``, one is missing.
+    :raises InputError: only one of ``username`` and ``password`` is given.
     """
 
     username: User | None = None
     password: Secret | None = None
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
+    def _check_credentials(self) -> Self:
         check_credentials(self.username, self.password)
         return self
 
 
 class UnixHttpServerConfiguration(_Server):
-    """``[unix_http_server]``: the socket, which only the daemon's own user can open."""
+    """``[unix_http_server]``: the Unix socket. By default, only the daemon's user can open it."""
 
     _header = "unix_http_server"
     _expressions = IN_SERVER
@@ -82,20 +82,20 @@ class UnixHttpServerConfiguration(_Server):
     chown: User | None = None
 
     @model_validator(mode="after")
-    def _short_enough(self) -> Self:
+    def _check_path_length(self) -> Self:
         length = len(str(self.file).encode())
         if length > LONGEST_SOCKET_PATH:
             raise InputError(
-                f"file is {length} bytes long, and a socket's path has room for {LONGEST_SOCKET_PATH}; give a shorter "
-                "one"
+                f"file is {length} bytes long, but the path of a socket may have at most {LONGEST_SOCKET_PATH} bytes; "
+                "give a shorter path"
             )
         return self
 
 
 class InetHttpServerConfiguration(_Server):
-    """``[inet_http_server]``: a TCP port. Whoever may use it can run any command as the daemon's user.
+    """``[inet_http_server]``: a TCP port. Anyone with access to it can run any command as the daemon's user.
 
-    :raises InputError: others than this machine could reach the port, and no password is set.
+    :raises InputError: the port is reachable from other machines and has no password.
     """
 
     _header = "inet_http_server"
@@ -104,17 +104,17 @@ class InetHttpServerConfiguration(_Server):
     port: HostPort
 
     @model_validator(mode="after")
-    def _guarded(self) -> Self:
+    def _check_protected(self) -> Self:
         if self.password is None and not is_loopback(host_of(self.port)):
             raise InputError(
                 f"port={self.port!r} without a password lets anyone who reaches it run commands; set username and "
-                "password, bind 127.0.0.1, or leave the server out and use the Unix socket"
+                "password, bind to 127.0.0.1, or remove the server and use the Unix socket"
             )
         return self
 
 
 class SupervisorctlConfiguration(Section):
-    """``[supervisorctl]``: how the command supervisorctl reaches the daemon."""
+    """``[supervisorctl]``: how the command ``supervisorctl`` connects to the daemon."""
 
     _header = "supervisorctl"
     _expressions = IN_SERVER
@@ -137,9 +137,9 @@ class GroupConfiguration(Section):
 
 
 class IncludeConfiguration(Section):
-    """``[include]``: further files.
+    """``[include]``: additional configuration files.
 
-    :param files: paths or patterns, relative to the file that includes them, without spaces.
+    :param files: paths or glob patterns without spaces, relative to the including file.
     """
 
     _header = "include"
@@ -151,15 +151,16 @@ class IncludeConfiguration(Section):
         for file in value:
             if len(file.split()) != 1:
                 raise InputError(
-                    f"{name} in [{header}] has the path {file!r}; supervisord splits it at the space"
+                    f"{name} in [{header}] contains the path {file!r}, which supervisord splits at the space; "
+                    "use a path without spaces"
                 )
         return super()._written(header, name, " ".join(value))
 
 
 class RpcInterfaceConfiguration(Section):
-    """``[rpcinterface:NAME]``: what answers XML-RPC.
+    """``[rpcinterface:NAME]``: a plugin that serves XML-RPC methods.
 
-    :param kwargs: further options, given to the factory as text.
+    :param kwargs: further options, passed to the factory as text.
     """
 
     _header = "rpcinterface"
@@ -176,18 +177,18 @@ class RpcInterfaceConfiguration(Section):
         for name, value in self.kwargs.items():
             if name == self._option or not name.isidentifier() or not name.isascii() or name != name.lower():
                 raise InputError(
-                    f"kwargs in [{header}] has {name!r}; give names of small letters, digits and '_', which is all "
-                    "that supervisord's parser keeps"
+                    f"kwargs in [{header}] contains {name!r}; use only lowercase letters, digits and '_': "
+                    "supervisord's parser does not preserve other names"
                 )
             text = render_value(f"{name} in [{header}]", str(value), self._expressions)
             yield name, text
 
 
 def check_credentials(username: str | None, password: object | None) -> None:
-    """Check that there are both or none.
+    """Check that username and password are given together or not at all.
 
-    :raises InputError: one is missing, with which supervisord would not start.
+    :raises InputError: one of them is missing; supervisord would not start.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"
-        raise InputError(f"{missing} is missing: supervisord takes a username and a password, or neither")
+        raise InputError(f"{missing} is missing: give both username and password, or neither")

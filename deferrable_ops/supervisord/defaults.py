@@ -1,4 +1,4 @@
-"""What a configuration that belongs to a DAG has where the user left it out."""
+"""Default values for a configuration that is used by a DAG."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ P = TypeVar("P", bound=ProgramConfiguration)
 S = TypeVar("S", bound=Section)
 
 DEFAULT_NAME: Final = "name of the supervisord"
-"""Key of a validation context: after what the working directory is named where none was given."""
+"""Key of the validation context: the name from which a default working directory is derived."""
 
-_LONGEST_NAME: Final = 24  # bytes; a socket's path has few
-_HARMLESS: Final = re.compile(rf"[A-Za-z0-9_.+@-]{{1,{_LONGEST_NAME}}}")
+# In bytes: the path of a Unix socket is limited.
+_LONGEST_NAME: Final = 24
+_SAFE_NAME: Final = re.compile(rf"[A-Za-z0-9_.+@-]{{1,{_LONGEST_NAME}}}")
 _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
 
 
@@ -86,21 +87,21 @@ class IncompleteConfiguration(Protocol):
 
 
 def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
-    """Return the fields that make a configuration whole; those that are whole already stay as they are.
+    """Return the fields of a configuration with defaults for the values that the user did not give.
 
-    What is filled in does not count as given, so that it can be filled in again otherwise.
+    Defaults are not added to ``model_fields_set``, so that they can be computed again with another name.
 
-    :param name: after what the working directory is named where none was given; by default, after the programs.
-    :raises InputError: it has no program, or its paths cannot be used.
+    :param name: names the working directory if none was given; None: the names of the programs.
+    :raises InputError: there is no program, or a path cannot be used.
     """
     if not config.programs:
-        raise InputError("program is empty: there is nothing to run; give at least one")
+        raise InputError("program is empty: there is nothing to run; add at least one program")
     folder = _working_dir(config, name)
     socket = config.unix_http_server or UnixHttpServerConfiguration(file=_socket(folder))
     return {
         "working_dir": folder,
         "config_path": folder / config.config_path,
-        "supervisord": _daemon(config.supervisord, folder),
+        "supervisord": _supervisord(config.supervisord, folder),
         "unix_http_server": socket,
         "inet_http_server": _inet_server(config),
         "supervisorctl": _supervisorctl(config.supervisorctl, socket),
@@ -113,7 +114,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
 
 def given_working_dir(config: IncompleteConfiguration) -> Path | None:
-    """Return the working directory that was given; None where it is filled in."""
+    """Return the working directory that the user gave; None if it is a default."""
     if "working_dir" in config.model_fields_set:
         return config.working_dir
     return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None
@@ -125,35 +126,33 @@ def _working_dir(config: IncompleteConfiguration, name: str | None) -> Path:
         short = _short(name or "-".join(config.programs))
         return Path(tempfile.gettempdir()).absolute() / f"supervisor-{getpass.getuser()}-{short}"
     if not given.is_absolute():
-        raise InputError(
-            f"working_dir={str(given)!r} is relative, and nobody knows to what; give an absolute path"
-        )
+        raise InputError(f"working_dir must be an absolute path, not {str(given)!r}")
     return given
 
 
 def _short(name: str) -> str:
-    return name if _HARMLESS.fullmatch(name) else sha256(name.encode()).hexdigest()[:_LONGEST_NAME]
+    return name if _SAFE_NAME.fullmatch(name) else sha256(name.encode()).hexdigest()[:_LONGEST_NAME]
 
 
 def _socket(folder: Path) -> Path:
     path = folder / "supervisor.sock"
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise InputError(
-            f"working_dir is too long for the socket in it, whose path has room for {LONGEST_SOCKET_PATH} bytes; "
-            "give a shorter one, or unix_http_server with a file in another directory that nobody else writes to"
+            f"working_dir is too long: the path of the socket in it may have at most {LONGEST_SOCKET_PATH} bytes; give "
+            "a shorter one, or set unix_http_server.file to a path in a directory that only this user can write to"
         )
     return path
 
 
-def _daemon(given: SupervisordConfiguration, folder: Path) -> SupervisordConfiguration:
-    own = {
+def _supervisord(given: SupervisordConfiguration, folder: Path) -> SupervisordConfiguration:
+    defaults = {
         "directory": folder,
         "childlogdir": folder,
         "logfile": folder / "supervisord.log",
         "pidfile": folder / "supervisord.pid",
     }
-    missing = {name: value for name, value in own.items() if name not in given.model_fields_set}
-    # A daemon in the foreground would end with the process that started it.
+    missing = {name: value for name, value in defaults.items() if name not in given.model_fields_set}
+    # A daemon in the foreground would be ended with the process that starts it.
     return _completed(given, missing | {"nodaemon": False})
 
 
@@ -185,8 +184,8 @@ def _rpcinterface(config: IncompleteConfiguration) -> dict[str, RpcInterfaceConf
 
 
 def _program(config: IncompleteConfiguration, folder: Path, name: str, given: P) -> P:
-    airflow, own = config.airflow, folder / name
-    # Several processes cannot share a log that rotates.
+    airflow, directory = config.airflow, folder / name
+    # Several processes cannot share a rotating log file.
     suffix = "-%(process_num)s" if given.numprocs > 1 else ""
     shared = {field: getattr(airflow, field) for field in _SHARED}
     if airflow.startretries is not None:
@@ -196,9 +195,9 @@ def _program(config: IncompleteConfiguration, folder: Path, name: str, given: P)
         "startsecs": 0 if codes_matter else airflow.startsecs,
         "autostart": False,
         "autorestart": False,
-        "directory": own,
-        "stdout_logfile": own / f"output{suffix}.log",
-        "stderr_logfile": own / f"error{suffix}.log",
+        "directory": directory,
+        "stdout_logfile": directory / f"output{suffix}.log",
+        "stderr_logfile": directory / f"error{suffix}.log",
     }
     if "stopasgroup" in given.model_fields_set and "killasgroup" not in given.model_fields_set:
         del values["killasgroup"]
@@ -207,6 +206,7 @@ def _program(config: IncompleteConfiguration, folder: Path, name: str, given: P)
 
 
 def _completed(given: S, values: dict[str, Any]) -> S:
-    made = given.model_copy()
-    made.__dict__.update(values)  # model_copy(update=...) would say that the user gave them
-    return made
+    # model_copy(update=...) would add the values to model_fields_set, as if the user had given them.
+    completed = given.model_copy()
+    completed.__dict__.update(values)
+    return completed

@@ -1,4 +1,4 @@
-"""What the end of a program means to the task that watches it."""
+"""How the end of a program is mapped to the result of the task that watches it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 class Action(StrEnum):
     """What the watching task does when a program has ended.
 
-    SUCCESS: the program is done. FAIL: the task fails, and is not tried again. SKIP: there was nothing to do: the task
-    is skipped, unless another program succeeded. RETRY: the task fails and takes one of its ``retries``. RETRIGGER: the
-    programs are started again, by another run of the DAG.
+    SUCCESS: the program is done. FAIL: the task fails without a retry. SKIP: the program had nothing to do; the task is
+    skipped unless another program succeeded. RETRY: the task fails and uses one of its ``retries``. RETRIGGER: the DAG
+    triggers another run of itself, which starts the programs again.
     """
 
     SUCCESS = "success"
@@ -30,19 +30,20 @@ class Action(StrEnum):
 
 
 class ProgramPolicy(Model):
-    """How one program is judged.
+    """How the end of a program and its crash loops are handled.
 
-    :param exit_codes: what an exit code means; what is not in it is a success when it is one of the program's
-        ``exitcodes``, else ``otherwise``. A program that a signal ended has the code -1. supervisord tells the code
-        only of a process that lived for ``startsecs``, so that becomes 0 where ``exit_codes`` is given alone.
-    :param otherwise: what any other end means: another code, FATAL, or a program that supervisord never started.
-    :param crash_restarts: how many restarts within ``crash_window`` are a crash loop.
+    :param exit_codes: maps an exit code to an action; -1 stands for a program that was ended by a signal. Other codes
+        are a success if they are among the program's ``exitcodes``, else ``otherwise`` applies. supervisord reports the
+        exit code only of a process that ran for ``startsecs``; with ``exit_codes``, ``startsecs`` therefore defaults to
+        0.
+    :param otherwise: action for every other end: another code, FATAL, or a program that supervisord never started.
+    :param crash_restarts: number of restarts within ``crash_window`` that count as a crash loop.
     :param crash_window: a duration, or seconds.
-    :param crash_delay: for how long a crashing program is kept stopped the first time; it doubles each time, up to
-        ``crash_longest_delay``. A program that then ran for ``crash_window`` begins anew.
+    :param crash_delay: how long a program in a crash loop is kept stopped the first time. The delay doubles each time,
+        up to ``crash_longest_delay``, and is reset once the program has run for ``crash_window``.
     :param crash_longest_delay: a duration, or seconds.
-    :param crash_give_up: how often it is kept stopped before it is given up, which counts as ``otherwise``; 0: the
-        first crash loop ends it.
+    :param crash_give_up: number of such pauses before the program is given up, which counts as ``otherwise``; 0: give
+        up at the first crash loop.
     :raises InputError: two parameters contradict each other.
     """
 
@@ -55,11 +56,11 @@ class ProgramPolicy(Model):
     crash_give_up: int = Field(default=3, ge=0)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.crash_longest_delay < self.crash_delay:
-            raise InputError("crash_longest_delay is shorter than crash_delay; give a longer one")
+            raise InputError("crash_longest_delay is shorter than crash_delay; increase it")
         if self.otherwise is Action.SUCCESS:
             raise InputError(
-                "otherwise=success would call every crash a success; name the good codes in exit_codes instead"
+                "otherwise=success would make every crash a success; list the successful codes in exit_codes instead"
             )
         return self

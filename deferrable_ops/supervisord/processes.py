@@ -1,4 +1,4 @@
-"""supervisord's processes, as its ``getAllProcessInfo`` describes them, and what their ends mean."""
+"""supervisord's processes, as returned by ``getAllProcessInfo``, and the interpretation of their ends."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class ProcessState(IntEnum):
 ALIVE: Final = frozenset(
     {ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF, ProcessState.STOPPING}
 )
-"""In these a process runs, or supervisord is about to start it again by itself."""
+"""States in which a process runs, or supervisord is about to restart it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process of a program.
 
-    :param start: when it was started last, by supervisord's clock, in whole seconds since 1970; 0: never.
-    :param now: what that clock says.
-    :param exit_code: of its last end; -1: a signal ended it. 0 also where it never ended, or was FATAL.
+    :param start: time of its last start by supervisord's clock, in whole seconds since 1970; 0: never started.
+    :param now: current time of supervisord's clock.
+    :param exit_code: exit code of its last end; -1: ended by a signal. Also 0 if it never ended or is FATAL.
     :param pid: 0 while it does not run.
-    :param error: why it could not be started, or is FATAL.
-    :param stdout_log: the path of its log; "" where it has none, as ``stderr_log``.
+    :param error: why it could not be started or is FATAL.
+    :param stdout_log: path of its log; "" if it has none. The same for ``stderr_log``.
     """
 
     group: str
@@ -64,9 +64,9 @@ class Process:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Self:
-        """Return the process that an entry of ``getAllProcessInfo`` describes.
+        """Return the process described by an entry of ``getAllProcessInfo``.
 
-        :raises InputError: it is none.
+        :raises InputError: the entry is malformed.
         """
         try:
             return cls(
@@ -86,17 +86,17 @@ class Process:
 
     @property
     def full_name(self) -> str:
-        """How XML-RPC calls the process."""
+        """The name of the process in XML-RPC calls: ``group:name``."""
         return f"{self.group}:{self.name}"
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, or supervisord is about to start it again by itself."""
+        """Whether it runs, or supervisord is about to restart it."""
         return self.state in ALIVE
 
     @property
     def end(self) -> str:
-        """Say how it ended, for a human."""
+        """A description of how it ended, for messages."""
         if self.state is ProcessState.EXITED:
             return "was ended by a signal" if self.exit_code == -1 else f"exited with {self.exit_code}"
         if self.state is ProcessState.STOPPED:
@@ -107,23 +107,23 @@ class Process:
 def processes_by_program(
     config: SupervisorConfiguration, processes: Iterable[Process]
 ) -> dict[str, tuple[Process, ...]]:
-    """Return each program's processes, those of a FastCGI program among them; event listeners are left out."""
+    """Return the processes of each program, including FastCGI programs. Event listeners are omitted."""
     by_group: dict[str, list[Process]] = {}
     for process in processes:
         by_group.setdefault(process.group, []).append(process)
-    shared = {program: name for name, group in config.group.items() for program in group.programs}
+    group_of = {program: name for name, group in config.group.items() for program in group.programs}
     return {
-        name: _named(name, shared[name], program, by_group.get(shared[name], []))
-        if name in shared
+        name: _named(name, group_of[name], program, by_group.get(group_of[name], []))
+        if name in group_of
         else tuple(by_group.get(name, ()))
         for name, program in config.programs.items()
     }
 
 
 def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
-    """Return what the end of a process means, or None while it runs or supervisord will start it again.
+    """Return the action for an ended process; None while it runs or supervisord will restart it.
 
-    A process that somebody stopped is done.
+    A process that was stopped on request is a success.
     """
     if process.state in ALIVE:
         return None
@@ -143,16 +143,17 @@ def interpret_end(process: Process, program: ProgramConfiguration, policy: Progr
 class Verdict:
     """What the watching task has to do.
 
-    :param action: None: watch on.
-    :param reason: one sentence for the task's log; empty while there is nothing to say.
+    :param action: None: keep watching.
+    :param reason: one sentence for the task's log; may be empty.
     """
 
     action: Action | None
     reason: str = ""
 
 
-# The first of these that any program asks for is done at once; the others wait for all programs to end.
-_AT_ONCE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
+# These end the watch as soon as one program requires them, in this order of precedence. The others apply once all
+# programs have ended.
+_IMMEDIATE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 
 def overall_verdict(
@@ -161,36 +162,36 @@ def overall_verdict(
     policies: Mapping[str, ProgramPolicy],
     paused: Collection[str] = (),
 ) -> Verdict:
-    """Return what all programs together mean.
+    """Return the combined verdict on all programs.
 
-    One that failed decides at once. When all have ended, it is a success, or a skip if none of them succeeded.
+    One failed program decides immediately. Once all have ended, the result is a success, or a skip if all were skips.
 
-    :param found: every program's processes, as :func:`processes_of` returns them.
-    :param policies: of every program, by its name.
-    :param paused: full names of processes that are kept stopped for a while: they have not ended.
+    :param found: processes of each program, as returned by :func:`processes_by_program`.
+    :param policies: policy of each program.
+    :param paused: full names of the processes that are stopped because of a crash loop; they do not count as ended.
     """
-    meant: list[tuple[Action | None, str]] = []
+    ends: list[tuple[Action | None, str]] = []
     for name, program in config.programs.items():
         own, policy = found[name], policies[name]
         if len(own) < program.numprocs:
-            reason = f"supervisord knows {len(own)} of the {program.numprocs} processes of {name!r}"
-            meant.append((policy.otherwise, reason))
+            reason = f"supervisord has {len(own)} of the {program.numprocs} processes of {name!r}"
+            ends.append((policy.otherwise, reason))
         for process in own:
             action = None if process.full_name in paused else interpret_end(process, program, policy)
-            meant.append((action, "" if action is None else f"{process.full_name} {process.end}"))
-    return _together(meant)
+            ends.append((action, "" if action is None else f"{process.full_name} {process.end}"))
+    return _combine(ends)
 
 
-def _together(meant: list[tuple[Action | None, str]]) -> Verdict:
-    actions = {action for action, _ in meant}
-    for action in _AT_ONCE:
+def _combine(ends: list[tuple[Action | None, str]]) -> Verdict:
+    actions = {action for action, _ in ends}
+    for action in _IMMEDIATE:
         if action in actions:
-            reasons = [reason for asked, reason in meant if asked in _AT_ONCE]
+            reasons = [reason for required, reason in ends if required in _IMMEDIATE]
             return Verdict(action, "; ".join(reasons))
     if None in actions:
         return Verdict(None)
     return Verdict(
-        Action.SKIP if actions == {Action.SKIP} else Action.SUCCESS, "; ".join(reason for _, reason in meant)
+        Action.SKIP if actions == {Action.SKIP} else Action.SUCCESS, "; ".join(reason for _, reason in ends)
     )
 
 

@@ -86,8 +86,8 @@ def test_check_says_what_it_comes_to(run: Run, file: Path, capsys: pytest.Captur
     [
         ("program: {test: {comand: x}}", "program.test.comand"),
         ('program: {test: {command: "a\\nb"}}', "control character"),
-        ("_target_: builtins.exec", "no configuration of supervisord"),
-        ("- 1", "holds no mapping"),
+        ("_target_: builtins.exec", "not a configuration of supervisord"),
+        ("- 1", "must contain a mapping"),
     ],
 )
 @pytest.mark.parametrize("command", ["render", "check"])

@@ -201,7 +201,7 @@ def test_default_directory_is_the_same_each_time_and_short() -> None:
     "fields, message",
     [
         ({"program": {}}, "program is empty"),
-        ({"working_dir": "data"}, "give an absolute path"),
+        ({"working_dir": "data"}, "must be an absolute path"),
         ({"working_dir": "/" + "d" * 80}, "95 bytes"),
         ({"unix_http_server": {"file": "/" + "d" * 95}}, "95"),
         ({"program": {"a:b": {"command": "x"}}}, "not allowed as a name"),
@@ -228,10 +228,10 @@ def test_default_directory_is_the_same_each_time_and_short() -> None:
             {"fcgiprogram": {"f": {"command": "x", "socket": "tcp://h:1", "socket_mode": "0700"}}},
             "this one is TCP",
         ),
-        ({"include": {"files": ["a b"]}}, "splits it at the space"),
-        ({"rpcinterface": {"x": {"kwargs": {"a=b": 1}}}}, "small letters"),
+        ({"include": {"files": ["a b"]}}, "splits at the space"),
+        ({"rpcinterface": {"x": {"kwargs": {"a=b": 1}}}}, "lowercase letters"),
         ({"policies": {"nobody": {}}}, "neither in program"),
-        ({"policy": {"otherwise": "success"}}, "call every crash a success"),
+        ({"policy": {"otherwise": "success"}}, "make every crash a success"),
         ({"policy": {"crash_delay": 60, "crash_longest_delay": 5}}, "shorter than crash_delay"),
         ({"port": "here:0"}, "no port between 1 and 65535"),
         ({"port": "[::1]:9001"}, "IPv4"),
@@ -341,7 +341,7 @@ def test_yaml_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1, 2]", "holds no mapping"),
+        ("[1, 2]", "must contain a mapping"),
         (f"password: {SECRET}\n  x: : y", "is not YAML: look at line 2"),
         (
             "program: {test: {comand: x}}",

@@ -109,7 +109,7 @@ def test_reason_names_the_programs_that_failed() -> None:
 def test_program_that_supervisord_does_not_know_has_failed() -> None:
     found = evaluate(config(program=TWO), [process(name="a", group="a")], {})
     assert found.verdict.action is Action.RETRIGGER
-    assert found.verdict.reason == "supervisord knows 0 of the 1 processes of 'b'"
+    assert found.verdict.reason == "supervisord has 0 of the 1 processes of 'b'"
 
 
 def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:

@@ -43,7 +43,7 @@ def test_lines_are_the_same_however_they_are_read(data: bytes, sizes: list[int])
 def test_who_goes_on_from_a_kept_place_gets_the_rest(data: bytes, sizes: list[int]) -> None:
     first, found = LogLines(LogPosition()), list[str]()
     for size in sizes:
-        start = first.read.offset
+        start = first.read_position.offset
         found += first.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
     kept = LogPosition.from_json(json.loads(json.dumps(first.resume_position.to_json())))
     assert kept is not None
