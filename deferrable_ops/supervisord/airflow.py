@@ -1,4 +1,4 @@
-"""A configuration of supervisord as Airflow's tasks run it: what the daemon is told, and how it is watched."""
+"""The configuration of a supervisord that belongs to a DAG: the daemon's sections, and how tasks watch it."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from deferrable_ops.supervisord.values import (
 
 _Count = Annotated[int, Field(ge=0)]
 _Length = Annotated[timedelta, Field(gt=timedelta(0))]
-_NOT_THE_USERS: Final = frozenset({"deferrable_ops", "pydantic"})
+_LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
 def _fields_of(value: Any) -> Any:
-    """Return another library's model of the same fields as a dict of those that were given."""
+    """Convert another library's model with the same fields to a dict of the fields that were set."""
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _time_of_day(value: Any) -> Any:
-    """Return seconds since midnight as a time: YAML 1.1 reads 23:00:00 as 82800."""
+    """Convert seconds since midnight to a time: YAML 1.1 parses 23:00:00 as 82800."""
     if isinstance(value, int) and 0 <= value < 86400:
         return time(value // 3600, value // 60 % 60, value % 60)
     return value
@@ -59,15 +59,15 @@ def _pool_name(value: Any) -> Any:
 
 
 class AirflowConfiguration(Model):
-    """What all programs have where they do not say otherwise, and how supervisord is reached.
+    """Defaults for all programs, and how supervisord is reached.
 
-    :param port: where an inet server listens, as ``127.0.0.1:9001``, ``*:9001`` or ``9001``; None: there is none, and
-        the Unix socket alone is used. Without a password, a port that other machines reach is left out, with a warning.
-    :param startsecs: 0 where a program may end within a second, or where its exit code matters.
-    :param username: of the inet server, with ``password``.
-    :param host: where a client reaches the inet server.
-    :param command_timeout: seconds that a step may take.
-    :raises InputError: of ``username`` and ``password``, one is missing.
+    :param port: address of a TCP server, as ``127.0.0.1:9001``, ``*:9001`` or ``9001``; None: only the Unix socket is
+        used. A port that other machines can reach is removed with a warning if there is no password.
+    :param startsecs: use 0 if a program may end within a second, or if its exit code matters.
+    :param username: user name of the TCP server, together with ``password``.
+    :param host: host at which clients reach the TCP server.
+    :param command_timeout: timeout of a step in seconds.
+    :raises InputError: only one of ``username`` and ``password`` is given.
     """
 
     startsecs: _Count = 1
@@ -88,13 +88,13 @@ class AirflowConfiguration(Model):
     command_timeout: int = Field(default=60, gt=0)
 
     @model_validator(mode="after")
-    def _no_open_port(self) -> Self:
+    def _remove_open_port(self) -> Self:
         check_credentials(self.username, self.password)
         if self.port is not None and self.password is None and not is_loopback(host_of(self.port)):
             warnings.warn(
-                f"port={self.port!r} without a password would let anyone who reaches it run commands: supervisord is "
-                "reached by its Unix socket instead. Leave port out, or set username and password.",
-                stacklevel=_levels_to_the_user(),
+                f"port={self.port!r} without a password would let anyone who reaches it run commands; using the Unix "
+                "socket instead. Remove port, or set username and password.",
+                stacklevel=_user_stacklevel(),
             )
             self.__dict__["port"] = None
         return self
@@ -103,12 +103,12 @@ class AirflowConfiguration(Model):
 class SSHOperatorArgs(Model):
     """How the remote machine is reached.
 
-    :param ssh_conn_id: an Airflow connection of the type SSH.
+    :param ssh_conn_id: id of an Airflow connection of type SSH.
     :param remote_host: replaces the connection's host.
-    :param conn_timeout: seconds to connect.
-    :param cmd_timeout: seconds that a remote command may take.
-    :param banner_timeout: seconds for the server's greeting.
-    :param environment: of the remote commands.
+    :param conn_timeout: timeout for connecting, in seconds.
+    :param cmd_timeout: timeout of a remote command, in seconds.
+    :param banner_timeout: timeout for the server's banner, in seconds.
+    :param environment: environment variables of the remote commands.
     """
 
     ssh_conn_id: str | None = None
@@ -122,26 +122,27 @@ class SSHOperatorArgs(Model):
 class SupervisorAirflowConfiguration(SupervisorConfiguration):
     """A supervisord that belongs to a DAG.
 
-    What is left out is filled in: the daemon's files and one folder a program in ``working_dir``, a Unix socket that
-    only its user can open, and programs that supervisord neither starts nor restarts by itself. What a program says
-    for itself wins. The fields of :class:`AirflowConfiguration` may also stand beside ``program``, without ``airflow``.
+    Fields that are not given get defaults: the daemon's files and one directory per program in ``working_dir``, a Unix
+    socket that only its user can open, and programs that supervisord neither starts nor restarts by itself. Fields of a
+    program take precedence. The fields of :class:`AirflowConfiguration` may also be given at this level, without
+    ``airflow``.
 
-    :param check_interval: between two looks at the programs; a duration, or seconds, as all lengths of time here.
-    :param check_timeout: for how long they are watched.
-    :param runtime: for how long they run, from ``reference_date``.
-    :param endtime: the time of day at which they end.
-    :param maxretrigger: how often the DAG runs itself again; None: without limit.
-    :param stop_on_exit: stop programs and daemon when the watching ends.
-    :param cleanup: remove ``working_dir`` then; only with ``stop_on_exit``.
-    :param restart_on_initial: start programs anew that a run which nobody retriggered finds running.
-    :param restart_on_retrigger: the same for a run that was retriggered.
+    :param check_interval: interval between two checks of the programs. Like all durations here, a timedelta or seconds.
+    :param check_timeout: how long the programs are watched.
+    :param runtime: how long the programs run, counted from ``reference_date``.
+    :param endtime: time of day at which the programs end.
+    :param maxretrigger: how often the DAG triggers another run of itself; None: no limit.
+    :param stop_on_exit: stop the programs and the daemon when the watch ends.
+    :param cleanup: remove ``working_dir`` after that; only with ``stop_on_exit``.
+    :param restart_on_initial: restart programs that are already running, in a run that was not retriggered.
+    :param restart_on_retrigger: the same in a run that was retriggered.
     :param forward_logs: copy the programs' output to the task's log.
-    :param log_chunk_size: bytes that are read of an output at once.
-    :param pool: an Airflow pool.
-    :param drift: what to do when the running daemon has another configuration.
-    :param policy: how programs are judged.
-    :param policies: how these ones are judged instead.
-    :raises InputError: a field contradicts another, or a name is unknown.
+    :param log_chunk_size: number of bytes that are read from a log at once.
+    :param pool: name of an Airflow pool.
+    :param drift: what to do if the running daemon has a different configuration.
+    :param policy: how the ends of programs are handled.
+    :param policies: policies of individual programs, instead of ``policy``.
+    :raises InputError: two fields contradict each other, or a name is unknown.
     """
 
     airflow: AirflowConfiguration = Field(default_factory=AirflowConfiguration)
@@ -163,24 +164,24 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 
     def policy_of(self, program: str) -> ProgramPolicy:
-        """Return how a program is judged."""
+        """Return the policy of a program."""
         return self.policies.get(program, self.policy)
 
     @property
     def given_fields(self) -> dict[str, Any]:
-        """The fields that were given: what makes the same configuration again, with nothing that was filled in."""
+        """The fields that were given, without defaults. The same configuration can be built from them."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return given | ({"config_path": self._given_path} if "config_path" in given else {})
 
     @property
     def socket_path(self) -> Path:
-        """The Unix socket that supervisord is reached by."""
+        """Path of the Unix socket through which supervisord is reached."""
         assert self.unix_http_server is not None
         return self.unix_http_server.file
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """The directories that must be there before supervisord starts, each after its parent."""
+        """The directories that must exist before supervisord starts, parents first."""
         assert self.working_dir is not None
         own = [path for path in self._paths() if path.is_relative_to(self.working_dir)]
         return tuple(sorted({self.working_dir, *own}))
@@ -207,28 +208,30 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     def _written_path(
         self, path: Path, write: SerializerFunctionWrapHandler, info: FieldSerializationInfo
     ) -> Any:
-        # What was given alone says nothing of a directory that was filled in.
+        # If only given fields are written, the path must not contain a default directory.
         return write(self._given_path if info.exclude_unset else path)
 
     @model_validator(mode="before")
     @classmethod
     def _nested(cls, data: Any) -> Any:
-        return _moved(data, "airflow", AirflowConfiguration, cls)
+        return _nest_fields(data, "airflow", AirflowConfiguration, cls)
 
     @model_validator(mode="after")
-    def _filled(self, info: ValidationInfo) -> Self:
+    def _fill_defaults(self, info: ValidationInfo) -> Self:
         unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
-            raise InputError(f"policies names {unknown[0]!r}, which is neither in program nor fcgiprogram")
+            raise InputError(
+                f"policies contains {unknown[0]!r}, which is neither in program nor in fcgiprogram"
+            )
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
-    """A supervisord on another machine, which is reached by SSH; all its paths are that machine's.
+    """A supervisord on another machine, which is reached over SSH. All paths are paths on that machine.
 
-    :param command_prefix: a shell command that goes before each remote one, as ``source /opt/venv/bin/activate``.
-    :param ssh_operator_args: how the machine is reached; its fields may also stand without it.
+    :param command_prefix: a shell command that runs before each remote command, as ``source /opt/venv/bin/activate``.
+    :param ssh_operator_args: how the machine is reached. Its fields may also be given at this level.
     """
 
     command_prefix: str = ""
@@ -240,20 +243,22 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     @classmethod
     def _nested(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("ssh_hook") is not None:
-            raise InputError("ssh_hook is an object, which cannot be sent to the triggerer; give ssh_conn_id")
-        data = _moved(data, "airflow", AirflowConfiguration, cls)
-        data = _moved(data, "ssh_operator_args", SSHOperatorArgs, cls)
+            raise InputError(
+                "ssh_hook is a Python object and cannot be sent to the triggerer; give ssh_conn_id instead"
+            )
+        data = _nest_fields(data, "airflow", AirflowConfiguration, cls)
+        data = _nest_fields(data, "ssh_operator_args", SSHOperatorArgs, cls)
         if isinstance(data, dict):
             data["airflow"] = {"local_or_remote": "remote"} | data.get("airflow", {})
         return data
 
 
-def _moved(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
-    """Return the fields with those of a nested model where they belong, whichever way they were given."""
+def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
+    """Move the fields of a nested model that were given at the outer level into the nested field."""
     data = plain(data)
     if not isinstance(data, dict):
         return data
-    beside = {
+    outer = {
         name: data[name] for name in data if name in kind.model_fields and name not in owner.model_fields
     }
     given = data.get(field)
@@ -265,15 +270,15 @@ def _moved(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
     nested = {} if nested is None else nested
     if not isinstance(nested, dict):
         return data
-    twice = sorted(beside.keys() & nested.keys())
+    twice = sorted(outer.keys() & nested.keys())
     if twice:
-        raise InputError(f"{twice[0]} is given twice, beside {field} and in it; give it once")
-    return {name: value for name, value in data.items() if name not in beside} | {field: nested | beside}
+        raise InputError(f"{twice[0]} is given twice: inside {field} and outside of it; give it once")
+    return {name: value for name, value in data.items() if name not in outer} | {field: nested | outer}
 
 
-def _levels_to_the_user() -> int:
-    """Return the stack level, as its caller counts, of the first code that is neither ours nor pydantic's."""
+def _user_stacklevel() -> int:
+    """Return the stack level, relative to the caller, of the first frame outside this library and pydantic."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARY_PACKAGES:
         frame, level = frame.f_back, level + 1
     return level

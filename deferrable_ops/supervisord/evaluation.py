@@ -1,4 +1,4 @@
-"""One look at a supervisord's programs: what it means, and what is to be done before the next one."""
+"""Evaluation of one reading of supervisord's processes: the verdict, and the steps to take before the next one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from deferrable_ops.supervisord.processes import (
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one look found.
+    """The result of :func:`evaluate`.
 
-    :param verdict: of all programs together.
-    :param histories: by a process's full name: what the next look needs.
-    :param steps: processes to stop or to start now, by full name; empty when the verdict ends the watching.
-    :param own: each program's processes.
+    :param verdict: combined verdict on all programs.
+    :param histories: updated history of each process by full name, for the next evaluation.
+    :param steps: processes to stop or to start now, by full name; empty if the verdict ends the watch.
+    :param own: processes of each program.
     """
 
     verdict: Verdict
@@ -38,30 +38,30 @@ def evaluate(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> Evaluation:
-    """Return what the processes mean, seen after those histories.
+    """Evaluate a reading of supervisord's processes.
 
-    :param processes: all that supervisord has, event listeners among them.
-    :param histories: of the look before; empty at the first one.
+    :param processes: all processes of supervisord, including event listeners.
+    :param histories: histories from the previous evaluation; empty at the first one.
     """
     policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_by_program(config, processes)
-    seen: dict[str, CrashHistory] = {}
+    updated: dict[str, CrashHistory] = {}
     steps: dict[str, CrashLoopStep] = {}
     for name, found in own.items():
         for process in found:
             key = process.full_name
-            seen[key], steps[key] = update_history(
+            updated[key], steps[key] = update_history(
                 histories.get(key, CrashHistory()), process, policies[name]
             )
-    paused = {key for key, history in seen.items() if history.paused_until is not None}
+    paused = {key for key, history in updated.items() if history.paused_until is not None}
     verdict = overall_verdict(config, own, policies, paused)
     given_up = _given_up(own, steps, policies)
     if given_up is not None and verdict.action in (None, Action.SUCCESS, Action.SKIP):
         verdict = given_up
     if verdict.action is not None:
-        return Evaluation(verdict, seen, {}, own)
+        return Evaluation(verdict, updated, {}, own)
     return Evaluation(
-        verdict, seen, {key: step for key, step in steps.items() if step is not CrashLoopStep.NOTHING}, own
+        verdict, updated, {key: step for key, step in steps.items() if step is not CrashLoopStep.NOTHING}, own
     )
 
 
@@ -70,22 +70,23 @@ def processes_to_restart(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> list[Process]:
-    """Return the processes that a retry of the watching task starts again, by their programs' priority.
+    """Return the processes that a retry of the watching task restarts, by the priority of their programs.
 
-    Their end asks for a retry, and they were not started since those histories: it is the end that was seen then, or
-    came before anybody watched again. One that is kept stopped stays so.
+    These are processes whose end requires a retry and that were not started since the previous attempt. The previous
+    attempt saw that end, or it happened while no attempt was watching. Processes paused in a crash loop stay stopped.
 
-    :param processes: all that supervisord has.
-    :param histories: what the attempt before has seen last.
+    :param processes: all processes of supervisord.
+    :param histories: last histories of the previous attempt.
     """
     found = processes_by_program(config, processes)
     due = []
     for name, program in sorted(config.programs.items(), key=lambda item: item[1].priority):
         for process in found[name]:
             history = histories.get(process.full_name, CrashHistory())
-            is_old = process.start in (0, history.start)  # 0: this supervisord has never started it
+            # 0: this supervisord never started it.
+            is_unchanged = process.start in (0, history.start)
             if (
-                is_old
+                is_unchanged
                 and history.paused_until is None
                 and interpret_end(process, program, config.policy_of(name)) is Action.RETRY
             ):
@@ -98,21 +99,22 @@ def histories_for_retry(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> dict[str, CrashHistory]:
-    """Return the histories with which a retry of the watching task goes on, once it has started what was due.
+    """Return the histories for a retry of the watching task, after it has restarted :func:`processes_to_restart`.
 
-    That start is no crash. What was given up has all its pauses again: else each retry would end as it begins.
+    These restarts do not count as crashes. A process that was given up may be paused again as often as the policy
+    allows; otherwise each retry would end immediately.
     """
-    anew = dict(histories)
+    renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():
         for process in found:
             history = histories.get(process.full_name, CrashHistory())
             if history.paused_until is not None:
                 continue
             if len(history.restarts) >= config.policy_of(name).crash_restarts:
-                anew[process.full_name] = CrashHistory()
+                renewed[process.full_name] = CrashHistory()
             elif process.start != history.start:
-                anew[process.full_name] = replace(history, start=0, pid=0)
-    return anew
+                renewed[process.full_name] = replace(history, start=0, pid=0)
+    return renewed
 
 
 def _given_up(

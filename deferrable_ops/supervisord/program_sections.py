@@ -1,4 +1,4 @@
-"""The sections of supervisord's file that say what it runs."""
+"""The configuration sections of programs, FastCGI programs and event listeners."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from deferrable_ops.supervisord.values import (
 )
 
 _Count = Annotated[int, Field(ge=0)]
-# supervisor's process_or_group_name() refuses ' ', ':' and '/', which a process's full name is split at.
+# supervisor's process_or_group_name() refuses ' ', ':' and '/', which are separators in full names.
 _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
 
 
 class ProgramConfiguration(Section):
-    """``[program:NAME]``: a command that supervisord runs, and the files that take its output.
+    """``[program:NAME]``: a command that supervisord runs, and the files to which its output is written.
 
-    :param command: one line, split at spaces as a POSIX shell's words are; no shell runs it. supervisord cuts a command
-        at ``;`` or ``#`` after a space; here it is kept whole.
-    :param numprocs: how many processes; above 1, ``process_name`` must hold ``%(process_num)s``.
-    :param startsecs: seconds that a process must run to count as started. One that ends sooner is started again
-        ``startretries`` times and then FATAL, without its exit code; 0 keeps the code, and runs it once.
-    :param autorestart: what supervisord does when a process ends: ``unexpected`` starts it again unless its exit code
-        is one of ``exitcodes``.
-    :param killasgroup: None: as ``stopasgroup``.
+    :param command: one line, split into words as in a POSIX shell, but not run by a shell. supervisord would cut a
+        command at ``;`` or ``#`` after a space; it is rendered so that it stays complete.
+    :param numprocs: number of processes; if above 1, ``process_name`` must contain ``%(process_num)s``.
+    :param startsecs: seconds that a process must run to count as started. A process that ends earlier is restarted
+        ``startretries`` times, and is then FATAL without an exit code. 0: it is run once, and its exit code is kept.
+    :param autorestart: whether supervisord restarts an ended process; ``unexpected``: only if its exit code is not one
+        of ``exitcodes``.
+    :param killasgroup: None: the value of ``stopasgroup``.
     :param stdout_logfile: a path, AUTO or NONE.
     :raises InputError: two fields contradict each other.
     """
@@ -82,12 +82,12 @@ class ProgramConfiguration(Section):
     serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.numprocs > 1 and "%(process_num)" not in self.process_name:
-            raise InputError("process_name must hold %(process_num)s, because numprocs is above 1")
+            raise InputError("process_name must contain %(process_num)s because numprocs is above 1")
         if self.stopasgroup and self.killasgroup is False:
             raise InputError(
-                "killasgroup=false contradicts stopasgroup=true, and supervisord refuses to start with it"
+                "killasgroup=false contradicts stopasgroup=true, and supervisord refuses to start; change one of them"
             )
         return self
 
@@ -106,16 +106,18 @@ class FcgiProgramConfiguration(ProgramConfiguration):
     socket_mode: Octal | None = None
 
     @model_validator(mode="after")
-    def _owned_as_a_file(self) -> Self:
+    def _check_file_options(self) -> Self:
         if self.socket.startswith("tcp:") and (self.socket_owner or self.socket_mode):
-            raise InputError("socket_owner and socket_mode are for a socket=unix://..., and this one is TCP")
+            raise InputError(
+                "socket_owner and socket_mode require socket=unix://..., but this one is TCP; remove them"
+            )
         return self
 
 
 class EventListenerConfiguration(ProgramConfiguration):
-    """``[eventlistener:NAME]``: a program that is told of supervisord's events on its standard input.
+    """``[eventlistener:NAME]``: a program that receives supervisord's events on its standard input.
 
-    :param events: names of supervisor's event types, as PROCESS_STATE.
+    :param events: names of supervisor's event types, such as PROCESS_STATE.
     """
 
     _header = "eventlistener"
@@ -128,10 +130,10 @@ class EventListenerConfiguration(ProgramConfiguration):
     )
 
     @model_validator(mode="after")
-    def _speaks_the_protocol(self) -> Self:
+    def _check_protocol(self) -> Self:
         if self.redirect_stderr or self.stdout_capture_maxbytes != "0":
             raise InputError(
-                "redirect_stderr and stdout_capture_maxbytes cannot be used here: supervisord talks to an event "
-                "listener by its standard output"
+                "redirect_stderr and stdout_capture_maxbytes cannot be used here: supervisord reads the answers of an "
+                "event listener from its standard output; remove them"
             )
         return self

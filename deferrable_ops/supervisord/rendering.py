@@ -1,8 +1,7 @@
-"""How a value is written into supervisord's file, so that supervisor's own parser reads exactly that value.
+"""Escaping of values in supervisord's configuration file, so that supervisor's parser reads back exactly that value.
 
-The parser (supervisor 4.3, ``options.py``) is a RawConfigParser that knows no quoting and no escape: it strips each
-value and cuts it at a ``;`` or ``#`` after a space. After that, supervisor expands ``%(name)s`` as Python does, some
-fields twice.
+The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping: it strips each value and
+cuts it at a ``;`` or ``#`` after a space. Then supervisor expands ``%(name)s`` as Python does, some fields twice.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Final
 
 from deferrable_ops.exceptions import InputError
 
-# What supervisor's parser can expand, by where it can; ENV_NAME everywhere.
+# The names that supervisor expands in each kind of section, besides ENV_NAME, which it expands everywhere.
 IN_SERVER: Final = frozenset[str]()
 IN_DAEMON: Final = frozenset({"here"})
 IN_PROGRAM: Final = IN_DAEMON | {"program_name", "group_name", "host_node_name"}
@@ -22,50 +21,50 @@ IN_PROCESS: Final = IN_PROGRAM | {"process_num", "numprocs"}
 
 _NUMBERS: Final = frozenset({"process_num", "numprocs"})
 _EXPRESSION: Final = re.compile(r"\((\w+)\)[#0 +-]*[0-9]*(?:\.[0-9]+)?([a-zA-Z])")
-_BEGINS_COMMENT: Final = re.compile(r"(?<=\s)(?=[;#])")
-# Expands to nothing: what stands between a space and a ';' so that the parser sees no comment.
+_COMMENT_START: Final = re.compile(r"(?<=\s)(?=[;#])")
+# Expands to an empty string. Written between a space and a ';' so that the parser finds no comment.
 _BREAK: Final = "%(here).0s"
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
-    """Return a section of the file, from values that are written already."""
+    """Return the text of a section, from values that are already escaped."""
     return "".join([f"[{header}]\n", *(f"{key}={value}\n" for key, value in lines)])
 
 
 def render_value(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
-    """Return a text as the file holds it.
+    """Return a text as it must be written to the file.
 
-    A ``%`` is doubled, unless it begins one of supervisor's own expressions that are known where the text stands, as in
-    ``%(program_name)s``; with two ``%`` that is plain text too.
+    A ``%`` is doubled, unless it starts an expression that supervisor expands in this field, such as
+    ``%(program_name)s``. ``%%(program_name)s`` is plain text.
 
-    :param argument: how the user calls it, for the error.
-    :param expressions: the names that supervisor expands there.
-    :param expanded: how many times it expands the text.
-    :raises InputError: the text cannot be written: it holds a control character, or what begins a comment in a field
-        where that cannot be hidden.
+    :param argument: the user's name for the value, for error messages.
+    :param expressions: the names that supervisor expands in this field.
+    :param expanded: how many times supervisor expands the field.
+    :raises InputError: the text cannot be written: it contains a control character, or the start of a comment in a
+        field where that cannot be escaped.
     """
     refuse_control_characters(argument, text)
     escaped = _escaped(text, expressions, expanded)
     stripped = escaped.strip()
-    if stripped == escaped and not _BEGINS_COMMENT.search(escaped):
+    if stripped == escaped and not _COMMENT_START.search(escaped):
         return escaped
     if "here" not in expressions:
         raise InputError(
-            f"{argument} begins or ends with a space, or has one before ';' or '#', where supervisord's parser sees a "
-            "comment; leave the space out"
+            f"{argument} begins or ends with a space, or has a space before ';' or '#', which starts a comment in "
+            "supervisord's file; remove the space"
         )
     before = _BREAK if escaped[:1].isspace() else ""
     after = _BREAK if escaped[-1:].isspace() else ""
-    return before + _BEGINS_COMMENT.sub(_BREAK, escaped) + after
+    return before + _COMMENT_START.sub(_BREAK, escaped) + after
 
 
 def environment_text(argument: str, variables: Mapping[str, str]) -> str:
-    """Return environment variables as supervisor's parser takes them: ``A="1",B="it's"``.
+    """Return environment variables in the syntax of supervisor's parser: ``A="1",B="it's"``.
 
-    :raises InputError: a name is none, or a value has quotes that the parser would cut off or cannot tell apart. The
-        values are not shown.
+    :raises InputError: a name is invalid, or a value contains quotes that the parser would remove or cannot
+        distinguish. The message does not contain the value.
     """
     return ",".join(
         f"{_variable(argument, name)}={_quoted(f'{argument}[{name!r}]', value)}"
@@ -74,20 +73,20 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 
 
 def refuse_control_characters(argument: str, text: str) -> None:
-    """Check that a text is one line that can be encoded.
+    """Check that a text is a single line without control characters.
 
-    :raises InputError: it holds a control character; a line break would begin an option or a section of its own.
+    :raises InputError: it contains a control character; a line break could start another option or section.
     """
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
             raise InputError(
-                f"{argument} holds the control character {character!a}, which supervisord's file cannot; give one line "
-                "of plain text (in YAML, fold several lines with >-)"
+                f"{argument} contains the control character {character!a}, which cannot be written to supervisord's file; "
+                "give one line of plain text (in YAML, fold several lines with >-)"
             )
 
 
 def contains_here(text: str) -> bool:
-    """Return whether a written text holds, as plain text, what ``[include]`` would replace even there."""
+    """Return whether an escaped text contains ``%(here)s`` as plain text, which ``[include]`` would expand anyway."""
     return "%%(here)s" in text
 
 
@@ -120,21 +119,21 @@ def _is_expression(text: str, position: int, expressions: frozenset[str]) -> boo
 def _variable(argument: str, name: str) -> str:
     if not _VARIABLE.fullmatch(name):
         raise InputError(
-            f"{argument} has the name {name!r}; give letters, digits, '_', '.' and '-', not beginning with a digit"
+            f"{argument} has the name {name!r}; use letters, digits, '_', '.' and '-', and no digit at the beginning"
         )
     return name
 
 
 def _quoted(argument: str, value: str) -> str:
-    # The parser strips both kinds of quotes from both ends, and knows no escape between them.
+    # The parser strips both kinds of quotes from both ends and supports no escaping between them.
     if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
         raise InputError(
-            f"{argument} begins or ends with a quote, which supervisord's parser cuts off; put it into a file that the "
-            "program reads"
+            f"{argument} begins or ends with a quote, which supervisord's parser removes; put the value into a file that "
+            "the program reads"
         )
     if "'" in value and '"' in value:
         raise InputError(
-            f"{argument} holds both ' and \", which supervisord's file cannot; put it into a file that the program "
-            "reads"
+            f"{argument} contains both ' and \", which cannot be written to supervisord's file; put the value into a file "
+            "that the program reads"
         )
     return f"'{value}'" if '"' in value else f'"{value}"'

@@ -1,4 +1,4 @@
-"""What all sections of supervisord's file share: strict models, written field by field."""
+"""Base classes of the configuration: strict pydantic models, and sections that are rendered field by field."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from deferrable_ops.supervisord.values import plain
 
 
 class Model(BaseModel):
-    """A part of the configuration: it cannot be changed, and refuses what it does not know.
+    """Base of all configuration models: immutable, and unknown fields are rejected.
 
-    A field that is None was not given. An error names the field, and never shows its value.
+    None counts as not given. Errors name the field and never contain its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, data: Any) -> Any:
+    def _without_none(cls, data: Any) -> Any:
         data = plain(data)
         if isinstance(data, dict):
             return {name: value for name, value in data.items() if value is not None}
@@ -30,25 +30,25 @@ class Model(BaseModel):
 
 
 class Section(Model):
-    """A section of supervisord's file: its fields, names and defaults are those of supervisor 4.3."""
+    """A section of supervisord's configuration file. Names and defaults of the fields are those of supervisor 4.3."""
 
     _header: ClassVar[str]
-    # The names that supervisor expands in this section's fields, and where it differs for one of them.
+    # The names that supervisor expands in the fields of this section, and exceptions for single fields.
     _expressions: ClassVar[frozenset[str]] = IN_DAEMON
     _expressions_of: ClassVar[Mapping[str, frozenset[str]]] = {}
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()
 
     def to_cfg(self, key: str = "") -> str:
-        """Return the section as text, with what differs from supervisor's defaults, and passwords as they are.
+        """Return the section as text, without default values, and with passwords in plain text.
 
-        :param key: the name of the program, group or plugin, where the section has one.
-        :raises InputError: a value cannot be written into the file.
+        :param key: name of the program, group or plugin; "" for a section without a name.
+        :raises InputError: a value cannot be written to the file.
         """
         header = f"{self._header}:{key}" if key else self._header
         return section_text(header, self._lines(header))
 
     @model_validator(mode="after")
-    def _writable(self) -> Self:
+    def _check_writable(self) -> Self:
         if not any(has_template(str(value)) for value in self.__dict__.values()):
             self.to_cfg()
         return self

@@ -1,4 +1,4 @@
-"""The kinds of values in supervisord's file, each checked as supervisor 4.3 reads it (``datatypes.py``)."""
+"""Types of the values in supervisord's configuration file, validated like in supervisor 4.3 (``datatypes.py``)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, Seriali
 from deferrable_ops.exceptions import InputError
 
 REVEAL: Final = "reveal secrets"
-"""Key of a serialization context with which passwords are written as they are."""
+"""Key of the serialization context. If set, passwords are serialized in plain text."""
 
 _HIDDEN: Final = str(SecretStr("hidden"))
 _NAME: Final = re.compile(r"\w[\w.+@-]*")
 _VALUE: Final = r"""(?:"[^"]*"|'[^']*'|[^\s,"']*)"""
 _PAIR: Final = rf"[A-Za-z_][\w.-]*\s*=\s*{_VALUE}"
-_CAUGHT: Final = rf"([A-Za-z_][\w.-]*)\s*=\s*({_VALUE})"
+_PAIR_GROUPS: Final = rf"([A-Za-z_][\w.-]*)\s*=\s*({_VALUE})"
 
 
 def plain(value: Any) -> Any:
-    """Return a value of OmegaConf's, or any other mapping or sequence, as plain dicts and lists."""
+    """Convert mappings and sequences, such as those of OmegaConf, to plain dicts and lists."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host that supervisord binds to is reached from its own machine alone."""
+    """Return whether an address to which supervisord binds is only reachable from its own machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(port: str) -> str:
-    """Return the host of a checked ``host:port``; ``*`` is every interface."""
+    """Return the host of a validated ``host:port``; ``*`` stands for all interfaces."""
     return port.rpartition(":")[0]
 
 
@@ -68,7 +68,7 @@ def _numbers(value: Any) -> Any:
 def _octal(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch("[0-7]{1,4}", value):
         raise InputError(
-            "is not an octal number in quotes, as '022' (without them, YAML reads another number)"
+            "must be an octal number in quotes, such as '022' (without quotes, YAML reads another number)"
         )
     return value
 
@@ -80,16 +80,16 @@ def _signal(value: Any) -> Any:
             signal.Signals(int(name)) if name.isascii() and name.isdigit() else signal.Signals[f"SIG{name}"]
         )
     except (KeyError, ValueError):
-        raise InputError("is no signal; give its name, as TERM, or its number") from None
+        raise InputError("is not a signal; give a name, such as TERM, or a number") from None
     return number.name.removeprefix("SIG")
 
 
 def _host_and_port(value: Any) -> Any:
     host, _, number = str(value).strip().rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", number) or not 0 < int(number) < 65536:
-        raise InputError("has no port between 1 and 65535; give host:port, *:port or the port alone")
+        raise InputError("has no port between 1 and 65535; give host:port, *:port or only the port")
     if re.search(r"[:\s/]", host):
-        raise InputError("has a host that supervisord cannot bind to; give an IPv4 address, a name or *")
+        raise InputError("has a host that supervisord cannot bind to; give an IPv4 address, a host name or *")
     return f"{host.lower() or '*'}:{int(number)}"
 
 
@@ -99,17 +99,17 @@ def _variables(value: Any) -> Any:
     if isinstance(value, str):
         pairs = re.fullmatch(rf"\s*(?:{_PAIR}\s*(?:,\s*{_PAIR}\s*)*,?\s*)?", value)
         if pairs is None:
-            raise InputError('is not a list of variables; give a mapping, or text as A="1",B="2"')
-        return {name: text.strip("'\"") for name, text in re.findall(_CAUGHT, value)}
+            raise InputError('is not a list of variables; give a mapping, or a text such as A="1",B="2"')
+        return {name: text.strip("'\"") for name, text in re.findall(_PAIR_GROUPS, value)}
     return value
 
 
 def _secret(value: Any) -> Any:
     given = value.get_secret_value() if isinstance(value, SecretStr) else value
     if given == _HIDDEN:
-        raise InputError("is hidden: it was written without its secret; see with_secrets()")
+        raise InputError("is masked: the configuration was serialized without secrets; use with_secrets()")
     if given == "":
-        raise InputError("is empty; leave it out where there is none")
+        raise InputError("is empty; give a value, or remove the field")
     return _text(value)
 
 
@@ -122,8 +122,8 @@ def _written_secret(value: SecretStr | None, info: SerializationInfo) -> Any:
 def _name(value: Any) -> Any:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InputError(
-            f"{value!r} is not allowed as a name; give letters, digits, '_', '.', '+', '@' and '-', beginning with a "
-            "letter, a digit or '_'"
+            f"{value!r} is not allowed as a name; use letters, digits, '_', '.', '+', '@' and '-', with a letter, a digit "
+            "or '_' at the beginning"
         )
     return value
 
@@ -131,19 +131,19 @@ def _name(value: Any) -> Any:
 def _user(value: Any) -> Any:
     value = _text(value)
     if isinstance(value, str) and re.search(r"\s", value):
-        raise InputError("holds a space; give a user's name or number")
+        raise InputError("contains a space; give the name or the number of a user")
     return value
 
 
 def _path(value: Any) -> Any:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if value == "":
-        raise InputError("is empty; leave it out where there is none")
+        raise InputError("is empty; give a path, or remove the field")
     return value
 
 
 Name = Annotated[str, BeforeValidator(_name)]
-"""The name of a program, group or plugin: a part of a section's header, of a path and of a process's full name."""
+"""Name of a program, group or plugin. It is part of a section's header, of paths and of full process names."""
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret), PlainSerializer(_written_secret)]
 User = Annotated[str, BeforeValidator(_user), Field(min_length=1)]

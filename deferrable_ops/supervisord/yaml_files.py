@@ -1,4 +1,4 @@
-"""Reading a configuration from YAML, with or without the marks that Hydra needs in it."""
+"""Loading a configuration from YAML, with or without the special keys of Hydra."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from deferrable_ops.exceptions import InputError
 
 M = TypeVar("M", bound=BaseModel)
 
-_MARKS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partial_"})
+_HYDRA_KEYS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partial_"})
 
 
 def yaml_mapping(path: str | Path) -> dict[str, Any]:
-    """Return what a YAML file holds, with Hydra's marks.
+    """Return the mapping in a YAML file, including Hydra's special keys.
 
-    :raises InputError: it cannot be read, or is no mapping.
+    :raises InputError: the file cannot be read, or does not contain a mapping.
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -28,34 +28,34 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
-        # The error's own text quotes the file, in which a password can stand.
-        raise InputError(f"{path} is not YAML{_place(error)}") from None
+        # The text of the error quotes the file, which may contain a password.
+        raise InputError(f"{path} is not YAML{_location(error)}") from None
     if not isinstance(data, dict):
         raise InputError(
-            f"{path} holds no mapping; give the configuration's fields, as program: and working_dir:"
+            f"{path} must contain a mapping of the configuration's fields, such as program: and working_dir:"
         )
     return data
 
 
 def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a YAML file holds, without Hydra's marks.
+    """Return data from a YAML file without Hydra's special keys.
 
-    :raises InputError: it needs Hydra to resolve ``${oc...}``.
+    :raises InputError: it contains ``${oc...}``, which only Hydra resolves.
     """
-    return {key: _without_marks(path, value) for key, value in data.items() if key not in _MARKS}
+    return {key: _without_marks(path, value) for key, value in data.items() if key not in _HYDRA_KEYS}
 
 
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
-    """Return a model of this data.
+    """Validate data and return the model.
 
-    :raises InputError: it is wrong; the message has a line per field, and none of the values.
+    :raises InputError: the data is invalid; the message has one line per field and does not contain values.
     """
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         lines = [f"{_field(item['loc'])}{item['msg'].removeprefix('Value error, ')}" for item in found]
-        raise InputError("\n  ".join([f"{source} is no {kind.__name__}:", *lines])) from None
+        raise InputError("\n  ".join([f"{source} is not a valid {kind.__name__}:", *lines])) from None
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -69,11 +69,11 @@ def _without_marks(path: str, data: Any) -> Any:
         return [_without_marks(path, item) for item in data]
     if isinstance(data, str) and "${oc." in data:
         raise InputError(
-            f"{path} holds ${{oc...}}, which only Hydra resolves; load it with Hydra or airflow-config"
+            f"{path} contains ${{oc...}}, which only Hydra resolves; load the file with Hydra or airflow-config"
         )
     return data
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _location(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     return f": look at line {mark.line + 1}" if mark is not None else ""

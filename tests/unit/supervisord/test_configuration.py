@@ -212,7 +212,7 @@ def test_default_directory_is_the_same_each_time_and_short() -> None:
         ({"program": {"a": {"command": "x", "numprocs": 2}}}, "process_num"),
         ({"program": {"a": {"command": "x", "stopasgroup": True, "killasgroup": False}}}, "refuses to start"),
         ({"program": {"a": {"command": "x", "exitcodes": [256]}}}, "less than or equal to 255"),
-        ({"program": {"a": {"command": "x", "stopsignal": "NO"}}}, "no signal"),
+        ({"program": {"a": {"command": "x", "stopsignal": "NO"}}}, "not a signal"),
         ({"program": {"a": {"command": "x", "umask": 22}}}, "in quotes"),
         ({"program": {"a": {"command": "x", "environment": {"A B": "1"}}}}, "has the name 'A B'"),
         ({"program": {"a": {"command": "x", "environment": {"A": "'\""}}}}, "quote"),
