@@ -1,4 +1,4 @@
-"""Waiting longer after each failure. aiokafka's own client tries again at once, 1,700 times a second."""
+"""An aiokafka client with exponential backoff. aiokafka's own client retries at once, 1,700 times a second."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
 
-_DIAGNOSE_EVERY = 3  # failures
-
+# Failures in a row after which the client checks whether the broker refuses the connection permanently.
+_DIAGNOSE_EVERY = 3
 
 FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
-"""Says why a broker refuses us for good."""
+"""Connects to a host and port; returns the error if the broker refuses permanently, else None."""
 
 
 def backoff_client(
@@ -22,16 +22,17 @@ def backoff_client(
     refused: Callable[[KafkaRefused], None],
     **arguments: Any,
 ) -> Any:
-    """Return an aiokafka client that connects, and asks for metadata, less and less often while that fails.
+    """Return an aiokafka client that backs off after failed connections and failed metadata requests.
 
-    :param topics: returns the topics whose partitions and leaders it keeps itself informed of.
-    :param refused: called when a broker refuses us for good.
-    :param arguments: aiokafka's own.
+    :param topics: returns the topics whose partitions and leaders the client tracks.
+    :param refusal: checks whether a broker refuses the connection permanently.
+    :param refused: called with the error when a broker does.
+    :param arguments: passed to aiokafka.
     """
     from aiokafka.client import AIOKafkaClient
 
     class BackoffClient(AIOKafkaClient):  # type: ignore[misc]
-        """Waits for each broker, and for metadata, for itself."""
+        """Has one backoff for each broker, and one for metadata requests."""
 
         def __init__(self) -> None:
             super().__init__(**arguments)

@@ -1,4 +1,4 @@
-"""The catch-up consumer: what lies between where subscriptions begin and where the live consumer is, for all of them."""
+"""The catch-up consumer: reads older records, from each subscription's start up to the live consumer's position."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from deferrable_ops.exceptions import KafkaUnavailable
 from deferrable_ops.upstreams.kafka.client import Cluster, is_broken, topic_read_refusal
-from deferrable_ops.upstreams.kafka.live_consumer import lost_records_warning
-from deferrable_ops.upstreams.kafka.partition_discovery import bounds_of
+from deferrable_ops.upstreams.kafka.partition_discovery import bounds_of, lost_records_warning
 from deferrable_ops.upstreams.kafka.positions import CatchUpGroup, Partition, Topic
 from deferrable_ops.upstreams.kafka.subscriptions import Matches, Subscription, Subscriptions, make_batch
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-_POLL_TIMEOUT_MS = 200  # milliseconds
+_POLL_TIMEOUT_MS = 200
 _MAX_POLL_RECORDS = 200
-_YIELD_SECONDS = 0.001  # for the Triggerer's event loop, which needs the same interpreter lock
+# Pause after each poll: the Triggerer's event loop needs the same interpreter lock.
+_YIELD_SECONDS = 0.001
+# How long the consumer stays at one offset while subscriptions wait at others.
 _SWITCH_SECONDS = 1.0
-_LINGER_SECONDS = 5.0  # the next wait may begin soon
+# How long an idle consumer stays open: the next wait may start soon.
+_LINGER_SECONDS = 5.0
 
 
 class CatchUpConsumer:
-    """Reads what is past, while somebody is behind."""
+    """Reads older records while any subscription is behind the live consumer."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -34,14 +36,14 @@ class CatchUpConsumer:
         self._switched_at: dict[TopicPartition, float] = {}
 
     def is_needed(self) -> bool:
-        """Return whether anybody is behind."""
+        """Return whether any subscription is behind the live consumer."""
         topics = self._subscriptions.topics.values()
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 
     async def read(self) -> None:
-        """Read until nobody is behind, and a little longer.
+        """Read until every subscription has caught up, and linger for a few seconds.
 
-        :raises KafkaRefused: the cluster refuses us.
+        :raises KafkaRefused: the cluster refuses the connection permanently.
         """
         consumer = await self._cluster.open_consumer("catch-up")
         self._positions = {}
@@ -49,7 +51,7 @@ class CatchUpConsumer:
         try:
             while True:
                 if is_broken(consumer):
-                    raise KafkaUnavailable("the client has broken down")
+                    raise KafkaUnavailable("the catch-up consumer stopped unexpectedly")
                 if self._assign(consumer):
                     idle_since = None
                     await self._poll(consumer)
@@ -65,7 +67,7 @@ class CatchUpConsumer:
             await consumer.stop()
 
     def _assign(self, consumer: AIOKafkaConsumer) -> bool:
-        """Let the consumer stand where it is needed; return whether it is needed anywhere."""
+        """Assign, seek, pause and resume partitions as needed; return whether any partition is to be read."""
         wanted = self._wanted()
         if not set(wanted) <= set(self._positions):
             consumer.assign(list(wanted))
@@ -116,7 +118,7 @@ class CatchUpConsumer:
                 self._subscriptions.for_topic(name), topic_read_refusal(self._cluster.settings, name)
             )
             return
-        # Where nothing came, the offset may have moved all the same: over the marks of transactions, say.
+        # The position can advance without records, e.g. past transaction markers.
         ends = {tp: await consumer.position(tp) for tp in self._positions}
         for name in {tp.topic for tp, end in ends.items() if end > self._positions[tp]}:
             topic = self._subscriptions.topics.get(name)
@@ -138,9 +140,9 @@ class CatchUpConsumer:
             partition, begin = topic.partitions.get(tp.partition), self._positions[tp]
             if partition is None or partition.catch_up != begin or end <= begin:
                 continue
-            covered = partition.covered(begin, end)
-            found += self._subscriptions.find(
-                topic, partition, fetched.get(tp, ()), _covered_from(partition, begin)
+            covered = partition.close_groups(begin, end)
+            found += self._subscriptions.match(
+                topic, partition, fetched.get(tp, ()), _is_covered_from(partition, begin)
             )
             read[tp.partition] = partition, covered, end
         if found:
@@ -154,7 +156,7 @@ class CatchUpConsumer:
             partition.catch_up = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Let those who need what is not there go on where the log begins."""
+        """Move subscriptions whose offset no longer exists to the beginning of the log."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None
@@ -162,10 +164,11 @@ class CatchUpConsumer:
             return
         for subscription, group in list(partition.behind.items()):
             if not bounds.beginning <= group.offset <= bounds.end:
-                subscription.warn(lost_records_warning(tp, group.offset, bounds.beginning))
+                name, beginning = f"{tp.topic}/{tp.partition}", bounds.beginning
+                subscription.warn(lost_records_warning(name, group.offset, beginning, f"offset {beginning}"))
                 partition.add(subscription, bounds.beginning)
         self._subscriptions.changed()
 
 
-def _covered_from(partition: Partition[Subscription], begin: int) -> Callable[[Subscription, int], bool]:
+def _is_covered_from(partition: Partition[Subscription], begin: int) -> Callable[[Subscription, int], bool]:
     return lambda subscription, offset: partition.is_covered(subscription, begin, offset)

@@ -1,6 +1,6 @@
-"""A consumer of aiokafka that waits longer after each failure, and says why a cluster refuses it.
+"""aiokafka consumers that back off after failures and report why a cluster refuses them.
 
-The one file that reaches into aiokafka.
+Only this module, ``backoff_client`` and ``transactional_producer`` use aiokafka's private attributes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from deferrable_ops.upstreams.kafka.oauth import token_provider
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
-_PAUSE = 0.2
+_RETRY_SECONDS = 0.2
 _REQUEST_SECONDS = 20.0
-_FETCH_BYTES = 8 * 1_048_576  # of memory, for each broker and consumer; a larger record comes all the same
-_FETCH_WAIT = (
-    250  # milliseconds: for so long a broker may hold up whoever begins in another partition of its own
-)
-_METADATA_SECONDS = 15.0  # until a new partition is noticed
+# fetch.max.bytes: memory for each broker and consumer. A larger single record is still returned.
+_FETCH_BYTES = 8 * 1_048_576
+# fetch.max.wait.ms: the longest a broker holds a fetch open, and so delays a seek in another of its partitions.
+_FETCH_WAIT_MS = 250
+# How often metadata is refreshed, and so how soon a new partition is noticed.
+_METADATA_SECONDS = 15.0
 _MISSING_TOPIC_SECONDS = 15.0
-_REFUSALS = 3  # in a row: a broker that has just started may not know its users yet
+# Attempts before a refusal counts as permanent: a broker that has just started may not have its users loaded yet.
+_REFUSAL_ATTEMPTS = 3
 _AUTHENTICATION: Final = (
     "AuthenticationFailedError",
     "AuthenticationMethodNotSupported",
@@ -41,13 +43,13 @@ _AUTHENTICATION: Final = (
 
 
 def import_aiokafka(mechanism: str = "") -> None:
-    """Import the client library. The first time blocks for long: only in a thread.
+    """Import the client library. The first import blocks for long: call it in a thread.
 
-    :param mechanism: SASL's; GSSAPI needs a library more.
-    :raises ConfigurationError: the extra ``kafka`` is missing.
+    :param mechanism: the SASL mechanism; GSSAPI needs one more library.
+    :raises ConfigurationError: the extra ``kafka`` is not installed.
     """
     try:
-        # The codecs' library, too: aiokafka would find out that it is missing when a compressed batch comes.
+        # Including the compression library: aiokafka would miss it only when a compressed batch arrives.
         for name in ("aiokafka", "aiokafka.client", "aiokafka.conn", "aiokafka.errors", "cramjam"):
             import_module(name)
         if mechanism == "GSSAPI":
@@ -55,18 +57,18 @@ def import_aiokafka(mechanism: str = "") -> None:
         logging.getLogger("aiokafka.conn").addFilter(_holds_no_credentials)
     except ImportError as missing:
         raise ConfigurationError(
-            f"Kafka needs a client that is not installed here ({missing}): "
+            f"Kafka needs a client library that is not installed ({missing}); install it: "
             'pip install "airflow-deferrable-ops[kafka]"' + (" gssapi" if mechanism == "GSSAPI" else "")
         ) from missing
 
 
 class Cluster:
-    """Opens consumers of one cluster, in the thread and the event loop that read it.
+    """Opens consumers of one cluster, in the thread and the event loop that run them.
 
-    :param tls: what connections are encrypted with.
-    :ivar topics: the topics whose partitions and leaders its consumers keep themselves informed of.
-    :ivar refused: why a broker refuses us since its consumers were opened.
-    :ivar connection: how its brokers are reached, in aiokafka's arguments.
+    :param tls: the TLS context of its connections; None: plaintext.
+    :ivar topics: the topics whose partitions and leaders the consumers track.
+    :ivar refused: the permanent refusal of a broker, if there was one since the consumers were opened.
+    :ivar connection: aiokafka's arguments for connecting to a broker.
     """
 
     def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
@@ -76,10 +78,10 @@ class Cluster:
         self.connection = _connection_arguments(settings, tls)
 
     async def open_consumer(self, purpose: str) -> AIOKafkaConsumer:
-        """Open a consumer that belongs to no group and commits nothing.
+        """Open a consumer without a consumer group; it commits no offsets to Kafka.
 
-        :param purpose: becomes part of its client id, which the brokers' logs show.
-        :raises KafkaRefused: the cluster refuses the credentials or the certificate, or its own cannot be trusted.
+        :param purpose: part of the client id, which brokers show in their logs.
+        :raises KafkaRefused: the cluster refuses the credentials or the certificate, or its own is not trusted.
         :raises KafkaUnavailable: no broker can be reached now.
         """
         import aiokafka
@@ -89,10 +91,11 @@ class Cluster:
         consumer = aiokafka.AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="none",  # where to go on is for us to say
+            # The caller seeks: a missing offset is an error, not a silent reset.
+            auto_offset_reset="none",
             isolation_level=self.settings.isolation,
             fetch_max_bytes=_FETCH_BYTES,
-            fetch_max_wait_ms=_FETCH_WAIT,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=self.settings.partition_bytes,
             client_rack=self.settings.rack,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
@@ -105,7 +108,7 @@ class Cluster:
             bootstrap_servers=self.settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             metadata_max_age_ms=int(_METADATA_SECONDS * 1_000),
-            retry_backoff_ms=int(_PAUSE * 1_000),
+            retry_backoff_ms=int(_RETRY_SECONDS * 1_000),
             **{**self.connection, "client_id": client_id},
         )
         try:
@@ -125,7 +128,7 @@ class Cluster:
         return consumer
 
     async def find_refusal(self) -> KafkaRefused | None:
-        """Connect to each broker that the settings name, and return why they refuse; None: they do not, all of them."""
+        """Connect to each bootstrap server; return the first refusal if all of them refuse permanently, else None."""
         from aiokafka.conn import collect_hosts
 
         refused = None
@@ -137,13 +140,13 @@ class Cluster:
         return refused
 
     async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
-        """Connect to a broker, and return why it refuses for good; None: it does not, or nobody can say."""
+        """Connect to a broker; return the error if it refuses permanently, None if not or if it cannot be reached."""
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
 
-        for attempt in range(_REFUSALS):
+        for attempt in range(_REFUSAL_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(_PAUSE * 2**attempt)
+                await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
             try:
                 connection = await create_conn(
                     host, port, request_timeout_ms=int(_REQUEST_SECONDS * 1_000), **self.connection
@@ -161,28 +164,28 @@ class Cluster:
         self.refused = refused
 
     def _describe_refusal(self, host: str, port: int, error: Exception) -> str:
-        said = self.settings.without_secrets(error)
+        detail = self.settings.without_secrets(error)
         where = f"{host}:{port} of the connection {self.settings.conn_id!r}"
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
-                f"the certificate of {where} cannot be trusted: {said}; set ssl.ca.location in the connection's extra "
-                "to the authority that signed it"
+                f"the certificate of {where} is not trusted: {detail}; set ssl.ca.location in the connection's extra "
+                "to the certificate of the authority that signed it"
             )
         if isinstance(error, ssl.SSLError):
             return (
-                f"no encrypted connection to {where} can be made: {said}; check security.protocol, and the certificate "
-                "that the broker asks of clients"
+                f"no TLS connection to {where} is possible: {detail}; check security.protocol, and the certificate "
+                "that the broker requires of clients"
             )
         return (
-            f"{where} refuses {self.settings.username or 'us'} ({self.settings.mechanism or self.settings.protocol}): "
-            f"{said}; check sasl.mechanism, sasl.username and sasl.password in the connection's extra"
+            f"{where} refuses {self.settings.username or 'this client'} "
+            f"({self.settings.mechanism or self.settings.protocol}): {detail}; check sasl.mechanism, sasl.username and sasl.password in the connection's extra"
         )
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str) -> set[int]:
-    """Return the partitions of a topic, once some broker has told them.
+    """Return the partitions of a topic, waiting until a broker has returned its metadata.
 
-    :raises KafkaRefused: there is no such topic, or we may not see it.
+    :raises KafkaRefused: the topic does not exist, or the user may not describe it.
     """
     client: Any = consumer._client
     missing_since, backoff = None, Backoff()
@@ -194,7 +197,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
         if topic in client.cluster.unauthorized_topics:
             raise topic_read_refusal(settings, topic)
         has_answered = await client.force_metadata_update()
-        # A topic that has just been made is not known to every broker yet.
+        # A new topic is not known to every broker at once.
         missing_since = (missing_since or time.monotonic()) if has_answered else None
         if missing_since is not None and time.monotonic() - missing_since > _MISSING_TOPIC_SECONDS:
             raise KafkaRefused(
@@ -205,15 +208,15 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
 
 
 def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error of a topic that we may not read."""
+    """Return the error for a topic that the user may not read."""
     return KafkaRefused(
-        f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'us'} read the topic "
-        f"{topic!r}; grant READ and DESCRIBE on it"
+        f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
+        f"read the topic {topic!r}; grant READ and DESCRIBE on it"
     )
 
 
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
-    """Return whether a consumer has ended by itself: it would say that nothing comes, for ever."""
+    """Return whether a consumer's fetch loop has ended: its polls would return nothing from then on."""
     fetcher: Any = consumer._fetcher
     return bool(fetcher.error_future.done())
 
@@ -236,13 +239,13 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
 
 
 def _holds_no_credentials(record: logging.LogRecord) -> bool:
-    """Return whether a record may be logged: at the level DEBUG aiokafka logs each request, passwords and all."""
+    """Return whether a record may be logged: at level DEBUG, aiokafka logs each request, passwords included."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 
 
 def _is_refusal(error: Exception) -> bool:
     if isinstance(error, ssl.SSLError):
-        # A connection that breaks off while it is made is none.
+        # A connection that is closed during the handshake is an outage, not a refusal.
         return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     return type(error).__name__ in _AUTHENTICATION

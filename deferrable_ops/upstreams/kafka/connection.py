@@ -1,4 +1,4 @@
-"""Airflow's Kafka connection, whose extra holds librdkafka's settings, in aiokafka's words."""
+"""Reads Airflow's Kafka connection, whose extra holds librdkafka settings, and translates them for aiokafka."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from deferrable_ops.exceptions import ConfigurationError
 
 _PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
-# librdkafka's other names for the same settings.
+# librdkafka's aliases.
 _ALIASES: Final = {
     "metadata.broker.list": "bootstrap.servers",
     "sasl.mechanisms": "sasl.mechanism",
     "max.partition.fetch.bytes": "fetch.message.max.bytes",
 }
-# What says who we are, or whom we trust, is never passed over: a setting that is not known here is refused.
-_GUARDED: Final = ("ssl.", "sasl.", "security.", "enable.ssl.")
+# Settings of identity and trust: an unknown one is refused, never ignored.
+_SECURITY_PREFIXES: Final = ("ssl.", "sasl.", "security.", "enable.ssl.")
 _KNOWN: Final = frozenset(
     {
         "enable.ssl.certificate.verification",
@@ -42,13 +42,13 @@ _KNOWN: Final = frozenset(
         "ssl.key.password",
     }
 )
-# They say how the JVM's or librdkafka's own ticket cache or randomness works, which is the system's own here.
+# These configure librdkafka's or the JVM's own ticket cache; here the operating system's is used.
 _IGNORED: Final = ("sasl.kerberos.", "sasl.login.")
 _ISOLATIONS: Final = ("read_committed", "read_uncommitted")
 
 
 class KafkaAirflowConnection(Protocol):
-    """What is read of an Airflow connection."""
+    """The attributes that are read of an Airflow connection."""
 
     conn_id: str
     host: str | None
@@ -58,8 +58,8 @@ class KafkaAirflowConnection(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OAuth:
-    """Where an OAuth token comes from: OpenID Connect's client credentials."""
+class OAuthSettings:
+    """How an OAuth token is requested, by OpenID Connect's client credentials grant."""
 
     endpoint: str
     client_id: str
@@ -73,7 +73,7 @@ class ClusterSettings:
 
     :param servers: ``host:port``, comma-separated.
     :param protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-    :param tls: the settings of librdkafka that say whom to trust, and with which certificate to come.
+    :param tls: librdkafka's ``ssl.`` settings: trusted authorities and the client's certificate.
     """
 
     conn_id: str
@@ -83,7 +83,7 @@ class ClusterSettings:
     username: str | None
     password: str | None = field(repr=False)
     kerberos_service: str = "kafka"
-    oauth: OAuth | None = None
+    oauth: OAuthSettings | None = None
     tls: Mapping[str, Any] = field(default_factory=dict, repr=False)
     client_id: str = "deferrable-ops"
     rack: str | None = None
@@ -91,12 +91,12 @@ class ClusterSettings:
     partition_bytes: int = 1_048_576
 
     def secrets(self) -> list[str]:
-        """Return what nothing that is shown may hold."""
+        """Return the values that must not appear in logs or messages."""
         found = [self.password, self.tls.get("ssl.key.password"), self.oauth and self.oauth.client_secret]
         return [str(secret) for secret in found if secret]
 
     def without_secrets(self, text: object) -> str:
-        """Return a text in which the secrets are replaced by asterisks."""
+        """Return the text with secrets replaced by asterisks."""
         shown = str(text)
         for secret in self.secrets():
             shown = shown.replace(secret, "***")
@@ -106,21 +106,22 @@ class ClusterSettings:
 def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSettings:
     """Return the settings of an Airflow connection of the type Kafka.
 
-    The names are librdkafka's, as the kafka provider documents them; what concerns its consumer groups and producers
-    is passed over. Host, login and password of the connection stand in for settings that the extra leaves out.
+    The extra holds librdkafka settings, as the kafka provider documents them; those of consumer groups and producers
+    are ignored. The connection's host, login and password are used where the extra has no such setting.
 
-    :param extra: the connection's, as JSON.
-    :raises ConfigurationError: a setting is missing, malformed, or one that guards the connection and is not known.
+    :param extra: the connection's extra, parsed from JSON.
+    :raises ConfigurationError: a setting is missing or malformed, or an unknown setting of identity or trust.
     """
     conn_id = connection.conn_id
-    extra = _checked(conn_id, extra)
+    extra = _normalized_extra(conn_id, extra)
     host = connection.host and (
         f"{connection.host}:{connection.port}" if connection.port else connection.host
     )
     servers = extra.get("bootstrap.servers") or host
     if not servers:
         raise ConfigurationError(
-            f"the connection {conn_id!r} says no bootstrap.servers; write host:port of a broker into its extra"
+            f"the connection {conn_id!r} has no bootstrap.servers; add it to the extra, e.g. "
+            '{"bootstrap.servers": "host:9092"}'
         )
     username = _text(extra, "sasl.username") or connection.login
     mechanism = (_text(extra, "sasl.mechanism") or "").upper()
@@ -130,7 +131,7 @@ def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSet
     if protocol.startswith("SASL"):
         mechanism = mechanism or ("GSSAPI" if username is None else "PLAIN")
         _check_choice(conn_id, "sasl.mechanism", mechanism, _MECHANISMS)
-    _check_guards(conn_id, extra)
+    _check_security_settings(conn_id, extra)
     isolation = _text(extra, "isolation.level") or "read_committed"
     _check_choice(conn_id, "isolation.level", isolation, _ISOLATIONS)
     settings = ClusterSettings(
@@ -152,38 +153,41 @@ def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSet
         settings.username and settings.password
     ):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has sasl.mechanism {mechanism} and lacks sasl.username or sasl.password"
+            f"the connection {conn_id!r} has sasl.mechanism {mechanism} but no sasl.username or sasl.password; "
+            "add them to the extra, or set the connection's login and password"
         )
     return settings
 
 
 def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
-    """Return what a connection is encrypted with; None for one in the clear. Reads files: only in a thread.
+    """Return the TLS context of a cluster; None for a plaintext protocol. Reads files: call it in a thread.
 
-    :raises ConfigurationError: a file or certificate cannot be read.
+    :raises ConfigurationError: a file or a certificate cannot be read.
     """
     if settings.protocol not in ("SSL", "SASL_SSL"):
         return None
     tls = settings.tls
     location = tls.get("ssl.ca.location")
-    if location in ("", "probe"):  # librdkafka's words for the system's own
+    # librdkafka's values for the operating system's authorities.
+    if location in ("", "probe"):
         location = None
     try:
         context = ssl.create_default_context(cafile=location, cadata=tls.get("ssl.ca.pem"))
         if "ssl.certificate.pem" in tls:
             raise ConfigurationError(
-                f"the connection {settings.conn_id!r} holds ssl.certificate.pem itself; Python reads a client's "
-                "certificate from files only: give ssl.certificate.location and ssl.key.location"
+                f"the connection {settings.conn_id!r} has ssl.certificate.pem, but Python reads a client certificate "
+                "from files only; set ssl.certificate.location and ssl.key.location instead"
             )
         if tls.get("ssl.certificate.location"):
             context.load_cert_chain(
                 tls["ssl.certificate.location"],
                 tls.get("ssl.key.location"),
-                tls.get("ssl.key.password") or "",  # "": never ask on a terminal
+                # An empty password instead of none: OpenSSL must not prompt on a terminal.
+                tls.get("ssl.key.password") or "",
             )
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the TLS settings of the connection {settings.conn_id!r} cannot be used: "
+            f"the TLS settings of the connection {settings.conn_id!r} cannot be loaded; check its ssl. settings: "
             f"{settings.without_secrets(error)}"
         ) from None
     if str(tls.get("ssl.endpoint.identification.algorithm", "https")).lower() in ("none", ""):
@@ -194,37 +198,38 @@ def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _checked(conn_id: str, extra: Any) -> dict[str, Any]:
+def _normalized_extra(conn_id: str, extra: Any) -> dict[str, Any]:
     if not isinstance(extra, Mapping):
         raise ConfigurationError(
-            f"the extra of the connection {conn_id!r} is not a JSON object of librdkafka's settings"
+            f"the extra of the connection {conn_id!r} is not a JSON object; write librdkafka settings, e.g. "
+            '{"bootstrap.servers": "host:9092"}'
         )
     return {_ALIASES.get(str(name), str(name)): value for name, value in extra.items() if value is not None}
 
 
-def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
+def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
     unknown = sorted(
         name
         for name in extra
-        if name.startswith(_GUARDED) and name not in _KNOWN and not name.startswith(_IGNORED)
+        if name.startswith(_SECURITY_PREFIXES) and name not in _KNOWN and not name.startswith(_IGNORED)
     )
     if unknown:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(unknown)}; "
-            f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
+            f"the connection {conn_id!r} has unsupported security settings: {', '.join(unknown)}; remove them, or "
+            f"use one of the supported ones: {', '.join(sorted(_KNOWN))}"
         )
 
 
-def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuth:
+def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuthSettings:
     names = ("token.endpoint.url", "client.id", "client.secret")
     values = [_text(extra, f"sasl.oauthbearer.{name}") for name in names]
     if str(extra.get("sasl.oauthbearer.method", "")).lower() != "oidc" or not all(values):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER, for which it needs "
+            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER, which requires "
             "sasl.oauthbearer.method=oidc and sasl.oauthbearer. " + ", ".join(names)
         )
     endpoint, client_id, client_secret = map(str, values)
-    return OAuth(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))
+    return OAuthSettings(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))
 
 
 def _check_choice(conn_id: str, name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
-"""Kafka: one live consumer, and at most one that catches up, per cluster for all waits of a process.
+"""Kafka consumers shared by all waits of a process: one live and at most one catch-up consumer per cluster.
 
-They belong to no group and commit nothing to Kafka: the log itself is the memory, and where a wait goes on is stored
-together with what was found for it.
+They belong to no consumer group and commit no offsets to Kafka. The offsets at which a wait resumes are stored in the
+inbox, in one transaction with the matched events.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 Store = Callable[[Batch], Awaitable[object]]
-"""Stores a batch in one transaction, and returns once it is committed. What it raises is tried again. A batch may come
-again after a restart: its events are listener by their dedupe keys."""
+"""Stores a batch in one transaction and returns once it is committed. Errors are retried. A batch may be repeated after
+a restart: its events are deduplicated by their dedupe keys."""
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:
     """Use the consumers of a cluster on the running event loop.
 
     :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :param store: stores what is found, on the running event loop; that of the connection's first user is used for all.
-    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or a setting of it is wrong.
+    :param store: stores matched events, on the running event loop; the first user's is used for all of a connection.
+    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or wrong.
     """
 
     async def open_kafka() -> KafkaConsumers:
@@ -51,9 +51,9 @@ def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[K
 
 
 async def open_consumers(settings: ClusterSettings, store: Store) -> KafkaConsumers:
-    """Return the consumers of a cluster, for whoever closes them.
+    """Open the consumers of a cluster; the caller closes them.
 
-    :raises ConfigurationError: the extra ``kafka`` is missing, or a certificate cannot be read.
+    :raises ConfigurationError: the extra ``kafka`` is not installed, or a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     kafka = KafkaConsumers(settings, await asyncio.to_thread(tls_context, settings), store)
@@ -62,17 +62,17 @@ async def open_consumers(settings: ClusterSettings, store: Store) -> KafkaConsum
 
 
 class KafkaConsumers:
-    """The consumers of one cluster. They connect once there is something to read."""
+    """The consumers of one cluster. They connect when the first subscription starts."""
 
     def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store) -> None:
         self._thread = ConsumerThread(settings, tls, store)
 
     def open(self) -> None:
-        """Begin, with nobody to read for."""
+        """Start the thread, without subscriptions."""
         self._thread.start()
 
     async def close(self) -> None:
-        """Stop, and close all connections."""
+        """Stop the consumers and close all connections."""
         await self._thread.stop()
 
     def subscribe(
@@ -84,26 +84,26 @@ class KafkaConsumers:
         offsets: Mapping[str, int] | None = None,
         listener: SubscriptionListener,
     ) -> ScopedSubscription:
-        """Read a topic for one wait, while the ``with`` statement of what is returned lasts.
+        """Subscribe one wait to a topic, for the duration of the returned object's ``with`` statement.
 
-        What it asks for is stored, in the order of each partition; a record may come to be stored again only after a
-        restart, or when its topic was made again.
+        Matching records are stored in the order of each partition. A record is stored twice only after a restart, or
+        when its topic was recreated.
 
-        :param key: tells it from others of this topic in :attr:`Batch.resume_offsets`.
-        :param events: of one topic, with their templates rendered. A record is asked for when it is any of them.
-        :param since: seconds since the epoch; records whose timestamp is older are not its own.
-        :param offsets: what :attr:`Batch.resume_offsets` said of this key when it was last read for; None begins at `since`.
-        :param listener: is listener of trouble, on this event loop.
+        :param key: identifies the subscription in :attr:`Batch.resume_offsets`.
+        :param events: specifications for one topic, templates rendered. A record matches if it matches any of them.
+        :param since: seconds since the epoch; records with an older timestamp do not match.
+        :param offsets: the last :attr:`Batch.resume_offsets` of this key; None: start at `since`.
+        :param listener: receives warnings and permanent failures, on this event loop.
         """
-        use = ScopedSubscription(key, events, since=since, offsets=offsets, listener=listener)
-        use.thread = self._thread
-        return use
+        subscription = ScopedSubscription(key, events, since=since, offsets=offsets, listener=listener)
+        subscription.thread = self._thread
+        return subscription
 
 
 class ScopedSubscription(Subscription):
-    """A subscription that lasts as long as its ``with`` statement: one object, because there are thousands.
+    """A subscription that is active inside its ``with`` statement. One object, because there are thousands of them.
 
-    :ivar thread: reads.
+    :ivar thread: the thread that runs the consumers.
     """
 
     __slots__ = ("thread",)
@@ -111,17 +111,17 @@ class ScopedSubscription(Subscription):
     thread: ConsumerThread
 
     def __enter__(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self.thread.add(self)
 
     def __exit__(self, *_: object) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.thread.remove(self)
 
 
 async def load_settings(conn_id: str) -> ClusterSettings:
-    """Return how the cluster of an Airflow connection is reached.
+    """Return the cluster settings of an Airflow connection.
 
-    :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
+    :raises ConfigurationError: the connection is missing, or one of its settings is wrong.
     """
     return kafka_settings(*await read_connection(conn_id))

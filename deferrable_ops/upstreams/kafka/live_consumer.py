@@ -1,4 +1,4 @@
-"""The live consumer: what arrives in all topics that are read, for everyone who has caught up."""
+"""The live consumer: reads new records of all subscribed topics, for the subscriptions that have caught up."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from typing import TYPE_CHECKING, Any
 
 from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka.client import Cluster, is_broken, topic_read_refusal
-from deferrable_ops.upstreams.kafka.partition_discovery import PartitionDiscovery, bounds_of
+from deferrable_ops.upstreams.kafka.partition_discovery import (
+    PartitionDiscovery,
+    bounds_of,
+    lost_records_warning,
+)
 from deferrable_ops.upstreams.kafka.positions import Partition
 from deferrable_ops.upstreams.kafka.subscriptions import Matches, Subscription, Subscriptions, make_batch
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-_POLL_TIMEOUT_MS = 200  # milliseconds, for whether something has changed
+# Short, so that changed subscriptions are noticed soon.
+_POLL_TIMEOUT_MS = 200
 _IDLE_SECONDS = 1.0
 _MAX_POLL_RECORDS = 200
-_YIELD_SECONDS = 0.001  # for the Triggerer's event loop, which needs the same interpreter lock
+# Pause after a full poll: the Triggerer's event loop needs the same interpreter lock.
+_YIELD_SECONDS = 0.001
 
 
 class LiveConsumer:
-    """Reads at the end of all topics."""
+    """Reads new records at the end of all subscribed topics."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._version = -1
-        self._positions: dict[TopicPartition, int] = {}  # where the consumer stands
+        self._positions: dict[TopicPartition, int] = {}
 
     async def read(self) -> None:
-        """Read until there is nobody left to read for.
+        """Read until no subscriptions are left.
 
-        :raises KafkaRefused: the cluster refuses us.
+        :raises KafkaRefused: the cluster refuses the connection permanently.
         """
         consumer = await self._cluster.open_consumer("live")
         discovery = PartitionDiscovery(self._cluster, consumer, self._subscriptions)
         self._version, self._positions = -1, {}
         for topic in self._subscriptions.topics.values():
             for partition in topic.partitions.values():
-                partition.move_live(partition.stored)  # what was found and not stored is found again
+                # Matches that were not stored yet are read again.
+                partition.move_live(partition.stored)
         try:
             while self._subscriptions:
                 self._update_assignment(consumer, discovery)
@@ -47,7 +54,7 @@ class LiveConsumer:
                     refused, self._cluster.refused = self._cluster.refused, None
                     raise refused
                 if is_broken(consumer):
-                    raise KafkaUnavailable("the client has broken down")
+                    raise KafkaUnavailable("the live consumer stopped unexpectedly")
                 if not self._positions:
                     await self._subscriptions.wait_for_change(_IDLE_SECONDS)
                     continue
@@ -81,7 +88,8 @@ class LiveConsumer:
             if has_live and tp in paused:
                 consumer.resume(tp)
             elif not has_live and tp not in paused:
-                consumer.pause(tp)  # until somebody has caught up
+                # No subscription of this partition has caught up yet.
+                consumer.pause(tp)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
@@ -119,8 +127,8 @@ class LiveConsumer:
                 continue
             end = max(await consumer.position(tp), records[-1].offset + 1)
             new = [record for record in records if record.offset >= partition.live]
-            found += self._subscriptions.find(topic, partition, new, partition.is_live)
-            # From here on nobody changes over to a smaller offset.
+            found += self._subscriptions.match(topic, partition, new, partition.is_live)
+            # Subscriptions that catch up from here on switch over at `end` or later.
             self._positions[tp] = end
             partition.live = max(partition.live, end)
             read[tp.partition] = partition, partition.live
@@ -130,36 +138,26 @@ class LiveConsumer:
                 make_batch(topic, found, lambda subscription: topic.offsets(subscription, live=live))
             )
         for partition, end in read.values():
-            if partition.live == end:  # or it was moved meanwhile
+            # The position may have been moved meanwhile.
+            if partition.live == end:
                 partition.stored = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Go on where the log begins: it has lost what came next, or is another log than it was."""
+        """Continue at the beginning of the log: the next records were deleted, or the topic was recreated."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None
         if topic is None or partition is None:
             return
+        name, beginning = f"{tp.topic}/{tp.partition}", bounds.beginning
+        warning = lost_records_warning(name, offset, beginning, f"offset {beginning}")
         for subscription in topic.subscriptions:
             if subscription not in partition.behind:
                 partition.skip_until.pop(subscription, None)
-                subscription.warn(lost_records_warning(tp, offset, bounds.beginning))
+                subscription.warn(warning)
         partition.move_live(bounds.beginning)
         self._subscriptions.changed()
 
     def _fail(self, name: str) -> None:
         refused: KafkaRefused = topic_read_refusal(self._cluster.settings, name)
         self._subscriptions.fail(self._subscriptions.for_topic(name), refused)
-
-
-def lost_records_warning(tp: TopicPartition, offset: int, beginning: int) -> str:
-    """Return what to warn of when an offset is not there."""
-    if offset < beginning:
-        return (
-            f"records of {tp.topic}/{tp.partition} from offset {offset} to {beginning} were deleted before they "
-            "were read here; keep them longer (retention.ms, retention.bytes)"
-        )
-    return (
-        f"{tp.topic}/{tp.partition} no longer has offset {offset}: the topic was made again, or has lost its "
-        f"newest records; it is read again from offset {beginning}"
-    )

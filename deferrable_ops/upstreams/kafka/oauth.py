@@ -1,24 +1,25 @@
-"""Tokens for SASL's OAUTHBEARER, by OpenID Connect's client credentials."""
+"""SASL OAUTHBEARER tokens, by OpenID Connect's client credentials grant."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from deferrable_ops.upstreams.kafka.connection import OAuth
+from deferrable_ops.upstreams.kafka.connection import OAuthSettings
 
 _REQUEST_SECONDS = 20.0
-_MARGIN = 60.0  # seconds before it expires, when a token is replaced
+# How long before its expiry a token is renewed.
+_MARGIN_SECONDS = 60.0
 
 
-def token_provider(oauth: OAuth) -> Any:
-    """Return what aiokafka asks for a token whenever it connects."""
+def token_provider(oauth: OAuthSettings) -> Any:
+    """Return the token provider that aiokafka calls for each connection."""
     import aiohttp
     from aiokafka.abc import AbstractTokenProvider
     from aiokafka.errors import AuthenticationFailedError
 
-    class Tokens(AbstractTokenProvider):  # type: ignore[misc]
-        """Fetches a token by OpenID Connect's client credentials, and keeps it until shortly before it expires."""
+    class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
+        """Requests a token and caches it until shortly before it expires."""
 
         def __init__(self) -> None:
             self._token = ""
@@ -38,15 +39,18 @@ def token_provider(oauth: OAuth) -> Any:
                     answer = await response.json(content_type=None) if response.ok else {}
                     status = response.status
             except (aiohttp.ClientError, ValueError) as error:
-                raise OSError(f"no token of {oauth.endpoint}: {type(error).__name__}") from None
+                raise OSError(
+                    f"the token endpoint {oauth.endpoint} cannot be reached: {type(error).__name__}"
+                ) from None
             if status in (400, 401, 403):
                 raise AuthenticationFailedError(
-                    f"{oauth.endpoint} gives {oauth.client_id} no token: {status}"
+                    f"the token endpoint {oauth.endpoint} refuses the client {oauth.client_id}: status {status}; check "
+                    "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
                 )
             if not isinstance(answer, dict) or not answer.get("access_token"):
-                raise OSError(f"no token of {oauth.endpoint}: it answered {status}")
+                raise OSError(f"the token endpoint {oauth.endpoint} returned no token: status {status}")
             self._token = str(answer["access_token"])
-            self._until = time.monotonic() + float(answer.get("expires_in", 0)) - _MARGIN
+            self._until = time.monotonic() + float(answer.get("expires_in", 0)) - _MARGIN_SECONDS
             return self._token
 
-    return Tokens()
+    return TokenProvider()

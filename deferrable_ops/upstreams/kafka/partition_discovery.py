@@ -1,4 +1,4 @@
-"""Where subscriptions begin, and which partitions there are."""
+"""Finds the partitions of subscribed topics and the offsets at which subscriptions start."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DISCOVERY_SECONDS = 5.0  # seconds; what the client knows, no request
+# How often partitions are compared with the client's metadata; that takes no request.
+_DISCOVERY_SECONDS = 5.0
 
 
 class PartitionDiscovery:
-    """Finds them for all topics, each in a task of its own: a partition without a leader holds up its topic only."""
+    """Runs one task for each topic, so that a partition without a leader delays its own topic only."""
 
     def __init__(self, cluster: Cluster, consumer: AIOKafkaConsumer, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -39,7 +40,7 @@ class PartitionDiscovery:
         self._wake_ups: dict[str, asyncio.Event] = {}
 
     def update(self) -> None:
-        """Look after each topic that is read. To be called whenever the subscriptions have changed."""
+        """Start and stop tasks as topics come and go. Call it whenever subscriptions have changed."""
         names = set(self._subscriptions.topics) | set(self._subscriptions.pending)
         self._cluster.topics = names
         for name in names:
@@ -54,7 +55,7 @@ class PartitionDiscovery:
             self._tasks.pop(name).cancel()
 
     async def close(self) -> None:
-        """Look after no topic any more."""
+        """Stop all tasks."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -73,11 +74,11 @@ class PartitionDiscovery:
                 self._subscriptions.fail(self._subscriptions.for_topic(name), refused)
                 return
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("The offsets of %s cannot be read now: %r", name, error)
+                log.warning("Cannot read the offsets of %s; retrying: %r", name, error)
                 await asyncio.sleep(backoff.failed())
                 continue
             except Exception:
-                log.exception("The offsets of %s cannot be read; they are tried again", name)
+                log.exception("Cannot read the offsets of %s; retrying", name)
                 await asyncio.sleep(backoff.failed())
                 continue
             backoff.succeeded()
@@ -88,7 +89,7 @@ class PartitionDiscovery:
                 continue
 
     async def _start_pending(self, name: str, numbers: Collection[int]) -> None:
-        """Find where the subscriptions begin that have come."""
+        """Find the start offsets of pending subscriptions, and start them."""
         pending = list(self._subscriptions.pending.get(name, ()))
         if not pending:
             return
@@ -98,7 +99,8 @@ class PartitionDiscovery:
             searched[timestamp] = await bounds_of(self._consumer, tps, timestamp)
         now = time.time()
         for subscription in pending:
-            if subscription in self._subscriptions.pending.get(name, ()):  # it has not left
+            # It may have been removed meanwhile.
+            if subscription in self._subscriptions.pending.get(name, ()):
                 bounds = searched[search_from(subscription.since)]
                 starts = {
                     number: (_start(subscription, number, one), one.end) for number, one in bounds.items()
@@ -107,7 +109,7 @@ class PartitionDiscovery:
                 _warn_of_deleted(subscription, bounds, now)
 
     async def _add_new_partitions(self, name: str, numbers: Collection[int]) -> None:
-        """Read partitions that are new from their beginning, for everyone."""
+        """Add new partitions; every subscription reads them from their beginning."""
         topic = self._subscriptions.topics.get(name)
         new = set(numbers) - set(topic.partitions) if topic else set()
         if topic is None or not new:
@@ -122,11 +124,11 @@ class PartitionDiscovery:
 async def bounds_of(
     consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition], timestamp: int | None = None
 ) -> dict[int, Bounds]:
-    """Return by number what partitions of a topic hold.
+    """Return the bounds of partitions of one topic, by partition number.
 
-    :param timestamp: milliseconds since the epoch, to search for; None: nothing is searched for.
+    :param timestamp: milliseconds since the epoch; the first record that is not older is looked up. None: no look-up.
     """
-    # The ends first: what arrives while the search goes on lies behind them.
+    # The ends first: records that arrive during the look-up then lie behind them.
     ends = await consumer.end_offsets(tps)
     beginnings = await consumer.beginning_offsets(tps)
     found = {} if timestamp is None else await consumer.offsets_for_times(dict.fromkeys(tps, timestamp))
@@ -145,25 +147,30 @@ def _topic_partitions(name: str, numbers: Collection[int]) -> list[TopicPartitio
 
 
 def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
-    """Return where a subscription begins in a partition."""
+    """Return the offset at which a subscription starts in a partition."""
     if subscription.offsets is not None:
         tp = f"{subscription.event.topic}/{number}"
-        wanted = subscription.offsets.get(
-            number, bounds.beginning
-        )  # a partition that came later is new to it
+        # A partition without a stored offset was added later: start at its beginning.
+        wanted = subscription.offsets.get(number, bounds.beginning)
         if bounds.beginning <= wanted <= bounds.end:
             return wanted
+        subscription.warn(lost_records_warning(tp, wanted, bounds.beginning, "since"))
         if wanted < bounds.beginning:
-            subscription.warn(
-                f"records of {tp} from offset {wanted} to {bounds.beginning} were deleted before they were read "
-                "here; keep them longer (retention.ms, retention.bytes)"
-            )
             return bounds.beginning
-        subscription.warn(
-            f"{tp} no longer has offset {wanted}, at which subscription was to go on: the topic was made again, or "
-            "has lost its newest records; it is read again from since"
-        )
     return first_offset(subscription.since, bounds)
+
+
+def lost_records_warning(partition: str, offset: int, beginning: int, resumed_from: str) -> str:
+    """Return the warning for an offset that no longer exists."""
+    if offset < beginning:
+        return (
+            f"records of {partition} from offset {offset} to {beginning} were deleted before they were read; keep "
+            "them longer (retention.ms, retention.bytes)"
+        )
+    return (
+        f"{partition} no longer has offset {offset}: the topic was recreated or lost its newest records; reading "
+        f"continues from {resumed_from}"
+    )
 
 
 def _warn_of_deleted(subscription: Subscription, bounds: Mapping[int, Bounds], now: float) -> None:
@@ -177,6 +184,6 @@ def _warn_of_deleted(subscription: Subscription, bounds: Mapping[int, Bounds], n
         first = min(suspected)
         others = f" and of {len(suspected) - 1} other partitions" if len(suspected) > 1 else ""
         subscription.warn(
-            f"records of {subscription.event.topic}/{first}{others} that are not older than since may be deleted already: "
-            f"it begins at offset {bounds[first].beginning}; keep them longer (retention.ms, retention.bytes)"
+            f"records of {subscription.event.topic}/{first}{others} that are newer than since may be deleted already: "
+            f"the log begins at offset {bounds[first].beginning}; keep records longer (retention.ms, retention.bytes)"
         )

@@ -1,8 +1,8 @@
-"""Who has read how far: the subscriptions of a topic, each at its own offset or gone along with the live consumer.
+"""The positions of a topic's subscriptions: each catches up from its own offset, then follows the live consumer.
 
-Pure: no client, no clock, no thread. A subscription begins behind, at an offset of its own in each partition. The catch-up
-consumer takes it along from there; where it meets the live consumer's offset the subscription changes over, so that there is
-neither a gap nor a second time, and the order within a partition is kept.
+Pure logic: no client, no clock, no thread. A subscription starts behind the live consumer, at its own offset in each
+partition. The catch-up consumer reads from there. When it reaches the live consumer's offset, the subscription switches
+to the live consumer. No record is missed or repeated, and the order within a partition is kept.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from deferrable_ops.events.specifications import KafkaEvent
 R = TypeVar("R", bound="BaseSubscription")
 
 Offsets = dict[str, int]
-"""By partition, the offset of the next record. Its keys are texts because that is what JSON makes of them."""
+"""By partition, the offset of the next record. Keys are strings, as in JSON."""
 
-EARLIER: Final = 300.0
-"""For how many seconds before ``since`` the search begins, because producers' clocks differ."""
+CLOCK_SKEW_SECONDS: Final = 300.0
+"""How long before ``since`` the search for the first record begins, because producers' clocks differ."""
 
-_STEP: Final = 60.0  # those who begin within a minute share a search
+# Subscriptions that start within a minute share one search.
+_SEARCH_STEP_SECONDS: Final = 60.0
 _ONE_HOUR: Final = 3_600.0
 
 
 class BaseSubscription:
-    """What one wait asks a topic for, as the positions see it.
+    """What one wait reads from a topic.
 
-    :ivar events: one of which a record must be; all are of one topic.
-    :ivar since: seconds since the epoch; a record from before it is not its own.
+    :ivar events: a record must match one of them; all name the same topic.
+    :ivar since: seconds since the epoch; older records do not match.
     """
 
     __slots__ = ("events", "since")
@@ -44,10 +45,10 @@ class BaseSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a partition holds.
+    """The range of offsets of a partition.
 
-    :param found: the offset and the timestamp, in milliseconds, of the first record that is not older than was
-        searched for; None: there is none.
+    :param found: the offset and the timestamp, in milliseconds, of the first record at or after the searched
+        timestamp; None: there is no such record.
     """
 
     beginning: int
@@ -56,35 +57,37 @@ class Bounds:
 
 
 def search_from(since: float) -> int:
-    """Return the timestamp to search for, in milliseconds."""
-    return max(0, math.floor((since - EARLIER) / _STEP) * int(_STEP)) * 1_000
+    """Return the timestamp from which the first record is searched, in milliseconds."""
+    steps = math.floor((since - CLOCK_SKEW_SECONDS) / _SEARCH_STEP_SECONDS)
+    return max(0, steps * int(_SEARCH_STEP_SECONDS)) * 1_000
 
 
 def first_offset(since: float, bounds: Bounds) -> int:
-    """Return where a subscription begins that has read nothing yet."""
+    """Return the start offset of a subscription that has read nothing yet."""
     if bounds.found is None:
         return bounds.end
     return max(bounds.beginning, min(bounds.found[0], bounds.end))
 
 
 def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
-    """Return whether records that are not older than `since` may have been deleted.
+    """Return whether records newer than `since` may have been deleted.
 
-    They may when the first record that is left is one that a subscription wants, and is not the first there was.
+    That is possible if the first remaining record is newer than `since` and is not the first record of the log.
     """
     if bounds.beginning == 0:
         return False
     if bounds.beginning == bounds.end:
-        return since < now - _ONE_HOUR  # nothing is left; an idle topic is no news
+        # Nothing remains. That is normal for an idle topic.
+        return since < now - _ONE_HOUR
     return (
         bounds.found is not None and bounds.found[0] <= bounds.beginning and bounds.found[1] / 1_000 > since
     )
 
 
 class CatchUpGroup(Generic[R]):
-    """Subscriptions that are behind at the same offset, and move on together: many are, at few offsets.
+    """Subscriptions that are behind at the same offset and advance together: there are many at few offsets.
 
-    :ivar is_open: whether whoever begins at this offset may join: not once its records are being read.
+    :ivar is_open: whether a new subscription with this offset may join: no longer once its records are being read.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -98,14 +101,14 @@ class CatchUpGroup(Generic[R]):
 class Partition(Generic[R]):
     """One partition.
 
-    :ivar live: the next offset that the live consumer looks at.
-    :ivar stored: the offset before which everything that the live consumer found is stored.
-    :ivar behind: by subscription, with whom it is behind, for those who are not live.
-    :ivar skip_until: by subscription, the offset before which it has seen everything although it is live; most have none.
-    :ivar catch_up: the next offset that the catch-up consumer looks at; None: it is not there.
+    :ivar live: the next offset of the live consumer.
+    :ivar stored: all matches of the live consumer before this offset are stored.
+    :ivar behind: by subscription, its catch-up group; subscriptions that are live have none.
+    :ivar skip_until: by live subscription, the offset before which it has seen all records; most have none.
+    :ivar catch_up: the next offset of the catch-up consumer; None: it does not read this partition.
     """
 
-    __slots__ = ("_groups", "_lowest_next", "behind", "catch_up", "live", "number", "skip_until", "stored")
+    __slots__ = ("_groups", "_is_at_lowest", "behind", "catch_up", "live", "number", "skip_until", "stored")
 
     def __init__(self, number: int, live: int) -> None:
         self.number = number
@@ -115,14 +118,14 @@ class Partition(Generic[R]):
         self.skip_until: dict[R, int] = {}
         self.catch_up: int | None = None
         self._groups: list[CatchUpGroup[R]] = []
-        self._lowest_next = True
+        self._is_at_lowest = True
 
     def move_live(self, offset: int) -> None:
-        """Let the live consumer go on elsewhere."""
+        """Move the live consumer to another offset."""
         self.live = self.stored = offset
 
     def add(self, subscription: R, offset: int) -> None:
-        """Begin to read at an offset."""
+        """Start reading at an offset."""
         self.remove(subscription)
         if offset < self.live:
             group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
@@ -135,7 +138,7 @@ class Partition(Generic[R]):
             self.skip_until[subscription] = offset
 
     def remove(self, subscription: R) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.skip_until.pop(subscription, None)
         group = self.behind.pop(subscription, None)
         if group is not None:
@@ -143,28 +146,29 @@ class Partition(Generic[R]):
             if not group.subscriptions:
                 self._groups.remove(group)
         if not self.behind:
-            self.behind = {}  # a dict that thousands were in stays as large
+            # A dict does not shrink after thousands of entries were removed.
+            self.behind = {}
 
     def is_live(self, subscription: R, offset: int) -> bool:
-        """Return whether a subscription takes this record from the live consumer."""
+        """Return whether a subscription reads the record at an offset from the live consumer."""
         return subscription not in self.behind and offset >= self.skip_until.get(subscription, 0)
 
-    def covered(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
-        """Return who is taken along while the catch-up consumer reads from one offset to another."""
+    def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
+        """Close and return the groups that advance when the catch-up consumer reads from `begin` to `end`."""
         groups = [group for group in self._groups if begin <= group.offset < end]
         for group in groups:
             group.is_open = False
         return groups
 
     def is_covered(self, subscription: R, begin: int, offset: int) -> bool:
-        """Return whether a subscription takes this record from the catch-up consumer, which began at `begin`."""
+        """Return whether a subscription reads the record at an offset from the catch-up consumer's poll at `begin`."""
         group = self.behind.get(subscription)
         return group is not None and begin <= group.offset <= offset
 
     def advance(self, covered: Sequence[CatchUpGroup[R]], end: int) -> bool:
-        """Note that what was found up to an offset is stored.
+        """Advance groups to an offset up to which their matches are stored.
 
-        Who has met the live consumer changes over; return whether anybody has.
+        Groups that have reached the live consumer switch to it; return whether any did.
         """
         groups = [group for group in covered if group.subscriptions]
         if not groups:
@@ -184,12 +188,12 @@ class Partition(Generic[R]):
         return False
 
     def next_start(self, may_switch: bool) -> int | None:
-        """Return where the catch-up consumer reads next; None: nobody is behind.
+        """Return the offset at which the catch-up consumer reads next; None: no subscription is behind.
 
-        It goes on where it is, as long as somebody needs that. In turns it serves who is furthest behind, and who
-        has the shortest way: so neither a wait for the last month holds up those for the last hour, nor they it.
+        It stays at its offset while a group needs it. Otherwise it alternates between the lowest and the highest
+        offset, so that a wait for last month's records and waits for the last hour's do not delay each other.
 
-        :param may_switch: whether it has been there long enough.
+        :param may_switch: whether it has stayed at its offset long enough.
         """
         if not self._groups:
             return None
@@ -197,13 +201,13 @@ class Partition(Generic[R]):
         if self.catch_up in offsets and not may_switch:
             return self.catch_up
         if len(offsets) > 1:
-            self._lowest_next = not self._lowest_next
-        return min(offsets) if self._lowest_next else max(offsets)
+            self._is_at_lowest = not self._is_at_lowest
+        return min(offsets) if self._is_at_lowest else max(offsets)
 
     def position(self, subscription: R, *, live: int) -> int:
-        """Return the next offset that a subscription needs.
+        """Return the next offset of a subscription.
 
-        :param live: what the live consumer has read, and is stored.
+        :param live: all matches of the live consumer before this offset are stored.
         """
         group = self.behind.get(subscription)
         return max(live, self.skip_until.get(subscription, 0)) if group is None else group.offset
@@ -220,21 +224,22 @@ class Topic(Generic[R]):
         self._index: MatchIndex[R] = MatchIndex()
 
     def add(self, subscription: R, starts: Mapping[int, tuple[int, int]]) -> None:
-        """Begin a subscription.
+        """Start a subscription.
 
-        :param starts: by partition, where it begins and where the partition ended before that was searched for.
+        :param starts: by partition, its start offset, and the partition's end as read before that was searched for.
         """
         for number, (offset, end) in starts.items():
             partition = self.partitions.setdefault(number, Partition(number, end))
             if not self.has_live(partition):
-                partition.move_live(end)  # nobody misses what lies between
+                # No live subscription misses the records in between.
+                partition.move_live(end)
             partition.add(subscription, offset)
         self.subscriptions.add(subscription)
         for event in subscription.events:
             self._index.add(subscription, event.match)
 
     def remove(self, subscription: R) -> None:
-        """End a subscription."""
+        """Remove a subscription."""
         self.subscriptions.discard(subscription)
         for event in subscription.events:
             self._index.discard(subscription, event.match)
@@ -242,11 +247,11 @@ class Topic(Generic[R]):
             partition.remove(subscription)
 
     def has_live(self, partition: Partition[R]) -> bool:
-        """Return whether anybody takes what the live consumer reads of a partition."""
+        """Return whether any subscription reads a partition from the live consumer."""
         return len(partition.behind) < len(self.subscriptions)
 
     def subscribers_of(self, event: Event) -> set[R]:
-        """Return the subscriptions that ask for an event. Never raises."""
+        """Return the subscriptions that an event matches. Never raises."""
         return {subscription for subscription in self._index.find(event) if event.time >= subscription.since}
 
     def offsets(
@@ -256,16 +261,16 @@ class Topic(Generic[R]):
         live: Mapping[int, int] | None = None,
         covered: Mapping[int, tuple[Collection[CatchUpGroup[R]], int]] | None = None,
     ) -> Offsets:
-        """Return where a subscription would go on after a restart.
+        """Return the offsets at which a subscription would resume after a restart.
 
-        :param live: by partition, up to where what the live consumer has found is stored together with these offsets.
-        :param covered: the same of the catch-up consumer, and whom it took along.
+        :param live: by partition, the offset up to which the live consumer's matches are stored with these offsets.
+        :param covered: by partition, the groups that the catch-up consumer advances, and the offset they advance to.
         """
         live, covered = live or {}, covered or {}
         offsets = {}
         for number, partition in self.partitions.items():
-            taken_along, end = covered.get(number, ((), 0))
-            if partition.behind.get(subscription) in taken_along:
+            groups, end = covered.get(number, ((), 0))
+            if partition.behind.get(subscription) in groups:
                 offsets[str(number)] = end
             else:
                 offsets[str(number)] = partition.position(

@@ -1,4 +1,4 @@
-"""Why a cluster does not take what is published, in words that name the fix."""
+"""Translates aiokafka's errors when publishing into messages that name the fix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 
 TRANSACTIONAL_PREFIX: Final = "deferrable-ops-"
-"""What all transactional ids begin with, for a prefixed ACL."""
+"""The common prefix of all transactional ids, for a prefixed ACL."""
 
 NO_COORDINATOR: Final = (
-    "no broker coordinates transactions; where there are fewer brokers than its "
-    "transaction.state.log.replication.factor, none ever will: lower that, or give transactional=False"
+    "no transaction coordinator answered; if the cluster has fewer brokers than its "
+    "transaction.state.log.replication.factor, lower that setting, or set transactional=False"
 )
 _NEEDS_NEW_PRODUCER: Final = frozenset(
     {
@@ -29,22 +29,22 @@ _FENCED: Final = frozenset({"InvalidProducerEpoch", "ProducerFenced", "Transacti
 
 
 class ProducerFenced(KafkaError):
-    """Another process goes on with what this one published, or Kafka ended the transaction because it took too long."""
+    """Another producer took over the transactional id, or Kafka aborted the transaction after its timeout."""
 
 
 def translate_error(
     settings: ClusterSettings, topic: str, error: BaseException, size: int | None = None, index: int = 0
 ) -> KafkaError:
-    """Return what an error of aiokafka's means.
+    """Return the library's error for an error of aiokafka.
 
-    :param size: of the record at fault, in bytes.
-    :param index: of the record at fault.
+    :param size: the size of the failed record, in bytes.
+    :param index: the index of the failed record in ``messages``.
     """
-    name, said = type(error).__name__, settings.without_secrets(str(error) or type(error).__name__)
-    cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "us"
+    name, detail = type(error).__name__, settings.without_secrets(str(error) or type(error).__name__)
+    cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "this client"
     if name in _FENCED:
         return ProducerFenced(
-            f"the transaction is over ({name}): another process goes on, or it took too long"
+            f"the transaction was aborted ({name}): another attempt took over, or it exceeded its timeout"
         )
     if name == "TopicAuthorizationFailedError":
         return topic_write_refusal(settings, topic)
@@ -55,22 +55,22 @@ def translate_error(
         )
     if name == "ClusterAuthorizationFailedError":
         return KafkaRefused(
-            f"{cluster} does not let {who} publish each message once; grant IDEMPOTENT_WRITE on the cluster, or WRITE "
-            f"on the topic {topic!r} where its brokers are 2.8 or newer"
+            f"{cluster} does not let {who} use the idempotent producer; grant IDEMPOTENT_WRITE on the cluster, or "
+            f"WRITE on the topic {topic!r} where its brokers are 2.8 or newer"
         )
     if name in ("MessageSizeTooLargeError", "RecordListTooLargeError"):
         return KafkaRefused(
-            f"messages[{index}] has {size} bytes, and the topic {topic!r} takes less; raise its max.message.bytes, or "
-            "publish where the data is, and not the data"
+            f"messages[{index}] has {size} bytes, more than the topic {topic!r} accepts; raise its max.message.bytes, "
+            "or publish a reference to the data instead"
         )
     if getattr(error, "retriable", False) or name in _NEEDS_NEW_PRODUCER or not hasattr(error, "retriable"):
-        return KafkaUnavailable(f"{cluster} ({settings.servers}) does not take messages now: {said}")
-    return KafkaRefused(f"{cluster} does not take messages[{index}] in the topic {topic!r}: {name}: {said}")
+        return KafkaUnavailable(f"{cluster} ({settings.servers}) does not accept messages now: {detail}")
+    return KafkaRefused(f"{cluster} rejects messages[{index}] for the topic {topic!r}: {name}: {detail}")
 
 
 def topic_write_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error of a topic that we may not write to."""
+    """Return the error for a topic that the user may not write to."""
     return KafkaRefused(
-        f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'us'} write to the "
-        f"topic {topic!r}; grant WRITE and DESCRIBE on it"
+        f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
+        f"write to the topic {topic!r}; grant WRITE and DESCRIBE on it"
     )

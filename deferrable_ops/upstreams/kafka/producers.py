@@ -21,42 +21,44 @@ __all__ = ["Producer", "ProducerPool", "Record", "RecordPosition", "use_producer
 
 log = logging.getLogger(__name__)
 
-_MAX_OPEN_PRODUCERS: Final = 8  # producers of a cluster and process
-_POLL_TIMEOUT_MS: Final = 200  # milliseconds
+# Producers open at the same time, per cluster and process.
+_MAX_OPEN_PRODUCERS: Final = 8
+_POLL_TIMEOUT_MS: Final = 200
 _MAX_POLL_RECORDS: Final = 500
 
-_closing: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
+# asyncio keeps no strong references to tasks.
+_closing: set[asyncio.Task[None]] = set()
 
 
 def use_producer_pool(kafka_conn_id: str) -> AbstractAsyncContextManager[ProducerPool]:
     """Use the producers of a cluster on the running event loop.
 
     :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or a setting of it is wrong.
+    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or wrong.
     """
 
     async def open_producers() -> ProducerPool:
         return await open_producer_pool(await load_settings(kafka_conn_id))
 
     async def close_producers(_: ProducerPool) -> None:
-        """Nothing is kept open between two tasks."""
+        """No producer stays open between two tasks."""
 
     return share(("kafka producers", kafka_conn_id), open_producers, close_producers)
 
 
 async def open_producer_pool(settings: ClusterSettings) -> ProducerPool:
-    """Return the producers of a cluster.
+    """Return the producer pool of a cluster.
 
-    :raises ConfigurationError: the extra ``kafka`` is missing, or a certificate cannot be read.
+    :raises ConfigurationError: the extra ``kafka`` is not installed, or a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     return ProducerPool(settings, await asyncio.to_thread(tls_context, settings))
 
 
 class ProducerPool:
-    """The producers of one cluster, of which at most eight are open at once.
+    """Opens producers for one cluster, at most eight at a time.
 
-    Each task has one of its own: Kafka tells by a producer who may commit.
+    Each task opens its own, because a transactional id identifies who may commit.
     """
 
     def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
@@ -68,10 +70,10 @@ class ProducerPool:
     async def open(self, topic: str, transactional_id: str | None) -> AsyncIterator[Producer]:
         """Open a producer for one topic.
 
-        :param transactional_id: who it is. What another producer of this id has not committed is aborted, and can never
-            be committed any more. None: a producer whose records count at once.
-        :raises KafkaRefused: the cluster refuses us, or there is no such topic.
-        :raises KafkaUnavailable: it does not answer now.
+        :param transactional_id: opening it aborts what an earlier producer of the same id left uncommitted, and fences
+            that producer, so that it can never commit. None: no transaction, each record counts at once.
+        :raises KafkaRefused: the cluster refuses the connection permanently, or the topic does not exist.
+        :raises KafkaUnavailable: the cluster does not answer now.
         """
         async with self._slots:
             cluster = Cluster(self.settings, self._tls)
@@ -83,16 +85,17 @@ class ProducerPool:
                 closing = asyncio.create_task(producer.stop())
                 _closing.add(closing)
                 closing.add_done_callback(_closing.discard)
-                await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
+                # Airflow may cancel a trigger several times while it is closing.
+                await asyncio.shield(closing)
 
     async def find(
         self, topic: str, position: RecordPosition, header: tuple[str, bytes]
     ) -> RecordPosition | None:
-        """Return where a record with this header was committed to a partition, at this position or later; None: nowhere.
+        """Return the position of the committed record with this header, at `position` or later in its partition.
 
-        While transactions are open that began before, that is not known, and waited for.
+        Waits for open transactions that began earlier. Returns None if there is no such record.
 
-        :raises KafkaRefused: the topic may not be read.
+        :raises KafkaRefused: the user may not read the topic.
         :raises KafkaUnavailable: no broker answers now.
         """
         from aiokafka import TopicPartition
@@ -111,7 +114,10 @@ class ProducerPool:
                         partition, timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS
                     )
                 except OffsetOutOfRangeError:
-                    log.warning("%s lost records that this attempt may have published", partition)
+                    log.warning(
+                        "%s lost records that an earlier run may have published; searching from its beginning",
+                        partition,
+                    )
                     consumer.seek(partition, (await consumer.beginning_offsets([partition]))[partition])
                     continue
                 for record in fetched.get(partition, ()):
@@ -124,8 +130,8 @@ class ProducerPool:
             raise topic_read_refusal(self.settings, topic) from None
         except AioKafkaError as error:
             raise KafkaUnavailable(
-                f"{partition} of the connection {self.settings.conn_id!r} cannot be searched for what an earlier run "
-                f"has published: {self.settings.without_secrets(error)}"
+                f"cannot search {partition} of the connection {self.settings.conn_id!r} for the records of an earlier "
+                f"run: {self.settings.without_secrets(error)}"
             ) from None
         finally:
             await consumer.stop()

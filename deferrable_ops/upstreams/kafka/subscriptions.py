@@ -1,4 +1,4 @@
-"""All subscriptions of a cluster, as the two consumers share them. Everything here happens in the subscription thread."""
+"""The subscriptions of a cluster, shared by its two consumers. All code here runs in the consumer thread."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is to be stored in one transaction.
+    """What is stored in one transaction.
 
-    :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source` says it.
-    :param events: of this source, each listeners for by some subscription here, in the order of each partition; maybe none.
-    :param resume_offsets: by the key of a subscription, the offsets at which it goes on after a restart, once this is stored.
-    :param listeners: for each event, those of :class:`SubscriptionListener` who listeners for it. They are handed it once it is stored.
+    :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source`.
+    :param events: events of this source that match a subscription, in the order of each partition; may be empty.
+    :param resume_offsets: by subscription key, the offsets at which to resume after a restart once this is stored.
+    :param listeners: for each event, the listeners of the subscriptions that it matches; they receive it once stored.
     """
 
     source: str
@@ -39,21 +39,21 @@ class Batch:
 
 
 class SubscriptionListener(Protocol):
-    """Who is listener of trouble, on the event loop of the waits."""
+    """Receives the problems of a subscription, on the event loop of the waits."""
 
     def warn(self, text: str, /) -> None:
-        """Take what the task's log should say; subscription goes on."""
+        """Write a warning to the task's log; reading continues."""
 
     def fail(self, reason: str, /) -> None:
-        """Take the reason why nothing can be read any more, and trying again would not help."""
+        """Fail the wait: the topic cannot be read, and a retry would not help."""
 
 
 class Subscription(BaseSubscription):
-    """What one wait asks a topic for, while it is read for.
+    """One wait's subscription to a topic.
 
-    :ivar key: tells it from other subscriptions of its topic, in :attr:`Batch.resume_offsets`.
-    :ivar listener: whose it is.
-    :ivar offsets: where it goes on; None: it has read nothing yet.
+    :ivar key: identifies it in :attr:`Batch.resume_offsets`.
+    :ivar listener: receives its warnings and failures.
+    :ivar offsets: where to resume; None: it has read nothing yet.
     """
 
     __slots__ = ("_loop", "_warned", "key", "listener", "offsets")
@@ -76,37 +76,38 @@ class Subscription(BaseSubscription):
 
     @property
     def event(self) -> KafkaEvent:
-        """One of what it asks for, which says what the topic is."""
+        """One of its specifications; all name the same topic."""
         return self.events[0]
 
     def warn(self, text: str) -> None:
-        """Hand over a warning, from the subscription thread."""
+        """Pass a warning to the listener, from the consumer thread."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self.listener.warn, text)
 
     def fail(self, refused: KafkaRefused) -> None:
-        """End it for good, from the subscription thread."""
+        """Fail the subscription, from the consumer thread."""
         self._call_soon(self.listener.fail, str(refused))
 
-    def _call_soon(self, take: Callable[[str], None], news: str) -> None:
+    def _call_soon(self, receive: Callable[[str], None], text: str) -> None:
         try:
-            self._loop.call_soon_threadsafe(take, news)
+            self._loop.call_soon_threadsafe(receive, text)
         except RuntimeError:
-            return  # its event loop is closed: nobody waits any more
+            # The event loop is closed, so the wait has ended.
+            return
 
 
 Matches = list[tuple[Event, list[Subscription]]]
-"""Events, and for each who listeners for it."""
+"""Events, each with the subscriptions that it matches."""
 
 
 class Subscriptions:
     """The subscriptions of a cluster.
 
-    :param store: stores a batch in the event loop of the waits; what it raises is tried again, for as long as it takes.
-    :ivar topics: by name, those whose subscriptions have begun.
-    :ivar pending: by topic, the subscriptions for which it is not known where they begin.
-    :ivar version: grows whenever somebody comes, leaves, or changes from one consumer to the other.
+    :param store: stores a batch in the event loop of the waits; errors are retried without a limit.
+    :ivar topics: by name, the topics with started subscriptions.
+    :ivar pending: by topic, the subscriptions whose start offsets are not known yet.
+    :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
     """
 
     def __init__(self, store: Callable[[Batch], Awaitable[object]]) -> None:
@@ -128,12 +129,12 @@ class Subscriptions:
             yield from pending
 
     def changed(self) -> None:
-        """Note that the consumers may have something else to do."""
+        """Wake the consumers to look at the subscriptions again."""
         self.version += 1
         self._changed.set()
 
     async def wait_for_change(self, seconds: float | None = None) -> None:
-        """Return when something has changed, or so many seconds later."""
+        """Wait until subscriptions change, or until the timeout in seconds."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -142,12 +143,12 @@ class Subscriptions:
             return
 
     def add(self, subscription: Subscription) -> None:
-        """Take a subscription, whose beginning is to be found."""
+        """Add a subscription; it is pending until its start offsets are found."""
         self.pending.setdefault(subscription.event.topic, {})[subscription] = None
         self.changed()
 
     def remove(self, subscription: Subscription) -> None:
-        """Read no more for it."""
+        """Remove a subscription."""
         name = subscription.event.topic
         self._checkpointed.pop(subscription, None)
         pending = self.pending.get(name, {})
@@ -162,7 +163,7 @@ class Subscriptions:
         self.changed()
 
     def start(self, subscription: Subscription, starts: dict[int, tuple[int, int]]) -> None:
-        """Begin a subscription that is pending, where it has been found to begin."""
+        """Start a pending subscription at its start offsets."""
         name = subscription.event.topic
         topic = self.topics.setdefault(name, Topic(name, subscription.event.source))
         topic.add(subscription, starts)
@@ -173,26 +174,26 @@ class Subscriptions:
         self.changed()
 
     def fail(self, subscriptions: Iterable[Subscription], refused: KafkaRefused) -> None:
-        """End subscriptions for good."""
+        """Fail and remove subscriptions."""
         for subscription in list(subscriptions):
             subscription.fail(refused)
             self.remove(subscription)
 
     def for_topic(self, name: str) -> list[Subscription]:
-        """Return the subscriptions of a topic."""
+        """Return the started and pending subscriptions of a topic."""
         topic = self.topics.get(name)
         return [*(topic.subscriptions if topic else ()), *self.pending.get(name, ())]
 
-    def find(
+    def match(
         self,
         topic: Topic[Subscription],
         partition: Partition[Subscription],
         records: Sequence[ConsumerRecord[Any, Any]],
         takes: Callable[[Subscription, int], bool],
     ) -> Matches:
-        """Return what of a partition's records is listeners for, in their order.
+        """Return the records of a partition that match a subscription, in their order.
 
-        :param takes: whether a subscription takes the record at an offset from this consumer.
+        :param takes: whether a subscription takes the record at an offset from the calling consumer.
         """
         found: Matches = []
         now = time.time()
@@ -220,23 +221,22 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch, sooner or later. Until then whoever has it reads no further."""
+        """Store a batch, retrying until it succeeds. The calling consumer reads no further until then."""
         backoff = Backoff()
         while True:
             try:
                 await self._store(batch)
             except Exception as error:
-                log.warning("Events of %s cannot be stored: %r", batch.source, error)
+                log.warning("Cannot store events of %s; retrying: %r", batch.source, error)
                 await asyncio.sleep(backoff.failed())
             else:
                 return
 
     async def checkpoint(self, topic: Topic[Subscription]) -> None:
-        """Store how far the subscriptions of a topic are, of those that have moved on."""
+        """Store the offsets of a topic's subscriptions that have advanced since the last checkpoint."""
         moved = {}
-        alike: dict[
-            tuple[tuple[str, int], ...], Offsets
-        ] = {}  # of thousands, most are live, and at one place
+        # Of thousands, most are live and at the same offsets: they share one dict.
+        alike: dict[tuple[tuple[str, int], ...], Offsets] = {}
         for subscription in topic.subscriptions:
             offsets = topic.offsets(subscription)
             if self._checkpointed.get(subscription) != offsets:
@@ -252,9 +252,9 @@ class Subscriptions:
             return event
         for subscription in subscriptions:
             subscription.warn(
-                f"a record of {event.source} has more than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes): it is kept without its payload, and only a match on key, headers or metadata "
-                "takes it; so will others be"
+                f"a record of {event.source} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
+                "max_payload_bytes), so its payload is dropped and it can only match on key, headers or metadata; "
+                "later large records are handled the same way without a warning"
             )
         return event.without_payload(size)
 
@@ -262,7 +262,7 @@ class Subscriptions:
 def make_batch(
     topic: Topic[Subscription], found: Matches, offsets: Callable[[Subscription], Offsets]
 ) -> Batch:
-    """Return what is stored of what was found."""
+    """Return the batch that stores matches together with the resume offsets of their subscriptions."""
     subscriptions = {subscription for _, listeners in found for subscription in listeners}
     return Batch(
         topic.source,

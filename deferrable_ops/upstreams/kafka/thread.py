@@ -1,4 +1,4 @@
-"""The thread in which a cluster is read: parsing and matching must not hold up the Triggerer's event loop."""
+"""Runs a cluster's consumers in a thread: parsing and matching must not block the Triggerer's event loop."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _STOP_SECONDS = 10.0
 
 
 class ConsumerThread:
-    """Reads a cluster in a thread with an event loop of its own.
+    """Runs the consumers of a cluster in a thread with its own event loop.
 
-    :param store: awaited in the event loop that this is made in, for each batch.
+    :param store: called for each batch, on the event loop that creates this object.
     """
 
     def __init__(
@@ -45,34 +45,40 @@ class ConsumerThread:
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
-        """Begin, with nobody to read for."""
+        """Start the thread, without subscriptions."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop subscription, and return when it has."""
+        """Stop the consumers and wait for the thread to end."""
         self._call_soon(self._cancel)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
-            log.warning("The thread that reads Kafka (%s) does not end", self._settings.conn_id)
+            log.warning(
+                "The Kafka thread of the connection %s did not end within %g s",
+                self._settings.conn_id,
+                _STOP_SECONDS,
+            )
 
     def add(self, subscription: Subscription) -> None:
-        """Begin to read for somebody."""
+        """Start reading for a subscription."""
         self._call_soon(self._subscriptions.add, subscription)
 
     def remove(self, subscription: Subscription) -> None:
-        """Read no more for somebody."""
+        """Stop reading for a subscription."""
         self._call_soon(self._subscriptions.remove, subscription)
 
     def _call_soon(self, do: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(do, *arguments)
         except RuntimeError:
-            return  # it has ended
+            # The thread has ended.
+            return
 
     def _cancel(self) -> None:
         if self._main_task is not None:
             self._main_task.cancel()
-        else:  # it has not begun yet
+        else:
+            # The main task has not started yet.
             self._loop.call_soon(self._cancel)
 
     def _run(self) -> None:
@@ -82,7 +88,10 @@ class ConsumerThread:
             except asyncio.CancelledError:
                 return
             except Exception:
-                log.exception("Kafka (%s) is not read any more", self._settings.conn_id)
+                log.exception(
+                    "The Kafka thread of the connection %s failed; its topics are no longer read",
+                    self._settings.conn_id,
+                )
 
     async def _read(self) -> None:
         self._main_task = asyncio.current_task()
@@ -91,7 +100,7 @@ class ConsumerThread:
             LiveConsumer(cluster, self._subscriptions),
             CatchUpConsumer(cluster, self._subscriptions),
         )
-        # A group ends when all of its tasks have: each closes its connections.
+        # A TaskGroup waits for all of its tasks, and each of them closes its connections.
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_with_retries("live", lambda: bool(self._subscriptions), live.read))
             tasks.create_task(self._run_with_retries("catch-up", catch_up.is_needed, catch_up.read))
@@ -112,7 +121,7 @@ class ConsumerThread:
                 self._subscriptions.fail(self._subscriptions, refused)
             except Exception as error:
                 log.warning(
-                    "The %s consumer of %s begins again: %s",
+                    "The %s consumer of the connection %s failed; restarting it: %s",
                     name,
                     self._settings.conn_id,
                     self._settings.without_secrets(error),

@@ -1,4 +1,4 @@
-"""One producer of a Kafka topic: what it appends is committed by it alone, or not at all."""
+"""A producer for one Kafka topic, with or without a transaction."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS: Final = 20.0
 _OPEN_SECONDS: Final = 30.0
-_MISSING_TOPIC_SECONDS: Final = 15.0  # a topic that has just been made is not known to every broker yet
+# How long a missing topic is waited for: a new topic is not known to every broker at once.
+_MISSING_TOPIC_SECONDS: Final = 15.0
 _TOPIC_POLL_SECONDS: Final = 0.5
-_TRANSACTION_SECONDS: Final = 60.0  # after which Kafka ends one that nobody goes on with
+# transaction.timeout.ms: Kafka aborts a transaction that stays open for longer.
+_TRANSACTION_SECONDS: Final = 60.0
 _ABORT_SECONDS, _STOP_SECONDS = 3.0, 5.0
-_MAX_REQUEST_BYTES: Final = 64 * 1_048_576  # bytes of a request: the topic says what it takes
+# max.request.size; the topic's own limit is max.message.bytes.
+_MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record that is to be appended.
+    """A record to append.
 
-    :param partition: None leaves it to the key, or else to the client.
+    :param partition: None: chosen by the key, or by the client if there is no key.
     """
 
     value: bytes | None
@@ -47,7 +50,7 @@ class Record:
 
 
 class RecordPosition(NamedTuple):
-    """Where a record stands in its topic."""
+    """The partition and offset of a record."""
 
     partition: int
     offset: int
@@ -62,10 +65,10 @@ class Producer:
         self._topic = topic
         self._transactional_id = transactional_id
         self._producer: AIOKafkaProducer = self._create_producer()
-        self._is_open = False  # a transaction
+        self._has_open_transaction = False
 
     async def start(self) -> None:
-        """Connect, and make sure that no earlier producer of this id can commit."""
+        """Connect. With a transactional id, fence every earlier producer of the same id."""
         from aiokafka.errors import KafkaError as AioKafkaError
 
         try:
@@ -74,25 +77,25 @@ class Producer:
                 await self._wait_for_topic()
         except TimeoutError:
             raise await self._unavailable(
-                NO_COORDINATOR if self._transactional_id else "it is silent"
+                NO_COORDINATOR if self._transactional_id else "no broker answered in time"
             ) from None
         except (AioKafkaError, OSError) as error:
             raise await self._translate(error) from None
 
     async def stop(self) -> None:
-        """Abort what is not committed, and close all connections."""
+        """Abort an open transaction and close all connections."""
         from aiokafka.errors import KafkaError as AioKafkaError
         from aiokafka.errors import ProducerClosed
 
         producer: Any = self._producer
-        if self._is_open:
+        if self._has_open_transaction:
             with suppress(AioKafkaError, AssertionError, TimeoutError):
                 await asyncio.wait_for(producer.abort_transaction(), _ABORT_SECONDS)
 
         async def closed(*_: Any) -> None:
             raise ProducerClosed
 
-        # aiokafka would try for ever to send the rest, and to find who is in charge of it.
+        # Otherwise aiokafka retries without end to send the remaining batches and to find the coordinator.
         left = producer._message_accumulator
         left.fail_all(ProducerClosed())
         for batch in itertools.chain(left._pending_batches, *left._batches.values()):
@@ -101,7 +104,9 @@ class Producer:
         try:
             await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
         except (AioKafkaError, TimeoutError) as error:
-            log.debug("A producer of %s did not end well: %r", self._settings.conn_id, error)
+            log.debug(
+                "Cannot close a producer of the connection %s cleanly: %r", self._settings.conn_id, error
+            )
             await producer.client.close()
         _mark_retrieved(producer._txn_manager.wait_for_transaction_end())
 
@@ -113,12 +118,12 @@ class Producer:
     async def begin(self) -> None:
         """Begin a transaction."""
         await self._producer.begin_transaction()
-        self._is_open = True
+        self._has_open_transaction = True
 
     async def append(self, records: Sequence[Record]) -> list[RecordPosition]:
-        """Append records, and return where they stand. Those of a transaction count once it is committed.
+        """Append records and return their positions. In a transaction they become visible when it is committed.
 
-        :raises KafkaRefused: the cluster takes one of them not, and never will.
+        :raises KafkaRefused: the cluster rejects one of them permanently.
         :raises KafkaUnavailable: it is not known whether all were appended.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
@@ -146,10 +151,11 @@ class Producer:
             async with asyncio.timeout(_TRANSACTION_SECONDS):
                 await self._producer.commit_transaction()
         except TimeoutError:
-            raise await self._unavailable("the end of the transaction was not confirmed") from None
-        except (AioKafkaError, AssertionError) as error:  # aiokafka asserts that it has not broken down
+            raise await self._unavailable("the commit of the transaction was not confirmed") from None
+        # AssertionError: aiokafka asserts that its sender has not failed.
+        except (AioKafkaError, AssertionError) as error:
             raise await self._translate(error) from None
-        self._is_open = False
+        self._has_open_transaction = False
 
     async def _send(self, record: Record) -> asyncio.Future[Any]:
         sent: asyncio.Future[Any] = await self._producer.send(
@@ -159,7 +165,8 @@ class Producer:
             partition=record.partition,
             headers=list(record.headers),
         )
-        sent.add_done_callback(_mark_retrieved)  # somebody who was cancelled does not ask for it
+        # A cancelled caller does not await the future.
+        sent.add_done_callback(_mark_retrieved)
         return sent
 
     async def _translate(
@@ -171,14 +178,14 @@ class Producer:
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
-        """Return why nothing can be appended now, unless the brokers refuse us for good."""
+        """Return the cluster's permanent refusal if there is one, else that it is unavailable."""
         refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused
         if isinstance(problem, KafkaError):
             return problem
         where = f"the cluster of the connection {self._settings.conn_id!r} ({self._settings.servers})"
-        return KafkaUnavailable(f"{where} does not answer as it should: {problem}")
+        return KafkaUnavailable(f"{where} does not respond as expected: {problem}")
 
     def _create_producer(self) -> AIOKafkaProducer:
         import aiokafka
@@ -214,7 +221,7 @@ class Producer:
         self._cluster.refused = refused
 
     async def _wait_for_topic(self) -> None:
-        """Return once the topic's partitions are known."""
+        """Wait until the topic's partitions are known."""
         client: Any = self._producer.client
         await client.add_topic(self._topic)
         missing_since: float | None = None
@@ -222,8 +229,8 @@ class Producer:
         while not self.partitions:
             if self._topic in client.cluster.unauthorized_topics:
                 raise topic_write_refusal(self._settings, self._topic)
-            told = await client.force_metadata_update()
-            missing_since = (missing_since or loop.time()) if told else None
+            has_answered = await client.force_metadata_update()
+            missing_since = (missing_since or loop.time()) if has_answered else None
             if missing_since is not None and loop.time() - missing_since > _MISSING_TOPIC_SECONDS:
                 raise KafkaRefused(
                     f"there is no topic {self._topic!r} in the cluster of the connection "
@@ -237,6 +244,6 @@ def _size(record: Record | None) -> int:
 
 
 def _mark_retrieved(future: asyncio.Future[Any] | None) -> None:
-    """Let asyncio not log an error as one that nobody has asked for."""
+    """Mark a future's exception as retrieved, so that asyncio does not log it."""
     if future is not None and future.done() and not future.cancelled():
         future.exception()

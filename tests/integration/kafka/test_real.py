@@ -319,7 +319,7 @@ async def test_topic_that_is_made_again_is_read_again(
             await stored.until_count(10)
 
     assert found(stored) == list(range(10))
-    assert "made again" in said.warnings[0]
+    assert "recreated" in said.warnings[0]
 
 
 async def test_broker_that_is_killed_and_started_again_is_read_on(

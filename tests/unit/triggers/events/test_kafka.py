@@ -107,9 +107,9 @@ async def test_kafka_can_warn_in_the_log_and_end_the_wait(
     run = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO))
     await eventually(lambda: kafka.read_for, "it to be read for")
     (reading,) = kafka.read_for.values()
-    reading["told"].warn("records were deleted")
+    reading["listener"].warn("records were deleted")
     await eventually(lambda: "records were deleted" in caplog.text, "the warning")
-    reading["told"].fail("there is no topic orders")
+    reading["listener"].fail("there is no topic orders")
     assert await run.outcome() == Failure("there is no topic orders")
 
 

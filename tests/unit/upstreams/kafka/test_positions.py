@@ -66,7 +66,7 @@ class Log:
             return
         assert begin in self.offsets_behind(), "somebody needs it"
         end = min(begin + records, self.end)
-        covered = self.partition.covered(begin, end)
+        covered = self.partition.close_groups(begin, end)
         for offset in range(begin, end):
             for subscription in self.topic.subscriptions:
                 if self.partition.is_covered(subscription, begin, offset):
@@ -158,7 +158,7 @@ def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> N
     live, behind = log.add(100), log.add(20)
     log.end = 110
     log.partition.live = 105  # found, and not stored yet
-    covered = log.partition.covered(20, 50)
+    covered = log.partition.close_groups(20, 50)
 
     assert log.topic.offsets(live) == {"0": 100}
     assert log.topic.offsets(live, live={0: 105}) == {"0": 105}

@@ -17,7 +17,7 @@ from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.client import Cluster, _holds_no_credentials, _is_refusal, import_aiokafka
-from deferrable_ops.upstreams.kafka.connection import ClusterSettings, OAuth
+from deferrable_ops.upstreams.kafka.connection import ClusterSettings, OAuthSettings
 from deferrable_ops.upstreams.kafka.oauth import token_provider
 from deferrable_ops.upstreams.kafka.subscriptions import Batch, Subscription, Subscriptions
 from real_kafka import RecordingListener
@@ -172,12 +172,12 @@ async def test_token_is_fetched_once_and_a_refusal_is_none_to_wait_for() -> None
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
-    oauth = OAuth(url, "me", "hush", "kafka")
+    oauth = OAuthSettings(url, "me", "hush", "kafka")
     try:
         tokens = token_provider(oauth)
         assert [await tokens.token(), await tokens.token()] == ["token", "token"]
         assert asked == [(BasicAuth("me", "hush").encode(), "kafka")]
-        with pytest.raises(Exception, match="gives me no token: 401") as refused:
+        with pytest.raises(Exception, match="refuses the client me: status 401") as refused:
             await token_provider(oauth).token()
         assert _is_refusal(refused.value)
         assert "hush" not in str(refused.value)
