@@ -18,7 +18,7 @@ from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.daemon import drift, programs
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Place, use_dataflow
-from deferrable_ops.upstreams.sqs.queues import Sqs, open_sqs
+from deferrable_ops.upstreams.sqs.queues import SqsPollers, open_pollers
 from real_sqs import RealSqs, Stored
 
 _numbers = itertools.count(1)
@@ -46,8 +46,8 @@ def server(sqs_server: RealSqs) -> Iterator[RealSqs]:
 
 
 @pytest.fixture
-async def sqs(server: RealSqs) -> AsyncIterator[Sqs]:
-    sqs = await open_sqs(server.settings())
+async def sqs(server: RealSqs) -> AsyncIterator[SqsPollers]:
+    sqs = await open_pollers(server.settings())
     yield sqs
     await sqs.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.event import Event
-from deferrable_ops.upstreams.sqs.queues import Sqs
+from deferrable_ops.upstreams.sqs.queues import SqsPollers
 
 
 class Stored:
@@ -42,10 +42,10 @@ class Stored:
             self.events.setdefault(key, event)
 
     @contextmanager
-    def reading(self, sqs: Sqs, url: str) -> Iterator[SqsEvent]:
+    def reading(self, sqs: SqsPollers, url: str) -> Iterator[SqsEvent]:
         """Poll a queue, as a wait does."""
         event = SqsEvent(url, dedicated=True)
-        with sqs.read(event, store=self, told=self):
+        with sqs.subscribe(event, store=self, listener=self):
             yield event
 
     def warn(self, text: str) -> None:

@@ -35,18 +35,18 @@ class SqsUse:
 
     async def __aenter__(self) -> None:
         """Begin to poll, or join who does."""
-        told = self._need.intake
+        listener = self._need.intake
         del self._need  # nor does a wait hold what it has handed on
         self._use = use_sqs(self._event.aws_conn_id)
         self._sqs = await self._use.__aenter__()
-        self._reading = self._sqs.read(self._event, store=self._store, told=told)
+        self._reading = self._sqs.subscribe(self._event, store=self._store, listener=listener)
         self._reading.__enter__()
 
     async def __aexit__(self, *error: object) -> None:
         """Let the poll end when nobody needs it any more."""
         self._reading.__exit__(*error)
         key = asyncio.get_running_loop(), self._event.aws_conn_id, self._event.source
-        if key not in _lingering and not self._sqs.is_read(self._event):
+        if key not in _lingering and not self._sqs.has_readers(self._event):
             _lingering[key] = asyncio.create_task(_linger(self._event, await _users(self._event)))
             _lingering[key].add_done_callback(lambda _: _lingering.pop(key, None))
         await self._use.__aexit__(None, None, None)
@@ -74,4 +74,4 @@ async def _linger(event: SqsEvent, users: AsyncExitStack) -> None:
     SQS would not notice if it were broken off, send the next message to it, and hide that from the next wait.
     """
     async with users, use_sqs(event.aws_conn_id) as sqs:
-        await sqs.until_idle(event)
+        await sqs.wait_until_idle(event)

@@ -28,7 +28,7 @@ _KNOWN: Final = frozenset(
     }
 )
 # What says who we are, whom we trust or where we send it is never passed over: one that is not known here is refused.
-_GUARDED: Final = (
+_SECURITY_PREFIXES: Final = (
     "assume_",
     "aws_",
     "config",
@@ -46,7 +46,7 @@ _GUARDED: Final = (
     "verify",
     "web_identity",
 )
-_INSTEAD: Final = {
+_ALTERNATIVES: Final = {
     "assume_role_with_saml": "roles by SAML are not offered here: let a profile's credential_process get them",
     "assume_role_with_web_identity_federation_audience": "only tokens in files are read here",
     "aws_iam_role": "write role_arn",
@@ -57,7 +57,7 @@ _INSTEAD: Final = {
 _SESSION: Final = frozenset({*_KEYS, "region_name", "profile_name"})
 
 
-class AirflowConnection(Protocol):
+class AwsAirflowConnection(Protocol):
     """What is read of an Airflow connection."""
 
     conn_id: str
@@ -101,7 +101,7 @@ class AwsSettings:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def whose(self) -> str:
+    def identity(self) -> str:
         """Whose credentials these are, in words."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
@@ -123,7 +123,7 @@ class AwsSettings:
         return [secret for secret in (self.secret_key, self.session_token, *behind, *tokens) if secret]
 
 
-def settings_of(connection: AirflowConnection, extra: Any) -> AwsSettings:
+def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     """Return the settings of an Airflow connection of the type Amazon Web Services.
 
     :param extra: the connection's, as JSON.
@@ -135,7 +135,7 @@ def settings_of(connection: AirflowConnection, extra: Any) -> AwsSettings:
             f"the extra of the connection {conn_id!r} is not a JSON object of the amazon provider's settings"
         )
     extra = {str(name): value for name, value in extra.items() if value is not None and value != ""}
-    _check_guards(conn_id, extra)
+    _check_security_settings(conn_id, extra)
     session = _mapping(conn_id, extra, "session_kwargs")
     if unknown := sorted(set(session) - _SESSION):
         raise ConfigurationError(
@@ -157,10 +157,10 @@ def settings_of(connection: AirflowConnection, extra: Any) -> AwsSettings:
     )
 
 
-def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
-    unknown = sorted(name for name in extra if name.startswith(_GUARDED) and name not in _KNOWN)
+def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
+    unknown = sorted(name for name in extra if name.startswith(_SECURITY_PREFIXES) and name not in _KNOWN)
     if unknown:
-        said = [f"{name} ({_INSTEAD[name]})" if name in _INSTEAD else name for name in unknown]
+        said = [f"{name} ({_ALTERNATIVES[name]})" if name in _ALTERNATIVES else name for name in unknown]
         raise ConfigurationError(
             f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(said)}; "
             f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
@@ -168,7 +168,7 @@ def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
 
 
 def _keys(
-    connection: AirflowConnection, extra: Mapping[str, Any], session: Mapping[str, Any]
+    connection: AwsAirflowConnection, extra: Mapping[str, Any], session: Mapping[str, Any]
 ) -> tuple[str | None, str | None, str | None]:
     conn_id = connection.conn_id
     token = _text(conn_id, extra, _KEYS[2]) or _text(conn_id, session, _KEYS[2])

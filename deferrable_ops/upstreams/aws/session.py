@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
 
-_ELSEWHERE: Final = "us-east-1"  # the region in which requests to servers that are not AWS' are signed
+_FALLBACK_REGION: Final = "us-east-1"  # the region in which requests to servers that are not AWS' are signed
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0  # a long poll takes 20 s
 _CONNECTIONS = 1_000  # a long poll holds one
 _quiet_threads: Final[set[int]] = set()
@@ -48,7 +48,7 @@ class AwsSession:
     """
 
     def __init__(self, settings: AwsSettings) -> None:
-        _keep_quiet_here()
+        _suppress_debug_logs()
         self.settings = settings
         self._config = _config(settings)
         self._session = _session(settings)
@@ -65,7 +65,7 @@ class AwsSession:
         :param region: where what is asked for is; None: the connection's own region.
         :param endpoint: a URL, which the connection's own for this service overrides; None: the region's.
         """
-        region = region or self._region or _ELSEWHERE
+        region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
         key = region, endpoint
         if key not in self._clients:
@@ -78,7 +78,7 @@ class AwsSession:
             )
             self._region = self._region or region  # in which the role is asked for
             self._clients[key] = await self._exit.enter_async_context(making)
-            _keep_quiet_here()  # also what has only now been imported
+            _suppress_debug_logs()  # also what has only now been imported
         return self._clients[key]
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class AwsSession:
     def _sts(self, **arguments: Any) -> Any:
         return _session(self.settings).create_client(
             "sts",
-            region_name=self._region or _ELSEWHERE,
+            region_name=self._region or _FALLBACK_REGION,
             endpoint_url=self.settings.endpoints.get("sts"),
             verify=self.settings.verify,
             config=_config(self.settings, **arguments),
@@ -108,7 +108,7 @@ def _session(settings: AwsSettings) -> Any:
         session.get_scoped_config()
     except ProfileNotFound as error:
         raise ConfigurationError(
-            f"{settings.whose} needs a profile that is not in this machine's AWS configuration: {error}"
+            f"{settings.identity} needs a profile that is not in this machine's AWS configuration: {error}"
         ) from None
     return session
 
@@ -139,7 +139,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
     }
     try:
         config = AioConfig(
-            **{**given, **{name: own[name] for name in own if name not in _of_users(given)}, **more}
+            **{**given, **{name: own[name] for name in own if name not in _overridable(given)}, **more}
         )
     except (TypeError, ValueError, BotoCoreError) as error:
         raise ConfigurationError(
@@ -149,7 +149,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
     return config
 
 
-def _of_users(given: dict[str, Any]) -> set[str]:
+def _overridable(given: dict[str, Any]) -> set[str]:
     """Return what a connection's own config may say of what is said here."""
     may_say = {"connect_timeout", "tcp_keepalive"}
     seconds = given.get("read_timeout")
@@ -191,27 +191,27 @@ def _session_name(settings: AwsSettings) -> str:
 def _token(settings: AwsSettings, token_file: str) -> str:
     path = token_file or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE", "")
     try:
-        return Path(path).read_text() if path else _no_token(settings)
+        return Path(path).read_text() if path else _raise_no_token(settings)
     except OSError as error:
         raise ConfigurationError(
-            f"the web identity's token of {settings.whose} cannot be read: {error}"
+            f"the web identity's token of {settings.identity} cannot be read: {error}"
         ) from None
 
 
-def _no_token(settings: AwsSettings) -> NoReturn:
+def _raise_no_token(settings: AwsSettings) -> NoReturn:
     raise ConfigurationError(
-        f"{settings.whose} needs a web identity's token; set assume_role_with_web_identity_token_file in the "
+        f"{settings.identity} needs a web identity's token; set assume_role_with_web_identity_token_file in the "
         "connection's extra, or AWS_WEB_IDENTITY_TOKEN_FILE in the environment"
     )
 
 
-def _keep_quiet_here() -> None:
+def _suppress_debug_logs() -> None:
     """Let botocore log nothing at the level DEBUG in this thread, in whichever of its loggers."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):
-            logging.getLogger(name).addFilter(_holds_no_credentials)  # once, however often it is added
+            logging.getLogger(name).addFilter(_is_safe_to_log)  # once, however often it is added
 
 
-def _holds_no_credentials(record: logging.LogRecord) -> bool:
+def _is_safe_to_log(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG or record.thread not in _quiet_threads

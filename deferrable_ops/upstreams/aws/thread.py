@@ -35,25 +35,25 @@ class AwsThread:
         """
         self._thread.start()
         try:
-            await self._ask(self._open())
+            await self._run_in_thread(self._open())
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Break off what is under way, close all connections, and return when nothing is left."""
-        self._tell(self._loop.stop)
+        self._call_soon(self._loop.stop)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
-            log.warning("The thread %s (%s) does not end", self.thread_name, self._settings.whose)
+            log.warning("The thread %s (%s) does not end", self.thread_name, self._settings.identity)
 
-    def _tell(self, do: Callable[..., object], *arguments: object) -> None:
+    def _call_soon(self, do: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(do, *arguments)
         except RuntimeError:
             return  # it has ended
 
-    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
+    async def _run_in_thread(self, question: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
 
     async def _open(self) -> None:

@@ -178,7 +178,8 @@ class Cluster:
             )
         return (
             f"{where} refuses {self.settings.username or 'this client'} "
-            f"({self.settings.mechanism or self.settings.protocol}): {detail}; check sasl.mechanism, sasl.username and sasl.password in the connection's extra"
+            f"({self.settings.mechanism or self.settings.protocol}): {detail}; check sasl.mechanism, sasl.username "
+            "and sasl.password in the connection's extra"
         )
 
 

@@ -9,7 +9,7 @@ from deferrable_ops.exceptions import ConfigurationError, SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings
 
 # With a status below 500, and yet nothing that anybody could fix.
-_PASSING: Final = frozenset(
+_TRANSIENT: Final = frozenset(
     {
         "BandwidthLimitExceeded",
         "IDPCommunicationError",
@@ -68,10 +68,10 @@ _CREDENTIALS: Final = (
     "SignatureDoesNotMatch",
     "UnrecognizedClient",
 )
-_MOST_CHARACTERS: Final = 300
+_MAX_CHARACTERS: Final = 300
 
 
-def refusal_of(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
+def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
     """Return why SQS, or our own configuration, refuses; None: it is trouble that passes."""
     if isinstance(error, ConfigurationError):
         return SqsRefused(str(error))
@@ -79,15 +79,15 @@ def refusal_of(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefu
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return _refusal_by_server(error, response, settings, queue)
-    said = in_short(error, settings)
+    said = summarize(error, settings)
     if name == "NoCredentialsError":
         return SqsRefused(
-            f"there are no AWS credentials for {queue.url}: {settings.whose} say none; give the connection "
+            f"there are no AWS credentials for {queue.url}: {settings.identity} say none; give the connection "
             f"{settings.conn_id or 'aws_default'!r} a login (the access key's id) and a password (the secret access "
             "key), or run on a machine with a role"
         )
     if name in _LOCAL:
-        return SqsRefused(f"the AWS settings of {settings.whose} cannot be used: {said}")
+        return SqsRefused(f"the AWS settings of {settings.identity} cannot be used: {said}")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return SqsRefused(
             f"the certificate of the server of {queue.url} cannot be trusted: {said}; set verify in the connection's "
@@ -102,7 +102,7 @@ def is_denied(error: Exception) -> bool:
     return isinstance(response, dict) and _code(response).startswith("AccessDenied")
 
 
-def in_short(error: Exception, settings: AwsSettings) -> str:
+def summarize(error: Exception, settings: AwsSettings) -> str:
     """Return what an error says, without secrets.
 
     The first line only: of a wrong signature, AWS sends back all that was signed, session token included.
@@ -113,24 +113,24 @@ def in_short(error: Exception, settings: AwsSettings) -> str:
         given = response.get("Error") or {}
         said = f"{_code(response)}: {given.get('Message') or ''}".rstrip(": ")
     line = settings.without_secrets(said).strip().split("\n", 1)[0]
-    return line if len(line) <= _MOST_CHARACTERS else line[:_MOST_CHARACTERS] + "..."
+    return line if len(line) <= _MAX_CHARACTERS else line[:_MAX_CHARACTERS] + "..."
 
 
 def _refusal_by_server(
     error: Exception, response: dict[str, Any], settings: AwsSettings, queue: Queue
 ) -> SqsRefused | None:
     code, status = _code(response), _status(response)
-    if code in _PASSING or status >= 500 or status in (408, 429):
+    if code in _TRANSIENT or status >= 500 or status in (408, 429):
         return None
-    said, operation = in_short(error, settings), str(getattr(error, "operation_name", ""))
+    said, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
     if operation.startswith("AssumeRole"):
         return SqsRefused(
-            f"STS does not give us {settings.whose}: {said}; check role_arn, and that the role's trust policy lets "
+            f"STS does not give us {settings.identity}: {said}; check role_arn, and that the role's trust policy lets "
             "those credentials assume it (sts:AssumeRole, with the ExternalId that it asks for)"
         )
     if code.startswith(_CREDENTIALS):
         return SqsRefused(
-            f"AWS refuses the credentials of {settings.whose} for {queue.url}: {said}; check the login (the access "
+            f"AWS refuses the credentials of {settings.identity} for {queue.url}: {said}; check the login (the access "
             "key's id) and the password (the secret access key), and that a session token has not expired"
         )
     if "NonExistentQueue" in code or code in ("QueueDoesNotExist", "InvalidAddress"):
@@ -139,12 +139,12 @@ def _refusal_by_server(
         )
     if code.startswith(("KMS.", "Kms")):
         return SqsRefused(
-            f"the messages of {queue.url} cannot be decrypted for {settings.whose}: {said}; grant kms:Decrypt on the "
+            f"the messages of {queue.url} cannot be decrypted for {settings.identity}: {said}; grant kms:Decrypt on the "
             "queue's key"
         )
     if code.startswith("AccessDenied") or status == 403:
         return SqsRefused(
-            f"{settings.whose} may not {_permission(operation)} on {queue.arn or queue.url}: {said}; grant "
+            f"{settings.identity} may not {_permission(operation)} on {queue.arn or queue.url}: {said}; grant "
             "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes on it"
         )
     return SqsRefused(f"SQS refuses {operation} on {queue.url}: {said}")

@@ -13,73 +13,76 @@ from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
 from deferrable_ops.upstreams.aws.session import AwsSession
 from deferrable_ops.upstreams.backoff import Backoff
-from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
-from deferrable_ops.upstreams.sqs.reader import Reading
+from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
+from deferrable_ops.upstreams.sqs.reader import QueueReader
 
 log = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 
-_LONG_POLL = 20  # seconds, the longest that SQS offers
-_AT_ONCE = 10  # messages, the most that SQS gives
-_RECEIVERS = 4  # at load, of a queue without an order
-_DELETES = 8  # under way
-_REFUSALS, _REFUSED_SECONDS = 3, 8.0  # in a row, for so long: a permission takes seconds to reach all of AWS
+_LONG_POLL_SECONDS = 20  # seconds, the longest that SQS offers
+_BATCH_SIZE = 10  # messages, the most that SQS gives
+_MAX_RECEIVERS = 4  # at load, of a queue without an order
+_MAX_DELETES = 8  # under way
+_REFUSAL_ATTEMPTS, _REFUSED_SECONDS = (
+    3,
+    8.0,
+)  # in a row, for so long: a permission takes seconds to reach all of AWS
 _WARN_SECONDS = 30.0
 _VISIBILITY_SECONDS = 30.0  # SQS' default, where we may not ask
 
 
-class _Unneeded(Exception):
+class _NoReadersLeft(Exception):
     """Nobody waits for the queue any more, so nothing is tried again."""
 
 
-class Polling:
+class QueuePoller:
     """The poll of one queue, while somebody needs it.
 
     A kill at any moment costs one more receive: what was not deleted comes again, and the inbox knows it. The order of
     a FIFO queue's group is kept because SQS gives nothing of a group while something of it is received and not deleted,
     and nothing is deleted that is not in the inbox.
 
-    :param most_bytes: a message whose body is larger is kept without it.
+    :param max_payload_bytes: a message whose body is larger is kept without it.
     :param others: the queues that are polled with the same credentials, this one included.
     """
 
     def __init__(
-        self, queue: Queue, session: AwsSession, most_bytes: int, others: Collection[Polling]
+        self, queue: Queue, session: AwsSession, max_payload_bytes: int, others: Collection[QueuePoller]
     ) -> None:
         self.queue = queue
-        self.readings: dict[Reading, None] = {}
+        self.readers: dict[QueueReader, None] = {}
         self.arn = queue.arn
         self._session = session
         self._settings = session.settings
-        self._most_bytes = most_bytes
+        self._max_payload_bytes = max_payload_bytes
         self._others = others
         self._visibility = _VISIBILITY_SECONDS
-        self._last: Reading  # by whom what comes after the last has left is stored
+        self._last_reader: QueueReader  # by whom what comes after the last has left is stored
         self._receivers: set[asyncio.Task[None]] = set()
         self._deletes: set[asyncio.Task[None]] = set()
 
-    def enter(self, reading: Reading) -> None:
+    def add(self, reader: QueueReader) -> None:
         """Poll for somebody."""
-        self.readings[reading] = None
-        self._last = reading
+        self.readers[reader] = None
+        self._last_reader = reader
 
-    def leave(self, reading: Reading) -> None:
+    def remove(self, reader: QueueReader) -> None:
         """Poll no more for somebody. The poll under way is not broken off: SQS would hide what it has sent to it."""
-        self.readings.pop(reading, None)
+        self.readers.pop(reader, None)
 
     def fail(self, refused: SqsRefused) -> None:
         """End all waits for this queue."""
-        readings, self.readings = list(self.readings), {}
-        for reading in readings:
-            reading.fail(refused)
+        readers, self.readers = list(self.readers), {}
+        for reader in readers:
+            reader.fail(refused)
 
     async def run(self) -> None:
         """Poll until nobody needs the queue."""
         try:
-            while self.readings:
+            while self.readers:
                 await self._poll()
-                while (running := self._receivers | self._deletes) and not self.readings:
+                while (running := self._receivers | self._deletes) and not self.readers:
                     await asyncio.wait(running)
         finally:
             for task in self._receivers | self._deletes:
@@ -87,17 +90,17 @@ class Polling:
 
     async def _poll(self) -> None:
         try:
-            await self._ask()
-            while self.readings:
-                messages = await self._receive(_LONG_POLL)
+            await self._read_attributes()
+            while self.readers:
+                messages = await self._receive(_LONG_POLL_SECONDS)
                 self._receive_more(messages)
-                await self._take(messages)
-        except _Unneeded:
+                await self._store_and_delete(messages)
+        except _NoReadersLeft:
             return
         except SqsRefused as refused:
             self.fail(refused)
 
-    async def _ask(self) -> None:
+    async def _read_attributes(self) -> None:
         """Ask what the queue is. Two names of one queue would take each other's messages."""
         answer = await self._call(
             "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
@@ -106,7 +109,7 @@ class Polling:
         self.arn = attributes.get("QueueArn", self.arn)
         self._visibility = float(attributes.get("VisibilityTimeout", _VISIBILITY_SECONDS))
         for other in self._others:
-            if other is not self and other.readings and self.arn and other.arn == self.arn:
+            if other is not self and other.readers and self.arn and other.arn == self.arn:
                 raise SqsRefused(
                     f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}, which gives each message to "
                     "one of them only; write the same URL everywhere"
@@ -115,7 +118,7 @@ class Polling:
     async def _receive(self, seconds: int) -> list[Message]:
         answer = await self._call(
             "receive_message",
-            MaxNumberOfMessages=_AT_ONCE,
+            MaxNumberOfMessages=_BATCH_SIZE,
             WaitTimeSeconds=seconds,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["All"],
@@ -124,58 +127,58 @@ class Polling:
 
     def _receive_more(self, messages: Sequence[Message]) -> None:
         """Receive with one more at a time while there is plenty, if the queue has no order to keep."""
-        if len(messages) < _AT_ONCE or self.queue.is_fifo or len(self._receivers) + 1 >= _RECEIVERS:
+        if len(messages) < _BATCH_SIZE or self.queue.is_fifo or len(self._receivers) + 1 >= _MAX_RECEIVERS:
             return
-        receiver = asyncio.create_task(self._help())
+        receiver = asyncio.create_task(self._receive_until_empty())
         self._receivers.add(receiver)
         receiver.add_done_callback(self._receivers.discard)
 
-    async def _help(self) -> None:
+    async def _receive_until_empty(self) -> None:
         try:
-            messages: Sequence[Message] = [{}] * _AT_ONCE
-            while self.readings and len(messages) == _AT_ONCE:
+            messages: Sequence[Message] = [{}] * _BATCH_SIZE
+            while self.readers and len(messages) == _BATCH_SIZE:
                 messages = await self._receive(0)
-                await self._take(messages)
-        except (_Unneeded, SqsRefused):
+                await self._store_and_delete(messages)
+        except (_NoReadersLeft, SqsRefused):
             return  # the poll itself finds out
 
-    async def _take(self, messages: Sequence[Message]) -> None:
+    async def _store_and_delete(self, messages: Sequence[Message]) -> None:
         """Store messages, and then delete them."""
         if not messages:
             return
         received_at = time.monotonic()
-        await self._keep([self._event(message) for message in messages])
+        await self._store([self._event(message) for message in messages])
         delete = asyncio.create_task(self._delete(messages, received_at + self._visibility))
         self._deletes.add(delete)
         delete.add_done_callback(self._deletes.discard)
         if self.queue.is_fifo:
             await asyncio.wait([delete])  # before that there is nothing more of their groups
-        elif len(self._deletes) >= _DELETES:
+        elif len(self._deletes) >= _MAX_DELETES:
             await asyncio.wait(self._deletes, return_when=asyncio.FIRST_COMPLETED)
 
     def _event(self, message: Message) -> Event:
         event = sqs_event(self.queue.source, message, received_at=time.time())
         size = len(str(message.get("Body", "")).encode(errors="replace"))
-        if size <= self._most_bytes:
+        if size <= self._max_payload_bytes:
             return event
-        for reading in self.readings:
-            reading.warn(
-                f"a message of {self.queue.url} has more than {self._most_bytes} bytes ([deferrable_ops] "
+        for reader in self.readers:
+            reader.warn(
+                f"a message of {self.queue.url} has more than {self._max_payload_bytes} bytes ([deferrable_ops] "
                 "max_payload_bytes): it is kept without its payload, and only a match on attributes or metadata takes "
                 "it; so will others be"
             )
         return event.without_payload(size)
 
-    async def _keep(self, events: Sequence[Event]) -> None:
+    async def _store(self, events: Sequence[Event]) -> None:
         backoff = Backoff()
         while True:
             try:
-                reading = next(iter(self.readings), self._last)
-                await reading.store(events)
+                reader = next(iter(self.readers), self._last_reader)
+                await reader.store(events)
             except Exception as error:
                 log.warning("Messages of %s cannot be stored: %r", self.queue.url, error)
-                if not self.readings:
-                    raise _Unneeded from None
+                if not self.readers:
+                    raise _NoReadersLeft from None
                 await asyncio.sleep(backoff.failed())
             else:
                 return
@@ -193,7 +196,7 @@ class Polling:
                 if left and time.monotonic() > until:
                     return  # they come again, and are known
                 await asyncio.sleep(backoff.failed() if left else 0)
-        except _Unneeded:
+        except _NoReadersLeft:
             return
         except SqsRefused as refused:
             self.fail(refused)
@@ -205,7 +208,7 @@ class Polling:
 
         :param until: on the monotonic clock, when it is of no use any more.
         :raises SqsRefused: it said no several times.
-        :raises _Unneeded: it did not answer, and nobody needs it any more.
+        :raises _NoReadersLeft: it did not answer, and nobody needs it any more.
         """
         backoff, began, refused_since, refusals = Backoff(), time.monotonic(), 0.0, 0
         while True:
@@ -216,30 +219,30 @@ class Polling:
                 if may_be_denied and is_denied(error):
                     return {}
                 now = time.monotonic()
-                refused = refusal_of(error, self._settings, self.queue)
+                refused = find_refusal(error, self._settings, self.queue)
                 if refused is None:
                     refusals = 0
                     self._note_trouble(operation, error, now - began)
                 else:
                     refused_since = refused_since if refusals else now
                     refusals += 1
-                    if refusals >= _REFUSALS and now - refused_since >= _REFUSED_SECONDS:
+                    if refusals >= _REFUSAL_ATTEMPTS and now - refused_since >= _REFUSED_SECONDS:
                         raise refused from None
             else:
                 return dict(answer)
             pause = backoff.failed()
-            if not self.readings or (until is not None and time.monotonic() + pause > until):
-                raise _Unneeded
+            if not self.readers or (until is not None and time.monotonic() + pause > until):
+                raise _NoReadersLeft
             await asyncio.sleep(pause)
 
     async def _client(self) -> Any:
         return await self._session.client("sqs", self.queue.region, self.queue.own_endpoint)
 
     def _note_trouble(self, operation: str, error: Exception, seconds: float) -> None:
-        said = in_short(error, self._settings)
+        said = summarize(error, self._settings)
         log.warning("%s of %s is tried again: %s", operation, self.queue.url, said)
         if seconds > _WARN_SECONDS:
-            for reading in self.readings:
-                reading.warn(
+            for reader in self.readers:
+                reader.warn(
                     f"SQS has not answered for {self.queue.url} for a while ({said}); it is asked on and on"
                 )

@@ -14,7 +14,7 @@ Store = Callable[[Sequence[Event]], Awaitable[object]]
 A message may come again: it is told by its dedupe key."""
 
 
-class Told(Protocol):
+class QueueListener(Protocol):
     """Who is told of trouble, on the event loop of the waits."""
 
     def warn(self, text: str, /) -> None:
@@ -24,14 +24,14 @@ class Told(Protocol):
         """Take the reason why the queue cannot be polled, and trying again would not help."""
 
 
-class Reading:
+class QueueReader:
     """One specification of one wait, made on the event loop of the wait. There are thousands."""
 
-    __slots__ = ("_loop", "_store", "_told", "_warned")
+    __slots__ = ("_listener", "_loop", "_store", "_warned")
 
-    def __init__(self, store: Store, told: Told) -> None:
+    def __init__(self, store: Store, listener: QueueListener) -> None:
         self._store = store
-        self._told = told
+        self._listener = listener
         self._warned: str | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -46,16 +46,16 @@ class Reading:
         """Hand over a warning, from the polling thread."""
         if text != self._warned:
             self._warned = text
-            self._tell(self._told.warn, text)
+            self._call_soon(self._listener.warn, text)
 
     def fail(self, refused: SqsRefused) -> None:
         """End the wait, from the polling thread."""
-        self._tell(self._told.fail, str(refused))
+        self._call_soon(self._listener.fail, str(refused))
 
     async def _store_here(self, events: Sequence[Event]) -> None:
         await self._store(events)
 
-    def _tell(self, take: Callable[[str], None], news: str) -> None:
+    def _call_soon(self, take: Callable[[str], None], news: str) -> None:
         try:
             self._loop.call_soon_threadsafe(take, news)
         except RuntimeError:

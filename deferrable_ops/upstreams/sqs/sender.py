@@ -13,13 +13,13 @@ from deferrable_ops.exceptions import DeferrableOpsError, SqsRefused
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.aws.session import import_aiobotocore
 from deferrable_ops.upstreams.aws.thread import AwsThread
-from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
+from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
 from deferrable_ops.upstreams.sqs.queues import load_settings
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE: Final = 10
-MOST_BYTES_AT_ONCE: Final = 262_144
+MAX_BATCH_MESSAGES: Final = 10
+MAX_BATCH_BYTES: Final = 262_144
 """Of a batch. AWS takes four times as much since 2025, which other servers need not know."""
 
 
@@ -56,14 +56,14 @@ class Sender(AwsThread):
         :raises SqsRefused: SQS will not take one of them; the message names it and the fix.
         :raises SqsUnavailable: it is not known whether they were sent.
         """
-        return await self._ask(self._send(queue_of(queue_url), entries))
+        return await self._run_in_thread(self._send(queue_of(queue_url), entries))
 
     async def _send(self, queue: Queue, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         try:
             client = await self._session.client("sqs", queue.region, queue.own_endpoint)
             answer = await client.send_message_batch(QueueUrl=queue.url, Entries=list(entries))
         except Exception as error:
-            raise self._in_words(error, queue) from None
+            raise self._translate(error, queue) from None
         for failed in answer.get("Failed") or ():
             said = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
             if failed.get("SenderFault"):
@@ -71,13 +71,13 @@ class Sender(AwsThread):
             log.warning("messages[%s] is sent to %s again: %s", failed["Id"], queue.url, said)
         return {one["Id"]: one["MessageId"] for one in answer.get("Successful") or ()}
 
-    def _in_words(self, error: Exception, queue: Queue) -> DeferrableOpsError:
+    def _translate(self, error: Exception, queue: Queue) -> DeferrableOpsError:
         if is_denied(error):
             return SqsRefused(
-                f"{self._settings.whose} may not sqs:SendMessage on {queue.arn or queue.url}: "
-                f"{in_short(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt on the queue's "
+                f"{self._settings.identity} may not sqs:SendMessage on {queue.arn or queue.url}: "
+                f"{summarize(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt on the queue's "
                 "key if it has one of its own"
             )
-        refused = refusal_of(error, self._settings, queue)
-        said = in_short(error, self._settings)
+        refused = find_refusal(error, self._settings, queue)
+        said = summarize(error, self._settings)
         return refused or SqsUnavailable(f"SQS does not take messages for {queue.url} now: {said}")

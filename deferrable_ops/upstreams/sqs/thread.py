@@ -10,65 +10,65 @@ from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings
 from deferrable_ops.upstreams.aws.thread import AwsThread
-from deferrable_ops.upstreams.sqs.poller import Polling
-from deferrable_ops.upstreams.sqs.reader import Reading
+from deferrable_ops.upstreams.sqs.poller import QueuePoller
+from deferrable_ops.upstreams.sqs.reader import QueueReader
 
 log = logging.getLogger(__name__)
 
 
-class PollingThread(AwsThread):
+class PollerThread(AwsThread):
     """Polls the queues of one connection."""
 
     thread_name = "deferrable-ops sqs"
 
     def __init__(self, aws: AwsSettings) -> None:
         super().__init__(aws)
-        self._most_bytes = settings.max_payload_bytes()
-        self._pollings: dict[str, Polling] = {}
+        self._max_payload_bytes = settings.max_payload_bytes()
+        self._pollers: dict[str, QueuePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def enter(self, queue: Queue, reading: Reading) -> None:
+    def add(self, queue: Queue, reader: QueueReader) -> None:
         """Begin to poll a queue for somebody."""
-        self._tell(self._enter, queue, reading)
+        self._call_soon(self._enter, queue, reader)
 
-    def leave(self, queue: Queue, reading: Reading) -> None:
+    def remove(self, queue: Queue, reader: QueueReader) -> None:
         """Poll a queue no more for somebody."""
-        self._tell(self._leave, queue, reading)
+        self._call_soon(self._leave, queue, reader)
 
-    async def until_idle(self, queue: Queue) -> None:
+    async def wait_until_idle(self, queue: Queue) -> None:
         """Return when a queue is not polled any more."""
-        waiting = self._until_idle(queue)
+        waiting = self._wait_until_idle(queue)
         try:
-            await self._ask(waiting)
+            await self._run_in_thread(waiting)
         except RuntimeError:
             waiting.close()  # the thread has ended
 
-    def _enter(self, queue: Queue, reading: Reading) -> None:
+    def _enter(self, queue: Queue, reader: QueueReader) -> None:
         source = queue.source
-        polling = self._pollings.get(source)
-        if polling is None:
-            polling = Polling(queue, self._session, self._most_bytes, self._pollings.values())
-            self._pollings[source] = polling
-        polling.enter(reading)
+        poller = self._pollers.get(source)
+        if poller is None:
+            poller = QueuePoller(queue, self._session, self._max_payload_bytes, self._pollers.values())
+            self._pollers[source] = poller
+        poller.add(reader)
         if source not in self._tasks:
-            self._tasks[source] = asyncio.create_task(self._poll(source, polling))
+            self._tasks[source] = asyncio.create_task(self._poll(source, poller))
 
-    def _leave(self, queue: Queue, reading: Reading) -> None:
-        polling = self._pollings.get(queue.source)
-        if polling is not None:
-            polling.leave(reading)
+    def _leave(self, queue: Queue, reader: QueueReader) -> None:
+        poller = self._pollers.get(queue.source)
+        if poller is not None:
+            poller.remove(reader)
 
-    async def _poll(self, source: str, polling: Polling) -> None:
+    async def _poll(self, source: str, poller: QueuePoller) -> None:
         try:
-            await polling.run()
+            await poller.run()
         except Exception as error:
-            log.exception("%s is not polled any more", polling.queue.url)
-            polling.fail(
-                SqsRefused(f"{polling.queue.url} cannot be polled: {self._settings.without_secrets(error)}")
+            log.exception("%s is not polled any more", poller.queue.url)
+            poller.fail(
+                SqsRefused(f"{poller.queue.url} cannot be polled: {self._settings.without_secrets(error)}")
             )
         finally:
-            del self._tasks[source], self._pollings[source]
+            del self._tasks[source], self._pollers[source]
 
-    async def _until_idle(self, queue: Queue) -> None:
+    async def _wait_until_idle(self, queue: Queue) -> None:
         while task := self._tasks.get(queue.source):
             await asyncio.wait([task])

@@ -15,7 +15,7 @@ import pytest
 
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
-from deferrable_ops.upstreams.sqs.queues import Sqs, open_sqs, use_sqs
+from deferrable_ops.upstreams.sqs.queues import SqsPollers, open_pollers, use_sqs
 from real_sqs import ACCOUNT, REGION, RealSqs, Stored
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/reader"
@@ -35,22 +35,22 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: AwsSettings) -> AsyncIterator[Sqs]:
-    sqs = await open_sqs(settings)
+async def opened(settings: AwsSettings) -> AsyncIterator[SqsPollers]:
+    sqs = await open_pollers(settings)
     try:
         yield sqs
     finally:
         await sqs.close()
 
 
-async def one_message(server: RealSqs, sqs: Sqs, stored: Stored, queue: str) -> None:
+async def one_message(server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str) -> None:
     await asyncio.to_thread(server.send, queue, "hello")
     with stored.reading(sqs, queue):
         await stored.until(lambda: stored.events or stored.failures, "a message")
     assert stored.payloads == ["hello"], stored.failures
 
 
-async def why_refused(sqs: Sqs, stored: Stored, queue: str) -> str:
+async def why_refused(sqs: SqsPollers, stored: Stored, queue: str) -> str:
     with stored.reading(sqs, queue):
         await stored.until(lambda: stored.failures, "a failure")
     return stored.failures[0]
@@ -175,7 +175,7 @@ async def test_credentials_of_a_profile_are_found(
         await one_message(server, sqs, stored, queue)
     assert signed_with(server, queue) == {"AKIAOFTHEPROFILE"}
     with pytest.raises(ConfigurationError, match="profile"):
-        await open_sqs(AwsSettings(conn_id="aws", profile="nobody"))
+        await open_pollers(AwsSettings(conn_id="aws", profile="nobody"))
 
 
 async def test_nothing_that_is_logged_holds_a_secret(

@@ -9,12 +9,12 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 
-from deferrable_ops.upstreams.sqs.queues import Sqs
+from deferrable_ops.upstreams.sqs.queues import SqsPollers
 from real_sqs import RealSqs, Stored, name_of
 
 
 async def test_messages_are_stored_and_then_deleted(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.send_all(queue, [{"n": n} for n in range(25)])
     with stored.reading(sqs, queue):
@@ -26,7 +26,7 @@ async def test_messages_are_stored_and_then_deleted(
 
 
 async def test_message_is_there_soon_after_it_was_sent(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     with stored.reading(sqs, queue):
         await stored.until(lambda: server.proxy.under_way("ReceiveMessage", name_of(queue)), "the poll")
@@ -38,7 +38,7 @@ async def test_message_is_there_soon_after_it_was_sent(
 
 
 async def test_all_waits_of_a_queue_share_one_long_poll(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
     with ExitStack() as waits:
@@ -56,7 +56,9 @@ async def test_all_waits_of_a_queue_share_one_long_poll(
     assert (asked["WaitTimeSeconds"], asked["MaxNumberOfMessages"]) == (20, 10)
 
 
-async def test_order_of_each_group_is_kept(server: RealSqs, sqs: Sqs, stored: Stored, ordered: str) -> None:
+async def test_order_of_each_group_is_kept(
+    server: RealSqs, sqs: SqsPollers, stored: Stored, ordered: str
+) -> None:
     for begin in range(0, 40, 10):
         for group in "abc":
             rows = [{"group": group, "n": n} for n in range(begin, begin + 10)]
@@ -70,7 +72,7 @@ async def test_order_of_each_group_is_kept(server: RealSqs, sqs: Sqs, stored: St
 
 
 async def test_more_is_received_at_a_time_while_there_is_plenty(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, ordered: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, ordered: str
 ) -> None:
     for url in (queue, ordered):
         group = {"group": "a"} if url == ordered else {}
@@ -87,7 +89,7 @@ async def test_more_is_received_at_a_time_while_there_is_plenty(
 
 
 async def test_large_message_is_kept_without_its_payload(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     large = "x" * 900_000  # SQS takes up to 1 MiB
     message = server.send(queue, large, shop="web")
@@ -106,7 +108,7 @@ async def test_large_message_is_kept_without_its_payload(
 
 
 async def test_message_says_its_group_and_its_place_in_the_order(
-    server: RealSqs, sqs: Sqs, stored: Stored, ordered: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, ordered: str
 ) -> None:
     server.send(ordered, {"n": 1}, group="a", shop="web")
     with stored.reading(sqs, ordered):
@@ -120,15 +122,15 @@ async def test_message_says_its_group_and_its_place_in_the_order(
 
 
 async def test_queue_is_polled_while_somebody_needs_it_and_again_later(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
     with stored.reading(sqs, queue) as event:
         await stored.until(lambda: proxy.under_way("ReceiveMessage", name), "the poll")
-    assert not sqs.is_read(event)
+    assert not sqs.has_readers(event)
     # What comes to the poll under way is not lost to whoever waits next.
     server.send(queue, "late")
-    await asyncio.wait_for(sqs.until_idle(event), 30)
+    await asyncio.wait_for(sqs.wait_until_idle(event), 30)
     assert stored.payloads == ["late"]
     assert (server.count(queue), proxy.under_way("ReceiveMessage", name)) == (0, 0)
     polls = proxy.count("ReceiveMessage", name)
@@ -139,7 +141,7 @@ async def test_queue_is_polled_while_somebody_needs_it_and_again_later(
 
 
 async def test_who_comes_while_the_last_poll_is_under_way_joins_it(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
     with stored.reading(sqs, queue):
@@ -152,7 +154,9 @@ async def test_who_comes_while_the_last_poll_is_under_way_joins_it(
         assert proxy.under_way("ReceiveMessage", name) == 1
 
 
-async def test_many_queues_do_not_wait_for_each_other(server: RealSqs, sqs: Sqs, stored: Stored) -> None:
+async def test_many_queues_do_not_wait_for_each_other(
+    server: RealSqs, sqs: SqsPollers, stored: Stored
+) -> None:
     urls = [server.create_queue(f"one-of-many-{n}") for n in range(30)]
     with ExitStack() as waits:
         for url in urls:
@@ -167,7 +171,7 @@ async def test_many_queues_do_not_wait_for_each_other(server: RealSqs, sqs: Sqs,
 
 
 async def test_two_urls_of_one_queue_are_refused(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     other = Stored()
     with stored.reading(sqs, queue):

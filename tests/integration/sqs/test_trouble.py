@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deferrable_ops.upstreams.sqs.queues import Sqs
+from deferrable_ops.upstreams.sqs.queues import SqsPollers
 from real_sqs import RealSqs, Stored, name_of
 
 
@@ -19,7 +19,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nothing_is_received_while_the_inbox_cannot_commit(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     proxy, name = server.proxy, name_of(queue)
     stored.problem = OSError("the disk is full")
@@ -41,7 +41,7 @@ async def test_nothing_is_received_while_the_inbox_cannot_commit(
 
 
 async def test_order_is_kept_although_storing_and_deleting_fail(
-    server: RealSqs, sqs: Sqs, stored: Stored, ordered: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, ordered: str
 ) -> None:
     def second_half_fails(answer: dict[str, Any]) -> dict[str, Any]:
         # The server has deleted them, and says that it has not.
@@ -63,7 +63,7 @@ async def test_order_is_kept_although_storing_and_deleting_fail(
 
 
 async def test_message_whose_receipt_has_expired_comes_again_and_is_known(
-    server: RealSqs, sqs: Sqs, stored: Stored, ordered: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, ordered: str
 ) -> None:
     server.proxy.fail("DeleteMessageBatch", 503, "ServiceUnavailable")
     server.send_all(ordered, [1, 2, 3], group="a")
@@ -75,7 +75,7 @@ async def test_message_whose_receipt_has_expired_comes_again_and_is_known(
 
 
 async def test_batch_whose_answer_was_lost_comes_after_a_while(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.send_all(queue, list(range(5)))
     server.proxy.fail("ReceiveMessage", times=1, reaches_server=True)
@@ -97,7 +97,7 @@ async def test_batch_whose_answer_was_lost_comes_after_a_while(
     ],
 )
 async def test_trouble_never_fails_a_wait_and_is_met_with_patience(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, status: int, code: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, status: int, code: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
     proxy.fail("*", status, code)
@@ -113,7 +113,7 @@ async def test_trouble_never_fails_a_wait_and_is_met_with_patience(
 
 
 async def test_long_trouble_is_told_to_the_task(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._WARN_SECONDS", 0.3)
     server.proxy.fail("*", 503, "ServiceUnavailable")
@@ -123,7 +123,9 @@ async def test_long_trouble_is_told_to_the_task(
     assert "ServiceUnavailable" in stored.warnings[0]
 
 
-async def test_queue_that_does_not_exist_fails_the_wait(server: RealSqs, sqs: Sqs, stored: Stored) -> None:
+async def test_queue_that_does_not_exist_fails_the_wait(
+    server: RealSqs, sqs: SqsPollers, stored: Stored
+) -> None:
     url = server.create_queue("deleted-soon")
     server.delete_queue(url)
     with stored.reading(sqs, url):
@@ -133,7 +135,7 @@ async def test_queue_that_does_not_exist_fails_the_wait(server: RealSqs, sqs: Sq
 
 
 async def test_queue_that_is_deleted_later_fails_the_wait(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     with stored.reading(sqs, queue):
         server.send(queue, "hello")
@@ -145,7 +147,7 @@ async def test_queue_that_is_deleted_later_fails_the_wait(
 
 
 async def test_queue_that_is_made_soon_is_waited_for(
-    server: RealSqs, sqs: Sqs, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    server: RealSqs, sqs: SqsPollers, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 30.0)
     url = f"{server.url}/123456789012/made-soon"
@@ -162,7 +164,7 @@ async def test_queue_that_is_made_soon_is_waited_for(
     [("ReceiveMessage", "sqs:ReceiveMessage"), ("DeleteMessageBatch", "sqs:DeleteMessage")],
 )
 async def test_missing_permission_is_named(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str, action: str, permission: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, action: str, permission: str
 ) -> None:
     said = f"User: arn:aws:iam::123456789012:user/u is not authorized to perform: {permission}"
     server.proxy.fail(action, 403, "AccessDenied", message=said)
@@ -174,7 +176,9 @@ async def test_missing_permission_is_named(
     assert server.proxy.count(action, name_of(queue)) >= 3
 
 
-async def test_one_refusal_is_no_failure(server: RealSqs, sqs: Sqs, stored: Stored, queue: str) -> None:
+async def test_one_refusal_is_no_failure(
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
+) -> None:
     server.proxy.fail("ReceiveMessage", 403, "AccessDenied", times=2)
     server.send(queue, "hello")
     with stored.reading(sqs, queue):
@@ -183,7 +187,7 @@ async def test_one_refusal_is_no_failure(server: RealSqs, sqs: Sqs, stored: Stor
 
 
 async def test_queue_may_be_polled_by_who_may_not_ask_what_it_is(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.proxy.fail("GetQueueAttributes", 403, "AccessDeniedException")
     server.send(queue, "hello")
@@ -194,7 +198,7 @@ async def test_queue_may_be_polled_by_who_may_not_ask_what_it_is(
 
 
 async def test_key_that_decrypts_the_messages_is_named(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.proxy.fail("ReceiveMessage", 400, "KMS.AccessDeniedException", message="no kms:Decrypt")
     with stored.reading(sqs, queue):
@@ -203,7 +207,7 @@ async def test_key_that_decrypts_the_messages_is_named(
 
 
 async def test_wait_may_begin_again_after_a_refusal(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     refused = server.proxy.fail("ReceiveMessage", 403, "AccessDenied")
     with stored.reading(sqs, queue):
@@ -215,7 +219,7 @@ async def test_wait_may_begin_again_after_a_refusal(
 
 
 async def test_closing_breaks_off_what_is_under_way(
-    server: RealSqs, sqs: Sqs, stored: Stored, queue: str
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     with stored.reading(sqs, queue):
         name = name_of(queue)

@@ -13,7 +13,7 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.triggers.events.publish.resume import check_same, fingerprint
 from deferrable_ops.upstreams.backoff import Backoff
-from deferrable_ops.upstreams.sqs.sender import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Sender
+from deferrable_ops.upstreams.sqs.sender import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Sender
 
 Check = Callable[[], Awaitable[object]]
 Entry = dict[str, Any]
@@ -99,7 +99,7 @@ class SqsPublishing:
         size, groups = 0, set[str]()
         for entry in self._entries[start:]:
             entry_size, group = _size(entry), entry.get("MessageGroupId", "")
-            is_full = len(batch) == MOST_AT_ONCE or size + entry_size > MOST_BYTES_AT_ONCE
+            is_full = len(batch) == MAX_BATCH_MESSAGES or size + entry_size > MAX_BATCH_BYTES
             if batch and (is_full or (self._is_fifo and group in groups)):
                 yield batch
                 batch, size, groups = [], 0, set()

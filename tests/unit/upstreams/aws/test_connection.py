@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deferrable_ops.exceptions import ConfigurationError
-from deferrable_ops.upstreams.aws.connection import AwsSettings, Role, settings_of
+from deferrable_ops.upstreams.aws.connection import AwsSettings, Role, aws_settings
 
 ROLE = "arn:aws:iam::112223334444:role/my_role"
 
@@ -21,7 +21,7 @@ class Connection:
 
 
 def settings(login: str | None = None, password: str | None = None, **extra: Any) -> AwsSettings:
-    return settings_of(Connection(login=login, password=password), extra)
+    return aws_settings(Connection(login=login, password=password), extra)
 
 
 def test_empty_connection_leaves_all_to_the_machine() -> None:
@@ -153,7 +153,7 @@ def test_setting_of_another_service_is_passed_over() -> None:
 
 def test_extra_that_is_no_object_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="JSON object"):
-        settings_of(Connection(), ["region_name"])
+        aws_settings(Connection(), ["region_name"])
 
 
 def test_no_secret_is_shown() -> None:
@@ -169,4 +169,4 @@ def test_no_secret_is_shown() -> None:
     assert not [secret for secret in secrets if secret in repr(found)]
     text = found.without_secrets("the-secret the-token the-external-id http://me:the-password@proxy")
     assert text == "*** *** *** ***"
-    assert found.whose == f"{ROLE} (assumed by the connection 'aws')"
+    assert found.identity == f"{ROLE} (assumed by the connection 'aws')"

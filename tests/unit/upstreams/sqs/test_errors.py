@@ -18,7 +18,7 @@ from botocore.exceptions import (
 from deferrable_ops.events.queues import queue_of
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
-from deferrable_ops.upstreams.sqs.errors import in_short, is_denied, refusal_of
+from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/payments"
 SETTINGS = AwsSettings(conn_id="aws", access_key="key", secret_key="hush-hush")
@@ -33,7 +33,7 @@ def error(code: str, status: int, message: str = "", operation: str = "ReceiveMe
 
 
 def refusal(raised: Exception, settings: AwsSettings = SETTINGS) -> str | None:
-    refused = refusal_of(raised, settings, queue_of(URL))
+    refused = find_refusal(raised, settings, queue_of(URL))
     return None if refused is None else str(refused)
 
 
@@ -94,10 +94,10 @@ def test_role_that_cannot_be_assumed_is_named() -> None:
 
 
 def test_only_the_first_line_is_shown_and_no_secret() -> None:
-    said = in_short(error("SignatureDoesNotMatch", 403, "wrong: hush-hush\nsigned: FwoGZX\n"), SETTINGS)
+    said = summarize(error("SignatureDoesNotMatch", 403, "wrong: hush-hush\nsigned: FwoGZX\n"), SETTINGS)
     assert said == "SignatureDoesNotMatch: wrong: ***"
-    assert len(in_short(error("X", 400, "x" * 5_000), SETTINGS)) < 400
-    assert in_short(TimeoutError(), SETTINGS) == "TimeoutError"
+    assert len(summarize(error("X", 400, "x" * 5_000), SETTINGS)) < 400
+    assert summarize(TimeoutError(), SETTINGS) == "TimeoutError"
 
 
 def test_denied_is_only_what_is_not_permitted() -> None:
