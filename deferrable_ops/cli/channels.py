@@ -1,7 +1,7 @@
-"""The command ``deferrable-ops channels``: which outside systems may post events, and with which secret.
+"""The command ``deferrable-ops channels``: manages the addresses to which outside systems post events.
 
-A secret is printed once, when it is made here. One that a vendor issued is read from the standard input or asked for:
-on a command line, every user of the machine could read it.
+A generated secret is printed once. A secret that a vendor issued is read from standard input or a prompt, because every
+user of the machine can read a command line.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ _COLUMNS: Final = ("CHANNEL", "VERIFY", "SINCE", "ROTATED", "OLD SECRET UNTIL", 
 
 
 def add_channel(options: argparse.Namespace) -> int:
-    """Add a channel, and print its URL and the secret that was made for it."""
+    """Add a channel, and print its URL and its generated secret."""
     from deferrable_ops.endpoint.paths import is_channel_name
     from deferrable_ops.exceptions import InputError
 
     name, scheme = options.name, options.verify
     if not is_channel_name(name):
         raise InputError(
-            f"a channel cannot be called {name!r}: give 1 to 128 letters, digits, '.', '_' and '-', beginning with a "
+            f"{name!r} is not a channel name; give 1 to 128 letters, digits, '.', '_' and '-', starting with a "
             "letter or digit"
         )
     if scheme == "none" and not options.allow_unauthenticated:
         raise InputError(
-            "--verify none lets anyone who reaches the endpoint release tasks; say --allow-unauthenticated as well"
+            "--verify none lets anyone who reaches the endpoint release tasks; confirm it with --allow-unauthenticated"
         )
     if scheme != "none" and options.allow_unauthenticated:
-        raise InputError("--allow-unauthenticated goes with --verify none alone")
+        raise InputError("--allow-unauthenticated is allowed only with --verify none")
     if scheme == "none" and options.own_secret:
-        raise InputError("--own-secret: --verify none has no secret")
+        raise InputError("--own-secret is not allowed with --verify none, which has no secret")
     secret, is_new = (None, False) if scheme == "none" else _secret(scheme, options.own_secret)
     with_inbox(lambda inbox: inbox.channels.add(name, scheme, secret))
-    print(f"the channel {name} takes events at {_url(name)}")
+    print(f"The channel {name} accepts events at {_url(name)}")
     _print_secret(secret if is_new else None)
     return 0
 
 
 def list_channels(options: argparse.Namespace) -> int:
-    """Print the channels, without their secrets."""
+    """Print the channels without their secrets."""
     found: list[Channel] = with_inbox(lambda inbox: inbox.channels.all())
     if options.json:
         print(json.dumps([_as_json(channel) for channel in found], indent=2))
@@ -61,43 +61,43 @@ def list_channels(options: argparse.Namespace) -> int:
 
 
 def rotate_channel(options: argparse.Namespace) -> int:
-    """Give a channel a new secret, beside which the old one stays valid for a while."""
+    """Give a channel a new secret; the old one stays valid for ``--old-valid-for`` hours."""
     from deferrable_ops.exceptions import InputError
 
     scheme = with_inbox(lambda inbox: inbox.channels.scheme_of(options.name))
     if scheme == "none":
-        raise InputError(f"the channel {options.name} takes every request: it has no secret to rotate")
+        raise InputError(
+            f"the channel {options.name} accepts unauthenticated requests and has no secret to rotate"
+        )
     secret, is_new = _secret(scheme, options.own_secret)
     old_for = options.old_valid_for * 3600
     with_inbox(lambda inbox: inbox.channels.rotate(options.name, secret, old_for=old_for))
     if old_for:
-        print(f"the old secret of {options.name} is valid for {options.old_valid_for:g} hours more")
+        print(f"The old secret of {options.name} is valid for another {options.old_valid_for:g} hours")
     else:
-        print(f"the old secret of {options.name} is refused within 5 s")
+        print(f"The old secret of {options.name} is refused within 5 s")
     _print_secret(secret if is_new else None)
     return 0
 
 
 def remove_channel(options: argparse.Namespace) -> int:
-    """Remove a channel: what is posted to it is refused within 5 s, and the events that it took stay."""
+    """Remove a channel. Requests to it are refused within 5 s; its events are kept."""
     with_inbox(lambda inbox: inbox.channels.remove(options.name))
-    print(f"the channel {options.name} is removed")
+    print(f"The channel {options.name} is removed")
     return 0
 
 
 def add_commands(commands: Any) -> None:
     """Add ``channels`` and its commands to the parser."""
-    channels = add_command(
-        commands, "channels", "look after the addresses to which outside systems post events"
-    )
+    channels = add_command(commands, "channels", "manage the addresses to which outside systems post events")
     subcommands = channels.add_subparsers(required=True, metavar="COMMAND")
     added = add_command(subcommands, "add", "add a channel", add_channel)
-    added.add_argument("name", metavar="NAME", help="letters, digits, '.', '_' and '-': a part of its URL")
-    added.add_argument("--verify", required=True, choices=_SCHEMES, help="how its requests are verified")
+    added.add_argument("name", metavar="NAME", help="letters, digits, '.', '_' and '-'; a part of the URL")
+    added.add_argument("--verify", required=True, choices=_SCHEMES, help="how requests are verified")
     added.add_argument(
-        "--allow-unauthenticated", action="store_true", help="with --verify none: anyone may post"
+        "--allow-unauthenticated", action="store_true", help="confirm --verify none: anyone may post"
     )
-    listed = add_command(subcommands, "list", "show the channels", list_channels)
+    listed = add_command(subcommands, "list", "list channels", list_channels)
     listed.add_argument("--json", action="store_true", help="print a JSON array")
     rotated = add_command(subcommands, "rotate", "give a channel a new secret", rotate_channel)
     rotated.add_argument("name", metavar="NAME")
@@ -106,20 +106,20 @@ def add_commands(commands: Any) -> None:
         type=_hours,
         default=24.0,
         metavar="HOURS",
-        help="for how long the old secret is valid too; 0 after a leak; default: %(default)g",
+        help="how long the old secret stays valid; 0 after a leak; default: %(default)g",
     )
     for command in (added, rotated):
         command.add_argument(
             "--own-secret",
             action="store_true",
-            help="read the secret from the standard input or ask for it; always so with slack and stripe",
+            help="read the secret from standard input or a prompt; always on for slack and stripe",
         )
     removed = add_command(subcommands, "remove", "remove a channel", remove_channel)
     removed.add_argument("name", metavar="NAME")
 
 
 def _secret(scheme: str, own: bool) -> tuple[str, bool]:
-    """Return a secret for a scheme that has one, and whether it was made here."""
+    """Return the secret of a channel, and whether it was generated."""
     from deferrable_ops.events.signatures import check_secret, new_secret
 
     if not own and scheme not in _ISSUED_BY_VENDOR:
@@ -130,9 +130,9 @@ def _secret(scheme: str, own: bool) -> tuple[str, bool]:
     return secret, False
 
 
-def _print_secret(made: str | None) -> None:
-    if made is not None:
-        print(f"its secret, which is not shown again: {made}")
+def _print_secret(secret: str | None) -> None:
+    if secret is not None:
+        print(f"Its secret, which is not shown again: {secret}")
 
 
 def _url(name: str) -> str:

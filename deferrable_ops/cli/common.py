@@ -1,4 +1,4 @@
-"""What the commands share: their parsers, the inbox, and how they print."""
+"""Helpers of the commands: parsers, access to the inbox, and printing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # each command imports what it needs: Airflow alone takes seconds
+# Importing Airflow takes seconds, so each command imports what it needs when it runs.
+if TYPE_CHECKING:
     from deferrable_ops.inbox import Inbox
 
 _RETRY_TIMEOUT = 5.0
@@ -25,7 +26,7 @@ def add_command(
 
 
 def positive(kind: type[Any]) -> Callable[[str], Any]:
-    """Return what parses a number above 0."""
+    """Return an argparse type that accepts only numbers above 0."""
 
     def parse(text: str) -> Any:
         try:
@@ -40,7 +41,7 @@ def positive(kind: type[Any]) -> Callable[[str], Any]:
 
 
 def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
-    """Return what the work returns, with the inbox of the settings."""
+    """Open the configured inbox, pass it to a coroutine function, and return its result."""
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:
@@ -51,12 +52,12 @@ def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def time_text(moment: float | None) -> str | None:
-    """Return a moment for a human; None stays None."""
+    """Return a time as ISO 8601 text in UTC; None stays None."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of cells in columns."""
+    """Print rows as a table with aligned columns."""
     table = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -1,4 +1,4 @@
-"""The command ``deferrable-ops supervisord``: supervisord's file from YAML, and what the inbox knows of daemons."""
+"""The command ``deferrable-ops supervisord``: renders supervisord's file from YAML, and lists known daemons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS: Final = ("NAME", "HOST", "SINCE", "DAG", "RUN")
 
 
 def list_daemons(_options: argparse.Namespace) -> int:
-    """Print where supervisords live, as far as the inbox was told."""
+    """Print the hosts on which supervisords run, as recorded in the inbox."""
     found: list[DaemonLocation] = with_inbox(lambda inbox: inbox.daemons.all())
     rows = [
         (daemon.name, daemon.host, time_text(daemon.since) or "", daemon.dag_id, daemon.run_id)
@@ -26,26 +26,28 @@ def list_daemons(_options: argparse.Namespace) -> int:
 
 
 def forget_daemon(options: argparse.Namespace) -> int:
-    """Forget where a supervisord lives, so that another host may start it."""
+    """Delete the record of a supervisord's host, so that another host may start it."""
     from deferrable_ops.exceptions import InputError
 
     forgotten: DaemonLocation | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))
     if forgotten is None:
         raise InputError(
-            f"the inbox knows no supervisord {options.name}; `deferrable-ops supervisord list` shows them"
+            f"the inbox has no supervisord {options.name}; `deferrable-ops supervisord list` shows those it has"
         )
-    print(f"the supervisord {options.name} is forgotten; it lived on {forgotten.host}")
-    print("if that host is not gone for good, stop it there: another one may be started now")
+    print(f"The supervisord {options.name} on {forgotten.host} is forgotten; another host may start it now")
+    print(f"If {forgotten.host} comes back, stop the supervisord there")
     return 0
 
 
 def add_commands(commands: Any) -> None:
     """Add ``supervisord`` and its commands to the parser."""
-    supervisord = add_command(commands, "supervisord", "make supervisord's file from YAML, and find daemons")
+    supervisord = add_command(
+        commands, "supervisord", "render supervisord's configuration from YAML, and list daemons"
+    )
     subcommands = supervisord.add_subparsers(required=True, metavar="COMMAND")
     arguments.add_commands(subcommands)
-    add_command(subcommands, "list", "show on which hosts daemons live", list_daemons)
+    add_command(subcommands, "list", "list daemons and their hosts", list_daemons)
     forgotten = add_command(
-        subcommands, "forget", "forget where a daemon lives, whose host is gone for good", forget_daemon
+        subcommands, "forget", "delete the record of a daemon whose host is permanently lost", forget_daemon
     )
-    forgotten.add_argument("name", metavar="NAME", help="as `list` shows it: its working_dir")
+    forgotten.add_argument("name", metavar="NAME", help="working_dir of the daemon, as `list` shows it")

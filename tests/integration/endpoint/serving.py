@@ -39,7 +39,7 @@ class Served:
 def served(inbox_url: str, folder: Path, *options: str) -> Iterator[Served]:
     """Run `deferrable-ops serve` until the end, which it may have come to before."""
     port, output = free_port(), folder / "serve.out"
-    command = [sys.executable, "-m", "deferrable_ops.cli.main", "serve", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "deferrable_ops.cli", "serve", "--host", "127.0.0.1"]
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(folder),

@@ -39,7 +39,7 @@ def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def channels(inbox_url: str, *arguments: str) -> str:
     """Run the command as an operator of Airflow does, and return what it printed."""
     environment = {**os.environ, "AIRFLOW__DEFERRABLE_OPS__INBOX_URL": inbox_url}
-    command = [sys.executable, "-m", "deferrable_ops.cli.main", "channels", *arguments]
+    command = [sys.executable, "-m", "deferrable_ops.cli", "channels", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""The command deferrable-ops channels: what it makes, and what it never shows."""
+"""The command deferrable-ops channels: its output, and the secrets that it must not show."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def shown_secret(output: str) -> str:
     return found[1]
 
 
-def test_it_knows_the_schemes_that_can_be_verified() -> None:
+def test_schemes_of_the_parser_are_all_schemes_that_can_be_verified() -> None:
     assert cli_channels._SCHEMES == SCHEMES
 
 
 @pytest.mark.parametrize("scheme", ["standard-webhooks", "github", "bearer"])
-def test_a_secret_is_made_and_shown_once(url: str, capsys: pytest.CaptureFixture[str], scheme: str) -> None:
+def test_a_generated_secret_is_shown_once(url: str, capsys: pytest.CaptureFixture[str], scheme: str) -> None:
     assert main(["channels", "add", "orders", "--verify", scheme]) == 0
     output = capsys.readouterr().out
     assert "https://hooks.example.com/deferrable-ops/channels/orders" in output
@@ -65,7 +65,7 @@ def test_a_secret_is_made_and_shown_once(url: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("scheme", ["stripe", "slack"])
-def test_a_secret_that_the_vendor_issued_is_read_and_not_shown(
+def test_a_vendor_secret_is_read_from_standard_input_and_not_shown(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("hunter2\nmore\n"))
@@ -78,13 +78,13 @@ def test_a_secret_that_the_vendor_issued_is_read_and_not_shown(
     assert channel(url, "orders").secrets == ("hunter3", "hunter2")
 
 
-def test_any_secret_can_be_brought_along(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_secret_is_read_from_standard_input(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{STANDARD}\r\n"))
     assert main(["channels", "add", "orders", "--verify", "standard-webhooks", "--own-secret"]) == 0
     assert channel(url, "orders").secrets == (STANDARD,)
 
 
-def test_somebody_at_a_terminal_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_is_prompted_for_the_secret(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
@@ -93,7 +93,7 @@ def test_somebody_at_a_terminal_is_asked(url: str, monkeypatch: pytest.MonkeyPat
     assert channel(url, "orders").secrets == ("typed",)
 
 
-def test_rotating_leaves_the_old_secret_for_a_while_or_not_at_all(
+def test_rotating_keeps_the_old_secret_for_the_given_hours(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["channels", "add", "orders", "--verify", "bearer"])
@@ -119,7 +119,7 @@ def test_a_channel_can_be_removed(url: str, capsys: pytest.CaptureFixture[str]) 
         assert "no channel orders" in capsys.readouterr().err
 
 
-def test_channels_are_a_readable_table(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_a_table_or_json(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["channels", "add", "open", "--verify", "none", "--allow-unauthenticated"])
     main(["channels", "add", "builds", "--verify", "github"])
     main(["channels", "rotate", "builds"])
@@ -139,10 +139,10 @@ def test_channels_are_a_readable_table(url: str, capsys: pytest.CaptureFixture[s
         (["add", "orders"], "--verify"),
         (["add", "orders", "--verify", "hope"], "hope"),
         (["add", "orders", "--verify", "none"], "--allow-unauthenticated"),
-        (["add", "orders", "--verify", "github", "--allow-unauthenticated"], "--verify none alone"),
+        (["add", "orders", "--verify", "github", "--allow-unauthenticated"], "only with --verify none"),
         (["add", "orders", "--verify", "none", "--allow-unauthenticated", "--own-secret"], "--own-secret"),
         (["add", "a/b", "--verify", "github"], "a/b"),
-        (["add", "{{ x }}", "--verify", "github"], "cannot be called"),
+        (["add", "{{ x }}", "--verify", "github"], "is not a channel name"),
         (["add", "orders", "--verify", "slack"], "empty"),
         (["add", "orders", "--verify", "standard-webhooks", "--own-secret"], "empty"),
         (["add", "known", "--verify", "github"], "there is a channel known"),
@@ -170,7 +170,7 @@ def test_bad_input_is_exit_code_2_with_the_reason(
     assert problem in capsys.readouterr().err
 
 
-def test_a_key_that_is_missing_is_named(
+def test_a_missing_fernet_key_is_reported_by_name(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_key() -> None:

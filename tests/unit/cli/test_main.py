@@ -1,4 +1,4 @@
-"""The command deferrable-ops."""
+"""The command deferrable-ops: waits, send, inbox, keys, exit codes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from deferrable_ops.outcome import Failure, Skip, Success
 UNKNOWN = "11111111-1111-5111-8111-111111111111"
 
 
-class Bench:
-    """An inbox as the command finds it, looked at from outside."""
+class CommandInbox:
+    """The inbox of the command, read and filled by the test."""
 
     def __init__(self, path: Path) -> None:
         self.url = f"sqlite+aiosqlite:///{path}"
@@ -59,9 +59,9 @@ async def _all_callbacks(connection: Any) -> list[Any]:
 
 
 @pytest.fixture
-def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInbox:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
-    return Bench(tmp_path / "inbox.db")
+    return CommandInbox(tmp_path / "inbox.db")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     ],
 )
 def test_send_settles_a_wait(
-    inbox: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], outcome: Any
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str], arguments: list[str], outcome: Any
 ) -> None:
     wait = inbox.register()
     verb, *rest = arguments
@@ -86,7 +86,7 @@ def test_send_settles_a_wait(
 
 @pytest.mark.parametrize("verb", ["success", "failure", "skip", "heartbeat"])
 def test_send_leaves_an_audit_row_with_user_and_reason(
-    inbox: Bench, monkeypatch: pytest.MonkeyPatch, verb: str
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setenv("LOGNAME", "alice")
     assert main(["send", verb, inbox.register().id, "--reason", "the service is down"]) == 0
@@ -94,13 +94,13 @@ def test_send_leaves_an_audit_row_with_user_and_reason(
     assert (row.verb, row.source) == (verb, "cli:alice: the service is down")
 
 
-def test_send_shows_progress(inbox: Bench) -> None:
+def test_send_shows_progress(inbox: CommandInbox) -> None:
     wait = inbox.register()
     assert main(["send", "heartbeat", wait.id, "--json", '{"progress": 0.5}', "--reason", "x"]) == 0
     assert inbox.get(wait).progress == {"progress": 0.5}
 
 
-def test_send_says_when_it_was_refused(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_prints_why_it_was_rejected(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     wait = inbox.register()
     assert main(["send", "success", wait.id, "--reason", "x"]) == 0
     assert main(["send", "failure", wait.id, "--reason", "x"]) == 1
@@ -131,7 +131,7 @@ def test_send_says_when_it_was_refused(inbox: Bench, capsys: pytest.CaptureFixtu
     ],
 )
 def test_bad_input_is_exit_code_2_with_the_reason(
-    inbox: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
 ) -> None:
     try:
         code = main(arguments)
@@ -141,7 +141,7 @@ def test_bad_input_is_exit_code_2_with_the_reason(
     assert problem in capsys.readouterr().err
 
 
-def test_waits_are_a_readable_table(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_prints_a_table(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     train = inbox.register("train")
     done = inbox.register("done")
     main(["send", "heartbeat", train.id, "--json", '{"progress": 0.5}', "--reason", "x"])
@@ -154,7 +154,9 @@ def test_waits_are_a_readable_table(inbox: Bench, capsys: pytest.CaptureFixture[
     assert line.endswith('{"progress": 0.5}')
 
 
-def test_waits_are_chosen_by_state_dag_and_task(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_are_selected_by_state_dag_and_task(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     waits = [inbox.register("a"), inbox.register("b"), inbox.register("c", dag_id="other")]
     main(["send", "skip", waits[0].id, "--reason", "x"])
     capsys.readouterr()
@@ -171,7 +173,7 @@ def test_waits_are_chosen_by_state_dag_and_task(inbox: Bench, capsys: pytest.Cap
     assert chosen("--run-id", "none") == set()
 
 
-def test_waits_say_when_there_are_more(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_warns_when_there_are_more(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     inbox.register("a")
     inbox.register("b")
     assert main(["waits", "--json", "--limit", "1"]) == 0
@@ -180,24 +182,28 @@ def test_waits_say_when_there_are_more(inbox: Bench, capsys: pytest.CaptureFixtu
     assert "--limit" in shown.err
 
 
-def test_prune_deletes_what_was_settled_long_ago(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_deletes_waits_older_than_their_retention(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     wait = inbox.register()
     main(["send", "success", wait.id, "--reason", "x"])
     assert main(["inbox", "prune"]) == 0
     assert inbox.get(wait).state is WaitState.SUCCESS
     assert main(["inbox", "prune", "--days", "0.0000001"]) == 0
     shown = capsys.readouterr().out
-    assert "1 waits" in shown
-    assert "0 events that came more than 40 days ago are deleted" in shown
+    assert "Deleted 1 waits" in shown
+    assert "Deleted 0 events that were received more than 40 days ago" in shown
     assert main(["send", "success", wait.id, "--reason", "x"]) == 1
 
 
-def test_upgrade_makes_the_tables(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_upgrade_creates_the_tables(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inbox", "upgrade"]) == 0
     assert "schema" in capsys.readouterr().out
 
 
-def test_rotate_signs_new_waits_with_a_new_key(inbox: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rotate_signs_new_waits_with_a_new_key(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = inbox.register("before")
     assert main(["keys", "rotate"]) == 0
     after = inbox.register("after")
@@ -205,7 +211,7 @@ def test_rotate_signs_new_waits_with_a_new_key(inbox: Bench, capsys: pytest.Capt
     assert after.key_id in capsys.readouterr().out
 
 
-def test_unusable_inbox_is_told_without_its_password(
+def test_invalid_inbox_url_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for url in ("mysql://user:hunter2@host/db", "postgresql://user:hunter2@host:port/db"):
@@ -215,6 +221,12 @@ def test_unusable_inbox_is_told_without_its_password(
             shown = capsys.readouterr()
             assert "inbox_url" in shown.err
             assert "hunter2" not in shown.out + shown.err
+
+
+def test_module_runs_the_command() -> None:
+    command = [sys.executable, "-m", "deferrable_ops.cli", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("usage: deferrable-ops ")
 
 
 def test_help_needs_no_airflow() -> None:

@@ -1,4 +1,4 @@
-"""The commands that make supervisord's file from YAML: what they print, write and refuse."""
+"""The commands that render supervisord's file from YAML: what they print, write and refuse."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_file_is_printed(run: Run, file: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == RENDERED
 
 
-def test_file_is_filled_in_as_for_a_dag(run: Run, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_render_as_airflow_adds_what_a_dag_would(
+    run: Run, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file.write_text(FOR_A_DAG)
     assert run("render", file, "--as", "airflow") == 0
     asked = capsys.readouterr().out
@@ -50,7 +52,7 @@ def test_file_is_filled_in_as_for_a_dag(run: Run, file: Path, capsys: pytest.Cap
     assert "[unix_http_server]\nfile=/data/s/supervisor.sock\n" in asked
 
 
-def test_password_is_written_for_its_owner_alone_and_never_printed(
+def test_password_is_written_with_mode_600_and_never_printed(
     run: Run, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(FOR_A_DAG + f"port: 9001\nusername: a\npassword: {SECRET}\n")
@@ -68,7 +70,9 @@ def test_password_is_written_for_its_owner_alone_and_never_printed(
     assert "give --output PATH" in printed.err
 
 
-def test_check_says_what_it_comes_to(run: Run, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_kind_programs_and_address(
+    run: Run, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file.write_text(FOR_A_DAG + 'airflow: {port: "*:9091"}\n')
     assert run("check", file, "--as", "ssh") == 0
     printed = capsys.readouterr()
@@ -101,19 +105,17 @@ def test_bad_input_is_explained(
     assert printed.out == ""
 
 
-def test_place_that_cannot_be_written_is_named(
-    run: Run, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_output_is_named(run: Run, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("render", file, "--output", file.parent / "none" / "s.conf") == 2
     assert "none/s.conf cannot be written: No such file" in capsys.readouterr().err
 
 
-def test_the_command_starts_without_the_models() -> None:
+def test_the_command_starts_without_pydantic() -> None:
     code = "import sys, deferrable_ops.cli.main as cli; cli._parser(); sys.exit('pydantic' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_all_that_is_promised_is_there() -> None:
+def test_all_exported_names_exist() -> None:
     assert {name: getattr(supervisord, name).__name__ for name in supervisord.__all__} == {
         name: name for name in supervisord.__all__
     }

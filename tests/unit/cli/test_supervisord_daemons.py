@@ -1,4 +1,4 @@
-"""The commands that tell and forget on which host a supervisord lives."""
+"""The commands that list and forget the host of a supervisord."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from deferrable_ops.inbox import Inbox
 
 
 @pytest.fixture(autouse=True)
-def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inbox that knows one daemon."""
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inbox with one daemon."""
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
 
     async def claim() -> None:
@@ -29,11 +29,11 @@ def test_daemon_of_a_lost_host_is_forgotten(capsys: pytest.CaptureFixture[str]) 
     row = capsys.readouterr().out.splitlines()[1].split()
     assert (row[0], row[1], *row[3:]) == ("/srv/prices", "web-1", "prices", "monday")
     assert main(["supervisord", "forget", "/srv/prices"]) == 0
-    assert "it lived on web-1" in capsys.readouterr().out
+    assert "on web-1 is forgotten" in capsys.readouterr().out
     assert main(["supervisord", "list"]) == 0
     assert "/srv/prices" not in capsys.readouterr().out
 
 
-def test_name_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["supervisord", "forget", "/srv/other"]) == 2
     assert "supervisord list" in capsys.readouterr().err

@@ -1,0 +1,7 @@
+"""``python -m deferrable_ops.cli``: the same as the command ``deferrable-ops``."""
+
+import sys
+
+from deferrable_ops.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,146 @@
+"""The commands ``deferrable-ops waits``, which lists waits, and ``send``, which answers one by hand."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+from deferrable_ops.cli.common import add_command, positive, print_table, time_text, with_inbox
+
+# Importing Airflow takes seconds, so each command imports what it needs when it runs.
+if TYPE_CHECKING:
+    from deferrable_ops.inbox import Wait
+
+_STATES: Final = ("waiting", "success", "failed", "skipped", "expired", "superseded", "killed")
+_COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS")
+_MAX_PROGRESS_WIDTH: Final = 60
+
+
+def show_waits(options: argparse.Namespace) -> int:
+    """Print the waits that the options select, newest last."""
+    from deferrable_ops.inbox.database.schema import waits
+
+    conditions = [] if options.state == "all" else [waits.c.state == options.state]
+    conditions += [
+        waits.c[column] == value
+        for column, value in (
+            ("dag_id", options.dag),
+            ("task_id", options.task),
+            ("run_id", options.run_id),
+        )
+        if value is not None
+    ]
+    found = with_inbox(lambda inbox: inbox.waits.find(*conditions, limit=options.limit + 1))
+    shown = sorted(found[: options.limit], key=lambda wait: wait.created_at)
+    if options.json:
+        print(json.dumps([_as_json(wait) for wait in shown], indent=2))
+    else:
+        print_table([_COLUMNS, *map(_as_row, shown)])
+    if len(found) > options.limit:
+        print(f"Showing the newest {options.limit} waits; raise --limit to see more", file=sys.stderr)
+    return 0
+
+
+def send(options: argparse.Namespace) -> int:
+    """Send a callback by hand, and print its receipt."""
+    from deferrable_ops.exceptions import InputError
+    from deferrable_ops.inbox.waits.callbacks import Callback, Verb
+
+    verb = Verb(options.verb)
+    body = _body(verb, options.json, options.reason)
+    if not options.reason.strip():
+        raise InputError("--reason is empty; give the reason, which is kept in the audit row")
+    callback = Callback(
+        options.wait,
+        verb,
+        body.encode(),
+        json.loads(body),
+        source=f"cli:{getpass.getuser()}: {options.reason}",
+        # Without a key, the inbox would not keep a row for a heartbeat.
+        idempotency_key=f"cli-{uuid4()}",
+    )
+    receipt = with_inbox(lambda inbox: inbox.callbacks.record(callback))
+    print(receipt.body)
+    return 0 if receipt.status < 300 else 1
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``waits`` and ``send`` to the parser."""
+    listed = add_command(commands, "waits", "list tasks that wait", show_waits)
+    listed.add_argument("--state", choices=(*_STATES, "all"), default="waiting", help="default: %(default)s")
+    listed.add_argument("--dag", metavar="DAG_ID")
+    listed.add_argument("--task", metavar="TASK_ID")
+    listed.add_argument("--run-id", metavar="RUN_ID")
+    listed.add_argument("--limit", type=positive(int), default=100, help="default: %(default)s")
+    listed.add_argument("--json", action="store_true", help="print a JSON array")
+    sent = add_command(commands, "send", "answer a wait by hand; an audit row is kept", send)
+    sent.add_argument("verb", choices=("success", "failure", "skip", "heartbeat"))
+    sent.add_argument("wait", type=_wait_id, metavar="WAIT", help="id of the wait, as `waits` shows it")
+    sent.add_argument(
+        "--json", metavar="TEXT", help="body of the callback; default: null for success, otherwise an object"
+    )
+    sent.add_argument("--reason", required=True, help="the reason, for the audit row")
+
+
+def _wait_id(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "a wait's id must be a UUID; `deferrable-ops waits` shows it"
+        ) from None
+
+
+def _body(verb: str, given: str | None, reason: str) -> str:
+    """Return the body of a callback: the given one, with the reason added where the verb takes one."""
+    from deferrable_ops.endpoint.answers import Refused
+    from deferrable_ops.endpoint.body import parse_json
+    from deferrable_ops.endpoint.verbs import check_body
+    from deferrable_ops.exceptions import InputError
+    from deferrable_ops.inbox.waits.callbacks import Verb
+
+    body = given if given is not None else "null" if verb == Verb.SUCCESS else "{}"
+    try:
+        payload = parse_json(body.encode(errors="surrogateescape"))
+    except Refused as refused:
+        raise InputError(f"--json: {refused}") from None
+    if verb in (Verb.FAILURE, Verb.SKIP) and isinstance(payload, dict) and "reason" not in payload:
+        payload["reason"] = reason
+        body = json.dumps(payload)
+    check_body(Verb(verb), payload)
+    return body
+
+
+def _as_json(wait: Wait) -> dict[str, Any]:
+    attempt = wait.attempt
+    return {
+        "wait": wait.id,
+        "dag_id": attempt.dag_id,
+        "run_id": attempt.run_id,
+        "task_id": attempt.task_id,
+        "map_index": attempt.map_index,
+        "try_number": attempt.try_number,
+        "feature": wait.feature,
+        "state": wait.state,
+        "since": time_text(wait.created_at),
+        "deadline": time_text(wait.deadline),
+        "settled_at": time_text(wait.settled_at),
+        "last_beat": time_text(wait.last_beat),
+        "launched_at": time_text(wait.launched_at),
+        "progress": wait.progress,
+    }
+
+
+def _as_row(wait: Wait) -> tuple[str, ...]:
+    attempt = wait.attempt
+    mapped = "" if attempt.map_index < 0 else f"[{attempt.map_index}]"
+    task = f"{attempt.dag_id}.{attempt.task_id}{mapped} {attempt.run_id} try {attempt.try_number}"
+    progress = "" if wait.progress is None else json.dumps(wait.progress, ensure_ascii=False)
+    if len(progress) > _MAX_PROGRESS_WIDTH:
+        progress = progress[: _MAX_PROGRESS_WIDTH - 3] + "..."
+    times = (time_text(wait.created_at), time_text(wait.deadline), time_text(wait.launched_at) or "")
+    return (wait.id, task, wait.state, *(str(time) for time in times), progress)
