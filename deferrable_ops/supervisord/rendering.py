@@ -80,8 +80,8 @@ def refuse_control_characters(argument: str, text: str) -> None:
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
             raise InputError(
-                f"{argument} contains the control character {character!a}, which cannot be written to supervisord's file; "
-                "give one line of plain text (in YAML, fold several lines with >-)"
+                f"{argument} contains the control character {character!a}, which supervisord's file cannot hold; give "
+                "one line of plain text (in YAML, fold several lines with >-)"
             )
 
 
@@ -128,12 +128,12 @@ def _quoted(argument: str, value: str) -> str:
     # The parser strips both kinds of quotes from both ends and supports no escaping between them.
     if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
         raise InputError(
-            f"{argument} begins or ends with a quote, which supervisord's parser removes; put the value into a file that "
-            "the program reads"
+            f"{argument} begins or ends with a quote, which supervisord's parser removes; put the value into a "
+            "file that the program reads"
         )
     if "'" in value and '"' in value:
         raise InputError(
-            f"{argument} contains both ' and \", which cannot be written to supervisord's file; put the value into a file "
+            f"{argument} contains both ' and \", which supervisord's file cannot hold; put the value into a file "
             "that the program reads"
         )
     return f"'{value}'" if '"' in value else f'"{value}"'

@@ -122,8 +122,8 @@ def _written_secret(value: SecretStr | None, info: SerializationInfo) -> Any:
 def _name(value: Any) -> Any:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InputError(
-            f"{value!r} is not allowed as a name; use letters, digits, '_', '.', '+', '@' and '-', with a letter, a digit "
-            "or '_' at the beginning"
+            f"{value!r} is not allowed as a name; use letters, digits and '_.+@-', starting with a letter, a "
+            "digit or '_'"
         )
     return value
 

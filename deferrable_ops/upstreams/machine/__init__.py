@@ -1,1 +1,1 @@
-"""Files and processes of a machine; this package implements the local one."""
+"""The machine on which a supervisord runs: the interface, and its implementation for the local host."""

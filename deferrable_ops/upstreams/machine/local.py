@@ -1,4 +1,4 @@
-"""The host that this process runs on, as a machine."""
+"""The local host as a :class:`~deferrable_ops.upstreams.machine.machine.Machine`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @asynccontextmanager
 async def use_this_host() -> AsyncIterator[LocalMachine]:
-    """Use this host: nothing is opened for it."""
+    """Return the local host. Opens no connection."""
     yield LocalMachine()
 
 
 class LocalMachine:
-    """This host; see :class:`Machine`. Its files are read and written in threads."""
+    """The local host; see :class:`Machine`. Files are accessed in threads."""
 
     def __init__(self) -> None:
         self.name = f"this host ({os.uname().nodename})"
@@ -38,7 +38,8 @@ class LocalMachine:
         uid = os.geteuid()
         try:
             user = await asyncio.to_thread(lambda: pwd.getpwuid(uid).pw_name)
-        except KeyError:  # as in a container that runs under a number only
+        except KeyError:
+            # The uid has no name, as in some containers.
             user = str(uid)
         return Identity(os.uname().nodename, (boot_id or b"").decode().strip(), user, uid)
 
@@ -68,7 +69,7 @@ class LocalMachine:
 
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """See :meth:`Machine.run`."""
-        # Files and no pipes: a daemon that is left behind would keep those open.
+        # Files instead of pipes: a daemon that the command leaves behind would keep pipes open.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
@@ -80,7 +81,7 @@ class LocalMachine:
                 return CommandResult(NO_PROGRAM, f"{arguments[0]}: not found")
             except PermissionError:
                 return CommandResult(NOT_RUNNABLE, f"{arguments[0]}: permission denied")
-            code = await self._end_of(process, timeout)
+            code = await self._wait_for(process, timeout)
             if code is None:
                 raise MachineUnavailable(
                     f"{arguments[0]} took longer than {timeout:g} s on {self.name}, and was killed; it wrote: "
@@ -111,7 +112,8 @@ class LocalMachine:
             line = await asyncio.to_thread(
                 local_files.read, PROC.parent.parent / str(pid) / "cmdline", 0, None
             )
-        except MachineRefused:  # it ended while it was read
+        except MachineRefused:
+            # The process ended while its file was read.
             return None
         return tuple(os.fsdecode(line).removesuffix("\0").split("\0")) if line else None
 
@@ -119,8 +121,8 @@ class LocalMachine:
         """See :meth:`Machine.socket`."""
         return path
 
-    async def _end_of(self, process: asyncio.subprocess.Process, timeout: float) -> int | None:
-        """Return its exit code; None when it took too long. It leaves nothing of its session behind."""
+    async def _wait_for(self, process: asyncio.subprocess.Process, timeout: float) -> int | None:
+        """Return the exit code; None after a timeout. On a timeout or cancellation, kill the whole session."""
         try:
             async with asyncio.timeout(timeout):
                 return await process.wait()

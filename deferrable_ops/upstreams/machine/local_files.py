@@ -1,4 +1,4 @@
-"""This host's files. Everything here blocks: only in a thread."""
+"""Files of the local host. All functions block: call them in a thread."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavail
 from deferrable_ops.upstreams.machine.machine import FileStatus
 from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 
-# They pass, or somebody makes room; everything else stays as it is until somebody changes it.
-_PASSING: Final = frozenset(
+# Transient: they pass by themselves, or once there is free space. All other errors persist until the cause is fixed.
+_TRANSIENT: Final = frozenset(
     {
         errno.EAGAIN,
         errno.EBUSY,
@@ -34,7 +34,7 @@ _PASSING: Final = frozenset(
         errno.ETIMEDOUT,
     }
 )
-_ATTEMPTS: Final = 20
+_REMOVE_ATTEMPTS: Final = 20
 
 
 def make_directory(path: Path) -> None:
@@ -48,11 +48,14 @@ def check_directory(path: Path) -> bool:
 
 
 def _walk(path: Path, *, make: bool) -> bool:
-    """Return whether there is a directory of ours in the end; what is missing is made, or ends the walk."""
-    with _told(path):
-        there = next(directory for directory in path.parents if directory.exists())
-        # What is there as it really is, and then with the links that lead to it and with what is missing.
-        for directories in (there.resolve(), path):
+    """Check a path and each of its parents; return whether the directory exists and is ours.
+
+    :param make: create missing directories; otherwise return False at the first one.
+    """
+    with _translated_errors(path):
+        existing = next(directory for directory in path.parents if directory.exists())
+        # First the existing part with all links resolved, then the path as given, with links and missing parts.
+        for directories in (existing.resolve(), path):
             for directory in (*reversed(directories.parents), directories):
                 try:
                     found = _entry(directory)
@@ -82,7 +85,7 @@ def _entry(path: Path, *, through_links: bool = False) -> Entry:
 def write(path: Path, data: bytes) -> None:
     """See :meth:`Machine.write`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with _told(path):
+    with _translated_errors(path):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -97,17 +100,17 @@ def write(path: Path, data: bytes) -> None:
 
 def read(path: Path, offset: int, length: int | None) -> bytes | None:
     """See :meth:`Machine.read`."""
-    with _told(path):
+    with _translated_errors(path):
         try:
-            with os.fdopen(_opened(path), "rb") as file:
+            with os.fdopen(_open_regular(path), "rb") as file:
                 file.seek(offset)
                 return file.read(-1 if length is None else length)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
 
-def _opened(path: Path) -> int:
-    """Return the descriptor of a file that is read. Where a pipe stands, nobody is waited for who writes to it."""
+def _open_regular(path: Path) -> int:
+    """Open a regular file for reading and return its descriptor. Does not block if the path is a named pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind == stat.S_IFREG:
@@ -115,12 +118,12 @@ def _opened(path: Path) -> int:
     os.close(descriptor)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise MachineRefused(f"{path} is no regular file; remove it, or give another path")
+    raise MachineRefused(f"{path} is not a regular file; remove it, or give another path")
 
 
 def status(path: Path) -> FileStatus | None:
     """See :meth:`Machine.status`."""
-    with _told(path):
+    with _translated_errors(path):
         try:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -132,15 +135,15 @@ def status(path: Path) -> FileStatus | None:
 def remove(path: Path) -> None:
     """See :meth:`Machine.remove`."""
     if path == path.parent:
-        raise InputError(f"{path} is everything there is, and is not removed")
-    with _told(path):
-        for attempt in range(_ATTEMPTS):
+        raise InputError(f"{path} is the root directory and cannot be removed; give another path")
+    with _translated_errors(path):
+        for attempt in range(_REMOVE_ATTEMPTS):
             try:
                 _remove(path)
                 return
             except OSError as error:
-                # Somebody else removes it as well, or a program still writes there.
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS - 1:
+                # Retry: it is being removed concurrently, or a program still writes to it.
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _REMOVE_ATTEMPTS - 1:
                     raise
 
 
@@ -148,19 +151,18 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        with suppress(
-            NotADirectoryError
-        ):  # a file stands where a directory above it was meant: it is not there
+        # A parent of the path is a file: the path does not exist.
+        with suppress(NotADirectoryError):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Let what the operating system says be one of our errors."""
+def _translated_errors(path: Path) -> Iterator[None]:
+    """Translate OSError to MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
-        raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
+        raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:
         yield
     except OSError as error:
-        kind = MachineUnavailable if error.errno in _PASSING else MachineRefused
+        kind = MachineUnavailable if error.errno in _TRANSIENT else MachineRefused
         raise kind(f"{error.filename or path}: {error.strerror or type(error).__name__}") from None

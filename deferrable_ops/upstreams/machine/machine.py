@@ -1,17 +1,18 @@
-"""A machine on which a supervisord runs, this one or another: its files, its commands, and the sockets on it.
+"""The interface to a machine on which a supervisord runs: its files, commands and sockets.
 
-``use_machine(Where())`` is this host (``local_machine.py``); with an ``ssh_conn_id`` it is the one that this Airflow
-connection reaches (``ssh.py``): one SSH connection for all who use it on an event loop, which connects by itself when
-it is needed, again when it was lost, and never for one who only waits.
+``use_machine(MachineAddress())`` in ``upstreams/open_machine.py`` is the local host (``machine/local.py``). With an
+``ssh_conn_id`` it is the machine of that Airflow connection (``ssh/machine.py``). All users of an event loop share one
+SSH connection. It is opened on first use, not on entry, and reopened after it was lost.
 
-All paths are absolute, and those of that machine. Three errors come from every method:
+All paths are absolute paths on the machine. Every method raises three errors:
 
-- MachineUnavailable: it cannot be reached now, or took too long. What was asked may have been done, and may be asked
-  again: every method here may be repeated.
-- MachineRefused: the login, the host key, a permission: it will be refused again. The message names the fix.
+- MachineUnavailable: the machine cannot be reached now, or took too long. The operation may have been carried out, and
+  may be repeated: this holds for every method here.
+- MachineRefused: the login, the host key or a permission was refused; a retry would be refused, too. The message names
+  the fix.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
 
-None of them holds a secret.
+No error message contains a secret.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from typing import Final, Protocol
 from deferrable_ops.exceptions import InputError
 
 OUTPUT_KEPT: Final = 8192
-"""How many bytes of a command's output are kept: the last ones."""
+"""The number of bytes of a command's output that are kept: the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which machine this is, since when it runs, and as whom we are there.
+    """The identity of a machine, of its current boot, and of the account that is used on it.
 
-    :param host: its name, as ``uname -n`` says it.
-    :param boot_id: changes with each start of the machine; "" where that is not told (it is on Linux).
-    :param user: the name of the account.
-    :param uid: its number.
+    :param host: host name, as printed by ``uname -n``.
+    :param boot_id: changes with each boot; "" if the operating system does not provide it (Linux does).
+    :param user: name of the account.
+    :param uid: user id of the account.
     """
 
     host: str
@@ -45,12 +46,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """A file, as far as it can be told; links are followed.
+    """The status of a file. Links are followed.
 
     :param size: in bytes.
-    :param inode: 0 where it was not asked for, see :meth:`Machine.status`.
-    :param modified: seconds since 1970, by the machine's clock; whole ones over SSH.
-    :param is_regular: whether it holds bytes, and reading ends: it is no directory, device, socket or pipe.
+    :param inode: 0 if it was not requested; see :meth:`Machine.status`.
+    :param modified: seconds since 1970, by the machine's clock; whole seconds over SSH.
+    :param is_regular: whether it is a regular file: not a directory, device, socket or pipe.
     """
 
     size: int
@@ -61,10 +62,10 @@ class FileStatus:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended.
+    """The result of a command.
 
-    :param code: its exit code; 127 where there is no such program, as in a shell; negative: the signal that ended it.
-    :param output: what it wrote, stdout and stderr together: the last 8 kB of it.
+    :param code: exit code; 127: program not found, as in a shell; negative: number of the signal that ended it.
+    :param output: the last 8 kB of its stdout and stderr, combined.
     """
 
     code: int
@@ -73,18 +74,19 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class MachineAddress:
-    """Which machine. Without arguments this host, on which the triggerer runs.
+    """The address of a machine. Without arguments: the host on which the triggerer runs.
 
-    :param ssh_conn_id: an Airflow connection of the type SSH; None: this host.
+    :param ssh_conn_id: id of an Airflow connection of type SSH; None: the local host.
     :param remote_host: replaces the connection's host.
-    :param connect_timeout: seconds to connect and log in; None: the connection's ``conn_timeout``, or 10. Of those who
-        share a connection, the first one's is used.
-    :param command_timeout: seconds that each request other than :meth:`Machine.run` may take; None: the connection's
+    :param connect_timeout: timeout for connecting and logging in, in seconds; None: the connection's ``conn_timeout``,
+        or 10. If several users share a connection, the value of the first one applies.
+    :param command_timeout: timeout of each request other than :meth:`Machine.run`, in seconds; None: the connection's
         ``cmd_timeout``, or 30.
-    :param command_prefix: what the account's shell does before each command, as ``source /opt/venv/bin/activate``. It
-        is seen in the remote list of processes: secrets belong into ``environment``.
-    :param environment: of remote commands, in pairs of name and value. It travels on their standard input.
-    :raises InputError: one of the others is given without ``ssh_conn_id``, or a name can be no variable.
+    :param command_prefix: shell command that runs before each command, as ``source /opt/venv/bin/activate``. It is
+        visible in the remote process list: put secrets into ``environment``.
+    :param environment: environment variables of remote commands, as pairs of name and value. They are sent on the
+        commands' standard input.
+    :raises InputError: another argument is given without ``ssh_conn_id``, or a name is not a valid variable name.
     """
 
     ssh_conn_id: str | None = None
@@ -98,107 +100,110 @@ class MachineAddress:
         """Check the parameters."""
         if self.ssh_conn_id is None and (self.remote_host or self.command_prefix or self.environment):
             raise InputError(
-                "remote_host, command_prefix and environment are for a machine that is reached by SSH: give "
-                "ssh_conn_id, or leave them out"
+                "remote_host, command_prefix and environment require a machine that is reached over SSH: give "
+                "ssh_conn_id, or remove them"
             )
         for name, value in self.environment:
             if not (name.isascii() and name.isidentifier()):
-                raise InputError(
-                    f"environment has the name {name!r}; a variable's has letters, digits and _ only"
-                )
+                raise InputError(f"environment has the name {name!r}; use only letters, digits and '_'")
             if "\0" in value:
-                raise InputError(f"environment[{name!r}] holds a zero character, which no variable can")
+                raise InputError(
+                    f"environment[{name!r}] contains a zero character, which is not allowed in environment variables"
+                )
 
 
 class Machine(Protocol):
-    """A machine, and what can be done on it."""
+    """A machine and the operations on it."""
 
     @property
     def name(self) -> str:
-        """For messages: ``this host (web-3)`` or ``airflow@web-3:22``. Holds no secret."""
+        """Name for messages: ``this host (web-3)`` or ``airflow@web-3:22``. Contains no secret."""
         ...
 
     async def identity(self) -> Identity:
-        """Return which machine it is. Asked anew each time: behind one name there may be another machine tomorrow."""
+        """Return the identity of the machine. Not cached across connections: a host name may later point elsewhere."""
         ...
 
     async def make_directory(self, path: Path) -> None:
-        """Make a directory that nobody else writes to, with its parents. Those that are made have mode 0700.
+        """Create a directory that only its owner, this account, can write to, and its parents, with mode 0700.
 
-        :raises MachineRefused: it is there as a link or a file, it is another user's, its group or others may write to
-            it, or somebody else could put another one into its place.
+        Existing directories are checked and not changed.
+
+        :raises MachineRefused: the path is a link or a file, the directory belongs to another user, its group or others
+            may write to it, or another user could replace it or one of its parents.
         """
         ...
 
     async def check_directory(self, path: Path) -> bool:
-        """Return whether there is a directory that nobody else writes to; False when nothing is there.
+        """Return whether the directory exists and only this account can write to it; False if it does not exist.
 
-        Where it is, it stays the one that is ours. Where nothing is, anything may be a moment later.
+        True stays valid: other users cannot replace the directory (root and the groups of its parents are trusted).
+        False may be outdated a moment later.
 
-        :raises MachineRefused: as :meth:`make_directory`.
+        :raises MachineRefused: the same as :meth:`make_directory`.
         """
         ...
 
     async def write(self, path: Path, data: bytes) -> None:
-        """Replace a file, at once and wholly; its mode is 0600 from its first byte. Its directory is there.
+        """Replace a file atomically. Its mode is 0600 before the first byte is written. Its directory must exist.
 
-        A link at this place is replaced, and not followed.
+        A link at the path is replaced, not followed.
         """
         ...
 
     async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
-        """Return a part of a file; None when there is no such file.
+        """Return a part of a file; None if the file does not exist.
 
-        What is no regular file is refused on this host. Over SSH reading a pipe takes until its time is over.
+        The local host refuses files that are not regular. Over SSH, reading a pipe blocks until the timeout.
 
-        :param offset: in bytes; beyond the end there is b"".
-        :param length: at most so many bytes; None: to its end.
+        :param offset: in bytes; at or after the end, the result is b"".
+        :param length: maximum number of bytes; None: up to the end.
         """
         ...
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
-        """Return what each of these files is now; None for one that is not there. They are asked for together.
+        """Return the status of each file, in one request; None for a file that does not exist.
 
-        :param inodes: tell them too. That is free on this host; SFTP has none, so over SSH it takes a command (0.1 s),
-            and inode is 0 where the machine has no ``stat`` that tells them.
+        :param inodes: include inodes. This is free on the local host. SFTP does not transfer inodes, so over SSH it
+            takes a command (0.1 s), and the inode is 0 if the machine has no suitable ``stat`` program.
         """
         ...
 
     async def remove(self, path: Path) -> None:
-        """Remove a file or a whole tree, never through a link. It is fine when nothing is there."""
+        """Remove a file or a directory tree without following links. Does nothing if it does not exist."""
         ...
 
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
-        """Run a command in the home directory, in a session of its own, and wait for its end.
+        """Run a command in the home directory, in a new session, and wait for its end.
 
-        A daemon that it leaves behind goes on. The command's own arguments are seen by all users of the machine.
+        A daemon that the command leaves behind keeps running. The arguments are visible to all users of the machine.
 
-        :param arguments: the program, by its path or looked for in PATH, and its arguments; no shell sees them.
-        :param timeout: in seconds; after it the command is killed (over SSH: if it can still be told), and
-            MachineUnavailable raised.
-        :param stdin: what it reads; nothing secret is seen in it.
+        :param arguments: the program, as a path or as a name in PATH, and its arguments; not interpreted by a shell.
+        :param timeout: in seconds. Then the command is killed (over SSH: if the connection still works) and
+            MachineUnavailable is raised.
+        :param stdin: its standard input, which is not visible to other users: the place for secrets.
         """
         ...
 
     async def signal(self, pid: int, name: str) -> bool:
-        """Send a signal to a process; return False when there is no such process.
+        """Send a signal to a process; return False if the process does not exist.
 
-        :param name: as TERM or KILL.
+        :param name: such as TERM or KILL.
         """
         ...
 
     async def command_of(self, pid: int) -> tuple[str, ...] | None:
-        """Return with which program and arguments a process runs; None when there is none, or only its remains.
+        """Return the program and arguments of a process; None if it does not exist or is a zombie.
 
-        A process id is used again: compare this before sending it a signal.
+        Process ids are reused: compare the command before sending a signal.
         """
         ...
 
     async def socket(self, path: Path) -> Path:
-        """Return the path of a Unix socket on *this* host that reaches a Unix socket on the machine.
+        """Return the path of a Unix socket on the *local* host that leads to a Unix socket on the machine.
 
-        It is good for as long as the machine is used, whether or not somebody listens on the other one yet, and
-        through a loss of the SSH connection. A connection to it is closed at once while the other one cannot be
-        reached.
+        The path stays valid while the machine is in use, even before a process listens on the remote socket and across
+        a loss of the SSH connection. While the remote socket cannot be reached, connections to the local socket are
+        closed immediately.
         """
         ...

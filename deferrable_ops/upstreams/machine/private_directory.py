@@ -1,4 +1,8 @@
-"""Whether a directory is ours alone: what supervisord reads there becomes commands, and what it writes is read back."""
+"""Checks that only this account can write to a directory.
+
+supervisord runs the commands in the files of its directory, and this library reads back the files that supervisord
+writes there.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a directory has under a name, without following links.
+    """A directory entry, without following links.
 
-    :param mode: type and permissions, as ``st_mode``.
-    :param uid: whose it is.
+    :param mode: type and permissions, as in ``st_mode``.
+    :param uid: user id of the owner.
     """
 
     mode: int
@@ -24,50 +28,53 @@ class Entry:
 
 
 def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
-    """Return why a directory is not one that nobody else writes to, and the fix; None if it is.
+    """Return why other users could write to a directory, and the fix; None if only this account can.
 
-    :param uid: ours.
+    :param uid: user id of this account.
     """
     if stat.S_ISLNK(found.mode):
-        return f"{path} is a link, which may lead anywhere tomorrow; give the directory that it leads to"
+        return f"{path} is a link, and its target may change; give the directory that it points to"
     if not stat.S_ISDIR(found.mode):
-        return f"{path} is no directory; remove it, or give another path"
+        return f"{path} is not a directory; remove it, or give another path"
     if found.mode & stat.S_IWOTH and found.mode & stat.S_ISVTX:
-        return f"{path} is for everybody's files; give a directory below it that is for this alone"
+        return f"{path} is shared by all users; give a directory below it that is used for this alone"
     if found.uid != uid:
         return f"{path} belongs to another user (uid {found.uid}, not {uid}); remove it, or give another path"
     if found.mode & _OTHERS_WRITE:
-        return f"{path} can be written to by other users; say `chmod go-w {path}`, or give another path"
+        return f"{path} can be written to by other users; run `chmod go-w {path}`, or give another path"
     return None
 
 
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
-    """Return why nothing of ours may be below a path; None if it may.
+    """Return how another user could replace a directory entry, and the fix; None if nobody else can.
 
-    Whoever may rename what is in its directory could put something else there, today or when ours is gone. Where
-    everybody makes entries, as in /tmp, nobody but its owner renames one for as long as the sticky bit is set; and one
-    that is neither ours nor root's was put there for us to fall into.
+    A user who may rename entries of the parent directory can replace them, now or after ours was removed. In a
+    directory that is writable for all users, such as /tmp, the sticky bit ensures that only the owner of an entry, the
+    directory's owner and root can rename it. An entry there that belongs neither to this account nor to root may have
+    been placed as a trap.
 
-    :param found: what is there; a link is not followed.
-    :param parent: the directory that it is in; a link is followed.
-    :param uid: ours.
+    Members of the parent's group are trusted: a directory that is group-writable only is accepted.
+
+    :param found: the entry; links are not followed.
+    :param parent: the directory that contains it; links are followed.
+    :param uid: user id of this account.
     """
     above = path.parent
     if parent.uid not in (uid, _ROOT):
         return (
-            f"{above} belongs to another user (uid {parent.uid}, not {uid}), who can put something else in the place "
-            f"of {path}; give a path elsewhere"
+            f"{above} belongs to another user (uid {parent.uid}, not {uid}), who can replace {path}; give a path "
+            "in another directory"
         )
     if not parent.mode & stat.S_IWOTH:
         return None
     if not parent.mode & stat.S_ISVTX:
         return (
-            f"everybody can put something else in the place of {path}; say `chmod +t {above}`, as it is with /tmp, or "
-            "give a path elsewhere"
+            f"all users can replace {path}; run `chmod +t {above}` to set the sticky bit, or give a path "
+            "in another directory"
         )
     if found.uid not in (uid, _ROOT):
         return (
-            f"{path} belongs to another user (uid {found.uid}), in a directory where everybody can make one; give a "
-            "path elsewhere"
+            f"{path} belongs to another user (uid {found.uid}), in a directory to which all users can write; give a path "
+            "in another directory"
         )
     return None

@@ -1,4 +1,4 @@
-"""What all machines say of processes."""
+"""Processes and signals, as used by all kinds of machines."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
     from deferrable_ops.upstreams.machine.machine import Machine
 
 NO_PROGRAM: Final = 127
-"""The exit code of a shell that finds no such program."""
+"""Exit code of a shell that does not find the program."""
 
 NOT_RUNNABLE: Final = 126
-"""The exit code of a shell that may not run the program."""
+"""Exit code of a shell that is not permitted to run the program."""
 
 PROC: Final = Path("/proc/self/cmdline")
-"""There, where the kernel tells of processes in files."""
+"""Exists if the operating system provides ``/proc``."""
 
 _PS_SECONDS: Final = 10.0
 
 
 def signal_of(name: str) -> signal.Signals:
-    """Return the signal of a name, as TERM or KILL.
+    """Return the signal with a name such as TERM or KILL.
 
-    :raises InputError: there is none.
+    :raises InputError: there is no such signal.
     """
     try:
         return signal.Signals[f"SIG{name.removeprefix('SIG')}"]
     except KeyError:
-        raise InputError(f"{name!r} is no signal; write TERM, INT, HUP, QUIT or KILL") from None
+        raise InputError(f"{name!r} is not a signal; give TERM, INT, HUP, QUIT or KILL") from None
 
 
 async def command_by_ps(machine: Machine, pid: int) -> tuple[str, ...] | None:
-    """Return a process's program and arguments, split at spaces, where there is no /proc; None: there is no process."""
+    """Return the program and arguments of a process, split at spaces, by running ``ps``; None if it does not exist."""
     ended = await machine.run(
         ["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", str(pid)], timeout=_PS_SECONDS
     )

@@ -65,7 +65,7 @@ async def test_socket_and_file_in_a_directory_for_everybody_are_refused(place: P
     ]
     for fields in given:
         failed = await place.fail(place.cfg(**fields), "configure-supervisor")
-        assert f"{shared} is for everybody's files; give a directory below it" in failed.reason
+        assert f"{shared} is shared by all users; give a directory below it" in failed.reason
 
 
 async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> None:
