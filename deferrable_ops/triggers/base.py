@@ -1,4 +1,4 @@
-"""What every trigger of the library does around its feature's work: identity, deadline, outcome, ways out, kills."""
+"""The base of all triggers: identity, deadline, outcome, where the task ends, and kills."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jinja2
@@ -17,53 +16,62 @@ from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.lifecycle import background, delivery
-from deferrable_ops.triggers.lifecycle.cancellation import end_if_killed, stop_due_work
-from deferrable_ops.triggers.lifecycle.stored_trigger import seal
-from deferrable_ops.triggers.lifecycle.throttle import Turns
+from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
+from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_feature
+from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
 
+# A wait ends this long before Airflow's own timeout of the task: 10 % of the timeout, at most 5 s.
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
-_ASK_AGAIN_AFTER = 1.0
-# A worker that has deferred its task leaves when its supervisor looks next, in up to 5 s ([workers]
-# min_heartbeat_interval). A task that is queued again before the scheduler has heard of that is failed by it
-# (airflow#66374). One that ends in the triggerer meets nobody but the worker that still says that it is deferred.
+_RECHECK_PREVIOUS_ATTEMPTS_EVERY = 1.0
+# The process of a worker that deferred its task exits up to 5 s later ([workers] min_heartbeat_interval). If the task
+# is queued again before the scheduler has handled that exit, the scheduler fails the task (airflow#66374). So a trigger
+# resumes a task on a worker at least 8 s after its own start.
 RESUME_AFTER_DEFER = 8.0
+# A task that ends in the triggerer is not queued again: the worker only has to have reported it as deferred.
 _END_AFTER_DEFER = 2.0
-_registering = Turns(128)  # of thousands that start together: the memory for that would stay the process's
+# Limits the memory that is needed when thousands of triggers start together: the process would never free it.
+_registering = Throttle(128)
 _AIRFLOW_CANCELS_WITHIN = 60.0
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
-    """A trigger that holds nothing: killed anywhere, or run twice at once, it comes to the same outcome.
+    """Base of all triggers. A trigger keeps no state: stopped and restarted, or run twice, its outcome is the same.
 
-    A feature writes :meth:`wait`, :meth:`cancel` and, where a deadline is no failure, :meth:`expired`; it names its
-    own arguments in `arguments`.
+    A feature implements :meth:`wait` and :meth:`cancel`, and :meth:`expired` where a passed deadline is not a failure.
+    It lists its own arguments in `arguments`.
 
     :param timeout: seconds from the first run until the deadline.
-    :param attempt: which attempt of which task this is, where a worker deferred it; None where the scheduler did,
-        because Airflow tells then.
-    :param ends_on_worker: why the task must end on a worker, by what happens: ``success``, ``failure``,
-        ``final_failure`` (one that must not be retried) and ``skip``.
+    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task; None if the
+        scheduler did, because Airflow then gives the trigger its task instance.
+    :param ends_on_worker: why the task must end on a worker, by outcome: ``success``, ``failure``, ``skip``, and
+        ``final_failure`` for a failure that must not be retried.
     :param do_xcom_push: whether the value becomes an XCom.
-    :param _older: arguments that an older version persisted. They are dropped, because Airflow's triggerer does not
-        survive a trigger that cannot be made again.
+    :param _older: arguments that another version of the library has stored. They are ignored, because the triggerer
+        process exits if it cannot create a stored trigger.
     """
 
     feature: ClassVar[str]
     classpath: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]
 
-    # Set while run() runs; before that they are None.
+    # None except during run().
     inbox: Inbox
     changes: Subscription
     current: Wait
 
-    _not_rendered: str | None = None  # why the templates could not be
+    # Why the templates could not be rendered.
+    _template_error: str | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "feature" in cls.__dict__:
+            register_feature(cls.feature)
 
     def __init__(
         self,
@@ -79,125 +87,128 @@ class TaskTrigger(BaseTrigger):
         self.attempt = attempt
         self.ends_on_worker = ends_on_worker
         self.do_xcom_push = do_xcom_push
-        # Python 3.11 gives an instance whose attributes come later a dictionary of its own: 1.3 kB a wait.
+        # Python 3.11 shares the keys of instance dictionaries only for attributes that __init__ sets. Setting these
+        # later would cost 1.3 kB a wait.
         self.inbox = self.changes = self.current = cast("Any", None)
-        self._inbox_use: AbstractAsyncContextManager[Inbox] | None = None
 
     @abstractmethod
     async def wait(self) -> Outcome:
-        """Do the feature's work and return how it ended."""
+        """Do the feature's work and return its outcome."""
 
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is invalid; the message names it and the fix.
         """
 
     @abstractmethod
     async def cancel(self, wait: Wait) -> None:
-        """Stop the outside work of a wait that was killed, superseded or has expired. May be called again."""
+        """Cancel the outside work of a wait that was killed, superseded or has expired. Must be idempotent."""
 
     async def expired(self) -> Outcome:
-        """Return the outcome of a wait whose deadline passed."""
-        return Failure(f"nothing came within the timeout of {self.timeout:g} s")
+        """Return the outcome of a wait whose deadline has passed."""
+        return Failure(f"no result within the timeout of {self.timeout:g} s")
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything that :meth:`cancel` would stop."""
+        """Whether there is outside work that :meth:`cancel` would cancel."""
         return True
 
     @property
     def heartbeats_within(self) -> float | None:
-        """Seconds between two heartbeats after which the wait fails; None when none are expected."""
+        """The longest time between two heartbeats, in seconds, before the wait fails; None if none are expected."""
         return None
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The XComs that an earlier attempt may have left, which Airflow does not clear with the task."""
+        """The keys of XComs that an earlier attempt may have set, and that Airflow does not clear."""
         return (delivery.RETURN_VALUE,)
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What the endpoint needs to judge a callback."""
+        """What the endpoint needs to evaluate a callback, as JSON."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the classpath and the kwargs that make this trigger again."""
+        """Return the classpath and the kwargs from which Airflow creates this trigger."""
         names = ("timeout", "attempt", "ends_on_worker", "do_xcom_push", *self.arguments)
         return self.classpath, {name: getattr(self, name) for name in names}
 
     @property
     def log(self) -> Any:
-        """The logger of all triggers of this class: Airflow tells whose log it writes to from the context."""
+        """The logger of the task. All triggers of a class share it; Airflow finds the task's log from the context."""
         return self.logger()
 
     def __repr__(self) -> str:
-        # Rendered arguments may hold secrets, and Airflow logs triggers.
+        # Airflow logs triggers, and rendered arguments may contain secrets.
         return f"<{type(self).__name__}>"
 
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
-        """Return Airflow's environment for templates, in which an undefined name is an error, as it is on a worker."""
+        """Return Airflow's template environment, in which an undefined name is an error, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
-        environment.undefined = jinja2.StrictUndefined  # Airflow's triggerer would render it as ''
+        # The triggerer's default renders an undefined name as ''.
+        environment.undefined = jinja2.StrictUndefined
         return environment
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates. What goes wrong becomes the task's failure: Airflow would start a worker to say so."""
+        """Render the templates. An error makes :meth:`run` fail the task; raised here, it would start a worker."""
         try:
             super().render_template_fields(context, jinja_env)
         except Exception as error:
-            self._not_rendered = f"{type(error).__name__}: {error}"
+            self._template_error = f"{type(error).__name__}: {error}"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
-        # Thousands of triggers stay in here. Each coroutine between this one and wait() would cost all of them 260
-        # bytes, and each with statement 64.
+        # Thousands of triggers wait here. Each coroutine between this one and wait() would cost each of them 260 bytes.
         started_at = time.monotonic()
         try:
-            try:
-                await self._register()
-                try:
-                    outcome = await (
-                        self.wait() if self.current.state is WaitState.WAITING else self.wait_until_settled()
-                    )
-                except (Exception, SystemExit) as error:
-                    outcome = self._failed_by(error)
-                outcome = await self._settle(outcome)
-            finally:
-                await self._leave_inbox()
+            attempt = await self._prepare_attempt()
+            async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as self.inbox:
+                with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
+                    await self._register(attempt)
+                    try:
+                        outcome = await (
+                            self.wait()
+                            if self.current.state is WaitState.WAITING
+                            else self.wait_until_settled()
+                        )
+                    except (Exception, SystemExit) as error:
+                        outcome = self._failed_by(error)
+                    outcome = await self._settle(outcome)
         except (Exception, SystemExit) as error:
-            # SystemExit would end the whole triggerer, and again at its restart.
+            # An uncaught SystemExit ends the triggerer process, and again after its restart.
             outcome = self._failed_by(error)
         if self.task_instance is not None and self.current is not None:
             await self._leave_to_airflow()
-        event = await delivery.event_for(self, outcome)
+        event = await delivery.event_for(self._ending_task(), outcome)
         if self.attempt is not None and self.task_instance is not None:
             earliest = RESUME_AFTER_DEFER if type(event) is TriggerEvent else _END_AFTER_DEFER
             await asyncio.sleep(earliest - (time.monotonic() - started_at))
         yield event
 
     async def on_kill(self) -> None:
-        """Find out whether a user ended the task, and if so stop its outside work.
+        """Find out, in the background, whether a user ended the task, and if so cancel its outside work.
 
-        Airflow also calls this when it hands the trigger to another triggerer (airflow#73454), and allows it about a
-        second: so the question is asked by a task of its own.
+        Airflow also calls this when it moves the trigger to another triggerer (airflow#73454), and only allows it about
+        a second.
         """
         background.detach(end_if_killed(self.identify()))
 
     def identify(self) -> Attempt:
-        """Return which attempt of which task this trigger waits for."""
+        """Return the task attempt that this trigger belongs to.
+
+        :raises DeferrableOpsError: neither the trigger's arguments nor Airflow name it.
+        """
         if self.attempt is not None:
             return Attempt(**self.attempt)
         ti = self.task_instance
         if ti is None:
-            raise DeferrableOpsError(
-                "Airflow gave the trigger no task instance, and no worker named the attempt"
-            )
+            raise DeferrableOpsError("The trigger has neither a task instance nor the argument attempt=")
         logical_date = ti.get_template_context().get("logical_date") if self.task else None
         return Attempt.of(ti, logical_date)
 
     async def wait_until_settled(self) -> Outcome:
-        """Return the wait's outcome once the inbox has one."""
+        """Return the wait's outcome once the inbox has it."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
             if (changed := self.changes.take()) is not None:
@@ -207,18 +218,18 @@ class TaskTrigger(BaseTrigger):
             return self.current.outcome
         if self.current.state is WaitState.EXPIRED:
             return await self.expired()
-        return Failure(f"the wait is {self.current.state}: another attempt, or a user, ended it")
+        return Failure(f"the wait is {self.current.state}: a newer attempt or a user has ended it")
 
     async def on_wait_updated(self) -> None:
-        """Take note of a change to the wait, which may go on."""
+        """Handle a change of the wait in the inbox. The wait may not be settled yet."""
 
     async def push_xcom(self, key: str, value: Any) -> None:
-        """Set an XCom while the task waits. In ``dag.test()`` and in tests there is no triggerer to take it."""
+        """Set an XCom while the task waits. Does nothing in ``dag.test()`` and in tests, where no triggerer runs."""
         if self.task_instance is not None:
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return what the work comes to, or the wait's outcome when the inbox has one first; the work then ends."""
+        """Return the outcome of the work or that of the inbox, the earlier of the two; the work is then cancelled."""
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
@@ -230,66 +241,32 @@ class TaskTrigger(BaseTrigger):
             await asyncio.gather(settling, working, return_exceptions=True)
 
     async def stop_previous_attempts(self) -> None:
-        """Return once nothing is left to be stopped of what other attempts of the task have launched.
+        """Return once the outside work of all other attempts of the task is cancelled.
 
-        A feature whose work must not run twice at once awaits this before it launches. What cannot be stopped is
-        tried again every minute: the wait's deadline ends that.
+        Await this before launching work that must not run twice at once. A failed cancellation is retried every minute
+        until the wait's deadline.
         """
         pause = 0.0
-        while left := await self.inbox.cancellations.requeue_other_attempts(self.current.id):
+        while wait_ids := await self.inbox.cancellations.requeue_other_attempts(self.current.id):
             if not pause:
-                self.log.info("What an earlier attempt launched is stopped first (wait %s)", ", ".join(left))
+                self.log.info(
+                    "First cancelling the work of an earlier attempt (wait %s)", ", ".join(wait_ids)
+                )
             await asyncio.sleep(pause)
-            for wait_id in left:
-                await stop_due_work(self.inbox, wait_id)
-            pause = _ASK_AGAIN_AFTER
+            for wait_id in wait_ids:
+                await cancel_due_work(self.inbox, wait_id)
+            pause = _RECHECK_PREVIOUS_ATTEMPTS_EVERY
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether outside work may go on after this outcome, which nobody needs then: it is stopped."""
+        """Return whether outside work may still run after this outcome and has to be cancelled."""
         return False
 
-    async def _register(self) -> None:
-        attempt = self.identify()
-        if self.task_instance is not None:
-            background.start()
-            await delivery.forget_earlier_xcoms(self, attempt)
-        if self._not_rendered is not None:
-            raise InputError(f"a template could not be rendered ({self._not_rendered})")
-        self.validate()
-        inbox_use = use_inbox(retry_timeout=NO_RETRY_TIMEOUT)
-        self.inbox = await inbox_use.__aenter__()
-        self._inbox_use = inbox_use
-        with _registering.turn() as begins:
-            await begins
-            new = self.new_wait(attempt)
-            self.changes = self.inbox.watcher.subscribe(new.wait_id).__enter__()
-            self.current = await self.inbox.waits.register(new)
-
-    async def _leave_inbox(self) -> None:
-        if self.changes is not None:
-            self.changes.__exit__()
-        if self._inbox_use is not None:
-            await self._inbox_use.__aexit__(None, None, None)
-
-    async def _leave_to_airflow(self) -> None:
-        # The inbox can know of a kill before Airflow cancels the trigger. An event would come too late for this task,
-        # and on SQLite for the wrong one: Airflow finds the task by the trigger's id, which SQLite gives to the next.
-        if self.current.state in _ENDED_BY_AIRFLOW:
-            await asyncio.sleep(_AIRFLOW_CANCELS_WITHIN)
-
-    async def _settle(self, outcome: Outcome) -> Outcome:
-        if self.current.outcome is None:  # otherwise the endpoint or the watcher has settled it
-            stop_work = self.must_cancel_work(outcome)
-            self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
-        if self.current.cancel == "due":
-            background.detach(background.cancel_due(self.current.id))
-        return self.current.outcome or outcome
-
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return what is registered of the wait."""
+        """Return the wait to register in the inbox."""
         timeout, latest = self.timeout, None
+        # Airflow's own deadline, by the scheduler's clock.
         timeout_after = getattr(self, "timeout_after", None)
-        if timeout_after is not None:  # Airflow has a deadline of its own, by the scheduler's clock
+        if timeout_after is not None:
             margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * timeout)
             timeout, latest = timeout - margin, timeout_after.timestamp() - margin
         return NewWait(
@@ -300,13 +277,56 @@ class TaskTrigger(BaseTrigger):
             time_left=0.0 if latest is None else latest - time.time(),
             heartbeat_timeout=self.heartbeats_within,
             expected=self.expected,
-            trigger=seal(self, attempt) if self.cancellable else None,
+            trigger=encrypt(self, attempt) if self.cancellable else None,
+        )
+
+    async def _prepare_attempt(self) -> Attempt:
+        attempt = self.identify()
+        if self.task_instance is not None:
+            background.start()
+            # A worker that starts a task has already cleared its XComs.
+            if attempt.try_number > 1 and self.attempt is None:
+                await delivery.clear_xcoms(attempt, self.xcoms_to_clear, self.log)
+        if self._template_error is not None:
+            raise InputError(f"a template could not be rendered ({self._template_error})")
+        self.validate()
+        return attempt
+
+    async def _register(self, attempt: Attempt) -> None:
+        with _registering.slot() as granted:
+            await granted
+            self.current = await self.inbox.waits.register(self.new_wait(attempt))
+
+    async def _settle(self, outcome: Outcome) -> Outcome:
+        # The endpoint or the watcher may have settled it already.
+        if self.current.outcome is None:
+            stop_work = self.must_cancel_work(outcome)
+            self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
+        if self.current.cancel == "due":
+            background.detach(background.cancel_due(self.current.id))
+        return self.current.outcome or outcome
+
+    async def _leave_to_airflow(self) -> None:
+        # After a kill, the inbox may be updated before Airflow cancels this trigger. An event would come too late for
+        # the killed task. On SQLite it could even end another task, because Airflow finds the task by the trigger's id,
+        # and SQLite reuses ids. So wait for Airflow to cancel.
+        if self.current.state in _ENDED_BY_AIRFLOW:
+            await asyncio.sleep(_AIRFLOW_CANCELS_WITHIN)
+
+    def _ending_task(self) -> delivery.EndingTask:
+        return delivery.EndingTask(
+            wait=self.current,
+            in_triggerer=self.task_instance is not None,
+            worker_reasons=self.ends_on_worker or {},
+            do_xcom_push=self.do_xcom_push,
+            log=self.log,
         )
 
     async def _safely(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         try:
             return await work
-        except (Exception, SystemExit) as error:  # a task that raises SystemExit ends the whole triggerer
+        except (Exception, SystemExit) as error:
+            # An asyncio task that raises SystemExit ends the triggerer process.
             return self._failed_by(error)
 
     def _failed_by(self, error: BaseException) -> Failure:

@@ -36,7 +36,8 @@ def test_no_log_holds_a_token_or_a_secret_although_the_service_echoes_them(
     outside.script(f"/cancel/{token}", echo(request, status=500))
     killed.task("job").wait_for("deferred").mark("failed")
     wait_until(
-        lambda: "could not be stopped" in everything_written(airflow), "the cancelling request to fail"
+        lambda: "Could not cancel the outside work" in everything_written(airflow),
+        "the cancelling request to fail",
     )
 
     written = everything_written(airflow)

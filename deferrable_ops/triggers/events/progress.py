@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from deferrable_ops.events.gathering import Gathering
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background
-from deferrable_ops.triggers.lifecycle.throttle import Turns
+from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 PROGRESS: Final = "progress"
 """The XCom that says it."""
@@ -21,7 +21,7 @@ _EVERY = 10.0
 _MOST_KEPT = 50
 _LARGEST_STATE = 100_000  # characters
 
-_showing = Turns(1)
+_showing = Throttle(1)
 
 
 class Progress:
@@ -80,8 +80,8 @@ class Progress:
         if noted["come"]:
             await self._trigger.inbox.waits.save_progress(self._trigger.current.id, noted)
         # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
-        with _showing.turn() as begins:
-            await begins
+        with _showing.slot() as granted:
+            await granted
             if not self._over:
                 await self._show()
 

@@ -1,4 +1,4 @@
-"""What a triggerer does for all its waits: pruning, noticing tasks that ended unseen, and stopping their work."""
+"""Background work of a triggerer: pruning the inbox, finding tasks that ended, and cancelling their outside work."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
-from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, stop_due_work, sweep
+from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
 from deferrable_ops.triggers.lifecycle.task_states import AskStates, ask_supervisor
 
 log = logging.getLogger(__name__)
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
-_detached: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
+# asyncio keeps no strong reference to a task.
+_detached: set[asyncio.Task[None]] = set()
 
 
 def start() -> None:
-    """Start the chores of this event loop, unless they run. They keep the inbox open until the loop ends."""
+    """Start the background work of this event loop unless it runs. It keeps the inbox open until the loop ends."""
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
-        # In a context of their own: by its context Airflow tells whose log is written to, and they outlive that task.
-        _running[loop] = loop.create_task(_run(), name="deferrable-ops chores", context=Context())
+        # An empty context: Airflow takes the log file to write to from the context of the task's trigger, and the
+        # background work outlives that task.
+        _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run something that outlives the trigger which asks for it."""
+    """Run a coroutine that may outlive the trigger that calls this. Its errors are logged."""
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)
     task.add_done_callback(_detached.discard)
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Stop the outside work of one wait, if that is due."""
+    """Cancel the outside work of one wait, if that is due."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-        await stop_due_work(inbox, wait_id)
+        await cancel_due_work(inbox, wait_id)
 
 
 async def sweep_forever(inbox: Inbox, ask: AskStates) -> None:
-    """Sweep at once and every minute, until cancelled."""
+    """Sweep now and then every minute, until cancelled."""
     while True:
         try:
             await sweep(inbox, ask)
         except Exception:
-            log.warning("Waits whose task has ended could not be looked for", exc_info=True)
+            log.warning("Could not look for waits whose task has ended; retrying in a minute", exc_info=True)
         await asyncio.sleep(SWEEP_EVERY)
 
 
@@ -59,4 +61,4 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:
-        log.warning("Work that was left to the background failed", exc_info=True)
+        log.warning("Detached work of a trigger failed", exc_info=True)

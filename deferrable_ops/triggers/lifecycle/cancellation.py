@@ -1,4 +1,4 @@
-"""Waits whose task was ended by a user or by Airflow: telling a kill from a reassignment, and stopping the work."""
+"""Detects waits whose task was ended by a user or by Airflow, and cancels their outside work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
-from deferrable_ops.triggers.lifecycle.stored_trigger import unseal
+from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
 from deferrable_ops.triggers.lifecycle.task_states import (
     DEFERRED,
     UNDER_WAY,
@@ -19,17 +19,18 @@ log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 60.0
 
-_CANCEL_SECONDS = 50.0  # less than the 60 s for which a cancellation is this process's
+# Shorter than the lease of a cancellation, 60 s.
+_CANCEL_TIMEOUT = 50.0
 _ASK_FOR = 10.0
 _ASK_EVERY = 1.0
 _WAITS_PER_PAGE = 200
 
 
 async def end_if_killed(attempt: Attempt) -> None:
-    """Settle a wait whose trigger Airflow cancelled, and stop its work, if that was a user's doing.
+    """Settle a wait whose trigger was cancelled, and cancel its outside work, unless another triggerer runs it now.
 
-    The newest attempt registered in the inbox owns the task. A task that is still deferred and ours was handed to
-    another triggerer; the question is asked for 10 s, because Airflow may be slow to say that it was not.
+    The task belongs to the newest attempt in the inbox. If that is this attempt and the task is still deferred after
+    10 s, Airflow has moved the trigger to another triggerer. It takes 10 s because Airflow may update the state late.
     """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         for _ in range(int(_ASK_FOR / _ASK_EVERY)):
@@ -40,47 +41,48 @@ async def end_if_killed(attempt: Attempt) -> None:
                 break
             await asyncio.sleep(_ASK_EVERY)
         else:
-            log.info(
-                "The wait %s goes on elsewhere: another triggerer was given its trigger", attempt.wait_id
-            )
+            log.info("Airflow moved the trigger of wait %s to another triggerer", attempt.wait_id)
             return
-        await stop_due_work(inbox, attempt.wait_id)
+        await cancel_due_work(inbox, attempt.wait_id)
 
 
 async def sweep(inbox: Inbox, ask: AskStates) -> None:
-    """Settle the waits whose task ended while no triggerer ran, and stop their work. Takes turns with other processes.
+    """Settle the waits whose task ended while no triggerer ran, and cancel all outside work that is due.
 
-    :param ask: tells the states of task instances.
+    Of all processes that call this, one a minute looks for such waits.
+
+    :param ask: returns the states of task instances.
     """
     if await inbox.database.try_lock("sweep", SWEEP_EVERY):
-        await _kill_the_ended(inbox, ask)
-    await stop_due_work(inbox)
+        await _kill_ended(inbox, ask)
+    await cancel_due_work(inbox)
 
 
-async def stop_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
-    """Cancel outside work that is due to be stopped: all of it, or one wait's."""
+async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
+    """Cancel the outside work whose cancellation is due: of one wait, or of all."""
     while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
         try:
-            trigger = unseal(cancellation.trigger)
+            trigger = decrypt(cancellation.trigger)
             trigger.inbox = inbox
-            async with asyncio.timeout(_CANCEL_SECONDS):
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
                 await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
         except (Exception, SystemExit) as error:
             again = await inbox.cancellations.mark_failed(cancellation)
             log.warning(
-                "The outside work of wait %s could not be stopped (%s: %s); %s",
+                "Could not cancel the outside work of wait %s (%s: %s); %s",
                 cancellation.wait_id,
                 type(error).__name__,
                 error,
-                "trying again in a minute" if again else "giving it up, stop it by hand",
+                "retrying in a minute" if again else "no retries left, cancel it by hand",
             )
         else:
             await inbox.cancellations.mark_stopped(cancellation)
-            log.info("The outside work of wait %s was stopped", cancellation.wait_id)
+            log.info("Cancelled the outside work of wait %s", cancellation.wait_id)
 
 
-async def _kill_the_ended(inbox: Inbox, ask: AskStates) -> None:
-    # First the ids alone: most waits are watched here, and reading all of them would cost more than all else at idle.
+async def _kill_ended(inbox: Inbox, ask: AskStates) -> None:
+    # Read the ids first: this process watches most waits, and reading all of them in full would be the largest cost of
+    # an idle triggerer.
     elsewhere = [wait_id for wait_id in await inbox.waits.waiting() if wait_id not in inbox.watcher.watched]
     for start in range(0, len(elsewhere), _WAITS_PER_PAGE):
         page = await inbox.waits.get_many(elsewhere[start : start + _WAITS_PER_PAGE])

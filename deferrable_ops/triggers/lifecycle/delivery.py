@@ -1,41 +1,58 @@
-"""The ways out: how an outcome becomes the end of the task, in the triggerer where it can be, on a worker elsewhere."""
+"""Turns an outcome into the end of the task: in the triggerer where possible, otherwise on a worker."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from deferrable_ops import settings
-from deferrable_ops.inbox import Attempt
+from deferrable_ops.inbox import Attempt, Wait
 from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_to_json
 
-if TYPE_CHECKING:
-    from deferrable_ops.triggers.base import TaskTrigger
-
 RETURN_VALUE = "return_value"
 
-_XCOM_SECONDS = 60.0  # the triggerer serves one XCom at a time, 20 ms each, and its first one after 6 s
+# The triggerer handles one XCom at a time, in 20 ms each. Its first one takes 6 s.
+_XCOM_TIMEOUT = 60.0
 
 
-async def event_for(trigger: TaskTrigger, outcome: Outcome) -> TriggerEvent:
-    """Return the event that ends the task with this outcome, or resumes it on a worker to end there."""
-    _log(trigger, outcome)
+@dataclass(frozen=True, slots=True)
+class EndingTask:
+    """A task whose wait is over.
+
+    :param wait: as stored in the inbox; None if it could not be registered.
+    :param in_triggerer: False in ``dag.test()`` and in tests.
+    :param worker_reasons: why the task must end on a worker, by outcome; see
+        :class:`~deferrable_ops.triggers.base.TaskTrigger`.
+    :param do_xcom_push: whether a value becomes an XCom.
+    :param log: the task's logger.
+    """
+
+    wait: Wait | None
+    in_triggerer: bool
+    worker_reasons: Mapping[str, str]
+    do_xcom_push: bool
+    log: Any
+
+
+async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
+    """Return the event that ends the task with this outcome, or resumes it on a worker to end it there."""
+    _log(task, outcome)
     try:
-        reason = await _worker_needed_because(trigger, outcome)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a wait that has ended must not fail for a setting, or for a plugin
-        reason = f"nobody can say whether it may end in the triggerer ({type(error).__name__}: {error})"
+        reason = await _worker_end_reason(task, outcome)
+    except (Exception, SystemExit) as error:
+        # The wait is over. A bad setting or plugin must not change its outcome.
+        reason = f"it could not be determined whether it can end in the triggerer ({type(error).__name__}: {error})"
     if reason is None and isinstance(outcome, Success):
-        reason = await _push_failed_because(trigger, outcome)
+        reason = await _push_value(task, outcome)
     if reason is not None:
-        trigger.log.info("The task ends on a worker, because %s", reason)
-        return _resume_with(trigger, outcome)
+        task.log.info("The task ends on a worker, because %s", reason)
+        return _resume_event(task, outcome)
     match outcome:
         case Success():
             return TaskSuccessEvent()
@@ -48,11 +65,11 @@ async def event_for(trigger: TaskTrigger, outcome: Outcome) -> TriggerEvent:
 async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
     """Set an XCom of the task.
 
-    :raises TimeoutError: Airflow did not take it within a minute.
+    :raises TimeoutError: Airflow did not set it within a minute.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
-    async with asyncio.timeout(_XCOM_SECONDS):
+    async with asyncio.timeout(_XCOM_TIMEOUT):
         await XCom.aset(
             key=key,
             value=value,
@@ -63,20 +80,19 @@ async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
         )
 
 
-async def forget_earlier_xcoms(trigger: TaskTrigger, attempt: Attempt) -> None:
-    """Delete what an earlier attempt of the task has shown or returned. One that cannot be deleted stays."""
-    if attempt.try_number > 1 and trigger.attempt is None:  # a worker's start has cleared them
-        for key in trigger.xcoms_to_clear:
-            try:
-                await delete_xcom(attempt, key)
-            except Exception as error:
-                trigger.log.warning("An earlier attempt's XCom %s stays: %s", key, type(error).__name__)
+async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
+    """Delete the XComs that earlier attempts of the task have set. Failures are logged as warnings."""
+    for key in keys:
+        try:
+            await delete_xcom(attempt, key)
+        except Exception as error:
+            log.warning("Could not delete XCom %s of an earlier attempt: %s", key, type(error).__name__)
 
 
 async def delete_xcom(attempt: Attempt, key: str) -> None:
-    """Delete an XCom of the task, which Airflow does not do when the task is cleared.
+    """Delete an XCom of the task. Airflow does not delete it when it starts a cleared task in the triggerer.
 
-    :raises TimeoutError: Airflow did not do it within a minute.
+    :raises TimeoutError: Airflow did not delete it within a minute.
     """
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import DeleteXCom
@@ -88,48 +104,48 @@ async def delete_xcom(attempt: Attempt, key: str) -> None:
         task_id=attempt.task_id,
         map_index=attempt.map_index,
     )
-    async with asyncio.timeout(_XCOM_SECONDS):
+    async with asyncio.timeout(_XCOM_TIMEOUT):
         await task_runner.SUPERVISOR_COMMS.asend(message)
 
 
-def _log(trigger: TaskTrigger, outcome: Outcome) -> None:
+def _log(task: EndingTask, outcome: Outcome) -> None:
     match outcome:
         case Success():
-            trigger.log.info("The wait ended well")
+            task.log.info("The wait succeeded")
         case Failure(reason, retryable):
-            trigger.log.error("The wait failed: %s%s", reason, "" if retryable else " (not to be retried)")
+            task.log.error("The wait failed: %s%s", reason, "" if retryable else " (will not be retried)")
         case Skip(reason):
-            trigger.log.info("The task is skipped: %s", reason)
+            task.log.info("The task is skipped: %s", reason)
 
 
-async def _worker_needed_because(trigger: TaskTrigger, outcome: Outcome) -> str | None:
-    if trigger.task_instance is None:
+async def _worker_end_reason(task: EndingTask, outcome: Outcome) -> str | None:
+    if not task.in_triggerer:
         return "it was started by dag.test()"
-    declared = trigger.ends_on_worker or {}
+    reasons = task.worker_reasons
     match outcome:
         case Success():
-            reason = declared.get("success")
+            reason = reasons.get("success")
         case Failure(retryable=True):
-            reason = declared.get("failure")
+            reason = reasons.get("failure")
         case Failure():
-            reason = declared.get("failure") or declared.get("final_failure")
+            reason = reasons.get("failure") or reasons.get("final_failure")
         case Skip():
-            reason = declared.get("skip")
+            reason = reasons.get("skip")
     if reason is not None:
         return reason
     success = isinstance(outcome, Success)
-    if success not in _looked_for:
-        await asyncio.to_thread(_deployment_needs_worker_because, success)
-        _looked_for.add(success)
-    return _deployment_needs_worker_because(success)
+    if success not in _checked:
+        # The first call imports every plugin, which would block the event loop.
+        await asyncio.to_thread(_deployment_reason, success)
+        _checked.add(success)
+    return _deployment_reason(success)
 
 
-_looked_for: set[bool] = set()
+_checked: set[bool] = set()
 
 
 @lru_cache(maxsize=2)
-def _deployment_needs_worker_because(success: bool) -> str | None:
-    # The first look imports every plugin, so it is a thread's; all others are answered at once.
+def _deployment_reason(success: bool) -> str | None:
     from airflow.sdk.bases.xcom import BaseXCom
     from airflow.sdk.execution_time.xcom import XCom
     from airflow.sdk.listener import get_listener_manager
@@ -147,22 +163,22 @@ def _deployment_needs_worker_because(success: bool) -> str | None:
     return None
 
 
-async def _push_failed_because(trigger: TaskTrigger, outcome: Success) -> str | None:
-    if outcome.value is None or not trigger.do_xcom_push:
+async def _push_value(task: EndingTask, outcome: Success) -> str | None:
+    """Set the XCom ``return_value``. Return None, or why it could not be set."""
+    if outcome.value is None or not task.do_xcom_push or task.wait is None:
         return None
-    attempt = trigger.identify()
     try:
-        await push_xcom(attempt, RETURN_VALUE, as_xcom(attempt.wait_id, outcome.value))
+        await push_xcom(task.wait.attempt, RETURN_VALUE, as_xcom(task.wait.id, outcome.value))
     except Exception as error:
         return f"its XCom could not be set from the triggerer ({type(error).__name__}: {error})"
     return None
 
 
-def _resume_with(trigger: TaskTrigger, outcome: Outcome) -> TriggerEvent:
-    # Airflow logs an event and keeps it with the task, so it holds a reference, and the worker asks the inbox.
-    current = getattr(trigger, "current", None)
-    if current is not None and current.outcome is not None:
-        payload: dict[str, Any] = {"wait": current.id}
+def _resume_event(task: EndingTask, outcome: Outcome) -> TriggerEvent:
+    # Airflow logs an event and stores it with the task. So the event holds only the wait's id, and the worker reads the
+    # outcome from the inbox, unless it could not be stored there.
+    if task.wait is not None and task.wait.outcome is not None:
+        payload: dict[str, Any] = {"wait": task.wait.id}
     else:
         payload = {"outcome": outcome_to_json(outcome)}
     return TriggerEvent(payload)  # type: ignore[no-untyped-call]

@@ -1,24 +1,39 @@
-"""A trigger kept in the inbox until its outside work may have to be stopped, encrypted as Airflow encrypts its own."""
+"""Triggers stored in the inbox, encrypted, so that any process can cancel their outside work later."""
 
 from __future__ import annotations
 
 import json
 import pkgutil
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from airflow.triggers.base import BaseTrigger
 
 from deferrable_ops.exceptions import InboxError
-from deferrable_ops.inbox import Attempt
+from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.database.encryption import airflow_fernet
 
-if TYPE_CHECKING:
-    from deferrable_ops.triggers.base import TaskTrigger
+_features: set[str] = set()
 
 
-def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
-    """Return a trigger with its rendered kwargs, encrypted with ``[core] fernet_key``.
+class CancellableTrigger(Protocol):
+    """What a stored trigger can do: cancel the outside work of its wait."""
 
-    :raises ConfigurationError: there is no such key.
+    inbox: Inbox
+
+    async def cancel(self, wait: Wait) -> None:
+        """Cancel the outside work. Must be idempotent."""
+
+
+def register_feature(feature: str) -> None:
+    """Allow :func:`decrypt` to return triggers of this feature."""
+    _features.add(feature)
+
+
+def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
+    """Return a trigger's classpath and rendered kwargs, encrypted with ``[core] fernet_key``.
+
+    :raises ConfigurationError: the key is missing or malformed.
     """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
@@ -26,20 +41,20 @@ def seal(trigger: TaskTrigger, attempt: Attempt) -> bytes:
     return encrypted
 
 
-def unseal(sealed: bytes) -> TaskTrigger:
-    """Return the trigger that was sealed.
+def decrypt(encrypted: bytes) -> CancellableTrigger:
+    """Return the trigger that :func:`encrypt` was called with.
 
-    :raises ConfigurationError: there is no key to decrypt it.
-    :raises InboxError: what the inbox holds is not a trigger of this library.
+    :raises ConfigurationError: the key is missing or malformed.
+    :raises InboxError: the stored class is not a trigger of a registered feature.
     """
-    from deferrable_ops.triggers.base import TaskTrigger
-
-    classpath, kwargs = json.loads(_fernet().decrypt(sealed))
+    classpath, kwargs = json.loads(_fernet().decrypt(encrypted))
     trigger_class: Any = pkgutil.resolve_name(classpath)
-    if not (isinstance(trigger_class, type) and issubclass(trigger_class, TaskTrigger)):
+    is_trigger = isinstance(trigger_class, type) and issubclass(trigger_class, BaseTrigger)
+    if not is_trigger or getattr(trigger_class, "feature", None) not in _features:
         raise InboxError(f"{classpath} is not a trigger of this library")
-    return trigger_class(**kwargs)
+    trigger: CancellableTrigger = trigger_class(**kwargs)
+    return trigger
 
 
 def _fernet() -> Any:
-    return airflow_fernet("what stops a task's outside work is")
+    return airflow_fernet("the triggers that cancel outside work are")

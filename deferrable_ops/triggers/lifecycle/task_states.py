@@ -1,4 +1,4 @@
-"""What Airflow says of the tasks that wait."""
+"""Asks Airflow for the states of task instances."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Any, Final
 from deferrable_ops.inbox import Attempt
 
 AskStates = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
-"""From a DAG's id, run ids and task ids to the states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
+"""From a DAG id, run ids and task ids to states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
 
 DEFERRED: Final = "deferred"
 UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "restarting"})
-"""States in which an attempt may still wait: deferred, or on its way there or back."""
+"""The states of a task whose attempt may still wait: deferred, or about to be deferred or resumed."""
 
-_ANSWER_SECONDS = 30.0
+_SUPERVISOR_TIMEOUT = 30.0
 
 
 async def ask_supervisor(
     dag_id: str, run_ids: list[str], task_ids: list[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the states as a triggerer learns them.
+    """Return the states, requested from the triggerer's supervisor process.
 
-    :param task_ids: None: of all tasks.
-    :raises TimeoutError: the supervisor did not answer, which it does not when it does not know the message.
+    :param task_ids: None for all tasks.
+    :raises TimeoutError: the supervisor did not reply. It never replies to a message type that it does not support.
     """
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import GetTaskStates
 
-    question = GetTaskStates(dag_id=dag_id, run_ids=run_ids, task_ids=task_ids)
-    async with asyncio.timeout(_ANSWER_SECONDS):
-        answer: Any = await task_runner.SUPERVISOR_COMMS.asend(question)
-    return dict(answer.task_states)
+    request = GetTaskStates(dag_id=dag_id, run_ids=run_ids, task_ids=task_ids)
+    async with asyncio.timeout(_SUPERVISOR_TIMEOUT):
+        reply: Any = await task_runner.SUPERVISOR_COMMS.asend(request)
+    return dict(reply.task_states)
 
 
 async def ask_metadata_database(
     dag_id: str, run_ids: list[str], task_ids: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the states as the API server learns them: only there may the metadata database be asked."""
+    """Return the states, read from the metadata database. Only the API server may read it."""
     return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
 
 
 async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt, str | None]:
-    """Return the state of each attempt's task instance; None where there is none any more."""
+    """Return the state of each attempt's task instance; None where the task instance no longer exists."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_dag[attempt.dag_id].append(attempt)

@@ -1,4 +1,4 @@
-"""Taking turns at what thousands of triggers would otherwise do at the same moment."""
+"""Limits how many triggers of a process do the same thing at the same time."""
 
 from __future__ import annotations
 
@@ -7,69 +7,71 @@ from collections import deque
 from weakref import WeakKeyDictionary
 
 
-class Turns:
-    """Lets so many at once, in each event loop, in the order in which they came.
+class Throttle:
+    """Grants a limited number of slots in each event loop, in the order of the requests.
 
     ::
 
-        with turns.turn() as begins:
-            await begins
+        with throttle.slot() as granted:
+            await granted
             ...
 
-    :param at_once: how many.
+    :param limit: how many slots are in use at once.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, SlotQueue] = WeakKeyDictionary()
 
-    def turn(self) -> Turn:
-        """Return the next turn."""
+    def slot(self) -> Slot:
+        """Return a new slot of the running event loop."""
         loop = asyncio.get_running_loop()
-        if loop not in self._of_loop:
-            self._of_loop[loop] = _Line(self._at_once)
-        return Turn(self._of_loop[loop])
+        if loop not in self._queues:
+            self._queues[loop] = SlotQueue(self._limit)
+        return Slot(self._queues[loop])
 
 
-class Turn:
-    """A turn, from its beginning until the end of the ``with`` statement; what that gives is done when it begins."""
+class Slot:
+    """A context manager that requests a slot and releases it. Entering it returns a future: await that first."""
 
-    # Who waits for a semaphore holds two coroutines for that, 0.5 kB, and thousands wait.
-    __slots__ = ("_begins", "_line")
+    # A task that waits for a semaphore keeps two coroutines, 0.5 kB, and thousands of tasks wait.
+    __slots__ = ("_granted", "_queue")
 
-    def __init__(self, line: _Line) -> None:
-        self._line = line
+    def __init__(self, queue: SlotQueue) -> None:
+        self._queue = queue
 
     def __enter__(self) -> asyncio.Future[None]:
-        """Line up."""
-        self._begins: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.join(self._begins)
-        return self._begins
+        """Request the slot and return the future that is done once it is granted."""
+        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.request(self._granted)
+        return self._granted
 
     def __exit__(self, *_: object) -> None:
-        """Let the next one begin, unless this has not begun: who is cancelled while waiting gives up the turn."""
-        if not self._begins.cancel() and not self._begins.cancelled():
-            self._line.go_on()
+        """Release the slot, or withdraw the request for it."""
+        if not self._granted.cancel() and not self._granted.cancelled():
+            self._queue.release()
 
 
-class _Line:
-    """Those who wait for a turn."""
+class SlotQueue:
+    """The free slots of one event loop, and the requests that wait for one."""
 
     def __init__(self, free: int) -> None:
         self._free = free
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._requests: deque[asyncio.Future[None]] = deque()
 
-    def join(self, begins: asyncio.Future[None]) -> None:
-        self._waiting.append(begins)
-        self._hand_out()
+    def request(self, granted: asyncio.Future[None]) -> None:
+        """Grant a slot by setting the future's result: at once, or when one is free."""
+        self._requests.append(granted)
+        self._grant()
 
-    def go_on(self) -> None:
+    def release(self) -> None:
+        """Return a slot, for the next request."""
         self._free += 1
-        self._hand_out()
+        self._grant()
 
-    def _hand_out(self) -> None:
-        while self._free and self._waiting:
-            begins = self._waiting.popleft()
-            if not begins.done():
-                begins.set_result(None)
+    def _grant(self) -> None:
+        while self._free and self._requests:
+            granted = self._requests.popleft()
+            if not granted.done():
+                granted.set_result(None)
                 self._free -= 1

@@ -15,7 +15,7 @@ REASSIGNED = "Trigger cancelled by user action, invoking on_kill"  # Airflow say
 
 def left_alone(airflow: RealAirflow) -> int:
     """Count how often the first triggerer understood that nobody had ended a task whose trigger it lost."""
-    return airflow.triggerer.output.read_text().count("goes on elsewhere")
+    return airflow.triggerer.output.read_text().count("moved the trigger of wait")
 
 
 async def resume_all_but_the_supervisor(airflow: RealAirflow, seconds: int = 3) -> None:

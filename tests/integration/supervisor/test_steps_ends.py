@@ -19,7 +19,7 @@ from unit.triggers.support import Run, new_attempt
 from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.outcome import Success
-from deferrable_ops.triggers.lifecycle.cancellation import stop_due_work
+from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 from deferrable_ops.triggers.supervisor.daemon import daemon as daemon_daemon
 from deferrable_ops.triggers.supervisor.daemon import programs as daemon_programs
 from deferrable_ops.triggers.supervisor.host import POLL_SECONDS
@@ -185,7 +185,7 @@ async def killed(place: Place, run: Run, state: WaitState = WaitState.KILLED) ->
     await run.kill_process()
     await place.runs.inbox.waits.kill([run.attempt.wait_id])
     assert (await run.wait()).state is state
-    await stop_due_work(place.runs.inbox, run.attempt.wait_id)
+    await cancel_due_work(place.runs.inbox, run.attempt.wait_id)
 
 
 async def start_and_stay(place: Place, cfg: Any, run_id: str = "monday") -> Run:
@@ -224,7 +224,7 @@ async def test_triggerer_that_ends_and_a_newer_attempt_stop_nothing(place: Place
     again = place.run("start-programs", cfg, new_attempt(2, of=run.attempt, task_id="start-programs"))
     await place.runs.inbox.waits.register(_wait_of(again))
     assert (await run.wait()).state is WaitState.SUPERSEDED
-    await stop_due_work(place.runs.inbox, run.attempt.wait_id)
+    await cancel_due_work(place.runs.inbox, run.attempt.wait_id)
     assert len(place.processes()) == 2
     await again.kill_process()
 

@@ -223,7 +223,7 @@ async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
             await self.stop_previous_attempts()
             return Success((await self.inbox.waits.get(first_id)).cancel)
 
-    monkeypatch.setattr(cancellation, "unseal", lambda _sealed: first)
+    monkeypatch.setattr(cancellation, "decrypt", lambda _encrypted: first)
     first, second = in_triggerer(Scripted()), in_triggerer(Launching(), try_number=2)
     second.task_instance.id = first.task_instance.id  # type: ignore[union-attr]
     first_id = await register(inbox, first)
@@ -271,7 +271,7 @@ async def test_outcome_survives_a_setting_that_is_neither_auto_nor_never(
     comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "nevr")
-    delivery._deployment_needs_worker_because.cache_clear()
+    delivery._deployment_reason.cache_clear()
     trigger = in_triggerer(Scripted(Success(1)))
     assert (await event_of(trigger)).payload == {"wait": trigger.identify().wait_id}
 
@@ -280,11 +280,11 @@ async def test_end_from_trigger_never_ends_every_task_on_a_worker(
     comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "never")
-    delivery._deployment_needs_worker_because.cache_clear()
+    delivery._deployment_reason.cache_clear()
     try:
         assert type(await event_of(in_triggerer(Scripted(Skip("no"))))) is TriggerEvent
     finally:
-        delivery._deployment_needs_worker_because.cache_clear()
+        delivery._deployment_reason.cache_clear()
 
 
 async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
@@ -326,7 +326,7 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
         stopped.append(str(wait_id))
 
     monkeypatch.setattr(cancellation, "ask_supervisor", ask)
-    monkeypatch.setattr(cancellation, "stop_due_work", stop)
+    monkeypatch.setattr(cancellation, "cancel_due_work", stop)
     monkeypatch.setattr(cancellation, "_ASK_EVERY", 0.01)
     monkeypatch.setattr(cancellation, "_ASK_FOR", 0.05)
     await cancellation.end_if_killed(trigger.identify())
@@ -335,7 +335,7 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
 
 async def register(inbox: Inbox, trigger: TaskTrigger) -> str:
     attempt = trigger.identify()
-    await inbox.waits.register(NewWait(attempt, "scripted", 60, trigger=b"sealed"))
+    await inbox.waits.register(NewWait(attempt, "scripted", 60, trigger=b"encrypted"))
     return attempt.wait_id
 
 
@@ -415,7 +415,7 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
 
     async def stop(_inbox: Inbox, wait_id: str | None = None) -> None: ...
 
-    monkeypatch.setattr(cancellation, "stop_due_work", stop)
+    monkeypatch.setattr(cancellation, "cancel_due_work", stop)
     with inbox.watcher.subscribe(here_id):
         await cancellation.sweep(inbox, nothing_exists)
     assert (await inbox.waits.get(gone_id)).state in (WaitState.KILLED, WaitState.SUPERSEDED)

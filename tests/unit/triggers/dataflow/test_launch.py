@@ -13,7 +13,7 @@ from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
 from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
-from deferrable_ops.triggers.lifecycle.cancellation import stop_due_work
+from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 
 RUNNING = Step("RUNNING")
 
@@ -142,7 +142,7 @@ async def test_foreign_job_of_our_name_is_named_and_left_alone(
     outcome = await run.outcome()
     assert isinstance(outcome, Failure)
     assert foreign.id in outcome.reason
-    await stop_due_work(runs.inbox)
+    await cancel_due_work(runs.inbox)
     assert foreign.stops_asked == []
     assert fake.trouble.calls["LaunchFlexTemplate"] == 0
 
@@ -231,7 +231,7 @@ async def test_kill_stops_the_job_as_asked(
     await run.kill_process()
     assert fake.job("load").stops_asked == []
     await runs.inbox.waits.kill([run.attempt.wait_id])
-    await stop_due_work(runs.inbox)
+    await cancel_due_work(runs.inbox)
     assert fake.job("load").stops_asked == asked
 
 
@@ -242,7 +242,7 @@ async def test_kill_stops_what_replaced_the_job(fake: FakeDataflow, runs: Runs) 
     await run.kill_process()
     replacement = fake.replace("load")
     await runs.inbox.waits.kill([run.attempt.wait_id])
-    await stop_due_work(runs.inbox)
+    await cancel_due_work(runs.inbox)
     assert fake.job(replacement).stops_asked == ["cancel"]
 
 
@@ -280,7 +280,7 @@ async def test_kill_before_any_launch_asks_nobody(fake: FakeDataflow, runs: Runs
     }
     wait = await runs.inbox.waits.register(trigger.new_wait(trigger.identify()))
     await runs.inbox.waits.kill([wait.id])
-    await stop_due_work(runs.inbox)
+    await cancel_due_work(runs.inbox)
     assert (await runs.inbox.waits.get(wait.id)).cancel == "done"
     assert not fake.trouble.calls
 
@@ -296,7 +296,7 @@ async def test_deadline_stops_the_job_and_fails(
     assert isinstance(outcome, Failure)
     assert job.id in outcome.reason
     assert "within the timeout of 1 s" in outcome.reason
-    await stop_due_work(runs.inbox)
+    await cancel_due_work(runs.inbox)
     await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
 
 

@@ -66,14 +66,14 @@ async def test_wait_that_was_killed_shows_nothing_more(
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
     await eventually(lambda: "progress" in supervisor.xcoms, "the first progress")
-    with events_progress._showing.turn() as begins:
-        await begins  # as if another wait's XCom were under way
+    with events_progress._showing.slot() as granted:
+        await granted  # as if another wait's XCom were under way
         await post(runs.inbox, "orders")
         await progress_kept(run, {"orders": 1})
         await run.kill_process()
     async with asyncio.timeout(20):
-        with events_progress._showing.turn() as begins:
-            await begins  # after the wait's
+        with events_progress._showing.slot() as granted:
+            await granted  # after the wait's
     assert supervisor.xcoms["progress"]["come"] == {}
 
 

@@ -1,4 +1,4 @@
-"""So many at once, in their order, and no turn lost: neither one that is given up nor one that has just begun."""
+"""A throttle grants its slots in order and loses none, whether a request is withdrawn or was just granted."""
 
 from __future__ import annotations
 
@@ -7,81 +7,82 @@ from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any
 
-from deferrable_ops.triggers.lifecycle.throttle import Turns
+from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 
-async def test_so_many_at_once_in_their_order() -> None:
-    turns = Turns(2)
+async def test_slots_are_granted_up_to_the_limit_in_the_order_of_requests() -> None:
+    throttle = Throttle(2)
     with ExitStack() as third_and_fourth, ExitStack() as second, ExitStack() as first:
-        begin = [first.enter_context(turns.turn()), second.enter_context(turns.turn())]
-        begin += [third_and_fourth.enter_context(turns.turn()) for _ in range(2)]
-        assert [one.done() for one in begin] == [True, True, False, False]
+        granted = [first.enter_context(throttle.slot()), second.enter_context(throttle.slot())]
+        granted += [third_and_fourth.enter_context(throttle.slot()) for _ in range(2)]
+        assert [one.done() for one in granted] == [True, True, False, False]
         second.close()
-        assert [one.done() for one in begin] == [True, True, True, False]
+        assert [one.done() for one in granted] == [True, True, True, False]
         first.close()
-        assert all(one.done() for one in begin)
+        assert all(one.done() for one in granted)
 
 
-async def test_turn_that_is_given_up_before_it_began_lets_nobody_in() -> None:
-    turns = Turns(1)
+async def test_withdrawn_request_grants_no_slot_to_another() -> None:
+    throttle = Throttle(1)
     with ExitStack() as last:
-        with turns.turn():
-            with turns.turn():
-                begins = last.enter_context(turns.turn())
-            assert not begins.done()
-        assert begins.done()
+        with throttle.slot():
+            with throttle.slot():
+                granted = last.enter_context(throttle.slot())
+            assert not granted.done()
+        assert granted.done()
 
 
-async def test_who_is_cancelled_while_waiting_gives_the_turn_up() -> None:
-    turns = Turns(1)
+async def test_task_that_is_cancelled_while_it_waits_withdraws_its_request() -> None:
+    throttle = Throttle(1)
     with ExitStack() as last:
-        with turns.turn():
-            waiting = await _started(_take_a_turn(turns))
-            begins = last.enter_context(turns.turn())
+        with throttle.slot():
+            waiting = await _started(_use_slot(throttle))
+            granted = last.enter_context(throttle.slot())
             waiting.cancel()
             await asyncio.wait([waiting])
-            assert not begins.done()
-        assert begins.done()
+            assert not granted.done()
+        assert granted.done()
 
 
-async def test_who_is_cancelled_as_the_turn_begins_hands_it_on() -> None:
-    turns = Turns(1)
-    with turns.turn():
-        waiting = await _started(_take_a_turn(turns))
-    waiting.cancel()  # it has not run since its turn began
-    with turns.turn() as begins:
-        assert not begins.done()
+async def test_task_that_is_cancelled_just_after_its_grant_releases_the_slot() -> None:
+    throttle = Throttle(1)
+    with throttle.slot():
+        waiting = await _started(_use_slot(throttle))
+    # It has not run since its slot was granted.
+    waiting.cancel()
+    with throttle.slot() as granted:
+        assert not granted.done()
         await asyncio.wait([waiting])
         assert waiting.cancelled()
-        assert begins.done()
+        assert granted.done()
 
 
-async def test_who_fails_during_a_turn_ends_it() -> None:
-    turns = Turns(1)
-    task = asyncio.create_task(_take_a_turn(turns, raising=ValueError("no")))
+async def test_task_that_fails_with_a_slot_releases_it() -> None:
+    throttle = Throttle(1)
+    task = asyncio.create_task(_use_slot(throttle, raising=ValueError("no")))
     await asyncio.wait([task])
     assert isinstance(task.exception(), ValueError)
-    with turns.turn() as begins:
-        assert begins.done()
+    with throttle.slot() as granted:
+        assert granted.done()
 
 
-def test_each_event_loop_has_turns_of_its_own() -> None:
-    turns = Turns(1)
+def test_each_event_loop_has_its_own_slots() -> None:
+    throttle = Throttle(1)
 
-    async def begins_at_once() -> bool:
-        with turns.turn() as begins:
-            return begins.done()
+    async def is_granted_at_once() -> bool:
+        with throttle.slot() as granted:
+            return granted.done()
 
     async def beside_another_loop() -> tuple[bool, bool]:
-        with turns.turn() as begins:
-            return begins.done(), await asyncio.to_thread(asyncio.run, begins_at_once())
+        with throttle.slot() as granted:
+            return granted.done(), await asyncio.to_thread(asyncio.run, is_granted_at_once())
 
     assert asyncio.run(beside_another_loop()) == (True, True)
 
 
-async def _take_a_turn(turns: Turns, raising: Exception | None = None) -> None:
-    with turns.turn() as begins:
-        await begins
+async def _use_slot(throttle: Throttle, raising: Exception | None = None) -> None:
+    with throttle.slot() as granted:
+        await granted
         if raising is not None:
             raise raising
 
