@@ -117,13 +117,13 @@ async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Da
 async def test_reading_in_which_nothing_has_happened_is_not_judged_again(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged, look = list[Any](), program_watcher.look
+    judged, look = list[Any](), program_watcher.evaluate
 
     def counted(*arguments: Any) -> Any:
         judged.append(arguments)
         return look(*arguments)
 
-    monkeypatch.setattr(program_watcher, "look", counted)
+    monkeypatch.setattr(program_watcher, "evaluate", counted)
     runs.start(watching(two(tmp_path, policy=CRASHES)))
     for _ in range(5):
         await daemon.looked()
