@@ -74,7 +74,7 @@ def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> st
         )
     if found.uid not in (uid, _ROOT):
         return (
-            f"{path} belongs to another user (uid {found.uid}), in a directory to which all users can write; give a path "
-            "in another directory"
+            f"{path} belongs to another user (uid {found.uid}), in a directory to which all users can write; give a "
+            "path in another directory"
         )
     return None

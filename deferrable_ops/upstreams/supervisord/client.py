@@ -1,4 +1,4 @@
-"""supervisord: its XML-RPC, over a Unix socket or a port, from an event loop."""
+"""Asynchronous client of supervisord's XML-RPC interface, over a Unix socket or a TCP port."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ from deferrable_ops.upstreams.supervisord import xmlrpc as supervisord_xmlrpc
 from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
 Processes = list[dict[str, Any]]
-"""What ``getAllProcessInfo`` answers."""
+"""The result of ``getAllProcessInfo``."""
 
 T = TypeVar("T")
 
-# supervisord does one thing at a time; more connections would only wait there.
+# supervisord handles one request at a time; more connections would only queue there.
 _CONNECTIONS: Final = 4
-_CALL_TIMEOUT: Final = 10.0  # seconds for a call
-_LARGEST: Final = 2**24  # bytes of an answer; thousands of programs need less
-_AT_ONCE: Final = 2**18  # bytes of an answer that the event loop itself reads, in some milliseconds
-_REASON: Final = 1000  # characters
+# Seconds.
+_CALL_TIMEOUT: Final = 10.0
+# In bytes. The answer for thousands of programs is smaller.
+_MAX_ANSWER: Final = 2**24
+# In bytes. Answers up to this size are parsed on the event loop, in some milliseconds; larger ones in a thread.
+_MAX_PARSED_ON_LOOP: Final = 2**18
+# In characters.
+_MAX_REASON: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisordAddress:
-    """Where a supervisord answers.
+    """The address and the credentials of a supervisord.
 
-    :param socket: the Unix socket's path; None: ``url`` is used.
-    :param url: of an inet server, as ``http://127.0.0.1:9001/RPC2``; without a login in it.
-    :param username: of the server that is used.
-    :param password: in plain text, also where the server keeps a hash of it.
-    :raises InputError: there is neither or both, or the password is a hash.
+    :param socket: path of its Unix socket; None: ``url`` is used.
+    :param url: URL of its TCP server, as ``http://127.0.0.1:9001/RPC2``, without credentials.
+    :param username: user name of that socket or TCP server.
+    :param password: in plain text, even if the server stores a hash of it.
+    :raises InputError: neither or both of ``socket`` and ``url`` are given, or the password is a hash.
     """
 
     socket: Path | None = None
@@ -51,66 +55,68 @@ class SupervisordAddress:
     def __post_init__(self) -> None:
         """Check the parameters."""
         if (self.socket is None) == (self.url is None):
-            raise InputError("give a supervisord's socket, or its url")
+            raise InputError("give either socket or url of the supervisord")
         if self.password is not None and self.password.startswith("{SHA}"):
-            raise InputError("password is a hash, with which nobody can log in; give the password itself")
+            raise InputError("password is a hash, which cannot be used to log in; give the password itself")
         if self.url is not None and "@" in self.url:
-            raise InputError("url holds a login; give username and password instead")
+            raise InputError("url contains credentials; give username and password instead")
 
     def __str__(self) -> str:
-        """Return the socket or the URL, which hold no secret."""
+        """Return the socket or the URL. Neither contains a secret."""
         return str(self.socket or self.url)
 
 
 def use_supervisord(address: SupervisordAddress) -> AbstractAsyncContextManager[Supervisord]:
-    """Use the session with a supervisord that all on the running event loop share. It connects with the first call."""
-    return share(("supervisord", address), partial(_opened, address), Supervisord.close)
+    """Return a context manager for a client that all users of the event loop share. It connects on the first call."""
+    return share(("supervisord", address), partial(_open, address), Supervisord.close)
 
 
 class Supervisord:
-    """A supervisord, through one HTTP session.
+    """A client of one supervisord, with one HTTP session.
 
-    Every method raises SupervisordUnavailable when it does not answer, and SupervisordRefused when it says no.
+    Every method raises SupervisordUnavailable if supervisord does not answer, and SupervisordRefused if it returns an
+    error or rejects the credentials.
     """
 
     def __init__(self, address: SupervisordAddress, session: aiohttp.ClientSession) -> None:
         self._address = address
         self._session = session
         self._url = address.url or "http://localhost/RPC2"
-        self._feeds: dict[Callable[[Processes], Any], ProcessPoller[Any]] = {}
+        self._pollers: dict[Callable[[Processes], Any], ProcessPoller[Any]] = {}
 
     def watch(
         self, interval: float, interpret: Callable[[Processes], T]
     ) -> AbstractContextManager[ProcessSubscription[T]]:
-        """Watch all its processes, together with all others who do: supervisord is asked once for all.
+        """Subscribe to the states of all processes. All subscribers share the requests to supervisord.
 
         :param interval: seconds between two readings.
-        :param interpret: what to make of a reading, once for all who give the same function; it holds up the loop.
+        :param interpret: converts a reading. It runs once per reading for all subscribers with the same function, and
+            blocks the event loop.
         """
-        if interpret not in self._feeds:
-            self._feeds[interpret] = ProcessPoller(partial(self._read_as, interpret))
-        return self._feeds[interpret].watch(interval)
+        if interpret not in self._pollers:
+            self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
+        return self._pollers[interpret].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Return the answer to one call, as ``supervisor.getState``.
+        """Call a method, such as ``supervisor.getState``, and return its result.
 
-        :raises UnreadableAnswer: it holds text that XML cannot carry.
+        :raises UnreadableAnswer: the answer is not valid XML-RPC, or contains text that cannot be decoded.
         """
         body = await self._post(supervisord_xmlrpc.request(method, arguments))
         try:
-            if len(body) <= _AT_ONCE:
+            if len(body) <= _MAX_PARSED_ON_LOOP:
                 return supervisord_xmlrpc.answer(body)
             return await asyncio.to_thread(supervisord_xmlrpc.answer, body)
         except Fault as fault:
             raise _refused(method, fault.faultCode, fault.faultString) from None
 
     async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Return the answers to several calls, made as one; that of a call which failed is a SupervisordRefused.
+        """Make several calls in one request and return their results; a failed call returns a SupervisordRefused.
 
-        :param calls: method and arguments of each.
+        :param calls: pairs of method and arguments.
         """
-        asked = [{"methodName": method, "params": _sendable(arguments)} for method, arguments in calls]
-        answers = await self.call("system.multicall", asked)
+        requests = [{"methodName": method, "params": _sendable(arguments)} for method, arguments in calls]
+        answers = await self.call("system.multicall", requests)
         return [
             _refused(method, answer["faultCode"], answer["faultString"])
             if isinstance(answer, dict) and answer.keys() == {"faultCode", "faultString"}
@@ -119,12 +125,12 @@ class Supervisord:
         ]
 
     async def processes(self) -> Processes:
-        """Return what ``getAllProcessInfo`` says of every process."""
+        """Return the state of all processes, from ``getAllProcessInfo``."""
         found: Processes = await self.call("supervisor.getAllProcessInfo")
         return found
 
     async def close(self) -> None:
-        """Close the session; supervisord goes on."""
+        """Close the HTTP session. supervisord keeps running."""
         await self._session.close()
 
     async def _read_as(self, interpret: Callable[[Processes], T]) -> T:
@@ -143,25 +149,25 @@ class Supervisord:
             ) from None
         if status in (401, 403):
             raise SupervisordRefused(
-                f"supervisord at {self._address} refuses the login; check username and password"
+                f"supervisord at {self._address} rejected the login; check username and password"
             )
         if status != 200:
-            raise SupervisordUnavailable(f"supervisord at {self._address} answers with HTTP {status}")
+            raise SupervisordUnavailable(f"supervisord at {self._address} answered with HTTP status {status}")
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return an answer's body, whose length is not believed: whoever has the machine may send anything."""
+        """Return the body of an answer, up to a maximum length. Its declared length is not trusted."""
         found = bytearray()
         async for part in response.content.iter_any():
             found += part
-            if len(found) > _LARGEST:
+            if len(found) > _MAX_ANSWER:
                 raise SupervisordUnavailable(
-                    f"what answers at {self._address} sends more than {_LARGEST // 2**20} MB, which no supervisord does"
+                    f"{self._address} sends more than {_MAX_ANSWER // 2**20} MB, which supervisord never does"
                 )
         return bytes(found)
 
 
-async def _opened(address: SupervisordAddress) -> Supervisord:
+async def _open(address: SupervisordAddress) -> Supervisord:
     connector: aiohttp.BaseConnector = (
         aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS)
         if address.socket
@@ -172,7 +178,7 @@ async def _opened(address: SupervisordAddress) -> Supervisord:
         login = f"{address.username or ''}:{address.password}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
     timeout = aiohttp.ClientTimeout(total=_CALL_TIMEOUT)
-    # A few bytes that are compressed may become gigabytes.
+    # Never decompress: a few compressed bytes may expand to gigabytes.
     session = aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, auto_decompress=False
     )
@@ -184,4 +190,4 @@ def _sendable(arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def _refused(method: str, code: int, reason: str) -> SupervisordRefused:
-    return SupervisordRefused(f"supervisord refused {method}: {str(reason)[:_REASON]}", code)
+    return SupervisordRefused(f"supervisord refused {method}: {str(reason)[:_MAX_REASON]}", code)

@@ -1,4 +1,4 @@
-"""What a supervisord says of its processes, asked and understood once for all who watch it."""
+"""Shared polling of a supervisord: one request at a time serves all subscribers."""
 
 from __future__ import annotations
 
@@ -15,119 +15,125 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Reading(Generic[T]):
     number: int
-    begun: float
-    found: T | Exception
+    started: float
+    result: T | Exception
 
 
 class ProcessSubscription(Generic[T]):
-    """One who watches, for as long as the block of :meth:`Feed.watch` lasts."""
+    """A subscription, valid inside the ``with`` block of :meth:`ProcessPoller.watch`."""
 
-    def __init__(self, feed: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
-        self._feed = feed
+    def __init__(self, poller: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
+        self._poller = poller
         self._interval = interval
         self._wanted = wanted
         self._reading: asyncio.Future[_Reading[T]] | None = None
         self.due = due
 
     async def next(self) -> T:
-        """Return the next reading: the first at once, each further one an interval later or sooner, with the others'.
+        """Wait for the next reading and return it.
 
-        :raises SupervisordUnavailable: supervisord did not answer this time; the next reading may come.
-        :raises SupervisordRefused: it said no.
+        The first one is read immediately. Later ones follow after the interval, or earlier if another subscription
+        needs a reading earlier.
+
+        :raises SupervisordUnavailable: supervisord did not answer this time; a later reading may succeed.
+        :raises SupervisordRefused: supervisord returned an error or rejected the credentials.
         """
-        reading = self._feed.latest(self._wanted, self._interval)
+        reading = self._poller.latest(self._wanted, self._interval)
         if reading is None:
             self._reading = asyncio.get_running_loop().create_future()
-            self._feed.ask()
+            self._poller.start()
             try:
                 reading = await self._reading
             finally:
                 self._reading = None
-        self._wanted, self.due = reading.number + 1, reading.begun + self._interval
-        if isinstance(reading.found, Exception):
-            raise reading.found.with_traceback(None)
-        return reading.found
+        self._wanted, self.due = reading.number + 1, reading.started + self._interval
+        if isinstance(reading.result, Exception):
+            raise reading.result.with_traceback(None)
+        return reading.result
 
     @property
-    def waits(self) -> bool:
-        """Whether it waits for a reading."""
+    def is_waiting(self) -> bool:
+        """Whether :meth:`next` is waiting for a reading."""
         return self._reading is not None and not self._reading.done()
 
-    def take(self, reading: _Reading[T]) -> None:
-        """Take a reading, if that is waited for."""
+    def deliver(self, reading: _Reading[T]) -> None:
+        """Return a reading from :meth:`next`, if it is waiting for it."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
 class ProcessPoller(Generic[T]):
-    """Asks a supervisord while somebody waits for its answer, at the shortest interval of those who do.
+    """Polls a supervisord while at least one subscription waits, at the shortest interval of those that wait.
 
-    Each reading goes to all who wait, whatever their intervals: from then on they wait for the same moment. Nobody gets
-    one that was begun before he came. What is read is one object for all of them.
+    Each reading is delivered to all waiting subscriptions, so that subscriptions with the same interval fall into step.
+    A subscription never gets a reading that was started before it subscribed. All of them get the same object.
 
-    :param read: asks supervisord once.
+    :param read: requests one reading from supervisord.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._read = read
-        self._watches: set[ProcessSubscription[T]] = set()
+        self._subscriptions: set[ProcessSubscription[T]] = set()
         self._latest: _Reading[T] | None = None
-        self._begun = 0
-        self._somebody_waits = asyncio.Event()
-        self._asking: asyncio.Task[None] | None = None
+        self._next_number = 0
+        self._wakeup = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     @contextmanager
     def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
-        """Watch for as long as the block lasts.
+        """Subscribe for the duration of the block.
 
         :param interval: seconds between two readings.
         """
-        watch = ProcessSubscription(self, interval, asyncio.get_running_loop().time(), self._begun)
-        self._watches.add(watch)
+        subscription = ProcessSubscription(
+            self, interval, asyncio.get_running_loop().time(), self._next_number
+        )
+        self._subscriptions.add(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
-            self._watches.discard(watch)
-            if not self._watches and self._asking is not None:
-                self._asking.cancel()
-                self._asking = None
+            self._subscriptions.discard(subscription)
+            if not self._subscriptions and self._task is not None:
+                self._task.cancel()
+                self._task = None
 
-    def latest(self, wanted: int, not_older: float) -> _Reading[T] | None:
-        """Return a reading that is there already, if it is new to somebody and not old."""
-        found = self._latest
-        if found is None or found.number < wanted:
+    def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
+        """Return the latest reading; None if its number is below ``wanted`` or it is older than ``max_age`` seconds."""
+        latest = self._latest
+        if latest is None or latest.number < wanted:
             return None
-        return found if asyncio.get_running_loop().time() - found.begun <= not_older else None
+        return latest if asyncio.get_running_loop().time() - latest.started <= max_age else None
 
-    def ask(self) -> None:
-        """Let supervisord be asked when the first of those who wait is due."""
-        if self._asking is None:
-            # In a context of its own: it outlives the trigger that happens to come first.
-            self._asking = asyncio.create_task(
-                self._ask(), name="deferrable-ops supervisord", context=Context()
+    def start(self) -> None:
+        """Start the polling task if it does not run, and let it recompute when the next reading is due."""
+        if self._task is None:
+            # A new context: the task outlives the trigger that starts it.
+            self._task = asyncio.create_task(
+                self._poll(), name="deferrable-ops supervisord", context=Context()
             )
-        self._somebody_waits.set()
+        self._wakeup.set()
 
-    async def _ask(self) -> None:
+    async def _poll(self) -> None:
         while True:
             await self._until_due()
-            number, begun = self._begun, asyncio.get_running_loop().time()
-            self._begun += 1
+            number, started = self._next_number, asyncio.get_running_loop().time()
+            self._next_number += 1
             try:
-                found: T | Exception = await self._read()
-            except Exception as error:  # whatever it is, those who wait must learn of it
-                found = error
-            self._latest = _Reading(number, begun, found)
-            for watch in self._watches:
-                watch.take(self._latest)
+                result: T | Exception = await self._read()
+            except Exception as error:
+                # Any error is raised in the waiting subscriptions.
+                result = error
+            self._latest = _Reading(number, started, result)
+            for subscription in self._subscriptions:
+                subscription.deliver(self._latest)
 
     async def _until_due(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._somebody_waits.clear()
-            due = min((watch.due for watch in self._watches if watch.waits), default=None)
+            self._wakeup.clear()
+            due = min((one.due for one in self._subscriptions if one.is_waiting), default=None)
             if due is not None and due <= loop.time():
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
-                    await self._somebody_waits.wait()
+                    await self._wakeup.wait()

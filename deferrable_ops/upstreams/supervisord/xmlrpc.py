@@ -1,7 +1,8 @@
-"""XML-RPC as supervisord speaks it.
+"""Encoding of requests and decoding of answers, for supervisord's variant of XML-RPC.
 
-supervisord puts text into its answers as it is, as in the error of a command that it cannot start: control characters,
-which XML does not have, and line ends that an XML parser makes into others. Both are carried past the parser.
+supervisord puts text into its answers without escaping, for example the error of a command that it cannot start. Such
+text may contain control characters, which XML forbids, and line ends, which an XML parser would normalize. Both are
+replaced by stand-ins before parsing and restored afterwards.
 """
 
 from __future__ import annotations
@@ -14,70 +15,77 @@ from xmlrpc import client
 
 _LARGEST_INT: Final = 2**31 - 1
 _FIRST_STAND_IN: Final = 0xFDD0
-# The 32 characters from U+FDD0 mean nothing and XML allows them: each stands in for one of the 32 control characters.
+# The 32 characters from U+FDD0 are noncharacters that XML allows: each replaces one of the 32 control characters.
 _CONTROLS: Final = bytes(code for code in range(32) if code not in b"\t\n")
 _STAND_IN: Final = re.compile(rb"\xef\xb7[\x90-\xaf]")
-_PART: Final = 2**16  # bytes that the parser is given at once: other threads run in between
+# In bytes: the parser is fed in parts, so that other threads can run in between.
+_PART: Final = 2**16
 
-# An answer that is beyond these is none of supervisord's, and would keep the parser busy for many seconds.
+# supervisord never exceeds these limits. An answer that does would keep the parser busy for many seconds.
 _MOST_CONTROLS: Final = 100_000
-_MOST_TAGS: Final = 2**20  # those of 7,000 processes
-_LONG_TAG: Final = re.compile(rb"<[^>]{100}")  # XML-RPC has no attributes
+# Enough for 7,000 processes.
+_MOST_TAGS: Final = 2**20
+# XML-RPC has no attributes, so its tags are short.
+_LONG_TAG: Final = re.compile(rb"<[^>]{100}")
 
 
 class UnreadableAnswer(ValueError):
-    """An answer is no XML-RPC, or holds text that XML cannot carry."""
+    """An answer is not valid XML-RPC, exceeds the limits, or contains text that cannot be decoded."""
 
 
 def request(method: str, arguments: Sequence[Any]) -> bytes:
-    """Return a request's body."""
+    """Return the body of a request."""
     return client.dumps(tuple(map(sendable, arguments)), method).encode()
 
 
 def sendable(argument: Any) -> Any:
-    """Return an argument; an integer that XML-RPC has no room for as text, which supervisord takes as well."""
+    """Convert integers that exceed XML-RPC's 32 bits to text, which supervisord also accepts."""
     return str(argument) if type(argument) is int and argument > _LARGEST_INT else argument
 
 
 def answer(body: bytes) -> Any:
-    """Return what an answer holds.
+    """Return the value in an answer.
 
-    :raises xmlrpc.client.Fault: supervisord refused.
-    :raises UnreadableAnswer: it is none.
+    :raises xmlrpc.client.Fault: supervisord returned an error.
+    :raises UnreadableAnswer: it is not a valid answer.
     """
     controls = len(body) - len(body.translate(None, _CONTROLS))
     if controls > _MOST_CONTROLS or body.count(b"<") > _MOST_TAGS or _LONG_TAG.search(body):
         raise UnreadableAnswer(
-            "supervisord's answer holds more tags or control characters than any of its answers"
+            "supervisord's answer contains more tags or control characters than supervisord ever sends"
         )
     stand_ins = (
         {chr(_FIRST_STAND_IN + code): chr(code) for code in _CONTROLS if code in body} if controls else {}
     )
     if stand_ins and _STAND_IN.search(body):
-        raise UnreadableAnswer("supervisord's answer holds control characters, and what stands in for them")
+        raise UnreadableAnswer(
+            "supervisord's answer contains both control characters and their stand-ins, U+FDD0 to U+FDEF"
+        )
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
-    # No zero byte is left, so this is found in whatever encoding. supervisord's text has &lt; in its place.
+    # No zero byte is left, so this finds the DOCTYPE in every encoding. supervisord writes &lt; for < in text.
     if b"<!DOCTYPE" in body:
-        raise UnreadableAnswer("supervisord's answer defines its own entities, which XML-RPC has no use for")
+        raise UnreadableAnswer("supervisord's answer defines its own entities, which are not part of XML-RPC")
     try:
-        value = _answered(_parsed(body))
-        return _with_controls(value, stand_ins) if stand_ins else value
+        value = _response_value(_parse(body))
+        return _restore_controls(value, stand_ins) if stand_ins else value
     except client.Fault:
         raise
-    except Exception as error:  # the parser's errors, and those of whatever the answer made it do
-        raise UnreadableAnswer(f"supervisord's answer is no XML-RPC: {type(error).__name__}") from None
+    except Exception as error:
+        # Errors of the parser, and of the code below when the answer has another structure.
+        raise UnreadableAnswer(f"supervisord's answer is not XML-RPC: {type(error).__name__}") from None
 
 
-def _parsed(body: bytes) -> ElementTree.Element:
-    parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314 - without a DOCTYPE there are no entities
+def _parse(body: bytes) -> ElementTree.Element:
+    # Safe: an answer with a DOCTYPE, and therefore with entities, was rejected.
+    parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314
     for start in range(0, len(body), _PART):
         parser.feed(body[start : start + _PART])
     return parser.close()
 
 
-def _answered(response: ElementTree.Element) -> Any:
-    """Return what a response holds. The standard library's parser takes three times as long for the same."""
+def _response_value(response: ElementTree.Element) -> Any:
+    """Return the value in a response. The standard library's ``xmlrpc`` parser takes three times as long."""
     if response.tag != "methodResponse":
         raise ValueError(response.tag)
     (part,) = response
@@ -108,14 +116,14 @@ def _value(element: ElementTree.Element) -> Any:
     raise ValueError(typed.tag)
 
 
-def _with_controls(value: Any, stand_ins: Mapping[str, str]) -> Any:
+def _restore_controls(value: Any, stand_ins: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        # translate() would take a hundred times as long for a long text.
+        # str.translate() would take a hundred times as long for a long text.
         for stand_in, control in stand_ins.items():
             value = value.replace(stand_in, control)
         return value
     if isinstance(value, list):
-        return [_with_controls(item, stand_ins) for item in value]
+        return [_restore_controls(item, stand_ins) for item in value]
     if isinstance(value, Mapping):
-        return {key: _with_controls(item, stand_ins) for key, item in value.items()}
+        return {key: _restore_controls(item, stand_ins) for key, item in value.items()}
     return value

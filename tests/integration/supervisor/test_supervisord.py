@@ -173,7 +173,7 @@ async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: in
             SupervisordAddress(url=url, username="airflow", password="wrong"),
         ):
             async with use_supervisord(wrong) as client:
-                with pytest.raises(SupervisordRefused, match="refuses the login") as refused:
+                with pytest.raises(SupervisordRefused, match="rejected the login") as refused:
                     await client.call("supervisor.getState")
                 assert refused.value.code == 0
         assert secret not in repr(SupervisordAddress(url=url, username="airflow", password=secret))
@@ -188,9 +188,9 @@ async def test_supervisord_that_is_not_there_is_unavailable(tmp_path: Path) -> N
 
 def test_address_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     for wrong, message in (
-        ({}, "socket, or its url"),
-        ({"socket": tmp_path, "url": "http://x"}, "socket, or its url"),
-        ({"url": "http://a:b@x"}, "holds a login"),
+        ({}, "either socket or url"),
+        ({"socket": tmp_path, "url": "http://x"}, "either socket or url"),
+        ({"url": "http://a:b@x"}, "contains credentials"),
         ({"url": "http://x", "username": "a", "password": "{SHA}82ab"}, "is a hash"),
     ):
         with pytest.raises(InputError, match=message):

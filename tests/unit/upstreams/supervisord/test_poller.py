@@ -46,7 +46,7 @@ async def follow(feed: ProcessPoller, readings: int, interval: float = SHORT) ->
 async def waiting(watch: ProcessSubscription) -> asyncio.Task[Any]:
     """A task that waits for the watch's next reading."""
     task = asyncio.create_task(watch.next())
-    while not watch.waits:
+    while not watch.is_waiting:
         await asyncio.sleep(0)
     return task
 

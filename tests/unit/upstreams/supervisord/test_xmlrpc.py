@@ -55,7 +55,7 @@ def test_refusal_is_a_fault() -> None:
     ],
 )
 def test_answer_that_is_none_is_not_readable(body: bytes) -> None:
-    with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="is no XML-RPC"):
+    with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="is not XML-RPC"):
         supervisord_xmlrpc.answer(body)
 
 
