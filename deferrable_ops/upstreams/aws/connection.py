@@ -1,4 +1,4 @@
-"""Airflow's AWS connection, as the amazon provider documents it. The provider need not be installed."""
+"""Reads Airflow's AWS connection as the amazon provider documents it. The provider need not be installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KNOWN: Final = frozenset(
         "verify",
     }
 )
-# What says who we are, whom we trust or where we send it is never passed over: one that is not known here is refused.
+# Settings of identity, trust and endpoints: an unknown one is refused, never ignored.
 _SECURITY_PREFIXES: Final = (
     "assume_",
     "aws_",
@@ -47,18 +47,18 @@ _SECURITY_PREFIXES: Final = (
     "web_identity",
 )
 _ALTERNATIVES: Final = {
-    "assume_role_with_saml": "roles by SAML are not offered here: let a profile's credential_process get them",
-    "assume_role_with_web_identity_federation_audience": "only tokens in files are read here",
-    "aws_iam_role": "write role_arn",
-    "external_id": 'write assume_role_kwargs: {"ExternalId": ...}',
-    "host": "write endpoint_url",
-    "profile": "write profile_name",
+    "assume_role_with_saml": "SAML is not supported; use a profile with credential_process",
+    "assume_role_with_web_identity_federation_audience": "only token files are supported",
+    "aws_iam_role": "use role_arn",
+    "external_id": 'use assume_role_kwargs: {"ExternalId": ...}',
+    "host": "use endpoint_url",
+    "profile": "use profile_name",
 }
 _SESSION: Final = frozenset({*_KEYS, "region_name", "profile_name"})
 
 
 class AwsAirflowConnection(Protocol):
-    """What is read of an Airflow connection."""
+    """The attributes that are read of an Airflow connection."""
 
     conn_id: str
     login: str | None
@@ -67,10 +67,10 @@ class AwsAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role that is assumed.
+    """A role to assume.
 
-    :param arguments: more of STS' arguments, as ExternalId or DurationSeconds.
-    :param token_file: where the token of a web identity is; None: the role is assumed with our own credentials.
+    :param arguments: further arguments of the STS call, such as ExternalId or DurationSeconds.
+    :param token_file: the file of a web identity token; None: the role is assumed with the connection's credentials.
     """
 
     arn: str
@@ -82,11 +82,11 @@ class Role:
 class AwsSettings:
     """How AWS is reached. Its ``repr`` shows no secret.
 
-    :param conn_id: whose settings these are; None: the machine's own.
-    :param access_key: None: botocore looks for credentials, in the profile if there is one.
-    :param endpoints: by service, where its URL is set.
-    :param verify: whether servers' certificates are checked, or the file of an authority; None: botocore's default.
-    :param config: botocore's ``Config``, by argument.
+    :param conn_id: the connection; None: the machine's own credentials.
+    :param access_key: None: botocore finds credentials, in the profile if one is set.
+    :param endpoints: the URLs of services, where the connection sets them.
+    :param verify: whether to verify certificates, or the file of an authority; None: botocore's default.
+    :param config: arguments of botocore's ``Config``.
     """
 
     conn_id: str | None = None
@@ -102,12 +102,12 @@ class AwsSettings:
 
     @property
     def identity(self) -> str:
-        """Whose credentials these are, in words."""
+        """Describes whose credentials these are, for messages."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
     def without_secrets(self, text: object) -> str:
-        """Return a text in which the secrets are replaced by asterisks."""
+        """Return the text with secrets replaced by asterisks."""
         shown = str(text)
         for secret in self._secrets():
             shown = shown.replace(secret, "***")
@@ -126,21 +126,22 @@ class AwsSettings:
 def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     """Return the settings of an Airflow connection of the type Amazon Web Services.
 
-    :param extra: the connection's, as JSON.
-    :raises ConfigurationError: a setting is malformed, or one that guards the connection and is not known.
+    :param extra: the connection's extra, parsed from JSON.
+    :raises ConfigurationError: a setting is malformed, or an unknown setting of identity, trust or endpoints.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
         raise ConfigurationError(
-            f"the extra of the connection {conn_id!r} is not a JSON object of the amazon provider's settings"
+            f"the extra of the connection {conn_id!r} is not a JSON object; write the amazon provider's settings, e.g. "
+            '{"region_name": "eu-west-1"}'
         )
     extra = {str(name): value for name, value in extra.items() if value is not None and value != ""}
     _check_security_settings(conn_id, extra)
     session = _mapping(conn_id, extra, "session_kwargs")
     if unknown := sorted(set(session) - _SESSION):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has session_kwargs that are not known here: {', '.join(unknown)}; "
-            f"known are {', '.join(sorted(_SESSION))}"
+            f"the connection {conn_id!r} has unsupported session_kwargs: {', '.join(unknown)}; supported are "
+            f"{', '.join(sorted(_SESSION))}"
         )
     access_key, secret_key, token = _keys(connection, extra, session)
     return AwsSettings(
@@ -160,10 +161,10 @@ def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
 def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
     unknown = sorted(name for name in extra if name.startswith(_SECURITY_PREFIXES) and name not in _KNOWN)
     if unknown:
-        said = [f"{name} ({_ALTERNATIVES[name]})" if name in _ALTERNATIVES else name for name in unknown]
+        named = [f"{name} ({_ALTERNATIVES[name]})" if name in _ALTERNATIVES else name for name in unknown]
         raise ConfigurationError(
-            f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(said)}; "
-            f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
+            f"the connection {conn_id!r} has unsupported security settings: {', '.join(named)}; remove them, or use "
+            f"one of the supported ones: {', '.join(sorted(_KNOWN))}"
         )
 
 
@@ -181,8 +182,8 @@ def _keys(
             return access_key, secret_key, token
     if token or any(half for pair in pairs for half in pair):
         raise ConfigurationError(
-            f"the connection {conn_id!r} holds a part of an access key only; give its login (the access key's id) and "
-            "its password (the secret access key), or neither, to use the machine's own credentials"
+            f"the connection {conn_id!r} has only a part of an access key; set both its login (access key id) and its "
+            "password (secret access key), or neither, to use the machine's own credentials"
         )
     return None, None, None
 
@@ -197,14 +198,14 @@ def _role(conn_id: str, extra: Mapping[str, Any]) -> Role | None:
         return Role(arn, arguments)
     if method != _WEB_IDENTITY:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has assume_role_method={method!r}; {_ASSUME_ROLE} and {_WEB_IDENTITY} are "
-            "offered here"
+            f"the connection {conn_id!r} has assume_role_method={method!r}, which is not supported; use {_ASSUME_ROLE} "
+            f"or {_WEB_IDENTITY}"
         )
     federation = extra.get("assume_role_with_web_identity_federation", "file")
     if federation != "file":
         raise ConfigurationError(
-            f"the connection {conn_id!r} has assume_role_with_web_identity_federation={federation!r}; only 'file' is "
-            "offered here"
+            f"the connection {conn_id!r} has assume_role_with_web_identity_federation={federation!r}, which is not "
+            "supported; use 'file'"
         )
     return Role(
         arn, arguments, token_file=_text(conn_id, extra, "assume_role_with_web_identity_token_file") or ""
@@ -216,10 +217,12 @@ def _endpoints(conn_id: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     everywhere = _text(conn_id, extra, "endpoint_url")
     if everywhere:
-        found["sqs"] = everywhere  # and not STS, as in the provider
+        # Not for STS, as in the amazon provider.
+        found["sqs"] = everywhere
     for service in ("sqs", "sts"):
         of_service = _mapping(conn_id, services, service)
-        if "endpoint_url" in of_service:  # null: the one of AWS
+        # null selects AWS's own endpoint.
+        if "endpoint_url" in of_service:
             found[service] = _text(conn_id, of_service, "endpoint_url")
     return found
 
@@ -231,7 +234,7 @@ def _verify(conn_id: str, extra: Mapping[str, Any]) -> bool | str | None:
     if not isinstance(verify, str) or verify.lower() in ("true", "false"):
         raise ConfigurationError(
             f"the connection {conn_id!r} has verify={verify!r}; write true or false without quotes, or the path of a "
-            "file of certificates"
+            "certificate file"
         )
     return verify
 
@@ -241,7 +244,9 @@ def _mapping(conn_id: str, where: Mapping[str, Any], name: str) -> dict[str, Any
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no JSON object")
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has a {name} that is not a JSON object; write it as {{...}}"
+        )
     return {str(key): item for key, item in value.items()}
 
 
@@ -250,5 +255,7 @@ def _text(conn_id: str, where: Mapping[str, Any], name: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no string")
+        raise ConfigurationError(
+            f"the connection {conn_id!r} has a {name} that is not a string; write it in quotes"
+        )
     return value

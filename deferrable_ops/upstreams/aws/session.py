@@ -1,6 +1,6 @@
-"""Clients of AWS' services, on the event loop and the thread that use them: much of making one blocks.
+"""Clients of AWS services, created and used in one thread, because creating one blocks.
 
-The one file that reaches into aiobotocore.
+Only this module uses aiobotocore's private attributes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from typing import Any, Final, NoReturn
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
 
-_FALLBACK_REGION: Final = "us-east-1"  # the region in which requests to servers that are not AWS' are signed
-_CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0  # a long poll takes 20 s
-_CONNECTIONS = 1_000  # a long poll holds one
+# The signing region for servers that are not AWS's own.
+_FALLBACK_REGION: Final = "us-east-1"
+# A long poll takes up to 20 s.
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
+# Each long poll holds one connection.
+_CONNECTIONS = 1_000
 _quiet_threads: Final[set[int]] = set()
 
 
 def import_aiobotocore() -> None:
-    """Import the client library. The first time blocks for long: only in a thread.
+    """Import the client library. The first import blocks for long: call it in a thread.
 
-    :raises ConfigurationError: the extra ``sqs`` is missing.
+    :raises ConfigurationError: the extra ``sqs`` is not installed.
     """
     try:
         for name in ("aiobotocore.session", "aiobotocore.config", "aiobotocore.credentials"):
@@ -39,12 +42,12 @@ def import_aiobotocore() -> None:
 
 
 class AwsSession:
-    """The clients of one connection, each made when it is first asked for.
+    """The clients of one connection, each created on first use.
 
-    Made and used in one thread, in which nothing may be logged at the level DEBUG by botocore: it logs answers, and
-    those of STS are credentials.
+    Created and used in one thread. There botocore must not log at level DEBUG: it logs responses, and those of STS
+    contain credentials.
 
-    :raises ConfigurationError: ``config_kwargs`` are wrong, or the profile cannot be found.
+    :raises ConfigurationError: ``config_kwargs`` are wrong, or the profile does not exist.
     """
 
     def __init__(self, settings: AwsSettings) -> None:
@@ -54,16 +57,16 @@ class AwsSession:
         self._session = _session(settings)
         self._region = settings.region or self._session.get_config_variable("region")
         if settings.role is not None:
-            # As the amazon provider does; it has no other way in.
+            # botocore has no public way to set these; the amazon provider does the same.
             self._session._credentials = _role_credentials(settings, settings.role, self._sts)
         self._exit = AsyncExitStack()
         self._clients: dict[tuple[str, str | None], Any] = {}
 
     async def client(self, service: str, region: str | None, endpoint: str | None) -> Any:
-        """Return a client.
+        """Return a client, creating it on first use.
 
-        :param region: where what is asked for is; None: the connection's own region.
-        :param endpoint: a URL, which the connection's own for this service overrides; None: the region's.
+        :param region: the region of the resource; None: the connection's region.
+        :param endpoint: the URL of the service, unless the connection sets one; None: the region's.
         """
         region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
@@ -76,9 +79,11 @@ class AwsSession:
                 verify=self.settings.verify,
                 config=self._config,
             )
-            self._region = self._region or region  # in which the role is asked for
+            # STS is called in the region of the first client.
+            self._region = self._region or region
             self._clients[key] = await self._exit.enter_async_context(making)
-            _suppress_debug_logs()  # also what has only now been imported
+            # Again, because creating a client imports more of botocore.
+            _suppress_debug_logs()
         return self._clients[key]
 
     async def close(self) -> None:
@@ -108,14 +113,15 @@ def _session(settings: AwsSettings) -> Any:
         session.get_scoped_config()
     except ProfileNotFound as error:
         raise ConfigurationError(
-            f"{settings.identity} needs a profile that is not in this machine's AWS configuration: {error}"
+            f"{settings.identity} needs an AWS profile that this machine's configuration does not have: {error}; add "
+            "it there, or change profile_name"
         ) from None
     return session
 
 
 @cache
 def _loader() -> Any:
-    """Return what reads the descriptions of services. One for all: each keeps megabytes."""
+    """Return the loader of service descriptions. Shared, because each keeps megabytes."""
     from botocore.loaders import Loader
 
     return Loader()
@@ -133,7 +139,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
         "tcp_keepalive": True,
-        # Trying again is for us to do: we wait longer, and tell refusals from trouble.
+        # Retries are done by the caller, with longer pauses and without retrying refusals.
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "max_pool_connections": _CONNECTIONS,
     }
@@ -143,14 +149,14 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
         )
     except (TypeError, ValueError, BotoCoreError) as error:
         raise ConfigurationError(
-            f"the connection {settings.conn_id!r} has config_kwargs that botocore's Config does not take: "
+            f"the connection {settings.conn_id!r} has config_kwargs that botocore's Config rejects: "
             f"{settings.without_secrets(error)}"
         ) from None
     return config
 
 
 def _overridable(given: dict[str, Any]) -> set[str]:
-    """Return what a connection's own config may say of what is said here."""
+    """Return the names of the defaults that the connection's own config may override."""
     may_say = {"connect_timeout", "tcp_keepalive"}
     seconds = given.get("read_timeout")
     if isinstance(seconds, int | float) and seconds >= _READ_SECONDS:
@@ -184,7 +190,7 @@ def _role_credentials(settings: AwsSettings, role: Role, sts: Any) -> Any:
 
 
 def _session_name(settings: AwsSettings) -> str:
-    """Return the name by which CloudTrail shows what we do; STS' own rule says which characters it may have."""
+    """Return the session name that CloudTrail shows, limited to the characters that STS allows."""
     return re.sub(r"[^\w+=,.@-]", "", f"deferrable-ops_{settings.conn_id}", flags=re.ASCII)[:64]
 
 
@@ -194,23 +200,24 @@ def _token(settings: AwsSettings, token_file: str) -> str:
         return Path(path).read_text() if path else _raise_no_token(settings)
     except OSError as error:
         raise ConfigurationError(
-            f"the web identity's token of {settings.identity} cannot be read: {error}"
+            f"cannot read the web identity token file of {settings.identity}: {error}"
         ) from None
 
 
 def _raise_no_token(settings: AwsSettings) -> NoReturn:
     raise ConfigurationError(
-        f"{settings.identity} needs a web identity's token; set assume_role_with_web_identity_token_file in the "
+        f"{settings.identity} needs a web identity token; set assume_role_with_web_identity_token_file in the "
         "connection's extra, or AWS_WEB_IDENTITY_TOKEN_FILE in the environment"
     )
 
 
 def _suppress_debug_logs() -> None:
-    """Let botocore log nothing at the level DEBUG in this thread, in whichever of its loggers."""
+    """Keep all botocore loggers from logging at level DEBUG in this thread."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):
-            logging.getLogger(name).addFilter(_is_safe_to_log)  # once, however often it is added
+            # A logger adds the same filter only once.
+            logging.getLogger(name).addFilter(_is_safe_to_log)
 
 
 def _is_safe_to_log(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""A thread with an event loop of its own for AWS: making a client blocks, and so does reading large answers."""
+"""A thread with its own event loop for AWS: creating a client blocks, and so does parsing large responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STOP_SECONDS = 10.0
 
 
 class AwsThread:
-    """Speaks to AWS with one connection's credentials, off the Triggerer's event loop."""
+    """Calls AWS with the credentials of one connection, off the Triggerer's event loop."""
 
     thread_name: ClassVar[str]
 
@@ -29,7 +29,7 @@ class AwsThread:
         self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
 
     async def start(self) -> None:
-        """Begin.
+        """Start the thread.
 
         :raises ConfigurationError: a setting of the connection is wrong.
         """
@@ -41,20 +41,26 @@ class AwsThread:
             raise
 
     async def stop(self) -> None:
-        """Break off what is under way, close all connections, and return when nothing is left."""
+        """Cancel what is running, close all connections, and wait for the thread to end."""
         self._call_soon(self._loop.stop)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
-            log.warning("The thread %s (%s) does not end", self.thread_name, self._settings.identity)
+            log.warning(
+                "The thread %s of %s did not end within %g s",
+                self.thread_name,
+                self._settings.identity,
+                _STOP_SECONDS,
+            )
 
     def _call_soon(self, do: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(do, *arguments)
         except RuntimeError:
-            return  # it has ended
+            # The thread has ended.
+            return
 
-    async def _run_in_thread(self, question: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
+    async def _run_in_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     async def _open(self) -> None:
         self._session = AwsSession(self._settings)

@@ -1,4 +1,4 @@
-"""What SQS says no to, in words that name the fix; and what is only trouble, which passes."""
+"""Tells permanent SQS errors from transient ones, and turns permanent ones into messages that name the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import ConfigurationError, SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings
 
-# With a status below 500, and yet nothing that anybody could fix.
+# Transient error codes with an HTTP status below 500.
 _TRANSIENT: Final = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -32,8 +32,8 @@ _TRANSIENT: Final = frozenset(
         "TooManyRequestsException",
     }
 )
-# Botocore's own errors of which a person must hear, because nothing has been sent.
-_LOCAL: Final = frozenset(
+# botocore's errors of local configuration: no request was sent, and a retry would not help.
+_CONFIGURATION_ERRORS: Final = frozenset(
     {
         "ConfigNotFound",
         "ConfigParseError",
@@ -72,47 +72,47 @@ _MAX_CHARACTERS: Final = 300
 
 
 def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
-    """Return why SQS, or our own configuration, refuses; None: it is trouble that passes."""
+    """Return the permanent refusal that an error means, by SQS or by local configuration; None: it is transient."""
     if isinstance(error, ConfigurationError):
         return SqsRefused(str(error))
     name = type(error).__name__
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return _refusal_by_server(error, response, settings, queue)
-    said = summarize(error, settings)
+    detail = summarize(error, settings)
     if name == "NoCredentialsError":
         return SqsRefused(
-            f"there are no AWS credentials for {queue.url}: {settings.identity} say none; give the connection "
-            f"{settings.conn_id or 'aws_default'!r} a login (the access key's id) and a password (the secret access "
-            "key), or run on a machine with a role"
+            f"there are no AWS credentials for {queue.url} in {settings.identity}; set the connection "
+            f"{settings.conn_id or 'aws_default'!r}'s login (access key id) and password (secret access key), or run "
+            "on a machine with an IAM role"
         )
-    if name in _LOCAL:
-        return SqsRefused(f"the AWS settings of {settings.identity} cannot be used: {said}")
+    if name in _CONFIGURATION_ERRORS:
+        return SqsRefused(f"the AWS settings of {settings.identity} cannot be used: {detail}")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return SqsRefused(
-            f"the certificate of the server of {queue.url} cannot be trusted: {said}; set verify in the connection's "
-            "extra to a file with the authority that signed it"
+            f"the certificate of the server of {queue.url} is not trusted: {detail}; set verify in the connection's "
+            "extra to a file with the certificate of its authority"
         )
     return None
 
 
 def is_denied(error: Exception) -> bool:
-    """Return whether what was asked for is not permitted."""
+    """Return whether SQS denied the call for lack of a permission."""
     response = getattr(error, "response", None)
     return isinstance(response, dict) and _code(response).startswith("AccessDenied")
 
 
 def summarize(error: Exception, settings: AwsSettings) -> str:
-    """Return what an error says, without secrets.
+    """Return an error's message without secrets.
 
-    The first line only: of a wrong signature, AWS sends back all that was signed, session token included.
+    Only the first line: for a wrong signature, AWS returns everything that was signed, session token included.
     """
     response = getattr(error, "response", None)
-    said = error.__class__.__name__ if not str(error) else str(error)
+    text = error.__class__.__name__ if not str(error) else str(error)
     if isinstance(response, dict):
         given = response.get("Error") or {}
-        said = f"{_code(response)}: {given.get('Message') or ''}".rstrip(": ")
-    line = settings.without_secrets(said).strip().split("\n", 1)[0]
+        text = f"{_code(response)}: {given.get('Message') or ''}".rstrip(": ")
+    line = settings.without_secrets(text).strip().split("\n", 1)[0]
     return line if len(line) <= _MAX_CHARACTERS else line[:_MAX_CHARACTERS] + "..."
 
 
@@ -122,32 +122,32 @@ def _refusal_by_server(
     code, status = _code(response), _status(response)
     if code in _TRANSIENT or status >= 500 or status in (408, 429):
         return None
-    said, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
+    detail, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
     if operation.startswith("AssumeRole"):
         return SqsRefused(
-            f"STS does not give us {settings.identity}: {said}; check role_arn, and that the role's trust policy lets "
-            "those credentials assume it (sts:AssumeRole, with the ExternalId that it asks for)"
+            f"STS refuses the role {settings.identity}: {detail}; check role_arn, and that the role's trust policy "
+            "allows sts:AssumeRole to these credentials, with the ExternalId that it requires"
         )
     if code.startswith(_CREDENTIALS):
         return SqsRefused(
-            f"AWS refuses the credentials of {settings.identity} for {queue.url}: {said}; check the login (the access "
-            "key's id) and the password (the secret access key), and that a session token has not expired"
+            f"AWS refuses the credentials of {settings.identity} for {queue.url}: {detail}; check the login (access "
+            "key id) and the password (secret access key), and that a session token has not expired"
         )
     if "NonExistentQueue" in code or code in ("QueueDoesNotExist", "InvalidAddress"):
         return SqsRefused(
-            f"there is no queue {queue.url} ({said}); check queue_url=, its region and its account, or create it first"
+            f"there is no queue {queue.url} ({detail}); check queue_url=, its region and account, or create it first"
         )
     if code.startswith(("KMS.", "Kms")):
         return SqsRefused(
-            f"the messages of {queue.url} cannot be decrypted for {settings.identity}: {said}; grant kms:Decrypt on the "
-            "queue's key"
+            f"the messages of {queue.url} cannot be decrypted with {settings.identity}: {detail}; grant kms:Decrypt on "
+            "the queue's key"
         )
     if code.startswith("AccessDenied") or status == 403:
         return SqsRefused(
-            f"{settings.identity} may not {_permission(operation)} on {queue.arn or queue.url}: {said}; grant "
+            f"{settings.identity} may not {_permission(operation)} on {queue.arn or queue.url}: {detail}; grant "
             "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes on it"
         )
-    return SqsRefused(f"SQS refuses {operation} on {queue.url}: {said}")
+    return SqsRefused(f"SQS refuses {operation} on {queue.url}: {detail}")
 
 
 def _permission(operation: str) -> str:

@@ -1,4 +1,4 @@
-"""One queue, polled for all who wait for its messages: into the inbox first, and only then out of the queue."""
+"""Polls one queue for all its readers. A message is deleted from the queue only once it is stored in the inbox."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ log = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 
-_LONG_POLL_SECONDS = 20  # seconds, the longest that SQS offers
-_BATCH_SIZE = 10  # messages, the most that SQS gives
-_MAX_RECEIVERS = 4  # at load, of a queue without an order
-_MAX_DELETES = 8  # under way
-_REFUSAL_ATTEMPTS, _REFUSED_SECONDS = (
-    3,
-    8.0,
-)  # in a row, for so long: a permission takes seconds to reach all of AWS
+# WaitTimeSeconds: the longest that SQS offers.
+_LONG_POLL_SECONDS = 20
+# MaxNumberOfMessages: the most that SQS returns at once.
+_BATCH_SIZE = 10
+# Receivers of a standard queue under load.
+_MAX_RECEIVERS = 4
+# Delete requests in progress.
+_MAX_DELETES = 8
+# A refusal is permanent after so many in a row, over so many seconds: AWS takes seconds to apply a permission.
+_REFUSAL_ATTEMPTS, _REFUSED_SECONDS = 3, 8.0
 _WARN_SECONDS = 30.0
-_VISIBILITY_SECONDS = 30.0  # SQS' default, where we may not ask
+# SQS's default, used where reading the queue's attributes is not permitted.
+_VISIBILITY_SECONDS = 30.0
 
 
-class _NoReadersLeft(Exception):
-    """Nobody waits for the queue any more, so nothing is tried again."""
+class _CallAbandoned(Exception):
+    """A call is not retried any more: no reader is left, or its time limit has passed."""
 
 
 class QueuePoller:
-    """The poll of one queue, while somebody needs it.
+    """Polls one queue while it has readers.
 
-    A kill at any moment costs one more receive: what was not deleted comes again, and the inbox knows it. The order of
-    a FIFO queue's group is kept because SQS gives nothing of a group while something of it is received and not deleted,
-    and nothing is deleted that is not in the inbox.
+    A kill at any moment costs one more receive: a message that was not deleted is received again, and the inbox
+    discards the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while one of
+    its messages is in flight, and a message is deleted only once it is stored.
 
-    :param max_payload_bytes: a message whose body is larger is kept without it.
-    :param others: the queues that are polled with the same credentials, this one included.
+    :param max_payload_bytes: a message with a larger body is stored without it.
+    :param others: the pollers of all queues with the same credentials, this one included.
     """
 
     def __init__(
@@ -58,27 +61,28 @@ class QueuePoller:
         self._max_payload_bytes = max_payload_bytes
         self._others = others
         self._visibility = _VISIBILITY_SECONDS
-        self._last_reader: QueueReader  # by whom what comes after the last has left is stored
+        # Stores the messages that arrive after all readers were removed.
+        self._last_reader: QueueReader
         self._receivers: set[asyncio.Task[None]] = set()
         self._deletes: set[asyncio.Task[None]] = set()
 
     def add(self, reader: QueueReader) -> None:
-        """Poll for somebody."""
+        """Add a reader."""
         self.readers[reader] = None
         self._last_reader = reader
 
     def remove(self, reader: QueueReader) -> None:
-        """Poll no more for somebody. The poll under way is not broken off: SQS would hide what it has sent to it."""
+        """Remove a reader. A poll in progress is not cancelled: SQS would hide the messages that it has sent to it."""
         self.readers.pop(reader, None)
 
     def fail(self, refused: SqsRefused) -> None:
-        """End all waits for this queue."""
+        """Fail all waits for this queue."""
         readers, self.readers = list(self.readers), {}
         for reader in readers:
             reader.fail(refused)
 
     async def run(self) -> None:
-        """Poll until nobody needs the queue."""
+        """Poll until no readers are left."""
         try:
             while self.readers:
                 await self._poll()
@@ -95,13 +99,13 @@ class QueuePoller:
                 messages = await self._receive(_LONG_POLL_SECONDS)
                 self._receive_more(messages)
                 await self._store_and_delete(messages)
-        except _NoReadersLeft:
+        except _CallAbandoned:
             return
         except SqsRefused as refused:
             self.fail(refused)
 
     async def _read_attributes(self) -> None:
-        """Ask what the queue is. Two names of one queue would take each other's messages."""
+        """Read the queue's ARN and visibility timeout; refuse a second URL of a queue that is polled already."""
         answer = await self._call(
             "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
         )
@@ -111,8 +115,8 @@ class QueuePoller:
         for other in self._others:
             if other is not self and other.readers and self.arn and other.arn == self.arn:
                 raise SqsRefused(
-                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}, which gives each message to "
-                    "one of them only; write the same URL everywhere"
+                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}; each message would reach "
+                    "only one of them. Use the same URL everywhere"
                 )
 
     async def _receive(self, seconds: int) -> list[Message]:
@@ -126,7 +130,7 @@ class QueuePoller:
         return answer.get("Messages") or []
 
     def _receive_more(self, messages: Sequence[Message]) -> None:
-        """Receive with one more at a time while there is plenty, if the queue has no order to keep."""
+        """Start another receiver if a full batch arrived, unless the queue is FIFO."""
         if len(messages) < _BATCH_SIZE or self.queue.is_fifo or len(self._receivers) + 1 >= _MAX_RECEIVERS:
             return
         receiver = asyncio.create_task(self._receive_until_empty())
@@ -139,11 +143,12 @@ class QueuePoller:
             while self.readers and len(messages) == _BATCH_SIZE:
                 messages = await self._receive(0)
                 await self._store_and_delete(messages)
-        except (_NoReadersLeft, SqsRefused):
-            return  # the poll itself finds out
+        except (_CallAbandoned, SqsRefused):
+            # The main poll gets the same error and handles it.
+            return
 
     async def _store_and_delete(self, messages: Sequence[Message]) -> None:
-        """Store messages, and then delete them."""
+        """Store messages, then delete them from the queue."""
         if not messages:
             return
         received_at = time.monotonic()
@@ -152,7 +157,8 @@ class QueuePoller:
         self._deletes.add(delete)
         delete.add_done_callback(self._deletes.discard)
         if self.queue.is_fifo:
-            await asyncio.wait([delete])  # before that there is nothing more of their groups
+            # SQS returns no more messages of these groups before the delete.
+            await asyncio.wait([delete])
         elif len(self._deletes) >= _MAX_DELETES:
             await asyncio.wait(self._deletes, return_when=asyncio.FIRST_COMPLETED)
 
@@ -163,9 +169,9 @@ class QueuePoller:
             return event
         for reader in self.readers:
             reader.warn(
-                f"a message of {self.queue.url} has more than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes): it is kept without its payload, and only a match on attributes or metadata takes "
-                "it; so will others be"
+                f"a message of {self.queue.url} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
+                "max_payload_bytes), so its payload is dropped and it can only match on attributes or metadata; later "
+                "large messages are handled the same way without a warning"
             )
         return event.without_payload(size)
 
@@ -176,15 +182,15 @@ class QueuePoller:
                 reader = next(iter(self.readers), self._last_reader)
                 await reader.store(events)
             except Exception as error:
-                log.warning("Messages of %s cannot be stored: %r", self.queue.url, error)
+                log.warning("Cannot store messages of %s; retrying: %r", self.queue.url, error)
                 if not self.readers:
-                    raise _NoReadersLeft from None
+                    raise _CallAbandoned from None
                 await asyncio.sleep(backoff.failed())
             else:
                 return
 
     async def _delete(self, messages: Sequence[Message], until: float) -> None:
-        """Delete messages, if need be again, for as long as they are hidden from everybody else."""
+        """Delete messages, retrying while their visibility timeout hides them from other receivers."""
         left = {str(number): message["ReceiptHandle"] for number, message in enumerate(messages)}
         backoff = Backoff()
         try:
@@ -194,9 +200,10 @@ class QueuePoller:
                 failed = {one["Id"] for one in answer.get("Failed") or () if not one.get("SenderFault")}
                 left = {name: handle for name, handle in left.items() if name in failed}
                 if left and time.monotonic() > until:
-                    return  # they come again, and are known
+                    # They are received again, and the inbox discards the duplicates.
+                    return
                 await asyncio.sleep(backoff.failed() if left else 0)
-        except _NoReadersLeft:
+        except _CallAbandoned:
             return
         except SqsRefused as refused:
             self.fail(refused)
@@ -204,11 +211,11 @@ class QueuePoller:
     async def _call(
         self, operation: str, *, may_be_denied: bool = False, until: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
-        """Ask SQS, again and again while it has trouble.
+        """Call SQS, retrying while it is unavailable.
 
-        :param until: on the monotonic clock, when it is of no use any more.
-        :raises SqsRefused: it said no several times.
-        :raises _NoReadersLeft: it did not answer, and nobody needs it any more.
+        :param until: on the monotonic clock, when to stop retrying.
+        :raises SqsRefused: SQS refused the call several times in a row.
+        :raises _CallAbandoned: the call failed, and no reader is left or `until` has passed.
         """
         backoff, began, refused_since, refusals = Backoff(), time.monotonic(), 0.0, 0
         while True:
@@ -232,17 +239,17 @@ class QueuePoller:
                 return dict(answer)
             pause = backoff.failed()
             if not self.readers or (until is not None and time.monotonic() + pause > until):
-                raise _NoReadersLeft
+                raise _CallAbandoned
             await asyncio.sleep(pause)
 
     async def _client(self) -> Any:
         return await self._session.client("sqs", self.queue.region, self.queue.own_endpoint)
 
     def _note_trouble(self, operation: str, error: Exception, seconds: float) -> None:
-        said = summarize(error, self._settings)
-        log.warning("%s of %s is tried again: %s", operation, self.queue.url, said)
+        detail = summarize(error, self._settings)
+        log.warning("%s of %s failed; retrying: %s", operation, self.queue.url, detail)
         if seconds > _WARN_SECONDS:
             for reader in self.readers:
                 reader.warn(
-                    f"SQS has not answered for {self.queue.url} for a while ({said}); it is asked on and on"
+                    f"SQS has not answered for {self.queue.url} for {seconds:.0f} s; retrying: {detail}"
                 )

@@ -28,9 +28,9 @@ _DEFAULT = "aws_default"
 def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[SqsPollers]:
     """Use the queues that a connection reaches, on the running event loop.
 
-    :param aws_conn_id: an Airflow connection of the type Amazon Web Services; None: the machine's own credentials, as
-        botocore finds them. They are used for ``aws_default`` too, when there is no such connection.
-    :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or a setting of it is wrong.
+    :param aws_conn_id: an Airflow connection of the type Amazon Web Services. None: the machine's own credentials, as
+        botocore finds them; they are also used if ``aws_default`` does not exist.
+    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
     """
 
     async def open_shared() -> SqsPollers:
@@ -40,9 +40,9 @@ def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[SqsPollers]:
 
 
 async def open_pollers(settings: AwsSettings) -> SqsPollers:
-    """Return what polls the queues that these settings reach, for whoever closes it.
+    """Open the pollers of one connection; the caller closes them.
 
-    :raises ConfigurationError: the extra ``sqs`` is missing, or a setting is wrong.
+    :raises ConfigurationError: the extra ``sqs`` is not installed, or a setting is wrong.
     """
     await asyncio.to_thread(import_aiobotocore)
     thread = PollerThread(settings)
@@ -51,7 +51,7 @@ async def open_pollers(settings: AwsSettings) -> SqsPollers:
 
 
 class QueueSubscription:
-    """A reader, while its ``with`` statement lasts. There are thousands, and a generator for each would be large."""
+    """A reader that is active inside its ``with`` statement. A small class, because there are thousands of them."""
 
     __slots__ = ("_queue", "_reader", "_sqs")
 
@@ -61,64 +61,64 @@ class QueueSubscription:
         self._reader = reader
 
     def __enter__(self) -> None:
-        """Begin to poll."""
+        """Start polling."""
         self._sqs.add_reader(self._queue, self._reader)
 
     def __exit__(self, *_: object) -> None:
-        """Poll no more."""
+        """Stop polling."""
         self._sqs.remove_reader(self._queue, self._reader)
 
 
 class SqsPollers:
-    """The queues that are polled with one connection."""
+    """Polls queues with the credentials of one connection."""
 
     def __init__(self, thread: PollerThread) -> None:
         self._thread = thread
         self._readers: dict[str, int] = {}
 
     async def close(self) -> None:
-        """Stop, and close all connections. What SQS has sent meanwhile comes again after its visibility timeout."""
+        """Stop polling and close all connections. Unstored messages are sent again after their visibility timeout."""
         await self._thread.stop()
 
     def subscribe(self, event: SqsEvent, *, store: Store, listener: QueueListener) -> QueueSubscription:
-        """Poll a queue, while the ``with`` statement of what is returned lasts, and until the poll is over that is then
-        under way.
+        """Poll a queue for the duration of the returned object's ``with`` statement.
 
-        All that comes is stored, matched or not, and then deleted.
+        All messages are stored, matched or not, and then deleted from the queue. A poll in progress at the end of the
+        statement is completed.
 
-        :param event: with its templates rendered.
-        :param store: stores what comes, on this event loop. That of any present reader is used for all of a queue.
-        :param listener: is told of trouble, on this event loop.
+        :param event: the specification, templates rendered.
+        :param store: stores messages, on this event loop. A queue's messages go to the store of any current reader.
+        :param listener: receives warnings and permanent failures, on this event loop.
         """
         return QueueSubscription(self, queue_of(event.queue_url), QueueReader(store, listener))
 
     def add_reader(self, queue: Queue, reader: QueueReader) -> None:
-        """Begin to poll a queue for somebody."""
+        """Start polling a queue for a reader."""
         self._readers[queue.source] = self._readers.get(queue.source, 0) + 1
         self._thread.add(queue, reader)
 
     def remove_reader(self, queue: Queue, reader: QueueReader) -> None:
-        """Poll a queue no more for somebody."""
+        """Stop polling a queue for a reader."""
         self._readers[queue.source] -= 1
         self._thread.remove(queue, reader)
 
     def has_readers(self, event: SqsEvent) -> bool:
-        """Return whether somebody waits for messages of a queue."""
+        """Return whether any reader waits for messages of a queue."""
         return self._readers.get(event.source, 0) > 0
 
     async def wait_until_idle(self, event: SqsEvent) -> None:
-        """Return when a queue is not polled any more: nobody needs it, and the last poll is over.
+        """Wait until a queue has no readers and its last poll is over.
 
-        Who closes this earlier breaks that poll off. SQS may have sent a message to it, and hides that for a while.
+        Closing earlier cancels that poll. SQS may have sent messages to it, and hides them for a while.
         """
         await self._thread.wait_until_idle(queue_of(event.queue_url))
 
 
 async def load_settings(conn_id: str | None) -> AwsSettings:
-    """Return how AWS is reached by an Airflow connection.
+    """Return the AWS settings of an Airflow connection.
 
-    :param conn_id: None: with the machine's own credentials.
-    :raises ConfigurationError: there is no such connection, or a setting of it is wrong.
+    :param conn_id: None: the machine's own credentials.
+    :raises ConfigurationError: the connection is missing, or one of its settings is wrong.
     """
     if conn_id is None:
         return AwsSettings()
@@ -127,5 +127,5 @@ async def load_settings(conn_id: str | None) -> AwsSettings:
     except UnknownConnection:
         if conn_id != _DEFAULT:
             raise
-    log.info("There is no connection %s: AWS is asked with the machine's own credentials", conn_id)
+    log.info("There is no connection %s; using the machine's own AWS credentials", conn_id)
     return AwsSettings()

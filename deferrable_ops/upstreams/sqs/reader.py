@@ -1,4 +1,4 @@
-"""One who waits for messages of a queue: what the polling thread hands back to the waiting trigger."""
+"""One wait's reader of a queue: passes messages and problems from the polling thread to the waiting trigger."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.exceptions import SqsRefused
 
 Store = Callable[[Sequence[Event]], Awaitable[object]]
-"""Stores messages in one transaction, in their order, and returns once it is committed. What it raises is tried again.
-A message may come again: it is told by its dedupe key."""
+"""Stores messages in one transaction, in their order, and returns once it is committed. Errors are retried. A message
+may be repeated: it is deduplicated by its dedupe key."""
 
 
 class QueueListener(Protocol):
-    """Who is told of trouble, on the event loop of the waits."""
+    """Receives the problems of a reader, on the event loop of the waits."""
 
     def warn(self, text: str, /) -> None:
-        """Take what the task's log should say; polling goes on."""
+        """Write a warning to the task's log; polling continues."""
 
     def fail(self, reason: str, /) -> None:
-        """Take the reason why the queue cannot be polled, and trying again would not help."""
+        """Fail the wait: the queue cannot be polled, and a retry would not help."""
 
 
 class QueueReader:
-    """One specification of one wait, made on the event loop of the wait. There are thousands."""
+    """Reads one queue for one wait; created on the wait's event loop. There are thousands of them."""
 
     __slots__ = ("_listener", "_loop", "_store", "_warned")
 
@@ -43,13 +43,13 @@ class QueueReader:
         await asyncio.wrap_future(storing)
 
     def warn(self, text: str) -> None:
-        """Hand over a warning, from the polling thread."""
+        """Pass a warning to the listener, from the polling thread."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self._listener.warn, text)
 
     def fail(self, refused: SqsRefused) -> None:
-        """End the wait, from the polling thread."""
+        """Fail the wait, from the polling thread."""
         self._call_soon(self._listener.fail, str(refused))
 
     async def _store_here(self, events: Sequence[Event]) -> None:
@@ -59,4 +59,5 @@ class QueueReader:
         try:
             self._loop.call_soon_threadsafe(take, news)
         except RuntimeError:
-            return  # its event loop is closed: nobody waits any more
+            # The event loop is closed, so the wait has ended.
+            return

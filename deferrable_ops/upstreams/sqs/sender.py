@@ -1,4 +1,4 @@
-"""Messages that are sent to an SQS queue, ten at a time."""
+"""Sends messages to SQS queues, up to ten at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_MESSAGES: Final = 10
 MAX_BATCH_BYTES: Final = 262_144
-"""Of a batch. AWS takes four times as much since 2025, which other servers need not know."""
+"""The total of a batch. AWS accepts four times as much since 2025; other servers may not."""
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS does not answer now, or not as it should; it is not known whether the messages were sent."""
+    """SQS did not answer as expected; it is not known whether the messages were sent."""
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
-    """Use what sends to the queues that a connection reaches, on the running event loop.
+    """Use a sender for the queues of a connection, on the running event loop.
 
     :param aws_conn_id: as for :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
-    :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or a setting of it is wrong.
+    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
     """
 
     async def open_sender() -> Sender:
@@ -45,15 +45,15 @@ def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
 
 
 class Sender(AwsThread):
-    """Sends with one connection's credentials."""
+    """Sends messages with the credentials of one connection."""
 
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages, and return the ids of those that were taken, by the ``Id`` of their entries.
+        """Send messages; return the message ids of the accepted ones, by the ``Id`` of their entries.
 
         :param entries: at most ten, as ``SendMessageBatch`` takes them.
-        :raises SqsRefused: SQS will not take one of them; the message names it and the fix.
+        :raises SqsRefused: SQS rejects one of them permanently; the message names it and the fix.
         :raises SqsUnavailable: it is not known whether they were sent.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))
@@ -65,19 +65,21 @@ class Sender(AwsThread):
         except Exception as error:
             raise self._translate(error, queue) from None
         for failed in answer.get("Failed") or ():
-            said = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
+            detail = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
             if failed.get("SenderFault"):
-                raise SqsRefused(f"SQS does not take messages[{failed['Id']}] in {queue.url}: {said}")
-            log.warning("messages[%s] is sent to %s again: %s", failed["Id"], queue.url, said)
+                raise SqsRefused(f"SQS rejects messages[{failed['Id']}] for {queue.url}: {detail}")
+            log.warning(
+                "SQS did not accept messages[%s] for %s; retrying: %s", failed["Id"], queue.url, detail
+            )
         return {one["Id"]: one["MessageId"] for one in answer.get("Successful") or ()}
 
     def _translate(self, error: Exception, queue: Queue) -> DeferrableOpsError:
         if is_denied(error):
             return SqsRefused(
                 f"{self._settings.identity} may not sqs:SendMessage on {queue.arn or queue.url}: "
-                f"{summarize(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt on the queue's "
-                "key if it has one of its own"
+                f"{summarize(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt if the queue "
+                "has its own key"
             )
         refused = find_refusal(error, self._settings, queue)
-        said = summarize(error, self._settings)
-        return refused or SqsUnavailable(f"SQS does not take messages for {queue.url} now: {said}")
+        detail = summarize(error, self._settings)
+        return refused or SqsUnavailable(f"SQS does not accept messages for {queue.url} now: {detail}")

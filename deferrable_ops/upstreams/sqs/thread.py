@@ -1,4 +1,4 @@
-"""The thread in which queues are polled."""
+"""The thread that polls queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class PollerThread(AwsThread):
-    """Polls the queues of one connection."""
+    """Polls the queues of one connection in a thread."""
 
     thread_name = "deferrable-ops sqs"
 
@@ -28,22 +28,23 @@ class PollerThread(AwsThread):
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def add(self, queue: Queue, reader: QueueReader) -> None:
-        """Begin to poll a queue for somebody."""
-        self._call_soon(self._enter, queue, reader)
+        """Start polling a queue for a reader."""
+        self._call_soon(self._add, queue, reader)
 
     def remove(self, queue: Queue, reader: QueueReader) -> None:
-        """Poll a queue no more for somebody."""
-        self._call_soon(self._leave, queue, reader)
+        """Stop polling a queue for a reader."""
+        self._call_soon(self._remove, queue, reader)
 
     async def wait_until_idle(self, queue: Queue) -> None:
-        """Return when a queue is not polled any more."""
+        """Wait until a queue is not polled any more."""
         waiting = self._wait_until_idle(queue)
         try:
             await self._run_in_thread(waiting)
         except RuntimeError:
-            waiting.close()  # the thread has ended
+            # The thread has ended.
+            waiting.close()
 
-    def _enter(self, queue: Queue, reader: QueueReader) -> None:
+    def _add(self, queue: Queue, reader: QueueReader) -> None:
         source = queue.source
         poller = self._pollers.get(source)
         if poller is None:
@@ -53,7 +54,7 @@ class PollerThread(AwsThread):
         if source not in self._tasks:
             self._tasks[source] = asyncio.create_task(self._poll(source, poller))
 
-    def _leave(self, queue: Queue, reader: QueueReader) -> None:
+    def _remove(self, queue: Queue, reader: QueueReader) -> None:
         poller = self._pollers.get(queue.source)
         if poller is not None:
             poller.remove(reader)
@@ -62,9 +63,11 @@ class PollerThread(AwsThread):
         try:
             await poller.run()
         except Exception as error:
-            log.exception("%s is not polled any more", poller.queue.url)
+            log.exception("The poller of %s failed; its waits fail", poller.queue.url)
             poller.fail(
-                SqsRefused(f"{poller.queue.url} cannot be polled: {self._settings.without_secrets(error)}")
+                SqsRefused(
+                    f"polling {poller.queue.url} failed unexpectedly: {self._settings.without_secrets(error)}"
+                )
             )
         finally:
             del self._tasks[source], self._pollers[source]

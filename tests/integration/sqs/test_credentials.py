@@ -94,7 +94,7 @@ async def test_role_that_may_not_be_assumed_fails_the_wait(
     server.proxy.fail("AssumeRole", 403, "AccessDenied")
     async with opened(server.settings(role=Role(ROLE, {"ExternalId": "airflow-7"}))) as sqs:
         reason = await why_refused(sqs, stored, queue)
-    assert f"STS does not give us {ROLE} (assumed by the connection 'aws_tests')" in reason
+    assert f"STS refuses the role {ROLE} (assumed by the connection 'aws_tests')" in reason
     assert "sts:AssumeRole" in reason
     assert "airflow-7" not in reason
 

@@ -56,7 +56,7 @@ def test_keys_are_found_where_the_provider_finds_them(
 def test_half_a_key_is_refused_and_not_replaced_by_the_machines(
     login: str | None, password: str | None, extra: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="a part of an access key") as refused:
+    with pytest.raises(ConfigurationError, match="only a part of an access key") as refused:
         settings(login, password, **extra)
     assert "secret'" not in str(refused.value)
 
@@ -116,9 +116,9 @@ def test_role_is_read() -> None:
         ),
         ({"verify": "False"}, "without quotes"),
         ({"verify": 3}, "without quotes"),
-        ({"config_kwargs": "x"}, "config_kwargs that is no JSON object"),
-        ({"service_config": {"sqs": "http://x"}}, "sqs that is no JSON object"),
-        ({"region_name": 3}, "region_name that is no string"),
+        ({"config_kwargs": "x"}, "config_kwargs that is not a JSON object"),
+        ({"service_config": {"sqs": "http://x"}}, "sqs that is not a JSON object"),
+        ({"region_name": 3}, "region_name that is not a string"),
         ({"session_kwargs": {"botocore_session": 1}}, "botocore_session"),
     ],
 )
