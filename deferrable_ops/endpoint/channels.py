@@ -16,7 +16,7 @@ from deferrable_ops.endpoint.paths import is_channel_name
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.events.cloudevents import Malformed
 from deferrable_ops.events.deliveries import Delivery, read_delivery, slack_challenge
-from deferrable_ops.events.signatures import refused_because
+from deferrable_ops.events.signatures import refusal_reason
 from deferrable_ops.events.specifications import ChannelEvent
 from deferrable_ops.inbox.events.channels import Channel
 from deferrable_ops.inbox.events.events import NewEvent
@@ -60,7 +60,7 @@ def _read(channel: Channel, headers: dict[str, str], body: bytes, now: float) ->
 
     :raises Refused: 401, it is not of who it should be; 400, it is no CloudEvent though it says so.
     """
-    reason = refused_because(channel.scheme, headers, body, channel.secrets, now=now)
+    reason = refusal_reason(channel.scheme, headers, body, channel.secrets, now=now)
     if reason is not None:
         raise unauthorized(reason)
     source = ChannelEvent(channel.name).source

@@ -46,7 +46,7 @@ def missing(condition: Condition, come: Collection[str]) -> Condition | None:
     return left[0] if len(left) == 1 else AtLeast(count, left)
 
 
-def in_words(condition: Condition | None) -> str:
+def describe(condition: Condition | None) -> str:
     """Return a condition as a person would say it: ``orders and (payments or signoff)``; None is ``nothing``."""
     if condition is None:
         return "nothing"
@@ -68,4 +68,4 @@ def names_in(condition: Condition) -> frozenset[str]:
 
 
 def _within(term: Condition) -> str:
-    return in_words(term) if isinstance(term, Name) else f"({in_words(term)})"
+    return describe(term) if isinstance(term, Name) else f"({describe(term)})"

@@ -32,11 +32,6 @@ def matching_names(specifications: Mapping[str, Specification], event: Event, *,
     ]
 
 
-def matches(match: Match, event: Event) -> bool:
-    """Return whether an event is matched. Never raises: what cannot be evaluated does not match."""
-    return matches_fields(match, event.fields())
-
-
 def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
     """Return whether the fields of an event (:meth:`~deferrable_ops.events.event.Event.fields`) are matched."""
     if match is None:

@@ -24,7 +24,7 @@ Headers = Mapping[str, str]
 """The request's headers, names in lower case."""
 
 
-def refused_because(
+def refusal_reason(
     scheme: str,
     headers: Headers,
     body: bytes,

@@ -49,7 +49,7 @@ def test_cleared_wait_begins_anew_with_what_has_come_since_the_run_began(
     run = airflow.trigger("events_several", {"channel": channel.name})
     task = run.task("wait").wait_for("deferred")
     assert channel.post({"table": "orders", "n": 1}).status_code == 200
-    wait_until(lambda: "Come: orders" in task.log(), "the event to be taken")
+    wait_until(lambda: "Received: orders" in task.log(), "the event to be taken")
 
     task.clear()
     task.wait_for("deferred", try_number=2)

@@ -55,7 +55,7 @@ def test_wait_for_several_shows_what_has_come_and_ends_as_soon_as_its_condition_
     )
     assert task.xcom("progress") == {"come": {"stock": 1}, "missing": "orders"}
     assert task.state == "deferred"
-    assert "Come: stock; missing: orders" in task.log()
+    assert "Received: stock. Still waiting for: orders" in task.log()
     assert channel.post({"table": "orders", "rows": 1}).status_code == 200
 
     run.wait_for("success")
@@ -84,7 +84,7 @@ def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
         "inputs.payments": "failed",
         **dict.fromkeys(["inputs.join", "inputs.merge", "transform"], "upstream_failed"),
     }
-    assert "missing: payments; come: nothing" in hard.task("inputs.payments").log()
+    assert "missing: payments; received: nothing" in hard.task("inputs.payments").log()
     soft.wait_for("success")
     assert soft.task_states() == {
         **in_time,
@@ -92,7 +92,7 @@ def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
     }
     several.wait_for("failed")
     # Postgres keeps the keys of a serialized DAG in an order of its own.
-    assert re.search("missing: payments; come: (orders, stock|stock, orders)", several.task("wait").log())
+    assert re.search("missing: payments; received: (orders, stock|stock, orders)", several.task("wait").log())
 
     assert channel.post({"table": "payments", "late": True}).status_code == 200
     late = hard.task("inputs.payments")

@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TaskGroup
 
 from deferrable_ops.events.condition_language import check_names, parse_condition
-from deferrable_ops.events.gathering import Keep, check_keep
+from deferrable_ops.events.received import Keep, check_keep
 from deferrable_ops.events.specifications import Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, is_cron
 from deferrable_ops.exceptions import InputError
@@ -224,8 +224,8 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
         return {"seconds": delta.total_seconds()}
     if timetable is None or (delta is None and type(timetable).__module__.startswith("airflow.")):
         raise InputError(
-            "until_next_interval=True cannot be kept: the schedule of this DAG does not say when its next data "
-            "interval ends; leave it out, and give a timeout="
+            "until_next_interval=True needs the end of the next data interval, which the schedule of this DAG does not "
+            "define; leave it out, and give a timeout="
         )
     return {}  # a timetable of the user's own: the next interval is taken to be as long as the run's
 

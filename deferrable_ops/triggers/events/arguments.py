@@ -1,4 +1,4 @@
-"""What an events wait is told: its events, its DAG run's times, and until when it may wait."""
+"""The arguments of an events wait: its events, the times of its DAG run, and the end of its next data interval."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import plain_copy
 
 
-def specifications_of(events: Any) -> dict[str, Specification]:
-    """Return the specifications that an operator's ``events`` have become, templates rendered.
+def parse_events(events: Any) -> dict[str, Specification]:
+    """Return the specifications of an operator's rendered ``events``, by name.
 
     :raises InputError: one of them is wrong; the message names it and the fix.
     """
     if not isinstance(events, Mapping):
-        raise InputError(f"events={events!r} is not a dict of names and events")
+        raise InputError(
+            f"events={events!r} must be a dict of names and events, as {'orders': KafkaEvent('orders')}"
+        )
     found = {}
     for name, data in events.items():
         try:
-            found[sys.intern(str(name))] = specification_from_json(_with_shared_texts(data))
+            found[sys.intern(str(name))] = specification_from_json(_intern_texts(data))
         except InputError as error:
             raise InputError(f"events[{name!r}]: {error}") from None
     return found
 
 
-def _with_shared_texts(value: Any) -> Any:
-    # Thousands of waits match on the same keys, and mostly on the same values: each is kept once.
+def _intern_texts(value: Any) -> Any:
+    # Saves memory: thousands of waits match on the same keys, and mostly on the same values.
     if type(value) is str:
         return sys.intern(value)
     if type(value) is dict:
-        return {_with_shared_texts(key): _with_shared_texts(item) for key, item in value.items()}
-    return [_with_shared_texts(item) for item in value] if type(value) is list else value
+        return {_intern_texts(key): _intern_texts(item) for key, item in value.items()}
+    return [_intern_texts(item) for item in value] if type(value) is list else value
 
 
 @dataclass(frozen=True, slots=True)
 class RunTimes:
-    """When a DAG run started, and its data interval. A run without a logical date has none.
+    """The start and the data interval of a DAG run. A run without a logical date has no data interval.
 
-    :param start: None where Airflow does not tell.
+    :param start: None if Airflow did not provide it.
     """
 
     start: datetime | None = None
@@ -55,12 +57,12 @@ class RunTimes:
 
     @classmethod
     def of(cls, dag_run: Any) -> RunTimes:
-        """Return the times of one of Airflow's DAG runs, of whatever class."""
+        """Return the times of a DAG run; Airflow has several classes for it, with the same attributes."""
         return cls(dag_run.start_date, dag_run.data_interval_start, dag_run.data_interval_end)
 
     @classmethod
     def from_json(cls, data: Mapping[str, str | None]) -> RunTimes:
-        """Return the times that :meth:`as_json` wrote."""
+        """Return the times from what :meth:`as_json` returned."""
         return cls(*(_moment(data.get(name)) for name in cls.__slots__))
 
     def as_json(self) -> dict[str, str | None]:
@@ -72,18 +74,18 @@ class RunTimes:
         }
 
 
-def end_of_next_interval(
-    told: Mapping[str, Any], times: RunTimes, run_start: datetime, timezone: str
+def parse_next_interval_end(
+    interval: Mapping[str, Any], times: RunTimes, run_start: datetime, timezone: str
 ) -> datetime:
-    """Return until when a wait with ``until_next_interval=True`` may wait at most.
+    """Return the latest deadline of a wait with ``until_next_interval=True``: the end of the next data interval.
 
-    :param told: what the operator could tell of its DAG's schedule: ``cron``, ``seconds`` or neither.
-    :param run_start: stands in for the data interval of a run that has none.
-    :raises InputError: there is no telling.
+    :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}`` or ``{}`` for any other.
+    :param run_start: used instead of the data interval if the run has none.
+    :raises InputError: the end cannot be determined.
     """
-    schedule = told.get("cron")
-    if schedule is None and told.get("seconds") is not None:
-        schedule = timedelta(seconds=told["seconds"])
+    schedule = interval.get("cron")
+    if schedule is None and interval.get("seconds") is not None:
+        schedule = timedelta(seconds=interval["seconds"])
     moment = next_interval_end(
         schedule,
         interval_start=times.interval_start or run_start,
@@ -92,27 +94,28 @@ def end_of_next_interval(
     )
     if moment is None:
         raise InputError(
-            "until_next_interval=True cannot be kept: this DAG run's data interval has no length, and its schedule is "
-            "neither cron nor a timedelta; leave it out, and give a timeout="
+            "until_next_interval=True needs the end of the next data interval, which is unknown: the DAG run's data "
+            "interval has no length and the schedule is neither cron nor a timedelta; leave it out, and give a timeout="
         )
     return moment
 
 
 def check_payload(payload: Any) -> None:
-    """Check the payload of an event that is to be published.
+    """Check the payload of an event to publish to a channel.
 
-    :raises InputError: it is no JSON value that the inbox can keep, or too large.
+    :raises InputError: it is not a JSON value that the inbox can store, or it is too large.
     """
     plain_copy("payload=", payload)
     body = json.dumps(payload).encode()
     if len(body) > settings.max_payload_bytes():
         raise InputError(
-            f"payload= has {len(body)} bytes of JSON, and at most {settings.max_payload_bytes()} are taken "
-            "([deferrable_ops] max_payload_bytes); publish where the data is, and not the data"
+            f"payload= has {len(body)} bytes of JSON; the limit is {settings.max_payload_bytes()} "
+            "([deferrable_ops] max_payload_bytes); publish a reference to the data instead"
         )
     if decode_payload(body) != payload:
         raise InputError(
-            "payload= cannot be kept: numbers have at most 64 bits, and texts neither U+0000 nor half a surrogate pair"
+            "payload= cannot be stored: numbers must fit into 64 bits, and text must hold neither U+0000 nor a lone "
+            "surrogate"
         )
 
 

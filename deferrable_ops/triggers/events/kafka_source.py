@@ -1,52 +1,41 @@
-"""Kafka's records come into the inbox for as long as a wait needs them, from where it has read them up to."""
+"""Reads Kafka topics into the inbox, each wait from the offsets that it has reached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import cast
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.inbox.events.events import Events, NewEvent, SourcePosition
-from deferrable_ops.triggers.events.intake import Intake
-from deferrable_ops.triggers.events.source_request import Need
+from deferrable_ops.outcome import Outcome
+from deferrable_ops.triggers.events.collector import EventCollector
+from deferrable_ops.triggers.events.source_request import SourceRequest
 from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
 
 
-class KafkaUse:
-    """Reads what a wait needs of one topic, while its ``async with`` statement lasts.
+async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Await `body` while a topic is read for a wait.
 
-    :param need: of a :class:`~deferrable_ops.events.KafkaEvent` or several.
-    :raises ConfigurationError: on entering; the extra ``kafka`` or the connection is missing, or a setting of it is
-        wrong.
+    A plain coroutine, because a generator-based context manager would take 1 kB for each of thousands of waits.
+
+    :param request: for :class:`~deferrable_ops.events.KafkaEvent` specifications of one topic.
+    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or one of its settings is wrong.
     """
-
-    # There are thousands, and a generator for each would take 1 kB.
-    __slots__ = ("_cluster", "_need", "_reading")
-
-    def __init__(self, need: Need) -> None:
-        self._need = need
-
-    async def __aenter__(self) -> None:
-        """Begin to read where the wait has read up to."""
-        need, wanted = self._need, cast("tuple[KafkaEvent, ...]", self._need.specifications)
-        del self._need  # nor does a wait hold what it has handed on
-        offsets = None
-        if not need.is_new:  # thousands may begin at once, and each question has a connection to wait for
-            offsets = await need.inbox.events.position_of(wanted[0].source, need.wait_id)
-        if offsets is not None:
-            need.intake.go_on(wanted[0].source, offsets, await need.inbox.events.newest())
-        self._cluster = use_kafka(wanted[0].kafka_conn_id, partial(_store, need.inbox.events))
-        kafka = await self._cluster.__aenter__()
-        self._reading = kafka.subscribe(
-            need.wait_id, wanted, since=need.since, offsets=offsets, listener=need.intake
-        )
-        self._reading.__enter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        """Read no more."""
-        self._reading.__exit__(*error)
-        await self._cluster.__aexit__(None, None, None)
+    events, collector = request.inbox.events, request.collector
+    wanted = cast("tuple[KafkaEvent, ...]", request.specifications)
+    topic = wanted[0]
+    offsets = None
+    # A new wait has no offsets. Thousands may start at once, and each query needs a database connection.
+    if not request.is_new:
+        offsets = await events.position_of(topic.source, request.wait_id)
+    if offsets is not None:
+        collector.resume_from(topic.source, offsets, await events.newest())
+    async with use_kafka(topic.kafka_conn_id, partial(_store, events)) as kafka:
+        with kafka.subscribe(
+            request.wait_id, wanted, since=request.since, offsets=offsets, listener=collector
+        ):
+            return await body()
 
 
 async def _store(events: Events, batch: Batch) -> None:
@@ -59,5 +48,5 @@ async def _store(events: Events, batch: Batch) -> None:
     ]
     appended = await events.append_all(new, positions=positions)
     for event, commit, asked in zip(batch.events, appended, batch.listeners, strict=True):
-        for intake in cast("Iterable[Intake]", asked):
-            intake.take_read(commit, event)
+        for collector in cast("Iterable[EventCollector]", asked):
+            collector.add_record(commit, event)

@@ -1,4 +1,4 @@
-"""How a wait for several events says what has come and what is missing, while it goes on."""
+"""Reports which events a wait for several events has received and which are missing."""
 
 from __future__ import annotations
 
@@ -7,99 +7,104 @@ import json
 import time
 from typing import Any, Final, Self
 
-from deferrable_ops.events.gathering import Gathering
+from deferrable_ops.events.received import ReceivedEvents
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background
 from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 PROGRESS: Final = "progress"
-"""The XCom that says it."""
+"""The XCom key of the progress."""
 
-_FIRST_AFTER = 2.0  # most of what has come already is there by then
+# By then, most of the events that arrived before the wait have been counted.
+_FIRST_AFTER = 2.0
 _EVERY = 10.0
-# What is more, or larger, is gathered again from the events themselves.
-_MOST_KEPT = 50
-_LARGEST_STATE = 100_000  # characters
+# A larger state is not stored: after a restart, it is collected again from the events themselves.
+_MAX_KEPT_EVENTS = 50
+_MAX_STATE_CHARACTERS = 100_000
 
-_showing = Throttle(1)
+_pushing = Throttle(1)
 
 
-class Progress:
-    """What one wait tells, in its log and in an XCom, and keeps in the inbox for whoever goes on with it.
+class ProgressReporter:
+    """Reports the progress of one wait to its log, to an XCom and to the inbox, from where a restart resumes.
 
-    It tells first when its ``with`` statement has lasted 2 s, and shows nothing after it but what :meth:`show_last`
-    does.
+    It reports 2 s after its ``with`` statement began, then on :meth:`report_soon`; after the statement only
+    :meth:`push_final` reports.
 
-    :param keeps_state: whether who goes on with the wait can go on from what has been gathered.
+    :param stores_state: whether a restart can resume from the state of `received`.
     """
 
-    __slots__ = ("_gathering", "_keeps_state", "_over", "_shown", "_telling", "_told_at", "_trigger")
+    __slots__ = ("_is_over", "_pushed", "_received", "_reported_at", "_stores_state", "_timer", "_trigger")
 
-    def __init__(self, trigger: TaskTrigger, gathering: Gathering, *, keeps_state: bool) -> None:
+    def __init__(self, trigger: TaskTrigger, received: ReceivedEvents, *, stores_state: bool) -> None:
         self._trigger = trigger
-        self._gathering = gathering
-        self._keeps_state = keeps_state
-        self._told_at = float("-inf")
-        self._shown: dict[str, Any] | None = None
-        self._over = False
-        self._telling: asyncio.TimerHandle | None = None
+        self._received = received
+        self._stores_state = stores_state
+        self._reported_at = float("-inf")
+        self._pushed: dict[str, Any] | None = None
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    def changed(self) -> None:
-        """Tell soon, and at most every 10 s."""
-        if self._telling is None:
-            self._tell_in(max(0.0, self._told_at + _EVERY - time.monotonic()))
+    def report_soon(self) -> None:
+        """Report the progress soon, at most once every 10 s."""
+        if self._timer is None:
+            self._report_in(max(0.0, self._reported_at + _EVERY - time.monotonic()))
 
     def __enter__(self) -> Self:
-        self._tell_in(_FIRST_AFTER)
+        self._report_in(_FIRST_AFTER)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Show no more: another attempt may have begun to."""
-        self._over = True
-        if self._telling is not None:
-            self._telling.cancel()
+        """Stop reporting: another attempt may have started to report."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def show_last(self) -> None:
-        """Show how far it came in the end, where something else is shown so far."""
-        if self._shown is not None and self._shown != self._gathering.progress():
-            await self._show()
+    async def push_final(self) -> None:
+        """Push the final progress to the XCom if an earlier one was pushed."""
+        if self._pushed is not None and self._pushed != self._received.progress():
+            await self._push()
 
-    def _tell_in(self, seconds: float) -> None:
-        self._telling = asyncio.get_running_loop().call_later(seconds, self._tell)
+    def _report_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._report)
 
-    def _tell(self) -> None:
-        self._telling, self._told_at = None, time.monotonic()
-        told = self._gathering.progress()
-        self._trigger.log.info("Come: %s; missing: %s", _in_words(told["come"]), told["missing"])
-        background.detach(self._keep_and_show())
+    def _report(self) -> None:
+        self._timer, self._reported_at = None, time.monotonic()
+        progress = self._received.progress()
+        self._trigger.log.info(
+            "Received: %s. Still waiting for: %s", _describe_counts(progress["come"]), progress["missing"]
+        )
+        background.detach(self._store_and_push())
 
-    async def _keep_and_show(self) -> None:
-        noted, state = self._gathering.progress(), self._gathering.state()
-        if self._keeps_state and _is_small(state):
-            noted["state"] = state
-        if noted["come"]:
-            await self._trigger.inbox.waits.save_progress(self._trigger.current.id, noted)
-        # The triggerer serves one XCom at a time, 20 ms each: all waits together ask for one.
-        with _showing.slot() as granted:
+    async def _store_and_push(self) -> None:
+        progress, state = self._received.progress(), self._received.state()
+        if self._stores_state and _is_small(state):
+            progress["state"] = state
+        if progress["come"]:
+            await self._trigger.inbox.waits.save_progress(self._trigger.current.id, progress)
+        # The triggerer handles one XCom at a time, in about 20 ms: one wait at a time pushes its progress.
+        with _pushing.slot() as granted:
             await granted
-            if not self._over:
-                await self._show()
+            if not self._is_over:
+                await self._push()
 
-    async def _show(self) -> None:
-        self._shown = self._gathering.progress()
+    async def _push(self) -> None:
+        self._pushed = self._received.progress()
         try:
-            await self._trigger.push_xcom(PROGRESS, self._shown)
+            await self._trigger.push_xcom(PROGRESS, self._pushed)
         except Exception as error:
-            self._trigger.log.warning("The progress could not be shown: %s", type(error).__name__)
+            self._trigger.log.warning(
+                "Could not push the XCom %r: %s; the wait continues", PROGRESS, type(error).__name__
+            )
 
 
 def _is_small(state: dict[str, Any]) -> bool:
     kept = sum(map(len, state["kept"].values()))
-    return kept <= _MOST_KEPT and len(json.dumps(state)) <= _LARGEST_STATE
+    return kept <= _MAX_KEPT_EVENTS and len(json.dumps(state)) <= _MAX_STATE_CHARACTERS
 
 
-def _in_words(come: dict[str, int]) -> str:
+def _describe_counts(counts: dict[str, int]) -> str:
     return (
-        ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in come.items())
+        ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in counts.items())
         or "nothing"
     )

@@ -1,4 +1,4 @@
-"""Which waits of a process an event concerns: asked once for all of them, by an index of what they wait for."""
+"""Routes each event of the inbox to the waits of this process that match it, through one index for all of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deferrable_ops.inbox.watcher import Subscription
 
 
 class WaitFollower(Follower):
-    """The events that one wait's specifications match, while its ``with`` statement lasts.
+    """The events that match one wait's specifications, while its ``with`` statement lasts.
 
-    It wakes who waits for changes of the wait, so that a wait needs no task of its own that waits for events.
+    It wakes the wait's subscription, so a wait needs no second task that waits for events.
 
-    :param since: seconds since the epoch, before which events are left out.
-    :param after: the number of the last event that is known already.
-    :param changes: woken whenever :meth:`next` has something.
-    :param wakes_when_live: whether they are also woken when everything that was there has been handed over.
+    :param since: seconds since the epoch; earlier events are left out.
+    :param after: the number of the last event that the wait has counted.
+    :param changes: woken whenever :meth:`next` would return something.
+    :param wakes_when_live: whether `changes` is also woken when all stored events have been delivered.
     """
 
     __slots__ = ("_changes", "_routes", "_specifications", "_wakes_when_live")
@@ -59,32 +59,32 @@ class WaitFollower(Follower):
         return bool(self._pending)
 
     def take(self, event: StoredEvent) -> bool:
-        """Hand over the next event, and wake."""
+        """Queue the next event, and wake the wait."""
         had_room = super().take(event)
         if self._pending:
             self._changes.wake()
         return had_room
 
     def go_live(self) -> None:
-        """Take note that it has been handed everything that was there."""
+        """Note that all stored events have been delivered."""
         super().go_live()
         if self._wakes_when_live:
             self._changes.wake()
 
 
 class Routes:
-    """One index per source, for all waits of a process."""
+    """The match indexes of all waits of a process, one for each source."""
 
     def __init__(self) -> None:
         self._indexes: dict[str, MatchIndex[WaitFollower]] = {}
 
     def add(self, follower: WaitFollower, specification: Specification) -> None:
-        """Let a follower have what a specification matches."""
+        """Route the events that match a specification to a follower."""
         index = self._indexes.setdefault(specification.source, MatchIndex())
         index.add(follower, specification.match)
 
     def discard(self, follower: WaitFollower, specification: Specification) -> None:
-        """Forget a follower's specification."""
+        """Remove a follower's specification."""
         index = self._indexes.get(specification.source)
         if index is not None:
             index.discard(follower, specification.match)
@@ -92,13 +92,13 @@ class Routes:
                 del self._indexes[specification.source]
 
     def followers(self, kept: StoredEvent) -> Iterable[WaitFollower]:
-        """Return those that an event concerns. Never raises."""
+        """Return the followers that an event matches. Never raises."""
         index = self._indexes.get(kept.source)
-        return () if index is None else index.find(event_of(kept))
+        return () if index is None else index.find(to_event(kept))
 
 
-def event_of(kept: StoredEvent) -> Event:
-    """Return an event as its source gave it."""
+def to_event(kept: StoredEvent) -> Event:
+    """Convert an event of the inbox into the event that its source delivered."""
     return Event(kept.source, kept.dedupe_key, kept.time, kept.payload, kept.attributes)
 
 

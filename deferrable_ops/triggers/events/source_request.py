@@ -1,4 +1,4 @@
-"""What one wait needs of a source."""
+"""What one wait requests of one source."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from deferrable_ops.events.specifications import Specification
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.triggers.events.intake import Intake
+from deferrable_ops.triggers.events.collector import EventCollector
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What one wait needs of one source.
+class SourceRequest:
+    """What one wait requests of one source.
 
-    :param inbox: where the source's events are appended, by ``Events.append_all``.
-    :param wait_id: tells who needs it, the same after a restart: for how far the source is read.
-    :param is_new: whether it has needed nothing before: then nothing is read for it yet.
-    :param specifications: what it waits for, all of them of this source; at least one.
-    :param since: seconds since the epoch, from when on its events are needed.
-    :param intake: the wait's, which is told of trouble.
+    :param inbox: where the source appends its events, with ``Events.append_all``.
+    :param wait_id: identifies the wait, also after a restart; read offsets are stored under it.
+    :param is_new: the wait was registered just now, so no offsets are stored for it.
+    :param specifications: what the wait is for; all of this source, at least one.
+    :param since: seconds since the epoch, from which on events are needed.
+    :param collector: the wait's own, to which the source reports warnings and failures.
     """
 
     inbox: Inbox
@@ -26,9 +26,9 @@ class Need:
     is_new: bool
     specifications: tuple[Specification, ...]
     since: float
-    intake: Intake
+    collector: EventCollector
 
     @property
     def specification(self) -> Specification:
-        """One of them, which says what the source is."""
+        """The first specification, which identifies the source."""
         return self.specifications[0]

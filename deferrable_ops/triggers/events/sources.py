@@ -1,51 +1,46 @@
-"""What must run while a wait needs a source, so that the source's events come into the inbox."""
+"""Reads the sources of a wait while the wait collects its events."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.triggers.events.kafka_source import KafkaUse
-from deferrable_ops.triggers.events.source_request import Need
-from deferrable_ops.triggers.events.sqs_source import SqsUse
+from deferrable_ops.outcome import Outcome
+from deferrable_ops.triggers.events.kafka_source import read_kafka
+from deferrable_ops.triggers.events.source_request import SourceRequest
+from deferrable_ops.triggers.events.sqs_source import read_sqs
 
-RunUpstream = Callable[[Need], AbstractAsyncContextManager[Any]]
+Body = Callable[[], Awaitable[Outcome]]
+ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
+"""Awaits the body, and appends the source's events to the inbox meanwhile. All waits of a process share the readers."""
 
-UPSTREAMS: Final[dict[type[Specification], RunUpstream | None]] = {
-    ChannelEvent: None,  # its events come by the endpoint
-    KafkaEvent: KafkaUse,
-    SqsEvent: SqsUse,
+READERS: Final[dict[type[Specification], ReadSource | None]] = {
+    # Channel events arrive through the endpoint.
+    ChannelEvent: None,
+    KafkaEvent: read_kafka,
+    SqsEvent: read_sqs,
 }
-_NOTHING: Final = nullcontext()  # one for all: there are thousands of waits for channels
 
 
-def upstreams_of(needs: Iterable[Need]) -> AbstractAsyncContextManager[Any]:
-    """Run what the sources need, as long as the block lasts. An upstream itself shares what its waits have in common.
+async def while_reading(requests: Iterable[SourceRequest], body: Body) -> Outcome:
+    """Await `body` while the requested sources are read, and return its outcome.
 
     :raises InputError: this version cannot read one of the sources.
+    :raises ConfigurationError: an extra or a connection is missing, or one of its settings is wrong.
     """
-    running = []
-    for need in needs:
-        kind = type(need.specification)
-        if kind not in UPSTREAMS:
+    # The first source is read first: it becomes the outermost body.
+    for request in reversed(list(requests)):
+        kind: Any = type(request.specification)
+        if kind not in READERS:
+            known = ", ".join(one.__name__ for one in READERS)
             raise InputError(
-                f"{need.specification.source}: this version of airflow-deferrable-ops does not read such a source yet; "
-                "wait for a ChannelEvent or a KafkaEvent, or upgrade"
+                f"{request.specification.source}: this version of airflow-deferrable-ops cannot read a "
+                f"{kind.__name__}; wait for one of {known}, or upgrade"
             )
-        run = UPSTREAMS[kind]
-        if run is not None:
-            running.append(run(need))
-    if len(running) > 1:
-        return _together(running)
-    return running[0] if running else _NOTHING
-
-
-@asynccontextmanager
-async def _together(managers: Iterable[AbstractAsyncContextManager[Any]]) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for manager in managers:
-            await stack.enter_async_context(manager)
-        yield
+        read = READERS[kind]
+        if read is not None:
+            body = partial(read, request, body)
+    return await body()

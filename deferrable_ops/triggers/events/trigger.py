@@ -1,41 +1,44 @@
-"""The events wait: follow what the inbox is given, from a moment on, until a condition is true."""
+"""Waits until the events since a moment fulfil a condition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
 from deferrable_ops.events.condition_language import parse_condition
-from deferrable_ops.events.gathering import Gathering, Keep, check_keep
+from deferrable_ops.events.received import Keep, ReceivedEvents, check_keep
 from deferrable_ops.events.specifications import KafkaEvent, Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, deadline, since_moment, timezone_named
 from deferrable_ops.inbox import Attempt, NewWait, Wait, WaitState
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.events.arguments import RunTimes, end_of_next_interval, specifications_of
-from deferrable_ops.triggers.events.intake import Intake
-from deferrable_ops.triggers.events.progress import PROGRESS, Progress
-from deferrable_ops.triggers.events.source_request import Need
-from deferrable_ops.triggers.events.sources import upstreams_of
+from deferrable_ops.triggers.events.arguments import RunTimes, parse_events, parse_next_interval_end
+from deferrable_ops.triggers.events.collector import EventCollector
+from deferrable_ops.triggers.events.progress import PROGRESS, ProgressReporter
+from deferrable_ops.triggers.events.source_request import SourceRequest
+from deferrable_ops.triggers.events.sources import while_reading
 
-_ALWAYS_KEPT: Final = 86_400.0  # events are kept for days, so that most waits need not ask since when
+# Seconds for which events are always kept: only an earlier `since` needs a query for what the inbox still holds.
+_ALWAYS_KEPT: Final = 86_400.0
+_NO_PROGRESS: Final = nullcontext()
 
 
 class EventsTrigger(TaskTrigger):
     """Waits for events.
 
-    The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, but these:
+    The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
-    :param events: by name, what ``specification_to_json`` wrote.
-    :param cron: a timeout that is a cron expression.
-    :param next_interval: with ``until_next_interval``, what the operator knows of its DAG's schedule.
-    :param timezone: the DAG's, by name.
-    :param single: there is one event, and the value is what came for it.
-    :param run_times: when the DAG run started, and its data interval, where a worker deferred the task; None where the
-        scheduler did, because Airflow tells then.
+    :param events: by name, what ``specification_to_json`` returned.
+    :param cron: the timeout, if it is a cron expression.
+    :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
+        or ``{}``.
+    :param timezone: the name of the DAG's timezone.
+    :param single: the wait is for one event, and returns that event instead of a dict of names.
+    :param run_times: the DAG run's start and data interval, set if a worker deferred the task. None if the scheduler
+        did: then Airflow provides the DAG run.
     """
 
     feature: ClassVar[str] = "events"
@@ -53,10 +56,11 @@ class EventsTrigger(TaskTrigger):
         "run_times",
     )
 
-    # Set while run() runs; before that they are None.
-    _wanted: dict[str, Specification] | None  # until _intake has it
-    _intake: Intake
-    _progress: Progress | None
+    # None until run() sets them.
+    # Moved into _collector.
+    _wanted: dict[str, Specification] | None
+    _collector: EventCollector
+    _progress: ProgressReporter | None
 
     def __init__(
         self,
@@ -85,12 +89,12 @@ class EventsTrigger(TaskTrigger):
         self.single = single
         self.run_times = run_times
         self._wanted = None
-        self._intake = cast("Any", None)
+        self._collector = cast("Any", None)
         self._progress = None
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop: waiting launches nothing."""
+        """False: a wait for events launches no work."""
         return False
 
     @property
@@ -99,13 +103,13 @@ class EventsTrigger(TaskTrigger):
         return super().xcoms_to_clear if self.single else (*super().xcoms_to_clear, PROGRESS)
 
     def validate(self) -> None:
-        """Check the rendered arguments, and keep of the events what they say.
+        """Check the rendered arguments, and parse the events.
 
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
-        self._wanted = specifications_of(self.events or {})
+        self._wanted = parse_events(self.events or {})
         parse_condition(self.condition, list(self._wanted))
-        # Thousands of waits take turns after this. What all of them hold meanwhile stays the process's memory.
+        # Frees memory: thousands of waits queue after this, and would hold their events twice.
         self.events = None
         check_keep(self.keep)
         check_since(self.since)
@@ -114,9 +118,9 @@ class EventsTrigger(TaskTrigger):
             check_timeout(self.cron)
 
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return what is registered of the wait, whose deadline may follow the DAG's clock and schedule.
+        """Return the wait to register; its deadline may depend on the DAG's timezone and schedule.
 
-        :raises InputError: the wait is to end with the next data interval, and nobody can tell when that is.
+        :raises InputError: ``until_next_interval`` is set, and the end of the next data interval is unknown.
         """
         new = super().new_wait(attempt)
         if self.cron is None and self.next_interval is None:
@@ -124,117 +128,99 @@ class EventsTrigger(TaskTrigger):
         now, latest = datetime.now(UTC), None
         if self.next_interval is not None:
             times = self._times()
-            latest = end_of_next_interval(self.next_interval, times, times.start or now, self.timezone)
+            latest = parse_next_interval_end(self.next_interval, times, times.start or now, self.timezone)
         zone = timezone_named(self.timezone)
         moment = deadline(self.cron or self.timeout, start=now, timezone=zone, next_interval_end=latest)
         return replace(new, timeout=max(0.0, min(new.timeout, (moment - now).total_seconds())))
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the classpath and the kwargs that make this trigger again."""
+        """Return the classpath and the kwargs that recreate this trigger."""
         classpath, kwargs = super().serialize()
-        wanted = self._wanted if self._intake is None else dict(self._intake.wanted)
+        wanted = self._wanted if self._collector is None else dict(self._collector.named_specifications)
         if wanted is not None:
             kwargs["events"] = {name: specification_to_json(one) for name, one in wanted.items()}
         return classpath, kwargs
 
     async def wait(self) -> Outcome:
-        """Follow the events until the condition is true, and return what came."""
-        self._begin()
-        await self._tell_what_is_waited_for()
-        # No with statements, as in run(): there are thousands of waits.
-        upstreams = upstreams_of(self._needs())
-        await upstreams.__aenter__()
-        try:
-            following = self._follow()
-            try:
-                while self._goes_on:
-                    await self.changes.next_change()
-                    await self._take_what_came()
-                outcome = await self._ending()
-            finally:
-                self._follow_no_more(following)
-        finally:
-            await upstreams.__aexit__(None, None, None)
+        """Collect events until the condition is true, and return them."""
+        self._prepare()
+        await self._log_what_is_awaited()
+        outcome = await while_reading(self._source_requests(), self._collect_until_done)
         if self._progress is not None:
-            await self._progress.show_last()
+            await self._progress.push_final()
         return outcome
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing: waiting launches nothing."""
+        """Do nothing: a wait for events launches no work."""
 
     async def expired(self) -> Outcome:
-        """Return what has come by the deadline, or that it is not enough."""
-        intake = self._begin()
-        await intake.take_the_rest(self.inbox.events, self.current.id)
-        if intake.gathering.complete:
+        """Return the events that arrived by the deadline, or a failure that names the missing ones."""
+        collector = self._prepare()
+        await collector.drain(self.inbox.events, self.current.id)
+        if collector.received.complete:
             return Success(self._value())
-        reason = f"the deadline passed; {intake.gathering.why_incomplete()}"
+        reason = f"the deadline passed; {collector.received.why_incomplete()}"
         return Skip(reason) if self.soft_fail else Failure(reason)
 
-    async def _ending(self) -> Outcome:
-        if self.current.state is not WaitState.WAITING:
-            return await self.wait_until_settled()
-        reason = self._intake.failed_because
-        return Success(self._value()) if reason is None else Failure(reason)
-
-    def _follow(self) -> AbstractContextManager[Any]:
-        following = self._intake.follow(self.inbox.feed)
-        following.__enter__()
-        if self._progress is not None:
-            self._progress.__enter__()
-        return following
-
-    def _follow_no_more(self, following: AbstractContextManager[Any]) -> None:
-        if self._progress is not None:
-            self._progress.__exit__()
-        following.__exit__(None, None, None)
+    async def _collect_until_done(self) -> Outcome:
+        with self._collector.follow(self.inbox.feed), self._progress or _NO_PROGRESS:
+            while self._is_unfinished:
+                await self.changes.next_change()
+                await self._collect()
+            if self.current.state is not WaitState.WAITING:
+                return await self.wait_until_settled()
+            reason = self._collector.failed_because
+            return Success(self._value()) if reason is None else Failure(reason)
 
     @property
-    def _goes_on(self) -> bool:
-        is_over = self._intake.gathering.complete or self._intake.failed_because is not None
+    def _is_unfinished(self) -> bool:
+        is_over = self._collector.received.complete or self._collector.failed_because is not None
         return self.current.state is WaitState.WAITING and not is_over
 
-    async def _take_what_came(self) -> None:
+    async def _collect(self) -> None:
         self.current = self.changes.take() or self.current
         if self.current.state is not WaitState.WAITING:
             return
-        intake, progress = self._intake, self._progress
-        has_changed = await intake.take_what_came(self.inbox.events)
-        for warning in intake.take_warnings():
+        collector, progress = self._collector, self._progress
+        has_matched = await collector.collect(self.inbox.events)
+        for warning in collector.take_warnings():
             self.log.warning(warning)
-        if progress is not None and has_changed and not intake.gathering.complete:
-            progress.changed()
+        if progress is not None and has_matched and not collector.received.complete:
+            progress.report_soon()
 
-    def _begin(self) -> Intake:
-        if self._intake is None:
+    def _prepare(self) -> EventCollector:
+        if self._collector is None:
             specifications = self._wanted or {}
             condition = parse_condition(self.condition, list(specifications))
             started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
             zone = timezone_named(self.timezone)
-            # What an earlier run of this trigger had gathered. The events themselves come to the same.
+            # What an earlier run of this trigger had received. Without it, the events are counted again.
             state = (self.current.progress or {}).get("state")
-            self._intake = Intake(
+            self._collector = EventCollector(
                 specifications,
-                Gathering(condition, list(specifications), self.keep, state),
+                ReceivedEvents(condition, list(specifications), self.keep, state),
                 since=since_moment(self.since, run_start=started, timezone=zone).timestamp(),
                 latest=self.current.deadline,
                 changes=self.changes,
             )
             self._wanted = None
             if not self.single:
-                # What was read of Kafka goes up to offsets that are kept elsewhere, and a state could not agree with.
-                keeps_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
-                self._progress = Progress(self, self._intake.gathering, keeps_state=keeps_state)
-        return self._intake
+                # Kafka offsets are stored separately, so a stored state could contradict them.
+                stores_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
+                self._progress = ProgressReporter(self, self._collector.received, stores_state=stores_state)
+        return self._collector
 
-    def _needs(self) -> Iterator[Need]:
-        intake = self._intake
-        sources = dict.fromkeys(one.source for one in intake.specifications)
+    def _source_requests(self) -> Iterator[SourceRequest]:
+        collector = self._collector
+        sources = dict.fromkeys(one.source for one in collector.specifications)
         for source in sources:
-            wanted = tuple(one for one in intake.specifications if one.source == source)
-            if wanted == intake.specifications:
-                wanted = intake.specifications  # kept once: there are thousands of waits
-            yield Need(self.inbox, self.current.id, self.current.is_new, wanted, intake.since, intake)
+            wanted = tuple(one for one in collector.specifications if one.source == source)
+            if wanted == collector.specifications:
+                # Share the tuple, to save memory.
+                wanted = collector.specifications
+            yield SourceRequest(
+                self.inbox, self.current.id, self.current.is_new, wanted, collector.since, collector
+            )
 
     def _times(self) -> RunTimes:
         if self.run_times is not None:
@@ -245,21 +231,21 @@ class EventsTrigger(TaskTrigger):
         return RunTimes.of(ti.get_template_context()["dag_run"])
 
     def _value(self) -> Any:
-        result = self._intake.gathering.result()
+        result = self._collector.received.result()
         return next(iter(result.values())) if self.single else result
 
-    async def _tell_what_is_waited_for(self) -> None:
-        intake = self._intake
-        names = ", ".join(f"{name} ({one.source})" for name, one in intake.wanted)
+    async def _log_what_is_awaited(self) -> None:
+        collector = self._collector
+        names = ", ".join(f"{name} ({one.source})" for name, one in collector.named_specifications)
         self.log.info("Waiting for %s", names)
-        since = datetime.fromtimestamp(intake.since, UTC)
-        self.log.info("Events count since %s; needed: %s", since, intake.gathering.missing())
-        if intake.since > self.current.created_at - _ALWAYS_KEPT:
+        since = datetime.fromtimestamp(collector.since, UTC)
+        self.log.info("Still needed: %s. Events count from %s on", collector.received.missing(), since)
+        if collector.since > self.current.created_at - _ALWAYS_KEPT:
             return
         kept_since = await self.inbox.events.kept_since()
-        if intake.since < kept_since:
+        if collector.since < kept_since:
             self.log.warning(
-                "What came before %s is no longer kept ([deferrable_ops] event_retention_days): "
-                "the wait does not see it",
+                "Events received before %s are no longer kept ([deferrable_ops] event_retention_days), "
+                "so this wait does not see them; use a later since=, or keep events longer",
                 datetime.fromtimestamp(kept_since, UTC),
             )

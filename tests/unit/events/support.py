@@ -7,6 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from deferrable_ops.events.event import Event
+from deferrable_ops.events.matching import matches_fields
+from deferrable_ops.events.specifications import Match
 
 SOURCE = "channel:tests"
 
@@ -19,3 +21,7 @@ json_values = st.recursive(
 
 def event(payload: Any = None, *, source: str = SOURCE, time: float = 1_000.0, **attributes: Any) -> Event:
     return Event(source, dedupe_key="1", time=time, payload=payload, attributes=attributes)
+
+
+def matches(match: Match, event: Event) -> bool:
+    return matches_fields(match, event.fields())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deferrable_ops.events.condition_language import check_names, parse_condition
-from deferrable_ops.events.conditions import holds, in_words, missing, names_in
+from deferrable_ops.events.conditions import describe, holds, missing, names_in
 from deferrable_ops.exceptions import InputError
 
 NAMES = ("a", "b", "c", "d")
@@ -122,7 +122,7 @@ def test_and_binds_more_tightly_than_or() -> None:
     ],
 )
 def test_what_is_missing_is_said_in_words(text: str, come: set[str], words: str) -> None:
-    assert in_words(missing(parse_condition(text, NAMES), come)) == words
+    assert describe(missing(parse_condition(text, NAMES), come)) == words
 
 
 @pytest.mark.parametrize(

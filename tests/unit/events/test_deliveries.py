@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.events.support import matches
 
 from deferrable_ops.events.cloudevents import Malformed
 from deferrable_ops.events.deliveries import DedupeKey, Delivery, read_delivery, slack_challenge
-from deferrable_ops.events.matching import matches
 from deferrable_ops.events.signatures import SCHEMES
 
 SOURCE = "channel:github"

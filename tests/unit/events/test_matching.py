@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.events.support import event, json_values
+from unit.events.support import event, json_values, matches
 
 from deferrable_ops.events import ChannelEvent, KafkaEvent
-from deferrable_ops.events.matching import comparable, matches, matching_names
+from deferrable_ops.events.matching import comparable, matching_names
 
 expressions = st.sampled_from(
     [

@@ -16,7 +16,7 @@ from deferrable_ops.events.signatures import (
     TOLERANCE,
     check_secret,
     new_secret,
-    refused_because,
+    refusal_reason,
 )
 from deferrable_ops.exceptions import InputError
 
@@ -33,7 +33,7 @@ class Vector:
 
     def refused(self, secrets: list[str] | None = None, tolerance: float = TOLERANCE) -> str | None:
         given_secrets = [self.secret] if secrets is None else secrets
-        return refused_because(
+        return refusal_reason(
             self.scheme, self.headers, self.body, given_secrets, now=self.now, tolerance=tolerance
         )
 
@@ -196,7 +196,7 @@ def test_any_missing_header_is_refused(vector: Vector) -> None:
 def test_garbage_is_refused_and_never_raises(
     scheme: str, names: set[str], value: str, body: bytes, secrets: list[str]
 ) -> None:
-    refused = refused_because(scheme, dict.fromkeys(names, value), body, secrets, now=0)
+    refused = refusal_reason(scheme, dict.fromkeys(names, value), body, secrets, now=0)
     bearer_guessed = scheme == "bearer" and value.partition(" ")[2].strip() in secrets
     assert (refused is None) is (scheme == "none") or bearer_guessed
 
@@ -274,7 +274,7 @@ def test_a_bearer_token_is_compared_whole() -> None:
 
 
 def test_an_unknown_scheme_refuses() -> None:
-    assert "unknown" in str(refused_because("pigeon", {}, b"", ["x"], now=0))
+    assert "unknown" in str(refusal_reason("pigeon", {}, b"", ["x"], now=0))
 
 
 @pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "none"])

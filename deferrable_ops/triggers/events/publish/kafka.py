@@ -10,7 +10,7 @@ from typing import Any, Final
 from deferrable_ops.events.messages import ID, KafkaMessage, encode_payload
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
-from deferrable_ops.triggers.events.publish.resume import check_same, fingerprint
+from deferrable_ops.triggers.events.publish.resume import check_unchanged, fingerprint
 from deferrable_ops.upstreams.kafka.producer_errors import TRANSACTIONAL_PREFIX
 from deferrable_ops.upstreams.kafka.producers import Producer, ProducerPool, Record, RecordPosition
 
@@ -22,7 +22,7 @@ _IN_TRANSACTION: Final = 500  # records that the event loop is kept busy with at
 Check = Callable[[], Awaitable[object]]
 
 
-class KafkaPublishing:
+class KafkaPublisher:
     """What one wait publishes to a topic.
 
     With a transaction, all records count at once, or none. Whoever publishes notes where the first of them stands, and
@@ -80,7 +80,7 @@ class KafkaPublishing:
         """Publish the records that are not known to be published, and return where all are."""
         same = await asyncio.to_thread(fingerprint, self._records)
         noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
-        check_same(noted, same)
+        check_unchanged(noted, same)
         done, partitions = noted["published"], noted["partitions"]
         async with producers.open(self._topic, None) as producer:
             records = self._placed(producer)

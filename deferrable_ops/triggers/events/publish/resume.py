@@ -17,7 +17,7 @@ def fingerprint(messages: Sequence[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_same(noted: Mapping[str, Any], same: str) -> None:
+def check_unchanged(noted: Mapping[str, Any], same: str) -> None:
     """Check that what is published goes on where it was left off.
 
     :param noted: the progress of the wait.

@@ -11,7 +11,7 @@ from deferrable_ops.events.messages import ID, SqsMessage, encode_payload
 from deferrable_ops.events.queues import queue_of
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
-from deferrable_ops.triggers.events.publish.resume import check_same, fingerprint
+from deferrable_ops.triggers.events.publish.resume import check_unchanged, fingerprint
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.sqs.sender import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Sender
 
@@ -25,7 +25,7 @@ _NOT_IN_GROUPS: Final = re.compile(r"[^!-~]")
 _NOT_IN_TEXTS: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class SqsPublishing:
+class SqsPublisher:
     """What one wait publishes to a queue.
 
     What was taken is noted after each batch, so a triggerer that is killed may have sent one that the next sends again.
@@ -49,7 +49,7 @@ class SqsPublishing:
         """
         same = await asyncio.to_thread(fingerprint, self._entries)
         noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
-        check_same(noted, same)
+        check_unchanged(noted, same)
         done, ids = noted["published"], noted["message_ids"]
         for batch in self._batches(done):
             ids = [*ids, *await _send(sender, self._queue_url, batch, check)][:_IDS_TOLD]

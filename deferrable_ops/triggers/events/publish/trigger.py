@@ -23,8 +23,8 @@ from deferrable_ops.triggers.events.publish.arguments import (
     paths_of,
 )
 from deferrable_ops.triggers.events.publish.files import read_payloads
-from deferrable_ops.triggers.events.publish.kafka import KafkaPublishing
-from deferrable_ops.triggers.events.publish.sqs import SqsPublishing
+from deferrable_ops.triggers.events.publish.kafka import KafkaPublisher
+from deferrable_ops.triggers.events.publish.sqs import SqsPublisher
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
 from deferrable_ops.upstreams.kafka.producers import use_producer_pool
@@ -201,7 +201,7 @@ class PublishEventTrigger(TaskTrigger):
 
     async def _to_kafka(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
         publishing = await asyncio.to_thread(
-            KafkaPublishing, self.inbox, self.current, self.kafka or "", messages, self.log
+            KafkaPublisher, self.inbox, self.current, self.kafka or "", messages, self.log
         )
         publish: Callable[..., Awaitable[dict[str, Any]]] = (
             publishing.in_transaction if self.transactional else publishing.one_by_one
@@ -210,8 +210,6 @@ class PublishEventTrigger(TaskTrigger):
             return await publish(producers, claim.check)
 
     async def _to_sqs(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
-        publishing = await asyncio.to_thread(
-            SqsPublishing, self.inbox, self.current, self.sqs or "", messages
-        )
+        publishing = await asyncio.to_thread(SqsPublisher, self.inbox, self.current, self.sqs or "", messages)
         async with use_sender(self.aws_conn_id) as sender:
             return await publishing.publish(sender, claim.check)

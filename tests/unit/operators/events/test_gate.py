@@ -86,7 +86,9 @@ async def test_late_event_fails_alone_and_by_its_name(dag: DAG) -> None:
         assert isinstance(outcome, Success)
         assert outcome.value["payload"] == {"rows": 7}
     async with running(gate.waits["payments"]) as payments:
-        assert await payments.outcome() == Failure("the deadline passed; missing: payments; come: nothing")
+        assert await payments.outcome() == Failure(
+            "the deadline passed; missing: payments; received: nothing"
+        )
 
 
 @pytest.mark.parametrize(

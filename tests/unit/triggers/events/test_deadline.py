@@ -25,12 +25,12 @@ async def test_deadline_names_what_is_missing_and_what_has_come(runs: Runs) -> N
     await begun(run)
     await post(runs.inbox, "orders")
     outcome = await run.outcome()
-    assert outcome == Failure("the deadline passed; missing: payments and signoff; come: orders")
+    assert outcome == Failure("the deadline passed; missing: payments and signoff; received: orders")
 
 
 async def test_soft_fail_skips_instead(runs: Runs) -> None:
     outcome = await runs.start(waiting_for("orders", timeout=0.2, soft_fail=True)).outcome()
-    assert outcome == Skip("the deadline passed; missing: orders; come: nothing")
+    assert outcome == Skip("the deadline passed; missing: orders; received: nothing")
 
 
 async def test_event_that_came_before_the_deadline_counts_though_it_is_seen_later(runs: Runs) -> None:
@@ -97,10 +97,10 @@ async def test_wait_of_an_interval_long_past_takes_what_has_come_and_ends(runs: 
     await post(runs.inbox, "orders", 1)
     assert payloads(await value_of(runs.start(waiting_for("orders", **arguments)))) == {"orders": 1}
     outcome = await runs.start(waiting_for("payments", **arguments)).outcome()
-    assert outcome == Failure("the deadline passed; missing: payments; come: nothing")
+    assert outcome == Failure("the deadline passed; missing: payments; received: nothing")
 
 
 async def test_wait_whose_next_interval_nobody_can_tell_fails_with_the_reason(runs: Runs) -> None:
     outcome = await runs.start(waiting_for("orders", next_interval={})).outcome()
     assert isinstance(outcome, Failure)
-    assert "until_next_interval=True cannot be kept" in outcome.reason
+    assert "until_next_interval=True needs" in outcome.reason

@@ -31,7 +31,7 @@ async def test_log_and_xcom_say_what_has_come_and_what_is_missing(
     await post(runs.inbox, "orders")
     some = {"come": {"orders": 1}, "missing": "payments or signoff"}
     await eventually(lambda: supervisor.xcoms.get("progress") == some, "the second progress")
-    assert "Come: orders; missing: payments or signoff" in caplog.text
+    assert "Received: orders. Still waiting for: payments or signoff" in caplog.text
     await post(runs.inbox, "signoff")
     await value_of(run)
     assert supervisor.xcoms["progress"] == {"come": {"orders": 1, "signoff": 1}, "missing": "nothing"}
@@ -66,13 +66,13 @@ async def test_wait_that_was_killed_shows_nothing_more(
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
     await eventually(lambda: "progress" in supervisor.xcoms, "the first progress")
-    with events_progress._showing.slot() as granted:
+    with events_progress._pushing.slot() as granted:
         await granted  # as if another wait's XCom were under way
         await post(runs.inbox, "orders")
         await progress_kept(run, {"orders": 1})
         await run.kill_process()
     async with asyncio.timeout(20):
-        with events_progress._showing.slot() as granted:
+        with events_progress._pushing.slot() as granted:
             await granted  # after the wait's
     assert supervisor.xcoms["progress"]["come"] == {}
 

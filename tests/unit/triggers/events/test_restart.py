@@ -53,7 +53,7 @@ async def test_restart_remembers_events_that_are_no_longer_kept(runs: Runs) -> N
 async def test_restart_needs_no_progress_that_was_not_kept(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_progress, "_LARGEST_STATE", 10)
+    monkeypatch.setattr(events_progress, "_MAX_STATE_CHARACTERS", 10)
     trigger = waiting_for("orders", "signoff", keep="all")
     run = runs.start(trigger)
     await begun(run)

@@ -1,9 +1,7 @@
-"""What a source needs runs while a wait needs it."""
+"""A source is read while a wait needs it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 
 import pytest
@@ -18,67 +16,65 @@ from unit.triggers.events.support import (
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.events import ChannelEvent, KafkaEvent
-from deferrable_ops.outcome import Failure
+from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.events import sources
-from deferrable_ops.triggers.events.source_request import Need
+from deferrable_ops.triggers.events.source_request import SourceRequest
 
 
-async def test_source_that_cannot_be_read_yet_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "UPSTREAMS", {ChannelEvent: None})
+async def test_unknown_source_is_named_in_the_failure(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "READERS", {ChannelEvent: None})
     outcome = await runs.start(waiting_for_events({"orders": KafkaEvent("etl")})).outcome()
     assert isinstance(outcome, Failure)
     assert outcome.reason.startswith("kafka:kafka_default/etl: this version")
+    assert "wait for one of ChannelEvent" in outcome.reason
 
 
-class FakeUpstream:
-    """An upstream that does as it is told."""
+class FakeSource:
+    """A source that is read when the test decides."""
 
     def __init__(self) -> None:
-        self.needs: list[Need] = []
-        self.running = 0
+        self.requests: list[SourceRequest] = []
+        self.reading = 0
 
-    @asynccontextmanager
-    async def run(self, need: Need) -> AsyncIterator[None]:
-        self.needs.append(need)
-        self.running += 1
+    async def read(self, request: SourceRequest, body: sources.Body) -> Outcome:
+        self.requests.append(request)
+        self.reading += 1
         try:
-            yield
+            return await body()
         finally:
-            self.running -= 1
+            self.reading -= 1
 
 
 @pytest.fixture
-def upstream(monkeypatch: pytest.MonkeyPatch) -> FakeUpstream:
-    upstream = FakeUpstream()
-    monkeypatch.setitem(sources.UPSTREAMS, ChannelEvent, upstream.run)
-    return upstream
+def source(monkeypatch: pytest.MonkeyPatch) -> FakeSource:
+    source = FakeSource()
+    monkeypatch.setitem(sources.READERS, ChannelEvent, source.read)
+    return source
 
 
-async def test_upstream_runs_for_each_source_while_the_wait_needs_it(
-    runs: Runs, upstream: FakeUpstream
-) -> None:
+async def test_each_source_is_read_while_the_wait_needs_it(runs: Runs, source: FakeSource) -> None:
     events = {"a": ChannelEvent("x", match={"a": 1}), "b": ChannelEvent("x"), "c": ChannelEvent("y")}
     run = runs.start(waiting_for_events(dict(events), since=LONG_AGO))
     await begun(run)
     a, b, c = events.values()
-    assert [need.specifications for need in upstream.needs] == [(a, b), (c,)]
-    assert {need.wait_id for need in upstream.needs} == {run.attempt.wait_id}
-    assert upstream.needs[0].since == datetime.fromisoformat(LONG_AGO).timestamp()
-    assert upstream.running == 2
+    assert [request.specifications for request in source.requests] == [(a, b), (c,)]
+    assert {request.wait_id for request in source.requests} == {run.attempt.wait_id}
+    assert source.requests[0].since == datetime.fromisoformat(LONG_AGO).timestamp()
+    assert source.reading == 2
     await post(runs.inbox, "x", {"a": 1})
     await post(runs.inbox, "y")
     await value_of(run)
-    assert upstream.running == 0
+    assert source.reading == 0
 
 
-async def test_upstream_can_warn_in_the_log_and_end_the_wait(
-    runs: Runs, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+async def test_source_can_warn_in_the_log_and_fail_the_wait(
+    runs: Runs, source: FakeSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(waiting_for("orders"))
     await begun(run)
-    upstream.needs[0].intake.warn("records before since were deleted")
+    source.requests[0].collector.warn("records before since were deleted")
     await eventually(lambda: "records before since were deleted" in caplog.text, "the warning")
     assert not run.task.done()
-    upstream.needs[0].intake.fail("there is no topic orders")
+    source.requests[0].collector.fail("there is no topic orders")
     assert await run.outcome() == Failure("there is no topic orders")
-    assert upstream.running == 0
+    assert source.reading == 0

@@ -22,7 +22,7 @@ from unit.triggers.support import Runs, eventually, new_attempt
 
 from deferrable_ops.events import ChannelEvent
 from deferrable_ops.outcome import Failure
-from deferrable_ops.triggers.events import intake
+from deferrable_ops.triggers.events import collector
 from deferrable_ops.triggers.events.arguments import RunTimes
 from deferrable_ops.triggers.events.trigger import EventsTrigger
 
@@ -117,8 +117,8 @@ async def test_each_event_concerns_only_the_waits_that_match_it(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = []
-    event_of = intake.event_of
-    monkeypatch.setattr(intake, "event_of", lambda kept: looked_at.append(kept) or event_of(kept))
+    to_event = collector.to_event
+    monkeypatch.setattr(collector, "to_event", lambda kept: looked_at.append(kept) or to_event(kept))
     waits = [runs.start(waiting_for("orders", match={"id": number}, single=True)) for number in range(300)]
     for run in waits:
         await begun(run)

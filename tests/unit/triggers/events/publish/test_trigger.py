@@ -67,8 +67,8 @@ async def test_event_whose_recording_was_interrupted_is_posted_once(
         ({"channel": ""}, "name='' is not allowed"),
         ({"channel": "a b"}, "name='a b' is not allowed"),
         ({"payload": "x" * 300_000}, "300002 bytes of JSON"),
-        ({"payload": {"a": "\x00"}}, "cannot be kept"),
-        ({"payload": 2**70}, "cannot be kept"),
+        ({"payload": {"a": "\x00"}}, "cannot be stored"),
+        ({"payload": 2**70}, "cannot be stored"),
     ],
 )
 async def test_rendered_argument_that_is_wrong_fails_the_task_with_the_reason(

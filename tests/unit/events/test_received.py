@@ -10,7 +10,7 @@ from unit.events.support import event
 
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.event import Event
-from deferrable_ops.events.gathering import MOST_KEPT, Gathering
+from deferrable_ops.events.received import MOST_KEPT, ReceivedEvents
 from deferrable_ops.exceptions import InputError
 
 NAMES = ["a", "b", "c"]
@@ -28,10 +28,10 @@ def arrivals(draw: st.DrawFn) -> list[Arrival]:
     return [(order, event({"number": order}, time=float(order)), draw(names)) for order in orders]
 
 
-def fold(gathering: Gathering, of: list[Arrival]) -> Gathering:
+def fold(received: ReceivedEvents, of: list[Arrival]) -> ReceivedEvents:
     for order, arrived, names in of:
-        gathering.take(order, arrived, names)
-    return gathering
+        received.add(order, arrived, names)
+    return received
 
 
 def sent(state: dict[str, Any]) -> dict[str, Any]:
@@ -39,21 +39,21 @@ def sent(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(texts, keeps, arrivals(), st.lists(st.integers(0, 15), max_size=4), st.integers(0, 3))
-def test_folding_in_pieces_is_folding_at_once(
+def test_resuming_from_a_state_equals_one_fold(
     text: str, keep: Literal["first", "last", "all"], of: list[Arrival], cuts: list[int], again: int
 ) -> None:
     condition = parse_condition(text, NAMES)
-    at_once = fold(Gathering(condition, NAMES, keep), of)
+    at_once = fold(ReceivedEvents(condition, NAMES, keep), of)
 
     state = None
     start = 0
     for end in [*sorted(cuts), len(of)]:
-        # After a restart, some events come again.
-        gathering = fold(Gathering(condition, NAMES, keep, state), of[max(0, start - again) : end])
-        state, start = sent(gathering.state()), end
+        # After a restart, some events are delivered again.
+        received = fold(ReceivedEvents(condition, NAMES, keep, state), of[max(0, start - again) : end])
+        state, start = sent(received.state()), end
 
     assert state == sent(at_once.state())
-    resumed = Gathering(condition, NAMES, keep, state)
+    resumed = ReceivedEvents(condition, NAMES, keep, state)
     assert resumed.result() == at_once.result()
     assert resumed.complete == at_once.complete
     assert resumed.missing() == at_once.missing()
@@ -79,16 +79,16 @@ def test_the_first_event_that_makes_the_condition_true_fixes_the_outcome(
         seen.append(arrival)
         come |= arrival[2] & set(NAMES)
 
-    gathering = fold(Gathering(parse_condition(text, NAMES), NAMES, keep), of)
+    received = fold(ReceivedEvents(parse_condition(text, NAMES), NAMES, keep), of)
 
-    assert gathering.complete is truths[text](come)
+    assert received.complete is truths[text](come)
     numbers = {name: [order for order, _, names in seen if name in names] for name in NAMES}
     expected: dict[str, Any] = {
         "first": {name: next(iter(found), None) for name, found in numbers.items()},
         "last": {name: next(reversed(found), None) for name, found in numbers.items()},
         "all": numbers,
     }[keep]
-    assert {name: number_of(found) for name, found in gathering.result().items()} == expected
+    assert {name: number_of(found) for name, found in received.result().items()} == expected
 
 
 def number_of(found: Any) -> Any:
@@ -97,10 +97,10 @@ def number_of(found: Any) -> Any:
     return None if found is None else found["payload"]["number"]
 
 
-def test_the_result_says_what_came_when_and_where_from() -> None:
-    gathering = Gathering(parse_condition("a | b", ["a", "b"]), ["a", "b"])
-    assert gathering.take(1, event({"rows": 7}, source="kafka:k/t", time=0.5, key="eu"), {"a"}) is True
-    assert gathering.result() == {
+def test_the_result_has_payload_time_source_and_attributes() -> None:
+    received = ReceivedEvents(parse_condition("a | b", ["a", "b"]), ["a", "b"])
+    assert received.add(1, event({"rows": 7}, source="kafka:k/t", time=0.5, key="eu"), {"a"}) is True
+    assert received.result() == {
         "a": {
             "payload": {"rows": 7},
             "time": "1970-01-01T00:00:00.500000+00:00",
@@ -111,38 +111,38 @@ def test_the_result_says_what_came_when_and_where_from() -> None:
     }
 
 
-def test_progress_says_what_has_come_and_what_is_missing() -> None:
-    gathering = Gathering(parse_condition("a & (b | c)", NAMES), NAMES)
-    assert gathering.progress() == {"come": {}, "missing": "a and (b or c)"}
-    assert gathering.why_incomplete() == "missing: a and (b or c); come: nothing"
-    gathering.take(1, event(), {"a"})
-    gathering.take(2, event(), {"a"})
-    assert gathering.progress() == {"come": {"a": 2}, "missing": "b or c"}
-    assert gathering.why_incomplete() == "missing: b or c; come: a"
+def test_progress_names_received_and_missing_events() -> None:
+    received = ReceivedEvents(parse_condition("a & (b | c)", NAMES), NAMES)
+    assert received.progress() == {"come": {}, "missing": "a and (b or c)"}
+    assert received.why_incomplete() == "missing: a and (b or c); received: nothing"
+    received.add(1, event(), {"a"})
+    received.add(2, event(), {"a"})
+    assert received.progress() == {"come": {"a": 2}, "missing": "b or c"}
+    assert received.why_incomplete() == "missing: b or c; received: a"
 
 
 def test_at_most_a_thousand_events_of_a_name_are_kept() -> None:
-    gathering = Gathering(parse_condition(None, ["a", "b"]), ["a", "b"], "all")
+    received = ReceivedEvents(parse_condition(None, ["a", "b"]), ["a", "b"], "all")
     for order in range(1, MOST_KEPT + 11):
-        gathering.take(order, event(order), {"a"})
-    gathering.take(MOST_KEPT + 11, event("last"), {"b"})
-    result = gathering.result()
+        received.add(order, event(order), {"a"})
+    received.add(MOST_KEPT + 11, event("last"), {"b"})
+    result = received.result()
     assert [found["payload"] for found in result["a"]] == list(range(1, MOST_KEPT + 1))
     assert [found["payload"] for found in result["b"]] == ["last"]
-    assert gathering.progress()["come"] == {"a": MOST_KEPT + 10, "b": 1}
+    assert received.progress()["come"] == {"a": MOST_KEPT + 10, "b": 1}
 
 
-def test_a_result_that_was_given_away_cannot_change_the_state() -> None:
-    gathering = Gathering(parse_condition("a", ["a"]), ["a"], "all")
-    gathering.take(1, event(1), {"a"})
-    gathering.result()["a"].clear()
-    gathering.state()["kept"]["a"].clear()
-    assert len(gathering.result()["a"]) == 1
+def test_modifying_a_returned_result_does_not_change_the_state() -> None:
+    received = ReceivedEvents(parse_condition("a", ["a"]), ["a"], "all")
+    received.add(1, event(1), {"a"})
+    received.result()["a"].clear()
+    received.state()["kept"]["a"].clear()
+    assert len(received.result()["a"]) == 1
 
 
-def test_what_cannot_be_gathered_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     condition = parse_condition("a & b", ["a", "b"])
     with pytest.raises(InputError, match="keep='newest' is not one of"):
-        Gathering(condition, ["a", "b"], "newest")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="events that events= does not have"):
-        Gathering(condition, ["a"])
+        ReceivedEvents(condition, ["a", "b"], "newest")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="names that events= does not have"):
+        ReceivedEvents(condition, ["a"])
