@@ -1,4 +1,4 @@
-"""The operator that only defers: its two ways in, and its end on a worker where one is needed."""
+"""The base of all operators: the task starts in the triggerer, or on a worker that defers it, and may end on one."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ T = TypeVar("T")
 
 
 class _PerTask(Generic[T]):
-    """An attribute that the class has a plain value for, and each finished task works out when Airflow reads it.
+    """A class attribute with a fixed value, which an instance computes each time Airflow reads it.
 
-    Airflow copies the class's value to mapped tasks, where only False is safe; and a task is finished, with its DAG,
-    its defaults and its dependants, no earlier than when the DAG is serialized.
+    Airflow copies the class's value to mapped tasks, for which only False is safe. The value of an instance depends on
+    its DAG, its defaults and its downstream tasks, which may change until the DAG is serialized.
     """
 
-    def __init__(self, of_class: T, of_task: Callable[[Any], T]) -> None:
-        self._of_class = of_class
-        self._of_task = of_task
+    def __init__(self, class_value: T, compute: Callable[[Any], T]) -> None:
+        self._class_value = class_value
+        self._compute = compute
 
     def __get__(self, task: BaseOperator | None, _owner: type) -> T:
         if task is None or not getattr(task, "_BaseOperator__instantiated", False):
-            return self._of_class
-        return self._of_task(task)
+            return self._class_value
+        return self._compute(task)
 
     def __set__(self, task: BaseOperator, value: T) -> NoReturn:
-        raise AttributeError("the library decides where a task starts; see worker_start_reason")
+        raise AttributeError(
+            "cannot be set; the library decides where a task starts, see worker_start_reason"
+        )
 
 
 class TriggererOperator(BaseOperator):
-    """An operator whose work is a trigger's.
+    """Base of the operators whose work is done by a trigger.
 
-    The scheduler defers the task, the trigger does the work and ends the task: no worker takes part, unless
-    something that the user declared needs one; :attr:`worker_start_reason` says what.
+    The scheduler defers the task, and the trigger does the work and ends the task. A worker takes part only if
+    something that is declared on the task needs one; :attr:`worker_start_reason` is the reason.
 
-    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default, so that nothing waits
-        for ever. ``execution_timeout`` counts too: the shorter of them ends the wait.
+    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. If the task has a
+        shorter ``execution_timeout``, that ends the wait.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]]
@@ -71,13 +73,13 @@ class TriggererOperator(BaseOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
-        return worker_start_reason(self)
+        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
+        return worker_start_reason(self, self.trigger_class.arguments)
 
     def execute(self, context: Context) -> Any:
-        """Return the answer when it is there already, and defer the task to its trigger when it is not.
+        """Return the value if the wait is over already; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: it is not.
+        :raises TaskDeferred: the wait is not over.
         """
         attempt = attempt_of(context)
         outcome = read_outcome(attempt.wait_id)
@@ -88,16 +90,16 @@ class TriggererOperator(BaseOperator):
         return self.defer(trigger=trigger, method_name=self.next_method, timeout=timeout)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take over what the trigger came to, and return its value.
+        """Return the value of the wait, after its trigger has resumed the task on a worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
-        :raises AirflowFailException: it failed and must not be retried.
-        :raises AirflowSkipException: it is to be skipped.
+        :raises AirflowFailException: the wait failed and must not be retried.
+        :raises AirflowSkipException: the task is skipped.
         """
         return finish_event(event)
 
     def trigger_kwargs(self) -> dict[str, Any]:
-        """Return what the task's trigger is made with."""
+        """Return the arguments of the task's trigger."""
         arguments = {name: getattr(self, name) for name in self.trigger_class.arguments}
         given = {name: value for name, value in arguments.items() if value is not None}
         return given | {
@@ -122,29 +124,29 @@ class TriggererOperator(BaseOperator):
 
 
 def attempt_of(context: Context) -> Attempt:
-    """Return which attempt of which task a worker runs."""
+    """Return the task attempt that this worker runs."""
     return Attempt.of(context["ti"], context.get("logical_date"))
 
 
 def finish_event(event: dict[str, Any]) -> Any:
-    """Return the value of the wait that an event resumes on a worker, or raise what its failure or skip means."""
+    """Return the value of the wait that an event refers to, or raise Airflow's exception for its failure or skip."""
     match event:
         case {"wait": str(wait_id)}:
             outcome = read_outcome(wait_id)
         case {"outcome": dict(data)}:
             wait_id, outcome = "", outcome_from_json(data)
         case _:
-            raise AirflowFailException(f"the trigger's event is not one of this library's: {event!r}")
+            raise AirflowFailException(f"the trigger sent an event that is not of this library: {event!r}")
     if outcome is None:
         raise UnknownWait(
-            f"this worker's inbox does not know how the wait {wait_id} ended; "
+            f"the inbox of this worker has no outcome of the wait {wait_id}; "
             "set the same [deferrable_ops] inbox_url on workers, API server and triggerers"
         )
     return finish(wait_id, outcome)
 
 
 def finish(wait_id: str, outcome: Outcome) -> Any:
-    """Return the value of an outcome, as its XCom shall be, or raise what its failure or skip means."""
+    """Return the XCom value of an outcome, or raise Airflow's exception for a failure or skip."""
     match outcome:
         case Success(value):
             return as_xcom(wait_id, value)
@@ -157,7 +159,7 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
 
 
 def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
-    """Return a duration in seconds, or None where none is given.
+    """Return a duration in seconds, or None for None.
 
     :raises InputError: it is not a duration, or not above zero.
     """

@@ -1,4 +1,4 @@
-"""Which templates a triggerer can render. What it cannot render makes it hang or fail, so this knows what it can."""
+"""Finds templates in arguments and checks whether a triggerer can render them: on others it could hang or fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 
-# Measured on Airflow 3.3.2: these come with the trigger or are fetched by messages that its supervisor knows.
+# Tested on Airflow 3.3.2. A triggerer has these names itself or can request them from its supervisor process.
 _NAMES: Final = frozenset(
     {
         "conf",
@@ -34,9 +34,9 @@ _NAMES: Final = frozenset(
         "var",
     }
 )
-_OF_JINJA: Final = frozenset({*DEFAULT_NAMESPACE, "loop"})
-# Of these a triggerer has no more than this: anything else, or the whole of them under another name, could hang, be
-# missing, or (a plugin's macro) block it.
+_JINJA_NAMES: Final = frozenset({*DEFAULT_NAMESPACE, "loop"})
+# Of these objects a triggerer supports only the attributes below. Other attributes may be missing, hang, or (a plugin's
+# macro) block the event loop. So may any use of the object as a whole.
 _TASK_INSTANCE: Final = frozenset({"dag_id", "id", "map_index", "run_id", "task_id", "try_number"})
 _ATTRIBUTES: Final = {
     "ti": _TASK_INSTANCE,
@@ -64,7 +64,7 @@ _BLOCKS = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 def find_templates(value: Any) -> Iterator[str]:
-    """Yield the texts in a value, nested or not, that Airflow would render."""
+    """Yield the strings in a value, nested or not, that contain a Jinja expression or statement."""
     if isinstance(value, str):
         if "{{" in value or "{%" in value:
             yield value
@@ -77,15 +77,15 @@ def find_templates(value: Any) -> Iterator[str]:
             yield from find_templates(item)
 
 
-def needs_worker_because(template: str) -> str | None:
-    """Return why only a worker can render a template; None when a triggerer can."""
+def template_problem(template: str) -> str | None:
+    """Return why a triggerer cannot render a template; None if it can."""
     try:
-        tree = jinja2.Environment().parse(template)  # noqa: S701 - parsed for its names, never rendered
+        tree = jinja2.Environment().parse(template)  # noqa: S701 - only parsed, never rendered
     except jinja2.TemplateSyntaxError as error:
         return f"the template {template!r} is malformed ({error.message}), which a worker reports"
     if next(tree.find_all(_BLOCKS), None) is not None:
         return f"the template {template!r} includes another one"
-    unknown = sorted(_free_names(tree) - _NAMES - _OF_JINJA) or sorted(_restricted_uses(tree))
+    unknown = sorted(_free_names(tree) - _NAMES - _JINJA_NAMES) or sorted(_restricted_uses(tree))
     if unknown:
         return f"the template {template!r} uses {unknown[0]}, which a triggerer does not have"
     return None
@@ -93,12 +93,13 @@ def needs_worker_because(template: str) -> str | None:
 
 def _free_names(tree: nodes.Template) -> set[str]:
     names = list(tree.find_all(nodes.Name))
-    own = {name.name for name in names if name.ctx in ("store", "param")}
-    own |= {macro.name for macro in tree.find_all(nodes.Macro)}
-    return {name.name for name in names if name.ctx == "load"} - own
+    assigned = {name.name for name in names if name.ctx in ("store", "param")}
+    assigned |= {macro.name for macro in tree.find_all(nodes.Macro)}
+    return {name.name for name in names if name.ctx == "load"} - assigned
 
 
 def _restricted_uses(tree: nodes.Template) -> set[str]:
+    """Return the uses of the objects in `_ATTRIBUTES` that a triggerer does not support."""
     allowed, written = set(), {}
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         owner = getattr(node, "node", None)

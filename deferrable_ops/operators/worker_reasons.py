@@ -1,8 +1,8 @@
-"""The ways in and out of a task: may it start in the triggerer, may it end there, and if not, why."""
+"""Decides whether a task starts and ends in the triggerer, and if not, why it needs a worker."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 import jinja2
 from airflow.sdk import BaseOperator
@@ -11,13 +11,10 @@ from airflow.sdk.definitions._internal.types import is_arg_set
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.definitions.xcom_arg import XComArg
 
-from deferrable_ops.operators.templates import find_templates, needs_worker_because
-
-if TYPE_CHECKING:
-    from deferrable_ops.operators.base import TriggererOperator
+from deferrable_ops.operators.templates import find_templates, template_problem
 
 _DEFAULT_POOL = "default_pool"
-_AT_START = (
+_START_METHODS = (
     "execute",
     "prepare_for_execution",
     "prepare_template",
@@ -26,14 +23,18 @@ _AT_START = (
 )
 
 
-def worker_start_reason(task: TriggererOperator, *, waits: bool = True) -> str | None:
-    """Return what, of all that the user declared, only a worker does at a task's start; None when nothing is.
+def worker_start_reason(
+    task: BaseOperator, trigger_arguments: Collection[str], *, waits: bool = True
+) -> str | None:
+    """Return why a task must start on a worker: the first thing declared on it that a triggerer does not support.
 
-    :param waits: False for a task that ends at once: a pool, a queue or a limit would limit nothing.
+    :param trigger_arguments: the names of the task's arguments that its trigger takes.
+    :param waits: False for a task that ends at once, which its pool, queue and limits need not apply to.
+    :return: None if it can start in the triggerer.
     """
     return (
         _mapping_needs_worker(task)
-        or _arguments_need_worker(task)
+        or _arguments_need_worker(task, trigger_arguments)
         or _params_need_worker(task)
         or _hooks_need_worker(task)
         or (_limits_need_worker(task) if waits else None)
@@ -41,35 +42,36 @@ def worker_start_reason(task: TriggererOperator, *, waits: bool = True) -> str |
 
 
 def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
-    """Return what only a worker does at a task's end, by how it ends: a success, a failure, a skip.
+    """Return why a task must end on a worker, by outcome: ``success``, ``failure``, ``final_failure``, ``skip``.
 
-    ``final_failure`` is a failure that must not be retried, for which Airflow's triggerer has no event.
+    ``final_failure`` is a failure that must not be retried; a trigger has no event for it. An outcome that can end in
+    the triggerer is left out.
     """
-    own_end = next(
-        (f"its class has its own {name}" for name in _at_end(task) if _is_overridden(task, name)), None
+    overridden = next(
+        (f"its class has its own {name}" for name in _end_methods(task) if _is_overridden(task, name)), None
     )
     found = {
-        "success": own_end or _success_needs_worker(task),
-        "failure": own_end or _failure_needs_worker(task),
+        "success": overridden or _success_needs_worker(task),
+        "failure": overridden or _failure_needs_worker(task),
         "final_failure": "it has retries, and this failure must not be retried" if task.retries else None,
-        "skip": own_end or ("it has on_skipped_callback" if task.on_skipped_callback else None),
+        "skip": overridden or ("it has on_skipped_callback" if task.on_skipped_callback else None),
     }
     return {ending: reason for ending, reason in found.items() if reason is not None}
 
 
-def _mapping_needs_worker(task: TriggererOperator) -> str | None:
-    # A task that is mapped itself is another class at parse time, and starts on a worker whatever this says.
+def _mapping_needs_worker(task: BaseOperator) -> str | None:
+    # A mapped task is a MappedOperator at parse time and always starts on a worker.
     if task.get_closest_mapped_task_group() is not None:
         return "it is in a mapped task group"
     return None
 
 
-def _arguments_need_worker(task: TriggererOperator) -> str | None:
+def _arguments_need_worker(task: BaseOperator, trigger_arguments: Collection[str]) -> str | None:
     if task.template_ext:
         return "its class reads templates from files"
     templates: list[str] = []
-    # What the trigger is not given, a worker renders when the task ends there.
-    for name in (name for name in task.template_fields if name in task.trigger_class.arguments):
+    # The other template fields are rendered only if the task ends on a worker.
+    for name in (name for name in task.template_fields if name in trigger_arguments):
         value = getattr(task, name, None)
         if next(XComArg.iter_xcom_references(value), None) is not None:
             return f"{name}= is the output of another task"
@@ -82,15 +84,16 @@ def _arguments_need_worker(task: TriggererOperator) -> str | None:
             return "its DAG configures the template environment"
     if templates and _renders_native_objects(task):
         return "its templates are rendered as native objects"
-    return next(filter(None, map(needs_worker_because, templates)), None)
+    return next(filter(None, map(template_problem, templates)), None)
 
 
 def _params_need_worker(task: BaseOperator) -> str | None:
     dag = task.get_dag()
-    of_task, of_dag = ParamsDict(task.params), ParamsDict({} if dag is None else dag.params)
-    params = [*map(of_task.get_param, of_task), *map(of_dag.get_param, of_dag)]
+    task_params, dag_params = ParamsDict(task.params), ParamsDict({} if dag is None else dag.params)
+    params = [*map(task_params.get_param, task_params), *map(dag_params.get_param, dag_params)]
     if not all(is_arg_set(param.value) for param in params):
-        return "one of its params has no default"  # if its run has none either, Airflow's triggerer does not survive
+        # If the DAG run sets no value for it either, the triggerer process would exit.
+        return "one of its params has no default"
     if any(param.source == "task" and param.schema for param in params):
         return "its own params are validated"
     return None
@@ -98,19 +101,21 @@ def _params_need_worker(task: BaseOperator) -> str | None:
 
 def _renders_native_objects(task: BaseOperator) -> bool:
     dag = task.get_dag()
-    of_dag = dag is not None and dag.render_template_as_native_obj
-    return of_dag if task.render_template_as_native_obj is None else task.render_template_as_native_obj
+    dag_default = dag is not None and dag.render_template_as_native_obj
+    return dag_default if task.render_template_as_native_obj is None else task.render_template_as_native_obj
 
 
-def _hooks_need_worker(task: TriggererOperator) -> str | None:
+def _hooks_need_worker(task: BaseOperator) -> str | None:
     if task.on_execute_callback:
         return "it has on_execute_callback"
     if _is_given(task, "pre_execute"):
         return "it has pre_execute"
-    return next((f"its class has its own {name}" for name in _AT_START if _is_overridden(task, name)), None)
+    return next(
+        (f"its class has its own {name}" for name in _START_METHODS if _is_overridden(task, name)), None
+    )
 
 
-def _limits_need_worker(task: TriggererOperator) -> str | None:
+def _limits_need_worker(task: BaseOperator) -> str | None:
     if task.pool != _DEFAULT_POOL:
         return f"it is in the pool {task.pool!r}"
     if task.queue != conf.get("operators", "default_queue", fallback="default"):
@@ -149,7 +154,7 @@ def _failure_needs_worker(task: BaseOperator) -> str | None:
     return None
 
 
-def _at_end(task: BaseOperator) -> tuple[str, ...]:
+def _end_methods(task: BaseOperator) -> tuple[str, ...]:
     return "resume_execution", getattr(task, "next_method", "resume_execution")
 
 
@@ -158,5 +163,5 @@ def _is_overridden(task: BaseOperator, method: str) -> bool:
 
 
 def _is_given(task: BaseOperator, hook: str) -> bool:
-    overridden = getattr(type(task), hook) is not getattr(BaseOperator, hook)
-    return overridden or getattr(task, f"_{hook}_hook", None) is not None
+    is_overridden = getattr(type(task), hook) is not getattr(BaseOperator, hook)
+    return is_overridden or getattr(task, f"_{hook}_hook", None) is not None

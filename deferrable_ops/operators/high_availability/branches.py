@@ -55,7 +55,7 @@ class HighAvailabilityGate(TriggererOperator):
     @property
     def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
-        return worker_start_reason(self, waits=False)
+        return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
