@@ -38,12 +38,12 @@ class ReadyCheck:
                 raise InputError(f"{name}={getattr(self, name)!r} must be one of {words}") from None
 
     @abstractmethod
-    async def failed_because(self) -> str | None:
+    async def failure_reason(self) -> str | None:
         """Look once, and return what is wrong; None when nothing is."""
 
     async def __call__(self) -> CheckResult:
         """Look once, and return what is to happen. What is wrong is logged."""
-        reason = await self.failed_because()
+        reason = await self.failure_reason()
         if reason is None:
             return Result.PASS, Action(self.on_pass)
         log.warning("The check failed: %s", reason)
@@ -62,7 +62,7 @@ class ReadyCheck:
         }
 
 
-def check_text(name: str, value: Any) -> None:
+def require_text(name: str, value: Any) -> None:
     """Check that a value is a text that is not empty, or is one later.
 
     :raises InputError: it is not.
@@ -71,7 +71,7 @@ def check_text(name: str, value: Any) -> None:
         raise InputError(f"{name}={value!r} must be a text")
 
 
-def check_seconds(name: str, value: Any) -> None:
+def require_seconds(name: str, value: Any) -> None:
     """Check that a value is a duration in seconds, above zero.
 
     :raises InputError: it is not.

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 
 
 @dataclass
@@ -26,11 +26,11 @@ class FileCheck(ReadyCheck):
         """Check the arguments."""
         super().__post_init__()
         self.file = str(self.file) if isinstance(self.file, Path) else self.file
-        check_text("file", self.file)
+        require_text("file", self.file)
         if self.max_age is not None:
-            check_seconds("max_age", self.max_age)
+            require_seconds("max_age", self.max_age)
 
-    async def failed_because(self) -> str | None:
+    async def failure_reason(self) -> str | None:
         """Look at the file, in a thread: a network's disk may not answer."""
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later
 from deferrable_ops.upstreams.http import Request, send
@@ -42,7 +42,7 @@ class HttpCheck(ReadyCheck):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        check_text("url", self.url)
+        require_text("url", self.url)
         if not is_known_later(self.url):
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -53,11 +53,11 @@ class HttpCheck(ReadyCheck):
             _check_headers(self.headers)
             self.headers = dict(self.headers)
         if self.contains is not None:
-            check_text("contains", self.contains)
-        check_seconds("timeout", self.timeout)
+            require_text("contains", self.contains)
+        require_seconds("timeout", self.timeout)
         self.expected_status = _statuses(self.expected_status)
 
-    async def failed_because(self) -> str | None:
+    async def failure_reason(self) -> str | None:
         """Send the request once."""
         place = _without_secrets(self.url)
         try:

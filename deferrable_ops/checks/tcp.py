@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from deferrable_ops.checks.base import ReadyCheck, check_seconds, check_text
+from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later
 
@@ -28,8 +28,8 @@ class TcpCheck(ReadyCheck):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        check_text("host", self.host)
-        check_seconds("timeout", self.timeout)
+        require_text("host", self.host)
+        require_seconds("timeout", self.timeout)
         if is_known_later(self.port):
             return
         try:
@@ -39,7 +39,7 @@ class TcpCheck(ReadyCheck):
         if isinstance(self.port, (bool, float)) or not 0 < number < 65_536:
             raise InputError(f"port={self.port!r} must be a port, 1 to 65535")
 
-    async def failed_because(self) -> str | None:
+    async def failure_reason(self) -> str | None:
         """Connect, and disconnect."""
         try:
             async with asyncio.timeout(self.timeout):

@@ -9,13 +9,13 @@ from typing import Any
 
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.limits import Limits
-from deferrable_ops.high_availability.poll_schedule import Pace
+from deferrable_ops.high_availability.poll_schedule import PollSchedule
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
-from deferrable_ops.high_availability.thresholds import Streak, Thresholds
+from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thresholds
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class CheckRules:
     """What an operator declares about its checks.
 
     :param reference_date: from which moment of the DAG run on the limits count.
@@ -26,40 +26,40 @@ class Rules:
     reference_date: str = "data_interval_end"
     timezone: str = "UTC"
     thresholds: Thresholds = field(default_factory=Thresholds)
-    pace: Pace = field(default_factory=Pace)
+    pace: PollSchedule = field(default_factory=PollSchedule)
 
     def as_json(self) -> dict[str, Any]:
         """Return them as a JSON object."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Rules:
+    def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
         """Return the rules that :meth:`as_json` wrote, in this version of the library or in another."""
         rules = _known(cls, data)
-        for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", Pace)):
+        for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
             rules[name] = part(**_known(part, rules.get(name) or {}))
         return cls(**rules)
 
 
-class Watch:
+class CheckEvaluator:
     """Judges the checks of one task of one run. It asks no clock and does nothing.
 
     :param state: what :attr:`state` was, where the checks go on after a restart.
     :raises InputError: what the run's conf or params say cannot be read.
     """
 
-    def __init__(self, task_id: str, facts: RunFacts, rules: Rules, state: Any = None) -> None:
+    def __init__(self, task_id: str, facts: RunFacts, rules: CheckRules, state: Any = None) -> None:
         self._limits = facts.limits(task_id, rules.limits)
         self._is_last = self._limits.is_last(facts.retriggers(task_id))
         self._end = self._limits.end(facts.reference(task_id, rules.reference_date), rules.timezone)
         self._thresholds = rules.thresholds
         self._pace = rules.pace
-        self._streak = Streak.from_json(state)
+        self._results = ConsecutiveResults.from_json(state)
 
     @property
     def state(self) -> dict[str, Any]:
         """What must be kept to go on after a restart, as a JSON object. It changes only when something does."""
-        return self._streak.as_json()
+        return self._results.as_json()
 
     @property
     def end(self) -> datetime | None:
@@ -72,13 +72,13 @@ class Watch:
             return None
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")
 
-    def take(self, checked: CheckResult, now: datetime) -> Decision | None:
+    def evaluate(self, checked: CheckResult, now: datetime) -> Decision | None:
         """Return how the checks end with this one; None where they go on."""
         result, action = checked
-        self._streak = self._streak.then(result, self._thresholds, self._pace.longest_streak)
+        self._results = self._results.with_result(result, self._thresholds, self._pace.max_relevant_count)
         if (decision := self.at_limit(now)) is not None:
             return decision
-        if action is Action.CONTINUE or self._streak.length < self._thresholds.needed(result):
+        if action is Action.CONTINUE or self._results.length < self._thresholds.needed(result):
             return None
         return self._unless_last(Decision(result, action, "the check said so"))
 
@@ -86,12 +86,12 @@ class Watch:
         """Return how the checks end because the task's timeout is over: as its last health, retriggering."""
         if (decision := self.at_limit(now)) is not None:
             return decision
-        health = self._streak.health or Result.PASS
+        health = self._results.health or Result.PASS
         return self._unless_last(Decision(health, Action.RETRIGGER, "the timeout is over"))
 
     def pause(self, now: datetime) -> float:
         """Return the seconds until the next look: the next check, or the moment at which a limit ends them."""
-        pause = self._pace.pause(self._streak)
+        pause = self._pace.pause(self._results)
         return pause if self._end is None else max(0.0, min(pause, (self._end[0] - now).total_seconds()))
 
     def _unless_last(self, decision: Decision) -> Decision:

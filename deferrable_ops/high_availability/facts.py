@@ -41,7 +41,7 @@ class RunFacts:
             dag_run.dag_id,
             dag_run.run_id,
             str(getattr(dag_run.run_type, "value", dag_run.run_type)),
-            {name: _text(getattr(dag_run, name, None)) for name in _MOMENTS},
+            {name: _isoformat(getattr(dag_run, name, None)) for name in _MOMENTS},
             dict(dag_run.conf or {}),
             {name: params[name] for name in params},
         )
@@ -78,7 +78,7 @@ class RunFacts:
         name = REFERENCE_DATE.format(task_id)
         carried = self.conf.get(name)
         if carried is not None:
-            return _carried_moment(name, carried)
+            return _parse_moment(name, carried)
         for candidate in (reference_date, "run_after", "start_date"):
             if (moment := self.moment(candidate)) is not None:
                 return moment
@@ -132,7 +132,7 @@ def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, An
         raise InputError(f"the run's conf has {name}={value!r}; it must be a number") from None
 
 
-def _carried_moment(name: str, value: Any) -> datetime:
+def _parse_moment(name: str, value: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(value)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -142,5 +142,5 @@ def _carried_moment(name: str, value: Any) -> datetime:
         ) from None
 
 
-def _text(moment: datetime | None) -> str | None:
+def _isoformat(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.high_availability.clock import first_after, zone_named
 
 REFERENCE_DATES: Final = ("data_interval_end", "logical_date", "start_date")
 
@@ -58,7 +58,9 @@ class Limits:
                 ends.append((reference + timedelta(seconds=self.runtime), f"runtime={self.runtime:g} s"))
             if self.endtime is not None:
                 clock = time.fromisoformat(self.endtime)
-                ends.append((first_after(reference, clock, zone_named(timezone)), f"endtime={self.endtime}"))
+                ends.append(
+                    (next_occurrence(reference, clock, timezone_by_name(timezone)), f"endtime={self.endtime}")
+                )
         except OverflowError:
             raise InputError(f"runtime={self.runtime!r} ends after the year 9999; leave it out") from None
         return min(ends, default=None)
@@ -88,6 +90,42 @@ def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
         params.get(f"{prefix}{name}") for name in ("runtime", "endtime", "maxretrigger")
     )
     return Limits.of(runtime, endtime, maxretrigger, prefix)
+
+
+def timezone_by_name(name: str) -> tzinfo:
+    """Return a timezone by the name that Airflow has for it, a fixed offset such as ``+02:00`` included.
+
+    :raises InputError: there is none of that name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        pass
+    try:
+        offset = datetime.fromisoformat(f"2000-01-01T00:00:00{name}").tzinfo
+    except ValueError:
+        offset = None
+    if offset is None:
+        raise InputError(f"the DAG's timezone {name!r} is not known to this machine; install tzdata")
+    return offset
+
+
+def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
+    """Return the first moment after another at which a clock shows this time, in UTC.
+
+    So 06:00 after a start at 22:00 is that of the next day. A time that the clock skips in spring comes an hour later,
+    one that it shows twice in autumn comes when it is first shown.
+
+    :param clock: a time of day, in `zone` where it names no offset of its own.
+    :param moment: an aware datetime.
+    """
+    own = clock.tzinfo or zone
+    day = moment.astimezone(own).date() - timedelta(days=1)
+    while True:
+        candidate = datetime.combine(day, clock.replace(tzinfo=None), tzinfo=own).astimezone(UTC)
+        if candidate > moment:
+            return candidate
+        day += timedelta(days=1)
 
 
 def _runtime(name: str, value: Any) -> float | None:

@@ -8,16 +8,16 @@ from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.results import Result
-from deferrable_ops.high_availability.thresholds import Streak
+from deferrable_ops.high_availability.thresholds import ConsecutiveResults
 
 DEFAULT_POLL_INTERVAL: Final = 60.0
 DEFAULT_MAX_WAIT: Final = 600.0
-DOUBLINGS: Final = 20
+MAX_DOUBLINGS: Final = 20
 """After so many failures in a row an interval grows no further, whatever `max_wait` says."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollSchedule:
     """The pause between two checks, in seconds.
 
     :param interval: after a check that passed.
@@ -32,15 +32,15 @@ class Pace:
     jitter: float = 0.0
 
     @property
-    def longest_streak(self) -> int:
+    def max_relevant_count(self) -> int:
         """How many failures in a row make a difference to the pause."""
-        return DOUBLINGS if self.backoff else 1
+        return MAX_DOUBLINGS if self.backoff else 1
 
-    def pause(self, streak: Streak) -> float:
+    def pause(self, results: ConsecutiveResults) -> float:
         """Return the seconds until the next check."""
         pause = self.interval
-        if self.backoff and streak.last is Result.FAIL:
-            doubled = pause * 2.0 ** min(max(streak.length - 1, 0), DOUBLINGS)
+        if self.backoff and results.last is Result.FAIL:
+            doubled = pause * 2.0 ** min(max(results.length - 1, 0), MAX_DOUBLINGS)
             pause = max(pause, min(doubled, self.max_wait))
         spread = self.jitter * (2.0 * random.random() - 1.0)  # noqa: S311 - no secret
         return pause * (1.0 + spread)

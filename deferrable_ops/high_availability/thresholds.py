@@ -33,7 +33,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Streak:
+class ConsecutiveResults:
     """What the checks have said so far.
 
     :param last: the last result; None before the first check.
@@ -45,17 +45,17 @@ class Streak:
     length: int = 0
     health: Result | None = None
 
-    def then(self, result: Result, thresholds: Thresholds, most: int) -> Streak:
-        """Return the streak after one more result.
+    def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
+        """Return the results after one more result.
 
-        :param most: the longest streak that matters. A run that goes on unchanged then has nothing new to keep.
+        :param most: the longest results that matters. A run that goes on unchanged then has nothing new to keep.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)
-        return Streak(result, length, result if confirmed else self.health)
+        return ConsecutiveResults(result, length, result if confirmed else self.health)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the streak as a JSON object."""
+        """Return the results as a JSON object."""
         return {
             "last": None if self.last is None else self.last.value,
             "length": self.length,
@@ -63,8 +63,8 @@ class Streak:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> Streak:
-        """Return the streak that :meth:`as_json` wrote; a new one where there is none."""
+    def from_json(cls, data: Any) -> ConsecutiveResults:
+        """Return the results that :meth:`as_json` wrote; a new one where there is none."""
         match data:
             case {"last": last, "length": int(length), "health": health}:
                 return cls(_result(last), length, _result(health))

@@ -20,7 +20,7 @@ FIX = (
 )
 
 
-def check_path(path: str) -> str:
+def validate_path(path: str) -> str:
     """Return a dotted path.
 
     :raises InputError: it is none.
@@ -30,7 +30,7 @@ def check_path(path: str) -> str:
     return path
 
 
-def needs_worker_because(check: Callable[..., Any], dag_file: str | None) -> str | None:
+def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) -> str | None:
     """Return why a triggerer cannot import a check; None when it can.
 
     A triggerer has neither the DAG's file nor the folder it is in. So a module that was found there, which is what its
@@ -46,31 +46,31 @@ def needs_worker_because(check: Callable[..., Any], dag_file: str | None) -> str
         return "python_callable is a lambda"
     if "<locals>" in name:
         return f"python_callable is made within a function ({name})"
-    if module is None or _found(f"{module.__name__}:{name}") is not check:
+    if module is None or _resolve(f"{module.__name__}:{name}") is not check:
         return f"python_callable is not what its module has as {name}"
     file = getattr(module, "__file__", None)
     if file is None:
         return f"its module {module.__name__} has no file"
     if module.__name__.partition(".")[0] == "deferrable_ops":
         return None  # the trigger's own package
-    if module.__name__ == "__main__" or _is_beside(Path(file).resolve(), dag_file):
+    if module.__name__ == "__main__" or _is_in_dags_folder(Path(file).resolve(), dag_file):
         return f"python_callable is in {Path(file).name}, which only workers can import"
     return None
 
 
-def path_of(check: Callable[..., Any]) -> str:
-    """Return the dotted path of a check that :func:`needs_worker_because` found nothing against."""
+def dotted_path(check: Callable[..., Any]) -> str:
+    """Return the dotted path of a check that :func:`triggerer_import_problem` found nothing against."""
     return f"{check.__module__}:{check.__qualname__}"
 
 
-def _found(path: str) -> Any:
+def _resolve(path: str) -> Any:
     try:
         return pkgutil.resolve_name(path)
     except (AttributeError, ImportError, ValueError):
         return None
 
 
-def _is_beside(file: Path, dag_file: str | None) -> bool:
+def _is_in_dags_folder(file: Path, dag_file: str | None) -> bool:
     if dag_file is None:
         return False
     dag = Path(dag_file).resolve()

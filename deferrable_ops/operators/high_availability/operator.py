@@ -11,26 +11,26 @@ from airflow.sdk import Param
 from deferrable_ops.checks import ReadyCheck
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability import Action, Result
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.limits import Limits, check_reference_date
 from deferrable_ops.high_availability.poll_schedule import (
     DEFAULT_MAX_WAIT,
     DEFAULT_POLL_INTERVAL,
-    Pace,
+    PollSchedule,
     check_jitter,
 )
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.operators.base import TriggererOperator, seconds
-from deferrable_ops.operators.high_availability.branches import (
+from deferrable_ops.operators.high_availability.check_callables import (
+    dotted_path,
+    triggerer_import_problem,
+    validate_path,
+)
+from deferrable_ops.operators.high_availability.gates import (
     HighAvailabilityGate,
     HighAvailabilityRetrigger,
     make_gates,
-)
-from deferrable_ops.operators.high_availability.check_callables import (
-    check_path,
-    needs_worker_because,
-    path_of,
 )
 from deferrable_ops.operators.high_availability.worker_check import check_on_worker
 from deferrable_ops.plain_data import require_serializable
@@ -115,14 +115,14 @@ class HighAvailabilityOperator(TriggererOperator):
         self.limits = Limits.of(runtime, endtime, maxretrigger)
         self.reference_date = check_reference_date(reference_date)
         self.thresholds = Thresholds.of(success_threshold, failure_threshold)
-        self.pace = Pace(
+        self.pace = PollSchedule(
             self.poke_interval, bool(exponential_backoff), seconds("max_wait", max_wait), check_jitter(jitter)
         )
         self.soft_fail = bool(soft_fail)
         self.op_args = None if op_args is None else list(op_args)
         self.op_kwargs = None if op_kwargs is None else dict(op_kwargs)
         self.templates_dict = None if templates_dict is None else dict(templates_dict)
-        self._take_check(python_callable)
+        self._set_check(python_callable)
         dag = self.get_dag()
         if dag is None:
             raise InputError(
@@ -145,7 +145,7 @@ class HighAvailabilityOperator(TriggererOperator):
     @property
     def worker_start_reason(self) -> str | None:
         """What makes this task start on a worker; None when it starts in the triggerer."""
-        return self.checks_on_worker_because or super().worker_start_reason
+        return self.worker_check_reason or super().worker_start_reason
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class HighAvailabilityOperator(TriggererOperator):
         :raises TaskDeferred: the checks go on.
         """
         facts = RunFacts.of(context)
-        if self.checks_on_worker_because is not None:
+        if self.worker_check_reason is not None:
             return check_on_worker(self, context, facts, self._rules())
         self.run_facts = facts.as_json()
         return super().execute(context)
@@ -223,10 +223,10 @@ class HighAvailabilityOperator(TriggererOperator):
         """
         return check_on_worker(self, context, RunFacts.of(context), self._rules())
 
-    def _take_check(self, given: Any) -> None:
+    def _set_check(self, given: Any) -> None:
         self.python_callable: Callable[..., Any] | None = None
         self.check: str | None = None
-        self.checks_on_worker_because: str | None = None
+        self.worker_check_reason: str | None = None
         if isinstance(given, ReadyCheck):
             if self.op_args or self.op_kwargs:
                 raise InputError(
@@ -234,12 +234,12 @@ class HighAvailabilityOperator(TriggererOperator):
                 )
             self.check, self.op_kwargs = given.path(), given.arguments()
         elif isinstance(given, str):
-            self.check = check_path(given)
+            self.check = validate_path(given)
         elif callable(given):
             dag = self.get_dag()
-            self.checks_on_worker_because = needs_worker_because(given, None if dag is None else dag.fileloc)
+            self.worker_check_reason = triggerer_import_problem(given, None if dag is None else dag.fileloc)
             self.python_callable = given
-            self.check = None if self.checks_on_worker_because else path_of(given)
+            self.check = None if self.worker_check_reason else dotted_path(given)
         else:
             raise InputError(
                 f"python_callable={given!r} is no check: give a function, its dotted path, or an HttpCheck, "
@@ -249,8 +249,8 @@ class HighAvailabilityOperator(TriggererOperator):
             for name in self.template_fields:
                 require_serializable(name, getattr(self, name))
 
-    def _rules(self) -> Rules:
-        return Rules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
+    def _rules(self) -> CheckRules:
+        return CheckRules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
 
     def _timezone(self) -> str:
         dag = self.get_dag()

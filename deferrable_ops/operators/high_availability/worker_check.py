@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 
-from deferrable_ops.high_availability.check_evaluator import Rules, Watch
+from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result
+from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.kwargs import accepted
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
 from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run
 from deferrable_ops.operators.base import attempt_of, finish
 from deferrable_ops.operators.high_availability.check_callables import FIX
 from deferrable_ops.outcome import Outcome, Skip, Success
-from deferrable_ops.triggers.high_availability.check import judged
 from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvailabilityPauseTrigger
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _RETRY_TIMEOUT = 300.0  # a worker waits out a restart of the database rather than lose a check
 
 
-class WorkerCheck(Protocol):
+class WorkerCheckTask(Protocol):
     """The task, as far as it is needed here."""
 
     task_id: str
@@ -41,7 +40,7 @@ class WorkerCheck(Protocol):
     op_kwargs: dict[str, Any] | None
     templates_dict: dict[str, Any] | None
     soft_fail: bool
-    checks_on_worker_because: str | None
+    worker_check_reason: str | None
 
     @property
     def log(self) -> Any:
@@ -53,7 +52,7 @@ class WorkerCheck(Protocol):
     def _deadline_seconds(self) -> float: ...
 
 
-def check_on_worker(task: WorkerCheck, context: Context, facts: RunFacts, rules: Rules) -> Any:
+def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, rules: CheckRules) -> Any:
     """Run one check and return how the checks ended; defer until the next one when they go on.
 
     :raises TaskDeferred: they go on.
@@ -63,29 +62,29 @@ def check_on_worker(task: WorkerCheck, context: Context, facts: RunFacts, rules:
     if wait.outcome is not None:
         return finish(wait.id, wait.outcome)
     if wait.progress is None:
-        task.log.warning("Each check takes a worker, because %s; %s", task.checks_on_worker_because, FIX)
-    watch = Watch(task.task_id, facts, rules, wait.progress)
+        task.log.warning("Each check takes a worker, because %s; %s", task.worker_check_reason, FIX)
+    evaluator = CheckEvaluator(task.task_id, facts, rules, wait.progress)
     now = datetime.now(UTC)
-    decision = watch.at_limit(now)
+    decision = evaluator.at_limit(now)
     if decision is None and _is_over(wait, now):
         if task.soft_fail:
             return _ended(wait, Skip("the timeout is over, and soft_fail=True"))
-        decision = watch.timed_out(now)
+        decision = evaluator.timed_out(now)
     if decision is None:
         try:
             checked = _checked(task, context)
         except AirflowSkipException as skip:
             return _ended(wait, Skip(str(skip) or "the check raised AirflowSkipException"))
         task.log.info("The check says %s/%s", *checked)
-        decision = watch.take(checked, datetime.now(UTC))
+        decision = evaluator.evaluate(checked, datetime.now(UTC))
     if decision is None:
-        _with_inbox(lambda inbox: inbox.waits.save_progress(wait.id, watch.state))
-        until = min(time.time() + watch.pause(datetime.now(UTC)), wait.deadline)
+        _with_inbox(lambda inbox: inbox.waits.save_progress(wait.id, evaluator.state))
+        until = min(time.time() + evaluator.pause(datetime.now(UTC)), wait.deadline)
         return task.defer(trigger=HighAvailabilityPauseTrigger(until), method_name="check_again")
     return _decided(task, wait, decision)
 
 
-def _decided(task: WorkerCheck, wait: Wait, decision: Decision) -> Any:
+def _decided(task: WorkerCheckTask, wait: Wait, decision: Decision) -> Any:
     task.log.info("The checks end as %s/%s: %s", *decision)
     return _ended(wait, Success(decision.as_json()))
 
@@ -95,7 +94,7 @@ def _ended(wait: Wait, outcome: Outcome) -> Any:
     return finish(wait.id, settled.outcome or outcome)
 
 
-async def _registered(inbox: Inbox, task: WorkerCheck, context: Context) -> Wait:
+async def _registered(inbox: Inbox, task: WorkerCheckTask, context: Context) -> Wait:
     new = NewWait(attempt=attempt_of(context), feature=FEATURE, timeout=task._deadline_seconds())
     return await inbox.waits.register(new)
 
@@ -104,14 +103,14 @@ def _is_over(wait: Wait, now: datetime) -> bool:
     return wait.state is WaitState.EXPIRED or now.timestamp() >= wait.deadline
 
 
-def _checked(task: WorkerCheck, context: Context) -> CheckResult:
+def _checked(task: WorkerCheckTask, context: Context) -> CheckResult:
     check, args = task.python_callable, task.op_args or ()
     assert check is not None
     given = {**context, **(task.op_kwargs or {}), "templates_dict": task.templates_dict}
     try:
         limit = timeout(task.check_timeout, f"check_timeout={task.check_timeout:g} s is over")  # type: ignore[no-untyped-call]
         with limit:
-            returned = check(*args, **accepted(check, args, given))
+            returned = check(*args, **accepted_kwargs(check, args, given))
             if inspect.iscoroutine(returned):
                 returned = asyncio.run(returned)
     except AirflowSkipException:
@@ -119,7 +118,7 @@ def _checked(task: WorkerCheck, context: Context) -> CheckResult:
     except (Exception, SystemExit, AirflowTaskTimeout) as error:
         task.log.error("The check failed: %s", type(error).__name__, exc_info=error)
         return Result.FAIL, Action.RETRIGGER
-    return judged(returned, task.log)
+    return parse_result(returned, task.log)
 
 
 def _with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:

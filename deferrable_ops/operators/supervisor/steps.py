@@ -120,7 +120,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
 
     def _take_check(self, given: Any) -> None:
         # The trigger knows how to look at programs; nothing else is called.
-        self.python_callable = self.check = self.checks_on_worker_because = None
+        self.python_callable = self.check = self.worker_check_reason = None
 
 
 class _Gate(TriggererOperator):

@@ -14,19 +14,19 @@ from typing import Any, Final
 from airflow.sdk.exceptions import AirflowSkipException
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.kwargs import accepted
-from deferrable_ops.high_availability.results import Action, CheckResult, Result, read_result
+from deferrable_ops.high_availability.results import Action, CheckResult, Result
 from deferrable_ops.inbox import Attempt
-from deferrable_ops.triggers.high_availability.threads import TooManyLeftOver, call_in_thread
+from deferrable_ops.triggers.high_availability.threads import TooManyHangingChecks, call_in_thread
 
 _IMPORT_SECONDS: Final = 120.0
-_NOTABLE_BLOCK: Final = 0.5
+_BLOCKED_WARNING_SECONDS: Final = 0.5
 
-_left_alone: set[asyncio.Task[Any]] = set()  # coroutines that do not end when they are cancelled
+_abandoned: set[asyncio.Task[Any]] = set()  # coroutines that do not end when they are cancelled
 
 
-class Check:
+class CheckRunner:
     """A check, by its dotted path.
 
     :param path: of a function, or of a class whose instances are called.
@@ -78,7 +78,7 @@ class Check:
         call = functools.partial(
             self._function,
             *self._args,
-            **accepted(self._function, self._args, {**context, **self._kwargs}),
+            **accepted_kwargs(self._function, self._args, {**context, **self._kwargs}),
         )
         try:
             returned = await self._returned_by(call)
@@ -88,13 +88,13 @@ class Check:
             reason = str(error) or f"it did not return within check_timeout={self._timeout:g} s"
             self._log.error("The check failed: %s", reason)
             return Result.FAIL, Action.RETRIGGER
-        except TooManyLeftOver as error:
+        except TooManyHangingChecks as error:
             self._log.error("The check was not run, and counts as failed: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             self._log.error("The check failed: %s", type(error).__name__, exc_info=error)
             return Result.FAIL, Action.RETRIGGER
-        return judged(returned, self._log)
+        return parse_result(returned, self._log)
 
     async def _returned_by(self, call: Callable[[], Any]) -> Any:
         function = self._function
@@ -113,7 +113,7 @@ class Check:
         finally:
             if not task.done():
                 task.cancel()
-                _left_alone.add(task)
+                _abandoned.add(task)
                 task.add_done_callback(_forget)
         if not done:
             raise TimeoutError
@@ -125,21 +125,7 @@ class Check:
         return value
 
 
-def judged(returned: Any, log: Any) -> CheckResult:
-    """Return what a check's return value means; FAIL/STOP where it means nothing, as in airflow-ha."""
-    result = read_result(returned)
-    if result is None:
-        log.error(
-            "The check returned %s; return a Result and an Action, as (Result.PASS, Action.CONTINUE)",
-            f"a {type(returned).__name__}"
-            if not isinstance(returned, (tuple, list))
-            else repr(returned)[:200],
-        )
-        return Result.FAIL, Action.STOP
-    return result
-
-
-def context_of(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
+def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
     """Return what a check is given in a triggerer."""
     ti = _TaskInstance(
         id=attempt.ti_id,
@@ -184,7 +170,7 @@ def _timed(steps: Any, log: Any) -> Any:
             return stop.value
         finally:
             blocked = time.monotonic() - started_at
-            if blocked > _NOTABLE_BLOCK:
+            if blocked > _BLOCKED_WARNING_SECONDS:
                 log.warning(
                     "The check blocked the triggerer, and every task in it, for %.1f s; await what it waits for, or "
                     "make it a plain function, which runs in a thread",
@@ -211,6 +197,6 @@ async def _guarded(timed: _Timed) -> tuple[Any, BaseException | None]:
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
-    _left_alone.discard(task)
+    _abandoned.discard(task)
     if not task.cancelled():
         task.exception()

@@ -12,13 +12,13 @@ from queue import SimpleQueue
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-MOST_AT_ONCE: Final = 64
-MOST_LEFT_OVER: Final = 200
+MAX_RUNNING: Final = 64
+MAX_HANGING: Final = 200
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
-class TooManyLeftOver(Exception):
+class TooManyHangingChecks(Exception):
     """So many checks hang in this process that no more are tried."""
 
 
@@ -31,19 +31,19 @@ async def call_in_thread(function: Callable[[], Any], timeout: float, *, always:
     :param timeout: seconds.
     :param always: even when too many are left over.
     :raises TimeoutError: it did not return in time.
-    :raises TooManyLeftOver: 200 earlier ones have not returned yet.
+    :raises TooManyHangingChecks: 200 earlier ones have not returned yet.
     """
     loop = asyncio.get_running_loop()
-    async with _turns.setdefault(loop, asyncio.Semaphore(MOST_AT_ONCE)):
-        if len(_left_over) >= MOST_LEFT_OVER and not always:
-            raise TooManyLeftOver(
-                f"{len(_left_over)} checks have not returned within their check_timeout and still occupy threads of "
+    async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):
+        if len(_hanging) >= MAX_HANGING and not always:
+            raise TooManyHangingChecks(
+                f"{len(_hanging)} checks have not returned within their check_timeout and still occupy threads of "
                 "this triggerer; restart it, and give them timeouts of their own"
             )
         returned: asyncio.Future[Any] = loop.create_future()
         # By its context Airflow tells whose log is written to.
         call = _Call(functools.partial(copy_context().run, function), loop, returned)
-        _hand_over(call)
+        _submit(call)
         try:
             async with asyncio.timeout(timeout):
                 return await returned
@@ -68,7 +68,7 @@ class _Call:
         """Count it among those left over, unless it has ended."""
         with _counting:
             if not self._has_ended:
-                _left_over.add(self)
+                _hanging.add(self)
 
     def run(self) -> None:
         """Call the function, and tell the event loop."""
@@ -78,32 +78,32 @@ class _Call:
             value, error = None, raised
         with _counting:
             self._has_ended = True
-            _left_over.discard(self)
+            _hanging.discard(self)
         with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(_tell, self._returned, value, error)
+            self._loop.call_soon_threadsafe(_set_outcome, self._returned, value, error)
 
 
-_left_over: set[_Call] = set()
+_hanging: set[_Call] = set()
 _counting = threading.Lock()
 _calls: SimpleQueue[_Call] = SimpleQueue()
 _idle = threading.Semaphore(0)  # how many threads wait for a call
 
 
-def _hand_over(call: _Call) -> None:
+def _submit(call: _Call) -> None:
     # Threads are kept, because to start one holds up the event loop; and they are no executor's, whose threads keep a
     # process that is to end from ending.
     _calls.put(call)
     if not _idle.acquire(blocking=False):
-        threading.Thread(target=_take_calls, name="deferrable-ops check", daemon=True).start()
+        threading.Thread(target=_run_calls, name="deferrable-ops check", daemon=True).start()
 
 
-def _take_calls() -> None:
+def _run_calls() -> None:
     while True:
         _calls.get().run()
         _idle.release()
 
 
-def _tell(returned: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+def _set_outcome(returned: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if returned.done():  # nobody waits any more
         return
     if error is None:

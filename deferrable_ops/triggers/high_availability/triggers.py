@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Final
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deferrable_ops.high_availability.check_evaluator import Rules, Watch
+from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
-from deferrable_ops.triggers.high_availability.check import Check, context_of
+from deferrable_ops.triggers.high_availability.check import CheckRunner, check_context
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
@@ -32,7 +32,7 @@ class HighAvailabilityTrigger(TaskTrigger):
     :param check: the dotted path of what is called.
     :param op_args: as `op_kwargs` and `templates_dict`, those of Airflow's PythonOperator.
     :param check_timeout: seconds for one check.
-    :param rules: what :meth:`Rules.as_json` wrote.
+    :param rules: what :meth:`CheckRules.as_json` wrote.
     :param soft_fail: a timeout skips the task.
     :param run: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler did,
         because Airflow tells then.
@@ -91,31 +91,33 @@ class HighAvailabilityTrigger(TaskTrigger):
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
-        return self.end(self.watch(run_facts_of(self), kept.progress).timed_out(_now()))
+        return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
 
     async def poll(self) -> Outcome:
         """Check again and again, and return how that ends."""
         facts = run_facts_of(self)
-        watch = self.watch(facts, self.current.progress)
-        check = Check(self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log)
+        evaluator = self.evaluator(facts, self.current.progress)
+        check = CheckRunner(
+            self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log
+        )
         await check.load()
-        context = context_of(facts, self.current.attempt, self.templates_dict)
-        until = f", until {watch.end} at the latest" if watch.end else ""
+        context = check_context(facts, self.current.attempt, self.templates_dict)
+        until = f", until {evaluator.end} at the latest" if evaluator.end else ""
         self.log.info("Checking with %s%s", self.check, until)
-        before = watch.state
-        while (decision := watch.at_limit(_now())) is None:
+        before = evaluator.state
+        while (decision := evaluator.at_limit(_now())) is None:
             try:
                 checked = await check(context)
             except AirflowSkipException as skip:
                 return Skip(str(skip) or "the check raised AirflowSkipException")
-            decision = watch.take(checked, _now())
-            if watch.state != before:
-                before = watch.state
+            decision = evaluator.evaluate(checked, _now())
+            if evaluator.state != before:
+                before = evaluator.state
                 self.log.info("The check says %s/%s, %d in a row", *checked, before["length"])
                 await self.inbox.waits.save_progress(self.current.id, before)
             if decision is not None:
                 break
-            await asyncio.sleep(watch.pause(_now()))
+            await asyncio.sleep(evaluator.pause(_now()))
         return self.end(decision)
 
     def end(self, decision: Decision) -> Success:
@@ -123,9 +125,11 @@ class HighAvailabilityTrigger(TaskTrigger):
         self.log.info("The checks end as %s/%s: %s", *decision)
         return Success(decision.as_json())
 
-    def watch(self, facts: RunFacts, state: Any) -> Watch:
+    def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
         """Return what judges the checks, going on from what was kept of it."""
-        return Watch(self.current.attempt.task_id, facts, Rules.from_json(self.rules or {}), state)
+        return CheckEvaluator(
+            self.current.attempt.task_id, facts, CheckRules.from_json(self.rules or {}), state
+        )
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
@@ -190,7 +194,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         if isinstance(outcome, Success):
             decided = read_result(outcome.value)
         else:
-            decided = await self._decided_otherwise(outcome)
+            decided = await self._decision_of_task_state(outcome)
         if decided is None:
             return Failure(f"{self.check_task_id} failed") if self.fails else Skip("the check has no result")
         result, action = decided
@@ -205,7 +209,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     async def cancel(self, wait: Wait) -> None:
         """Stop nothing."""
 
-    async def _decided_otherwise(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
+    async def _decision_of_task_state(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
         match outcome:
             case Failure():
                 return None

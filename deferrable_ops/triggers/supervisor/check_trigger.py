@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable, SupervisordRefused
-from deferrable_ops.high_availability.check_evaluator import Watch
+from deferrable_ops.high_availability.check_evaluator import CheckEvaluator
 from deferrable_ops.high_availability.results import Action as CheckAction
 from deferrable_ops.high_availability.results import CheckResult, Decision, Result
 from deferrable_ops.inbox import Wait
@@ -35,7 +35,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
     """Watches the programs of a supervisord, until they, a limit or the timeout end that.
 
     :param configuration: what ``supervisor_configuration.serialize_configuration`` made.
-    :param rules: what :meth:`Rules.as_json` wrote; how often supervisord is asked is in the configuration.
+    :param rules: what :meth:`CheckRules.as_json` wrote; how often supervisord is asked is in the configuration.
     :param soft_fail: a timeout skips the task.
     :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler
         did, because Airflow tells then.
@@ -68,7 +68,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     async def poll(self) -> Outcome:
         """Look again and again, and return how that ends."""
-        judge, backoff = self.watch(run_facts_of(self), self.current.progress), Backoff()
+        judge, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := judge.at_limit(_now())) is None:
             try:
                 return await self._watched(judge)
@@ -80,7 +80,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
             await asyncio.sleep(pause)
         return self.end(ended)
 
-    async def _watched(self, judge: Watch) -> Outcome:
+    async def _watched(self, judge: CheckEvaluator) -> Outcome:
         config = load_configuration(self.configuration)
         async with open_host(config, self.log) as host:
             if not is_remote(config):
@@ -96,7 +96,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 programs = Programs(host, readings, kept)
                 return await self._look_on(judge, programs)
 
-    async def _look_on(self, judge: Watch, programs: Programs) -> Outcome:
+    async def _look_on(self, judge: CheckEvaluator, programs: Programs) -> Outcome:
         kept = None
         while (ended := judge.at_limit(_now())) is None:
             verdict = await programs.look(_seconds_until(judge.end))
@@ -109,7 +109,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 case Action.SKIP:
                     outcome = Skip(verdict.reason)
                 case action:
-                    outcome = judge.take(_RESULTS[action], _now())
+                    outcome = judge.evaluate(_RESULTS[action], _now())
             await (programs.forward_output() if outcome is None else programs.finish_output())
             # SavedState before it is acted on: whoever goes on after a restart must know of a pause that was begun.
             if (judge.state, programs.kept) != kept:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import or_
 
-from deferrable_ops.high_availability.check_evaluator import Rules, Watch
+from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
@@ -68,8 +68,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
     def _after_the_end(self) -> Outcome | None:
         if self.rules is None:
             return None
-        watch = Watch(self.check_task_id, run_facts_of(self), Rules.from_json(self.rules))
-        decision = watch.at_limit(datetime.now(UTC))
+        evaluator = CheckEvaluator(self.check_task_id, run_facts_of(self), CheckRules.from_json(self.rules))
+        decision = evaluator.at_limit(datetime.now(UTC))
         if decision is None:
             return None
         self.log.info("Nothing is started: %s", decision.reason)

@@ -14,9 +14,9 @@ import psutil
 from bench.common.loops import BlockedLoop
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.poll_schedule import Pace
+from deferrable_ops.high_availability.poll_schedule import PollSchedule
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 
 
@@ -28,7 +28,7 @@ class CheckingTriggerer(Triggerer):
         now = datetime.now(UTC).isoformat()
         kwargs: dict[str, Any] = {
             "check": "bench.high_availability.checks.is_well",
-            "rules": Rules(pace=Pace(interval=interval)).as_json(),
+            "rules": CheckRules(pace=PollSchedule(interval=interval)).as_json(),
             "run_facts": RunFacts("bench", "run", "manual", {"start_date": now}).as_json(),
             "timeout": 86_400.0,
         }

@@ -12,7 +12,7 @@ from typing import Any
 from bench.common.loops import BlockedLoop
 from bench.common.processes import serve
 from bench.common.triggerer import Triggerer
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.database.schema import waits
@@ -32,7 +32,7 @@ class WatchingTriggerer(Triggerer):
         """
         now = datetime.now(UTC).isoformat()
         kwargs: dict[str, Any] = {
-            "rules": Rules().as_json(),
+            "rules": CheckRules().as_json(),
             "run_facts": RunFacts("bench", "run", "manual", {"start_date": now}).as_json(),
             "timeout": 86_400.0,
         }

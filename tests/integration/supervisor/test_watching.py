@@ -15,7 +15,7 @@ from integration.supervisor.supervisord_daemon import Daemon, daemon, python
 from unit.high_availability.support import facts
 from unit.triggers.support import Run, Runs, eventually, new_attempt
 
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.testing import memory_inbox
@@ -54,7 +54,7 @@ def watching(found: Daemon, **changes: Any) -> SupervisorCheckTrigger:
         cfg = type(cfg)(**cfg.with_secrets() | changes)
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(
-        configuration=serialize_configuration(cfg), rules=Rules().as_json(), run_facts=run.as_json()
+        configuration=serialize_configuration(cfg), rules=CheckRules().as_json(), run_facts=run.as_json()
     )
 
 

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.high_availability.clock import first_after, zone_named
-from deferrable_ops.high_availability.limits import Limits, check_reference_date, forced_limits
+from deferrable_ops.high_availability.limits import (
+    Limits,
+    check_reference_date,
+    forced_limits,
+    next_occurrence,
+    timezone_by_name,
+)
 
 AT_22 = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
@@ -40,8 +45,8 @@ def test_endtime_is_on_the_dags_clock() -> None:
 
 
 def test_endtime_at_the_very_reference_date_is_the_next_days() -> None:
-    assert first_after(AT_22, time(22), UTC) == AT_22 + timedelta(days=1)
-    assert first_after(AT_22, time(22, 0, 1), UTC) == AT_22 + timedelta(seconds=1)
+    assert next_occurrence(AT_22, time(22), UTC) == AT_22 + timedelta(days=1)
+    assert next_occurrence(AT_22, time(22, 0, 1), UTC) == AT_22 + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_endtime_at_the_very_reference_date_is_the_next_days() -> None:
     ],
 )
 def test_endtime_on_the_days_when_clocks_change(reference: datetime, expected: datetime) -> None:
-    assert first_after(reference, time(2, 30), zone_named("Europe/Berlin")) == expected
+    assert next_occurrence(reference, time(2, 30), timezone_by_name("Europe/Berlin")) == expected
 
 
 def test_earlier_of_runtime_and_endtime_ends() -> None:
@@ -90,7 +95,7 @@ def test_forced_limits_stand_in_for_declared_ones_even_when_they_are_zero() -> N
         ((float("nan"), None, None), "runtime"),
         ((None, "25:00", None), "endtime"),
         ((None, 18, None), "endtime"),
-        ((None, time(18, tzinfo=zone_named("Europe/Berlin")), None), "endtime"),
+        ((None, time(18, tzinfo=timezone_by_name("Europe/Berlin")), None), "endtime"),
         ((None, None, -1), "maxretrigger"),
         ((None, None, 1.5), "maxretrigger"),
         ((None, None, True), "maxretrigger"),
@@ -113,7 +118,7 @@ def test_runtime_beyond_the_calendar_is_refused() -> None:
 
 def test_timezone_that_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match="Mars/Olympus"):
-        zone_named("Mars/Olympus")
+        timezone_by_name("Mars/Olympus")
 
 
 def test_reference_date_is_one_of_three() -> None:

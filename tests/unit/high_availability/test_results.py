@@ -8,7 +8,7 @@ import pytest
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability import Action, Result
-from deferrable_ops.high_availability.kwargs import accepted
+from deferrable_ops.high_availability.check_calls import accepted_kwargs
 from deferrable_ops.high_availability.poll_schedule import check_jitter
 from deferrable_ops.high_availability.results import read_result
 from deferrable_ops.high_availability.thresholds import Thresholds
@@ -71,4 +71,4 @@ def takes_by_position(url: str, /, ds: str) -> None: ...
     ],
 )
 def test_check_is_given_what_it_takes(function: Any, op_args: tuple[Any, ...], names: set[str]) -> None:
-    assert set(accepted(function, op_args, CONTEXT)) == names
+    assert set(accepted_kwargs(function, op_args, CONTEXT)) == names

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from deferrable_ops.operators.high_availability.check_callables import needs_worker_because, path_of
+from deferrable_ops.operators.high_availability.check_callables import dotted_path, triggerer_import_problem
 
 
 @pytest.fixture
@@ -40,20 +40,20 @@ def dag_file(folders: Path) -> str:
 
 
 def test_function_of_an_installed_package_runs_in_the_triggerer(folders: Path) -> None:
-    assert needs_worker_because(json.dumps, dag_file(folders)) is None
-    assert path_of(json.dumps) == "json:dumps"
+    assert triggerer_import_problem(json.dumps, dag_file(folders)) is None
+    assert dotted_path(json.dumps) == "json:dumps"
 
 
 def test_function_of_a_plugin_does_too_even_within_the_dags_folder(folders: Path) -> None:
     plugin = module("ha_test_plugin")
-    assert needs_worker_because(plugin.check, dag_file(folders)) is None
-    assert needs_worker_because(plugin.Checks.check, dag_file(folders)) is None
-    assert path_of(plugin.Checks.check) == "ha_test_plugin:Checks.check"
+    assert triggerer_import_problem(plugin.check, dag_file(folders)) is None
+    assert triggerer_import_problem(plugin.Checks.check, dag_file(folders)) is None
+    assert dotted_path(plugin.Checks.check) == "ha_test_plugin:Checks.check"
 
 
 def test_function_beside_the_dag_runs_on_workers(folders: Path) -> None:
     beside = module("ha_test_beside")
-    assert needs_worker_because(beside.check, dag_file(folders)) == (
+    assert triggerer_import_problem(beside.check, dag_file(folders)) == (
         "python_callable is in ha_test_beside.py, which only workers can import"
     )
 
@@ -68,7 +68,7 @@ def test_function_of_the_dags_file_itself_runs_on_workers(folders: Path) -> None
     loaded = sys.modules["unusual_prefix_0123_watch"] = module_from_spec(spec)
     spec.loader.exec_module(loaded)
     try:
-        assert needs_worker_because(loaded.check, str(folders / "ha_test_beside.py")) is not None
+        assert triggerer_import_problem(loaded.check, str(folders / "ha_test_beside.py")) is not None
     finally:
         del sys.modules["unusual_prefix_0123_watch"]
 
@@ -76,9 +76,9 @@ def test_function_of_the_dags_file_itself_runs_on_workers(folders: Path) -> None
 def test_what_has_no_path_of_its_own_runs_on_workers(folders: Path) -> None:
     plugin = module("ha_test_plugin")
     file = dag_file(folders)
-    assert needs_worker_because(lambda: None, file) == "python_callable is a lambda"
-    assert "made within a function" in str(needs_worker_because(plugin.outer(), file))
-    assert "is a partial" in str(needs_worker_because(functools.partial(plugin.check), file))
-    assert "is a method" in str(needs_worker_because(Path(file).exists, file))
+    assert triggerer_import_problem(lambda: None, file) == "python_callable is a lambda"
+    assert "made within a function" in str(triggerer_import_problem(plugin.outer(), file))
+    assert "is a partial" in str(triggerer_import_problem(functools.partial(plugin.check), file))
+    assert "is a method" in str(triggerer_import_problem(Path(file).exists, file))
     original, plugin.check = plugin.check, print
-    assert "not what its module has" in str(needs_worker_because(original, file))
+    assert "not what its module has" in str(triggerer_import_problem(original, file))

@@ -186,7 +186,9 @@ def test_directory_without_room_for_the_socket_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "t" * 55)
     monkeypatch.setattr(getpass, "getuser", lambda: "me")
     cfg = SupervisorAirflowConfiguration(program={"w": {"command": "x"}})
-    with pytest.raises(InputError, match=r"cfg= is no \w+:\s+: working_dir is too long: the path of the socket"):
+    with pytest.raises(
+        InputError, match=r"cfg= is no \w+:\s+: working_dir is too long: the path of the socket"
+    ):
         Supervisor(dag=new_dag("a" * 24), cfg=cfg)
 
 

@@ -16,9 +16,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from unit.high_availability.support import facts
 
 from deferrable_ops.high_availability import Action, CheckResult, Result
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.limits import Limits
-from deferrable_ops.high_availability.poll_schedule import Pace
+from deferrable_ops.high_availability.poll_schedule import PollSchedule
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 
@@ -140,7 +140,9 @@ def trigger(
     **arguments: Any,
 ) -> HighAvailabilityTrigger:
     """Return a trigger that checks every 50 ms, in a run that started now."""
-    rules = Rules(limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), Pace(interval=0.05))
+    rules = CheckRules(
+        limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), PollSchedule(interval=0.05)
+    )
     run = facts(conf, params, start_date=datetime.now(UTC))
     path = check if "." in check else PATH + check
     return HighAvailabilityTrigger(

@@ -18,7 +18,7 @@ from unit.triggers.support import Runs, eventually
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.high_availability import threads
-from deferrable_ops.triggers.high_availability.threads import TooManyLeftOver, call_in_thread
+from deferrable_ops.triggers.high_availability.threads import TooManyHangingChecks, call_in_thread
 from real_airflow import wait_until
 
 
@@ -27,7 +27,7 @@ def _afresh() -> Iterator[None]:
     checks.forget()
     yield
     checks.go_on.set()
-    wait_until(lambda: not threads._left_over, "the hanging checks to return")
+    wait_until(lambda: not threads._hanging, "the hanging checks to return")
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,18 @@ async def test_threads_at_once_are_limited_and_the_others_take_their_turn() -> N
             running.discard(threading.get_ident())
 
     await asyncio.gather(*(call_in_thread(work, 5) for _ in range(200)))
-    assert 1 < most <= threads.MOST_AT_ONCE
+    assert 1 < most <= threads.MAX_RUNNING
 
 
 async def test_check_that_waits_for_its_turn_does_not_use_up_its_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads, "_turns", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
+    monkeypatch.setattr(threads, "_slots", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
     await asyncio.gather(*(call_in_thread(partial(time.sleep, 0.1), 0.5) for _ in range(10)))
 
 
 async def test_hanging_check_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_turns", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
+    monkeypatch.setattr(threads, "_slots", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
     with pytest.raises(TimeoutError):
         await call_in_thread(checks.hangs, 0.05)
     assert await call_in_thread(lambda: 1, 5) == 1
@@ -120,16 +120,16 @@ async def test_hanging_check_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch
 async def test_no_more_checks_are_tried_when_too_many_hang(
     monkeypatch: pytest.MonkeyPatch, runs: Runs
 ) -> None:
-    monkeypatch.setattr(threads, "MOST_LEFT_OVER", 2)
+    monkeypatch.setattr(threads, "MAX_HANGING", 2)
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await call_in_thread(checks.hangs, 0.05)
-    with pytest.raises(TooManyLeftOver, match="restart it"):
+    with pytest.raises(TooManyHangingChecks, match="restart it"):
         await call_in_thread(lambda: 1, 5)
     checks.said[:] = [("pass", "stop")]
     assert await runs.start(trigger()).outcome() == Success(["fail", "retrigger"])
     checks.go_on.set()
-    await eventually(lambda: not threads._left_over, "the hanging checks to return")
+    await eventually(lambda: not threads._hanging, "the hanging checks to return")
     assert await call_in_thread(lambda: 1, 5) == 1
 
 

@@ -13,7 +13,7 @@ from unit.high_availability.support import facts
 from unit.supervisord.support import START, config, info
 
 from deferrable_ops.exceptions import SupervisordRefused
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import ProcessState
@@ -112,7 +112,7 @@ def watching(cfg: SupervisorAirflowConfiguration, **arguments: Any) -> Superviso
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(
         configuration=serialize_configuration(cfg),
-        rules=Rules(limits, "start_date").as_json(),
+        rules=CheckRules(limits, "start_date").as_json(),
         run_facts=run.as_json(),
         **arguments,
     )

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 from unit.triggers.support import Runs, new_attempt
 
-from deferrable_ops.high_availability.check_evaluator import Rules
+from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.inbox import Attempt, NewWait
@@ -204,10 +204,10 @@ async def test_step_that_is_left_out_says_why(runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", ["configure-supervisor", "start-supervisor", "start-programs"])
 async def test_step_that_starts_does_nothing_in_a_run_whose_time_is_over(runs: Runs, name: str) -> None:
-    over = Rules(Limits.of(0, None, None), "start_date").as_json()
+    over = CheckRules(Limits.of(0, None, None), "start_date").as_json()
     outcome = await runs.start(step(name, rules=over)).outcome()
     assert outcome == Success({"done": False, "because": "runtime=0 s is over"})
-    later = Rules(Limits.of(timedelta(hours=1), None, 0), "start_date").as_json()
+    later = CheckRules(Limits.of(timedelta(hours=1), None, 0), "start_date").as_json()
     assert await runs.start(step(name, rules=later)).outcome() == TAKEN
     forced = facts(**{"check-force-run": True, "airflow_ha_force_run": True})
     assert await runs.start(step(name, rules=over, run_facts=forced)).outcome() == TAKEN

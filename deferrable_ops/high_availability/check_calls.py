@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from deferrable_ops.high_availability.results import Action, CheckResult, Result, read_result
+
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def accepted(
+def accepted_kwargs(
     function: Callable[..., Any], op_args: Sequence[Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the keyword arguments that a function takes of a context, as Airflow's PythonOperator chooses them.
@@ -28,3 +30,17 @@ def accepted(
         return {name: value for name, value in context.items() if name not in taken | positional_only}
     named = {one.name for one in parameters if one.kind in _BY_NAME} - taken
     return {name: value for name, value in context.items() if name in named}
+
+
+def parse_result(returned: Any, log: Any) -> CheckResult:
+    """Return what a check's return value means; FAIL/STOP where it means nothing, as in airflow-ha."""
+    result = read_result(returned)
+    if result is None:
+        log.error(
+            "The check returned %s; return a Result and an Action, as (Result.PASS, Action.CONTINUE)",
+            f"a {type(returned).__name__}"
+            if not isinstance(returned, (tuple, list))
+            else repr(returned)[:200],
+        )
+        return Result.FAIL, Action.STOP
+    return result

@@ -106,7 +106,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             facts,
             task_id=self.check_task_id,
             reference_date=self.reference_date,
-            others=_other_checks(context["dag"].task_dict, self.check_task_id),
+            others=_other_check_ids(context["dag"].task_dict, self.check_task_id),
         )
         if not self.trigger_run_id:
             count = facts.retriggers(self.check_task_id) + 1
@@ -195,6 +195,6 @@ def _without_group(check: Any) -> str:
     return task_id.removeprefix(f"{group.node_id}.")
 
 
-def _other_checks(tasks: Mapping[str, Any], own: str) -> list[str]:
+def _other_check_ids(tasks: Mapping[str, Any], own: str) -> list[str]:
     gates = [task for task in tasks.values() if isinstance(task, HighAvailabilityRetrigger)]
     return sorted({gate.check_task_id for gate in gates} - {own})
