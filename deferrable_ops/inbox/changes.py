@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import EVENTS_CHANNEL, WAITS_CHANNEL, Database
 from deferrable_ops.inbox.database.failures import describe
-from deferrable_ops.inbox.database.schema import HAS_NEWS, waits
+from deferrable_ops.inbox.database.schema import HAS_CHANGED, waits
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
         following = Cursor(row.position, row.server)
         if cursor is None or cursor.server != following.server:
             return None, following
-        changed = sa.select(waits.c.id).where(waits.c.version > cursor.position, HAS_NEWS)
+        changed = sa.select(waits.c.id).where(waits.c.version > cursor.position, HAS_CHANGED)
         return list((await connection.execute(changed)).scalars()), following
 
     return await database.read(read)

@@ -57,7 +57,7 @@ async def test_tables_of_a_newer_release_are_left_alone(empty_url: str) -> None:
     async with inbox.database.begin() as connection:
         await connection.execute(text(f"UPDATE {alembic_version.name} SET version_num = '9999'"))
     await inbox.close()
-    with pytest.raises(ConfigurationError, match="install the newer release"):
+    with pytest.raises(ConfigurationError, match="install the release that upgraded"):
         await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
 
 

@@ -67,7 +67,7 @@ async def test_a_role_that_may_not_create_tables_is_told_so(
 
 
 async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be made"):
+    with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be created"):
         await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", retry_timeout=float("inf"))
 
 
@@ -91,7 +91,7 @@ async def test_a_statement_that_is_refused_quotes_no_parameter(
     async def write(transaction: Transaction) -> None:
         await transaction.connection.execute(insert(waits).values(id=SECRET, ti_id=SECRET))
 
-    with pytest.raises(InboxError, match="the inbox refuses a statement") as raised:
+    with pytest.raises(InboxError, match="the inbox's database rejected a statement") as raised:
         await inbox.database.write(write)
     assert SECRET not in message_of(raised.value)
     assert SECRET not in caplog.text

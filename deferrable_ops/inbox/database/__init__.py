@@ -1,1 +1,1 @@
-"""How the inbox reaches its database: engines, transactions, schema and migrations."""
+"""The inbox's database: engines, transactions, schema and migrations."""

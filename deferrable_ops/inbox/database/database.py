@@ -1,4 +1,4 @@
-"""One database behind the inbox: SQLite or Postgres, their clocks, their write transactions, and how they fail."""
+"""The inbox's database, SQLite or Postgres: reads, write transactions, retries, its clock and named locks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ WAITS_CHANNEL: Final = "deferrable_ops_waits"
 EVENTS_CHANNEL: Final = "deferrable_ops_events"
 """Postgres notification channel for new events. The payload is their source; empty: a source too long for a payload."""
 
-_IDS_PER_NOTIFICATION = 150  # a payload holds 8,000 bytes at the most
-_PAUSE_FIRST, _PAUSE_MOST = 0.05, 5.0
+# A Postgres notification payload is limited to 8,000 bytes.
+_IDS_PER_NOTIFICATION = 150
+_FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
 _CLOSE_SECONDS = 5.0
 
-# Read inside the transaction, so that every row of it agrees. Postgres' transaction id doubles as the version: rows
-# that commit late have a version at or above the oldest open snapshot's, which makes the sweep's cursor exact. What is
-# set here and not for the connection holds behind a pooler too, and keeps a process that stopped in the middle from
-# holding its locks for long.
+# The first statement of a write transaction: it returns the version and the time that all rows of the transaction get.
+# On Postgres the version is the transaction id. A row that commits late has a version at or above that of the oldest
+# open snapshot, which makes the cursor of changes.py exact. The two settings are made per transaction, so that they
+# also apply behind a connection pooler; the timeout releases the locks of a process that stopped in the middle.
 _BEGIN = {
     "sqlite": "UPDATE deferrable_ops_counter SET value = value + 1 "
     "RETURNING value AS version, (julianday('now') - 2440587.5) * 86400.0 AS now",
@@ -57,8 +58,8 @@ class Transaction:
     """A write transaction.
 
     :param now: the database's clock, in seconds since the epoch.
-    :param version: grows with every transaction; written to each wait that changes.
-    :param changed: ids of the waits whose triggers are woken once it is committed.
+    :param version: increases with every transaction; written to each wait that changes.
+    :param changed: ids of the waits whose triggers to wake after the commit.
     """
 
     connection: AsyncConnection
@@ -68,11 +69,13 @@ class Transaction:
 
 
 class Database:
-    """The inbox's engine. Reads and writes are functions, because a lost connection runs them again.
+    """Runs reads and writes, and retries them while the database does not answer.
+
+    Reads and writes are passed as functions, so that they can run again after a lost connection.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer.
-    :raises ConfigurationError: the URL or its driver is not usable.
+    :raises ConfigurationError: the URL is invalid, or its driver is not installed.
     """
 
     def __init__(self, url: str, retry_timeout: float) -> None:
@@ -89,8 +92,8 @@ class Database:
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
         if self.notify:
-            # Each statement sees what is committed before it, as in a transaction of READ COMMITTED, without the two
-            # round trips of BEGIN and ROLLBACK. Behind a pooler a transaction keeps a statement with its connection.
+            # Autocommit reads the same as READ COMMITTED and saves the round trips of BEGIN and ROLLBACK. Not behind a
+            # pooler (notify is off there): only a transaction binds a prepared statement to one server connection.
             self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,7 +101,7 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Return what ``work`` reads.
 
-        :raises InboxError: the database refuses it.
+        :raises InboxError: the database rejected a statement.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
 
@@ -106,12 +109,12 @@ class Database:
             async with self._reading.connect() as connection:
                 return await work(connection)
 
-        return await self.persist(attempt)
+        return await self.retry(attempt)
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Return what ``work`` returns, once it is committed. It may run twice, so it must not mind.
+        """Run ``work`` in a transaction, and return its result after the commit. Must be idempotent: it may run twice.
 
-        :raises InboxError: the database refuses it.
+        :raises InboxError: the database rejected a statement.
         :raises InboxUnavailable: the database did not answer within the retry timeout; it may have committed.
         """
 
@@ -126,12 +129,12 @@ class Database:
                 self.on_commit(transaction.changed)
             return result
 
-        return await self.persist(attempt)
+        return await self.retry(attempt)
 
     async def try_lock(self, name: str, seconds: float) -> bool:
         """Acquire a named lock for some seconds, for work that one process does at a time.
 
-        :return: False: another process acquired it, and its time is not over.
+        :return: False if the lock is held already. It is released only by its expiry.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -147,7 +150,7 @@ class Database:
         return await self.write(write)
 
     def insert(self, table: Table) -> Any:
-        """Return an INSERT of the database's dialect, which has ``ON CONFLICT``."""
+        """Return the dialect's own INSERT, which supports ``ON CONFLICT``."""
         return (postgresql if self.dialect == "postgresql" else sqlite).insert(table)
 
     async def now(self) -> float:
@@ -155,26 +158,26 @@ class Database:
         return await self.read(self.clock)
 
     async def clock(self, connection: AsyncConnection) -> float:
-        """Return the database's clock as one connection reads it."""
+        """Return the database's clock, read on this connection."""
         return float((await self._first_row(connection, _NOW))[0])
 
     async def _first_row(self, connection: AsyncConnection, statement: dict[str, str]) -> Sequence[Any]:
         if self.dialect == "sqlite":
             row: Sequence[Any] = (await run_by_driver(connection, statement["sqlite"]))[0]
             return row
-        # SQLAlchemy sends Postgres its BEGIN with the first statement that it sees.
+        # On Postgres, SQLAlchemy sends BEGIN with the first statement that goes through it.
         return (await connection.exec_driver_sql(statement["postgresql"])).one()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run work that serves many callers, and that :meth:`close` waits for."""
-        # In a context of its own: it outlives the trigger that happened to start it, and does not write to its log.
+        """Run shared work as a task; :meth:`close` waits for it."""
+        # In an empty context: the task outlives the trigger that started it, and must not write to that trigger's log.
         task = asyncio.create_task(work, name=f"deferrable-ops {name}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """Let the writes under way end, for at most 5 s, and close every connection."""
+        """Wait up to 5 s for running writes, then close every connection."""
         if self._tasks:
             _, slow = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
             for task in slow:
@@ -183,23 +186,24 @@ class Database:
         await self.engine.dispose()
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Begin a bare write transaction."""
+        """Begin a write transaction without version, clock and notifications: for migrations and tests."""
         return self._writing.begin()
 
-    async def persist(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what the attempt returns, made again while the database is away.
+    async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the attempt's result; retry it while the database does not answer.
 
-        :raises ConfigurationError: the database does not let this deployment in.
-        :raises InboxError: the database refuses what it was asked.
-        :raises InboxUnavailable: it was away for longer than the retry timeout.
+        :raises ConfigurationError: the database rejected the login or lacks permissions.
+        :raises InboxError: the database rejected a statement.
+        :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
         give_up_at = time.monotonic() + self.retry_timeout
-        pause = _PAUSE_FIRST
+        pause = _FIRST_BACKOFF
         while True:
             try:
-                if self.in_memory:  # a cancelled statement closes its connection, and the database with it
+                if self.in_memory:
+                    # A cancelled statement closes its connection, and with it a database in memory.
                     return await asyncio.shield(self.spawn(attempt(), "query"))
-                async with asyncio.timeout(self._silence(give_up_at)):
+                async with asyncio.timeout(self._attempt_timeout(give_up_at)):
                     return await attempt()
             except Exception as error:
                 if not is_database_error(error):
@@ -208,22 +212,22 @@ class Database:
                     raise _permanent(error) from None
                 if time.monotonic() + pause > give_up_at:
                     raise InboxUnavailable(f"the inbox does not answer: {describe(error)}") from None
-                log.warning("The inbox does not answer, trying again: %s", describe(error))
+                log.warning("The inbox does not answer; retrying in %g s: %s", pause, describe(error))
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _PAUSE_MOST)
+            pause = min(2 * pause, _MAX_BACKOFF)
 
-    def _silence(self, give_up_at: float) -> float | None:
-        """Return for how long an attempt may last. A file is never silent, only locked: it has a timeout."""
+    def _attempt_timeout(self, give_up_at: float) -> float | None:
         if self.dialect == "sqlite" or give_up_at == math.inf:
+            # A SQLite file can only be locked, and the driver has a timeout for that.
             return None
         return max(0.0, give_up_at - time.monotonic())
 
 
 async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
-    """Return the rows of a statement in the driver's own words: for what runs with every batch.
+    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that run with every batch.
 
-    SQLAlchemy's way takes 200 µs (measured), and asks SQLite's thread three or four times instead of once. On Postgres
-    it is for transactions that are under way: the first statement of one has to be SQLAlchemy's.
+    SQLAlchemy takes 200 µs a statement (measured), and makes three or four calls to SQLite's thread instead of one. On
+    Postgres, the first statement of a transaction must go through SQLAlchemy, which sends BEGIN with it.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if connection.dialect.name == "sqlite":
@@ -245,5 +249,8 @@ async def _notify(transaction: Transaction) -> None:
 
 def _permanent(error: Exception) -> Exception:
     if is_misconfiguration(error):
-        return ConfigurationError(f"[deferrable_ops] inbox_url: the database answers {describe(error)}")
-    return InboxError(f"the inbox refuses a statement: {describe(error)}")
+        return ConfigurationError(
+            f"[deferrable_ops] inbox_url: cannot use the database: {describe(error)}; "
+            "check the URL, the password and the permissions"
+        )
+    return InboxError(f"the inbox's database rejected a statement: {describe(error)}")

@@ -1,4 +1,4 @@
-"""What the inbox keeps encrypted is encrypted as Airflow encrypts its connections."""
+"""Encryption of secrets in the inbox, with Airflow's Fernet key, as Airflow encrypts its connections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from deferrable_ops.exceptions import ConfigurationError
 
 
 def airflow_fernet(what: str) -> Any:
-    """Return what encrypts and decrypts with ``[core] fernet_key``.
+    """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: what is kept encrypted, for the error.
+    :param what: what is encrypted, with a verb, for the error message: ``"channels' secrets are"``.
     :raises ConfigurationError: the key is malformed.
     """
     try:
         return get_fernet()
-    except Exception as error:  # Airflow's own names no setting
+    except Exception as error:
+        # Airflow's message does not name the setting.
         raise ConfigurationError(
-            f"[core] fernet_key is missing or malformed ({error}): set it, to the same on all machines; "
-            f"{what} kept encrypted with it"
+            f"[core] fernet_key is missing or malformed ({error}); set the same key on all Airflow machines: "
+            f"{what} encrypted with it"
         ) from None

@@ -1,4 +1,4 @@
-"""The engines of the two databases: how their connections are made, and what every connection is told."""
+"""SQLAlchemy engines for SQLite and Postgres, and the settings of their connections."""
 
 from __future__ import annotations
 
@@ -22,109 +22,114 @@ _SQLITE_BUSY_SECONDS = 20
 
 
 def parse_url(url: str) -> URL:
-    """Return the URL of a database.
+    """Parse a database URL.
 
-    :raises ConfigurationError: it is not one.
+    :raises ConfigurationError: it is not a database URL.
     """
     try:
         return make_url(url)
-    except (ArgumentError, ValueError):  # which may quote the password
+    except (ArgumentError, ValueError):
+        # Without the cause: its message may contain the password.
         raise ConfigurationError(
-            "[deferrable_ops] inbox_url is not a database URL; write postgresql+asyncpg://user:password@host/database, "
-            "with : / @ ? in the password as %3A %2F %40 %3F"
+            "[deferrable_ops] inbox_url is not a database URL; use postgresql+asyncpg://user:password@host/database, "
+            "and escape : / @ ? in the password as %3A %2F %40 %3F"
         ) from None
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether the database lives in its one connection."""
+    """Return whether this is a SQLite database in memory, which exists only as long as its connection."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 def sqlite_engine(url: URL) -> AsyncEngine:
-    """Return the engine of a SQLite file, or of a database in memory.
+    """Return an engine for a SQLite file or a database in memory.
 
-    :raises ConfigurationError: the file cannot be made, read and written.
+    :raises ConfigurationError: the file cannot be created, read or written.
     """
     in_memory = is_in_memory(url)
     if not in_memory:
         _create_private_file(Path(str(url.database)))
-    # At DEBUG, which Airflow may be set to, aiosqlite logs every parameter: payloads, and the keys that sign tokens.
+    # At DEBUG, which Airflow's logging level may be, aiosqlite logs every parameter: payloads and signing keys.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         url,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},
         hide_parameters=True,
         poolclass=AsyncAdaptedQueuePool,
-        # A database in memory lives in its one connection.
+        # A second connection would open another database in memory.
         pool_size=1 if in_memory else 3,
         max_overflow=0,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing on its own: _on_begin does
+        # The driver must not begin transactions itself: _on_begin does.
+        connection.isolation_level = None
         cursor = connection.cursor()
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
         except BaseException:
-            connection.close()  # its thread would keep the process from ending
+            # The connection's thread would keep the process running.
+            connection.close()
             raise
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def _on_begin(connection: Any) -> None:
-        # A transaction that reads first and then wants to write fails with "locked" at once, whatever the timeout.
+        # Write transactions use BEGIN IMMEDIATE: a transaction that reads first and then writes can fail with "database
+        # is locked" at once, regardless of the timeout.
         immediate = connection.get_execution_options().get("immediate")
         begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
-        # Straight to the driver: its thread is asked once, where a cursor of SQLAlchemy's asks it three times.
+        # Through the driver: one call to its thread instead of the three that a cursor of SQLAlchemy makes.
         connection.connection.dbapi_connection.run_async(lambda driver: driver.execute_fetchall(begin))
 
     return engine
 
 
 def _create_private_file(path: Path) -> None:
-    # The file holds the signing keys; SQLite gives its -wal and -shm the same mode. A file that exists is not opened:
-    # closing it would drop the locks that SQLite holds on it elsewhere in this process, and another's last close would
-    # then cut the log that is in use here.
+    # Mode 600, because the file contains the signing keys; SQLite gives its -wal and -shm files the same mode. An
+    # existing file must not be opened here: closing it would release the POSIX locks that SQLite holds on it in this
+    # process, and another process could then truncate the write-ahead log while it is in use.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         if not os.access(path, os.R_OK | os.W_OK):
             raise ConfigurationError(
-                f"[deferrable_ops] inbox_url: the file {path} cannot be read and written by this user"
+                f"[deferrable_ops] inbox_url: this user cannot read and write the file {path}; change its owner or mode"
             ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"[deferrable_ops] inbox_url: the file {path} cannot be made: {error.strerror}"
+            f"[deferrable_ops] inbox_url: the file {path} cannot be created: {error.strerror}"
         ) from None
 
 
 def postgres_engine(url: URL, *, pooled: bool) -> AsyncEngine:
-    """Return the engine of a Postgres server.
+    """Return an engine for a Postgres server.
 
-    :param pooled: a pooler in transaction mode may stand in between.
-    :raises ConfigurationError: the driver is missing, or does not know a parameter of the URL.
+    :param pooled: the connection may go through a pooler in transaction mode, such as PgBouncer.
+    :raises ConfigurationError: asyncpg is not installed, or the URL has a parameter that it does not support.
     """
     try:
         asyncpg = import_module("asyncpg")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"the inbox's Postgres driver is missing: {error}; "
-            'pip install "airflow-deferrable-ops[postgres]" on every Airflow machine'
+            f"the inbox's Postgres driver is not installed: {error}; "
+            'run pip install "airflow-deferrable-ops[postgres]" on every Airflow machine'
         ) from error
     known = {*inspect.signature(asyncpg.connect).parameters, "prepared_statement_cache_size"}
     if unknown := sorted(set(url.query) - known):
         raise ConfigurationError(
-            f"[deferrable_ops] inbox_url has parameters that asyncpg does not know: {', '.join(unknown)}; "
-            "for TLS write ?ssl=require or ?ssl=verify-full"
+            f"[deferrable_ops] inbox_url has parameters that asyncpg does not support: {', '.join(unknown)}; "
+            "for TLS use ?ssl=require or ?ssl=verify-full"
         )
     connect_args: dict[str, Any] = {
         "timeout": 10,
         "command_timeout": 60,
         "server_settings": {"application_name": "deferrable_ops"},
     }
-    if pooled:  # it may hand a connection with its prepared statements to others
+    if pooled:
+        # Each transaction may get another server connection, without the prepared statements of earlier ones.
         connect_args |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
@@ -135,8 +140,8 @@ def postgres_engine(url: URL, *, pooled: bool) -> AsyncEngine:
     )
 
     @event.listens_for(engine.sync_engine, "handle_error")
-    def _leave_the_standby(context: ExceptionContext) -> None:
-        # After a failover the connections to what was the primary are of no use, though they are sound.
+    def _disconnect_from_standby(context: ExceptionContext) -> None:
+        # After a failover, open connections to the former primary still work but are read-only: reconnect.
         if type(context.original_exception.__cause__).__name__ == "ReadOnlySQLTransactionError":
             context.is_disconnect = True
 

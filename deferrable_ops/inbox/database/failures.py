@@ -1,7 +1,7 @@
-"""How a database fails: it is away for now, it is set up wrongly, or it refuses what it was asked.
+"""Classification of database errors: an outage, a misconfiguration, or a rejected statement.
 
-What a driver raises may quote parameters, which hold payloads and secrets. So only what :func:`describe` says of it
-leaves this package.
+A driver's error message may contain parameters, which are payloads and secrets. Therefore only the result of
+:func:`describe` goes into logs and exceptions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-_TRANSLATED: Final = "sqlalchemy.dialects."  # where SQLAlchemy keeps its own versions of asyncpg's errors
-# asyncpg may not be installed: its errors are told by the names of their classes.
-_AWAY: Final = frozenset(
+# The package of SQLAlchemy's wrappers of asyncpg's errors.
+_TRANSLATED: Final = "sqlalchemy.dialects."
+# asyncpg may not be installed: its errors are recognized by their class names.
+_OUTAGES: Final = frozenset(
     {
         "IdleInTransactionSessionTimeoutError",
         "InsufficientResourcesError",  # too many connections, disk full, out of memory
@@ -25,11 +26,11 @@ _AWAY: Final = frozenset(
         "LockNotAvailableError",
         "OperatorInterventionError",  # shut down, starting up, cancelled
         "PostgresConnectionError",
-        "ReadOnlySQLTransactionError",  # a standby answers: failing over
+        "ReadOnlySQLTransactionError",  # connected to a standby, during a failover
         "TransactionRollbackError",  # deadlock, serialization
     }
 )
-_SET_UP_WRONGLY: Final = frozenset(
+_MISCONFIGURATIONS: Final = frozenset(
     {
         "ClientConfigurationError",
         "InsufficientPrivilegeError",
@@ -37,8 +38,9 @@ _SET_UP_WRONGLY: Final = frozenset(
         "InvalidCatalogNameError",  # no such database
     }
 )
-_QUOTING: Final = frozenset({"DataError", "ValueError"})  # these quote what they were given
-_SQLITE_AWAY: Final = frozenset(
+# Errors whose message contains parameters.
+_QUOTING: Final = frozenset({"DataError", "ValueError"})
+_SQLITE_OUTAGES: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_CANTOPEN,
@@ -48,7 +50,7 @@ _SQLITE_AWAY: Final = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
-_SQLITE_SET_UP_WRONGLY: Final = frozenset(
+_SQLITE_MISCONFIGURATIONS: Final = frozenset(
     {
         sqlite3.SQLITE_AUTH,
         sqlite3.SQLITE_CORRUPT,
@@ -60,36 +62,35 @@ _SQLITE_SET_UP_WRONGLY: Final = frozenset(
 
 
 def is_database_error(error: BaseException) -> bool:
-    """Return whether a database, its driver or the way to it raised the error."""
+    """Return whether the error comes from the database, its driver or the network."""
     if isinstance(error, (DBAPIError, PoolTimeout, sqlite3.Error, OSError, TimeoutError)):
         return True
     return type(error).__module__.startswith(("asyncpg.", _TRANSLATED))
 
 
 def is_misconfiguration(error: BaseException) -> bool:
-    """Return whether only a change of the deployment helps: a wrong password, no such database, no permission."""
+    """Return whether only a change of the deployment helps: a wrong password, a missing database or permission."""
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):
-        return _sqlite_code(cause) in _SQLITE_SET_UP_WRONGLY
-    return isinstance(cause, ssl.SSLCertVerificationError) or bool(_names(cause) & _SET_UP_WRONGLY)
+        return _sqlite_code(cause) in _SQLITE_MISCONFIGURATIONS
+    return isinstance(cause, ssl.SSLCertVerificationError) or bool(_names(cause) & _MISCONFIGURATIONS)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether the database is only away for now: refused, restarted, locked or timed out."""
+    """Return whether a retry can help: connection refused or lost, restart, lock or timeout."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):
-        return _sqlite_code(cause) in _SQLITE_AWAY
+        return _sqlite_code(cause) in _SQLITE_OUTAGES
     if isinstance(cause, (OSError, TimeoutError, PoolTimeout)):
         return True
-    return bool(_names(cause) & _AWAY) and not isinstance(
-        cause, ValueError
-    )  # ValueError: a parameter is wrong
+    # A ValueError means a wrong parameter, whatever its other base classes.
+    return bool(_names(cause) & _OUTAGES) and not isinstance(cause, ValueError)
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and first line, or its class alone where the line may quote a parameter."""
+    """Return the error's class and first line, or only its class where the line may contain a parameter."""
     cause = _cause(error)
     lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
@@ -108,4 +109,5 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _sqlite_code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells variants apart
+    # The higher bits of an extended result code distinguish variants of one error.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,4 +1,4 @@
-"""Many callers, one transaction: what waits while a commit is under way goes into the next one together."""
+"""Group commit: items that arrive during a commit are written together by the next transaction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ITEMS_PER_COMMIT = 250
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Writes items of one kind, and answers each caller after the commit that holds its item.
+    """Writes items of one kind in batches, and returns each caller's result after its batch is committed.
 
-    :param write_all: writes the items in one transaction and returns a result for each, in their order.
-    :param writers: how many transactions may be under way at once. With two, this process goes on while the database
-        works: 15 % more callbacks a second on Postgres (measured). SQLite has one writer at a time.
+    :param write_all: writes the items in one transaction and returns their results in the same order.
+    :param writers: how many transactions may run at once. With two, this process prepares one while the database
+        commits the other: 15 % more callbacks a second on Postgres (measured). SQLite has one writer at a time.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             self._free_writers += 1
             left, self._queue = batch + self._queue, []
-            for _, future in left:  # unanswered only when this task was ended in the middle
-                _fail(future, InboxUnavailable("the inbox was closed; what it was asked may have been done"))
+            # Callers are left only if this task was cancelled during a commit.
+            for _, future in left:
+                _fail(future, InboxUnavailable("the inbox was closed; the write may have been committed"))
 
     async def _commit(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if not batch:
@@ -68,13 +69,15 @@ class GroupCommit(Generic[Item, Result]):
             )
         except (InboxUnavailable, ConfigurationError) as error:
             waiting, self._queue = self._queue, []
-            for _, future in batch + waiting:  # who came meanwhile would only wait for the same once more
+            # Also fail the callers in the queue: their own attempt would only wait for the same outage again.
+            for _, future in batch + waiting:
                 _fail(future, error)
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch[0][1], error)
                 return
-            for entry in batch:  # one bad item must not fail its neighbours
+            # Retry one by one, so that one invalid item does not fail the others.
+            for entry in batch:
                 await self._commit([entry])
         else:
             for (_, future), result in zip(batch, results, strict=True):

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema, under a lock, because several processes start together."""
+"""Creates and upgrades the tables, under a lock, because several processes start together."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 
-_LOCK = 0x64656672  # any number that no one else locks: "defr"
+# The key of a Postgres advisory lock, "defr": any number that is not used otherwise.
+_LOCK = 0x64656672
 
 
 async def migrate(database: Database) -> None:
-    """Create or upgrade the tables; quick when there is nothing to do.
+    """Create or upgrade the tables. One query when they are up to date.
 
-    :raises ConfigurationError: the database does not let this deployment in, or is of a newer version of the library.
+    :raises ConfigurationError: the database refused access, or a newer release of the library upgraded the tables.
     :raises InboxUnavailable: the database did not answer.
     """
     version = await database.read(_version)
@@ -27,10 +28,11 @@ async def migrate(database: Database) -> None:
         return
     if version is not None and version > HEAD:
         raise ConfigurationError(
-            f"the inbox's tables have version {version}, and this airflow-deferrable-ops knows {HEAD}; "
-            "install the newer release, which upgraded them, on every Airflow machine"
+            f"the inbox's tables have version {version}; this release of airflow-deferrable-ops supports up to {HEAD}; "
+            "install the release that upgraded the tables on every Airflow machine"
         )
-    await asyncio.to_thread(__import__, "alembic.command")  # heavy: not on the loop
+    # A slow import: not on the event loop.
+    await asyncio.to_thread(__import__, "alembic.command")
 
     async def upgrade() -> None:
         async with database.begin() as connection:
@@ -38,7 +40,7 @@ async def migrate(database: Database) -> None:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade)
 
-    await database.persist(upgrade)
+    await database.retry(upgrade)
 
 
 async def _version(connection: AsyncConnection) -> str | None:
@@ -46,7 +48,8 @@ async def _version(connection: AsyncConnection) -> str | None:
         return (await connection.execute(select(alembic_version.c.version_num))).scalar()
     except DBAPIError as error:
         if "deferrable_ops_alembic_version" in str(error.orig):
-            return None  # no such table: a new database
+            # The table does not exist: a new database.
+            return None
         raise
 
 

@@ -1,4 +1,4 @@
-"""The inbox's tables. Times are seconds since the epoch, taken from the database's clock."""
+"""The inbox's tables. Times are seconds since the epoch by the database's clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ waits = Table(
     "deferrable_ops_waits",
     metadata,
     Column("id", Text, primary_key=True),
-    # Which attempt of which task this is. The newest attempt of a task owns it.
+    # The attempt of the task. The newest attempt of a task owns it.
     Column("ti_id", Text, nullable=False),
     Column("try_number", Integer, nullable=False),
     Column("dag_id", Text, nullable=False),
@@ -45,42 +45,42 @@ waits = Table(
     Column("map_index", Integer, nullable=False),
     Column("logical_date", Double),
     Column("feature", Text, nullable=False),
-    # Where it stands.
+    # State and result.
     Column("state", Text, nullable=False),
     Column("expected", Text, nullable=False, server_default="{}"),
     Column("progress", Text),
     Column("outcome", Text),
     Column("created_at", Double, nullable=False),
     Column("settled_at", Double),
-    # When it ends by itself.
+    # Deadline and heartbeats.
     Column("deadline", Double, nullable=False),
     Column("heartbeat_timeout", Double),
     Column("last_beat", Double),
     Column("beat_due", Double),
-    # Who launches its outside work, or did.
+    # The claim on launching its outside work, and the recorded answer.
     Column("launch_owner", Text),
     Column("launch_lease", Double),
     Column("launched_at", Double),
     Column("launch_answer", Text),
-    # What stops its outside work: the trigger, with its kwargs as Airflow encrypts them, and whether that is due.
+    # Cancellation of its outside work: the encrypted trigger whose cancel() stops it, and the state of that.
     Column("trigger", LargeBinary),
     Column("cancel", Text),
     Column("cancel_lease", Double),
     Column("cancel_tries", Integer, nullable=False, server_default="0"),
-    # For the endpoint.
+    # The key that signs its callback token, and how many callbacks were refused.
     Column("key_id", Text, nullable=False),
     Column("refused", Integer, nullable=False, server_default="0"),
-    # For the watcher: grows with every change that a waiting trigger must learn of.
+    # The version of the transaction that last made a change which the waiting trigger must see: for the watcher.
     Column("version", BigInteger, nullable=False),
 )
-# Written out, and not as parameters: the planners recognize their partial indexes by them.
+# Literals and not bound parameters: a planner uses a partial index only where it finds the index's own condition.
 IS_WAITING: Final = waits.c.state == literal_column("'waiting'")
-HAS_NEWS: Final = or_(waits.c.state != literal_column("'waiting'"), waits.c.progress.is_not(None))
-"""A wait that was registered and no more has nothing to tell: its trigger read it when it registered it."""
+HAS_CHANGED: Final = or_(waits.c.state != literal_column("'waiting'"), waits.c.progress.is_not(None))
+"""The wait has changed since its registration, which its trigger read."""
 CANCEL_IS_DUE: Final = waits.c.cancel == literal_column("'due'")
 
 Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)
-# Each index that a callback's settling touches costs every callback: those that can are made to stay out of its way.
+# Each index that changes when a wait settles makes every callback slower; hence the partial indexes below.
 Index(
     "deferrable_ops_waits_news",
     waits.c.version,
@@ -110,10 +110,12 @@ Index(
 callbacks = Table(
     "deferrable_ops_callbacks",
     metadata,
-    # No foreign key: a callback is only ever added under the lock of its wait, and checking costs 9 µs each.
+    # No foreign key: a callback is only added while its wait's row is locked, and the check costs 9 µs a callback.
     Column("wait_id", Text, primary_key=True),
-    Column("digest", LargeBinary, primary_key=True),  # of the verb and the body
-    Column("number", BigInteger, primary_key=True, autoincrement=False),  # in the order of their commits
+    # SHA-256 of the verb and the body.
+    Column("digest", LargeBinary, primary_key=True),
+    # Increases in commit order.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("verb", Text, nullable=False),
     Column("idempotency_key", Text),
     Column("source", Text, nullable=False),
@@ -122,7 +124,8 @@ callbacks = Table(
     Column("receipt", Text, nullable=False),
     Column("payload", Text),
     Column("accepted", Boolean, nullable=False),
-    sqlite_with_rowid=False,  # one tree of pages to write, not two
+    # One B-tree to write instead of two.
+    sqlite_with_rowid=False,
 )
 Index(
     "deferrable_ops_callbacks_key",
@@ -163,7 +166,7 @@ daemons = Table(
     Column("name", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("boot_id", Text, nullable=False),
-    # The DAG run that used it last.
+    # The DAG run that last used it.
     Column("dag_id", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("since", Double, nullable=False),

@@ -1,4 +1,4 @@
-"""One call for all who ask for it while it runs."""
+"""A call that concurrent callers share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class SharedCall(Generic[T]):
-    """Runs a function for the first who asks, and gives its result or its error to all who ask meanwhile.
+    """Runs a function for the first caller, and returns its result, or raises its error, to all who call meanwhile.
 
-    So a database that is away costs everybody one timeout, and not one after another. It runs in a context of
-    its own, because it outlives who asked first.
+    During an outage all callers therefore wait for one timeout, and not for one after another. The function runs in an
+    empty context, because it can outlive the first caller.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
@@ -22,7 +22,7 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Return the result of the call under way, or of a new one; it outlives a cancelled caller."""
+        """Return the result of the running call, or of a new one. A cancelled caller does not cancel it."""
         if self._running is None:
             self._running = asyncio.create_task(
                 self._run(), name="deferrable-ops shared call", context=Context()
@@ -31,7 +31,7 @@ class SharedCall(Generic[T]):
         return await asyncio.shield(self._running)
 
     async def cancel(self) -> None:
-        """Cancel the call under way."""
+        """Cancel the running call."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -42,4 +42,5 @@ class SharedCall(Generic[T]):
     def _forget(self, task: asyncio.Task[T]) -> None:
         self._running = None
         if not task.cancelled():
-            task.exception()  # retrieved, in case all who asked are gone
+            # Mark it as retrieved, in case every caller was cancelled.
+            task.exception()

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that :mod:`deferrable_ops.inbox.database.migrate` holds."""
+"""Alembic environment: runs the migrations on the connection of :mod:`deferrable_ops.inbox.database.migrate`."""
 
 from alembic import context
 
@@ -8,6 +8,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=alembic_version.name,
-    transactional_ddl=False,  # the caller's transaction holds the lock and commits
+    # The caller's transaction holds the lock and commits.
+    transactional_ddl=False,
 )
 context.run_migrations()

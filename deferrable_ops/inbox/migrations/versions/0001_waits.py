@@ -1,4 +1,4 @@
-"""Waits, callbacks, keys, and what the processes tell each other."""
+"""Create the tables of waits, callbacks, signing keys, endpoints and locks."""
 
 import sqlalchemy as sa
 from alembic import op

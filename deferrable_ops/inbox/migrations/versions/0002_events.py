@@ -1,4 +1,4 @@
-"""Events, how far their sources are read, and channels."""
+"""Create the tables of events, their deduplication keys, source positions and channels."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Where supervisords live."""
+"""Create the table of supervisord daemons and their hosts."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -301,7 +301,7 @@ async def test_step_waits_for_what_an_earlier_attempt_still_has_to_stop(
         asked += 1
         return [] if stopped.is_set() else ["an-earlier-wait"]
 
-    monkeypatch.setattr(runs.inbox.cancellations, "of_other_attempts", left)
+    monkeypatch.setattr(runs.inbox.cancellations, "requeue_other_attempts", left)
     monkeypatch.setattr("deferrable_ops.triggers.base._RECHECK_PREVIOUS_ATTEMPTS_EVERY", 0.01)
     machine = Paper()
     with on(monkeypatch, machine):
