@@ -1,1 +1,1 @@
-"""A machine behind SSH, through one shared connection per address."""
+"""A remote machine over SSH, with one shared connection per address."""

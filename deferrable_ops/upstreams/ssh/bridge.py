@@ -1,4 +1,7 @@
-"""Connections to Unix sockets of a machine whose sshd forwards none: one program there carries them all."""
+"""Connections to Unix sockets of a machine whose sshd does not forward them.
+
+One program on the machine, ``bridge_remote.py``, multiplexes all connections over its standard input and output.
+"""
 
 from __future__ import annotations
 
@@ -17,69 +20,73 @@ if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
 
 _OPEN, _DATA, _END, _CLOSE = b"o", b"d", b"e", b"c"
-_SECONDS: Final = 15.0  # to start the program, or to open a socket
+# Timeout for starting the program, and for opening a socket.
+_OPEN_SECONDS: Final = 15.0
 
-# In bytes; whoever has the machine may send anything.
-_BEFORE_HELLO: Final = 2**20  # what an account's shell says
-_LONGEST_FRAME: Final = 2**16  # what the program reads of a socket at once
-_UNREAD: Final = 2**24  # of one connection, when nobody reads it here: more than an answer that is taken
-_SAID: Final = 1000
+# Limits in bytes: the machine is not trusted to run our program.
+# Output of the account's shell before HELLO.
+_MAX_BEFORE_HELLO: Final = 2**20
+# The program reads at most this much from a socket at once.
+_MAX_FRAME: Final = 2**16
+# Received on one connection and not yet read by the local client; more than the largest answer that a client accepts.
+_MAX_UNREAD: Final = 2**24
+_MAX_STDERR: Final = 1000
 
 
 @cache
 def bridge_program() -> str:
-    """Return what runs on the machine. Reads a file."""
+    """Return the source of the program that runs on the machine. Reads a file: call it in a thread."""
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
 class BridgedConnection:
-    """A connection that is carried.
+    """One connection through the bridge.
 
-    :param writer: to whoever connected here.
+    :param writer: writes to the local client.
     """
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
         self.number = number
         self.writer = writer
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.over = asyncio.Event()
+        self.closed = asyncio.Event()
 
-    def take(self, letter: bytes, data: bytes) -> None:
-        """Take a frame."""
+    def receive(self, letter: bytes, data: bytes) -> None:
+        """Handle a frame from the machine."""
         if letter == _DATA:
-            # It is not waited for here: that would hold up all other connections.
-            if self.writer.transport.get_write_buffer_size() + len(data) > _UNREAD:
+            # Do not wait until the client reads: that would block all other connections.
+            if self.writer.transport.get_write_buffer_size() + len(data) > _MAX_UNREAD:
                 self.writer.transport.abort()
-                self.over.set()
+                self.closed.set()
             else:
                 self.writer.write(data)
             return
         if not self.opened.done():
             self.opened.set_result(letter == _OPEN)
         if letter == _CLOSE:
-            self.over.set()
+            self.closed.set()
 
 
 class Bridge:
-    """The program on the machine, and the connections that it carries. asyncssh tells it what happens."""
+    """The program on the machine, and the connections through it. It is an asyncssh session: asyncssh calls it back."""
 
     def __init__(self) -> None:
-        self.is_over = False
-        self._said = bytearray()
+        self.is_closed = False
+        self._stderr = bytearray()
         self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._channel: Any = None
         self._numbers = itertools.count(1)
-        self._carried: dict[int, BridgedConnection] = {}
-        self._waiting = bytearray()
+        self._connections: dict[int, BridgedConnection] = {}
+        self._received = bytearray()
         self._before_hello = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
     async def start(self, connection: SSHClientConnection, line: str, first_line: bytes) -> Bridge:
-        """Start the program, and return itself.
+        """Start the program and return the bridge.
 
-        :param line: what the account's shell is told.
-        :param first_line: what it reads.
+        :param line: the command for the account's shell.
+        :param first_line: the first line of its standard input.
         """
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type,return-value]
         self._channel.write(first_line)
@@ -89,149 +96,153 @@ class Bridge:
     async def opened(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
-        """Open a socket, until the block is left; None: it cannot be reached.
+        """Connect to a socket of the machine for the duration of the block; None if nothing listens on it.
 
-        :param writer: to whoever connected here.
+        :param writer: writes to the local client.
         :raises MachineUnavailable: the program does not run, or does not answer.
         """
-        carried = BridgedConnection(next(self._numbers), writer)
-        self._carried[carried.number] = carried
+        bridged = BridgedConnection(next(self._numbers), writer)
+        self._connections[bridged.number] = bridged
         try:
             try:
-                async with asyncio.timeout(_SECONDS):
+                async with asyncio.timeout(_OPEN_SECONDS):
                     ready = await asyncio.shield(self._ready)
                     if ready:
-                        await self._send(carried.number, _OPEN, str(path).encode())
-                    opened = ready and await carried.opened
+                        await self._send(bridged.number, _OPEN, str(path).encode())
+                    opened = ready and await bridged.opened
             except TimeoutError:
                 ready = False
             if not ready:
-                raise MachineUnavailable(f"no python3 carries the connection to {path}: {self.said}")
-            yield carried if opened else None
+                raise MachineUnavailable(
+                    f"python3 on the machine could not open the connection to {path}: {self.stderr}"
+                )
+            yield bridged if opened else None
         finally:
-            del self._carried[carried.number]
-            self._write(carried.number, _CLOSE, b"")
+            del self._connections[bridged.number]
+            self._write(bridged.number, _CLOSE, b"")
 
-    async def carry(self, carried: BridgedConnection, reader: asyncio.StreamReader) -> None:
-        """Carry a connection until it is over.
+    async def transfer(self, bridged: BridgedConnection, reader: asyncio.StreamReader) -> None:
+        """Transfer data in both directions until the connection is closed.
 
-        :param reader: what whoever connected here says.
+        :param reader: reads from the local client.
         """
-        sending = asyncio.create_task(self._send_all(carried, reader))
+        sending = asyncio.create_task(self._send_all(bridged, reader))
         try:
-            await carried.over.wait()
+            await bridged.closed.wait()
         finally:
             sending.cancel()
 
     @property
-    def said(self) -> str:
-        """What the program complained of."""
-        return self._said.decode(errors="replace").strip()[-500:] or "it says nothing"
+    def stderr(self) -> str:
+        """The end of the program's error output, for messages."""
+        return self._stderr.decode(errors="replace").strip()[-500:] or "no error output"
 
     def close(self) -> None:
-        """End the program."""
+        """Close the channel, which ends the program."""
         if self._channel is not None:
             self._channel.close()
 
-    async def _send_all(self, carried: BridgedConnection, reader: asyncio.StreamReader) -> None:
+    async def _send_all(self, bridged: BridgedConnection, reader: asyncio.StreamReader) -> None:
         try:
             while data := await reader.read(65_536):
-                await self._send(carried.number, _DATA, data)
-            await self._send(carried.number, _END, b"")
-        except OSError:  # whoever connected here broke it off
-            carried.over.set()
+                await self._send(bridged.number, _DATA, data)
+            await self._send(bridged.number, _END, b"")
+        except OSError:
+            # The local client closed the connection.
+            bridged.closed.set()
 
     async def _send(self, number: int, letter: bytes, data: bytes) -> None:
         await self._writable.wait()
         self._write(number, letter, data)
 
     def _write(self, number: int, letter: bytes, data: bytes) -> None:
-        with suppress(OSError):  # it has ended, and will tell so
+        # An OSError means that the channel is closed; connection_lost() follows.
+        with suppress(OSError):
             self._channel.write(HEAD.pack(number, letter, len(data)) + data)
 
-    # What asyncssh tells a session.
+    # The callbacks of an asyncssh session.
 
     def connection_made(self, channel: Any) -> None:
-        """Know the channel."""
+        """Store the channel."""
         self._channel = channel
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Give each frame to the connection that it is for."""
-        if self.is_over:
+        """Dispatch frames to their connections, and collect error output."""
+        if self.is_closed:
             return
         if datatype is not None:
-            self._say(data)
+            self._add_stderr(data)
             return
-        self._waiting += data
-        if self._ready.done() or self._is_greeted():
-            self._take_frames()
+        self._received += data
+        if self._ready.done() or self._find_hello():
+            self._dispatch_frames()
 
-    def _is_greeted(self) -> bool:
-        """Look for HELLO, and drop what comes before it."""
-        before, hello, rest = self._waiting.partition(HELLO)
+    def _find_hello(self) -> bool:
+        """Discard received data up to HELLO; return whether HELLO was found."""
+        before, hello, rest = self._received.partition(HELLO)
         if hello:
-            self._waiting = rest
+            self._received = rest
             self._ready.set_result(True)
             return True
         kept = len(HELLO) - 1
         self._before_hello += max(0, len(before) - kept)
-        self._waiting = before[-kept:]
-        if self._before_hello > _BEFORE_HELLO:
-            self._break_off("the account's shell does not stop talking before the program runs")
+        self._received = before[-kept:]
+        if self._before_hello > _MAX_BEFORE_HELLO:
+            self._abort("the account's shell prints too much before the program runs")
         return False
 
-    def _take_frames(self) -> None:
-        while len(self._waiting) >= HEAD.size:
-            number, letter, length = HEAD.unpack_from(self._waiting)
-            if length > _LONGEST_FRAME:
-                self._break_off(f"it sends {length} bytes at once, which the program never does")
+    def _dispatch_frames(self) -> None:
+        while len(self._received) >= HEAD.size:
+            number, letter, length = HEAD.unpack_from(self._received)
+            if length > _MAX_FRAME:
+                self._abort(f"received a frame of {length} bytes, which the program never sends")
                 return
             end = HEAD.size + length
-            if len(self._waiting) < end:
+            if len(self._received) < end:
                 return
-            if number in self._carried:
-                self._carried[number].take(letter, bytes(self._waiting[HEAD.size : end]))
-            del self._waiting[:end]
+            if number in self._connections:
+                self._connections[number].receive(letter, bytes(self._received[HEAD.size : end]))
+            del self._received[:end]
 
-    def _break_off(self, why: str) -> None:
-        """End what is not our program. It may never confirm that it is closed."""
-        self._say(f"\n{why}".encode())
-        self._waiting.clear()
+    def _abort(self, reason: str) -> None:
+        """Abort the channel because the peer is not our program. The peer may never confirm that it is closed."""
+        self._add_stderr(f"\n{reason}".encode())
+        self._received.clear()
         self._channel.abort()
         self.connection_lost(None)
 
-    def _say(self, data: bytes) -> None:
-        self._said = (self._said + data)[-_SAID:]
+    def _add_stderr(self, data: bytes) -> None:
+        self._stderr = (self._stderr + data)[-_MAX_STDERR:]
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Know that the program has ended, or cannot be reached: so have all connections."""
-        self.is_over = True
+        """Close all connections: the program ended or the SSH connection was lost."""
+        self.is_closed = True
         if not self._ready.done():
             self._ready.set_result(False)
-        for carried in self._carried.values():
-            carried.take(_CLOSE, b"")
+        for bridged in self._connections.values():
+            bridged.receive(_CLOSE, b"")
 
     def pause_writing(self) -> None:
-        """Send nothing more for now."""
+        """Stop sending until :meth:`resume_writing`."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Send again."""
+        """Continue sending."""
         self._writable.set()
 
     def eof_received(self) -> bool:
-        """The program has ended: let the channel be closed."""
+        """Let asyncssh close the channel: the program has ended."""
         return False
 
     def session_started(self) -> None:
-        """Do nothing: its HELLO says that it runs."""
+        """Do nothing: HELLO signals that the program runs."""
 
     def xon_xoff_requested(self, _client_can_do: bool) -> None:
         """Do nothing: there is no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing: what it said is more."""
+        """Do nothing: the error output is more informative."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
-        """Say so."""
-        self._say(f"it was ended by SIG{name}".encode())
+        """Add the signal to the error output."""
+        self._add_stderr(f"it was ended by SIG{name}".encode())

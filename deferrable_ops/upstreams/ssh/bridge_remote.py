@@ -1,9 +1,9 @@
-"""Runs on the other machine, sent there as text: carries connections to its Unix sockets over stdin and stdout.
+"""Runs on the remote machine, where it is sent as text. Multiplexes connections to Unix sockets over stdin and stdout.
 
-Both ways go frames: the connection's number, a letter, the length of what follows. The letters: o open the socket of
-this path, or it is open; d data; e no more data comes; c closed, or could not be opened. Before its first frame comes
-HELLO, because an account's shell may have said something already. It ends with its stdin, and then all connections do.
-Keep it to Python 3.4 and the standard library: nobody knows what is there.
+Both directions use frames: number of the connection, letter, length of the data, data. The letters: o: open the socket
+with this path (request), or it is open (answer); d: data; e: end of data; c: closed, or could not be opened. HELLO
+precedes the first frame, because the account's shell may have printed something before. The program ends when its stdin
+ends, and closes all connections. Use only Python 3.4 and its standard library: the remote version is unknown.
 """
 
 import os
@@ -16,26 +16,26 @@ HELLO = b"deferrable-ops carries from here\n"
 
 
 def main() -> None:
-    """Carry until stdin ends."""
+    """Transfer data until stdin ends."""
     sockets = {}  # type: dict[int, socket.socket]
-    waiting = b""
+    pending = b""
     write(HELLO)
     while True:
         readable, _, _ = select.select([0] + list(sockets.values()), [], [])  # noqa: RUF005
-        for number, found in list(sockets.items()):
-            if found in readable:
-                answer(sockets, number, found)
+        for number, connection in list(sockets.items()):
+            if connection in readable:
+                forward(sockets, number, connection)
         if 0 in readable:
-            arrived = os.read(0, 65536)
-            if not arrived:
+            received = os.read(0, 65536)
+            if not received:
                 return
-            waiting = take(sockets, waiting + arrived)
+            pending = handle_frames(sockets, pending + received)
 
 
-def answer(sockets: "dict[int, socket.socket]", number: int, found: socket.socket) -> None:
-    """Pass on what a socket says."""
+def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket.socket) -> None:
+    """Forward data that a socket received."""
     try:
-        data = found.recv(65536)
+        data = connection.recv(65536)
     except OSError:
         data = b""
     if data:
@@ -44,14 +44,14 @@ def answer(sockets: "dict[int, socket.socket]", number: int, found: socket.socke
         close(sockets, number)
 
 
-def take(sockets: "dict[int, socket.socket]", waiting: bytes) -> bytes:
-    """Do what the frames that are there say, and return what is left: the beginning of another."""
-    while len(waiting) >= HEAD.size:
-        number, letter, length = HEAD.unpack_from(waiting)
-        if len(waiting) < HEAD.size + length:
+def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
+    """Handle the complete frames and return the remaining data: the beginning of another frame."""
+    while len(pending) >= HEAD.size:
+        number, letter, length = HEAD.unpack_from(pending)
+        if len(pending) < HEAD.size + length:
             break
-        data = waiting[HEAD.size : HEAD.size + length]
-        waiting = waiting[HEAD.size + length :]
+        data = pending[HEAD.size : HEAD.size + length]
+        pending = pending[HEAD.size + length :]
         try:
             if letter == b"o":
                 sockets[number] = socket.socket(socket.AF_UNIX)
@@ -68,11 +68,11 @@ def take(sockets: "dict[int, socket.socket]", waiting: bytes) -> bytes:
                 sockets.pop(number).close()
         except OSError:
             close(sockets, number)
-    return waiting
+    return pending
 
 
 def close(sockets: "dict[int, socket.socket]", number: int) -> None:
-    """Tell that a connection is over."""
+    """Close a connection and report it."""
     sockets.pop(number).close()
     send(number, b"c", b"")
 
@@ -83,7 +83,7 @@ def send(number: int, letter: bytes, data: bytes) -> None:
 
 
 def write(data: bytes) -> None:
-    """Write all of it."""
+    """Write all data to stdout."""
     while data:
         data = data[os.write(1, data) :]
 

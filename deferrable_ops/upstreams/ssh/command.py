@@ -1,5 +1,7 @@
-"""Commands over SSH. What they are and what they are given travels on their standard input, and is in no list of
-processes but as the program that runs in the end.
+"""Commands over SSH.
+
+The command, its environment and its input are sent on standard input. The remote process list shows only the program
+that finally runs, with its arguments.
 """
 
 from __future__ import annotations
@@ -18,54 +20,55 @@ from deferrable_ops.upstreams.machine.signals import signal_of
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
 
-# Reads one line, and does what it says; what comes after it is left to the program. (`sh` alone would read too much:
-# dash 0.5.12 reads in blocks.) In quotes that all login shells understand in the same way.
+# Reads one line and executes it; the rest of standard input is left to the program. (`sh` alone would read too much:
+# dash 0.5.12 reads in blocks.) All login shells parse these quotes in the same way.
 _SHELL: Final = """exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'"""
-_LEFT_BEHIND: Final = 0.5  # seconds for the rest of the output, when a daemon may keep it open
+# How long to wait for the end of the output: a daemon that the command started may keep it open.
+_OUTPUT_SECONDS: Final = 0.5
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _-./=:,+@")
 
 
 def shell_command(prefix: str) -> str:
-    """Return what the account's shell is told; it is the same for each command.
+    """Return the command for the account's shell. It is the same for all programs.
 
-    :param prefix: what it does first.
+    :param prefix: shell command that runs first.
     """
     return f"{prefix}\n{_SHELL}" if prefix.strip() else _SHELL
 
 
 def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
-    """Return the line that makes the shell become a program.
+    """Return the first line of standard input, with which the shell executes a program.
 
-    :param mark: is said before it begins, with the process's id; what comes earlier is the account's own shell's.
-    :raises InputError: an argument holds a zero character, which none can.
+    :param mark: printed with the process id before the program starts; earlier output comes from the account's shell.
+    :raises InputError: an argument contains a zero character.
     """
     if any("\0" in argument for argument in arguments):
-        raise InputError("an argument of a command holds a zero character")
+        raise InputError("an argument of a command contains a zero character; remove it")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment)
-    said = f"echo {mark} $$\n" if mark else ""
-    script = f"{exports}{said}exec {shlex.join(arguments)}".encode(errors="surrogateescape")
+    echo_mark = f"echo {mark} $$\n" if mark else ""
+    script = f"{exports}{echo_mark}exec {shlex.join(arguments)}".encode(errors="surrogateescape")
     return b"".join(bytes((byte,)) if byte in _SAFE else b"\\0%03o" % byte for byte in script) + b"\n"
 
 
 class Command:
-    """A command on a machine. asyncssh tells it what happens.
+    """A command on a machine. It is an asyncssh session: asyncssh calls it back.
 
-    :param keep: how many bytes of its output are kept, the last ones.
+    :param keep: the number of bytes of its output to keep: the last ones.
     """
 
     def __init__(self, keep: int) -> None:
         self.pid: int | None = None
         self._mark = f"deferrable-ops-{secrets.token_hex(8)}"
         self._output = bytearray()
-        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._complete = asyncio.Event()
+        self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._output_complete = asyncio.Event()
         self._keep = keep
         self._channel: Any = None
         self._closed = False
 
     @property
     def tail(self) -> str:
-        """The end of what it has written so far."""
+        """The end of its output so far."""
         return self._output[-self._keep :].decode(errors="replace")
 
     async def start(
@@ -76,59 +79,61 @@ class Command:
         environment: Sequence[tuple[str, str]],
         stdin: bytes,
     ) -> None:
-        """Start it.
+        """Start the command.
 
-        :param line: what the account's shell is told.
+        :param line: the command for the account's shell.
         """
         given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
-        if self._closed:  # nobody waits for it any more
+        if self._closed:
+            # The caller gave up while the session was opened.
             self._channel.close()
             return
-        with suppress(OSError):  # it has ended already: how, will be told
+        # An OSError means that the command has already ended; its exit status follows.
+        with suppress(OSError):
             self._channel.write(given)
             self._channel.write_eof()
 
-    async def end(self) -> int:
-        """Return its exit code; negative: the signal that ended it.
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code; negative: number of the signal that ended it.
 
         :raises Exception: the connection was lost.
         """
-        code = await asyncio.shield(self.code)
+        code = await asyncio.shield(self.exit_code)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LEFT_BEHIND):
-                await self._complete.wait()
+            async with asyncio.timeout(_OUTPUT_SECONDS):
+                await self._output_complete.wait()
         return code
 
     def close(self) -> None:
-        """Let go of it; it may go on."""
+        """Close the session. The command may keep running."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Know the channel, to close it when starting is broken off."""
+        """Store the channel, so that it can be closed if starting is cancelled."""
         self._channel = channel
 
     def session_started(self) -> None:
         """Do nothing."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the end of what it writes to stdout and stderr."""
+        """Keep the end of stdout and stderr, and find the process id in the mark."""
         self._output += data
-        if self.pid is None and (begun := re.search(rf"{self._mark} (\d+)\n".encode(), self._output)):
-            self.pid = int(begun[1])
-            del self._output[: begun.end()]
+        if self.pid is None and (mark := re.search(rf"{self._mark} (\d+)\n".encode(), self._output)):
+            self.pid = int(mark[1])
+            del self._output[: mark.end()]
         if len(self._output) > 2 * self._keep:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:
-        """Know that no more output comes."""
-        self._complete.set()
+        """Note that the output is complete."""
+        self._output_complete.set()
         return True
 
     def pause_writing(self) -> None:
-        """Do nothing: what is given is short."""
+        """Do nothing: the input is short."""
 
     def resume_writing(self) -> None:
         """Do nothing."""
@@ -137,21 +142,22 @@ class Command:
         """Do nothing: there is no terminal."""
 
     def exit_status_received(self, status: int) -> None:
-        """Know its exit code."""
-        if not self.code.done():
-            self.code.set_result(status)
+        """Store the exit code."""
+        if not self.exit_code.done():
+            self.exit_code.set_result(status)
 
     def exit_signal_received(self, name: str, core_dumped: bool, message: str, language: str) -> None:
-        """Know the signal that ended it."""
+        """Store the signal that ended the command."""
         number = 0
         with suppress(InputError):
             number = signal_of(name)
-        if not self.code.done():
-            self.code.set_result(-number or -1)
+        if not self.exit_code.done():
+            self.exit_code.set_result(-number or -1)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Know that nothing more comes."""
-        self._complete.set()
-        if not self.code.done():
-            self.code.set_exception(error or ConnectionResetError("the session was closed"))
-            self.code.exception()  # nobody may be waiting any more
+        """Complete the output and, if the command has not ended, fail :meth:`wait`."""
+        self._output_complete.set()
+        if not self.exit_code.done():
+            self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))
+            # Mark it as retrieved: the caller may have stopped waiting.
+            self.exit_code.exception()

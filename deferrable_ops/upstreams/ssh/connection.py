@@ -1,4 +1,4 @@
-"""Airflow's SSH connection, as the ssh provider documents it. The provider need not be installed."""
+"""Settings from an Airflow connection of type SSH, as documented by the ssh provider, which need not be installed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from deferrable_ops.exceptions import ConfigurationError
 
 _PORT: Final = 22
 _CONNECT_SECONDS, _COMMAND_SECONDS = 10.0, 30.0
-# Who we are, whom we trust and how we get there is never passed over: a setting that is not known here is refused.
-_GUARDED: Final = (
+# Settings with these prefixes affect authentication, trust or routing. An unknown one is an error, and never ignored.
+_SECURITY_PREFIXES: Final = (
     "allow",
     "cipher",
     "disabled",
@@ -30,7 +30,7 @@ _GUARDED: Final = (
     "proxy",
     "strict",
 )
-_KNOWN: Final = frozenset(
+_KNOWN_SECURITY_SETTINGS: Final = frozenset(
     {
         "allow_host_key_change",
         "ciphers",
@@ -47,12 +47,12 @@ _KNOWN: Final = frozenset(
         "private_key_passphrase",
     }
 )
-# paramiko's names for kinds of algorithms, in which the provider takes those that are not to be used.
+# paramiko's names for the kinds of algorithms, which the provider uses in disabled_algorithms.
 _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
 class SshAirflowConnection(Protocol):
-    """What is read of an Airflow connection."""
+    """The fields of an Airflow connection that are used."""
 
     conn_id: str
     host: str | None
@@ -63,18 +63,18 @@ class SshAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """How a machine is reached by SSH. Its ``repr`` shows no secret.
+    """How a machine is reached over SSH. Its ``repr`` contains no secret.
 
-    :param private_key: the key itself; ``key_file`` is a path of this host. Of both and ``password``, None: the
-        account's own keys and its agent are tried, if ``look_for_keys``.
-    :param host_key: the only one that the machine may have, as ``ssh-ed25519 AAAA...``; None: ``known_hosts`` tells.
-    :param known_hosts: a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
-    :param check_host_key: False: whoever answers is believed to be the machine.
-    :param proxy_command: a command of this host whose input and output are the way to the machine.
-    :param ciphers: those that may be used, the best first; (): asyncssh's own.
-    :param disabled: algorithms that are not used, by kind: ciphers, kex, keys, macs, pubkeys.
-    :param connect_seconds: to connect and log in.
-    :param command_seconds: for each thing that is asked for.
+    :param private_key: the key itself; ``key_file`` is a path on this host. If neither of them nor ``password`` is
+        given, the local account's keys and its agent are tried, provided ``look_for_keys`` is true.
+    :param host_key: the only accepted host key, as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
+    :param known_hosts: path of a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
+    :param check_host_key: False: the identity of the server is not verified.
+    :param proxy_command: a local command whose standard input and output are the connection to the machine.
+    :param ciphers: allowed ciphers, in order of preference; (): the defaults of asyncssh.
+    :param disabled: disabled algorithms by kind: ciphers, kex, keys, macs, pubkeys.
+    :param connect_seconds: timeout for connecting and logging in.
+    :param command_seconds: timeout of each request.
     """
 
     conn_id: str
@@ -97,12 +97,12 @@ class SshSettings:
 
     @property
     def name(self) -> str:
-        """The machine, for messages."""
+        """Name of the machine for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.username}@{host}:{self.port}"
 
     def without_secrets(self, text: object) -> str:
-        """Return a text in which the secrets are replaced by asterisks."""
+        """Return a text with all secrets replaced by asterisks."""
         shown = str(text)
         for secret in (self.password, self.private_key, self.passphrase, self.proxy_command):
             if secret:
@@ -117,35 +117,34 @@ def ssh_settings(
     remote_host: str | None = None,
     connect_timeout: float | None = None,
 ) -> SshSettings:
-    """Return the settings of an Airflow connection of the type SSH.
+    """Return the settings of an Airflow connection of type SSH.
 
-    :param extra: the connection's, as JSON.
-    :param remote_host: instead of the connection's.
-    :param connect_timeout: in seconds, instead of the connection's.
-    :raises ConfigurationError: a setting is missing, malformed, or one that guards the connection and is not known.
+    :param extra: the connection's extra, as JSON.
+    :param remote_host: replaces the connection's host.
+    :param connect_timeout: in seconds; replaces the connection's timeout.
+    :raises ConfigurationError: a setting is missing or malformed, or a security-relevant setting is unknown.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
         raise ConfigurationError(
-            f"the extra of the connection {conn_id!r} is not a JSON object of the ssh provider's settings"
+            f"the extra of the connection {conn_id!r} is not a JSON object; see the settings of the ssh provider"
         )
     extra = {str(name): value for name, value in extra.items() if value is not None and value != ""}
-    _check_guards(conn_id, extra)
+    _check_security_settings(conn_id, extra)
     host = remote_host or connection.host
     if not host:
-        raise ConfigurationError(
-            f"the connection {conn_id!r} has no host; write one into it, or give remote_host"
-        )
+        raise ConfigurationError(f"the connection {conn_id!r} has no host; add one, or give remote_host")
     private_key, key_file = _text(conn_id, extra, "private_key"), _text(conn_id, extra, "key_file")
     if private_key and key_file:
-        raise ConfigurationError(f"the connection {conn_id!r} has both private_key and key_file; give one")
-    host_key, known_hosts, check_host_key = _whom_to_trust(conn_id, extra)
+        raise ConfigurationError(f"the connection {conn_id!r} has both private_key and key_file; remove one")
+    host_key, known_hosts, check_host_key = _host_key_policy(conn_id, extra)
     return SshSettings(
         conn_id=conn_id,
         host=host,
         port=connection.port or _PORT,
-        username=connection.login or _this_user(conn_id),
-        password=(connection.password or "").strip() or None,  # as the provider does
+        username=connection.login or _local_user(conn_id),
+        # Stripped, as the provider does.
+        password=(connection.password or "").strip() or None,
         private_key=private_key,
         key_file=key_file,
         passphrase=_text(conn_id, extra, "private_key_passphrase") or _text(conn_id, extra, "passphrase"),
@@ -158,27 +157,30 @@ def ssh_settings(
         disabled=_disabled(conn_id, extra.get("disabled_algorithms", {})),
         connect_seconds=connect_timeout
         or _seconds(conn_id, extra, "conn_timeout")
-        or _seconds(conn_id, extra, "timeout")  # its older name
+        # Older name of conn_timeout.
+        or _seconds(conn_id, extra, "timeout")
         or _CONNECT_SECONDS,
         command_seconds=_seconds(conn_id, extra, "cmd_timeout") or _COMMAND_SECONDS,
     )
 
 
-def _check_guards(conn_id: str, extra: Mapping[str, Any]) -> None:
-    unknown = sorted(name for name in extra if name.startswith(_GUARDED) and name not in _KNOWN)
+def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
+    unknown = sorted(
+        name for name in extra if name.startswith(_SECURITY_PREFIXES) and name not in _KNOWN_SECURITY_SETTINGS
+    )
     if unknown:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has settings that guard it and are not known here: {', '.join(unknown)}; "
-            f"take them out, or say it with {', '.join(sorted(_KNOWN))}"
+            f"the connection {conn_id!r} has unknown security settings: {', '.join(unknown)}; remove them, or use "
+            f"{', '.join(sorted(_KNOWN_SECURITY_SETTINGS))}"
         )
 
 
-def _whom_to_trust(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
-    """Return the host key, the file of known hosts, and whether they are looked at."""
+def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
+    """Return the host key, the file of known hosts, and whether the host key is checked."""
     if _flag(conn_id, extra, "allow_host_key_change", False):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has allow_host_key_change, with which nothing is checked; give the new "
-            "host_key, or say no_host_key_check"
+            f"the connection {conn_id!r} has allow_host_key_change, which disables all checks; give the new host_key, "
+            "or set no_host_key_check"
         )
     older = _flag(conn_id, extra, "ignore_hostkey_verification", False)
     unchecked = _flag(conn_id, extra, "no_host_key_check", older)
@@ -186,33 +188,34 @@ def _whom_to_trust(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None, 
     known_hosts = _text(conn_id, extra, "known_hosts")
     if host_key and unchecked:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has both host_key and no_host_key_check; give one"
+            f"the connection {conn_id!r} has both host_key and no_host_key_check; remove one"
         )
-    if known_hosts is not None and known_hosts.lower() == "none":  # SSHHookAsync's word for it
+    # SSHHookAsync disables the check with known_hosts="none".
+    if known_hosts is not None and known_hosts.lower() == "none":
         known_hosts, unchecked = None, not host_key
     return host_key and _host_key(host_key), known_hosts, not unchecked
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its kind; alone, it is one of RSA, as for the provider."""
+    """Return a host key with its type. A key without a type is an RSA key, as in the provider."""
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"
 
 
-def _this_user(conn_id: str) -> str:
+def _local_user(conn_id: str) -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has no login, and this process runs as a user without a name; write the "
-            "remote account's name into it"
+            f"the connection {conn_id!r} has no login, and this process runs as a user without a name; add the name of "
+            "the remote account as login"
         ) from None
 
 
 def _disabled(conn_id: str, value: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, Mapping) or not set(value) <= set(_ALGORITHMS):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has disabled_algorithms that are no JSON object of lists under "
+            f"disabled_algorithms of the connection {conn_id!r} must be a JSON object of lists, with the keys "
             f"{', '.join(_ALGORITHMS)}"
         )
     return {
@@ -222,15 +225,15 @@ def _disabled(conn_id: str, value: Any) -> dict[str, tuple[str, ...]]:
 
 def _names(conn_id: str, name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
-        raise ConfigurationError(f"the connection {conn_id!r} has {name} that is no list of names")
+        raise ConfigurationError(f"{name} of the connection {conn_id!r} must be a list of names")
     return tuple(value)
 
 
 def _flag(conn_id: str, extra: Mapping[str, Any], name: str, default: bool) -> bool:
-    said = str(extra.get(name, default)).lower()
-    if said not in ("true", "false"):
-        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is neither true nor false")
-    return said == "true"
+    value = str(extra.get(name, default)).lower()
+    if value not in ("true", "false"):
+        raise ConfigurationError(f"{name} of the connection {conn_id!r} must be true or false")
+    return value == "true"
 
 
 def _seconds(conn_id: str, extra: Mapping[str, Any], name: str) -> float | None:
@@ -241,12 +244,14 @@ def _seconds(conn_id: str, extra: Mapping[str, Any], name: str) -> float | None:
     except (TypeError, ValueError):
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no number of seconds")
+        raise ConfigurationError(
+            f"{name} of the connection {conn_id!r} must be a number of seconds, 0 or more"
+        )
     return seconds
 
 
 def _text(conn_id: str, extra: Mapping[str, Any], name: str) -> str | None:
     value = extra.get(name)
     if value is not None and not isinstance(value, str):
-        raise ConfigurationError(f"the connection {conn_id!r} has a {name} that is no string")
+        raise ConfigurationError(f"{name} of the connection {conn_id!r} must be a string")
     return value

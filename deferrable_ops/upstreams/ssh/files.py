@@ -1,4 +1,4 @@
-"""Files over SFTP. What the connection itself is refused for, or loses, is the link's to say."""
+"""Files over SFTP. Errors of the connection itself are handled in ``link.py``."""
 
 from __future__ import annotations
 
@@ -19,51 +19,56 @@ from deferrable_ops.upstreams.ssh.link import Link
 if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
-_PART: Final = 262_144  # bytes that are read at once of a file whose size nobody knows
+# In bytes: how much is read at once from a file of unknown size.
+_PART: Final = 262_144
 
 
 class RemoteFiles:
     """The files of a machine; see :class:`Machine`.
 
-    :param seconds: that each thing may take; None: what the connection says.
+    :param seconds: timeout of each operation; None: the timeout of the connection.
     """
 
     def __init__(self, link: Link, seconds: float | None) -> None:
         self._link = link
         self._seconds = seconds
-        self._tidying: set[asyncio.Future[None]] = set()
+        self._cleanups: set[asyncio.Future[None]] = set()
 
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
 
-        :param uid: ours, there.
+        :param uid: user id of the remote account.
         """
         await self._walk(path, uid, make=True)
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.
 
-        :param uid: ours, there.
+        :param uid: user id of the remote account.
         """
         return await self._walk(path, uid, make=False)
 
     async def _walk(self, path: Path, uid: int, *, make: bool) -> bool:
-        """Return whether there is a directory of ours in the end; what is missing is made, or ends the walk."""
+        """Check a path and each of its parents; return whether the directory exists and is ours.
+
+        :param make: create missing directories; otherwise return False at the first one.
+        """
         import asyncssh
 
         async with self._sftp(path) as sftp:
-            there = path.parent
-            while not await sftp.exists(str(there)):
-                there = there.parent
-            # What is there as it really is, and then with the links that lead to it and with what is missing.
-            for directories in (Path(str(await sftp.realpath(str(there)))), path):
+            existing = path.parent
+            while not await sftp.exists(str(existing)):
+                existing = existing.parent
+            # First the existing part with all links resolved, then the path as given, with links and missing parts.
+            for directories in (Path(str(await sftp.realpath(str(existing)))), path):
                 for directory in (*reversed(directories.parents), directories):
                     try:
                         found = await sftp.lstat(str(directory))
                     except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
                         if not make:
                             return False
-                        with suppress(asyncssh.SFTPFailure):  # somebody else was faster
+                        # SFTPFailure: the directory was created concurrently.
+                        with suppress(asyncssh.SFTPFailure):
                             await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
                         found = await sftp.lstat(str(directory))
                     await self._check_one(sftp, directory, found, uid)
@@ -91,7 +96,7 @@ class RemoteFiles:
                         await file.fsync()
                 await sftp.posix_rename(temporary, str(path))
             except BaseException:
-                await self._unless_cancelled(sftp.remove(temporary))
+                await self._clean_up(sftp.remove(temporary))
                 raise
 
     async def read(self, path: Path, offset: int, length: int | None) -> bytes | None:
@@ -103,7 +108,7 @@ class RemoteFiles:
                 async with self._opened(sftp, str(path), asyncssh.FXF_READ, asyncssh.SFTPAttrs()) as file:
                     if length is not None:
                         return _bytes(await file.read(length, offset)) if length else b""
-                    # A file of /proc says that it has no size, so that is not asked.
+                    # Do not rely on the size: files in /proc report 0.
                     found = bytearray()
                     while part := _bytes(await file.read(_PART, offset + len(found))):
                         found += part
@@ -112,7 +117,7 @@ class RemoteFiles:
                 return None
 
     async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`; without an inode, which SFTP does not tell."""
+        """See :meth:`Machine.status`. The inode is 0: SFTP does not transfer it."""
         import asyncssh
 
         async with self._sftp(path) as sftp:
@@ -127,36 +132,37 @@ class RemoteFiles:
     async def _opened(
         self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
     ) -> AsyncIterator[SFTPClientFile]:
-        """Open a file of bytes."""
+        """Open a binary file for the duration of the block."""
         file = await sftp.open(path, flags, attributes, encoding=None)
         try:
             yield file
         except BaseException:
-            await self._unless_cancelled(file.close())
+            await self._clean_up(file.close())
             raise
         await file.close()
 
-    async def _unless_cancelled(self, tidying: Awaitable[None]) -> None:
-        """Tidy up after an error, but let nobody whose time is over wait for it: the server may never answer."""
-        task = asyncio.ensure_future(tidying)
-        self._tidying.add(task)
-        task.add_done_callback(self._tidied)
+    async def _clean_up(self, cleanup: Awaitable[None]) -> None:
+        """Clean up after an error. After a cancellation or timeout, do not wait: the server may never answer."""
+        task = asyncio.ensure_future(cleanup)
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanup_done)
         if isinstance(sys.exception(), asyncio.CancelledError):
             return
         await asyncio.wait([task])
 
-    def _tidied(self, task: asyncio.Future[None]) -> None:
-        self._tidying.discard(task)
+    def _cleanup_done(self, task: asyncio.Future[None]) -> None:
+        self._cleanups.discard(task)
         if not task.cancelled():
-            task.exception()  # what was wrong is told already
+            # Mark it as retrieved: the original error is already reported.
+            task.exception()
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Use SFTP, and let what it says of a path be one of our errors."""
+        """Use the SFTP session, and translate its errors for a path to MachineError."""
         import asyncssh
 
         if not path.is_absolute():
-            raise InputError(f"{str(path)!r} is relative to nothing here; give an absolute path")
+            raise InputError(f"the path must be absolute, not {str(path)!r}")
         seconds = self._seconds or self._link.settings.command_seconds
         try:
             async with self._link.sftp(seconds) as sftp:
@@ -165,24 +171,24 @@ class RemoteFiles:
                 except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
                     raise
                 except asyncssh.SFTPError as error:
-                    raise await self._meaning(sftp, path, error) from None
+                    raise await self._machine_error(sftp, path, error) from None
         except TimeoutError:
             raise MachineUnavailable(
                 f"{self._link.settings.name} took longer than {seconds:g} s for {path}"
             ) from None
 
-    async def _meaning(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Return what an SFTP error means, as far as that can be known: most of them are "Failure" in version 3."""
+    async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
+        """Translate an SFTP error as precisely as possible: SFTP version 3 reports most errors as "Failure"."""
         import asyncssh
 
-        told = f"{path} on {self._link.settings.name}: {error}"
+        message = f"{path} on {self._link.settings.name}: {error}"
         if isinstance(error, asyncssh.SFTPFailure):
             if await sftp.isdir(str(path)):
-                return MachineRefused(f"{told} (it is a directory)")
+                return MachineRefused(f"{message} (it is a directory)")
             return MachineUnavailable(
-                f"{told} (the disk may be full, or the path's parts are no directories)"
+                f"{message} (the disk may be full, or a parent of the path is not a directory)"
             )
-        return MachineRefused(told)
+        return MachineRefused(message)
 
 
 def _entry(found: SFTPAttrs) -> Entry:

@@ -1,4 +1,4 @@
-"""The one SSH connection to a machine, for all who use it: made when it is needed, and again when it was lost."""
+"""The shared SSH connection to a machine: opened on first use, and reopened after it was lost."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# sshd allows 10 sessions in a connection (MaxSessions). SFTP and the bridge to sockets are one each.
+# sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets use one each.
 _COMMANDS: Final = 8
-# sshd drops some of those who come at once (MaxStartups), and each of them may come again.
-_ATTEMPTS: Final = 3
-_SESSION_PAUSE: Final = 0.1  # seconds, until a session may have become free
+# sshd drops some of many simultaneous connections (MaxStartups); each may be retried.
+_CONNECT_ATTEMPTS: Final = 3
+# Seconds between two attempts to open a session while the server allows no more.
+_SESSION_PAUSE: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
 
 
-def use_link(where: MachineAddress) -> AbstractAsyncContextManager[Link]:
-    """Use the connection that all on the running event loop share."""
-    assert where.ssh_conn_id is not None
-    return share(("ssh link", where.ssh_conn_id, where.remote_host), partial(_opened, where), Link.close)
+def use_link(address: MachineAddress) -> AbstractAsyncContextManager[Link]:
+    """Return a context manager for the connection that all users of the event loop share."""
+    assert address.ssh_conn_id is not None
+    return share(("ssh link", address.ssh_conn_id, address.remote_host), partial(_open, address), Link.close)
 
 
-async def _opened(where: MachineAddress) -> Link:
+async def _open(address: MachineAddress) -> Link:
     async def load() -> SshSettings:
-        assert where.ssh_conn_id is not None
+        assert address.ssh_conn_id is not None
         return ssh_settings(
-            *await read_connection(where.ssh_conn_id),
-            remote_host=where.remote_host,
-            connect_timeout=where.connect_timeout,
+            *await read_connection(address.ssh_conn_id),
+            remote_host=address.remote_host,
+            connect_timeout=address.connect_timeout,
         )
 
     await asyncio.to_thread(import_asyncssh)
@@ -54,9 +55,9 @@ async def _opened(where: MachineAddress) -> Link:
 
 
 class Link:
-    """An SSH connection that stands when somebody needs it.
+    """A shared SSH connection that is opened on demand.
 
-    :param load: reads the settings anew, for each connection: a password may have been changed.
+    :param load: reads the settings again before each connection attempt, because a password may have changed.
     """
 
     def __init__(self, settings: SshSettings, load: Callable[[], Awaitable[SshSettings]]) -> None:
@@ -70,60 +71,61 @@ class Link:
         self._sftp_users = 0
 
     async def connection(self) -> SSHClientConnection:
-        """Return the connection, which is made now if there is none."""
+        """Return the open connection; open it if necessary."""
         if self._connection is not None:
             if not self._connection.is_closed():
                 return self._connection
             log.info("The connection to %s was lost", self.settings.name)
             self._connection = None
-            self._backoff.failed()  # whoever lost it at the same moment does not come back at the same moment
+            # Spread the reconnects of all processes that lost the connection at the same moment.
+            self._backoff.failed()
         if self._connecting is None:
-            # In a context of its own: it outlives the trigger that happens to come first.
+            # A new context: the task outlives the trigger that starts it.
             self._connecting = asyncio.create_task(self._connect(), context=Context())
             self._connecting.add_done_callback(self._connected)
         return await asyncio.shield(self._connecting)
 
     async def session(self, open_session: Callable[[SSHClientConnection], Awaitable[T]]) -> T:
-        """Return what a function opens that takes one of the connection's sessions; wait while there are none left.
+        """Open a session on the connection with the given function; wait while the server allows no more sessions.
 
         :raises MachineUnavailable: the connection was lost.
-        :raises MachineRefused: the server offers no such session.
+        :raises MachineRefused: the server does not offer this kind of session.
         """
         import asyncssh
 
         while True:
             connection = await self.connection()
-            # Whoever gives up waiting leaves an opening that ends by itself: broken off, it would keep its session.
+            # Shielded: an opening that was cancelled midway would keep its session on the server.
             opening = asyncio.ensure_future(open_session(connection))
             try:
                 return await asyncio.shield(opening)
             except asyncssh.ChannelOpenError as refused:
                 if connection.is_closed():
-                    raise self.lost(refused) from None
+                    raise self._lost_error(refused) from None
                 if refused.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
                     raise MachineRefused(
-                        f"{self.settings.name} lets us in, but neither run commands nor transfer files: its sshd needs "
-                        "a shell for this account, and `Subsystem sftp`"
+                        f"{self.settings.name} accepts the login, but does not run commands or transfer files; "
+                        "give the account a shell, and set `Subsystem sftp` in its sshd_config"
                     ) from None
-                self._give_sftp_back()
+                self._release_sftp()
                 await asyncio.sleep(_SESSION_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311
             except (asyncssh.Error, OSError) as error:
-                raise self.lost(error) from None
+                raise self._lost_error(error) from None
 
     @asynccontextmanager
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Use the SFTP session that all share. What a request is refused for is the caller's to understand.
+        """Use the shared SFTP session. Other SFTP errors are passed to the caller.
 
-        :param seconds: that it may take. sshd's SFTP does one thing after another: what takes longer, as opening a pipe
-            does, holds up everybody's, and the next ones get another session.
-        :raises TimeoutError: it took longer.
+        :param seconds: timeout of the block. sshd's SFTP server handles one request at a time: a request that blocks,
+            such as opening a pipe, blocks all users. After a timeout, later users get a new session.
+        :raises TimeoutError: the timeout expired.
         :raises MachineUnavailable: the connection was lost.
         """
         import asyncssh
 
         opening = self._sftp
         if opening is None or (_is_open(opening) and opening.result()[0].is_closed()):
-            # In a context of its own, as the connection.
+            # A new context, as for the connection.
             opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
         self._sftp_users += 1
         try:
@@ -132,7 +134,7 @@ class Link:
                 yield client
         except (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
             self._forget_sftp(opening)
-            raise self.lost(error) from None
+            raise self._lost_error(error) from None
         except TimeoutError:
             if opening.done():
                 self._forget_sftp(opening)
@@ -144,8 +146,8 @@ class Link:
         finally:
             self._sftp_users -= 1
 
-    async def told(self, answer: Awaitable[T]) -> T:
-        """Return what comes over the connection.
+    async def receive(self, answer: Awaitable[T]) -> T:
+        """Await an answer over the connection.
 
         :raises MachineUnavailable: the connection was lost.
         """
@@ -154,15 +156,15 @@ class Link:
         try:
             return await answer
         except (asyncssh.Error, OSError) as error:
-            raise self.lost(error) from None
+            raise self._lost_error(error) from None
 
-    def lost(self, error: Exception) -> MachineUnavailable:
-        """Return what to raise when the connection broke."""
+    def _lost_error(self, error: Exception) -> MachineUnavailable:
+        """Return the error to raise after the connection broke."""
         reason = self.settings.without_secrets(error) or type(error).__name__
         return MachineUnavailable(f"the connection to {self.settings.name} was lost: {reason}")
 
     async def close(self) -> None:
-        """Close the connection; what runs on the machine goes on."""
+        """Close the connection. Programs on the machine keep running."""
         for task in (self._sftp, self._connecting):
             if task is not None:
                 task.cancel()
@@ -183,7 +185,7 @@ class Link:
             except ConnectionDropped:
                 self._backoff.failed()
                 dropped += 1
-                if dropped == _ATTEMPTS:
+                if dropped == _CONNECT_ATTEMPTS:
                     raise
             except MachineError:
                 self._backoff.failed()
@@ -196,16 +198,16 @@ class Link:
         try:
             self.settings = await self._load()
         except ConfigurationError as error:
-            # The machine was reached with what is known, and is watched: somebody's half-done change ends no watch.
-            log.warning("%s; going on with what the connection was before", error)
+            # The previous settings have worked: an incomplete edit of the connection must not end a watch.
+            log.warning("%s; continuing with the previous settings of the connection", error)
 
     def _connected(self, connecting: asyncio.Task[SSHClientConnection]) -> None:
         self._connecting = None
         if not connecting.cancelled() and connecting.exception() is None:
             self._connection = connecting.result()
 
-    def _give_sftp_back(self) -> None:
-        """End the SFTP session if nobody uses it: another wants a session, and the server has no more."""
+    def _release_sftp(self) -> None:
+        """Close the SFTP session if it is not in use: another session is needed, and the server allows no more."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

@@ -1,4 +1,4 @@
-"""Opening an SSH connection, and what its failures mean. One of the files that reach into asyncssh."""
+"""Opening an SSH connection with asyncssh, and translating its errors."""
 
 from __future__ import annotations
 
@@ -18,78 +18,84 @@ log = logging.getLogger(__name__)
 
 KNOWN_HOSTS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
-# A peer that is gone without a word is noticed after a minute: routers forget, machines lose their power.
+# A peer that disappears without closing the connection is detected after a minute.
 _KEEPALIVE_SECONDS: Final = 15.0
 _KEEPALIVES: Final = 3
 
 
 def import_asyncssh() -> None:
-    """Import the client library. The first time blocks for long: only in a thread.
+    """Import asyncssh. The first import is slow: call it in a thread.
 
-    :raises ConfigurationError: the extra ``ssh`` is missing.
+    :raises ConfigurationError: the extra ``ssh`` is not installed.
     """
     try:
         import_module("asyncssh")
     except ImportError as missing:
         raise ConfigurationError(
-            f'SSH needs a client that is not installed here ({missing}): pip install "airflow-deferrable-ops[ssh]"'
+            f'SSH requires a package that is not installed ({missing}): pip install "airflow-deferrable-ops[ssh]"'
         ) from missing
-    ours = logging.getLogger("asyncssh")
-    if ours.level == logging.NOTSET:
-        ours.setLevel(logging.WARNING)  # it has four lines for each thing that is done
+    # At INFO, asyncssh logs four lines per operation.
+    logger = logging.getLogger("asyncssh")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The server closed the connection before the login, as it does when too many come at once."""
+    """The server closed the connection before the login, as sshd does with too many simultaneous connections."""
 
 
 async def log_in(settings: SshSettings) -> SSHClientConnection:
-    """Return a new connection.
+    """Open a connection and log in.
 
-    :raises MachineUnavailable: the machine does not answer now; Dropped: it did, and hung up.
-    :raises MachineRefused: its host key is not the one that is known, or it refuses the login.
-    :raises ConfigurationError: the settings cannot be used.
+    :raises MachineUnavailable: the machine does not answer now; ConnectionDropped: it closed the connection.
+    :raises MachineRefused: its host key is not a known one, or it rejected the login.
+    :raises ConfigurationError: the settings are invalid.
     """
     await asyncio.to_thread(import_asyncssh)
     import asyncssh
 
     options = await asyncio.to_thread(_options, settings)
     if not settings.check_host_key:
-        log.warning("%s is not asked to prove who it is: its connection has no_host_key_check", settings.name)
+        log.warning(
+            "The host key of %s is not verified, because its connection has no_host_key_check", settings.name
+        )
     try:
         async with asyncio.timeout(settings.connect_seconds):
             return await asyncssh.connect(settings.host, settings.port, options=options, config=None)
     except TimeoutError:
         raise MachineUnavailable(
-            f"{settings.name} did not let us in within {settings.connect_seconds:g} s"
+            f"login to {settings.name} took longer than {settings.connect_seconds:g} s"
         ) from None
     except (asyncssh.Error, OSError) as error:
         raise login_error(settings, error) from None
 
 
 def login_error(settings: SshSettings, error: Exception) -> MachineError:
-    """Return what a failed connection means."""
+    """Return the error to raise for a failed connection attempt."""
     import asyncssh
 
     reason = settings.without_secrets(error)
-    where = f"the connection {settings.conn_id!r}"
+    connection = f"the connection {settings.conn_id!r}"
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        known = "its host_key" if settings.host_key else settings.known_hosts or " and ".join(KNOWN_HOSTS)
+        expected = "its host_key" if settings.host_key else settings.known_hosts or " and ".join(KNOWN_HOSTS)
         return MachineRefused(
-            f"{settings.name} has a host key that is not the one of {known}: {reason}. Ask the machine's owner for its "
-            f"key, and write it into the extra of {where} as host_key, or into known_hosts"
+            f"the host key of {settings.name} could not be verified with {expected}: {reason}. Obtain the "
+            f"key from the machine's owner, and add it to the extra of {connection} as host_key, or to known_hosts"
         )
     if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName):
         return MachineRefused(
-            f"{settings.name} refuses the login: {reason}. Check the login and the key or password of {where}"
+            f"{settings.name} rejected the login: {reason}. Check the login and the key or password of {connection}"
         )
     if isinstance(error, asyncssh.ProtocolError) and "authentication failures" in reason:
         return MachineRefused(
-            f"{settings.name} refuses the login: {reason}. Give the one key that it knows in the extra of {where}, as "
-            "key_file or private_key"
+            f"{settings.name} rejected the login: {reason}. Set the key that it accepts in the extra of {connection}, "
+            "as key_file or private_key"
         )
     if isinstance(error, asyncssh.KeyExchangeFailed | asyncssh.ProtocolNotSupported):
-        return MachineRefused(f"{settings.name} and we have no algorithm in common: {reason}")
+        return MachineRefused(
+            f"{settings.name} supports no algorithm that is enabled here: {reason}. Check ciphers and "
+            f"disabled_algorithms in the extra of {connection}"
+        )
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
         return ConnectionDropped(f"{settings.name} closed the connection: {reason}")
     if isinstance(error, OSError):
@@ -135,9 +141,9 @@ def _options(settings: SshSettings) -> Any:
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
-    """Return what is tried to log in: what the connection gives, and only if that is nothing, what this account has.
+    """Return the login options: the connection's credentials, or if it has none, the keys of the local account.
 
-    A server counts every key that it is shown, and soon listens no more.
+    They are not combined: servers limit the number of keys per login.
     """
     import asyncssh
 

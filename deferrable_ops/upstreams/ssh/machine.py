@@ -1,4 +1,4 @@
-"""A machine that is reached by SSH."""
+"""A remote machine over SSH, as a :class:`~deferrable_ops.upstreams.machine.machine.Machine`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _IDENTITY: Final = """
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo
 uname -n; id -un 2>/dev/null || id -u; id -u
 """
-# GNU's and busybox' stat, or that of BSD and macOS.
+# The first syntax is that of GNU and busybox, the second that of BSD and macOS.
 _NO_STAT: Final = "no stat"
 _STATUS: Final = f"""
 LC_ALL=C; export LC_ALL
@@ -43,50 +43,54 @@ else echo {_NO_STAT}
 fi
 """
 _KILL_SECONDS: Final = 5.0
-_NAMES_AT_ONCE: Final = 100
-_STATUS_KEPT: Final = 1 << 20
+# Paths per command.
+_PATHS_AT_ONCE: Final = 100
+# In bytes: enough for the output of a status command.
+_STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
-def use_remote_host(where: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Use a machine; its connection is shared with all who use it on the running event loop, as is all else."""
-    return share(("ssh machine", where), partial(_opened, where), SshMachine.close)
+def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
+    """Return a context manager for a remote machine. Users of an event loop with the same address share it."""
+    return share(("ssh machine", address), partial(_open, address), SshMachine.close)
 
 
-async def _opened(where: MachineAddress) -> SshMachine:
+async def _open(address: MachineAddress) -> SshMachine:
     async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(use_link(where))
-        return SshMachine(where, link, stack.pop_all())
+        link = await stack.enter_async_context(use_link(address))
+        return SshMachine(address, link, stack.pop_all())
 
 
 class SshMachine:
-    """A machine behind SSH; see :class:`Machine`.
+    """A remote machine; see :class:`Machine`.
 
-    :param until_closed: lets go of the link.
+    :param until_closed: holds the link; closed with the machine.
     """
 
-    def __init__(self, where: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
-        self._environment = where.environment
-        self._line = shell_command(where.command_prefix)
+    def __init__(self, address: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
+        self._environment = address.environment
+        self._line = shell_command(address.command_prefix)
         self._link = link
         self._until_closed = until_closed
-        self._seconds = where.command_timeout
-        self._files = RemoteFiles(link, where.command_timeout)
+        self._seconds = address.command_timeout
+        self._files = RemoteFiles(link, address.command_timeout)
         self._sockets = Sockets(link, self._start_bridge)
         self._identity: tuple[SSHClientConnection, Identity] | None = None
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         return self._link.settings.name
 
     async def identity(self) -> Identity:
-        """See :meth:`Machine.identity`. On one connection there is always the same machine."""
+        """See :meth:`Machine.identity`. Cached per connection: a connection always leads to the same machine."""
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
         lines = await self._lines_of(_IDENTITY)
         if len(lines) != 4 or not lines[3].isdigit():
-            raise MachineRefused(f"{self.name} does not say who it is and who we are; it says {lines!r}")
+            raise MachineRefused(
+                f"could not determine host name and user on {self.name}: the commands printed {lines!r}"
+            )
         boot_id, host, user, uid = lines
         found = Identity(host, boot_id, user, int(uid))
         self._identity = connection, found
@@ -112,20 +116,22 @@ class SshMachine:
         """See :meth:`Machine.status`."""
         if any("\n" in str(path) or not path.is_absolute() for path in paths):
             raise InputError(
-                "a path is relative, or holds the end of a line; give absolute paths of one line"
+                "a path is relative or contains a line break; give absolute paths without line breaks"
             )
         lines = list[str]()
-        for first in range(0, len(paths), _NAMES_AT_ONCE) if inodes else ():
-            lines += await self._lines_of(_STATUS, *map(str, paths[first : first + _NAMES_AT_ONCE]))
+        for first in range(0, len(paths), _PATHS_AT_ONCE) if inodes else ():
+            lines += await self._lines_of(_STATUS, *map(str, paths[first : first + _PATHS_AT_ONCE]))
         if not inodes or _NO_STAT in lines:
             return await asyncio.gather(*map(self._files.status, paths))
-        found = dict(map(_status, lines))
+        found = dict(map(_parse_status, lines))
         return [found.get(str(path)) for path in paths]
 
     async def remove(self, path: Path) -> None:
         """See :meth:`Machine.remove`."""
         if not path.is_absolute() or path == path.parent:
-            raise InputError(f"{str(path)!r} is not removed; give the absolute path of something")
+            raise InputError(
+                f"{str(path)!r} cannot be removed; give an absolute path below the root directory"
+            )
         ended = await self._run(["env", "LC_ALL=C", "rm", "-rf", "--", str(path)])
         if ended.code:
             kind = MachineUnavailable if "not empty" in ended.output else MachineRefused
@@ -142,9 +148,7 @@ class SshMachine:
             return False
         ended = await self._run(["sh", "-c", 'kill -s "$1" "$2"', "sh", number.name[3:], str(pid)])
         if ended.code and await self.command_of(pid) is not None:
-            raise MachineRefused(
-                f"process {pid} on {self.name} does not let itself be signalled: {ended.output}"
-            )
+            raise MachineRefused(f"could not send a signal to process {pid} on {self.name}: {ended.output}")
         return ended.code == 0
 
     async def command_of(self, pid: int) -> tuple[str, ...] | None:
@@ -163,20 +167,23 @@ class SshMachine:
         return await self._sockets.local_path(path)
 
     async def close(self) -> None:
-        """Close the sockets, and let go of the connection."""
+        """Close the sockets, and release the connection."""
         async with self._until_closed:
             await self._sockets.close()
 
     async def _lines_of(self, script: str, *arguments: str) -> list[str]:
-        """Return what a shell script says."""
-        end = "that is all"
-        ended = await self._run(["sh", "-c", f"{script}echo {end}", "sh", *arguments], keep=_STATUS_KEPT)
-        *said, last = ended.output.splitlines() or [""]
+        """Run a shell script and return the lines of its output."""
+        end = "end of output"
+        ended = await self._run(
+            ["sh", "-c", f"{script}echo {end}", "sh", *arguments], keep=_STATUS_OUTPUT_KEPT
+        )
+        *lines, last = ended.output.splitlines() or [""]
         if last != end:
             raise MachineRefused(
-                f"{self.name} runs no commands as others do; it says {ended.output[-500:]!r}"
+                f"{self.name} does not run shell commands as expected; give the account a shell. It printed "
+                f"{ended.output[-500:]!r}"
             )
-        return said
+        return lines
 
     async def _run(
         self,
@@ -194,18 +201,18 @@ class SshMachine:
                         connection, self._line, arguments, self._environment, stdin
                     )
                 )
-                code = await self._link.told(command.end())
+                code = await self._link.receive(command.wait())
         except TimeoutError:
             raise MachineUnavailable(
-                f"{arguments[0]} took longer than {seconds:g} s on {self.name}{await self._killed(command)}; "
+                f"{arguments[0]} took longer than {seconds:g} s on {self.name}{await self._kill(command)}; "
                 f"it wrote: {command.tail[-500:]!r}"
             ) from None
         finally:
             command.close()
         return CommandResult(code, command.tail)
 
-    async def _killed(self, command: Command) -> str:
-        """Kill a command with all that is in its session, and say so. sshd would do it, but not for root."""
+    async def _kill(self, command: Command) -> str:
+        """Kill a command and its session; return a note for the message. sshd would not do it for root."""
         if command.pid is None:
             return ""
         try:
@@ -221,10 +228,10 @@ class SshMachine:
         return await self._link.session(lambda connection: Bridge().start(connection, self._line, given))
 
 
-def _status(line: str) -> tuple[str, FileStatus]:
-    """Return whose line of ``_STATUS`` it is, and what it says."""
-    told, _, name = line.partition("/")
-    inode, size, modified, kind = told.split(" ", 3)
+def _parse_status(line: str) -> tuple[str, FileStatus]:
+    """Parse a line of the output of ``_STATUS``; return the path and its status."""
+    fields, _, name = line.partition("/")
+    inode, size, modified, kind = fields.split(" ", 3)
     # stat's name for an empty file is "regular empty file".
     is_regular = kind.lower().startswith("regular")
     return name, FileStatus(int(size), int(inode), float(modified), is_regular)

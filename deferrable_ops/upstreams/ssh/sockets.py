@@ -1,4 +1,4 @@
-"""Unix sockets of another machine, each as one on this host that only we can open."""
+"""Local Unix sockets that lead to Unix sockets of a remote machine. Only this process's user can open them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PREFIX: Final = "deferrable-ops-ssh-"
-_LONGEST: Final = 100  # bytes of a socket's path; the kernel takes 107
+# In bytes: the kernel limits the path of a socket to 107.
+_MAX_SOCKET_PATH: Final = 100
 
 
 class Sockets:
-    """The sockets of one machine, for as long as it is used.
+    """The local sockets for one machine, open as long as the machine is in use.
 
-    :param start_bridge: starts the program that carries connections where sshd forwards none.
+    :param start_bridge: starts the program that transfers data if sshd does not forward sockets.
     """
 
     def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
@@ -40,31 +41,31 @@ class Sockets:
         self._directory: asyncio.Task[SocketDirectory] | None = None
         self._servers: dict[Path, asyncio.Task[asyncio.Server]] = {}
         self._local_paths: dict[Path, Path] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._bridge: asyncio.Task[Bridge] | None = None
         self._without_forwarding: SSHClientConnection | None = None
-        self._complaint = ""
+        self._last_error = ""
 
     async def local_path(self, path: Path) -> Path:
-        """Return where a socket of the machine is on this host."""
+        """Return the path of the local socket that leads to a socket of the machine."""
         server = self._servers.get(path)
         if server is None or (server.done() and server.exception()):
-            # In a context of its own: it outlives the trigger that happens to come first.
+            # A new context: the task outlives the trigger that starts it.
             self._servers[path] = asyncio.create_task(self._serve(path), context=Context())
         await asyncio.shield(self._servers[path])
         return self._local_paths[path]
 
     async def close(self) -> None:
-        """Close the sockets and what goes through them."""
+        """Close the sockets and all connections through them."""
         for server in self._servers.values():
             server.cancel()
             await asyncio.wait([server])
             if not server.cancelled() and server.exception() is None:
                 server.result().close()
-        for carried in self._carrying:
-            carried.cancel()
-        if self._carrying:
-            await asyncio.wait(self._carrying)
+        for task in self._connections:
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
         if self._bridge is not None:
             self._close_bridge(self._bridge)
         if self._directory is not None:
@@ -75,17 +76,17 @@ class Sockets:
     async def _serve(self, path: Path) -> asyncio.Server:
         if self._directory is None or (self._directory.done() and self._directory.exception()):
             self._directory = asyncio.create_task(asyncio.to_thread(SocketDirectory))
-        place = (await asyncio.shield(self._directory)).path / f"{len(self._local_paths)}.sock"
-        self._local_paths[path] = place
+        local_path = (await asyncio.shield(self._directory)).path / f"{len(self._local_paths)}.sock"
+        self._local_paths[path] = local_path
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            carried = asyncio.create_task(self._carry(path, reader, writer), context=Context())
-            self._carrying.add(carried)
-            carried.add_done_callback(self._carrying.discard)
+            task = asyncio.create_task(self._handle(path, reader, writer), context=Context())
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
 
-        return await asyncio.start_unix_server(connected, place)
+        return await asyncio.start_unix_server(connected, local_path)
 
-    async def _carry(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             connection = await self._link.connection()
             forwarded = self._without_forwarding is not connection and await self._forward(
@@ -94,17 +95,17 @@ class Sockets:
             if not forwarded:
                 await self._over_bridge(connection, path, reader, writer)
         except DeferrableOpsError as error:
-            self._complain(str(error))
+            self._log_once(str(error))
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
-    def _complain(self, complaint: str) -> None:
-        """Log what is wrong, but not at each of the attempts of those who keep trying."""
-        if complaint != self._complaint:
-            self._complaint = complaint
-            log.warning("%s", complaint)
+    def _log_once(self, error: str) -> None:
+        """Log an error, unless it is the same as the last one: clients retry often."""
+        if error != self._last_error:
+            self._last_error = error
+            log.warning("%s", error)
 
     async def _forward(
         self,
@@ -113,7 +114,7 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        """Carry a connection until it is over; return False when sshd does not open the socket."""
+        """Transfer data through sshd's forwarding until the connection ends; False if sshd does not open the socket."""
         import asyncssh
 
         try:
@@ -121,7 +122,7 @@ class Sockets:
         except (asyncssh.Error, OSError):
             return False
         try:
-            await _pass_on(reader, writer, far_reader, far_writer)
+            await _transfer(reader, writer, far_reader, far_writer)
         finally:
             far_writer.close()
         return True
@@ -133,22 +134,23 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Carry a connection over the bridge until it is over, if that opens the socket.
+        """Transfer data over the bridge until the connection ends, if the bridge opens the socket.
 
-        sshd says the same whether it forwards nothing or there is no such socket.
+        Called after forwarding failed: sshd's error is the same if forwarding is disabled or the socket is missing.
         """
         if not await self._exists(path):
             return
         bridge = self._bridge
-        if bridge is None or (bridge.done() and (bridge.exception() or bridge.result().is_over)):
-            bridge = self._bridge = asyncio.create_task(self._started_bridge(), context=Context())
+        if bridge is None or (bridge.done() and (bridge.exception() or bridge.result().is_closed)):
+            bridge = self._bridge = asyncio.create_task(self._create_bridge(), context=Context())
         program = await asyncio.shield(bridge)
-        async with program.opened(path, writer) as carried:
-            if carried is not None:
+        async with program.opened(path, writer) as bridged:
+            if bridged is not None:
                 self._without_forwarding = connection
-                await program.carry(carried, reader)
+                await program.transfer(bridged, reader)
             elif self._without_forwarding is None:
-                self._close_bridge(bridge)  # nobody listens there; forwarding may be fine
+                # Nothing listens on the socket. Forwarding may work: close the bridge.
+                self._close_bridge(bridge)
 
     async def _exists(self, path: Path) -> bool:
         import asyncssh
@@ -159,7 +161,7 @@ class Sockets:
         except (asyncssh.SFTPPermissionDenied, TimeoutError):
             return False
 
-    async def _started_bridge(self) -> Bridge:
+    async def _create_bridge(self) -> Bridge:
         return await self._start_bridge()
 
     def _close_bridge(self, bridge: asyncio.Task[Bridge]) -> None:
@@ -170,13 +172,13 @@ class Sockets:
             self._bridge = None
 
 
-async def _pass_on(
+async def _transfer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     far_reader: SSHReader[bytes],
     far_writer: SSHWriter[bytes],
 ) -> None:
-    """Return when the far side has said all; what it is sent meanwhile may have any length."""
+    """Transfer data in both directions until the remote side closes its end."""
     sending = asyncio.create_task(_copy(reader, far_writer))
     try:
         await _copy(far_reader, writer)
@@ -188,7 +190,8 @@ async def _pass_on(
 async def _copy(source: Any, target: Any) -> None:
     import asyncssh
 
-    with suppress(asyncssh.Error, OSError):  # one end broke off: so it ends
+    # An error means that one side closed the connection.
+    with suppress(asyncssh.Error, OSError):
         while data := await source.read(65_536):
             target.write(data)
             await target.drain()
@@ -196,35 +199,36 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new directory of ours in the temporary one. Those that killed processes left there are removed. It blocks.
+    """A new private directory in the temporary directory. Blocks: create it in a thread.
 
-    Whose process lives has it locked: also a process in another container, whose id says nothing here.
+    Also removes the directories of killed processes. A running process holds a lock on its directory. The lock works
+    across containers, where process ids cannot be compared.
 
-    :raises ConfigurationError: its name is too long for a socket in it.
+    :raises ConfigurationError: its path is too long for a socket in it.
     """
 
     def __init__(self) -> None:
-        for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-            _remove_if_left(left)
+        for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            _remove_if_abandoned(directory)
         lock = None
         while lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            lock = _locked(self.path)
+            lock = _lock(self.path)
         self._lock = lock
-        if len(os.fsencode(self.path)) > _LONGEST - len("/1000.sock"):
+        if len(os.fsencode(self.path)) > _MAX_SOCKET_PATH - len("/1000.sock"):
             self.remove()
             raise ConfigurationError(
-                f"{self.path} is too long a path for a Unix socket; set TMPDIR to a shorter directory"
+                f"{self.path} is too long for the path of a Unix socket; set TMPDIR to a shorter path"
             )
 
     def remove(self) -> None:
-        """Remove it with what is in it."""
+        """Remove the directory and its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
-def _locked(directory: Path) -> int | None:
-    """Return the lock on a new directory; None where it looked to another process as if it had been left."""
+def _lock(directory: Path) -> int | None:
+    """Return the lock on a new directory; None if another process took it for abandoned and removed it."""
     with suppress(FileNotFoundError):
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -236,7 +240,7 @@ def _locked(directory: Path) -> int | None:
     return None
 
 
-def _remove_if_left(directory: Path) -> None:
+def _remove_if_abandoned(directory: Path) -> None:
     with suppress(OSError):
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

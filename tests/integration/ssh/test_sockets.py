@@ -265,7 +265,7 @@ async def test_machine_without_python_says_so(
         reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
         assert await reader.read() == b""
         writer.close()
-    assert caplog.text.count(f"no python3 carries the connection to {path}") == 1
+    assert caplog.text.count(f"python3 on the machine could not open the connection to {path}") == 1
 
 
 async def test_connection_breaks_off_when_the_other_end_is_lost(
