@@ -1,4 +1,4 @@
-"""What the tests of the Dataflow triggers share: running one as a triggerer does, against a fake of its own."""
+"""Helpers of the tests of all triggers: run a trigger as the triggerer does, and record what it sends to Airflow."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from uuid import uuid4
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.outcome import Outcome, outcome_from_json
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
-
-PLACE = {"project_id": "my-project", "region": "europe-west1", "poll_interval": 0.05}
-BODY = {"containerSpecGcsPath": "gs://bucket/template.json", "parameters": {"input": "gs://bucket/in"}}
 
 
-class Comms:
-    """Airflow's supervisor: keeps what it is sent."""
+class AirflowComms:
+    """Replace the connection to Airflow's supervisor process, and record each message.
+
+    `asend` raises `error` when it is set.
+    """
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.error: Exception | None = None
 
     async def asend(self, message: Any) -> None:
+        if self.error is not None:
+            raise self.error
         self.sent.append(message)
 
     @property
@@ -40,10 +42,7 @@ class Runs:
         self.inbox = inbox
         self._tasks: list[asyncio.Task[Any]] = []
 
-    def start(
-        self, trigger: TaskTrigger | None = None, attempt: Attempt | None = None, **arguments: Any
-    ) -> Run:
-        trigger = trigger or DataflowLaunchTrigger(**{**PLACE, "body": BODY, **arguments})
+    def start(self, trigger: TaskTrigger, attempt: Attempt | None = None) -> Run:
         run = Run(self.inbox, trigger, attempt or new_attempt())
         self._tasks.append(run.task)
         return run

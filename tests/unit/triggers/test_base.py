@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
-from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 from structlog.contextvars import bound_contextvars, get_contextvars
-from unit.triggers.support import eventually
+from unit.triggers.support import AirflowComms, eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.exceptions import ConfigurationError, InputError
@@ -47,25 +46,10 @@ class Scripted(TaskTrigger):
         self.cancelled.append(wait.id)
 
 
-class Comms:
-    """Airflow's supervisor: keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-        self.error: Exception | None = None
-
-    async def asend(self, message: Any) -> None:
-        if self.error is not None:
-            raise self.error
-        self.sent.append(message)
-
-
-@pytest.fixture
-def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
-    comms = Comms()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+@pytest.fixture(autouse=True)
+def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not start the tasks that a triggerer runs in the background."""
     monkeypatch.setattr(background, "start", lambda: None)
-    return comms
 
 
 @pytest.fixture
@@ -88,26 +72,28 @@ async def event_of(trigger: TaskTrigger) -> TriggerEvent:
     return events[0]
 
 
-async def test_success_sets_the_xcom_first_and_then_ends_bare(comms: Comms, inbox: Inbox) -> None:
+async def test_success_sets_the_xcom_first_and_then_ends_bare(
+    airflow_comms: AirflowComms, inbox: Inbox
+) -> None:
     event = await event_of(in_triggerer(Scripted(Success({"a": 1}))))
     assert isinstance(event, TaskSuccessEvent)
     assert event.xcoms is None  # Airflow would encode them twice
-    [xcom] = comms.sent
+    [xcom] = airflow_comms.sent
     assert isinstance(xcom, SetXCom)
     assert (xcom.key, xcom.value) == ("return_value", {"a": 1})
 
 
-async def test_no_xcom_is_set_where_none_is_wanted(comms: Comms, inbox: Inbox) -> None:
+async def test_no_xcom_is_set_where_none_is_wanted(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     assert isinstance(
         await event_of(in_triggerer(Scripted(Success(1), do_xcom_push=False))), TaskSuccessEvent
     )
     assert isinstance(await event_of(in_triggerer(Scripted(Success(None)))), TaskSuccessEvent)
-    assert comms.sent == []
+    assert airflow_comms.sent == []
 
 
 @pytest.mark.parametrize("template", ["{{ params.typo }}", "{{ ds }}", "{{ params.a.b.c }}"])
 async def test_template_that_a_worker_could_not_render_fails_the_task(
-    comms: Comms, inbox: Inbox, template: str
+    airflow_comms: AirflowComms, inbox: Inbox, template: str
 ) -> None:
     trigger = in_triggerer(Scripted(Success(1)))
     trigger.does, trigger.template_fields = template, ("does",)  # type: ignore[attr-defined]
@@ -115,23 +101,25 @@ async def test_template_that_a_worker_could_not_render_fails_the_task(
     assert isinstance(await event_of(trigger), TaskFailedEvent)
 
 
-async def test_failed_retry_leaves_no_xcom_of_an_earlier_attempt(comms: Comms, inbox: Inbox) -> None:
+async def test_failed_retry_leaves_no_xcom_of_an_earlier_attempt(
+    airflow_comms: AirflowComms, inbox: Inbox
+) -> None:
     class Refusing(Scripted):
         def validate(self) -> None:
             raise InputError("url= is missing")
 
     assert isinstance(await event_of(in_triggerer(Refusing(), try_number=2)), TaskFailedEvent)
-    assert [type(message) for message in comms.sent] == [DeleteXCom]
+    assert [type(message) for message in airflow_comms.sent] == [DeleteXCom]
 
 
-async def test_failure_and_skip_end_in_the_triggerer(comms: Comms, inbox: Inbox) -> None:
+async def test_failure_and_skip_end_in_the_triggerer(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     assert isinstance(await event_of(in_triggerer(Scripted(Failure("no")))), TaskFailedEvent)
     assert isinstance(await event_of(in_triggerer(Scripted(Skip("no")))), TaskSkippedEvent)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(1), ValueError()])
 async def test_whatever_the_work_raises_is_a_failure(
-    comms: Comms, inbox: Inbox, error: BaseException
+    airflow_comms: AirflowComms, inbox: Inbox, error: BaseException
 ) -> None:
     trigger = in_triggerer(Scripted(error))
     assert isinstance(await event_of(trigger), TaskFailedEvent)
@@ -140,13 +128,13 @@ async def test_whatever_the_work_raises_is_a_failure(
     assert type(error).__name__ in wait.outcome.reason
 
 
-async def test_error_of_ours_is_its_own_reason(comms: Comms, inbox: Inbox) -> None:
+async def test_error_of_ours_is_its_own_reason(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     trigger = in_triggerer(Scripted(ConfigurationError("set endpoint_url")))
     await event_of(trigger)
     assert (await inbox.waits.get(trigger.identify().wait_id)).outcome == Failure("set endpoint_url")
 
 
-async def test_cancelled_trigger_settles_nothing(comms: Comms, inbox: Inbox) -> None:
+async def test_cancelled_trigger_settles_nothing(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     trigger = in_triggerer(Scripted("wait"))
     run = asyncio.create_task(event_of(trigger))
     while not await inbox.waits.get_many([trigger.identify().wait_id]):
@@ -176,19 +164,21 @@ class Working(Scripted):
 
 
 @pytest.mark.parametrize("does", [Success(1), RuntimeError("broken"), SystemExit(1)])
-async def test_work_beside_the_inbox_ends_the_wait(comms: Comms, inbox: Inbox, does: Any) -> None:
+async def test_work_beside_the_inbox_ends_the_wait(
+    airflow_comms: AirflowComms, inbox: Inbox, does: Any
+) -> None:
     trigger = in_triggerer(Working(does))
     event = await event_of(trigger)
     assert isinstance(event, TaskSuccessEvent if isinstance(does, Success) else TaskFailedEvent)
 
 
-async def test_work_ends_when_the_inbox_ends_the_wait(comms: Comms, inbox: Inbox) -> None:
+async def test_work_ends_when_the_inbox_ends_the_wait(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     trigger = Working("wait", timeout=0.2)
     assert isinstance(await event_of(in_triggerer(trigger)), TaskFailedEvent)
     assert trigger.ended
 
 
-async def test_work_ends_with_its_trigger(comms: Comms, inbox: Inbox) -> None:
+async def test_work_ends_with_its_trigger(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     trigger = Working("wait")
     run = asyncio.create_task(event_of(in_triggerer(trigger)))
     while not await inbox.waits.get_many([trigger.identify().wait_id]):
@@ -200,7 +190,7 @@ async def test_work_ends_with_its_trigger(comms: Comms, inbox: Inbox) -> None:
 
 
 async def test_failure_that_leaves_work_running_has_it_stopped(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
 
@@ -216,7 +206,7 @@ async def test_failure_that_leaves_work_running_has_it_stopped(
 
 
 async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Launching(Scripted):
         async def wait(self) -> Outcome:
@@ -232,17 +222,21 @@ async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
     assert (await inbox.waits.get(second.identify().wait_id)).outcome == Success("done")
 
 
-async def test_second_run_of_the_same_wait_comes_to_the_same_outcome(comms: Comms, inbox: Inbox) -> None:
+async def test_second_run_of_the_same_wait_comes_to_the_same_outcome(
+    airflow_comms: AirflowComms, inbox: Inbox
+) -> None:
     first = in_triggerer(Scripted(Success("first")))
     await event_of(first)
     second = Scripted(Success("second"))
     second.task_instance = first.task_instance
     await event_of(second)
-    assert [xcom.value for xcom in comms.sent] == ["first", "first"]
+    assert [xcom.value for xcom in airflow_comms.sent] == ["first", "first"]
 
 
-async def test_task_whose_xcom_cannot_be_set_ends_on_a_worker(comms: Comms, inbox: Inbox) -> None:
-    comms.error = OSError("the supervisor is gone")
+async def test_task_whose_xcom_cannot_be_set_ends_on_a_worker(
+    airflow_comms: AirflowComms, inbox: Inbox
+) -> None:
+    airflow_comms.error = OSError("the supervisor is gone")
     trigger = in_triggerer(Scripted(Success(1)))
     event = await event_of(trigger)
     assert type(event) is TriggerEvent
@@ -261,14 +255,14 @@ async def test_task_whose_xcom_cannot_be_set_ends_on_a_worker(comms: Comms, inbo
     ],
 )
 async def test_declared_reasons_apply_to_the_ending_they_are_for(
-    comms: Comms, inbox: Inbox, ends_on_worker: dict[str, str], does: Outcome, by_worker: bool
+    airflow_comms: AirflowComms, inbox: Inbox, ends_on_worker: dict[str, str], does: Outcome, by_worker: bool
 ) -> None:
     event = await event_of(in_triggerer(Scripted(does, ends_on_worker=ends_on_worker)))
     assert (type(event) is TriggerEvent) is by_worker
 
 
 async def test_outcome_survives_a_setting_that_is_neither_auto_nor_never(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "nevr")
     delivery._deployment_reason.cache_clear()
@@ -277,7 +271,7 @@ async def test_outcome_survives_a_setting_that_is_neither_auto_nor_never(
 
 
 async def test_end_from_trigger_never_ends_every_task_on_a_worker(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__END_FROM_TRIGGER", "never")
     delivery._deployment_reason.cache_clear()
@@ -301,18 +295,18 @@ async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
         assert await seen == {}
 
 
-async def test_second_try_forgets_the_xcoms_of_the_first(comms: Comms, inbox: Inbox) -> None:
+async def test_second_try_forgets_the_xcoms_of_the_first(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     await event_of(in_triggerer(Scripted(Failure("again")), try_number=2))
-    assert [(type(message), message.key) for message in comms.sent] == [(DeleteXCom, "return_value")]
+    assert [(type(message), message.key) for message in airflow_comms.sent] == [(DeleteXCom, "return_value")]
 
 
 async def test_large_value_stays_in_the_inbox(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__MAX_XCOM_BYTES", "10")
     trigger = in_triggerer(Scripted(Success("longer than ten bytes")))
     await event_of(trigger)
-    reference = comms.sent[0].value
+    reference = airflow_comms.sent[0].value
     assert reference == {"deferrable_ops_value_of_wait": trigger.identify().wait_id, "bytes": 23}
 
 
@@ -350,7 +344,7 @@ async def test_killed_task_is_settled_and_its_work_stopped(
 
 
 async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow_to_cancel_it(
-    comms: Comms, inbox: Inbox
+    airflow_comms: AirflowComms, inbox: Inbox
 ) -> None:
     trigger = in_triggerer(Scripted("wait"))
     wait_id = await register(inbox, trigger)
@@ -366,7 +360,7 @@ async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow
 
 
 async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fails_the_task(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.triggers.base._AIRFLOW_CANCELS_WITHIN", 0.01)
     trigger = in_triggerer(Scripted("wait"))
@@ -377,7 +371,7 @@ async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fai
 
 @pytest.mark.parametrize(("ends_on_worker", "seconds"), [(None, 2), ({"success": "it has outlets"}, 8)])
 async def test_task_that_a_worker_deferred_is_not_resumed_while_that_worker_may_still_be_leaving(
-    comms: Comms,
+    airflow_comms: AirflowComms,
     inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
     ends_on_worker: dict[str, str] | None,
@@ -423,7 +417,7 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
 
 
 async def test_many_that_start_together_take_turns_and_all_come_to_wait(
-    comms: Comms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most = 0, 0
     register = inbox.waits.register

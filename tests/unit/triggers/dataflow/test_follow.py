@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 import pytest
-from unit.triggers.support import PLACE, Comms, Run, Runs, eventually
+from unit.triggers.dataflow.support import PLACE, launch
+from unit.triggers.support import AirflowComms, Run, Runs, eventually
 
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
@@ -44,7 +45,7 @@ async def test_end_is_what_the_last_state_means(
     fake: FakeDataflow, runs: Runs, streaming: bool, expected: str | None, steps: list[Any], ends_well: bool
 ) -> None:
     fake.script("load", *map(Step, steps), streaming=streaming)
-    outcome = await runs.start(expected_state=expected).outcome()
+    outcome = await launch(runs, expected_state=expected).outcome()
     assert isinstance(outcome, Success if ends_well else Failure)
 
 
@@ -52,7 +53,7 @@ async def test_streaming_job_whose_type_shows_late_succeeds_when_it_runs(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.script("load", streaming=True, hides_type=True)
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await watched(fake, run)
     assert not run.task.done()
@@ -62,7 +63,7 @@ async def test_streaming_job_whose_type_shows_late_succeeds_when_it_runs(
 
 async def test_streaming_job_goes_on_running_until_it_is_drained(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING, streaming=True)
-    run = runs.start(expected_state="drained")
+    run = launch(runs, expected_state="drained")
     await eventually(lambda: fake.jobs("load"), "the job")
     await watched(fake, run)
     assert not run.task.done()
@@ -74,7 +75,7 @@ async def test_unknown_state_is_warned_of_and_the_wait_goes_on(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.script("load", Step(99))
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await watched(fake, run)
     fake.move("load", "DONE")
@@ -83,10 +84,10 @@ async def test_unknown_state_is_warned_of_and_the_wait_goes_on(
 
 
 async def test_updates_are_followed_to_the_last_replacement(
-    fake: FakeDataflow, runs: Runs, supervisor: Comms
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
 ) -> None:
     fake.script("load", RUNNING)
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await watched(fake, run)
     fake.replace("load")
@@ -96,8 +97,8 @@ async def test_updates_are_followed_to_the_last_replacement(
     outcome = await run.outcome()
     assert isinstance(outcome, Success)
     assert outcome.value["id"] == last
-    assert supervisor.xcoms["job_id"] == last
-    assert last in supervisor.xcoms["_link_DataflowJobLink"]
+    assert airflow_comms.xcoms["job_id"] == last
+    assert last in airflow_comms.xcoms["_link_DataflowJobLink"]
 
 
 async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, runs: Runs) -> None:
@@ -108,21 +109,21 @@ async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, 
         Step("", message="no such bucket"),
         Step("FAILED", message="Workflow failed"),
     )
-    outcome = await runs.start().outcome()
+    outcome = await launch(runs).outcome()
     assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket\nWorkflow failed")
 
 
 async def test_job_fails_also_when_its_messages_may_not_be_read(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("ListJobMessages", "PERMISSION_DENIED", times=None)
     fake.script("load", RUNNING, Step("FAILED", message="no such bucket"))
-    outcome = await runs.start().outcome()
+    outcome = await launch(runs).outcome()
     assert isinstance(outcome, Failure)
     assert "dataflow.messages.list" in outcome.reason
 
 
 async def test_transient_errors_do_not_fail_a_wait(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await watched(fake, run)
     await fake.disconnect()
@@ -137,7 +138,7 @@ async def test_messages_appear_in_the_log_and_a_restart_repeats_none(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.script("load", RUNNING)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     fake.say("load", "quota is low", "WARNING")
     fake.say("load", "worker started", "BASIC")
@@ -150,7 +151,7 @@ async def test_messages_appear_in_the_log_and_a_restart_repeats_none(
     while not await noted():
         await watched(fake, first)
     await first.kill_process()
-    again = runs.start(attempt=first.attempt)
+    again = launch(runs, attempt=first.attempt)
     fake.say("load", "disk is full", "ERROR")
     await eventually(lambda: "disk is full" in caplog.text, "the error")
     fake.move("load", "DONE")
@@ -167,7 +168,7 @@ async def test_only_messages_that_were_asked_for_are_told(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture, level: str | None, seen: bool
 ) -> None:
     fake.script("load", Step("RUNNING", message="worker started", importance="BASIC"), Step("DONE"))
-    assert isinstance(await runs.start(log_messages=level).outcome(), Success)
+    assert isinstance(await launch(runs, log_messages=level).outcome(), Success)
     assert ("worker started" in caplog.text) is seen
 
 

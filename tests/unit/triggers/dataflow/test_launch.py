@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from unit.triggers.support import BODY, PLACE, Comms, Runs, eventually, new_attempt
+from unit.triggers.dataflow.support import BODY, PLACE, launch
+from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
 
 from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Success
@@ -19,17 +20,17 @@ RUNNING = Step("RUNNING")
 
 
 async def test_flex_template_is_launched_and_followed_to_its_end(
-    fake: FakeDataflow, runs: Runs, supervisor: Comms
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
 ) -> None:
-    run = runs.start(labels={"team": "data"})
+    run = launch(runs, labels={"team": "data"})
     outcome = await run.outcome()
     job = fake.job("load-orders")
     assert job.name == job_name("load_orders", run.attempt.wait_id)
     assert job.labels == {"team": "data", WAIT_LABEL: run.attempt.wait_id}
     assert isinstance(outcome, Success)
     assert (outcome.value["id"], outcome.value["currentState"]) == (job.id, "JOB_STATE_DONE")
-    assert supervisor.xcoms["job_id"] == job.id
-    assert supervisor.xcoms["_link_DataflowJobLink"] == (
+    assert airflow_comms.xcoms["job_id"] == job.id
+    assert airflow_comms.xcoms["_link_DataflowJobLink"] == (
         f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{job.id}?project=my-project"
     )
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
@@ -37,14 +38,14 @@ async def test_flex_template_is_launched_and_followed_to_its_end(
 
 async def test_classic_template_is_launched(fake: FakeDataflow, runs: Runs) -> None:
     body = {"gcsPath": "gs://bucket/classic", "environment": {"maxWorkers": 2}}
-    assert isinstance(await runs.start(kind="classic", body=body).outcome(), Success)
+    assert isinstance(await launch(runs, kind="classic", body=body).outcome(), Success)
     assert fake.trouble.calls["LaunchTemplate"] == 1
     assert fake.job("load-orders").request["gcsPath"] == "gs://bucket/classic"
 
 
 async def test_task_that_does_not_wait_ends_when_the_job_is_accepted(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", streaming=True)
-    outcome = await runs.start(wait_until_finished=False).outcome()
+    outcome = await launch(runs, wait_until_finished=False).outcome()
     assert isinstance(outcome, Success)
     assert outcome.value["currentState"] == "JOB_STATE_QUEUED"
     assert fake.job("load").stops_asked == []
@@ -56,21 +57,21 @@ async def test_job_of_a_run_that_was_killed_before_the_reply_is_adopted(
 ) -> None:
     fake.second_launch = second_launch
     fake.trouble.delay("LaunchFlexTemplate", after=5)
-    killed = runs.start()
+    killed = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await killed.kill_process()
     fake.trouble.mend()
-    assert isinstance(await runs.start(attempt=killed.attempt).outcome(), Success)
+    assert isinstance(await launch(runs, attempt=killed.attempt).outcome(), Success)
     assert len(fake.jobs()) == 1
 
 
 async def test_job_that_ended_while_nobody_watched_is_adopted(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", Step("RUNNING"), Step("FAILED", message="no such bucket"))
     fake.trouble.lose_replies("LaunchFlexTemplate")
-    killed = runs.start()
+    killed = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the job")
     await killed.kill_process()
-    outcome = await runs.start(attempt=killed.attempt).outcome()
+    outcome = await launch(runs, attempt=killed.attempt).outcome()
     assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket")
     assert len(fake.jobs()) == 1
 
@@ -81,7 +82,7 @@ async def test_two_triggers_of_one_wait_launch_one_job(
 ) -> None:
     fake.second_launch = second_launch
     attempt = new_attempt()
-    both = [runs.start(attempt=attempt) for _ in range(2)]
+    both = [launch(runs, attempt=attempt) for _ in range(2)]
     outcomes = [await run.outcome() for run in both]
     assert len(fake.jobs()) == 1
     assert outcomes[0] == outcomes[1]
@@ -92,7 +93,7 @@ async def test_two_triggers_of_one_wait_launch_one_job(
 )
 async def test_lost_reply_does_not_launch_a_second_job(fake: FakeDataflow, runs: Runs, code: str) -> None:
     fake.trouble.lose_replies("LaunchFlexTemplate", code=code)
-    assert isinstance(await runs.start().outcome(), Success)
+    assert isinstance(await launch(runs).outcome(), Success)
     assert len(fake.jobs()) == 1
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
 
@@ -101,7 +102,7 @@ async def test_job_that_lists_do_not_show_yet_is_found_in_the_end(fake: FakeData
     fake.script("load", RUNNING)
     fake.list_lag = 0.5
     fake.trouble.lose_replies("LaunchFlexTemplate", code="UNAVAILABLE")
-    run = runs.start(expected_state="running")
+    run = launch(runs, expected_state="running")
     assert isinstance(await run.outcome(), Success)
     assert len(fake.jobs()) == 1
     assert fake.trouble.calls["LaunchFlexTemplate"] > 1  # ALREADY_EXISTS, until the list shows it
@@ -109,13 +110,13 @@ async def test_job_that_lists_do_not_show_yet_is_found_in_the_end(fake: FakeData
 
 async def test_want_of_quota_is_waited_out(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "RESOURCE_EXHAUSTED", times=3)
-    assert isinstance(await runs.start().outcome(), Success)
+    assert isinstance(await launch(runs).outcome(), Success)
     assert len(fake.jobs()) == 1
 
 
 async def test_launch_that_is_not_taken_in_time_is_given_up(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "RESOURCE_EXHAUSTED", "quota exceeded", times=None)
-    outcome = await runs.start(launch_timeout=0.3).outcome()
+    outcome = await launch(runs, launch_timeout=0.3).outcome()
     assert isinstance(outcome, Failure)
     assert "launch_timeout (0.3 s)" in outcome.reason
     assert "quota exceeded" in outcome.reason
@@ -125,7 +126,7 @@ async def test_refused_launch_names_the_permission_and_is_not_tried_again(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "PERMISSION_DENIED", times=None)
-    outcome = await runs.start().outcome()
+    outcome = await launch(runs).outcome()
     assert isinstance(outcome, Failure)
     assert "dataflow.jobs.create" in outcome.reason
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
@@ -138,7 +139,7 @@ async def test_foreign_job_of_our_name_is_named_and_left_alone(
     attempt = new_attempt()
     foreign = fake.create(job_name("load_orders", attempt.wait_id), "my-project", "europe-west1", labels, {})
     foreign.move("RUNNING")
-    run = runs.start(attempt=attempt)
+    run = launch(runs, attempt=attempt)
     outcome = await run.outcome()
     assert isinstance(outcome, Failure)
     assert foreign.id in outcome.reason
@@ -154,7 +155,7 @@ async def test_job_that_does_not_show_its_labels_yet_is_looked_at_again(
     name = job_name("load_orders", attempt.wait_id)
     ours = fake.create(name, "my-project", "europe-west1", {}, {})
     ours.steps.clear()
-    run = runs.start(attempt=attempt)
+    run = launch(runs, attempt=attempt)
     await eventually(lambda: fake.trouble.calls["GetJob"] > 1, "a second look")
     ours.labels[WAIT_LABEL] = attempt.wait_id
     ours.move("DONE")
@@ -166,7 +167,7 @@ async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.script("load", RUNNING, stop_seconds=60)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
     asked_at_launch: list[list[str]] = []
     create = fake.create
@@ -177,7 +178,7 @@ async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
 
     fake.create = watched_create  # type: ignore[method-assign]
     fake.script("load", RUNNING, Step("DONE"))
-    second = runs.start(attempt=new_attempt(2, of=first.attempt))
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt))
     assert isinstance(await second.outcome(), Success)
     assert asked_at_launch == [["cancel"]]
     assert [job.stops_asked for job in fake.jobs()] == [["cancel"], []]
@@ -189,11 +190,11 @@ async def test_retry_waits_until_the_superseded_job_can_be_stopped(
 ) -> None:
     monkeypatch.setattr("deferrable_ops.inbox.waits.cancellations._LEASE", 0.05)
     fake.script("load", RUNNING)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the first job")
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
     fake.trouble.fail("UpdateJob", "PERMISSION_DENIED", times=2)
-    second = runs.start(attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
     assert isinstance(await second.outcome(), Success)
     assert fake.trouble.calls["UpdateJob"] == 3
     assert [job.stops_asked for job in fake.jobs()] == [["cancel"], []]
@@ -204,11 +205,11 @@ async def test_killed_before_the_reply_the_superseded_job_is_found_and_stopped(
 ) -> None:
     fake.script("load", RUNNING)
     fake.trouble.delay("LaunchFlexTemplate", after=30)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the first job")
     await first.kill_process()
     fake.trouble.mend()
-    second = runs.start(attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
     assert isinstance(await second.outcome(), Success)
     assert [job.stops_asked for job in fake.jobs()] == [["cancel"], []]
 
@@ -226,7 +227,7 @@ async def test_kill_stops_the_job_as_asked(
     fake: FakeDataflow, runs: Runs, on_kill: str, streaming: bool, asked: list[str]
 ) -> None:
     fake.script("load", RUNNING, streaming=streaming)
-    run = runs.start(when_killed=on_kill, expected_state="done")
+    run = launch(runs, when_killed=on_kill, expected_state="done")
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
     await run.kill_process()
     assert fake.job("load").stops_asked == []
@@ -237,7 +238,7 @@ async def test_kill_stops_the_job_as_asked(
 
 async def test_kill_stops_what_replaced_the_job(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
     await run.kill_process()
     replacement = fake.replace("load")
@@ -250,9 +251,9 @@ async def test_nothing_is_looked_for_where_no_launch_was_sent_and_a_retry_is_not
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=None)
-    first = runs.start()
+    first = launch(runs)
     assert isinstance(await first.outcome(), Failure)
-    retry = await runs.start(attempt=new_attempt(2, of=first.attempt)).outcome()
+    retry = await launch(runs, attempt=new_attempt(2, of=first.attempt)).outcome()
     assert isinstance(retry, Failure)
     assert "dataflow.jobs.list" in retry.reason
     assert (await first.wait()).cancel == "done"
@@ -260,11 +261,11 @@ async def test_nothing_is_looked_for_where_no_launch_was_sent_and_a_retry_is_not
 
 async def test_job_that_dataflow_has_forgotten_holds_up_no_retry(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
     await first.kill_process()
     fake.trouble.fail("GetJob", "NOT_FOUND")
-    second = runs.start(attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
     assert isinstance(await second.outcome(), Success)
 
 
@@ -290,7 +291,7 @@ async def test_deadline_stops_the_job_and_fails(
     fake: FakeDataflow, runs: Runs, on_kill: str, asked: list[str]
 ) -> None:
     fake.script("load", RUNNING)
-    run = runs.start(timeout=1.0, when_killed=on_kill)
+    run = launch(runs, timeout=1.0, when_killed=on_kill)
     outcome = await run.outcome()
     job = fake.job("load")
     assert isinstance(outcome, Failure)
@@ -302,7 +303,7 @@ async def test_deadline_stops_the_job_and_fails(
 
 async def test_wait_that_fails_while_its_job_runs_stops_the_job(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
-    run = runs.start()
+    run = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
     fake.trouble.fail("ListJobs", "PERMISSION_DENIED")
     outcome = await run.outcome()
@@ -313,30 +314,30 @@ async def test_wait_that_fails_while_its_job_runs_stops_the_job(fake: FakeDatafl
 
 async def test_failed_job_is_not_asked_to_stop(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING, Step("FAILED", message="boom"))
-    run = runs.start()
+    run = launch(runs)
     assert isinstance(await run.outcome(), Failure)
     assert (await run.wait()).cancel is None
 
 
 async def test_restart_of_a_watching_trigger_asks_for_no_launch_and_sets_no_xcom_again(
-    fake: FakeDataflow, runs: Runs, supervisor: Comms
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
 ) -> None:
     fake.script("load", RUNNING)
-    first = runs.start()
+    first = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
     await first.kill_process()
-    sent = len(supervisor.sent)
+    sent = len(airflow_comms.sent)
     calls = fake.trouble.calls["LaunchFlexTemplate"]
-    again = runs.start(attempt=first.attempt)
+    again = launch(runs, attempt=first.attempt)
     fake.move("load", "DONE")
     assert isinstance(await again.outcome(), Success)
     assert fake.trouble.calls["LaunchFlexTemplate"] == calls
-    assert len(supervisor.sent) == sent
+    assert len(airflow_comms.sent) == sent
 
 
 async def test_many_waits_launch_one_job_each(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.lose_replies("LaunchFlexTemplate", times=5, code="UNAVAILABLE")
-    started = [runs.start() for _ in range(20)]
+    started = [launch(runs) for _ in range(20)]
     outcomes = await asyncio.gather(*(run.outcome() for run in started))
     assert all(isinstance(outcome, Success) for outcome in outcomes)
     assert len({job.name for job in fake.jobs()}) == len(fake.jobs()) == 20

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.triggers.support import PLACE, Runs, eventually
+from unit.triggers.dataflow.support import PLACE
+from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob

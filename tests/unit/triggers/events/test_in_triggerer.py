@@ -12,11 +12,10 @@ import pytest
 from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.jobs.triggerer_job_runner import TriggerRunner
 from airflow.sdk import DAG
-from airflow.sdk.execution_time import task_runner
 from airflow.serialization.serialized_objects import BaseSerialization, DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from unit.triggers.events.support import post
-from unit.triggers.support import Comms
+from unit.triggers.support import AirflowComms
 
 from deferrable_ops.events import ChannelEvent
 from deferrable_ops.inbox import Inbox
@@ -34,13 +33,6 @@ async def inbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inbox]:
     monkeypatch.setattr(background, "start", lambda: None)
     async with memory_inbox() as inbox:
         yield inbox
-
-
-@pytest.fixture
-def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
-    comms = Comms()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
-    return comms
 
 
 def in_triggerer(dag: DAG, task_id: str, started: float, **of_run: Any) -> EventsTrigger:
@@ -91,7 +83,7 @@ async def end_of(trigger: EventsTrigger) -> TriggerEvent:
 
 @pytest.mark.parametrize("since", [None, "{{ dag_run.start_date }}"])
 async def test_events_count_from_the_start_of_the_run_which_the_triggerer_knows(
-    inbox: Inbox, comms: Comms, since: str | None
+    inbox: Inbox, airflow_comms: AirflowComms, since: str | None
 ) -> None:
     now = time.time()
     await post(inbox, "orders", {"day": "2026-11-20", "when": "before the run"}, at=now - 70)
@@ -101,10 +93,10 @@ async def test_events_count_from_the_start_of_the_run_which_the_triggerer_knows(
         EventSensor(task_id="orders", event=event, since=since)
     event_of_end = await end_of(in_triggerer(dag, "orders", started=now - 60))
     assert isinstance(event_of_end, TaskSuccessEvent)
-    assert comms.xcoms["return_value"]["payload"]["when"] == "since the run"
+    assert airflow_comms.xcoms["return_value"]["payload"]["when"] == "since the run"
 
 
-async def test_templates_of_several_events_are_rendered(inbox: Inbox, comms: Comms) -> None:
+async def test_templates_of_several_events_are_rendered(inbox: Inbox, airflow_comms: AirflowComms) -> None:
     await post(inbox, "orders-eu", {"run": [RUN_ID]}, at=INTERVAL[0].timestamp())
     await post(inbox, "signoff", at=INTERVAL[0].timestamp() + 1)
     with DAG("dag", schedule="@daily", start_date=INTERVAL[0], params={"region": "eu"}) as dag:
@@ -114,11 +106,11 @@ async def test_templates_of_several_events_are_rendered(inbox: Inbox, comms: Com
         }
         MultiEventSensor(task_id="ready", events=events, since="{{ data_interval_start }}")
     assert isinstance(await end_of(in_triggerer(dag, "ready", time.time())), TaskSuccessEvent)
-    assert set(comms.xcoms["return_value"]) == {"orders", "signoff"}
+    assert set(airflow_comms.xcoms["return_value"]) == {"orders", "signoff"}
 
 
 async def test_template_that_renders_to_nothing_fails_with_the_fix(
-    inbox: Inbox, comms: Comms, capsys: pytest.CaptureFixture[str]
+    inbox: Inbox, airflow_comms: AirflowComms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with DAG("dag", schedule=None, start_date=INTERVAL[0]) as dag:
         EventSensor(task_id="orders", event=ChannelEvent("orders"), since="{{ dag_run.data_interval_start }}")
@@ -128,7 +120,7 @@ async def test_template_that_renders_to_nothing_fails_with_the_fix(
 
 
 async def test_deadline_is_that_of_the_next_data_interval_and_before_airflows_own(
-    inbox: Inbox, comms: Comms
+    inbox: Inbox, airflow_comms: AirflowComms
 ) -> None:
     now = datetime.now(UTC)
     with DAG("dag", schedule=timedelta(hours=1), start_date=INTERVAL[0]) as dag:
@@ -147,7 +139,9 @@ async def test_deadline_is_that_of_the_next_data_interval_and_before_airflows_ow
     assert trigger.new_wait(trigger.identify()).timeout == pytest.approx(55, abs=1)
 
 
-async def test_cron_timeout_leaves_airflows_own_deadline_far_behind(inbox: Inbox, comms: Comms) -> None:
+async def test_cron_timeout_leaves_airflows_own_deadline_far_behind(
+    inbox: Inbox, airflow_comms: AirflowComms
+) -> None:
     with DAG("dag", schedule=None, start_date=INTERVAL[0]) as dag:
         EventSensor(task_id="orders", event=ChannelEvent("orders"), timeout="* * * * *")
     trigger = in_triggerer(dag, "orders", time.time())

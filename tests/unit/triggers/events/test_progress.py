@@ -12,7 +12,7 @@ from unit.triggers.events.support import (
     value_of,
     waiting_for,
 )
-from unit.triggers.support import Comms, Runs, eventually
+from unit.triggers.support import AirflowComms, Runs, eventually
 
 from deferrable_ops.triggers.events import progress as events_progress
 
@@ -20,52 +20,52 @@ pytestmark = pytest.mark.usefixtures("telling_at_once")
 
 
 async def test_log_and_xcom_say_what_has_come_and_what_is_missing(
-    runs: Runs, supervisor: Comms, caplog: pytest.LogCaptureFixture
+    runs: Runs, airflow_comms: AirflowComms, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(waiting_for("orders", "payments", "signoff", condition="orders & (payments | signoff)"))
     await begun(run)
     assert "Waiting for orders (channel:orders), payments (channel:payments)" in caplog.text
     assert "needed: orders and (payments or signoff)" in caplog.text
     missing_all = {"come": {}, "missing": "orders and (payments or signoff)"}
-    await eventually(lambda: supervisor.xcoms.get("progress") == missing_all, "the first progress")
+    await eventually(lambda: airflow_comms.xcoms.get("progress") == missing_all, "the first progress")
     await post(runs.inbox, "orders")
     some = {"come": {"orders": 1}, "missing": "payments or signoff"}
-    await eventually(lambda: supervisor.xcoms.get("progress") == some, "the second progress")
+    await eventually(lambda: airflow_comms.xcoms.get("progress") == some, "the second progress")
     assert "Received: orders. Still waiting for: payments or signoff" in caplog.text
     await post(runs.inbox, "signoff")
     await value_of(run)
-    assert supervisor.xcoms["progress"] == {"come": {"orders": 1, "signoff": 1}, "missing": "nothing"}
+    assert airflow_comms.xcoms["progress"] == {"come": {"orders": 1, "signoff": 1}, "missing": "nothing"}
 
 
 async def test_many_events_are_told_of_seldom(
-    runs: Runs, supervisor: Comms, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_progress, "_EVERY", 60.0)
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
-    await eventually(lambda: "progress" in supervisor.xcoms, "the first progress")
+    await eventually(lambda: "progress" in airflow_comms.xcoms, "the first progress")
     for number in range(20):
         await post(runs.inbox, "orders", number)
     await post(runs.inbox, "signoff")
     await value_of(run)
-    shown = [message.value["come"] for message in supervisor.sent if message.key == "progress"]
+    shown = [message.value["come"] for message in airflow_comms.sent if message.key == "progress"]
     assert shown == [{}, {"orders": 20, "signoff": 1}]
 
 
-async def test_wait_for_one_event_shows_no_progress(runs: Runs, supervisor: Comms) -> None:
+async def test_wait_for_one_event_shows_no_progress(runs: Runs, airflow_comms: AirflowComms) -> None:
     run = runs.start(waiting_for("orders", single=True))
     await begun(run)
     await post(runs.inbox, "orders")
     await value_of(run)
-    assert "progress" not in supervisor.xcoms
+    assert "progress" not in airflow_comms.xcoms
 
 
 async def test_wait_that_was_killed_shows_nothing_more(
-    runs: Runs, supervisor: Comms, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
-    await eventually(lambda: "progress" in supervisor.xcoms, "the first progress")
+    await eventually(lambda: "progress" in airflow_comms.xcoms, "the first progress")
     with events_progress._pushing.slot() as granted:
         await granted  # as if another wait's XCom were under way
         await post(runs.inbox, "orders")
@@ -74,14 +74,14 @@ async def test_wait_that_was_killed_shows_nothing_more(
     async with asyncio.timeout(20):
         with events_progress._pushing.slot() as granted:
             await granted  # after the wait's
-    assert supervisor.xcoms["progress"]["come"] == {}
+    assert airflow_comms.xcoms["progress"]["come"] == {}
 
 
-async def test_what_is_much_is_not_kept_twice(runs: Runs, supervisor: Comms) -> None:
+async def test_what_is_much_is_not_kept_twice(runs: Runs, airflow_comms: AirflowComms) -> None:
     run = runs.start(waiting_for("orders", "signoff", keep="all"))
     await begun(run)
     for number in range(60):
         await post(runs.inbox, "orders", number)
     shown = {"come": {"orders": 60}, "missing": "signoff"}
-    await eventually(lambda: supervisor.xcoms.get("progress") == shown, "the progress")
+    await eventually(lambda: airflow_comms.xcoms.get("progress") == shown, "the progress")
     assert (await run.wait()).progress == shown  # and no state
