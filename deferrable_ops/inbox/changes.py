@@ -1,11 +1,12 @@
-"""How a process learns that waits have changed: which ids, since when, and what wakes it to look.
+"""Change detection: signals that wake a process, and the query for the waits that changed since a cursor.
 
-The same signals, on the same connection, tell of new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
+The same signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
-The cursor is a version. On SQLite write transactions are serial, so the counter grows in commit order. On Postgres it
-is the transaction id, and the cursor is the oldest transaction that was still open at the last look: a row that commits
-late is at or above it. Rows are therefore seen again at times, and never missed. A server that was restarted, or that
-stands in for another, may have lost transactions whose ids it gives out again: the cursor ends with the server.
+A cursor is a version. On SQLite, write transactions run one at a time, so the counter increases in commit order. On
+Postgres, the version is the transaction id, and the cursor is the oldest transaction that was open at the last query: a
+row that commits late has this version or a higher one. A row can therefore be returned twice, but is never missed.
+After a restart or a failover, a Postgres server may have lost transactions and assign their ids again. Therefore a
+cursor is valid only for one server start.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from deferrable_ops.inbox.database.schema import HAS_CHANGED, waits
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.05
+_POLL_INTERVAL = 0.05
 _RESTART_SECONDS = 1.0
 _CURSOR = {
     "sqlite": "SELECT value AS position, '' AS server FROM deferrable_ops_counter",
@@ -38,7 +39,10 @@ _CURSOR = {
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A moment in the life of a database: whatever is committed after it lies behind it."""
+    """A position in the sequence of commits.
+
+    :param server: the start of the server that the position is valid for; "" on SQLite.
+    """
 
     position: int
     server: str
@@ -47,7 +51,7 @@ class Cursor:
 async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
     """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    The ids are None where only a look at every wait can tell: without a cursor, or on another server.
+    The ids are None if any wait may have changed: without a cursor, or if the server has restarted.
     """
 
     async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
@@ -61,59 +65,60 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
     return await database.read(read)
 
 
-Told = Callable[[set[str] | None], None]
-"""Called with what is new, or with None when only a look can tell."""
+ChangeListener = Callable[[set[str] | None], None]
+"""Called with the ids of changed waits or the sources of new events, or with None if they are unknown."""
 
 
 class Signal(Protocol):
-    """What wakes a process between its sweeps."""
+    """Calls the listeners when the database has changed."""
 
-    sweep_every: float
-    """Seconds between two looks for what a lost signal would have told."""
+    sweep_interval: float
+    """Seconds between two queries for changes whose signal was lost."""
 
     async def run(self) -> None:
-        """Wake the process, until cancelled."""
+        """Call the listeners, until cancelled."""
 
 
 class DataVersionSignal:
-    """SQLite: ``PRAGMA data_version`` differs once another connection has committed."""
+    """SQLite: polls ``PRAGMA data_version``, which changes when another connection has committed."""
 
-    sweep_every = 5.0
+    sweep_interval = 5.0
 
-    def __init__(self, database: Database, on_change: Told, on_events: Told) -> None:
+    def __init__(self, database: Database, on_change: ChangeListener, on_events: ChangeListener) -> None:
         self._path = str(database.url.database)
         self._on_change = on_change
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Wake the process, until cancelled."""
-        # It reads shared memory only: nothing here blocks the loop.
+        """Call the listeners, until cancelled."""
+        # The pragma only reads shared memory, so it does not block the event loop.
         with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
             while True:
                 try:
                     version = connection.execute("PRAGMA data_version").fetchone()[0]
-                except sqlite3.OperationalError:  # locked for a moment
+                except sqlite3.OperationalError:
+                    # Locked: treat it as a change.
                     version = -1
                 if version != seen:
                     seen = version
                     self._on_change(None)
                     self._on_events(None)
-                await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(_POLL_INTERVAL)
 
 
 class NotificationSignal:
-    """Postgres: LISTEN on a connection of its own. Each reconnect is a reason to look."""
+    """Postgres: LISTEN on a dedicated connection. Each reconnect counts as a change, because signals may be lost."""
 
-    sweep_every = 30.0
+    sweep_interval = 30.0
 
-    def __init__(self, database: Database, on_change: Told, on_events: Told) -> None:
+    def __init__(self, database: Database, on_change: ChangeListener, on_events: ChangeListener) -> None:
         self._engine = database.engine
         self._on_change = on_change
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Wake the process until the connection is lost, or until cancelled."""
+        """Call the listeners until the connection is lost, or until cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -126,7 +131,8 @@ class NotificationSignal:
                 self._on_events(None)
                 await lost.wait()
             finally:
-                await connection.invalidate()  # the pool must not hand out a connection that listens
+                # The pool must not reuse a connection that listens.
+                await connection.invalidate()
         raise ConnectionError("the connection was closed")
 
     def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
@@ -137,20 +143,20 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """Nothing wakes the process: it sweeps often. For a pooler that cannot LISTEN, and for a database in memory."""
+    """No signal, but a short sweep interval: for a pooler, which does not support LISTEN, and a database in memory."""
 
-    sweep_every = 1.0
+    sweep_interval = 1.0
 
     async def run(self) -> None:
         """Do nothing, until cancelled."""
         await asyncio.Event().wait()
 
 
-def signal_for(database: Database, on_change: Told, on_events: Told) -> Signal:
-    """Return what wakes a process that watches this database.
+def create_signal(database: Database, on_change: ChangeListener, on_events: ChangeListener) -> Signal:
+    """Return the signal that suits this database.
 
-    :param on_change: told the ids of waits that changed.
-    :param on_events: told the sources of new events.
+    :param on_change: receives the ids of waits that changed.
+    :param on_events: receives the sources of new events.
     """
     if database.in_memory:
         return NoSignal()
@@ -160,10 +166,14 @@ def signal_for(database: Database, on_change: Told, on_events: Told) -> Signal:
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run the signal, and again when it breaks off, until cancelled. Meanwhile the sweep finds what it would tell."""
+    """Run the signal until cancelled, and restart it when it fails. The sweep finds the changes of the meantime."""
     while True:
         try:
             await signal.run()
         except Exception as error:
-            log.warning("The inbox's signals are interrupted, trying again: %s", describe(error))
+            log.warning(
+                "Change notifications of the inbox are interrupted; reconnecting in %g s: %s",
+                _RESTART_SECONDS,
+                describe(error),
+            )
         await asyncio.sleep(_RESTART_SECONDS)

@@ -1,7 +1,7 @@
-"""Where supervisords live: on which host, since which of its starts, and which DAG run used it last.
+"""The hosts of supervisord daemons: on which host each runs, since which boot, and which DAG run last used it.
 
-A local supervisord can be reached by its own host alone. Without this, a triggerer on another host would find none, and
-start a second one.
+A local supervisord is only reachable from its own host. Without this table, a triggerer on another host would not find
+it and would start a second one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from deferrable_ops.inbox.database.schema import daemons
 
 @dataclass(frozen=True, slots=True)
 class DaemonLocation:
-    """Where a supervisord lives.
+    """The host of a supervisord.
 
-    :param name: ``/its/working_dir``, or ``connection:/its/working_dir`` of one behind SSH.
-    :param boot_id: of the start of the host since which it may run; "" where hosts do not tell that.
-    :param dag_id: with `run_id`, the DAG run that configured or started it last.
-    :param since: seconds since the epoch: when it was first claimed for this start of this host.
+    :param name: its ``working_dir``; over SSH ``connection:working_dir``.
+    :param boot_id: identifies the boot of the host in which it was claimed; "" where the host has no boot id.
+    :param dag_id: with `run_id`, the DAG run that last configured or started it.
+    :param since: when it was first claimed in this boot of the host, in seconds since the epoch.
     """
 
     name: str
@@ -35,7 +35,7 @@ class DaemonLocation:
 
 
 class Daemons:
-    """The supervisords of all triggerers that share this inbox."""
+    """The hosts of the supervisords of all triggerers that share this inbox."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -43,9 +43,9 @@ class Daemons:
     async def claim(
         self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, allow_move: bool = False
     ) -> DaemonLocation | None:
-        """Say that a supervisord lives on a host, unless it lives on another; return what was said so far, if anything.
+        """Record that a supervisord runs on a host, unless another host is recorded, and return the previous record.
 
-        :param allow_move: it may come from another host, because who says so has looked there.
+        :param allow_move: replace the record of another host: the caller has checked that host.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:
@@ -66,11 +66,11 @@ class Daemons:
         return await self._database.write(write)
 
     async def find(self, name: str) -> DaemonLocation | None:
-        """Return where a supervisord lives; None when nobody said so."""
+        """Return the host of a supervisord; None if it is not recorded."""
         return next((daemon for daemon in await self.all() if daemon.name == name), None)
 
     async def all(self) -> list[DaemonLocation]:
-        """Return every supervisord, by name."""
+        """Return all supervisords, ordered by name."""
 
         async def read(connection: AsyncConnection) -> list[DaemonLocation]:
             return [
@@ -80,7 +80,7 @@ class Daemons:
         return await self._database.read(read)
 
     async def release(self, name: str, host: str) -> None:
-        """Say that a supervisord does not live on this host any more. Another host's word stays."""
+        """Delete the record of a supervisord, if it names this host."""
 
         async def write(transaction: Transaction) -> None:
             mine = delete(daemons).where(daemons.c.name == name, daemons.c.host == host)
@@ -89,7 +89,7 @@ class Daemons:
         await self._database.write(write)
 
     async def forget(self, name: str) -> DaemonLocation | None:
-        """Forget where a supervisord lives, whose host is gone for good; return what is forgotten, if anything."""
+        """Delete and return the record of a supervisord whose host no longer exists; None if there is no record."""
 
         async def write(transaction: Transaction) -> DaemonLocation | None:
             chosen = delete(daemons).where(daemons.c.name == name).returning(daemons)

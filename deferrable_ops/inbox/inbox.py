@@ -1,4 +1,4 @@
-"""The inbox as the rest of the library uses it, and how the parts of a process share one."""
+"""The inbox object, and sharing it within a process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_RETRY_TIMEOUT = float("inf")
 
 
 class Inbox:
-    """The inbox of one event loop.
+    """The inbox, for one event loop.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
@@ -51,9 +51,9 @@ class Inbox:
 
     @classmethod
     async def open(cls, url: str, *, retry_timeout: float) -> Inbox:
-        """Connect, and bring the tables to the newest schema.
+        """Connect, and upgrade the tables to the newest schema.
 
-        :raises ConfigurationError: the URL or its driver is not usable.
+        :raises ConfigurationError: the URL is invalid, its driver is missing, or the database refused access.
         :raises InboxUnavailable: the database does not answer.
         """
         inbox = cls(url, retry_timeout=retry_timeout)
@@ -65,14 +65,14 @@ class Inbox:
         return inbox
 
     async def close(self) -> None:
-        """Stop watching, let the writes under way end, and close every connection."""
+        """Stop watching, wait for running writes, and close every connection."""
         await self.feed.close()
         await self.watcher.close()
         await self.database.close()
 
 
 given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
-"""The inbox that a test gives to what it runs, in place of the one in the settings."""
+"""An inbox that replaces the one in the settings, for tests."""
 
 
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
@@ -80,7 +80,7 @@ def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
 
     It is closed after the last of them.
 
-    :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
+    :raises ConfigurationError: the setting ``inbox_url`` is invalid, or its driver is missing.
     :raises InboxUnavailable: the database did not answer within the timeout; all waiting callers fail together.
     """
     if (given := given_inbox.get()) is not None:

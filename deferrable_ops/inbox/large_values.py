@@ -17,40 +17,41 @@ from deferrable_ops.outcome import Outcome, Success
 T = TypeVar("T")
 
 _REFERENCE = "deferrable_ops_value_of_wait"
-_RETRY_TIMEOUT = 300.0  # a worker waits out a restart of the database rather than lose an outcome
+# Long enough for a restart of the database: a worker must not lose an outcome.
+_RETRY_TIMEOUT = 300.0
 
 
 def as_xcom(wait_id: str, value: Any) -> Any:
-    """Return what the XCom of a wait's value is: the value, or above ``max_xcom_bytes`` a reference to it."""
+    """Return the XCom for a wait's value: the value itself, or a reference if it exceeds ``max_xcom_bytes``."""
     size = len(json.dumps(value))
     return value if size <= settings.max_xcom_bytes() else {_REFERENCE: wait_id, "bytes": size}
 
 
 def fetch(reference: Any) -> Any:
-    """Return the value that an XCom refers to; a value that is no reference is returned as it is.
+    """Return the value that an XCom refers to. Any other value is returned unchanged.
 
     For use in a task. Values are kept as long as their wait: ``[deferrable_ops] wait_retention_days``, 14 by default.
 
-    :param reference: what a task of this library pushed as its XCom.
-    :raises UnknownWait: the inbox has pruned the value, or this machine's ``inbox_url`` is another one.
+    :param reference: an XCom of a task of this library.
+    :raises UnknownWait: the value was deleted after its retention, or this machine has another ``inbox_url``.
     :raises InboxUnavailable: the inbox does not answer.
     """
     if not isinstance(reference, dict) or _REFERENCE not in reference:
         return reference
     wait_id = reference[_REFERENCE]
     if not isinstance(wait_id, str):
-        raise InputError(f"the reference {reference!r} does not name a wait")
+        raise InputError(f"the reference {reference!r} does not contain a wait id; pass the XCom unchanged")
     outcome = read_outcome(wait_id)
     if not isinstance(outcome, Success):
         raise UnknownWait(
-            f"this machine's inbox has no value of the wait {wait_id}: it was pruned "
-            "([deferrable_ops] wait_retention_days), or inbox_url differs"
+            f"this machine's inbox has no value of the wait {wait_id}: it was deleted after [deferrable_ops] "
+            "wait_retention_days, or inbox_url differs from the triggerer's"
         )
     return outcome.value
 
 
 def read_outcome(wait_id: str) -> Outcome | None:
-    """Return how a wait ended, read from a worker; None while it goes on, or when it was never registered.
+    """Return a wait's outcome, from a worker; None if it has not ended or was never registered.
 
     :raises InboxUnavailable: the inbox does not answer.
     """
@@ -59,11 +60,11 @@ def read_outcome(wait_id: str) -> Outcome | None:
         async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             return await inbox.waits.get_many([wait_id])
 
-    return next((wait.outcome for wait in run(read())), None)
+    return next((wait.outcome for wait in run_sync(read())), None)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work returns, inside an event loop (a notebook, an async task) or not."""
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine and return its result, also inside a running event loop (a notebook, an async task)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

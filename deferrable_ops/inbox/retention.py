@@ -1,4 +1,4 @@
-"""What the inbox forgets, by itself: settled waits with their callbacks, events, later their keys, and positions."""
+"""Retention: deletes old waits with their callbacks, old events, their deduplication keys, and unused positions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 _EVERY = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
-_KEYS_OUTLIVE_EVENTS = 30.0  # days
+_KEY_DAYS_AFTER_EVENT = 30.0
 
 
 class Retention:
-    """Prunes the inbox."""
+    """Deletes rows whose retention has ended."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def run(self) -> None:
-        """Prune every hour, in one process at a time. Runs until cancelled."""
+        """Delete old rows every hour, in one process at a time. Runs until cancelled."""
         while True:
             try:
                 if await self._database.try_lock("retention", _EVERY):
@@ -38,28 +38,28 @@ class Retention:
                     await self.prune_events(settings.event_retention_days())
                     await self.prune_positions()
             except DeferrableOpsError as error:
-                log.warning("The inbox cannot be pruned now: %s", error)
+                log.warning("Cannot delete old rows of the inbox; retrying later: %s", error)
             await asyncio.sleep(_EVERY / 4)
 
     async def prune(self, days: float) -> int:
-        """Delete the waits that were settled more than so many days ago; return how many there were."""
+        """Delete the waits that were settled more than `days` ago, and return their number."""
         before = await self._database.now() - days * _DAY
         return await self._in_batches(_delete_waits, before)
 
     async def prune_events(self, days: float) -> int:
-        """Delete the events that came more than so many days ago, and 30 days later what tells their repetitions.
+        """Delete the events that were received more than `days` ago, and their deduplication keys 30 days later.
 
-        :return: how many events there were.
+        :return: the number of events.
         """
         before = await self._database.now() - days * _DAY
         deleted = 0
-        if await self._database.write(lambda transaction: _announce(transaction, before)):
+        if await self._database.write(lambda transaction: _raise_kept_since(transaction, before)):
             deleted = await self._in_batches(_delete_events, before)
-        await self._in_batches(_delete_keys, before - _KEYS_OUTLIVE_EVENTS * _DAY)
+        await self._in_batches(_delete_keys, before - _KEY_DAYS_AFTER_EVENT * _DAY)
         return deleted
 
     async def prune_positions(self) -> int:
-        """Delete how far sources were read for waits that are over; return how many positions there were."""
+        """Delete the source positions of waits that have ended, and return their number."""
         return await self._in_batches(_delete_positions)
 
     async def _in_batches(self, delete_batch: Callable[..., Awaitable[int]], *arguments: float) -> int:
@@ -73,11 +73,12 @@ class Retention:
 async def _delete_waits(transaction: Transaction, before: float) -> int:
     batch = (
         select(waits.c.id)
-        # What was settled by then was made by then, and that is what there is an index on.
+        # The condition on created_at follows from that on settled_at; it is there because created_at has an index.
         .where(waits.c.created_at < before, waits.c.settled_at < before)
         .where(waits.c.cancel.is_distinct_from("due"))
         .limit(_ROWS_PER_BATCH)
-        .with_for_update(skip_locked=True)  # a late callback holds them in another order
+        # Skip rows that late callbacks have locked: they lock in another order, and would deadlock with this.
+        .with_for_update(skip_locked=True)
     )
     chosen = (await transaction.connection.execute(batch)).scalars().all()
     for table, column in ((callbacks, callbacks.c.wait_id), (waits, waits.c.id)):
@@ -85,8 +86,8 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
     return len(chosen)
 
 
-async def _announce(transaction: Transaction, before: float) -> bool:
-    """Say since when events are kept, before any is deleted; return whether there is one to delete."""
+async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
+    """Record that events before this time are incomplete, before any is deleted; return whether there are any."""
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()
     if received_at is None or received_at >= before:
@@ -97,7 +98,7 @@ async def _announce(transaction: Transaction, before: float) -> bool:
 
 
 async def _delete_events(transaction: Transaction, before: float) -> int:
-    # They were received in the order of their numbers, or nearly: no index is needed to find the oldest.
+    # Numbers increase with the time of receipt, or nearly so: the oldest events are found without another index.
     lowest = (
         select(events.c.number, events.c.received_at)
         .order_by(events.c.number)
@@ -124,7 +125,7 @@ async def _delete_positions(transaction: Transaction) -> int:
     position = (source_positions.c.source, source_positions.c.consumer)
     needed = exists().where(waits.c.id == source_positions.c.consumer, waits.c.state == WaitState.WAITING)
     batch = select(*position).where(~needed).limit(_ROWS_PER_BATCH)
-    # Who still sets one must not be waited for.
+    # Do not wait for a transaction that still sets a position.
     rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
     if rows:
         chosen = [tuple(row) for row in rows]

@@ -178,7 +178,7 @@ async def test_a_watcher_that_stood_still_gives_beats_another_interval(
             await asyncio.Event().wait()
         return value or 0
 
-    monkeypatch.setattr(watcher, "_EXPIRE_EVERY", 0)
+    monkeypatch.setattr(watcher, "_EXPIRE_INTERVAL", 0)
     monkeypatch.setattr(inbox.waits, "expire", expire)
     monkeypatch.setattr(inbox.database, "now", now)
     monkeypatch.setattr(inbox.endpoints, "up_since", lambda: _value(500.0))

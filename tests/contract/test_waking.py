@@ -39,7 +39,7 @@ async def test_a_wait_is_woken_in_its_own_process(inbox: Inbox) -> None:
 async def test_a_wait_is_woken_by_another_process_with_the_sweep_off(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _sweep_every(monkeypatch, 3600.0)
+    _sweep_interval(monkeypatch, 3600.0)
     wait = await register(two[0])
     with two[0].watcher.subscribe(wait.id) as changes:
         await _first_look(two[0], changes)
@@ -54,7 +54,7 @@ async def test_a_wait_is_woken_by_the_sweep_with_every_signal_off(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
     monkeypatch.setattr(DataVersionSignal, "run", NoSignal.run)
-    _sweep_every(monkeypatch, 0.2)
+    _sweep_interval(monkeypatch, 0.2)
     one, other = [await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT) for _ in range(2)]
     registered = [await register(one) for _ in range(5)]
     with one.watcher.subscribe(registered[0].id) as first:
@@ -106,7 +106,7 @@ async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
     """The cursor trap: a transaction that began first and commits last must not be overlooked."""
     watching, writing = two
     monkeypatch.setattr(NotificationSignal, "run", NoSignal.run)
-    _sweep_every(monkeypatch, 0.05)
+    _sweep_interval(monkeypatch, 0.05)
     slow, quick = await register(watching), await register(watching)
     began, finish = asyncio.Event(), asyncio.Event()
 
@@ -163,7 +163,7 @@ async def test_the_watcher_outlives_trouble_of_any_kind(
         return await real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(watcher, "read_changes", troubled)
-    monkeypatch.setattr(watcher, "_AFTER_TROUBLE", 0.01)
+    monkeypatch.setattr(watcher, "_RETRY_SECONDS", 0.01)
     with inbox.watcher.subscribe(wait.id) as changes:
         await send(inbox, wait.id, 1)
         assert await woken(changes) == Success(1)
@@ -184,7 +184,7 @@ async def test_the_signal_is_listened_for_again_after_it_broke_off(
     watching, writing = two
     if watching.database.dialect == "sqlite":
         return  # nothing can break off
-    _sweep_every(monkeypatch, 3600.0)
+    _sweep_interval(monkeypatch, 3600.0)
     wait = await register(watching)
     with watching.watcher.subscribe(wait.id) as changes:
         await _first_look(watching, changes)
@@ -194,9 +194,9 @@ async def test_the_signal_is_listened_for_again_after_it_broke_off(
         assert await woken(changes) == Success(1)
 
 
-def _sweep_every(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def _sweep_interval(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     for signal in (DataVersionSignal, NotificationSignal, NoSignal):
-        monkeypatch.setattr(signal, "sweep_every", seconds)
+        monkeypatch.setattr(signal, "sweep_interval", seconds)
 
 
 async def _first_look(inbox: Inbox, changes: Subscription, *, listening: bool = True) -> None:

@@ -182,7 +182,7 @@ class Feed:
                 continue
             if not more:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._watcher.sweep_every if self._followers else None):
+                    async with asyncio.timeout(self._watcher.sweep_interval if self._followers else None):
                         await self._look.wait()
 
     async def _read(self) -> bool:

@@ -17,7 +17,7 @@ from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, Che
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
 from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
-from deferrable_ops.inbox.large_values import run
+from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of, finish
 from deferrable_ops.operators.high_availability.check_callables import FIX
 from deferrable_ops.outcome import Outcome, Skip, Success
@@ -126,4 +126,4 @@ def _with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
         async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
             return await work(inbox)
 
-    return run(opened())
+    return run_sync(opened())

@@ -12,7 +12,7 @@ from airflow.sdk.log import mask_secret
 
 from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import use_inbox
-from deferrable_ops.inbox.large_values import read_outcome, run
+from deferrable_ops.inbox.large_values import read_outcome, run_sync
 from deferrable_ops.operators.base import attempt_of, finish, finish_event, optional_seconds, seconds
 from deferrable_ops.operators.templates import find_templates
 from deferrable_ops.operators.worker_reasons import worker_end_reasons
@@ -105,7 +105,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     def _expect_callback(self, context: Context) -> None:
         # The wait's row is committed before its token leaves this process.
         endpoint = endpoint_url_or_error()
-        token = run(self._register(context))
+        token = run_sync(self._register(context))
         mask_secret(token)
         self._callback_url = f"{endpoint}/callbacks/{token}"
         context["callback_url"] = self._callback_url  # type: ignore[typeddict-unknown-key]

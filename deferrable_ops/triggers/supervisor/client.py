@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from deferrable_ops.inbox.large_values import run
+from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
 from deferrable_ops.triggers.supervisor.host import open_host
@@ -33,7 +33,7 @@ class SupervisorClient:
         :raises SupervisordRefused: it refuses, with a code.
         :raises MachineError: the machine cannot be reached.
         """
-        return run(self._call(method, arguments))
+        return run_sync(self._call(method, arguments))
 
     def processes(self) -> list[Process]:
         """Return the processes of all programs, as they are."""

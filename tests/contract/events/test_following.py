@@ -126,7 +126,7 @@ async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_MOST_PENDING", 5)
-    _sweep_every(monkeypatch, 3600.0)
+    _sweep_interval(monkeypatch, 3600.0)
     with inbox.feed.follow(["channel:orders"]) as slow, inbox.feed.follow(["channel:orders"]) as quick:
         await went_live(slow, quick)
         for i in range(40):
@@ -217,7 +217,7 @@ async def test_a_thousand_who_begin_together_are_brought_up_by_one_reading(
 async def test_an_idle_follower_costs_a_look_at_one_number_a_sweep(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _sweep_every(monkeypatch, 0.05)
+    _sweep_interval(monkeypatch, 0.05)
     followers = [two[0].feed.follow([f"channel:{i}"]) for i in range(300)]
     for follower in followers:
         follower.__enter__()
@@ -241,7 +241,7 @@ async def test_an_idle_follower_costs_a_look_at_one_number_a_sweep(
 async def test_a_follower_is_woken_by_another_process_with_the_sweep_off(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _sweep_every(monkeypatch, 3600.0)
+    _sweep_interval(monkeypatch, 3600.0)
     with two[0].feed.follow(["channel:orders"]) as follower:
         await went_live(follower)
         if two[0].database.dialect == "postgresql":
@@ -260,7 +260,7 @@ async def test_a_follower_is_woken_by_the_sweep_with_every_signal_off(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
     monkeypatch.setattr(DataVersionSignal, "run", NoSignal.run)
-    _sweep_every(monkeypatch, 0.2)
+    _sweep_interval(monkeypatch, 0.2)
     one, other = [await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT) for _ in range(2)]
     with one.feed.follow(["channel:orders"]) as follower:
         for i in range(5):
@@ -275,7 +275,7 @@ async def test_a_follower_is_woken_again_after_its_connections_were_closed(
 ) -> None:
     if two[0].database.dialect == "sqlite":
         return  # nothing can break off
-    _sweep_every(monkeypatch, 3600.0)
+    _sweep_interval(monkeypatch, 3600.0)
     with two[0].feed.follow(["channel:orders"]) as follower:
         await went_live(follower)
         await eventually(lambda: _listeners(two[1]), "somebody who listens")
@@ -329,6 +329,6 @@ async def _listeners(inbox: Inbox) -> bool:
         return bool((await connection.execute(text(f"SELECT count(*) {LISTENERS}"))).scalar_one())
 
 
-def _sweep_every(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def _sweep_interval(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     for signal in (DataVersionSignal, NotificationSignal, NoSignal):
-        monkeypatch.setattr(signal, "sweep_every", seconds)
+        monkeypatch.setattr(signal, "sweep_interval", seconds)

@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from deferrable_ops.inbox import Wait, use_inbox
-from deferrable_ops.inbox.large_values import run
+from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of
 from deferrable_ops.operators.high_availability import HighAvailabilityOperator
 from deferrable_ops.outcome import Skip, Success
@@ -73,7 +73,7 @@ class Worker:
             async with use_inbox(retry_timeout=10) as inbox:
                 return await inbox.waits.get(attempt_of(self.context).wait_id)
 
-        return run(read())
+        return run_sync(read())
 
 
 def saying(*said: Any) -> Callable[..., Any]:
