@@ -97,17 +97,17 @@ def _wait_id(text: str) -> str:
 
 def _body(verb: str, given: str | None, reason: str) -> str:
     """Return the body of a callback: the given one, with the reason added where the verb takes one."""
-    from deferrable_ops.endpoint.answers import Refused
     from deferrable_ops.endpoint.body import parse_json
-    from deferrable_ops.endpoint.verbs import check_body
+    from deferrable_ops.endpoint.callbacks import check_body
+    from deferrable_ops.endpoint.responses import RequestRejected
     from deferrable_ops.exceptions import InputError
     from deferrable_ops.inbox.waits.callbacks import Verb
 
     body = given if given is not None else "null" if verb == Verb.SUCCESS else "{}"
     try:
         payload = parse_json(body.encode(errors="surrogateescape"))
-    except Refused as refused:
-        raise InputError(f"--json: {refused}") from None
+    except RequestRejected as rejected:
+        raise InputError(f"--json: {rejected}") from None
     if verb in (Verb.FAILURE, Verb.SKIP) and isinstance(payload, dict) and "reason" not in payload:
         payload["reason"] = reason
         body = json.dumps(payload)

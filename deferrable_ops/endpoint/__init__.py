@@ -1,4 +1,4 @@
-"""The HTTP app that takes callbacks, in Airflow's API server or on its own."""
+"""The HTTP app that receives callbacks and events, in Airflow's API server or standalone."""
 
 from deferrable_ops.endpoint.app import create_app
 

@@ -1,4 +1,4 @@
-"""The endpoint's chores, which run beside its requests."""
+"""Background jobs of the endpoint, which run beside its requests."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
+from deferrable_ops.endpoint.resources import LazyInbox
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import Inbox
 
 log = logging.getLogger(__name__)
 
-Chore = Callable[[Inbox], Awaitable[None]]
-"""Runs until it is cancelled; may return when there is nothing more to do."""
+BackgroundJob = Callable[[Inbox], Awaitable[None]]
+"""Runs until it is cancelled; returns early when it has nothing more to do."""
 
-_PAUSE_FIRST, _PAUSE_MOST = 1.0, 30.0
+_FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Say that this endpoint is up, so that heartbeats are expected."""
+    """Record periodically that this endpoint is up: heartbeat timeouts only count while an endpoint is up."""
     await inbox.endpoints.announce()
 
 
@@ -30,11 +30,14 @@ async def prune(inbox: Inbox) -> None:
 
 
 @asynccontextmanager
-async def running(chores: Iterable[Chore], inbox: LazyInbox) -> AsyncIterator[None]:
-    """Run the chores meanwhile. Neither they nor their end raise: that would stop the whole API server."""
+async def run_in_background(jobs: Iterable[BackgroundJob], inbox: LazyInbox) -> AsyncIterator[None]:
+    """Run jobs for the duration of the block, and close the inbox at its end.
+
+    Nothing is raised, because an error would stop the whole API server.
+    """
     tasks = [
-        asyncio.create_task(_keep_running(chore, inbox), name=f"deferrable-ops {_name(chore)}")
-        for chore in chores
+        asyncio.create_task(_run_with_retries(job, inbox), name=f"deferrable-ops {_name(job)}")
+        for job in jobs
     ]
     try:
         yield
@@ -45,22 +48,22 @@ async def running(chores: Iterable[Chore], inbox: LazyInbox) -> AsyncIterator[No
         try:
             await inbox.close()
         except Exception:
-            log.exception("The inbox could not be closed")
+            log.exception("Could not close the inbox")
 
 
-async def _keep_running(chore: Chore, inbox: LazyInbox) -> None:
-    pause = _PAUSE_FIRST
+async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox) -> None:
+    backoff = _FIRST_BACKOFF
     while True:
         try:
-            await chore(await inbox.get())
+            await job(await inbox.get())
             return
         except DeferrableOpsError as error:
-            log.warning("%s cannot run now: %s", _name(chore), error)
+            log.warning("%s failed: %s; retrying in %g s", _name(job), error, backoff)
         except Exception:
-            log.exception("%s failed and is started again", _name(chore))
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _PAUSE_MOST)
+            log.exception("%s failed; retrying in %g s", _name(job), backoff)
+        await asyncio.sleep(backoff)
+        backoff = min(2 * backoff, _MAX_BACKOFF)
 
 
-def _name(chore: Chore) -> str:
-    return getattr(chore, "__name__", type(chore).__name__)
+def _name(job: BackgroundJob) -> str:
+    return getattr(job, "__name__", type(job).__name__)

@@ -1,4 +1,4 @@
-"""The body of a request: how much of it is read, for how long, and what counts as JSON."""
+"""Request bodies: reading them within limits of size and time, and parsing their JSON."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Final, NoReturn
 
 from starlette.types import Receive, Scope
 
-from deferrable_ops.endpoint.answers import Refused
+from deferrable_ops.endpoint.responses import RequestRejected
 from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH, is_nested_deeper
 
 BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive."""
+"""Seconds within which a body must be complete."""
 
-_LOOK_EVERY = 1.0
+_CHECK_INTERVAL = 1.0
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Disconnected(Exception):
-    """The client went away before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 class BodyReader:
-    """Reads bodies. One timer ends all those that take too long: one for each would cost 6 µs a request.
+    """Reads bodies within a time limit. One timer serves all requests: one for each would cost 6 µs a request.
 
-    :param seconds: how long a body may take, give or take a second.
+    :param seconds: time within which a body must be complete, accurate to a second.
     """
 
     def __init__(self, seconds: float = BODY_SECONDS) -> None:
@@ -39,8 +39,9 @@ class BodyReader:
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         """Return the whole body.
 
-        :param limit: bytes, above which the rest is not read.
-        :raises Refused: 413, it is larger; 408, it took too long.
+        :param limit: the largest body in bytes; the rest of a larger one is not read.
+        :raises RequestRejected: 413, it is larger; 408, it was not complete in time.
+        :raises Disconnected: the client disconnected.
         """
         announced = header(scope, b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
@@ -49,7 +50,7 @@ class BodyReader:
         assert task is not None
         self._started[task] = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(min(_LOOK_EVERY, self._seconds), self._look, loop)
+            self._timer = loop.call_later(min(_CHECK_INTERVAL, self._seconds), self._cancel_late, loop)
         try:
             return await _read(receive, limit)
         except asyncio.CancelledError:
@@ -60,13 +61,13 @@ class BodyReader:
             del self._started[task]
             self._late.discard(task)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
         for task, started_at in self._started.items():
             if started_at + self._seconds <= loop.time() and task not in self._late:
                 self._late.add(task)
                 task.cancel()
-        again = min(_LOOK_EVERY, self._seconds)
-        self._timer = loop.call_later(again, self._look, loop) if self._started else None
+        again = min(_CHECK_INTERVAL, self._seconds)
+        self._timer = loop.call_later(again, self._cancel_late, loop) if self._started else None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
@@ -83,52 +84,53 @@ async def _read(receive: Receive, limit: int) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON text that Airflow and both databases can hold.
+    """Return the value of a JSON text that Airflow and both databases can store.
 
-    JSON as RFC 8259 defines it: NaN and Infinity are not part of it. Refused as well is what is JSON, but
-    would fail later, where no sender can be told: integers beyond 64 bits (an XCom travels as MessagePack),
-    numbers beyond a double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than 100
-    levels.
+    JSON is what RFC 8259 defines, so NaN and Infinity are rejected. Also rejected are values that would fail later,
+    when the sender gets no answer any more: integers beyond 64 bits (an XCom is sent as MessagePack), numbers beyond a
+    double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
 
-    :raises Refused: 400, with what is wrong.
+    :raises RequestRejected: 400, with the reason.
     """
     if not body:
-        raise Refused(400, "the body is empty, which is not JSON: send null or {}")
+        raise RequestRejected(400, "the body is empty, which is not JSON; send null or {}")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, f"the body is not JSON: its byte {error.start} is not UTF-8") from None
+        raise RequestRejected(400, f"the body is not JSON: byte {error.start} is not UTF-8") from None
     try:
         value = _DECODER.decode(text)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
-        raise Refused(400, f"the body is not JSON: {error}") from None
+        raise RequestRejected(400, f"the body is not JSON: {error}") from None
     if text.count("[") + text.count("{") > MAX_PAYLOAD_DEPTH and is_nested_deeper(value, MAX_PAYLOAD_DEPTH):
         raise _too_deep()
     if "\\u" in text and _has_unstorable_character(text, value):
-        raise Refused(400, "the body holds \\u0000 or half a surrogate pair, which cannot be stored")
+        raise RequestRejected(400, "the body holds \\u0000 or a lone surrogate, which cannot be stored")
     return value
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return the first header of this name, in lower case; None when there is none."""
+    """Return the value of the first header of this lower-case name, or None."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
     return None
 
 
-def _too_large(limit: int) -> Refused:
-    return Refused(413, f"the body is larger than {limit} bytes ([deferrable_ops] max_payload_bytes)")
+def _too_large(limit: int) -> RequestRejected:
+    return RequestRejected(413, f"the body is larger than {limit} bytes ([deferrable_ops] max_payload_bytes)")
 
 
-def _too_slow(seconds: float) -> Refused:
-    return Refused(408, f"the body was not complete after {seconds:g} s", ((b"connection", b"close"),))
+def _too_slow(seconds: float) -> RequestRejected:
+    return RequestRejected(
+        408, f"the body was not complete after {seconds:g} s", ((b"connection", b"close"),)
+    )
 
 
-def _too_deep() -> Refused:
-    return Refused(400, f"the body is nested deeper than {MAX_PAYLOAD_DEPTH} levels")
+def _too_deep() -> RequestRejected:
+    return RequestRejected(400, f"the body is nested deeper than {MAX_PAYLOAD_DEPTH} levels")
 
 
 def _has_unstorable_character(text: str, value: Any) -> bool:
@@ -155,7 +157,7 @@ def _double(text: str) -> float:
 
 
 def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_double, parse_constant=_constant)

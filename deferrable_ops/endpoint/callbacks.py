@@ -1,21 +1,21 @@
-"""POST and GET of ``/callbacks/{token}``: the callbacks of one wait, and where it stands.
+"""POST and GET of ``/callbacks/{token}``: callbacks of one wait, and its state.
 
-The order of the checks is the contract of ``docs/callbacks.md``: the signature, the size, JSON, the fields of
-the verb, the form of the Idempotency-Key; then the inbox decides.
+The order of the checks is the contract of ``docs/callbacks.md``: the token's signature, the size, JSON, the fields of
+the verb, the form of the Idempotency-Key. Then the inbox decides.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.types import Receive, Scope
 
-from deferrable_ops.endpoint.access import bearer_token, verified
-from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
+from deferrable_ops.endpoint.authentication import bearer_token, verify_token
 from deferrable_ops.endpoint.body import parse_json
 from deferrable_ops.endpoint.resources import Resources
-from deferrable_ops.endpoint.verbs import check_body
+from deferrable_ops.endpoint.responses import JsonResponse, RequestRejected, json_response
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.waits.callbacks import Callback, Verb
@@ -23,28 +23,34 @@ from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
-async def take_callback(
+async def accept_callback(
     resources: Resources, scope: Scope, receive: Receive, token: str | None, verb: Verb
-) -> Answer:
-    """Record a callback, and return its receipt once it is committed."""
-    inbox, wait_id = await verified(resources.inbox, token or bearer_token(scope))
-    body = await resources.bodies.read(scope, receive, resources.limits.max_payload_bytes)
+) -> JsonResponse:
+    """Record a callback, and return its receipt once it is committed.
+
+    :param token: the token in the path; None when a header holds it.
+    """
+    inbox, wait_id = await verify_token(resources.inbox, token or bearer_token(scope))
+    body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
     payload = parse_json(body)
     try:
         check_body(verb, payload)
     except InputError as error:
-        raise Refused(400, str(error)) from None
+        raise RequestRejected(400, str(error)) from None
     callback = Callback(wait_id, verb, body, payload, idempotency_key=idempotency_key(scope))
     receipt = await inbox.callbacks.record(callback)
-    return Answer(receipt.status, receipt.body.encode())
+    return JsonResponse(receipt.status, receipt.body.encode())
 
 
-async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Answer:
-    """Return where the wait stands, and its times."""
-    inbox, wait_id = await verified(resources.inbox, token or bearer_token(scope))
+async def show_wait(resources: Resources, scope: Scope, token: str | None) -> JsonResponse:
+    """Return the state and the times of a wait.
+
+    :param token: the token in the path; None when a header holds it.
+    """
+    inbox, wait_id = await verify_token(resources.inbox, token or bearer_token(scope))
     wait = await inbox.waits.get(wait_id)
     expired = wait.state is WaitState.WAITING and wait.deadline <= await inbox.database.now()
-    return json_answer(
+    return json_response(
         200,
         {
             "wait": wait.id,
@@ -58,16 +64,50 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> An
 
 
 def idempotency_key(scope: Scope) -> str | None:
-    """Return the request's Idempotency-Key; None when it has none.
+    """Return the request's Idempotency-Key, or None without one.
 
-    :raises Refused: 400, it is empty, longer than 255 characters, not visible ASCII, or given twice.
+    :raises RequestRejected: 400, it is empty, longer than 255 characters, not visible ASCII, or given twice.
     """
     given = [value for name, value in scope["headers"] if name == b"idempotency-key"]
     if not given:
         return None
     if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-        raise Refused(400, "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters")
+        raise RequestRejected(
+            400, "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters"
+        )
     return bytes(given[0]).decode("ascii")
+
+
+def check_body(verb: Verb, payload: Any) -> None:
+    """Check that a body fits its verb. Additional fields are allowed, and kept.
+
+    :raises InputError: it does not fit; the message names the field.
+    """
+    match verb:
+        case Verb.FAILURE:
+            fields = _fields(verb, payload, "reason, retryable and payload")
+            _check_text(verb, fields, "reason")
+            if not isinstance(fields.get("retryable", True), bool):
+                raise InputError("in the body of failure, retryable must be true or false")
+        case Verb.SKIP:
+            _check_text(verb, _fields(verb, payload, "reason"), "reason")
+        case Verb.HEARTBEAT:
+            fields = _fields(verb, payload, "progress and message")
+            _check_text(verb, fields, "message")
+            progress = fields.get("progress", 0)
+            if isinstance(progress, bool) or not isinstance(progress, (int, float)) or not 0 <= progress <= 1:
+                raise InputError("in the body of heartbeat, progress must be a number from 0 to 1")
+
+
+def _fields(verb: Verb, payload: Any, known: str) -> dict[str, Any]:
+    if not isinstance(payload, dict):
+        raise InputError(f"the body of {verb} must be a JSON object; it may have {known}")
+    return payload
+
+
+def _check_text(verb: Verb, fields: dict[str, Any], name: str) -> None:
+    if not isinstance(fields.get(name, ""), str):
+        raise InputError(f"in the body of {verb}, {name} must be a string")
 
 
 def _iso(moment: float | None) -> str | None:

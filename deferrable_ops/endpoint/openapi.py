@@ -1,4 +1,4 @@
-"""The endpoint's OpenAPI: its routes stand in front of FastAPI, so they are described by hand."""
+"""The endpoint's OpenAPI description. FastAPI does not know its routes, which are dispatched before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STATES: Final = ["waiting", "success", "failed", "skipped", "expired", "superse
 
 
 def describe(generated: _Json) -> _Json:
-    """Return FastAPI's own description with the routes of callbacks and channels in it."""
+    """Return FastAPI's description with the endpoint's routes added."""
     schemas = generated.get("components", {}).get("schemas", {}) | _SCHEMAS
     return {
         **generated,
@@ -32,8 +32,10 @@ def _paths() -> _Json:
     for prefix, access in (("/callbacks/{token}", in_path), ("/callbacks", in_header)):
         name = "" if access is in_path else "_by_header"
         paths[prefix] = {
-            "get": _operation("Show the wait's state and times", f"show_wait{name}", access, _SHOWN),
-            "post": _callback("Send a result, to be judged by the operator", f"post{name}", access, "Any"),
+            "get": _operation("Show the wait's state and times", f"show_wait{name}", access, _WAIT_SHOWN),
+            "post": _callback(
+                "Send a result, which the operator's expressions evaluate", f"post{name}", access, "Any"
+            ),
         }
         for verb, (summary, body) in _VERBS.items():
             paths[f"{prefix}/{verb}"] = {"post": _callback(summary, f"{verb}{name}", access, body)}
@@ -56,7 +58,7 @@ def _operation(summary: str, name: str, access: _Json, successes: _Json) -> _Jso
 
 
 def _task_operation() -> _Json:
-    """Describe the route of airflow_webhook_plugin."""
+    """Describe the route that airflow_webhook_plugin had."""
     integer = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
     parameters = [
         _parameter("dag_id", "path", _TEXT | {"minLength": 1}, required=True),
@@ -71,17 +73,17 @@ def _task_operation() -> _Json:
     errors = {
         **_ERRORS,
         **_CALLBACK_ERRORS,
-        "400": "A parameter is missing or malformed, or there is no such task instance",
+        "400": "A parameter is missing or malformed, or the task instance does not exist",
     }
     return {
-        "summary": "Set a task's state by its name",
+        "summary": "Set a task's state by DAG, task and run",
         "description": "The parameters may also be in a urlencoded form or in a JSON object. Give "
-        "execution_date or run_id. The token is the wait's own, or the static [deferrable_ops] auth_token.",
+        "execution_date or run_id. The token is that of the wait, or the static [deferrable_ops] auth_token.",
         "operationId": "set_task_state",
         "security": [{"token": []}],
         "parameters": parameters,
         "responses": {
-            "200": _answer("The state is set", "TaskState"),
+            "200": _response("The state is set", "TaskState"),
             **{status: _error(text) for status, text in errors.items()},
         },
     }
@@ -89,19 +91,20 @@ def _task_operation() -> _Json:
 
 def _channel_operation() -> _Json:
     name = _TEXT | {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
-    taken = _answer("Committed; a repetition always gets the first one's receipt", "EventReceipt")
+    taken = _response("Committed; a duplicate gets the receipt of the first event", "EventReceipt")
     errors = {
         **_ERRORS,
-        "400": "The request says that it is a CloudEvent, and is none",
-        "401": "The signature or token that the channel asks for is missing or wrong, or its timestamp is too old",
+        "400": "The request is a malformed CloudEvent",
+        "401": "The signature or token is missing or wrong, or the timestamp is too old",
         "404": "This endpoint's inbox has no such channel",
         **{status: _CALLBACK_ERRORS[status] for status in ("408", "413")},
     }
     return {
         "summary": "Post an event",
-        "description": "The body may be anything; JSON can be matched by its keys. It is verified as the channel says, "
-        "and may be a CloudEvent, structured or binary. A repetition is told by the sender's own id of the delivery, "
-        "else by its body for 5 minutes. Slack's url_verification is answered with its challenge.",
+        "description": "The body may be anything; JSON can be matched by its keys. The request is verified by "
+        "the channel's scheme, and may be a CloudEvent, structured or binary. A duplicate is detected by the sender's "
+        "id of the delivery, otherwise by its body for 5 minutes. Slack's url_verification is answered with its "
+        "challenge.",
         "operationId": "post_event",
         "parameters": [_parameter("name", "path", name, required=True)],
         "requestBody": {"content": {"application/json": {"schema": _ref("Any")}}},
@@ -117,12 +120,12 @@ def _ref(schema: str) -> _Json:
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
-def _answer(text: str, schema: str) -> _Json:
+def _response(text: str, schema: str) -> _Json:
     return {"description": text, "content": {"application/json": {"schema": _ref(schema)}}}
 
 
 def _error(text: str) -> _Json:
-    return _answer(text, "Error")
+    return _response(text, "Error")
 
 
 def _object(properties: _Json, *required: str) -> _Json:
@@ -134,29 +137,29 @@ _IDEMPOTENCY_KEY: Final = _parameter(
     "Idempotency-Key", "header", _TEXT | {"minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"}
 )
 _VERBS: Final = {
-    "success": ("End the wait well", "Any"),
-    "failure": ("End the wait badly", "Failure"),
-    "skip": ("End the wait: the work was not needed", "Skip"),
-    "heartbeat": ("Say that the work goes on", "Heartbeat"),
+    "success": ("End the wait with success", "Any"),
+    "failure": ("End the wait with failure", "Failure"),
+    "skip": ("End the wait with a skip: there was nothing to do", "Skip"),
+    "heartbeat": ("Report that the work is still running", "Heartbeat"),
 }
 _ERRORS: Final = {
     "401": "The token is missing, malformed, forged or revoked",
-    "404": "This endpoint's inbox has never seen this wait, or has pruned it",
-    "500": "The endpoint failed",
-    "503": "The inbox does not answer now; try again after Retry-After seconds",
+    "404": "The inbox has no such wait, or has pruned it",
+    "500": "Internal error",
+    "503": "The inbox is unavailable; try again after Retry-After seconds",
 }
 _CALLBACK_ERRORS: Final = {
     "400": "The body is not JSON or does not fit the verb, or the Idempotency-Key is malformed",
     "408": "The body was not complete after 30 s",
-    "409": "The wait is settled otherwise",
-    "410": "Nobody waits any more: expired, superseded or killed",
+    "409": "The wait was already settled by another callback",
+    "410": "The task does not wait any more: expired, superseded or killed",
     "413": "The body is larger than [deferrable_ops] max_payload_bytes",
-    "422": "The Idempotency-Key came before with other content",
+    "422": "The Idempotency-Key was used before with other content",
 }
-_SHOWN: Final = {"200": _answer("Where the wait stands", "Wait")}
-_RECEIPT: Final = {"200": _answer("Committed; the same callback always gets this receipt", "Receipt")}
+_WAIT_SHOWN: Final = {"200": _response("State and times of the wait", "Wait")}
+_RECEIPT: Final = {"200": _response("Committed; a repeated callback gets the same receipt", "Receipt")}
 _RECEIPTS: Final = _RECEIPT | {
-    "202": _answer("Committed as progress; the wait goes on", "Receipt"),
+    "202": _response("Committed as progress; the task keeps waiting", "Receipt"),
 }
 _SCHEMAS: Final[_Json] = {
     "Any": {"description": "Any JSON value"},

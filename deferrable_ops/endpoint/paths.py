@@ -1,4 +1,4 @@
-"""Which route a path means, and what the access logs get to see of it."""
+"""Paths of the endpoint: finding the route, and masking tokens for access logs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MASKED_TOKEN: Final = rf"\1.{_MASK}"
 
 
 def path_in_app(scope: Scope) -> str:
-    """Return the path as the app sees it, without the prefix under which it is mounted."""
+    """Return the path below the prefix under which the app is mounted."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
-    """Return the token and the verb that a callback's path names; None when the path is no callback's.
+    """Return the token and the verb in the path of a callback; None for any other path.
 
-    The token is None when a header must carry it.
+    The token is None when the path has none, so that a header must hold it.
     """
     match = _CALLBACKS.fullmatch(path)
     if match is None:
@@ -41,31 +41,33 @@ def find_callback(path: str) -> tuple[str | None, Verb] | None:
 
 
 def find_task(path: str) -> tuple[str, str] | None:
-    """Return the dag id and the task id that the path of a task's state names; None: it is no such path."""
+    """Return the DAG id and the task id in the path of a task's state; None for any other path."""
     match = _TASK.fullmatch(path)
     return None if match is None else (match[1], match[2])
 
 
 def find_channel(path: str) -> str | None:
-    """Return the name that a channel's path names; None: it is no such path."""
+    """Return the name in the path of a channel; None for any other path."""
     match = _CHANNEL.fullmatch(path)
     return None if match is None else match[1]
 
 
 def is_channel_name(name: str) -> bool:
-    """Return whether a channel can have this name: others need not be looked for."""
+    """Return whether this is a valid channel name; no channel has any other."""
     return _CHANNEL_NAME.fullmatch(name) is not None
 
 
 def mask_tokens(scope: Scope, path: str) -> None:
-    """Overwrite what access logs read: uvicorn when the answer starts, Airflow once it is sent.
+    """Mask tokens in the parts of the scope that access logs read.
 
-    The wait's id stays, since it opens nothing.
+    uvicorn reads them when the response starts, Airflow once it is sent. The wait's id stays readable, because it
+    grants no access.
 
-    :param path: the path as the app sees it.
+    :param path: the path below the prefix under which the app is mounted.
     """
     masked, found = _TOKEN.subn(_MASKED_TOKEN, path)
-    if not found and path.startswith("/callbacks/"):  # cut off, or mistyped: still not for everybody
+    # A truncated or mistyped token is masked, too.
+    if not found and path.startswith("/callbacks/"):
         masked = "/".join(["", "callbacks", *map(_masked, path.split("/")[2:])])
     if masked != path:
         scope["path"] = scope["path"].removesuffix(path) + masked

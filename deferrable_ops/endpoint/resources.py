@@ -1,26 +1,63 @@
-"""What the routes share."""
+"""What the routes and background jobs of one endpoint share: its inbox, its settings and its reader of bodies."""
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 from deferrable_ops import settings
 from deferrable_ops.endpoint.body import BodyReader
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
+from deferrable_ops.inbox import Inbox, use_inbox
+from deferrable_ops.inbox.database.shared_call import SharedCall
+
+RETRY_TIMEOUT: Final = 2.0
+"""Seconds for which a request retries an inbox that is unavailable."""
 
 
-class Limits:
-    """The endpoint's settings, read at the first request: Airflow's configuration is too slow to ask for each."""
+class LazyInbox:
+    """The endpoint's inbox, opened at its first use, so that the server starts while the database is down.
+
+    Concurrent callers share one attempt to open it; after a failure, the next caller tries again.
+    """
+
+    def __init__(self) -> None:
+        self._open = SharedCall(self._enter)
+        self.opened: Inbox | None = None
+        """The inbox; None before its first use."""
+        self._exit = AsyncExitStack()
+
+    async def get(self) -> Inbox:
+        """Return the inbox.
+
+        :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
+        :raises InboxUnavailable: the database did not answer within :data:`RETRY_TIMEOUT`.
+        """
+        return self.opened or await self._open()
+
+    async def close(self) -> None:
+        """Release the inbox."""
+        self.opened = None
+        await self._open.cancel()
+        await self._exit.aclose()
+
+    async def _enter(self) -> Inbox:
+        self.opened = await self._exit.enter_async_context(use_inbox(retry_timeout=RETRY_TIMEOUT))
+        return self.opened
+
+
+class CachedSettings:
+    """Settings that requests need, read once: Airflow's configuration is too slow to read for each request."""
 
     @cached_property
     def max_payload_bytes(self) -> int:
-        """The largest body, in bytes."""
+        """The largest accepted body, in bytes."""
         return settings.max_payload_bytes()
 
     @cached_property
     def auth_token(self) -> str | None:
-        """The static bearer token of the route for a task's state; None when it is off."""
+        """The static bearer token of the route that sets a task's state; None when it is not set."""
         return settings.auth_token()
 
 
@@ -29,5 +66,5 @@ class Resources:
     """What the routes of one endpoint share."""
 
     inbox: LazyInbox = field(default_factory=LazyInbox)
-    limits: Limits = field(default_factory=Limits)
+    settings: CachedSettings = field(default_factory=CachedSettings)
     bodies: BodyReader = field(default_factory=BodyReader)

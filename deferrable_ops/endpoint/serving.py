@@ -1,4 +1,4 @@
-"""The endpoint on its own, for services that do not reach the API server. Any number of them share one inbox."""
+"""Serves the endpoint outside the API server, for services that cannot reach it. Several may share one inbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from deferrable_ops import settings
 from deferrable_ops.endpoint.app import create_app
 from deferrable_ops.exceptions import ConfigurationError, InputError
 
-_SHUTDOWN_SECONDS = 10  # for requests under way
+# Time for requests in progress.
+_SHUTDOWN_SECONDS = 10
 
 
 def serve_until_interrupted(
@@ -29,17 +30,17 @@ def serve_until_interrupted(
     certificate: str | None,
     private_key: str | None,
 ) -> None:
-    """Serve the endpoint, until SIGINT or SIGTERM.
+    """Serve the endpoint until SIGINT or SIGTERM.
 
-    :param workers: processes.
-    :param trusted_proxies: addresses, separated by commas, whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are
-        believed.
+    :param workers: number of processes.
+    :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
+        are trusted.
     :param certificate: path of a TLS certificate; None serves plain HTTP, for a proxy that terminates TLS.
-    :raises InputError: the certificate comes without its key, or either cannot be read.
+    :raises InputError: only one of certificate and key is given, or a file does not exist.
     """
     _check_files(certificate, private_key)
     uvicorn.run(
-        f"{__name__}:{create_app_alone.__name__}",
+        f"{__name__}:{create_standalone_app.__name__}",
         factory=True,
         host=host,
         port=port,
@@ -54,11 +55,12 @@ def serve_until_interrupted(
     )
 
 
-def create_app_alone() -> FastAPI:
-    """Return the endpoint for a process that serves nothing else."""
-    logging.config.dictConfig(_log_config())  # again: in a worker of uvicorn's, Airflow has set its own since
+def create_standalone_app() -> FastAPI:
+    """Return the endpoint for a process that serves nothing else; called in each of uvicorn's workers."""
+    # uvicorn has configured logging, but importing Airflow has replaced that.
+    logging.config.dictConfig(_log_config())
     app = create_app()
-    # Airflow's modules stay. Every full collection would walk them: a fifth of what a callback costs (measured).
+    # Exclude Airflow's modules from garbage collection: traversing them is a fifth of a callback's cost (measured).
     gc.collect()
     gc.freeze()
     return app
@@ -66,27 +68,30 @@ def create_app_alone() -> FastAPI:
 
 def _check_files(certificate: str | None, private_key: str | None) -> None:
     if (certificate is None) != (private_key is None):
-        raise InputError("--certificate and --private-key belong together")
+        raise InputError("--certificate and --private-key must be given together")
     for option, path in (("--certificate", certificate), ("--private-key", private_key)):
         if path is not None and not Path(path).is_file():
-            raise InputError(f"{option}: there is no file {path}")
+            raise InputError(f"{option}: the file {path} does not exist")
 
 
 def inbox_without_secrets() -> str:
-    """Return where the inbox is, for a human.
+    """Return the kind and address of the inbox's database, without user and password.
 
     :raises ConfigurationError: the setting ``inbox_url`` is not usable.
     """
     try:
         url = make_url(settings.inbox_url())
     except (SQLAlchemyError, ValueError):
-        raise ConfigurationError("[deferrable_ops] inbox_url is not a database URL") from None
+        raise ConfigurationError(
+            "[deferrable_ops] inbox_url is not a database URL; "
+            "write postgresql+asyncpg://user:password@host/database"
+        ) from None
     where = f"{url.host}:{url.port or 5432}/{url.database}" if url.host else url.database
     return f"{url.get_backend_name()} at {where}"
 
 
 def _log_config() -> dict[str, Any]:
-    """Return uvicorn's own logging, and the library's in the same form."""
+    """Return uvicorn's logging configuration, extended to the library's loggers."""
     config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     config["loggers"]["deferrable_ops"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     return config

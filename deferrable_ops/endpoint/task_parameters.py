@@ -1,4 +1,4 @@
-"""The parameters of the route for a task's state: in the query, in a form, or in a JSON object."""
+"""Parameters of the route that sets a task's state: from the query, a form or a JSON object."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from deferrable_ops.endpoint.answers import Refused
 from deferrable_ops.endpoint.body import header, parse_json
+from deferrable_ops.endpoint.responses import RequestRejected
 from deferrable_ops.inbox import WaitState
 
 _STATES: Final = {state.value: state for state in (WaitState.SUCCESS, WaitState.FAILED, WaitState.SKIPPED)}
 _INTEGER = re.compile(r"-?[0-9]{1,10}")
-_LARGEST: Final = 2**31 - 1  # of both databases' INTEGER
-_LONGEST: Final = 1000  # characters; Airflow's ids end at 250
+# The INTEGER of both databases.
+_MAX_INTEGER: Final = 2**31 - 1
+# In characters; Airflow's ids have at most 250.
+_MAX_TEXT_LENGTH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class TaskParameters:
-    """Which task instance, and the state that it is to have.
+    """A task instance, and the state to set.
 
-    :param execution_date: as the caller wrote it.
-    :param logical_date: the same, in seconds since the epoch.
+    :param execution_date: the date as the caller wrote it.
+    :param logical_date: the same date, in seconds since the epoch.
     """
 
     dag_id: str
@@ -39,24 +41,24 @@ class TaskParameters:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The names of the task instance, for the answer."""
+        """The task instance's identifiers, for the response."""
         names = {"dag_id": self.dag_id, "task_id": self.task_id, "execution_date": self.execution_date}
         return names if self.run_id is None else {**names, "run_id": self.run_id}
 
 
 def read_parameters(scope: Scope, body: bytes, dag_id: str, task_id: str) -> TaskParameters:
-    """Return the parameters of a request; those of the body win over those of the query.
+    """Return the parameters of a request; the body overrides the query.
 
-    :raises Refused: 400, which names the parameter that is missing or malformed.
+    :raises RequestRejected: 400, with the missing or malformed parameter.
     """
     given = _pairs(scope["query_string"], "query") | _body_parameters(scope, body)
     execution_date = _text(given, "execution_date")
     run_id = _text(given, "run_id")
     if execution_date is None and run_id is None:
-        raise _wrong("execution_date", "is missing; give it, or run_id")
+        raise _invalid("execution_date", "is missing; give execution_date or run_id")
     return TaskParameters(
-        dag_id=_checked("dag_id", dag_id),
-        task_id=_checked("task_id", task_id),
+        dag_id=_checked_text("dag_id", dag_id),
+        task_id=_checked_text("task_id", task_id),
         run_id=run_id,
         execution_date=execution_date,
         logical_date=None if execution_date is None else _timestamp(execution_date),
@@ -73,10 +75,12 @@ def _body_parameters(scope: Scope, body: bytes) -> dict[str, Any]:
     if media_type == b"application/x-www-form-urlencoded":
         return _pairs(body, "form")
     if media_type not in (b"", b"application/json"):
-        raise Refused(400, "the parameters must be in the query, in a urlencoded form, or in a JSON object")
+        raise RequestRejected(
+            400, "the parameters must be in the query, in a urlencoded form or in a JSON object"
+        )
     given = parse_json(body)
     if not isinstance(given, dict):
-        raise Refused(400, "the body must be a JSON object that holds the parameters")
+        raise RequestRejected(400, "the body must be a JSON object with the parameters")
     return given
 
 
@@ -84,7 +88,7 @@ def _pairs(encoded: bytes, where: str) -> dict[str, Any]:
     try:
         return dict(parse_qsl(encoded.decode("ascii"), keep_blank_values=True, errors="strict"))
     except ValueError:
-        raise Refused(400, f"the parameters in the {where} are not urlencoded UTF-8") from None
+        raise RequestRejected(400, f"the parameters in the {where} are not urlencoded UTF-8") from None
 
 
 def _text(given: dict[str, Any], name: str) -> str | None:
@@ -92,46 +96,46 @@ def _text(given: dict[str, Any], name: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise _wrong(name, "must be a string")
-    return _checked(name, value)
+        raise _invalid(name, "must be a string")
+    return _checked_text(name, value)
 
 
-def _checked(name: str, value: str) -> str:
-    if "\0" in value or len(value) > _LONGEST:
-        raise _wrong(name, f"holds U+0000, or is longer than {_LONGEST} characters")
+def _checked_text(name: str, value: str) -> str:
+    if "\0" in value or len(value) > _MAX_TEXT_LENGTH:
+        raise _invalid(name, f"must have at most {_MAX_TEXT_LENGTH} characters, without U+0000")
     return value
 
 
 def _integer(given: dict[str, Any], name: str, *, lowest: int) -> int:
     value = given.get(name)
     if value is None or value == "":
-        raise _wrong(name, "is missing")
+        raise _invalid(name, "is missing")
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _LARGEST:
-        raise _wrong(name, f"must be an integer from {lowest} to {_LARGEST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _MAX_INTEGER:
+        raise _invalid(name, f"must be an integer from {lowest} to {_MAX_INTEGER}")
     return value
 
 
 def _state(given: dict[str, Any]) -> WaitState:
     value = given.get("state")
     if value is None or value == "":
-        raise _wrong("state", "is missing")
+        raise _invalid("state", "is missing")
     state = _STATES.get(value) if isinstance(value, str) else None
     if state is None:
-        raise _wrong("state", f"must be one of {', '.join(_STATES)}")
+        raise _invalid("state", f"must be one of {', '.join(_STATES)}")
     return state
 
 
 def _timestamp(execution_date: str) -> float:
-    # A plus sign that is not escaped in a query arrives as a space.
+    # An unescaped plus sign in a query is decoded as a space.
     text = execution_date.replace(" ", "+") if "T" in execution_date else execution_date
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise _wrong("execution_date", "must be a date and time as ISO 8601 defines them") from None
+        raise _invalid("execution_date", "must be an ISO 8601 date and time") from None
 
 
-def _wrong(name: str, problem: str) -> Refused:
-    return Refused(400, f"the parameter {name} {problem}", parameter=name)
+def _invalid(name: str, problem: str) -> RequestRejected:
+    return RequestRejected(400, f"the parameter {name} {problem}", parameter=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.common.command import Setting
 from bench.common.processes import Child
 
-ENDPOINT = "deferrable_ops.endpoint.serving:create_app_alone"
+ENDPOINT = "deferrable_ops.endpoint.serving:create_standalone_app"
 
 
 def triggerer(setting: Setting, inbox_url: str) -> Child:

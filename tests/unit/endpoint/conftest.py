@@ -1,4 +1,4 @@
-"""The endpoint in this process, with an inbox of its own."""
+"""The endpoint in the test's process, with its own inbox."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def inbox(inbox_url: str) -> AsyncIterator[Inbox]:
 
 @pytest.fixture
 def app(inbox_url: str) -> FastAPI:
-    """An endpoint that has not been started: it needs no lifespan to answer."""
+    """An endpoint without a running lifespan, which requests do not need."""
     return create_app()
 
 
@@ -45,5 +45,5 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def caller(inbox: Inbox, http: httpx.AsyncClient) -> Caller:
-    """An outside service that was given the token of a wait."""
+    """An outside service that has the token of a wait."""
     return await Caller.of_new_wait(inbox, http)

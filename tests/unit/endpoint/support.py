@@ -1,4 +1,4 @@
-"""An outside service, as the tests of the endpoint play it."""
+"""An outside service that calls the endpoint in tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Caller:
 
     @classmethod
     async def of_new_wait(cls, inbox: Inbox, http: httpx.AsyncClient, **options: Any) -> Caller:
-        """Register a wait and hand out its token."""
+        """Register a wait, and return a service that has its token."""
         attempt = Attempt(
             str(uuid4()),
             options.pop("try_number", 1),
@@ -44,5 +44,5 @@ class Caller:
         return await self.http.post(f"/callbacks/{self.token}{verb and '/' + verb}", **request)
 
     async def now(self) -> Wait:
-        """Return the wait as it stands."""
+        """Return the current wait."""
         return await self.inbox.waits.get(self.wait.id)

@@ -1,4 +1,4 @@
-"""The app itself: it starts whatever happens, its chores go on, and it never answers what it should not."""
+"""The app: it starts without an inbox, restarts its background jobs, and keeps secrets out of its responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from unit.endpoint.support import Caller
 
@@ -27,7 +27,7 @@ async def test_starting_needs_no_inbox(monkeypatch: pytest.MonkeyPatch, tmp_path
             await asyncio.sleep(0)
 
 
-async def test_inbox_that_cannot_be_used_is_503_with_retry_after(
+async def test_misconfigured_inbox_is_503_with_retry_after(
     monkeypatch: pytest.MonkeyPatch, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "mysql://user:secret@host/db")
@@ -39,7 +39,7 @@ async def test_inbox_that_cannot_be_used_is_503_with_retry_after(
     assert token not in caplog.text
 
 
-async def test_garbage_is_401_even_without_an_inbox(
+async def test_malformed_token_is_401_even_without_an_inbox(
     monkeypatch: pytest.MonkeyPatch, http: httpx.AsyncClient
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "mysql://x/y")
@@ -58,10 +58,10 @@ async def test_unreachable_postgres_is_503_within_two_seconds_for_everyone(
     assert {answer.status_code for answer in answers} == {503}
 
 
-async def test_chores_get_the_inbox_survive_errors_and_end(
+async def test_background_jobs_get_the_inbox_are_restarted_and_are_cancelled_at_the_end(
     inbox_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(background, "_PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(background, "_FIRST_BACKOFF", 0.01)
     calls: list[Inbox] = []
     ended = asyncio.Event()
     called_again = asyncio.Event()
@@ -69,7 +69,7 @@ async def test_chores_get_the_inbox_survive_errors_and_end(
     async def fragile(inbox: Inbox) -> None:
         calls.append(inbox)
         if len(calls) < 3:
-            raise RuntimeError("the chore broke")
+            raise RuntimeError("the job broke")
         called_again.set()
         try:
             await asyncio.Event().wait()
@@ -82,10 +82,10 @@ async def test_chores_get_the_inbox_survive_errors_and_end(
             await called_again.wait()
     assert ended.is_set()
     assert isinstance(calls[0], Inbox)
-    assert "fragile failed and is started again" in caplog.text
+    assert "fragile failed; retrying in" in caplog.text
 
 
-async def test_lifespan_announces_the_endpoint_when_beats_are_expected(
+async def test_lifespan_announces_the_endpoint_when_heartbeats_are_expected(
     app: FastAPI, inbox: Inbox, http: httpx.AsyncClient
 ) -> None:
     await Caller.of_new_wait(inbox, http, heartbeat_timeout=60.0)
@@ -94,7 +94,7 @@ async def test_lifespan_announces_the_endpoint_when_beats_are_expected(
             await asyncio.sleep(0.05)
 
 
-async def test_unexpected_error_is_a_500_that_tells_nothing(
+async def test_unexpected_error_is_500_without_details(
     caller: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object) -> None:
@@ -103,7 +103,7 @@ async def test_unexpected_error_is_a_500_that_tells_nothing(
     monkeypatch.setattr(Database, "write", broken)
     answer = await caller.post(json={"password": "hunter2"})
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the endpoint failed; its log says why"}
+    assert answer.json() == {"error": "internal error; see the endpoint's log"}
     assert caller.token not in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -118,11 +118,11 @@ async def test_openapi_describes_every_route(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/", "/callbacks/x/y/z"])
-async def test_there_is_nothing_else(http: httpx.AsyncClient, path: str) -> None:
+async def test_other_paths_are_404(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(path)).status_code == 404
 
 
-async def test_on_its_own_it_answers_under_the_api_servers_paths_too(caller: Caller) -> None:
+async def test_standalone_endpoint_serves_the_api_servers_paths_too(caller: Caller) -> None:
     assert (await caller.http.get(f"/deferrable-ops/callbacks/{caller.token}")).status_code == 200
     assert (await caller.http.get("/deferrable-ops/openapi.json")).status_code == 200
 
@@ -134,17 +134,17 @@ async def test_on_its_own_it_answers_under_the_api_servers_paths_too(caller: Cal
     verb=st.sampled_from(["", "/success", "/failure", "/skip", "/heartbeat"]),
     body=st.binary(max_size=50),
 )
-async def test_garbage_tokens_are_refused_without_the_database(
+async def test_malformed_tokens_are_rejected_without_the_database(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch, token: str, verb: str, body: bytes
 ) -> None:
-    if token.count("-") == 4 and len(token) == 89:
-        return  # may have a token's form, and then a key is looked for
+    # A well-formed token needs the database, which has its key.
+    assume(token.count("-") != 4 or len(token) != 89)
 
-    async def asked(*_: object) -> None:
-        raise AssertionError("the database was asked")
+    async def queried(*_: object) -> None:
+        raise AssertionError("the database was queried")
 
-    monkeypatch.setattr(Database, "read", asked)
-    monkeypatch.setattr(Database, "write", asked)
+    monkeypatch.setattr(Database, "read", queried)
+    monkeypatch.setattr(Database, "write", queried)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
         quoted = "".join(f"%{byte:02x}" for byte in token.encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""What counts as JSON, and that nothing else gets anywhere near the database."""
+"""Request bodies: which JSON is accepted, and the limits of size and time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from deferrable_ops.endpoint.answers import Refused
 from deferrable_ops.endpoint.body import BodyReader, Disconnected, parse_json
+from deferrable_ops.endpoint.responses import RequestRejected
 
 STORABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(
@@ -26,16 +26,16 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans())
-def test_every_json_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+def test_every_json_value_is_parsed_unchanged(value: Any, ascii_only: bool) -> None:
     assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary())
-def test_any_bytes_are_json_or_refused(body: bytes) -> None:
+def test_any_bytes_are_json_or_rejected(body: bytes) -> None:
     try:
         value = parse_json(body)
-    except Refused as refused:
-        status = refused.answer.status
+    except RequestRejected as refused:
+        status = refused.response.status
     else:
         json.dumps(value, allow_nan=False).encode()
         status = 200
@@ -43,13 +43,13 @@ def test_any_bytes_are_json_or_refused(body: bytes) -> None:
 
 
 @given(st.text())
-def test_any_string_is_stored_or_refused(value: str) -> None:
+def test_any_string_is_storable_or_rejected(value: str) -> None:
     storable = "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
     encoded = json.dumps(value).encode()
     if storable:
         assert parse_json(encoded) == value
     else:
-        assert _error(encoded) == "the body holds \\u0000 or half a surrogate pair, which cannot be stored"
+        assert _error(encoded) == "the body holds \\u0000 or a lone surrogate, which cannot be stored"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_any_string_is_stored_or_refused(value: str) -> None:
         (b"[" * 100_000, "100 levels"),
     ],
 )
-def test_what_would_fail_later_is_refused_with_its_reason(body: bytes, problem: str) -> None:
+def test_a_value_that_could_not_be_stored_is_rejected_with_the_reason(body: bytes, problem: str) -> None:
     assert problem in _error(body)
 
 
@@ -95,21 +95,21 @@ def test_what_would_fail_later_is_refused_with_its_reason(body: bytes, problem: 
         b'{"a": 1, "a": 2}',
     ],
 )
-def test_what_only_looks_bad_is_accepted(body: bytes) -> None:
+def test_a_storable_value_is_accepted(body: bytes) -> None:
     assert parse_json(body) == json.loads(body)
 
 
-async def test_body_that_arrives_slowly_is_given_up() -> None:
+async def test_slow_body_is_408() -> None:
     async def stalled() -> Message:
         return await asyncio.Future()
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         await BodyReader(seconds=0.05).read({"headers": []}, stalled, 100)
-    assert refused.value.answer.status == 408
-    assert (b"connection", b"close") in refused.value.answer.headers
+    assert refused.value.response.status == 408
+    assert (b"connection", b"close") in refused.value.response.headers
 
 
-async def test_slow_body_takes_no_quick_one_with_it() -> None:
+async def test_slow_body_does_not_cancel_a_quick_one() -> None:
     bodies = BodyReader(seconds=0.05)
 
     async def stalled() -> Message:
@@ -122,7 +122,7 @@ async def test_slow_body_takes_no_quick_one_with_it() -> None:
     while not slow.done():
         assert await bodies.read({"headers": []}, quick, 100) == b"{}"
         await asyncio.sleep(0.01)
-    assert isinstance(slow.exception(), Refused)
+    assert isinstance(slow.exception(), RequestRejected)
 
 
 async def test_cancelled_reading_stays_cancelled() -> None:
@@ -136,16 +136,16 @@ async def test_cancelled_reading_stays_cancelled() -> None:
         await reading
 
 
-async def test_announced_size_is_refused_without_reading() -> None:
+async def test_too_large_content_length_is_rejected_without_reading() -> None:
     async def unread() -> Message:
-        raise AssertionError("the body was asked for")
+        raise AssertionError("the body was read")
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         await BodyReader().read({"headers": [(b"content-length", b"101")]}, unread, 100)
-    assert refused.value.answer.status == 413
+    assert refused.value.response.status == 413
 
 
-async def test_client_that_goes_away_is_noticed() -> None:
+async def test_client_that_disconnects_raises_disconnected() -> None:
     async def gone() -> Message:
         return {"type": "http.disconnect"}
 
@@ -167,13 +167,13 @@ async def test_chunks_make_up_the_body(chunks: list[bytes]) -> None:
     if len(whole) <= 100:
         assert await BodyReader().read({"headers": []}, receive, 100) == whole
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRejected):
             await BodyReader().read({"headers": []}, receive, 100)
 
 
 def _error(body: bytes) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         parse_json(body)
-    assert refused.value.answer.status == 400
-    error: str = json.loads(refused.value.answer.body)["error"]
+    assert refused.value.response.status == 400
+    error: str = json.loads(refused.value.response.body)["error"]
     return error

@@ -23,7 +23,7 @@ async def test_any_json_settles_a_wait_without_expressions(caller: Caller) -> No
 
 
 @pytest.mark.parametrize("body", [None, True, 0, "", [], {}])
-async def test_json_that_is_falsy_is_a_result_too(caller: Caller, body: Any) -> None:
+async def test_falsy_json_is_a_result_too(caller: Caller, body: Any) -> None:
     assert (await caller.post(content=json.dumps(body))).status_code == 200
     assert (await caller.now()).outcome == Success(body)
 
@@ -44,7 +44,7 @@ async def test_verb_decides_the_outcome(caller: Caller, verb: str, body: Any, ou
     assert (await caller.now()).outcome == outcome
 
 
-async def test_expressions_judge_a_result_failure_first(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_failure_when_is_evaluated_before_success_when(inbox: Inbox, http: httpx.AsyncClient) -> None:
     expected = {"failure_when": "state == 'failed'", "success_when": "state != 'running'", "result": "score"}
     progress = await Caller.of_new_wait(inbox, http, expected=expected)
     answer = await progress.post(json={"state": "running"})
@@ -56,7 +56,7 @@ async def test_expressions_judge_a_result_failure_first(inbox: Inbox, http: http
     assert (await failed.post(json={"state": "failed"})).json()["state"] == "failed"
 
 
-async def test_heartbeat_moves_the_clock_and_shows_progress(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_heartbeat_resets_the_timeout_and_shows_progress(inbox: Inbox, http: httpx.AsyncClient) -> None:
     caller = await Caller.of_new_wait(inbox, http, heartbeat_timeout=60.0)
     answer = await caller.post("heartbeat", json={"progress": 0.4, "message": "epoch 4"})
     assert (answer.status_code, answer.json()["state"]) == (200, "waiting")
@@ -73,7 +73,7 @@ async def test_token_may_be_in_the_header(caller: Caller, path: str) -> None:
     assert (await caller.now()).outcome == Success(1)
 
 
-async def test_show_tells_state_and_times_and_changes_nothing(caller: Caller) -> None:
+async def test_get_returns_state_and_times_and_changes_nothing(caller: Caller) -> None:
     before = await caller.now()
     by_path = await caller.http.get(f"/callbacks/{caller.token}")
     by_header = await caller.http.get("/callbacks", headers={"Authorization": f"Bearer {caller.token}"})
@@ -83,7 +83,7 @@ async def test_show_tells_state_and_times_and_changes_nothing(caller: Caller) ->
     assert await caller.now() == before
 
 
-async def test_show_tells_an_expired_wait_before_any_watcher_did(
+async def test_get_returns_expired_before_the_watcher_has_settled_the_wait(
     inbox: Inbox, http: httpx.AsyncClient
 ) -> None:
     caller = await Caller.of_new_wait(inbox, http, timeout=-1.0)
@@ -91,7 +91,7 @@ async def test_show_tells_an_expired_wait_before_any_watcher_did(
 
 
 @pytest.mark.parametrize("token", ["x", "success2", FORGED, "%00", "a.b.c", "ü"])
-async def test_token_that_is_not_ours_is_401(http: httpx.AsyncClient, inbox: Inbox, token: str) -> None:
+async def test_foreign_token_is_401(http: httpx.AsyncClient, inbox: Inbox, token: str) -> None:
     answer = await http.post(f"/callbacks/{token}", json={})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -99,11 +99,11 @@ async def test_token_that_is_not_ours_is_401(http: httpx.AsyncClient, inbox: Inb
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer "}])
-async def test_no_token_at_all_is_401(http: httpx.AsyncClient, header: dict[str, str]) -> None:
+async def test_missing_token_is_401(http: httpx.AsyncClient, header: dict[str, str]) -> None:
     assert (await http.post("/callbacks/success", json={}, headers=header)).status_code == 401
 
 
-async def test_last_character_of_the_signature_counts(caller: Caller) -> None:
+async def test_changed_last_character_of_the_signature_is_401(caller: Caller) -> None:
     changed = caller.token[:-2] + ("AA" if caller.token[-2:] != "AA" else "BB")
     assert (await caller.http.post(f"/callbacks/{changed}", json={})).status_code == 401
 
@@ -120,11 +120,11 @@ async def test_size_is_checked_before_json(caller: Caller) -> None:
     assert (await caller.now()).state is WaitState.WAITING
 
 
-async def test_largest_body_is_taken(caller: Caller) -> None:
+async def test_largest_allowed_body_is_accepted(caller: Caller) -> None:
     assert (await caller.post(content=b'"' + b"x" * 262_142 + b'"')).status_code == 200
 
 
-async def test_streamed_body_is_cut_off_at_the_limit(caller: Caller) -> None:
+async def test_streamed_body_above_the_limit_is_413(caller: Caller) -> None:
     sent = 0
 
     async def endless() -> Any:
@@ -144,7 +144,7 @@ async def test_limit_is_a_setting(caller: Caller, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"{", b"state=done", b"\xff", b"NaN", b'{"a": Infinity}'])
-async def test_body_that_is_not_json_is_400_and_never_taken_as_empty(caller: Caller, body: bytes) -> None:
+async def test_body_that_is_not_json_is_400(caller: Caller, body: bytes) -> None:
     answer = await caller.post(content=body)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["error"]
@@ -202,21 +202,23 @@ async def test_receipt_stays_the_same_after_the_wait_has_ended(caller: Caller) -
     assert (again.status_code, again.content) == (200, first.content)
 
 
-async def test_key_that_came_with_other_content_is_422(caller: Caller) -> None:
+async def test_idempotency_key_with_other_content_is_422(caller: Caller) -> None:
     key = {"Idempotency-Key": "k-1"}
     assert (await caller.post("heartbeat", json={"progress": 0.1}, headers=key)).status_code == 200
     assert (await caller.post("heartbeat", json={"progress": 0.2}, headers=key)).status_code == 422
     assert (await caller.post("success", json={"progress": 0.1}, headers=key)).status_code == 422
 
 
-async def test_key_is_scoped_to_the_token(inbox: Inbox, http: httpx.AsyncClient, caller: Caller) -> None:
+async def test_idempotency_key_is_scoped_to_the_token(
+    inbox: Inbox, http: httpx.AsyncClient, caller: Caller
+) -> None:
     other = await Caller.of_new_wait(inbox, http, run_id="other")
     key = {"Idempotency-Key": "k-1"}
     assert (await caller.post("success", json=1, headers=key)).status_code == 200
     assert (await other.post("success", json=2, headers=key)).status_code == 200
 
 
-async def test_settled_wait_refuses_what_comes_later(caller: Caller) -> None:
+async def test_settled_wait_rejects_later_callbacks(caller: Caller) -> None:
     await caller.post("success", json=1)
     for verb, body in (("success", 2), ("failure", {}), ("heartbeat", {}), ("", 3)):
         answer = await caller.post(verb, json=body)
@@ -241,7 +243,7 @@ async def test_superseded_and_killed_waits_are_410(
     assert (killed.status_code, killed.json()["state"]) == (410, "killed")
 
 
-async def test_wait_that_this_inbox_has_never_seen_is_404(caller: Caller) -> None:
+async def test_unknown_wait_is_404(caller: Caller) -> None:
     unknown = "11111111-1111-5111-8111-111111111111"
     token = await caller.inbox.keys.token(unknown, caller.wait.key_id)
     for answer in (

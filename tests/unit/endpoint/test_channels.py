@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deferrable_ops.endpoint import lazy_inbox
+from deferrable_ops.endpoint.resources import LazyInbox
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.database import Database
@@ -73,7 +73,7 @@ async def post(
 
 
 @every_scheme
-async def test_what_its_sender_signed_is_kept_before_it_is_answered(
+async def test_a_signed_event_is_stored_before_it_is_answered(
     inbox: Inbox, http: httpx.AsyncClient, scheme: str
 ) -> None:
     await inbox.channels.add("orders", scheme, SECRET)
@@ -88,7 +88,7 @@ async def test_what_its_sender_signed_is_kept_before_it_is_answered(
 
 
 @every_scheme
-async def test_what_nobody_signed_is_401_and_nothing_of_it_is_stored(
+async def test_an_unsigned_event_is_401_and_not_stored(
     inbox: Inbox, http: httpx.AsyncClient, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await inbox.channels.add("orders", scheme, SECRET)
@@ -134,7 +134,7 @@ async def test_a_github_delivery_under_another_id_is_a_replay_too(
     assert first.content == again.content
 
 
-async def test_both_secrets_are_good_during_a_rotation(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_both_secrets_are_valid_during_a_rotation(inbox: Inbox, http: httpx.AsyncClient) -> None:
     await inbox.channels.add("orders", "bearer", "old")
     await inbox.channels.rotate("orders", "new", old_for=60)
     for number, secret in enumerate(("old", "new")):
@@ -144,16 +144,14 @@ async def test_both_secrets_are_good_during_a_rotation(inbox: Inbox, http: httpx
     assert (await post(http, b"3", {"Authorization": "Bearer new"})).status_code == 401
 
 
-async def test_an_unknown_channel_is_404_and_says_what_to_do(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_an_unknown_channel_is_404_with_the_fix(inbox: Inbox, http: httpx.AsyncClient) -> None:
     for name in ("nowhere", "ü", "a%20b", "x" * 129, "%00"):
         answer = await post(http, name=name)
         assert answer.status_code == 404
         assert "channel" in answer.json()["error"]
 
 
-async def test_a_channel_that_is_removed_takes_nothing_any_more(
-    inbox: Inbox, http: httpx.AsyncClient
-) -> None:
+async def test_a_removed_channel_is_404(inbox: Inbox, http: httpx.AsyncClient) -> None:
     await inbox.channels.add("orders", "none", None)
     assert (await post(http)).status_code == 200
     await inbox.channels.remove("orders")
@@ -161,7 +159,7 @@ async def test_a_channel_that_is_removed_takes_nothing_any_more(
     assert len(await kept(inbox)) == 1
 
 
-async def test_the_checks_come_in_the_order_of_the_contract(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_checks_are_made_in_the_order_of_the_contract(inbox: Inbox, http: httpx.AsyncClient) -> None:
     await inbox.channels.add("orders", "github", SECRET)
     large, malformed = b"x" * 262_145, {"ce-specversion": "1.0"}
     assert (await http.get("/channels/nowhere")).status_code == 405
@@ -175,13 +173,15 @@ async def test_the_checks_come_in_the_order_of_the_contract(inbox: Inbox, http: 
 
 
 @pytest.mark.parametrize("body", [b"", b"text", b"\xff\x00", b"[1]", b'"a"', b"NaN", b'{"a": "\\u0000"}'])
-async def test_any_body_is_kept(inbox: Inbox, http: httpx.AsyncClient, body: bytes) -> None:
+async def test_any_body_is_stored(inbox: Inbox, http: httpx.AsyncClient, body: bytes) -> None:
     await inbox.channels.add("orders", "none", None)
     assert (await post(http, body)).status_code == 200
     assert len(await kept(inbox)) == 1
 
 
-async def test_a_cloud_event_is_told_by_its_source_and_id(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_a_duplicate_cloud_event_is_detected_by_source_and_id(
+    inbox: Inbox, http: httpx.AsyncClient
+) -> None:
     await inbox.channels.add("orders", "none", None)
     envelope = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"a": 1}}
     structured = {"content-type": "application/cloudevents+json"}
@@ -194,7 +194,7 @@ async def test_a_cloud_event_is_told_by_its_source_and_id(inbox: Inbox, http: ht
     assert (event.payload, event.attributes["attributes"]["type"]) == ({"a": 1}, "t")
 
 
-async def test_slack_is_answered_its_challenge_only_when_it_signed_it(
+async def test_slack_gets_its_challenge_only_with_a_valid_signature(
     inbox: Inbox, http: httpx.AsyncClient
 ) -> None:
     await inbox.channels.add("orders", "slack", SECRET)
@@ -207,13 +207,13 @@ async def test_slack_is_answered_its_challenge_only_when_it_signed_it(
     assert "event" in (await post(http, body, bearer(body, 0), name="other")).json()
 
 
-async def test_a_header_given_twice_lets_nobody_in(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_a_repeated_signature_header_is_401(inbox: Inbox, http: httpx.AsyncClient) -> None:
     await inbox.channels.add("orders", "bearer", SECRET)
     twice = [("Authorization", "Bearer x"), ("Authorization", f"Bearer {SECRET}")]
     assert (await post(http, headers=twice)).status_code == 401
 
 
-async def test_an_inbox_that_does_not_answer_is_503_and_the_event_is_good_again_later(
+async def test_an_unavailable_inbox_is_503_and_the_event_can_be_sent_again(
     inbox: Inbox, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await inbox.channels.add("orders", "none", None)
@@ -231,13 +231,13 @@ async def test_an_inbox_that_does_not_answer_is_503_and_the_event_is_good_again_
     assert [event.payload for event in await kept(inbox)] == [1, 2]
 
 
-async def test_a_garbage_name_is_404_even_without_an_inbox(
+async def test_an_invalid_name_is_404_even_without_an_inbox(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def opened(*_: object) -> None:
         raise AssertionError("the inbox was opened")
 
-    monkeypatch.setattr(lazy_inbox.LazyInbox, "_enter", opened)
+    monkeypatch.setattr(LazyInbox, "_enter", opened)
     assert (await post(http, name="a:b")).status_code == 404
 
 

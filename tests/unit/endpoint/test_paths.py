@@ -1,4 +1,4 @@
-"""Paths: what they mean, and that no access log learns a token from them."""
+"""Paths: finding the route, and keeping tokens out of access logs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_path_names_a_channel(path: str, name: str | None) -> None:
 
 
 @given(st.text(max_size=130))
-def test_a_channel_can_have_the_names_that_can_be_waited_for(name: str) -> None:
+def test_channel_names_are_those_that_a_sensor_accepts(name: str) -> None:
     try:
         known = ChannelEvent(name).name == name and "{" not in name
     except InputError:
@@ -77,7 +77,7 @@ def test_a_channel_can_have_the_names_that_can_be_waited_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["orders", "a.b_c-d", "x" * 128, "9"])
-def test_ordinary_names_are_names(name: str) -> None:
+def test_ordinary_names_are_channel_names(name: str) -> None:
     assert is_channel_name(ChannelEvent(name).name)
 
 
@@ -97,21 +97,21 @@ def test_ordinary_names_are_names(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/deferrable-ops", "/airflow/deferrable-ops"])
-def test_access_log_sees_the_wait_and_not_the_token(prefix: str, path: str, masked: str) -> None:
+def test_access_log_has_the_wait_id_and_not_the_token(prefix: str, path: str, masked: str) -> None:
     scope: dict[str, Any] = {"path": prefix + path, "raw_path": (prefix + path).encode(), "query_string": b""}
     mask_tokens(scope, path)
     assert scope["path"] == prefix + masked
     assert scope["raw_path"].decode() == prefix + masked
 
 
-def test_access_log_sees_no_token_in_the_query() -> None:
+def test_token_in_the_query_is_masked() -> None:
     scope: dict[str, Any] = {"path": "/x", "query_string": f"a=1&t={TOKEN}&\xff".encode("latin-1")}
     mask_tokens(scope, "/x")
     assert scope["query_string"] == f"a=1&t={WAIT_ID}.masked&\xff".encode("latin-1")
 
 
 @given(st.text(), st.text())
-def test_nothing_of_a_token_survives_wherever_it_stands(before: str, after: str) -> None:
+def test_token_is_masked_anywhere_in_the_path(before: str, after: str) -> None:
     path = f"/callbacks/{before}{TOKEN}{after}"
     scope: dict[str, Any] = {"path": path, "query_string": b""}
     mask_tokens(scope, path)

@@ -35,7 +35,7 @@ def parameters(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", ["params", "data", "json"])
-async def test_parameters_come_by_query_form_or_json(caller: Caller, place: str) -> None:
+async def test_parameters_are_read_from_query_form_or_json(caller: Caller, place: str) -> None:
     answer = await patch(caller, **{place: parameters()})
     assert answer.status_code == 200
     assert answer.json() == {
@@ -76,19 +76,19 @@ async def test_execution_date_is_any_iso_8601(caller: Caller, date: str) -> None
     assert (await patch(caller, params=parameters(execution_date=date))).status_code == 200
 
 
-async def test_plus_sign_that_the_query_lost_is_understood(caller: Caller) -> None:
+async def test_unescaped_plus_sign_in_the_query_is_accepted(caller: Caller) -> None:
     query = f"execution_date={DATE}&try_number=1&state=success"
     assert (await patch(caller, path=f"{ROUTE}?{query}")).status_code == 200
 
 
-async def test_run_id_names_the_run_instead(caller: Caller) -> None:
+async def test_run_id_selects_the_run(caller: Caller) -> None:
     given = parameters(execution_date=None, run_id="manual")
     answer = await patch(caller, json=given)
     assert answer.status_code == 200
     assert (answer.json()["run_id"], answer.json()["execution_date"]) == ("manual", None)
 
 
-async def test_map_index_names_the_mapped_instance(inbox: Inbox, http: httpx.AsyncClient) -> None:
+async def test_map_index_selects_the_mapped_instance(inbox: Inbox, http: httpx.AsyncClient) -> None:
     caller = await Caller.of_new_wait(inbox, http, map_index=2)
     assert (await patch(caller, json=parameters())).status_code == 400
     assert (await patch(caller, json=parameters(map_index=2))).status_code == 200
@@ -122,17 +122,17 @@ async def test_missing_or_malformed_parameter_is_400_and_named(
     assert (await caller.now()).state is WaitState.WAITING
 
 
-async def test_character_that_no_database_holds_is_400(caller: Caller) -> None:
+async def test_nul_character_is_400(caller: Caller) -> None:
     answer = await patch(caller, params=parameters(run_id="a\0b"))
     assert (answer.status_code, answer.json()["parameter"]) == (400, "run_id")
 
 
 @pytest.mark.parametrize("path", ["/dag/other/task/train/", "/dag/sales/task/other/", "/dag/a%00/task/t/"])
-async def test_no_such_task_instance_is_400(caller: Caller, path: str) -> None:
+async def test_unknown_task_instance_is_400(caller: Caller, path: str) -> None:
     assert (await patch(caller, path=path, json=parameters())).status_code == 400
 
 
-async def test_other_attempt_is_no_such_task_instance(caller: Caller) -> None:
+async def test_other_attempt_is_400(caller: Caller) -> None:
     answer = await patch(caller, json=parameters(try_number=2))
     assert answer.status_code == 400
     assert "no such task instance" in answer.json()["error"]
@@ -148,22 +148,24 @@ async def test_other_attempt_is_no_such_task_instance(caller: Caller) -> None:
         {"content": b"state=\xff", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
     ],
 )
-async def test_body_that_holds_no_parameters_is_400(caller: Caller, request_: dict[str, Any]) -> None:
+async def test_body_without_parameters_is_400(caller: Caller, request_: dict[str, Any]) -> None:
     assert (await patch(caller, **request_)).status_code == 400
 
 
-async def test_token_opens_its_own_task_only(inbox: Inbox, http: httpx.AsyncClient, caller: Caller) -> None:
+async def test_token_is_valid_for_its_own_task_only(
+    inbox: Inbox, http: httpx.AsyncClient, caller: Caller
+) -> None:
     other = await Caller.of_new_wait(inbox, http, run_id="other", map_index=5)
     answer = await patch(other, token=caller.token, json=parameters(map_index=5))
     assert answer.status_code == 400
     assert (await other.now()).state is WaitState.WAITING
 
 
-async def test_static_token_opens_every_task(caller: Caller, static_token: str) -> None:
+async def test_static_token_is_valid_for_every_task(caller: Caller, static_token: str) -> None:
     assert (await patch(caller, token=static_token, json=parameters())).status_code == 200
 
 
-async def test_static_token_does_not_open_the_callbacks(caller: Caller, static_token: str) -> None:
+async def test_static_token_is_not_valid_for_callbacks(caller: Caller, static_token: str) -> None:
     bearer = {"Authorization": f"Bearer {static_token}"}
     assert (await caller.http.post("/callbacks", json={}, headers=bearer)).status_code == 401
 
@@ -184,7 +186,7 @@ async def test_token_is_checked_before_the_parameters(caller: Caller) -> None:
     assert (await patch(caller, token="x", content=b"{")).status_code == 401
 
 
-async def test_settled_task_is_409_and_says_its_state(caller: Caller) -> None:
+async def test_settled_task_is_409_with_its_state(caller: Caller) -> None:
     await caller.post("success", json=5)
     answer = await patch(caller, json=parameters(state="failed"))
     assert answer.status_code == 409

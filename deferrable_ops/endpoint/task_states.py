@@ -1,7 +1,7 @@
-"""PATCH of ``/dag/{dag_id}/task/{task_id}/``: a task's state, set by its name instead of by its wait's token.
+"""PATCH of ``/dag/{dag_id}/task/{task_id}/``: sets a task's state by DAG, task and run instead of by a wait's token.
 
-The route, its parameters and the fields of its answer are those of airflow_webhook_plugin, for the services
-that call it.
+The route, its parameters and the fields of its response are those of airflow_webhook_plugin, so that services that
+call the plugin can stay unchanged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement
 from starlette.types import Receive, Scope
 
-from deferrable_ops.endpoint.access import bearer_token, verified
-from deferrable_ops.endpoint.answers import Answer, Refused, json_answer
+from deferrable_ops.endpoint.authentication import bearer_token, verify_token
 from deferrable_ops.endpoint.callbacks import idempotency_key
 from deferrable_ops.endpoint.resources import Resources
+from deferrable_ops.endpoint.responses import JsonResponse, RequestRejected, json_response
 from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
 from deferrable_ops.inbox import Inbox, Wait, WaitState
 from deferrable_ops.inbox.database.schema import waits
@@ -29,22 +29,23 @@ _VERBS: Final = {
     WaitState.SKIPPED: Verb.SKIP,
 }
 _BODIES: Final[dict[WaitState, Any]] = {WaitState.SUCCESS: None, WaitState.FAILED: {}, WaitState.SKIPPED: {}}
-_IN_AIRFLOWS_WORDS: Final = {
+_AIRFLOW_STATES: Final = {
     WaitState.WAITING: "deferred",
     WaitState.SUCCESS: "success",
     WaitState.FAILED: "failed",
     WaitState.SKIPPED: "skipped",
     WaitState.EXPIRED: "failed",
-    WaitState.SUPERSEDED: None,  # the task has gone on without this attempt: the inbox does not know to where
+    # The task continued without this attempt; the inbox does not have its state.
+    WaitState.SUPERSEDED: None,
     WaitState.KILLED: None,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """Who calls.
+    """An authenticated caller.
 
-    :param wait_id: the one wait that the caller's token is for; None for the static token, which is for all.
+    :param wait_id: the wait that the token belongs to; None for the static token, which is valid for every wait.
     """
 
     wait_id: str | None
@@ -52,10 +53,10 @@ class _Caller:
 
 async def set_task_state(
     resources: Resources, scope: Scope, receive: Receive, dag_id: str, task_id: str
-) -> Answer:
-    """Settle the wait of a task instance, and say what its state was and is."""
+) -> JsonResponse:
+    """Settle the wait of a task instance, and return its state before and after."""
     caller = await _authenticate(resources, scope)
-    body = await resources.bodies.read(scope, receive, resources.limits.max_payload_bytes)
+    body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
     parameters = read_parameters(scope, body, dag_id, task_id)
     key = idempotency_key(scope)
     inbox = await resources.inbox.get()
@@ -65,15 +66,15 @@ async def set_task_state(
         wait.id, _VERBS[parameters.state], json.dumps(payload).encode(), payload, idempotency_key=key
     )
     receipt = await inbox.callbacks.record(callback)
-    return _answer(parameters, receipt.status, json.loads(receipt.body))
+    return _response(parameters, receipt.status, json.loads(receipt.body))
 
 
 async def _authenticate(resources: Resources, scope: Scope) -> _Caller:
     token = bearer_token(scope)
-    static = resources.limits.auth_token
+    static = resources.settings.auth_token
     if static is not None and hmac.compare_digest(token.encode(), static.encode()):
         return _Caller(wait_id=None)
-    _, wait_id = await verified(resources.inbox, token)
+    _, wait_id = await verify_token(resources.inbox, token)
     return _Caller(wait_id)
 
 
@@ -92,21 +93,22 @@ async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wa
         conditions.append(waits.c.id == caller.wait_id)
     found = await inbox.waits.find(*conditions)
     if not found:
-        raise Refused(
+        raise RequestRejected(
             400,
-            "no such task instance waits or has waited, or it is not the one that the token is for: "
+            "no such task instance has waited, or the token belongs to another one: "
             + ", ".join(f"{name}={value}" for name, value in parameters.identity.items()),
         )
-    return max(found, key=lambda wait: wait.created_at)  # a deleted run's waits stay until they are pruned
+    # Waits of a deleted DAG run are kept until they are pruned.
+    return max(found, key=lambda wait: wait.created_at)
 
 
-def _answer(parameters: TaskParameters, status: int, receipt: dict[str, Any]) -> Answer:
+def _response(parameters: TaskParameters, status: int, receipt: dict[str, Any]) -> JsonResponse:
     fields: dict[str, Any] = {**parameters.identity, "try_number": parameters.try_number}
     if status == 200:
-        fields |= {"previous_state": _IN_AIRFLOWS_WORDS[WaitState.WAITING], "state": parameters.state}
+        fields |= {"previous_state": _AIRFLOW_STATES[WaitState.WAITING], "state": parameters.state}
         message = f"Task instance state was updated to '{parameters.state}'."
     else:
-        state = _IN_AIRFLOWS_WORDS[WaitState(receipt["state"])] if "state" in receipt else None
+        state = _AIRFLOW_STATES[WaitState(receipt["state"])] if "state" in receipt else None
         fields |= {"previous_state": state, "state": state, "error": receipt["error"]}
         message = f"Task instance state was not updated: {receipt['error']}."
-    return json_answer(status, {**fields, "message": message})
+    return json_response(status, {**fields, "message": message})

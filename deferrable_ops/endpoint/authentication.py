@@ -1,12 +1,12 @@
-"""Who may call: the token of a wait, from the path or from a header."""
+"""Tokens of requests: where they are in a request, and which wait they belong to."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
 
-from deferrable_ops.endpoint.answers import Refused
 from deferrable_ops.endpoint.body import header
-from deferrable_ops.endpoint.lazy_inbox import LazyInbox
+from deferrable_ops.endpoint.resources import LazyInbox
+from deferrable_ops.endpoint.responses import RequestRejected
 from deferrable_ops.exceptions import TokenRefused
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.waits.keys import check_form
@@ -14,10 +14,12 @@ from deferrable_ops.inbox.waits.keys import check_form
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
-async def verified(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
-    """Return the inbox, and the id of the wait that the token was made for. Garbage opens no inbox.
+async def verify_token(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
+    """Return the inbox, and the id of the wait that the token belongs to.
 
-    :raises Refused: 401.
+    A malformed token is rejected without opening the inbox.
+
+    :raises RequestRejected: 401.
     """
     try:
         inbox = lazy_inbox.opened
@@ -30,16 +32,16 @@ async def verified(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
 
 
 def bearer_token(scope: Scope) -> str:
-    """Return what stands after ``Authorization: Bearer``.
+    """Return the token of the header ``Authorization: Bearer``.
 
-    :raises Refused: 401, there is no such header.
+    :raises RequestRejected: 401, the header is missing.
     """
     scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token:
-        raise unauthorized("this address needs the header Authorization: Bearer <token>")
+        raise unauthorized("the header Authorization: Bearer <token> is missing")
     return token.strip().decode("latin-1")
 
 
-def unauthorized(error: str) -> Refused:
-    """Return the refusal with status 401."""
-    return Refused(401, error, _CHALLENGE)
+def unauthorized(error: str) -> RequestRejected:
+    """Return the rejection with status 401."""
+    return RequestRejected(401, error, _CHALLENGE)
