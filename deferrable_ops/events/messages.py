@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later, is_output, plain_copy
 
-ID: Final = "deferrable-ops-id"
+MESSAGE_ID: Final = "deferrable-ops-id"
 """The Kafka header, or SQS message attribute, that tells a message from all others, also when it comes twice."""
 
 _KIND: Final = "__message__"  # tells a message from a payload that is a dict
@@ -235,5 +235,5 @@ def _check_count(values: Iterable[str]) -> None:
 def _check_name(argument: str, name: Any) -> None:
     if not isinstance(name, str) or not name:
         raise InputError(f"{argument}= has the name {name!r}; names are texts that are not empty")
-    if name == ID:
-        raise InputError(f"{argument}= has the name {ID}, which every message gets from this library")
+    if name == MESSAGE_ID:
+        raise InputError(f"{argument}= has the name {MESSAGE_ID}, which every message gets from this library")

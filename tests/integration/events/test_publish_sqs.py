@@ -211,7 +211,7 @@ async def test_file_that_changed_while_it_was_published_is_not_mixed(
         pytest.fail("all was published before it could be interrupted")
     outcome = await runs.start(publish, run.attempt).outcome()
     assert isinstance(outcome, Failure)
-    assert "what is to be published changed after the first" in outcome.reason
+    assert "the messages to publish changed after a restart" in outcome.reason
 
 
 async def run_progress(run: Run) -> Any:
@@ -266,7 +266,7 @@ async def test_permission_that_is_missing_is_named(sqs_server: RealSqs, queue: s
         ("x" * 1_100_000, "SQS refuses SendMessageBatch"),
         ("bell \x07", "messages[0] has the character '\\x07'"),
         ("", "messages[0] is an empty text"),
-        (SqsMessage(1, deduplication_id="a"), "deduplication_id= is for FIFO queues"),
+        (SqsMessage(1, deduplication_id="a"), "deduplication_id= needs a FIFO queue"),
     ],
 )
 async def test_message_that_sqs_does_not_take_is_named(

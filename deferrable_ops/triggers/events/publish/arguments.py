@@ -1,4 +1,4 @@
-"""What a publishing task is told: one destination, one kind of content."""
+"""The arguments of a publishing task: one destination, one kind of content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.expressions import check_expression
 from deferrable_ops.plain_data import is_known_later
 from deferrable_ops.triggers.events.arguments import check_payload
-from deferrable_ops.triggers.events.publish.files import FORMATS, MOST_MESSAGES, check_path, format_of
+from deferrable_ops.triggers.events.publish.files import FORMATS, MAX_MESSAGES, check_path, format_of
 
 DESTINATIONS: Final = ("channel", "kafka", "sqs")
 _CONTENTS: Final = ("payload", "messages", "file", "files")
@@ -30,27 +30,27 @@ _ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {
 }
 
 Arguments = Mapping[str, Any]
-"""The operator's arguments by name; None: not given."""
+"""The operator's arguments by name; None means not given."""
 
 
 def destination_of(arguments: Arguments) -> str:
-    """Return which of the destinations is given.
+    """Return which destination is given.
 
-    :raises InputError: none is, or several are.
+    :raises InputError: none or several are given.
     """
     given = [name for name in DESTINATIONS if arguments.get(name) is not None]
     if len(given) != 1:
-        said = f"{' and '.join(f'{name}=' for name in given)} are given" if given else "none is given"
+        problem = f"{' and '.join(f'{name}=' for name in given)} are given" if given else "none is given"
         raise InputError(
-            f"give one destination, as channel=, kafka= (a topic) or sqs= (a queue's URL): {said}"
+            f"give one destination, as channel=, kafka= (a topic) or sqs= (a queue URL): {problem}"
         )
     return given[0]
 
 
 def content_of(arguments: Arguments) -> str:
-    """Return which kind of content is given; a payload of None is one, too.
+    """Return which kind of content is given. Without any, it is a payload of None.
 
-    :raises InputError: several are.
+    :raises InputError: several are given.
     """
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:
@@ -62,7 +62,7 @@ def content_of(arguments: Arguments) -> str:
 
 
 def check_arguments(arguments: Arguments) -> None:
-    """Check all arguments, but those that are known later.
+    """Check all arguments except those that are only known at run time.
 
     :raises InputError: one of them is wrong; the message names it and the fix.
     """
@@ -70,7 +70,7 @@ def check_arguments(arguments: Arguments) -> None:
     for name, needed in _ONLY_FOR.items():
         if arguments.get(name) is not None and destination not in needed and content not in needed:
             raise InputError(
-                f"{name}= belongs to {' or '.join(f'{one}=' for one in needed)}; leave it out here"
+                f"{name}= is only for {' or '.join(f'{one}=' for one in needed)}; leave it out here"
             )
     if arguments.get("transactional") not in (True, False):
         raise InputError(f"transactional={arguments.get('transactional')!r} must be True or False")
@@ -78,32 +78,32 @@ def check_arguments(arguments: Arguments) -> None:
     for name in ("key", "group_id"):
         value = arguments.get(name)
         if value is not None and not is_known_later(value) and (not isinstance(value, str) or not value):
-            raise InputError(f"{name}={value!r} must be a text that is not empty")
+            raise InputError(f"{name}={value!r} must be a non-empty text")
     if content in ("file", "files"):
         _check_files(arguments)
-    elif not _holds_later(arguments.get(content)):
+    elif not _has_runtime_value(arguments.get(content)):
         check_messages(destination, content, arguments)
 
 
 def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
-    """Return the messages that are given, each as its destination takes it: payloads for a channel.
+    """Return the given messages in the form of their destination: payloads for a channel.
 
-    :raises InputError: one of them is wrong.
+    :raises InputError: one of them is wrong, or there are too many.
     """
     if content == "payload":
         return messages_of(destination, [arguments.get(content)], arguments, "messages")
     found = messages_of(destination, arguments.get(content), arguments, content)
-    if len(found) > MOST_MESSAGES:
+    if len(found) > MAX_MESSAGES:
         raise InputError(
-            f"{content}= has {len(found)} messages, and a task publishes at most {MOST_MESSAGES}"
+            f"{content}= has {len(found)} messages; a task publishes at most {MAX_MESSAGES}, so split them"
         )
     return found
 
 
 def messages_of(destination: str, given: Any, arguments: Arguments, argument: str) -> list[Any]:
-    """Return messages as their destination takes them: payloads for a channel, or messages with the task's defaults.
+    """Return messages in the form of their destination: payloads for a channel, or messages with the task's defaults.
 
-    :param argument: what the user calls them.
+    :param argument: the argument that they come from, for error messages.
     :raises InputError: one of them is wrong.
     """
     if destination == "kafka":
@@ -139,7 +139,7 @@ def _check_destination(destination: str, arguments: Arguments) -> None:
 def _check_files(arguments: Arguments) -> None:
     file_format, select = arguments.get("file_format"), arguments.get("select")
     if file_format is not None and file_format not in FORMATS:
-        raise InputError(f"file_format={file_format!r} is not known; write one of {', '.join(FORMATS)}")
+        raise InputError(f"file_format={file_format!r} is unknown; give one of {', '.join(FORMATS)}")
     if select is not None and not is_known_later(select):
         check_expression("select", select)
     paths = paths_of(arguments)
@@ -150,19 +150,20 @@ def _check_files(arguments: Arguments) -> None:
     for path in paths:
         if not is_known_later(path):
             check_path("file" if arguments.get("files") is None else "files", path)
-            if not has_magic(path):  # the files that there are say it
+            # For a pattern, the format depends on the files that match it.
+            if not has_magic(path):
                 format_of(path, file_format)
 
 
 def paths_of(arguments: Arguments) -> Any:
-    """Return the paths that are given, as ``file=`` or as ``files=``."""
+    """Return the paths given as ``file=`` or ``files=``."""
     return [arguments["file"]] if arguments.get("files") is None else arguments["files"]
 
 
-def _holds_later(value: Any) -> bool:
-    """Return whether there is a template or another task's output anywhere in plain data."""
+def _has_runtime_value(value: Any) -> bool:
+    """Return whether plain data holds a template or another task's output at any level."""
     if isinstance(value, Mapping):
-        return any(map(_holds_later, value.values()))
+        return any(map(_has_runtime_value, value.values()))
     if isinstance(value, (list, tuple)):
-        return any(map(_holds_later, value))
+        return any(map(_has_runtime_value, value))
     return is_known_later(value)

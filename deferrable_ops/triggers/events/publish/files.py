@@ -1,4 +1,4 @@
-"""What a publishing task reads from files, on the machine of its triggerer. It blocks: only in a thread."""
+"""Reads the messages to publish from files on the triggerer's machine. Blocking: call it in a thread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from deferrable_ops.events.merging import merge, rules_from_json
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.expressions import CANNOT_BE_EVALUATED, compiled
 
-LARGEST: Final = 16 * 1_048_576
-"""Bytes that the files of one task may have: they are held in the triggerer's memory."""
+MAX_FILE_BYTES: Final = 16 * 1_048_576
+"""The total size of one task's files: they are held in the triggerer's memory."""
 
-MOST_MESSAGES: Final = 20_000
-"""That a task publishes: they are held in the triggerer's memory, and sent on its event loop."""
+MAX_MESSAGES: Final = 20_000
+"""The number of messages of one task: they are held in the triggerer's memory, and sent on its event loop."""
 
 FORMATS: Final = ("jsonl", "json", "text")
 _BY_SUFFIX: Final = {
@@ -32,34 +32,34 @@ _BY_SUFFIX: Final = {
 
 
 def format_of(path: str, file_format: str | None) -> str:
-    """Return the format of a file: the one that is given, or what its name says.
+    """Return the format of a file: `file_format`, or the one of its suffix.
 
-    :raises InputError: it says nothing.
+    :raises InputError: the suffix is unknown.
     """
     if file_format is not None:
         return file_format
     found = _BY_SUFFIX.get(Path(path).suffix.lower())
     if found is None:
         raise InputError(
-            f"the name of the file {path!r} does not tell its format; give file_format= as 'jsonl' (a JSON value a "
-            "line), 'json' (a list of messages) or 'text' (a text a line)"
+            f"the file {path!r} has an unknown suffix; give file_format='jsonl' (one JSON value per line), 'json' (a "
+            "list of messages) or 'text' (one text per line)"
         )
     return found
 
 
 def check_path(argument: str, path: Any) -> None:
-    """Check a path, as far as that is possible without a file system.
+    """Check a path without accessing the file system.
 
-    :raises InputError: it is not the absolute path of a file.
+    :raises InputError: it is not an absolute path.
     """
     if not isinstance(path, str) or not path:
-        raise InputError(f"{argument}={path!r} must be the path of a file, as a text")
+        raise InputError(f"{argument}={path!r} must be the path of a file, as a string")
     if "://" in path:
         raise InputError(
-            f"{argument}={path!r} is a URL; files are read from the file system of the triggerers only: mount it there"
+            f"{argument}={path!r} is a URL; only files of the triggerer's file system can be read, so mount it there"
         )
     if not Path(path).is_absolute() or "\x00" in path:
-        raise InputError(f"{argument}={path!r} must be absolute: a triggerer's own directory says nothing")
+        raise InputError(f"{argument}={path!r} must be an absolute path")
 
 
 def read_payloads(
@@ -68,16 +68,16 @@ def read_payloads(
     select: str | None = None,
     rules: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[list[Any], int]:
-    """Return what is to be published of files, one after the other, and how many messages no rule took.
+    """Return the payloads to publish from files, in order, and the number of messages that no rule matched.
 
-    :param paths: absolute; with ``*``, ``?`` and ``[...]``, all that there are, by their names' order.
-    :param select: a JMESPath expression that picks the messages out of the list of all values of all files.
-    :param rules: what :func:`~deferrable_ops.events.merging.rules_to_json` wrote.
-    :raises InputError: a file is missing, too large or not of its format, or there is nothing to pick or to merge.
+    :param paths: absolute paths; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by name.
+    :param select: a JMESPath expression that selects the messages from the list of all values of all files.
+    :param rules: what :func:`~deferrable_ops.events.merging.rules_to_json` returned.
+    :raises InputError: a file is missing, too large or malformed, or `select` or a rule cannot be applied.
     """
     payloads: list[Any] = []
-    size_left = LARGEST
-    for path in _found(paths):
+    size_left = MAX_FILE_BYTES
+    for path in _expand(paths):
         content = _read(path, size_left)
         size_left -= len(content)
         payloads += _values(path, content, format_of(path, file_format))
@@ -86,27 +86,28 @@ def read_payloads(
     left_over = 0
     if rules is not None:
         payloads, left_over = merge(payloads, rules_from_json(rules))
-    if len(payloads) > MOST_MESSAGES:
+    if len(payloads) > MAX_MESSAGES:
         raise InputError(
-            f"the files hold {len(payloads)} messages, and a task publishes at most {MOST_MESSAGES}; split them"
+            f"the files hold {len(payloads)} messages; a task publishes at most {MAX_MESSAGES}, so split them"
         )
     return payloads, left_over
 
 
-def _found(patterns: Sequence[str]) -> Iterator[str]:
+def _expand(patterns: Sequence[str]) -> Iterator[str]:
     for pattern in patterns:
         if not glob.has_magic(pattern) or Path(pattern).exists():
             yield pattern
             continue
-        paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - pathlib's takes hidden files, too
+        # Not pathlib's glob, which also returns hidden files.
+        paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not paths:
-            raise InputError(f"no file on this triggerer's machine is like {pattern!r}")
+            raise InputError(f"no file on this triggerer's machine matches {pattern!r}")
         yield from paths
 
 
 def _read(path: str, most: int) -> bytes:
     try:
-        # A pipe that nobody writes to would hold up its thread for ever.
+        # O_NONBLOCK: do not block when the path is a named pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             content = file.read(most + 1) if is_file else b""
@@ -115,13 +116,13 @@ def _read(path: str, most: int) -> bytes:
     except OSError as error:
         raise InputError(
             f"the file {path!r} cannot be read on this triggerer's machine: {error.strerror or error}; "
-            "its path must lead there from every triggerer"
+            "make it readable under this path on every triggerer"
         ) from None
     if not is_file:
-        raise InputError(f"{path!r} is not a file")
+        raise InputError(f"{path!r} is not a regular file")
     if len(content) > most:
         raise InputError(
-            f"the files of a task may have {LARGEST} bytes together, and with {path!r} they have more; split them"
+            f"the files have more than {MAX_FILE_BYTES} bytes, counted up to {path!r}; split them into several tasks"
         )
     return content
 
@@ -134,7 +135,7 @@ def _values(path: str, content: bytes, file_format: str) -> list[Any]:
     if file_format == "json":
         value = _json(path, text)
         return value if isinstance(value, list) else [value]
-    # Only line feeds end a line: JSON and texts may hold the other characters that Python takes for ends of lines.
+    # Not splitlines(): JSON and text may hold the other characters that it treats as line breaks.
     lines = ((number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1))
     if file_format == "text":
         return [line for _, line in lines if line]
@@ -143,13 +144,15 @@ def _values(path: str, content: bytes, file_format: str) -> list[Any]:
 
 def _json(where: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_raise_for_constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}; give file_format='text' for plain lines") from None
+        raise InputError(
+            f"{where} is not JSON: {error}; give file_format='text' for plain text lines"
+        ) from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"JSON does not have {name}")
+def _raise_for_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _selected(payloads: list[Any], select: str) -> list[Any]:
@@ -161,7 +164,7 @@ def _selected(payloads: list[Any], select: str) -> list[Any]:
         return []
     if not isinstance(found, list):
         raise InputError(
-            f"select={select!r} must pick a list of messages out of the list of all values, and picks a "
-            f"{type(found).__name__}; write it as \"[?topic == 'etl-finish'].data[]\""
+            f"select={select!r} must yield a list of messages, but yields a "
+            f"{type(found).__name__}; write it like \"[?topic == 'etl-finish'].data[]\""
         )
     return found

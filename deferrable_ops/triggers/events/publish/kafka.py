@@ -1,4 +1,4 @@
-"""Publishing to a Kafka topic, once: what a triggerer that was killed has left is told by the topic itself."""
+"""Publishes to a Kafka topic, exactly once: after a crash, the topic itself shows what was published."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from deferrable_ops.events.messages import ID, KafkaMessage, encode_payload
+from deferrable_ops.events.messages import MESSAGE_ID, KafkaMessage, encode_payload
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.triggers.events.publish.resume import check_unchanged, fingerprint
 from deferrable_ops.upstreams.kafka.producer_errors import TRANSACTIONAL_PREFIX
 from deferrable_ops.upstreams.kafka.producers import Producer, ProducerPool, Record, RecordPosition
 
-AT_ONCE: Final = 100
-"""Records after which it is noted how far a task has come that publishes without a transaction."""
+RECORDS_PER_CHECKPOINT: Final = 100
+"""Without a transaction, progress is stored after this many records."""
 
-_IN_TRANSACTION: Final = 500  # records that the event loop is kept busy with at once
+# Limits how long the event loop is busy without a break.
+_TRANSACTION_RECORDS_AT_ONCE: Final = 500
 
 Check = Callable[[], Awaitable[object]]
 
 
 class KafkaPublisher:
-    """What one wait publishes to a topic.
+    """Publishes the messages of one wait to a topic.
 
-    With a transaction, all records count at once, or none. Whoever publishes notes where the first of them stands, and
-    then commits. Whoever comes next opens a producer of the same id, which aborts what is not committed; from then on
-    the record is committed, or never will be, and it can be looked up. So each record is there once, for those who read
-    what is committed.
+    With a transaction, all records become visible at once, or none. The publisher stores the position of the first
+    record, then commits. After a crash, the next publisher opens a producer with the same transactional id, which
+    aborts an uncommitted transaction. From then on the first record is either committed or never will be, so reading
+    its position shows which. Consumers with ``isolation.level=read_committed`` see each record exactly once.
 
-    Without one, how far it has come is noted every 100 records; a triggerer that is killed may have appended up to 100
-    of them that the next appends again.
+    Without a transaction, progress is stored every 100 records. After a crash, at most the last 100 are published
+    again.
 
-    :param messages: all of them.
+    :param messages: all messages of the task.
     """
 
     def __init__(
@@ -45,55 +46,55 @@ class KafkaPublisher:
         self._records = [_record(wait.id, index, message) for index, message in enumerate(messages)]
         self._log = log
 
-    async def in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish all records at once, unless that was done, and return where they are.
+    async def publish_in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
+        """Publish all records in one transaction, unless an earlier run did, and return their positions.
 
-        :param check: awaited immediately before what cannot be taken back.
+        :param check: awaited immediately before each step that cannot be undone; raises if the claim was lost.
         """
         async with producers.open(self._topic, f"{TRANSACTIONAL_PREFIX}{self._wait_id}") as producer:
-            # Read now, when nobody who noted something can commit any more.
-            noted = (await self._inbox.waits.get(self._wait_id)).progress
-            if noted is not None:
+            # Must be read after opening the producer, which fences off the one that stored it.
+            stored = (await self._inbox.waits.get(self._wait_id)).progress
+            if stored is not None:
                 found = await producers.find(
-                    self._topic, RecordPosition(*noted["first"]), self._records[0].headers[-1]
+                    self._topic, RecordPosition(*stored["first"]), self._records[0].headers[-1]
                 )
                 if found is not None:
-                    self._log.info("All was published before, by a triggerer that did not live to say so")
+                    self._log.info("Already published by an earlier run; nothing to send")
                     return self._value(
-                        noted["partitions"] if found == RecordPosition(*noted["first"]) else None
+                        stored["partitions"] if found == RecordPosition(*stored["first"]) else None
                     )
-            records = self._placed(producer)
+            records = self._with_partitions(producer)
             await check()
             await producer.begin()
             first: RecordPosition | None = None
             partitions: dict[str, Any] = {}
-            for start in range(0, len(records), _IN_TRANSACTION):
-                places = await producer.append(records[start : start + _IN_TRANSACTION])
-                first, partitions = first or places[0], _summary(partitions, places)
-            note = {"first": first, "partitions": partitions}
-            await self._inbox.waits.save_progress(self._wait_id, note)
+            for start in range(0, len(records), _TRANSACTION_RECORDS_AT_ONCE):
+                positions = await producer.append(records[start : start + _TRANSACTION_RECORDS_AT_ONCE])
+                first, partitions = first or positions[0], _summary(partitions, positions)
+            progress = {"first": first, "partitions": partitions}
+            await self._inbox.waits.save_progress(self._wait_id, progress)
             await check()
             await producer.commit()
             return self._value(partitions)
 
-    async def one_by_one(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish the records that are not known to be published, and return where all are."""
-        same = await asyncio.to_thread(fingerprint, self._records)
-        noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
-        check_unchanged(noted, same)
-        done, partitions = noted["published"], noted["partitions"]
+    async def publish_in_batches(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
+        """Publish the records after the last stored progress, and return the positions of all."""
+        digest_of_all = await asyncio.to_thread(fingerprint, self._records)
+        stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
+        check_unchanged(stored, digest_of_all)
+        done, partitions = stored["published"], stored["partitions"]
         async with producers.open(self._topic, None) as producer:
-            records = self._placed(producer)
+            records = self._with_partitions(producer)
             while done < len(records):
                 await check()
-                places = await producer.append(records[done : done + AT_ONCE])
-                done, partitions = done + len(places), _summary(partitions, places)
-                note = {"published": done, "partitions": partitions, "same": same}
-                await self._inbox.waits.save_progress(self._wait_id, note)
+                positions = await producer.append(records[done : done + RECORDS_PER_CHECKPOINT])
+                done, partitions = done + len(positions), _summary(partitions, positions)
+                progress = {"published": done, "partitions": partitions, "same": digest_of_all}
+                await self._inbox.waits.save_progress(self._wait_id, progress)
         return self._value(partitions)
 
-    def _placed(self, producer: Producer) -> list[Record]:
-        """Return the records; those that say neither key nor partition come into one partition, so in their order."""
+    def _with_partitions(self, producer: Producer) -> list[Record]:
+        """Return the records; those without a key or a partition share one partition, which keeps their order."""
         numbers = sorted(producer.partitions)
         digest = hashlib.sha256(self._wait_id.encode()).digest()
         chosen = numbers[int.from_bytes(digest[:8], "big") % len(numbers)]
@@ -104,8 +105,8 @@ class KafkaPublisher:
                 continue
             if record.partition is not None and record.partition not in producer.partitions:
                 raise InputError(
-                    f"messages[{index}]: partition={record.partition} is not one of the {len(numbers)} of the topic "
-                    f"{self._topic!r}, which are counted from 0"
+                    f"messages[{index}]: partition={record.partition} is not one of the {len(numbers)} partitions "
+                    f"of the topic {self._topic!r}; give 0 to {len(numbers) - 1}"
                 )
             placed.append(record)
         return placed
@@ -117,16 +118,16 @@ class KafkaPublisher:
 def _record(wait_id: str, index: int, message: KafkaMessage) -> Record:
     value = None if message.payload is None else encode_payload(f"messages[{index}]", message.payload)
     key = None if message.key is None else message.key.encode()
-    headers = [*message.headers.items(), (ID, f"{wait_id}/{index}")]
+    headers = [*message.headers.items(), (MESSAGE_ID, f"{wait_id}/{index}")]
     partition = None if message.partition is None else int(message.partition)
     return Record(value, key, tuple((name, text.encode()) for name, text in headers), partition)
 
 
-def _summary(before: dict[str, Any], places: Sequence[RecordPosition]) -> dict[str, Any]:
-    """Return by partition how many records were appended, and the offsets of the first and the last of them."""
-    found = {number: dict(told) for number, told in before.items()}
-    for partition, offset in places:
-        told = found.setdefault(str(partition), {"count": 0, "first_offset": offset})
-        told["count"] += 1
-        told["last_offset"] = offset
-    return found
+def _summary(before: dict[str, Any], positions: Sequence[RecordPosition]) -> dict[str, Any]:
+    """Return the number of records and the first and last offset, by partition."""
+    partitions = {number: dict(summary) for number, summary in before.items()}
+    for partition, offset in positions:
+        summary = partitions.setdefault(str(partition), {"count": 0, "first_offset": offset})
+        summary["count"] += 1
+        summary["last_offset"] = offset
+    return partitions

@@ -1,4 +1,4 @@
-"""Whether what is published after a restart is what was published before."""
+"""Checks that the messages to publish are the same after a restart as before."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from deferrable_ops.exceptions import InputError
 
 
 def fingerprint(messages: Sequence[Any]) -> str:
-    """Return a short text that is the same for the same messages only."""
+    """Return a short digest of the messages; equal messages have equal digests."""
     digest = hashlib.sha256()
     for message in messages:
         digest.update(repr(message).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:16]
 
 
-def check_unchanged(noted: Mapping[str, Any], same: str) -> None:
-    """Check that what is published goes on where it was left off.
+def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
+    """Check that the messages have not changed since an earlier run of the wait published some of them.
 
-    :param noted: the progress of the wait.
-    :raises InputError: it is something else now: a file was changed meanwhile.
+    :param stored: the progress of the wait.
+    :param current: the fingerprint of the messages now.
+    :raises InputError: they have changed, because a file was modified.
     """
-    if noted.get("same", same) != same:
+    if stored.get("same", current) != current:
         raise InputError(
-            f"what is to be published changed after the first {noted['published']} messages were, and a triggerer was "
-            "restarted: write a file under another name first, and rename it once it is complete"
+            f"the messages to publish changed after a restart, when the first {stored['published']} were already "
+            "published; write a file under a temporary name, and rename it when it is complete"
         )

@@ -1,4 +1,4 @@
-"""Publishing to an SQS queue: how far it has come is noted, and each message says what tells its repetitions."""
+"""Publishes to an SQS queue: progress is stored after each batch, and each message carries an id for deduplication."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
-from deferrable_ops.events.messages import ID, SqsMessage, encode_payload
+from deferrable_ops.events.messages import MESSAGE_ID, SqsMessage, encode_payload
 from deferrable_ops.events.queues import queue_of
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
@@ -18,20 +18,20 @@ from deferrable_ops.upstreams.sqs.sender import MAX_BATCH_BYTES, MAX_BATCH_MESSA
 Check = Callable[[], Awaitable[object]]
 Entry = dict[str, Any]
 
-_IDS_TOLD: Final = 100
+_MAX_RETURNED_IDS: Final = 100
 _LONGEST_GROUP: Final = 128
 _NOT_IN_GROUPS: Final = re.compile(r"[^!-~]")
-# All others are refused: SendMessage.
+# SendMessage refuses these characters.
 _NOT_IN_TEXTS: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class SqsPublisher:
-    """What one wait publishes to a queue.
+    """Publishes the messages of one wait to a queue.
 
-    What was taken is noted after each batch, so a triggerer that is killed may have sent one that the next sends again.
-    A FIFO queue forgets what has come within the last five minutes under the same deduplication id.
+    Progress is stored after each batch, so after a crash at most one batch is sent again. A FIFO queue drops a message
+    whose deduplication id it received within the last 5 minutes.
 
-    :param messages: all of them.
+    :param messages: all messages of the task.
     """
 
     def __init__(self, inbox: Inbox, wait: Wait, queue_url: str, messages: Sequence[SqsMessage]) -> None:
@@ -43,33 +43,37 @@ class SqsPublisher:
         self._entries = [self._entry(index, message) for index, message in enumerate(messages)]
 
     async def publish(self, sender: Sender, check: Check) -> dict[str, Any]:
-        """Send what is not known to be sent, in its order, and return what the first messages are called.
+        """Send the messages after the last stored progress, in order, and return the ids of the first 100.
 
-        :param check: awaited immediately before what cannot be taken back.
+        :param check: awaited immediately before each batch; raises if the claim was lost.
         """
-        same = await asyncio.to_thread(fingerprint, self._entries)
-        noted = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
-        check_unchanged(noted, same)
-        done, ids = noted["published"], noted["message_ids"]
+        digest_of_all = await asyncio.to_thread(fingerprint, self._entries)
+        stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
+        check_unchanged(stored, digest_of_all)
+        done, ids = stored["published"], stored["message_ids"]
         for batch in self._batches(done):
-            ids = [*ids, *await _send(sender, self._queue_url, batch, check)][:_IDS_TOLD]
+            ids = [*ids, *await _send(sender, self._queue_url, batch, check)][:_MAX_RETURNED_IDS]
             done += len(batch)
-            note = {"published": done, "message_ids": ids, "same": same}
-            await self._inbox.waits.save_progress(self._wait_id, note)
+            progress = {"published": done, "message_ids": ids, "same": digest_of_all}
+            await self._inbox.waits.save_progress(self._wait_id, progress)
         return {"queue_url": self._queue_url, "message_ids": ids}
 
     def _entry(self, index: int, message: SqsMessage) -> Entry:
         body = encode_payload(f"messages[{index}]", message.payload).decode()
         if not body:
-            raise InputError(f"messages[{index}] is an empty text, which SQS does not take")
+            raise InputError(
+                f"messages[{index}] is an empty text, which SQS refuses; give a text or a JSON value"
+            )
         if bad := _NOT_IN_TEXTS.search(body):
-            raise InputError(f"messages[{index}] has the character {bad.group()!r}, which SQS does not take")
+            raise InputError(
+                f"messages[{index}] has the character {bad.group()!r}, which SQS refuses; remove it"
+            )
         entry: Entry = {
             "Id": str(index),
             "MessageBody": body,
             "MessageAttributes": {
                 name: _attribute(value)
-                for name, value in {**message.attributes, ID: f"{self._wait_id}/{index}"}.items()
+                for name, value in {**message.attributes, MESSAGE_ID: f"{self._wait_id}/{index}"}.items()
             },
         }
         if message.group_id is not None:
@@ -81,7 +85,7 @@ class SqsPublisher:
             return entry
         if message.deduplication_id is not None:
             raise InputError(
-                f"messages[{index}]: deduplication_id= is for FIFO queues, whose names end in .fifo"
+                f"messages[{index}]: deduplication_id= needs a FIFO queue, whose name ends with .fifo; leave it out"
             )
         if message.delay is not None:
             entry["DelaySeconds"] = int(float(str(message.delay)))
@@ -90,11 +94,14 @@ class SqsPublisher:
     def _check_for_fifo(self, index: int, message: SqsMessage) -> None:
         if message.delay is not None:
             raise InputError(
-                f"messages[{index}]: delay= is not for single messages of a FIFO queue; set the queue's DelaySeconds"
+                f"messages[{index}]: FIFO queues have no delay= per message; set DelaySeconds of the queue"
             )
 
     def _batches(self, start: int) -> Iterator[list[Entry]]:
-        """Yield what is sent together: in a FIFO queue one message a group, whose order a failure would break."""
+        """Yield batches to send.
+
+        In a FIFO queue a batch has one message per group, so a partial failure keeps the order.
+        """
         batch: list[Entry] = []
         size, groups = 0, set[str]()
         for entry in self._entries[start:]:
@@ -111,14 +118,14 @@ class SqsPublisher:
 
 
 async def _send(sender: Sender, queue_url: str, batch: list[Entry], check: Check) -> list[str]:
-    """Send a batch, and again what SQS did not take of it, and return the messages' ids in their order."""
-    taken: dict[str, str] = {}
+    """Send a batch, retry the messages that SQS did not accept, and return the message ids in order."""
+    sent: dict[str, str] = {}
     backoff = Backoff()
     while True:
         await check()
-        taken |= await sender.send(queue_url, [entry for entry in batch if entry["Id"] not in taken])
-        if len(taken) == len(batch):
-            return [taken[entry["Id"]] for entry in batch]
+        sent |= await sender.send(queue_url, [entry for entry in batch if entry["Id"] not in sent])
+        if len(sent) == len(batch):
+            return [sent[entry["Id"]] for entry in batch]
         await asyncio.sleep(backoff.failed())
 
 
@@ -129,13 +136,13 @@ def _attribute(value: str | float) -> dict[str, str]:
 
 def _size(entry: Entry) -> int:
     attributes = entry["MessageAttributes"].items()
-    told = sum(
+    attributes_size = sum(
         len(name) + len(one["DataType"]) + len(one["StringValue"].encode()) for name, one in attributes
     )
-    return len(entry["MessageBody"].encode()) + told
+    return len(entry["MessageBody"].encode()) + attributes_size
 
 
 def _group_of(wait: Wait) -> str:
-    """Return the message group of a task's own."""
+    """Return the default message group of a task."""
     name = f"{wait.attempt.dag_id}.{wait.attempt.task_id}"
     return _NOT_IN_GROUPS.sub("_", name)[-_LONGEST_GROUP:]

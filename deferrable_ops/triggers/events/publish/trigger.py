@@ -1,4 +1,4 @@
-"""Publish events to a channel, a Kafka topic or an SQS queue, once an attempt."""
+"""Publishes messages to a channel, a Kafka topic or an SQS queue, once per attempt."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
 from deferrable_ops.upstreams.kafka.producers import use_producer_pool
 from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
-_EVENTS_AT_ONCE: Final = 100  # that the event loop is kept busy with
-_TRY_AGAIN: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
+# Limits how long the event loop is busy without a break.
+_EVENTS_AT_ONCE: Final = 100
+_RETRIED: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
 class PublishEventTrigger(TaskTrigger):
-    """Publishes events, once an attempt.
+    """Publishes messages, once per attempt.
 
     The arguments are those of :class:`deferrable_ops.operators.events.PublishEventOperator`.
     """
@@ -60,8 +61,10 @@ class PublishEventTrigger(TaskTrigger):
         "aws_conn_id",
     )
 
-    _problem: str | None = None  # why it is not published yet
-    _left_over = 0  # messages that no rule of merging took
+    # The last error, for the reason of a timeout.
+    _problem: str | None = None
+    # The number of messages that no merge rule matched.
+    _left_over = 0
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class PublishEventTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop: what is published stays."""
+        """False: published messages cannot be withdrawn."""
         return False
 
     @property
@@ -118,46 +121,48 @@ class PublishEventTrigger(TaskTrigger):
         check_arguments(self.given)
 
     async def wait(self) -> Outcome:
-        """Publish what is not published yet, and return where it is."""
+        """Publish the messages that are not published yet, and return where they are."""
         return await self.race_with_settlement(self._publish_until_done())
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing: what is published stays."""
+        """Do nothing: published messages cannot be withdrawn."""
 
     async def expired(self) -> Outcome:
-        """Return why it was not published in time."""
+        """Return a failure with the last error."""
         return Failure(
-            f"not published within the timeout of {self.timeout:g} s: {self._problem or 'no time'}"
+            f"not published within the timeout of {self.timeout:g} s: {self._problem or 'the timeout was too short'}"
         )
 
     async def _publish_until_done(self) -> Outcome:
         messages = await asyncio.to_thread(self._read)
-        told: dict[str, Any] = {"count": len(messages)}
+        result: dict[str, Any] = {"count": len(messages)}
         if self.merge is not None:
-            told["left_over"] = self._left_over
-            self.log.info("%d messages of the files were taken by no rule of merge=", self._left_over)
+            result["left_over"] = self._left_over
+            self.log.info(
+                "%d messages of the files match no rule of merge= and are not published", self._left_over
+            )
         if not messages:
-            self.log.warning("There is nothing to publish in the files")
-            return Success(told)
+            self.log.warning("The files hold no messages; nothing to publish")
+            return Success(result)
         if self.channel is not None:
-            return Success(told | await self._to_channel(messages))
-        return await self._claim_and_publish(messages, told)
+            return Success(result | await self._to_channel(messages))
+        return await self._claim_and_publish(messages, result)
 
-    async def _claim_and_publish(self, messages: list[Any], told: dict[str, Any]) -> Outcome:
+    async def _claim_and_publish(self, messages: list[Any], result: dict[str, Any]) -> Outcome:
         publish = self._to_kafka if self.kafka is not None else self._to_sqs
         backoff = Backoff()
         while True:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is None:
-                        return await self._outcome_of_another()
-                    value = told | await publish(messages, claim)
+                        return await self._outcome_elsewhere()
+                    value = result | await publish(messages, claim)
                     await claim.record(value)
                     return Success(value)
-            except _TRY_AGAIN as error:
+            except _RETRIED as error:
                 self._problem = str(error)
             pause = backoff.failed()
-            self.log.warning("%s; trying again in %.1f s", self._problem, pause)
+            self.log.warning("%s; retrying in %.1f s", self._problem, pause)
             await asyncio.sleep(pause)
 
     def _read(self) -> list[Any]:
@@ -169,8 +174,8 @@ class PublishEventTrigger(TaskTrigger):
         )
         return messages_of(destination, payloads, self.given, content)
 
-    async def _outcome_of_another(self) -> Outcome:
-        """Return what came of it where another triggerer has published, or the wait is settled."""
+    async def _outcome_elsewhere(self) -> Outcome:
+        """Return the outcome of the triggerer that has published, or of a wait that is already settled."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
@@ -186,7 +191,8 @@ class PublishEventTrigger(TaskTrigger):
         events = [
             NewEvent(
                 ChannelEvent(self.channel or "").source,
-                f"wait:{self.current.id}/{index}",  # the same whoever runs this, and however often
+                # The same for every run of this attempt, so a repeated append changes nothing.
+                f"wait:{self.current.id}/{index}",
                 payload,
                 {"headers": {}, "attributes": {}, "metadata": metadata},
             )
@@ -195,21 +201,22 @@ class PublishEventTrigger(TaskTrigger):
         last = events.pop()
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             await self.inbox.events.append_all(events[start : start + _EVENTS_AT_ONCE])
-        appended = await self.inbox.events.append(last)  # together with what others append
+        # Joins the group commit of concurrent appends.
+        appended = await self.inbox.events.append(last)
         received_at = datetime.fromtimestamp(appended.received_at, UTC).isoformat()
         return {"channel": self.channel, "event": appended.number, "received_at": received_at}
 
     async def _to_kafka(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
-        publishing = await asyncio.to_thread(
+        publisher = await asyncio.to_thread(
             KafkaPublisher, self.inbox, self.current, self.kafka or "", messages, self.log
         )
         publish: Callable[..., Awaitable[dict[str, Any]]] = (
-            publishing.in_transaction if self.transactional else publishing.one_by_one
+            publisher.publish_in_transaction if self.transactional else publisher.publish_in_batches
         )
         async with use_producer_pool(self.kafka_conn_id) as producers:
             return await publish(producers, claim.check)
 
     async def _to_sqs(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
-        publishing = await asyncio.to_thread(SqsPublisher, self.inbox, self.current, self.sqs or "", messages)
+        publisher = await asyncio.to_thread(SqsPublisher, self.inbox, self.current, self.sqs or "", messages)
         async with use_sender(self.aws_conn_id) as sender:
-            return await publishing.publish(sender, claim.check)
+            return await publisher.publish(sender, claim.check)

@@ -73,47 +73,47 @@ def test_messages_are_picked_and_merged(tmp_path: Path) -> None:
     "name, content, said",
     [
         ("a.jsonl", '{"a": 1}\n{"a": }', "a.jsonl:2 is not JSON"),
-        ("a.jsonl", "NaN", "JSON does not have NaN"),
+        ("a.jsonl", "NaN", "NaN is not JSON"),
         ("a.json", "[" * 100_000, "a.json is not JSON"),
         ("a.txt", b"a\xff", "is not UTF-8 at byte 1"),
-        ("a.parquet", "x", "does not tell its format; give file_format="),
-        ("a.jsonl", "1\n" * 11, "hold 11 messages, and a task publishes at most 10"),
-        ("a.txt", "x" * 101, "may have 100 bytes together"),
+        ("a.parquet", "x", "has an unknown suffix; give file_format="),
+        ("a.jsonl", "1\n" * 11, "hold 11 messages; a task publishes at most 10"),
+        ("a.txt", "x" * 101, "have more than 100 bytes"),
     ],
 )
-def test_what_cannot_be_published_is_named(
+def test_malformed_file_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, said: str
 ) -> None:
-    monkeypatch.setattr(publish_files, "MOST_MESSAGES", 10)
-    monkeypatch.setattr(publish_files, "LARGEST", 100 if name.endswith(".txt") else 1_000_000)
+    monkeypatch.setattr(publish_files, "MAX_MESSAGES", 10)
+    monkeypatch.setattr(publish_files, "MAX_FILE_BYTES", 100 if name.endswith(".txt") else 1_000_000)
     with pytest.raises(InputError) as caught:
         read_payloads([write(tmp_path, name, content)])
     assert said in str(caught.value)
 
 
-def test_files_may_not_be_too_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_files, "LARGEST", 100)
+def test_files_have_a_total_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_files, "MAX_FILE_BYTES", 100)
     paths = [write(tmp_path, f"{name}.txt", "x" * 60) for name in "ab"]
     assert len(read_payloads(paths[:1])[0]) == 1
-    with pytest.raises(InputError, match=r"with '.*b.txt' they have more"):
+    with pytest.raises(InputError, match=r"more than 100 bytes, counted up to '.*b.txt'"):
         read_payloads(paths)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_unreadable_path_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     for path, said in [
         (f"{tmp_path}/absent.txt", "cannot be read on this triggerer's machine: No such file"),
-        (f"{tmp_path}/*.jsonl", "no file on this triggerer's machine is like"),
-        (f"{tmp_path}/pipe.txt", "is not a file"),
-        (str(tmp_path), "is not a file"),
+        (f"{tmp_path}/*.jsonl", "no file on this triggerer's machine matches"),
+        (f"{tmp_path}/pipe.txt", "is not a regular file"),
+        (str(tmp_path), "is not a regular file"),
     ]:
         with pytest.raises(InputError, match=said):
             read_payloads([path], "text")
 
 
-def test_expression_that_picks_no_list_is_named(tmp_path: Path) -> None:
+def test_expression_that_yields_no_list_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.json", "[1, 2]")
-    with pytest.raises(InputError, match="picks a int"):
+    with pytest.raises(InputError, match="yields a int"):
         read_payloads([path], select="[0]")
     with pytest.raises(InputError, match="cannot be evaluated"):
         read_payloads([path], select="map(&abs(@), [*].a || ['x'])")
@@ -129,14 +129,14 @@ async def test_file_is_published_to_a_channel_in_its_order(runs: Runs, tmp_path:
     assert value["event"] == events[-1].number
 
 
-async def test_what_no_rule_took_is_told(
+async def test_messages_that_match_no_rule_are_counted(
     runs: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path, "a.jsonl", '{"t": 1}\n"text"\n{"t": 1}')
     publish = PublishEventTrigger(channel="loads", file=path, merge=rules_to_json(Merge({"t": 1})))
     value = await value_of(runs.start(publish))
     assert (value["count"], value["left_over"]) == (1, 1)
-    assert "1 messages of the files were taken by no rule" in caplog.text
+    assert "1 messages of the files match no rule" in caplog.text
 
 
 async def test_file_without_messages_publishes_nothing(
