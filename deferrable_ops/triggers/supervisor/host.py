@@ -1,4 +1,4 @@
-"""Where a step works: a configuration, the machine it is for, and the supervisord that may answer there."""
+"""A supervisord's host: its machine, its directories and the client of its XML-RPC interface."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,21 +19,34 @@ from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord, use_supervisord
 
 RUNNING: Final = 1
-"""The state of a supervisord that does what it is asked (supervisor's ``states.py``)."""
-
-SHUTTING_DOWN: Final = 6
-"""The fault of a supervisord that does nothing any more (supervisor's ``xmlrpc.py``)."""
-
-_NOWHERE: Final = Path(os.devnull) / "no-supervisord"  # no socket can be there
+"""The state code of a supervisord that accepts calls (``states.py`` of supervisor)."""
 
 POLL_SECONDS: Final = 0.5
-"""Seconds between two looks at something that takes its time."""
+"""Seconds between two polls for the end of a slow operation."""
+
+LOCK: Final = "supervisord.lock"
+"""The name of the file that a running supervisord keeps locked."""
+
+# No socket can exist at this path.
+_NO_SOCKET: Final = Path(os.devnull) / "no-supervisord"
+
+
+class Fault(IntEnum):
+    """Fault codes of supervisord (``xmlrpc.py`` of supervisor)."""
+
+    SHUTDOWN_STATE = 6
+    BAD_NAME = 10
+    ALREADY_STARTED = 60
+    NOT_RUNNING = 70
+    ALREADY_ADDED = 90
+    STILL_RUNNING = 91
+    CANT_REREAD = 92
 
 
 class StepFailed(DeferrableOpsError):
-    """A step cannot be taken.
+    """A step failed.
 
-    :param retryable: False where trying again will not help.
+    :param retryable: False if a retry cannot help.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -41,27 +55,25 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """A supervisord stops its programs, and then itself. It answers nothing any more but that."""
+    """supervisord is stopping its programs and then itself; it refuses every other call."""
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
-    """Return what to raise where supervisord refuses something."""
-    return ShuttingDown("supervisord is shutting down") if refused.code == SHUTTING_DOWN else refused
-
-
-LOCK: Final = "supervisord.lock"
-"""The name of the file that a daemon holds locked."""
+    """Return the exception to raise for a refused call: ShuttingDown for the shutdown fault."""
+    if refused.code == Fault.SHUTDOWN_STATE:
+        return ShuttingDown("supervisord is shutting down")
+    return refused
 
 
 async def _allow() -> None:
-    """Raise nothing."""
+    """Accept every change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class RunningDaemon:
     """A supervisord that answers.
 
-    :param state: as ``getState`` tells it.
+    :param state: the state code that ``getState`` returns.
     """
 
     pid: int
@@ -70,45 +82,46 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorHost:
-    """A supervisord's place.
+    """The host of one supervisord.
 
-    :param rpc: reaches it, when it is there.
+    :param rpc: client of the supervisord, whether or not one is running.
     :param log: the task's log.
-    :param check: raises when it is not this process's any more to change anything there. It is awaited immediately
-        before each change: a process that was stopped for a while must not end what another has begun meanwhile.
+    :param check_claim: raises if this process may no longer change anything on the host. Await it immediately before
+        each change: a process that was suspended must not undo the work of the process that replaced it.
     """
 
     cfg: SupervisorAirflowConfiguration
     machine: Machine
     rpc: Supervisord
     log: Any
-    check: Callable[[], Awaitable[object]] = _allow
+    check_claim: Callable[[], Awaitable[object]] = _allow
 
     @property
-    def folder(self) -> Path:
-        """The daemon's own directory."""
+    def working_dir(self) -> Path:
+        """Supervisord's directory."""
         assert self.cfg.working_dir is not None
         return self.cfg.working_dir
 
     @property
     def lock(self) -> Path:
-        """The file that the daemon holds locked for as long as it lives, if a step has started it."""
-        return self.folder / LOCK
+        """The file that supervisord keeps locked while it runs, if a step started it."""
+        return self.working_dir / LOCK
 
-    async def check_place(self) -> list[Path]:
-        """Check that nobody else has made what stands here, and return those of its directories that are missing.
+    async def missing_directories(self) -> list[Path]:
+        """Return the directories of this supervisord that do not exist, after checking those that do.
 
-        In /tmp anybody may make one that is not there, with a socket that wants the password and a file that is run.
+        Any user can create a missing directory in /tmp, with a socket in it that collects the password, or with a
+        configuration file that runs commands.
 
-        :raises MachineRefused: one of them may be another's.
+        :raises MachineRefused: a directory may belong to another user.
         """
-        return await missing_of(self.cfg, self.machine)
+        return await _missing_directories(self.cfg, self.machine)
 
-    async def daemon(self) -> Daemon | None:
-        """Return the supervisord that answers; None when none does.
+    async def daemon(self) -> RunningDaemon | None:
+        """Return the supervisord that answers; None if none does.
 
-        :raises ShuttingDown: it is about to end.
-        :raises SupervisordRefused: it does not let us in.
+        :raises ShuttingDown: supervisord is shutting down.
+        :raises SupervisordRefused: supervisord refuses the login.
         """
         try:
             state, pid = await self.rpc.multicall([("supervisor.getState", ()), ("supervisor.getPID", ())])
@@ -117,12 +130,12 @@ class SupervisorHost:
         for answer in (state, pid):
             if isinstance(answer, SupervisordRefused):
                 raise classify_refusal(answer)
-        return Daemon(int(pid), int(state["statecode"]))
+        return RunningDaemon(int(pid), int(state["statecode"]))
 
     async def processes(self) -> list[Process]:
         """Return all processes of the supervisord.
 
-        :raises SupervisordUnavailable: it does not answer; ShuttingDown: it is about to end.
+        :raises SupervisordUnavailable: supervisord does not answer; ShuttingDown if it is shutting down.
         """
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
@@ -130,27 +143,27 @@ class SupervisorHost:
             raise classify_refusal(refused) from None
 
 
-async def missing_of(cfg: SupervisorAirflowConfiguration, machine: Machine) -> list[Path]:
-    """Return the directories that are missing; see :meth:`SupervisorHost.check_place`."""
+@asynccontextmanager
+async def open_host(
+    cfg: SupervisorAirflowConfiguration, log: Any, check_claim: Callable[[], Awaitable[object]] = _allow
+) -> AsyncIterator[SupervisorHost]:
+    """Connect to the host of a supervisord, whether or not the supervisord is running.
+
+    :param check_claim: see :class:`SupervisorHost`; by default every change is accepted.
+
+    :raises MachineUnavailable: the machine cannot be reached now.
+    :raises MachineRefused: the machine refuses the login, or a directory may belong to another user.
+    """
+    async with use_machine(machine_address(cfg)) as machine:
+        # If a directory is missing, our supervisord is not running. Another user may create the directory from now
+        # on: do not connect to a socket in it.
+        is_complete = not await _missing_directories(cfg, machine)
+        socket = await machine.socket(cfg.socket_path) if is_complete else _NO_SOCKET
+        async with use_supervisord(supervisord_address(cfg, socket)) as rpc:
+            yield SupervisorHost(cfg, machine, rpc, log, check_claim)
+
+
+async def _missing_directories(cfg: SupervisorAirflowConfiguration, machine: Machine) -> list[Path]:
     assert cfg.working_dir is not None
     folders = sorted({cfg.working_dir, cfg.socket_path.parent, cfg.config_path.parent})
     return [folder for folder in folders if not await machine.check_directory(folder)]
-
-
-@asynccontextmanager
-async def open_host(
-    cfg: SupervisorAirflowConfiguration, log: Any, check: Callable[[], Awaitable[object]] = _allow
-) -> AsyncIterator[SupervisorHost]:
-    """Go to the place of a configuration's supervisord, whether or not one runs there.
-
-    :param check: see :class:`SupervisorHost`; by default whoever comes may change what is there.
-
-    :raises MachineUnavailable: the machine cannot be reached now.
-    :raises MachineRefused: it will not let us in, or a directory there may be another user's.
-    """
-    async with use_machine(machine_address(cfg)) as machine:
-        # Where a directory is missing there is no supervisord of ours, and whoever makes it now is not asked.
-        is_there = not await missing_of(cfg, machine)
-        socket = await machine.socket(cfg.socket_path) if is_there else _NOWHERE
-        async with use_supervisord(supervisord_address(cfg, socket)) as rpc:
-            yield SupervisorHost(cfg, machine, rpc, log, check)

@@ -20,7 +20,7 @@ from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.supervisor.configuration import STEPS, load_configuration
 from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
-from deferrable_ops.triggers.supervisor.steps import Steps
+from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
 from deferrable_ops.upstreams.backoff import Backoff
 
@@ -113,7 +113,7 @@ class SupervisorStepTrigger(TaskTrigger):
     async def _take(self, claim: Claim) -> dict[str, Any]:
         restart = self.step == "start-programs" and self._restarts()
         async with open_host(self._cfg, self.log, claim.check) as host:
-            return await Steps(host, self.inbox, self.current, restart=restart).take(self.step)
+            return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
     async def _outcome_of_another(self) -> Outcome:
         """Return what came of it where another triggerer has taken the step, or the wait is settled."""

@@ -11,7 +11,7 @@ from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.dag_run import states_of_tasks
 from deferrable_ops.triggers.supervisor.configuration import daemon_name
 from deferrable_ops.triggers.supervisor.host import open_host
-from deferrable_ops.triggers.supervisor.steps import Steps, wrong_host_reason
+from deferrable_ops.triggers.supervisor.steps import StepRunner, wrong_host_reason
 
 
 async def tear_down_if_killed(
@@ -42,10 +42,10 @@ async def tear_down_if_killed(
     async with open_host(cfg, log, check) as host:
         if (elsewhere := await wrong_host_reason(inbox, cfg, await host.machine.identity())) is not None:
             raise MachineUnavailable(elsewhere)
-        steps = Steps(host, inbox, wait)
-        await steps.take("stop-supervisor")
+        steps = StepRunner(host, inbox, wait)
+        await steps.run("stop-supervisor")
         if cfg.cleanup:
-            await steps.take("unconfigure-supervisor")
+            await steps.run("unconfigure-supervisor")
 
 
 async def _is_success(wait: Wait) -> bool:

@@ -146,7 +146,7 @@ async def test_half_written_file_is_told_without_its_password_and_made_whole(
     await place.take(cfg, "configure-supervisor")
     cfg.config_path.write_text(f"[supervisord]\npassword hunter2hunter2\n{cfg.to_cfg()[:40]}")
     failed = await place.fail(cfg, "start-supervisor")
-    assert "supervisord ended with" in failed.reason
+    assert "supervisord exited with" in failed.reason
     assert place.daemons() == []
     await place.take(cfg, *BEGIN)
     assert len(place.processes()) == 2
@@ -227,7 +227,7 @@ async def test_step_on_another_host_fails_with_both_names(
     with on_host(monkeypatch, "web-2"):
         for step in (*BEGIN, "restart-programs", *END, "force-kill"):
             failed = await place.fail(cfg, step)
-            assert f"lives on {told['host']}, and this triggerer runs on web-2" in failed.reason
+            assert f"runs on {told['host']}, but this triggerer runs on web-2" in failed.reason
             assert f"supervisord forget {daemon_name(cfg)}" in failed.reason
             assert not failed.retryable
         assert len(place.processes()) == 2

@@ -73,7 +73,7 @@ async def test_programs_stop_together_however_many(place: Place) -> None:
 async def test_daemon_that_does_not_answer_is_killed_in_the_end_by_the_step_that_stops_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_daemon, "_TO_LEAVE", 0.5)
+    monkeypatch.setattr(daemon_daemon, "_SHUTDOWN_SECONDS", 0.5)
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
     cfg = place.cfg(stopwaitsecs=1)
     await place.take(cfg, *BEGIN)
@@ -272,7 +272,7 @@ async def test_user_who_calls_a_task_a_success_stops_nothing(
 
 async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.1)
-    monkeypatch.setattr(daemon_daemon, "_MAY_BE_SILENT", 0.2)
+    monkeypatch.setattr(daemon_daemon, "_ANSWER_SECONDS", 0.2)
     cfg = place.cfg()
     await place.take(cfg, *BEGIN[:2])
     (daemon,) = place.daemons()

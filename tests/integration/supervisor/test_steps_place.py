@@ -72,7 +72,7 @@ async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> N
     cfg = place.cfg()
     assert cfg.working_dir is not None
     async with open_host(cfg, log) as site:
-        assert await site.check_place() == [cfg.working_dir]
+        assert await site.missing_directories() == [cfg.working_dir]
         cfg.working_dir.mkdir(mode=0o700)
         async with listening(cfg.socket_path) as told:
             assert await site.daemon() is None
@@ -80,10 +80,10 @@ async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> N
                 await site.processes()
         assert told == []
     failed = await place.fail(cfg, "start-supervisor")
-    assert f"there is no {cfg.config_path}" in failed.reason
+    assert f"the file {cfg.config_path} does not exist" in failed.reason
     shutil.rmtree(cfg.working_dir)
     failed = await place.fail(cfg, "start-supervisor")
-    assert f"there is no {cfg.working_dir}" in failed.reason
+    assert f"the directory {cfg.working_dir} does not exist" in failed.reason
 
 
 @asynccontextmanager

@@ -86,8 +86,8 @@ async def test_changed_configuration_reaches_what_does_not_run_and_is_told_of_wh
     changed = place.cfg(program={"stays": site_program, "idle": sleeps, "new": sleeps})
     with caplog.at_level(logging.WARNING):
         told = await place.take(changed, *BEGIN)
-    assert "another configuration of stays" in caplog.text
-    assert "still runs leaves" in caplog.text
+    assert "loaded with another configuration: stays" in caplog.text
+    assert "no longer configured: leaves" in caplog.text
     assert pids(told)["stays:stays"] == first["stays:stays"]
     assert told["programs"]["new:new"]["state"] == "RUNNING"
     failing = place.cfg(program=dict(changed.program), drift="fail")

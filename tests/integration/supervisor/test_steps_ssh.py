@@ -72,7 +72,7 @@ async def test_machine_without_supervisord_says_what_to_do(place: Place, remote:
     cfg = remote().model_copy(update={"command_prefix": "export PATH=/usr/bin:/bin"})
     await place.take(cfg, "configure-supervisor")
     failed = await place.fail(cfg, "start-supervisor")
-    assert "there is no supervisord on" in failed.reason
+    assert "supervisord is not installed on" in failed.reason
     assert "command_prefix" in failed.reason
     assert not failed.retryable
 

@@ -229,7 +229,7 @@ async def test_drift_is_told_of_or_put_right_or_ends_it(
         two = [runs.start(trigger), runs.start(trigger)]
         if drift == "fail":
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
-            assert "another configuration than this task's: its file is another one" in caplog.text
+            assert "another configuration than this task's: its configuration file differs" in caplog.text
             return
         if drift == "warn":  # what is configured and does not run fails, as always
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
@@ -242,7 +242,7 @@ async def test_drift_is_told_of_or_put_right_or_ends_it(
             "test": "RUNNING",
             "new": "RUNNING",
         }
-        assert caplog.text.count("was given this task's") == 1, "the second one finds it done"
+        assert caplog.text.count("Applied this task's configuration") == 1, "the second one finds it done"
         assert found.config.config_path.read_text() != found.config.to_cfg()
         assert not any(run.task.done() for run in two)
         assert await found.client.call("supervisor.reloadConfig") == [[[], [], []]]

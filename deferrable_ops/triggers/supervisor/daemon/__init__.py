@@ -1,1 +1,1 @@
-"""Starting, changing and stopping one supervisord and its programs."""
+"""Functions that start, change and stop one supervisord and its programs."""

@@ -1,4 +1,4 @@
-"""One supervisord for a configuration: adopted where it runs, started where it does not, stopped, and killed."""
+"""Adopts, starts, stops and kills the supervisord of one configuration."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from deferrable_ops.triggers.supervisor.daemon.processes import (
     NO_FLOCK,
     TAKE_LOCK,
     end_orphans,
+    environment_marker,
     find_daemons,
     is_daemon,
-    mark_of,
     run_without_daemon,
     signal_daemons,
     wait_until_gone,
@@ -30,39 +30,46 @@ from deferrable_ops.triggers.supervisor.daemon.programs import stop_everything
 from deferrable_ops.triggers.supervisor.host import (
     POLL_SECONDS,
     RUNNING,
-    Daemon,
+    RunningDaemon,
     ShuttingDown,
     StepFailed,
     SupervisorHost,
 )
 
-_LAUNCH: Final = TAKE_LOCK + 'exec "$@"\n'
-_NOT_FOUND: Final = 127
-_LAUNCHES: Final = 3  # of a supervisord that ends at once
-_MAY_BE_SILENT: Final = 5.0  # seconds from its start until it answers
-_TO_LEAVE: Final = 10.0  # seconds that a supervisord without programs needs to end
+_START_SCRIPT: Final = TAKE_LOCK + 'exec "$@"\n'
+_COMMAND_NOT_FOUND: Final = 127
 
-# Airflow gives them to its triggerer alone, to keep triggers from the metadata database: programs may use it.
-_BLOCKING: Final = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
-_BLOCKED: Final = "airflow-db-not-allowed"
+# Start attempts, if supervisord ends immediately after each of them.
+_START_ATTEMPTS: Final = 3
+
+# The longest time between the start of supervisord and its first answer, in seconds.
+_ANSWER_SECONDS: Final = 5.0
+
+# The longest time that a supervisord without programs needs to end, in seconds.
+_SHUTDOWN_SECONDS: Final = 10.0
+
+# Airflow blocks these variables with a placeholder in its triggerer, to keep triggers away from the metadata database.
+# Programs may use the database, so the placeholder is removed from their environment.
+_DATABASE_VARIABLES: Final = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
+_BLOCKED_VALUE: Final = "airflow-db-not-allowed"
 
 _CONTAINER_FILES: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
-_CONTAINER: Final = re.compile(r"docker|kubepods|containerd|libpod|/lxc/")
+_CONTAINER_CGROUP: Final = re.compile(r"docker|kubepods|containerd|libpod|/lxc/")
 _CONTAINER_VARIABLES: Final = ("KUBERNETES_SERVICE_HOST", "container")
 _UNIT: Final = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
-_LETS_LIVE: Final = frozenset({"process", "none"})
-_ASK_SECONDS: Final = 5.0
+_HARMLESS_KILL_MODES: Final = frozenset({"process", "none"})
+_SYSTEMCTL_SECONDS: Final = 5.0
 
 
-async def adopt_or_start(host: SupervisorHost) -> tuple[Daemon, bool]:
-    """Return the supervisord that runs, and whether it was started now.
+async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
+    """Return the running supervisord, and whether this call started it.
 
-    However often and by however many it is called at once: there is one supervisord, because it holds a lock while it
-    lives, and whoever cannot take that waits for its answer.
+    Concurrent and repeated calls result in one supervisord: it holds a lock while it runs, and a caller that cannot
+    take the lock waits until supervisord answers.
 
-    :raises StepFailed: it cannot be started.
-    :raises SupervisordRefused: one runs, and does not let us in.
-    :raises SupervisordUnavailable: one runs, and does not answer.
+    :raises StepFailed: supervisord cannot be started.
+    :raises SupervisordRefused: supervisord is running and refuses the login.
+    :raises SupervisordUnavailable: supervisord is running and does not answer.
     """
     launches, silent_since, is_ending = 0, None, False
     while True:
@@ -70,7 +77,7 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[Daemon, bool]:
             daemon = await host.daemon()
         except ShuttingDown:
             if not is_ending:
-                host.log.info("supervisord is shutting down; another is started when it has ended")
+                host.log.info("supervisord is shutting down; a new one is started after it has ended")
             is_ending = True
             await asyncio.sleep(POLL_SECONDS)
             continue
@@ -79,144 +86,145 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[Daemon, bool]:
         found = await find_daemons(host) if daemon is None else []
         now = time.monotonic()
         silent_since = (silent_since or now) if found else None
-        if silent_since is not None and now - silent_since > _MAY_BE_SILENT:
+        if silent_since is not None and now - silent_since > _ANSWER_SECONDS:
             raise SupervisordUnavailable(
-                f"supervisord (pid {' '.join(map(str, found))}) runs on {host.machine.name}, and does not answer; the "
-                "task force-kill ends it"
+                f"supervisord (pid {' '.join(map(str, found))}) runs on {host.machine.name} but does not answer; clear "
+                "the task force-kill to kill it"
             )
         if daemon is None and not found:
-            if launches == _LAUNCHES:
+            if launches == _START_ATTEMPTS:
                 raise StepFailed(
-                    f"supervisord ended {launches} times as soon as it had started; read "
-                    f"{host.cfg.supervisord.logfile} on {host.machine.name}"
+                    f"supervisord was started {launches} times on {host.machine.name} and ended at once each time; "
+                    f"read {host.cfg.supervisord.logfile} there"
                 )
             launches += await _launch(host)
-        # Otherwise it is about to answer, or about to end.
+        # Otherwise supervisord is about to answer, or about to end.
         await asyncio.sleep(POLL_SECONDS / 5)
 
 
 async def stop(host: SupervisorHost) -> list[int]:
-    """Stop the supervisord and its programs, and leave nothing of them; return the pids that the daemons had.
+    """Stop the supervisord and its programs, end their leftover processes, and return the daemons' pids.
 
-    Its programs get the time that they were promised. A supervisord that does not answer is told by a signal, and
-    killed in the end.
+    The programs get their ``stopwaitsecs``. A supervisord that does not answer receives SIGTERM, then SIGKILL.
     """
-    found, seconds = await _told_to_stop(host)
+    found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
-        host.log.warning("supervisord (pid %s) does not stop: it is killed", found)
-        await host.check()
-        await wait_until_gone(host, await signal_daemons(host, "KILL"), _TO_LEAVE)
+        host.log.warning("supervisord (pid %s) did not stop within %g s: killing it", found, seconds)
+        await host.check_claim()
+        await wait_until_gone(host, await signal_daemons(host, "KILL"), _SHUTDOWN_SECONDS)
     await end_orphans(host, sessions=tuple(found), grace=stop_seconds(host.cfg))
-    await _remove_traces(host)
+    await _remove_runtime_files(host)
     return found
 
 
 async def kill(host: SupervisorHost) -> list[int]:
-    """Kill the supervisord, its programs, and what these have started; return the pids.
+    """Kill the supervisord, its programs and their child processes; return the pids.
 
-    It asks nothing of supervisord, which may not answer.
+    supervisord is not called, because it may not answer.
     """
-    await host.check()
+    await host.check_claim()
     killed = await signal_daemons(host, "KILL")
-    await wait_until_gone(host, killed, _TO_LEAVE)
+    await wait_until_gone(host, killed, _SHUTDOWN_SECONDS)
     left = await end_orphans(host, sessions=tuple(killed), grace=0.0)
-    await _remove_traces(host)
+    await _remove_runtime_files(host)
     return sorted({*killed, *left})
 
 
 async def lifetime_warning(host: SupervisorHost) -> str | None:
-    """Return what would end the daemon together with the triggerer; None where nothing is known of that."""
+    """Return why supervisord would end with the triggerer; None if no reason was found."""
     docker, podman = await host.machine.status(*_CONTAINER_FILES)
     groups = (await host.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await host.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
-    told = any(name in os.environ for name in _CONTAINER_VARIABLES)  # with cgroup v2 nothing else tells
-    if told or docker is not None or podman is not None or _CONTAINER.search(groups + init):
-        return "the triggerer runs in a container, with which everything in it ends"
+    # With cgroup v2, the variables may be the only sign of a container.
+    has_variable = any(name in os.environ for name in _CONTAINER_VARIABLES)
+    if has_variable or docker is not None or podman is not None or _CONTAINER_CGROUP.search(groups + init):
+        return "the triggerer runs in a container, and all processes in the container end with it"
     unit = _UNIT.search(groups)
     if unit is None:
         return None
-    asked = ["systemctl", "show", "--property=KillMode", "--value", unit[1]]
-    ended = await host.machine.run(asked, timeout=_ASK_SECONDS)
-    mode = ended.output.strip() if ended.code == 0 else ""
-    if mode in _LETS_LIVE:
+    command = ["systemctl", "show", "--property=KillMode", "--value", unit[1]]
+    result = await host.machine.run(command, timeout=_SYSTEMCTL_SECONDS)
+    mode = result.output.strip() if result.code == 0 else ""
+    if mode in _HARMLESS_KILL_MODES:
         return None
     return (
-        f"systemd ends all processes of the unit {unit[1]} when it stops (KillMode={mode or 'unknown'}); "
-        "KillMode=process leaves them"
+        f"systemd ends all processes of the unit {unit[1]} when the unit stops (KillMode={mode or 'unknown'}); set "
+        "KillMode=process in the unit"
     )
 
 
 async def _launch(host: SupervisorHost) -> bool:
-    """Start supervisord, unless another has begun to; return whether this was it."""
+    """Start supervisord; return False if another process has already started one."""
     cfg = host.cfg
-    if missing := await host.check_place():
+    if missing := await host.missing_directories():
         raise StepFailed(
-            f"there is no {missing[0]} on {host.machine.name}; clear the task configure-supervisor, or make it "
-            "where it is outside working_dir"
+            f"the directory {missing[0]} does not exist on {host.machine.name}; clear the task configure-supervisor, "
+            "or create the directory yourself if it is outside working_dir"
         )
     if await host.machine.read(cfg.config_path, 0, 1) is None:
         raise StepFailed(
-            f"there is no {cfg.config_path} on {host.machine.name}; clear the task configure-supervisor"
+            f"the file {cfg.config_path} does not exist on {host.machine.name}; clear the task configure-supervisor"
         )
     await end_orphans(host, grace=stop_seconds(cfg))
-    command = ["sh", "-c", _LAUNCH, "sh", str(host.lock), "env", mark_of(host), *_supervisord(host)]
-    command += ["-c", str(cfg.config_path)]
-    await host.check()
+    command = ["sh", "-c", _START_SCRIPT, "sh", str(host.lock), "env", environment_marker(host)]
+    command += [*_supervisord(host), "-c", str(cfg.config_path)]
+    await host.check_claim()
     try:
-        ended = await host.machine.run(command, timeout=cfg.airflow.command_timeout)
-    except MachineUnavailable as error:  # it quotes what was said until then
+        result = await host.machine.run(command, timeout=cfg.airflow.command_timeout)
+    except MachineUnavailable as error:
+        # The message quotes the output of supervisord.
         raise MachineUnavailable(mask_secrets(str(error), cfg)) from None
-    if ended.code == 0:
+    if result.code == 0:
         return True
-    if ended.code == LOCKED or await host.daemon() is not None:
+    if result.code == LOCKED or await host.daemon() is not None:
         return False
-    if ended.code == NO_FLOCK:
+    if result.code == NO_FLOCK:
         raise StepFailed(
             f"flock is missing on {host.machine.name}; install util-linux there", retryable=False
         )
-    if ended.code == _NOT_FOUND:
+    if result.code == _COMMAND_NOT_FOUND:
         fix = (
-            "install supervisor there, or let command_prefix lead to it"
+            "install supervisor there, or add its directory to PATH in command_prefix"
             if is_remote(cfg)
             else 'pip install "airflow-deferrable-ops[supervisor]"'
         )
-        raise StepFailed(f"there is no supervisord on {host.machine.name}; {fix}", retryable=False)
-    said = mask_secrets(ended.output.strip(), cfg)
-    raise StepFailed(f"supervisord ended with {ended.code} on {host.machine.name}: {said}")
+        raise StepFailed(f"supervisord is not installed on {host.machine.name}; {fix}", retryable=False)
+    output = mask_secrets(result.output.strip(), cfg)
+    raise StepFailed(f"supervisord exited with {result.code} on {host.machine.name}: {output}")
 
 
 def _supervisord(host: SupervisorHost) -> list[str]:
     if is_remote(host.cfg):
         return ["supervisord"]
-    blocking = [name for name in _BLOCKING if os.environ.get(name, "").startswith(_BLOCKED)]
-    without = ["env", *(part for name in blocking for part in ("-u", name))] if blocking else []
+    blocked = [name for name in _DATABASE_VARIABLES if os.environ.get(name, "").startswith(_BLOCKED_VALUE)]
+    unset = ["env", *(part for name in blocked for part in ("-u", name))] if blocked else []
     if importlib.util.find_spec("supervisor") is None:
-        return [*without, "supervisord"]
-    return [*without, sys.executable, "-P", "-m", "supervisor.supervisord"]
+        return [*unset, "supervisord"]
+    return [*unset, sys.executable, "-P", "-m", "supervisor.supervisord"]
 
 
-async def _told_to_stop(host: SupervisorHost) -> tuple[list[int], float]:
-    """Tell the supervisord to end, its programs first; return the daemons' pids, and the seconds they may take."""
+async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
+    """Stop the programs, then ask supervisord to end; return the daemons' pids, and how long they may take."""
     try:
         daemon = await host.daemon()
         if daemon is not None:
-            # It may name any process: what is in the session of one that is no supervisord of ours is not ended.
+            # The answering process may report any pid. Unless that pid is our supervisord, its session is not ended.
             found = [daemon.pid] if await is_daemon(host, daemon.pid) else []
             if daemon.state == RUNNING:
-                # All at once: supervisord itself waits for each group before it stops the next.
+                # supervisor.shutdown would stop one group after the other; this stops all at the same time.
                 await stop_everything(host)
-                await host.check()
+                await host.check_claim()
                 await host.rpc.call("supervisor.shutdown")
-            return found, _TO_LEAVE + stop_seconds(host.cfg)
+            return found, _SHUTDOWN_SECONDS + stop_seconds(host.cfg)
     except ShuttingDown:
-        return await find_daemons(host), _TO_LEAVE + stop_seconds(host.cfg)
+        return await find_daemons(host), _SHUTDOWN_SECONDS + stop_seconds(host.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
-        host.log.warning("%s; it is told by a signal", error)
-    await host.check()
-    return await signal_daemons(host, "TERM"), _TO_LEAVE
+        host.log.warning("%s; sending SIGTERM to supervisord", error)
+    await host.check_claim()
+    return await signal_daemons(host, "TERM"), _SHUTDOWN_SECONDS
 
 
-async def _remove_traces(host: SupervisorHost) -> None:
-    """Remove the socket and the pid file that a killed supervisord leaves, unless there is a new one."""
+async def _remove_runtime_files(host: SupervisorHost) -> None:
+    """Remove the socket and the pid file that a killed supervisord leaves, unless a new one is running."""
     files = (str(host.cfg.socket_path), str(host.cfg.supervisord.pidfile))
     await run_without_daemon(host, KEEP_LOCK + 'rm -f -- "$@"\n', *files)

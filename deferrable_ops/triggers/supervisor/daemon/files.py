@@ -1,8 +1,8 @@
-"""The files and directories of a supervisord: made before it starts, and removed when it is gone.
+"""Creates the files and directories of a supervisord, and removes them after it has ended.
 
-A directory that was not there, or was empty, is marked as ours by a file in it, and is removed with all that it holds;
-one that cannot be removed, as a mounted volume, is left empty. Of one that held something before, only supervisord's
-own files are removed.
+A directory that did not exist or was empty is marked with a file in it; it is removed with all its contents. A marked
+directory that cannot be removed, such as a mounted volume, is left empty. From a directory that had other contents,
+only supervisord's files are removed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Final
 
 from deferrable_ops.triggers.supervisor.daemon.drift import file_equals
-from deferrable_ops.triggers.supervisor.daemon.processes import KEEP_LOCK, find_daemons, run_without_daemon
+from deferrable_ops.triggers.supervisor.daemon.processes import (
+    KEEP_LOCK,
+    find_daemons,
+    run_without_daemon,
+)
 from deferrable_ops.triggers.supervisor.host import LOCK, StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
-_MARK: Final = ".deferrable_ops"
-_MARKED: Final = (
+_MARKER: Final = ".deferrable_ops"
+_MARKER_TEXT: Final = (
     b"This directory was made for a supervisord by airflow-deferrable-ops, and is removed with it.\n"
 )
 
-# The mark goes last: what is cut off here goes on the next time.
+# The marker is removed last, so that an interrupted removal is completed the next time.
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
-  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARK} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
-  rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARK}" || exit 1
-  said=$(rmdir -- "$folder" 2>&1) || [ -z "$(ls -A -- "$folder")" ] || {{ echo "$said"; exit 1; }}
+  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARKER} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
+  rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARKER}" || exit 1
+  error=$(rmdir -- "$folder" 2>&1) || [ -z "$(ls -A -- "$folder")" ] || {{ echo "$error"; exit 1; }}
 done
 """
 )
@@ -35,102 +39,105 @@ _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(host: SupervisorHost) -> bool:
-    """Make the directories and write the file, unless it is there already; return whether it was written.
+    """Create the directories, and write the configuration file unless it is up to date; return whether it was written.
 
-    :raises MachineRefused: a directory is another user's, or a link.
+    :raises MachineRefused: a directory is a link, or belongs to another user.
     """
     folders = host.cfg.directories
-    statuses, marks = await _looked_at(host, folders)
+    statuses, markers = await _status_of(host, folders)
     ours: list[Path] = []
-    await host.check()
-    for folder, status, mark in zip(folders, statuses, marks, strict=True):
+    await host.check_claim()
+    for folder, status, marker in zip(folders, statuses, markers, strict=True):
         if any(folder.is_relative_to(parent) for parent in ours):
             await host.machine.make_directory(folder)
             continue
-        is_ours = mark is not None or status is None or await _holds_only(host, folder, "", LOCK)
+        is_ours = marker is not None or status is None or await _contains_only(host, folder, "", LOCK)
         await host.machine.make_directory(folder)
         if is_ours:
             ours.append(folder)
-        if is_ours and mark is None:
-            await host.machine.write(folder / _MARK, _MARKED)
+        if is_ours and marker is None:
+            await host.machine.write(folder / _MARKER, _MARKER_TEXT)
     file = host.cfg.to_cfg().encode()
     if await file_equals(host.machine, host.cfg.config_path, file):
         return False
-    await host.check()
+    await host.check_claim()
     await host.machine.write(host.cfg.config_path, file)
     return True
 
 
 async def unconfigure(host: SupervisorHost) -> list[str]:
-    """Remove what :func:`configure` and supervisord have made; return the directories that are gone.
+    """Remove the files of :func:`configure` and of supervisord; return the directories that were removed.
 
-    :raises StepFailed: supervisord still runs, or something cannot be removed.
+    :raises StepFailed: supervisord is still running, or a file cannot be removed.
     """
     if await find_daemons(host):
         raise StepFailed(_still_runs(host))
     folders = host.cfg.directories
-    statuses, marks = await _looked_at(host, folders)
+    statuses, markers = await _status_of(host, folders)
     ours: list[Path] = []
-    for folder, status, mark in zip(folders, statuses, marks, strict=True):
+    for folder, status, marker in zip(folders, statuses, markers, strict=True):
         inside = any(folder.is_relative_to(parent) for parent in ours)
         if status is None or inside:
             continue
-        # Somebody who was about to start a supervisord has put the lock back, and so kept the directory.
-        if mark is not None or await _holds_only(host, folder, LOCK):
+        # A step that was about to start supervisord may have created the lock again after the marker was removed.
+        if marker is not None or await _contains_only(host, folder, LOCK):
             ours.append(folder)
     if statuses[0] is None:
         return []
     elsewhere = [file for file in _own_files(host) if not any(map(file.is_relative_to, ours))]
-    # The daemon's own directory goes last, because the lock is in it.
+    # working_dir is removed last, because the lock is in it.
     removals = [(_REMOVE, elsewhere), (_CLEAR, list(reversed(ours)))]
     for script, paths in removals if folders[0] in ours else reversed(removals):
         if paths:
-            await _script(host, script, paths)
+            await _run_script(host, script, paths)
     return [str(folder) for folder in ours]
 
 
 def _own_files(host: SupervisorHost) -> list[Path]:
-    """Return the files that this library and supervisord make, in a directory that was there before."""
+    """Return the files that this library and supervisord create in a directory that existed before."""
     cfg, daemon = host.cfg, host.cfg.supervisord
-    logs = _rotated(daemon.logfile, daemon.logfile_backups)
+    logs = _with_backups(daemon.logfile, daemon.logfile_backups)
     for program in cfg.programs.values():
         numbers = range(program.numprocs_start, program.numprocs_start + program.numprocs)
         for log, backups in (
             (program.stdout_logfile, program.stdout_logfile_backups),
             (program.stderr_logfile, program.stderr_logfile_backups),
         ):
-            if log.is_relative_to(host.folder):
+            if log.is_relative_to(host.working_dir):
                 names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
-                logs += [file for name in sorted(names) for file in _rotated(Path(name), backups)]
-    # The lock's file goes last: whoever takes it next makes it anew, and finds no configuration to start with.
+                logs += [file for name in sorted(names) for file in _with_backups(Path(name), backups)]
+    # The lock is removed last: a step that creates it again then finds no configuration to start with.
     return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 
-def _rotated(log: Path, backups: int) -> list[Path]:
+def _with_backups(log: Path, backups: int) -> list[Path]:
     return [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, backups + 1))]
 
 
-async def _script(host: SupervisorHost, script: str, paths: Sequence[Path]) -> None:
-    ended = await run_without_daemon(host, script, *map(str, paths))
-    if ended is None:
+async def _run_script(host: SupervisorHost, script: str, paths: Sequence[Path]) -> None:
+    result = await run_without_daemon(host, script, *map(str, paths))
+    if result is None:
         raise StepFailed(_still_runs(host))
-    if ended.code != 0:
-        raise StepFailed(f"files cannot be removed on {host.machine.name}: {ended.output.strip()}")
+    if result.code != 0:
+        raise StepFailed(f"could not remove files on {host.machine.name}: {result.output.strip()}")
 
 
 def _still_runs(host: SupervisorHost) -> str:
-    return f"supervisord still runs in {host.folder} on {host.machine.name}; stop-supervisor or force-kill ends it"
+    return (
+        f"supervisord still runs in {host.working_dir} on {host.machine.name}; clear the task stop-supervisor to stop "
+        "it, or force-kill to kill it"
+    )
 
 
-async def _looked_at(
+async def _status_of(
     host: SupervisorHost, folders: Sequence[Path]
 ) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
-    """Return what each directory is, and its mark."""
-    found = await host.machine.status(*folders, *(folder / _MARK for folder in folders))
+    """Return the status of each directory and of its marker."""
+    found = await host.machine.status(*folders, *(folder / _MARKER for folder in folders))
     return found[: len(folders)], found[len(folders) :]
 
 
-async def _holds_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
-    """Return whether a directory holds one of these files, and nothing else; "": nothing at all."""
-    ended = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
-    return ended.code == 0 and ended.output.strip() in names
+async def _contains_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
+    """Return whether a directory contains exactly one of these files; "" stands for an empty directory."""
+    result = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
+    return result.code == 0 and result.output.strip() in names

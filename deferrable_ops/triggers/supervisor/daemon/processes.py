@@ -1,9 +1,9 @@
-"""The processes of a supervisord, found on its machine without its help: it may be dead, or not answer.
+"""Finds the processes of a supervisord on its machine, without calling supervisord, which may be dead or not answer.
 
-The daemon is known by its command line, which names the configuration's file. What its programs started is known by a
-variable of its environment, which they inherit, by SUPERVISOR_SERVER_URL, which supervisord gives to each of them
-unless it is told another, and by the daemon's session. A pid file is never believed: it may be old, and its number
-another program's.
+supervisord is identified by its command line, which contains the path of the configuration file. The processes of its
+programs are identified by an environment variable that they inherit, by SUPERVISOR_SERVER_URL, which supervisord sets
+for each program unless configured otherwise, and by supervisord's session. Pid files are not used: a pid file may be
+old, and its pid may belong to another process by now.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from deferrable_ops.triggers.supervisor.host import POLL_SECONDS, StepFailed, Su
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
-"""The exit code of a script that another process's lock stops."""
+"""Exit code of a script if another process holds the lock."""
+
 NO_FLOCK: Final = 77
+"""Exit code of a script if flock is not installed."""
+
 _NO_PROC: Final = 78
 _NO_GREP: Final = 79
 
@@ -29,17 +32,17 @@ exec 3>>"$1" || exit 76
 flock -n 3 || exit {LOCKED}
 shift
 """
-"""What the script begins with that starts a supervisord. Its first argument is the lock's file; it holds the lock to
-its end, and so does the daemon that it becomes."""
+"""The first lines of the script that starts supervisord. Its first argument is the path of the lock file. The script
+holds the lock, and supervisord keeps it, because the script executes it in its own process."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
 shift
 """
-"""The same for scripts that must not run beside a supervisord. Where there is no such file none was started, and it is
-not made: the directory may be about to go."""
+"""The first lines of a script that must not run while supervisord runs. If the lock file is missing, no supervisord was
+started. The file is not created, because the directory may be about to be removed."""
 
-# Prints the processes of this pid namespace whose file holds what is looked for, and sends them a signal, if any.
+# Prints the processes of this pid namespace in which a file of /proc contains a pattern, and can send them a signal.
 _FIND: Final = f"""grep -qz '' /dev/null
 [ $? -gt 1 ] && exit {_NO_GREP}
 [ -e /proc/self/ns/pid ] || exit {_NO_PROC}
@@ -56,53 +59,57 @@ exit 0
 
 
 async def find_daemons(host: SupervisorHost) -> list[int]:
-    """Return the pids of the supervisords that run with this configuration's file, or are about to: mostly one."""
+    """Return the pids of the supervisords with this configuration file: usually none or one."""
     config = str(host.cfg.config_path)
     found = []
     for pid in await _find(host, "zxF", config, "cmdline") or ():
         command = await host.machine.command_of(pid)
-        if command is not None and _is_daemon(command, config):
+        if command is not None and _is_daemon_command(command, config):
             found.append(pid)
     return found
 
 
 async def is_daemon(host: SupervisorHost, pid: int) -> bool:
-    """Return whether this process is a supervisord that runs with this configuration's file."""
+    """Return whether this process is a supervisord with this configuration file."""
     command = await host.machine.command_of(pid)
-    return command is not None and _is_daemon(command, str(host.cfg.config_path))
+    return command is not None and _is_daemon_command(command, str(host.cfg.config_path))
 
 
 async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
-    """Send them a signal, each as soon as its command line was read; return their pids."""
+    """Send a signal to the supervisords, each right after its command line was checked; return their pids."""
     config = str(host.cfg.config_path)
     reached = []
     for pid in await find_daemons(host):
         command = await host.machine.command_of(pid)
-        if command is not None and _is_daemon(command, config) and await host.machine.signal(pid, signal):
+        if (
+            command is not None
+            and _is_daemon_command(command, config)
+            and await host.machine.signal(pid, signal)
+        ):
             reached.append(pid)
     return reached
 
 
 async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
-    """End what a supervisord that is gone has left running; return the pids. While one runs, nothing is done.
+    """End the processes that a dead supervisord left running, and return their pids.
 
-    :param sessions: the pids that its daemons had.
-    :param grace: seconds between SIGTERM and SIGKILL; 0: they are killed at once.
+    If a supervisord is running, nothing is ended.
+
+    :param sessions: pids of the dead supervisords.
+    :param grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL at once.
     """
     ended: set[int] = set()
     kill_at = time.monotonic() + grace
     signal = "TERM" if grace > 0 else "KILL"
-    while (found := await _left_over(host, sessions, signal)) != set():
-        if (
-            found is None
-        ):  # somebody holds the lock: a daemon, or for a moment another step, or one that just ended
+    while (found := await _find_orphans(host, sessions, signal)) != set():
+        if found is None:
+            # The lock is held: by a supervisord, or briefly by another step, or by a process that is just ending.
             if await find_daemons(host):
                 break
         else:
             if not ended:
                 host.log.warning(
-                    "supervisord is gone, and %d processes of its programs are left: they are ended",
-                    len(found),
+                    "supervisord is gone; ending %d leftover processes of its programs", len(found)
                 )
             ended.update(found)
             signal = "KILL" if time.monotonic() >= kill_at else ""
@@ -111,24 +118,24 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 
 
 async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
-    """Run a script that begins with ``KEEP_LOCK``; return what came of it, None where a supervisord runs.
+    """Run a script that begins with ``KEEP_LOCK``, and return its result; None if a supervisord is running.
 
-    Another step holds the lock for a moment, as a force-kill does beside a teardown: it is waited for.
+    If another step holds the lock, such as a force-kill during a teardown, this waits until it is free.
     """
     command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
-        await host.check()
-        ended = await host.machine.run(command, timeout=host.cfg.airflow.command_timeout)
-        if ended.code != LOCKED:
-            return ended
+        await host.check_claim()
+        result = await host.machine.run(command, timeout=host.cfg.airflow.command_timeout)
+        if result.code != LOCKED:
+            return result
         if await find_daemons(host):
             return None
         await asyncio.sleep(POLL_SECONDS / 5)
 
 
-async def wait_until_gone(host: SupervisorHost, pids: list[int], seconds: float) -> bool:
-    """Return whether these processes have ended, for which it waits at most so long."""
-    give_up_at = time.monotonic() + seconds
+async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
+    """Wait until these processes have ended; return False if one is still running after `timeout` seconds."""
+    give_up_at = time.monotonic() + timeout
     before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():
         while command is not None and await host.machine.command_of(pid) == command:
@@ -138,63 +145,63 @@ async def wait_until_gone(host: SupervisorHost, pids: list[int], seconds: float)
     return True
 
 
-async def _left_over(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Return what is left, to each of which a signal was sent; None when somebody holds the lock."""
-    # proc(5): pid (command) state ppid pgrp session; a zombie is left to whoever is its parent now.
-    asked = [("zxF", mark, "environ") for mark in (mark_of(host), _server_url(host))]
-    asked += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
-    left: set[int] = set()
-    for how, pattern, file in asked:
-        found = await _find(host, how, pattern, file, signal, locked=True)
-        if found is None:
-            return None
-        left.update(found)
-    return left
-
-
-async def _find(
-    host: SupervisorHost, how: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
-) -> list[int] | None:
-    """Return the processes of which a file in /proc holds a pattern; None when the lock is needed, and not free.
-
-    :param how: grep's options.
-    :param signal: sent to each of them.
-    :param locked: only while nobody holds the lock.
-    """
-    script, arguments = _FIND, [how, pattern, file, signal]
-    if locked:
-        script, arguments = KEEP_LOCK + _FIND, [str(host.lock), *arguments]
-    ended = await host.machine.run(
-        ["sh", "-c", script, "sh", *arguments], timeout=host.cfg.airflow.command_timeout
-    )
-    if ended.code == LOCKED:
-        return None
-    if ended.code != 0:
-        raise StepFailed(f"processes cannot be looked for on {host.machine.name}: {_why(ended.code)}")
-    return [int(line) for line in ended.output.split() if line.isdigit()]
-
-
-def mark_of(host: SupervisorHost) -> str:
-    """Return the variable of a daemon's environment by which all that it starts is known."""
+def environment_marker(host: SupervisorHost) -> str:
+    """Return the environment variable, with its value, that identifies all processes of a supervisord."""
     return f"DEFERRABLE_OPS_SUPERVISORD={normpath(host.cfg.socket_path)}"
 
 
 def _server_url(host: SupervisorHost) -> str:
-    # As supervisord writes it, see its options.py: also one that a user has started by hand.
+    # As supervisord's options.py writes it; a supervisord that a user started by hand sets it, too.
     return f"SUPERVISOR_SERVER_URL=unix://{normpath(host.cfg.socket_path)}"
 
 
-def _why(code: int) -> str:
+async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
+    """Send a signal to the leftover processes, and return their pids; None if the lock is held."""
+    # proc(5): pid (command) state ppid pgrp session. Zombies are left to their parents.
+    searches = [("zxF", marker, "environ") for marker in (environment_marker(host), _server_url(host))]
+    searches += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
+    orphans: set[int] = set()
+    for options, pattern, file in searches:
+        found = await _find(host, options, pattern, file, signal, locked=True)
+        if found is None:
+            return None
+        orphans.update(found)
+    return orphans
+
+
+async def _find(
+    host: SupervisorHost, options: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
+) -> list[int] | None:
+    """Return the pids of the processes in which a file of /proc contains a pattern.
+
+    :param options: of grep.
+    :param signal: sent to each process; empty for none.
+    :param locked: return None, without a search, if another process holds the lock.
+    """
+    script, arguments = _FIND, [options, pattern, file, signal]
+    if locked:
+        script, arguments = KEEP_LOCK + _FIND, [str(host.lock), *arguments]
+    result = await host.machine.run(
+        ["sh", "-c", script, "sh", *arguments], timeout=host.cfg.airflow.command_timeout
+    )
+    if result.code == LOCKED:
+        return None
+    if result.code != 0:
+        raise StepFailed(f"could not search for processes on {host.machine.name}: {_explain(result.code)}")
+    return [int(line) for line in result.output.split() if line.isdigit()]
+
+
+def _explain(code: int) -> str:
     known = {
         NO_FLOCK: "flock is missing; install util-linux there",
-        _NO_PROC: "there is no /proc",
-        _NO_GREP: "grep does not know -z; install GNU grep there",
+        _NO_PROC: "there is no /proc file system; mount it",
+        _NO_GREP: "grep has no option -z; install GNU grep there",
     }
-    return known.get(code, f"sh ended with {code}")
+    return known.get(code, f"sh exited with {code}")
 
 
-def _is_daemon(command: tuple[str, ...], config: str) -> bool:
-    named = any(first == "-c" and second == config for first, second in pairwise(command))
-    return named and any(
+def _is_daemon_command(command: tuple[str, ...], config: str) -> bool:
+    has_config = any(first == "-c" and second == config for first, second in pairwise(command))
+    return has_config and any(
         part == "supervisor.supervisord" or PurePath(part).name == "supervisord" for part in command
     )

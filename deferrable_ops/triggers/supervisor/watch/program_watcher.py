@@ -15,7 +15,7 @@ from deferrable_ops.supervisord.evaluation import (
 )
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
-from deferrable_ops.triggers.supervisor.daemon.drift import DriftWatch
+from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
@@ -67,7 +67,7 @@ class Programs:
 
     def __init__(self, host: SupervisorHost, readings: ProcessSubscription[Seen], kept: SavedState) -> None:
         self._config = host.cfg
-        self._check_place = host.check_place
+        self._missing_directories = host.missing_directories
         self._client = host.rpc
         self._log = host.log
         self._readings = readings
@@ -80,7 +80,7 @@ class Programs:
         self._silent = 0
         self._is_lost = False
         self._kept_output = kept.output
-        self._drift = DriftWatch(host)
+        self._drift = DriftReconciler(host)
         self._output = LogForwarder(host, kept) if host.cfg.forward_logs else None
 
     @property
@@ -110,8 +110,9 @@ class Programs:
         self._silent, self._is_lost = 0, False
         if self._is_calm and not self._drift.is_due and self._seen and seen.facts == self._seen.facts:
             return _GOES_ON
-        if not await self._drift.is_none(seen.processes):
-            return self._drift.verdict
+        drift = await self._drift.reconcile(seen.processes)
+        if drift.verdict is not None or not drift.is_current:
+            return drift.verdict
         if self._is_retry and not await self._is_begun_again(seen.processes):
             return None
         return self._judged(seen)
@@ -207,7 +208,7 @@ class Programs:
 
     async def _without_answer(self, error: Exception) -> Verdict | None:
         try:
-            missing = await self._check_place()
+            missing = await self._missing_directories()
         except MachineUnavailable as lost:
             if not self._is_lost:
                 self._is_lost = True

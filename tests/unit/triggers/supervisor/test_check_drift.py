@@ -33,15 +33,16 @@ def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
 def test_drift_says_what_differs() -> None:
     assert not Drift()
     assert str(Drift(True, False, ("new",), ("a", "b"), ("old",))) == (
-        "its file is another one; it does not know new; it runs another configuration of a, b; it still runs old"
+        "its configuration file differs; not loaded: new; loaded with another configuration: a, b; "
+        "loaded but no longer configured: old"
     )
-    assert "cannot read its file" in str(Drift(unreadable=True))
+    assert "cannot read its configuration file" in str(Drift(unreadable=True))
 
 
 async def test_it_is_asked_again_when_a_process_came_or_started_and_not_all_the_time(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_drift, "_NO_SOONER", 0.3)
+    monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.3)
     runs.start(watching(two(tmp_path, policy={"crash_restarts": 99})))
     await daemon.looked()
     assert daemon.calls.count(RELOAD) == 1
@@ -58,7 +59,7 @@ async def test_it_is_asked_again_when_a_process_came_or_started_and_not_all_the_
 async def test_supervisord_that_does_not_answer_it_is_asked_again(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_drift, "_NO_SOONER", 0.1)
+    monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.1)
     call = daemon.call
 
     async def silent(method: str, *arguments: object) -> object:
@@ -80,7 +81,10 @@ async def test_other_file_is_told_of_once_and_ends_nothing(
     await daemon.looked()
     assert not run.task.done()
     assert (
-        caplog.text.count("supervisord runs another configuration than this task's: its file is another") == 1
+        caplog.text.count(
+            "supervisord runs another configuration than this task's: its configuration file differs"
+        )
+        == 1
     )
 
 

@@ -139,7 +139,7 @@ async def test_daemon_of_another_host_is_not_looked_for_here(
     outcome = await runs.start(watching(two(tmp_path))).outcome()
     assert isinstance(outcome, Failure)
     assert not outcome.retryable
-    assert "lives on web-9" in outcome.reason
+    assert "runs on web-9" in outcome.reason
     assert not daemon.readings
 
 

@@ -22,7 +22,7 @@ from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor import host as supervisor_host
 from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 from deferrable_ops.triggers.supervisor.daemon.daemon import _supervisord, lifetime_warning
-from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon
+from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon_command
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.machine import CommandResult, FileStatus, Identity
@@ -140,7 +140,7 @@ async def test_container_is_known_by_its_environment_where_no_file_tells(
     ],
 )
 def test_daemon_is_known_by_its_command(command: tuple[str, ...], expected: bool) -> None:
-    assert _is_daemon(command, "/srv/s/supervisord.conf") is expected
+    assert _is_daemon_command(command, "/srv/s/supervisord.conf") is expected
 
 
 def test_programs_are_not_kept_from_the_metadata_database_as_triggers_are(
