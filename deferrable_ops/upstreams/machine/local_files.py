@@ -48,7 +48,7 @@ def check_directory(path: Path) -> bool:
 
 
 def _walk(path: Path, *, make: bool) -> bool:
-    """Check a path and each of its parents; return whether the directory exists and is ours.
+    """Check a path and each of its parents; return whether the directory exists.
 
     :param make: create missing directories; otherwise return False at the first one.
     """

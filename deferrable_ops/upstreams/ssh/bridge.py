@@ -93,7 +93,7 @@ class Bridge:
         return self
 
     @asynccontextmanager
-    async def opened(
+    async def connect(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
         """Connect to a socket of the machine for the duration of the block; None if nothing listens on it.
@@ -114,7 +114,8 @@ class Bridge:
                 ready = False
             if not ready:
                 raise MachineUnavailable(
-                    f"python3 on the machine could not open the connection to {path}: {self.stderr}"
+                    f"cannot connect to {path}: sshd does not forward sockets, and python3 on the machine failed "
+                    f"({self.stderr}); install python3 there, or set AllowStreamLocalForwarding in sshd_config"
                 )
             yield bridged if opened else None
         finally:

@@ -49,7 +49,7 @@ class RemoteFiles:
         return await self._walk(path, uid, make=False)
 
     async def _walk(self, path: Path, uid: int, *, make: bool) -> bool:
-        """Check a path and each of its parents; return whether the directory exists and is ours.
+        """Check a path and each of its parents; return whether the directory exists.
 
         :param make: create missing directories; otherwise return False at the first one.
         """

@@ -144,7 +144,7 @@ class Sockets:
         if bridge is None or (bridge.done() and (bridge.exception() or bridge.result().is_closed)):
             bridge = self._bridge = asyncio.create_task(self._create_bridge(), context=Context())
         program = await asyncio.shield(bridge)
-        async with program.opened(path, writer) as bridged:
+        async with program.connect(path, writer) as bridged:
             if bridged is not None:
                 self._without_forwarding = connection
                 await program.transfer(bridged, reader)

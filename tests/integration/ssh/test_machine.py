@@ -1,4 +1,4 @@
-"""A machine behind a real sshd does what this host does, and some more."""
+"""A machine behind a real sshd passes the tests of the local host, and more."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from unit.upstreams.machine.test_local import (  # noqa: F401  (what every machine does)
+from unit.upstreams.machine.test_local import (  # noqa: F401  (tests for every kind of machine)
     mode,
     sleeper,
-    test_command_gets_its_arguments_as_they_are,
+    test_check_directory_creates_nothing,
+    test_command_gets_its_arguments_unchanged,
     test_command_that_takes_too_long_is_killed_with_its_children,
-    test_daemon_that_a_command_leaves_behind_keeps_nobody_waiting,
-    test_directories_are_made_for_us_alone,
-    test_directory_is_checked_and_not_made,
-    test_directory_that_everybody_can_swap_is_refused,
-    test_directory_that_others_could_change_is_refused,
+    test_created_directories_are_private,
+    test_daemon_left_behind_by_a_command_does_not_delay_its_result,
+    test_directory_that_all_users_can_replace_is_refused,
+    test_directory_writable_by_others_is_refused,
     test_end_of_a_long_output_is_kept,
-    test_file_is_replaced_with_one_that_only_we_read,
-    test_identity_is_what_the_system_says,
+    test_failed_write_leaves_the_old_content,
+    test_identity_matches_the_system,
     test_part_of_a_file_is_read,
-    test_process_is_told_and_signalled,
+    test_process_is_found_and_signalled,
+    test_removing_a_tree_keeps_the_targets_of_links,
     test_status_of_several_files,
-    test_tree_is_removed_and_what_links_lead_to_stays,
-    test_writing_that_fails_leaves_what_was_there,
+    test_written_file_replaces_a_link_and_is_private,
 )
 
 from deferrable_ops.exceptions import ConfigurationError, InputError, MachineRefused
@@ -47,12 +47,12 @@ async def machine(sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> Asy
         yield machine
 
 
-async def test_environment_and_input_are_in_no_list_of_processes(
+async def test_environment_and_input_are_not_in_the_process_list(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
     seen = tmp_path / "seen"
-    # Everything that any process is called with, while the command runs that was given the secrets.
+    # Collect the command lines of all processes while the command with the secrets runs.
     code = (
         "import json, os, pathlib, sys; lines = []\n"
         "for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
@@ -67,14 +67,14 @@ async def test_environment_and_input_are_in_no_list_of_processes(
         assert ended.code == 0, ended.output
     token, given, lines = json.loads(seen.read_text())
     assert (token, given) == (SECRET, SECRET)
-    assert any(str(seen) in line for line in lines), "its own arguments are seen"
+    assert any(str(seen) in line for line in lines), "its own arguments are visible"
     for secret in (SECRET.splitlines()[0], SECRET.splitlines()[1].strip()):
         assert not any(secret in line for line in lines)
     for secret in (SECRET.splitlines()[0], sshd_server.private_key.splitlines()[2]):
         assert secret not in caplog.text
 
 
-async def test_prefix_goes_before_each_command(
+async def test_prefix_runs_before_each_command(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
@@ -82,7 +82,7 @@ async def test_prefix_goes_before_each_command(
     async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix=prefix)) as machine:
         ended = await machine.run(["sh", "-c", "echo $FROM_PREFIX $0", "arg"], timeout=20)
         assert (ended.code, ended.output) == (0, "yes arg\n"), (
-            "what the shell said before is not the command's"
+            "output of the shell is not part of the command's output"
         )
         assert (await machine.identity()).host == os.uname().nodename
 
@@ -98,14 +98,14 @@ async def test_account_without_a_shell_is_refused(
             await machine.identity()
 
 
-async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
+async def test_directory_of_another_user_in_a_shared_one_is_refused(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
     theirs = tmp_path / "shared" / "supervisor-dag"
     theirs.mkdir(mode=0o755)
-    # Only root can give a directory away; here ours has another number in what SFTP says.
+    # Only root can change the owner of a directory, so the owner in the SFTP attributes is faked.
     monkeypatch.setattr(
         "deferrable_ops.upstreams.ssh.files._entry",
         lambda found: Entry(found.permissions, 12_345 if found.permissions & 0o7777 == 0o755 else found.uid),
@@ -136,7 +136,7 @@ async def test_all_users_share_one_connection(sshd_server: RealSshd, monkeypatch
     assert sshd_server.logins() - logins == 1
 
 
-async def test_machine_without_stat_tells_all_but_the_inode(
+async def test_machine_without_stat_reports_no_inode(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sh").symlink_to("/bin/sh")
@@ -162,7 +162,7 @@ async def test_paths_must_be_absolute_and_arguments_whole(machine: Machine) -> N
             await call
 
 
-async def test_missing_client_says_how_to_get_it(
+async def test_missing_package_is_named_with_its_install_command(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
@@ -172,7 +172,7 @@ async def test_missing_client_says_how_to_get_it(
             pass
 
 
-def test_nothing_is_loaded_for_this_host() -> None:
+def test_local_host_does_not_import_asyncssh() -> None:
     code = (
         "import sys, asyncio; from deferrable_ops.upstreams.open_machine import *\n"
         "async def main():\n"

@@ -1,4 +1,4 @@
-"""supervisord's Unix socket through a real sshd: forwarded, or where that is forbidden carried by a program."""
+"""supervisord's Unix socket through a real sshd: forwarded, or over the bridge if forwarding is disabled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def forbidding(sshd_server: RealSshd) -> Iterator[RealSshd]:
-    """An sshd that forwards nothing, and has no session to spare."""
+    """An sshd without forwarding, and with only as many sessions as necessary."""
     server = RealSshd(MaxSessions="3", **FORBIDDEN)
     server.start()
     yield server
@@ -70,7 +70,7 @@ def configuration(folder: Path) -> SupervisorAirflowConfiguration:
 
 
 async def start(machine: Machine, config: SupervisorAirflowConfiguration) -> None:
-    """Start a supervisord as the steps do: through the machine alone."""
+    """Start a supervisord through the machine, as the steps do."""
     for directory in config.directories:
         await machine.make_directory(directory)
     await machine.write(config.config_path, config.to_cfg().encode())
@@ -89,7 +89,7 @@ async def stop(machine: Machine, config: SupervisorAirflowConfiguration) -> None
 
 
 async def answer(client: Supervisord) -> str:
-    """The state, once supervisord answers."""
+    """Return the state once supervisord answers."""
     async with asyncio.timeout(30):
         while True:
             try:
@@ -98,7 +98,7 @@ async def answer(client: Supervisord) -> str:
                 await asyncio.sleep(0.05)
 
 
-async def test_daemon_is_started_reached_and_outlives_a_lost_connection(
+async def test_daemon_is_started_and_survives_a_lost_connection(
     server: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configuration(folder)
@@ -121,7 +121,7 @@ async def test_daemon_is_started_reached_and_outlives_a_lost_connection(
                 before = await pid(client)
                 server.cut_connections()
                 assert await answer(client) == "RUNNING"
-                assert await pid(client) == before, "what runs does not notice"
+                assert await pid(client) == before, "supervisord was not restarted"
                 assert len(server.connections()) == 1
             finally:
                 await stop(machine, config)
@@ -141,7 +141,7 @@ async def pid(client: Supervisord) -> int:
 
 @asynccontextmanager
 async def echoing(path: Path) -> AsyncIterator[list[int]]:
-    """A server that says what it is told; and how many talk to it."""
+    """Run an echo server; yield the number of its connections."""
     talking = [0]
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -156,7 +156,7 @@ async def echoing(path: Path) -> AsyncIterator[list[int]]:
         yield talking
 
 
-async def test_any_bytes_in_any_number_arrive_and_ends_are_passed_on(
+async def test_any_bytes_arrive_and_ends_are_forwarded(
     server: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, sent = folder / "echo.sock", bytes(range(256)) * 4096
@@ -252,7 +252,7 @@ async def test_program_that_carries_runs_nothing_of_the_directory_that_it_starts
     await until(lambda: not bridges())
 
 
-async def test_machine_without_python_says_so(
+async def test_machine_without_python_is_reported_once(
     forbidding: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder / "echo.sock"
@@ -265,10 +265,10 @@ async def test_machine_without_python_says_so(
         reader, writer = await asyncio.open_unix_connection(await machine.socket(path))
         assert await reader.read() == b""
         writer.close()
-    assert caplog.text.count(f"python3 on the machine could not open the connection to {path}") == 1
+    assert caplog.text.count(f"cannot connect to {path}: sshd does not forward sockets") == 1
 
 
-async def test_connection_breaks_off_when_the_other_end_is_lost(
+async def test_connection_is_closed_when_the_other_end_is_lost(
     server: RealSshd, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = folder / "echo.sock"

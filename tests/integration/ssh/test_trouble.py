@@ -1,4 +1,4 @@
-"""What goes wrong with SSH: whom we do not trust, who does not trust us, and connections that break."""
+"""SSH failures: host keys that are not verified, rejected logins, and lost connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture
 def own_server(sshd_server: RealSshd) -> Iterator[type[RealSshd]]:
-    """Makes servers with settings of their own."""
+    """Return a function that starts servers with the given settings."""
     made = []
 
     def make(**settings: str) -> RealSshd:
@@ -39,7 +39,7 @@ def own_server(sshd_server: RealSshd) -> Iterator[type[RealSshd]]:
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a machine of an Airflow connection as JSON."""
+    """Return a function that opens a machine for an Airflow connection in JSON."""
 
     @asynccontextmanager
     async def connected(connection: str, **where: Any) -> AsyncIterator[Machine]:
@@ -79,7 +79,7 @@ async def test_other_host_key_is_refused(
     assert sshd_server.logins() == logins
 
 
-async def test_host_key_is_known_from_a_file_or_not_asked_for(
+async def test_host_key_comes_from_a_file_or_is_not_verified(
     sshd_server: RealSshd, connect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     hosts = tmp_path / "hosts"
@@ -131,7 +131,7 @@ async def test_key_is_read_from_a_file_with_its_passphrase(
 
 @asynccontextmanager
 async def running(machine: Machine, folder: Path) -> AsyncIterator[asyncio.Task[CommandResult]]:
-    """A command that goes on until the block is left."""
+    """Run a command until the block is left."""
     begun, over = folder / "begun", folder / "over"
     script = f"touch {begun}; while ! [ -e {over} ]; do sleep 0.05; done"
     task = asyncio.create_task(machine.run(["sh", "-c", script], timeout=60))
@@ -144,7 +144,7 @@ async def running(machine: Machine, folder: Path) -> AsyncIterator[asyncio.Task[
         over.touch()
 
 
-async def test_command_learns_that_its_connection_is_lost_and_the_next_has_a_new_one(
+async def test_lost_connection_fails_the_command_and_the_next_reconnects(
     sshd_server: RealSshd, connect: Any, tmp_path: Path
 ) -> None:
     async with connect(sshd_server.connection()) as machine:
@@ -162,7 +162,7 @@ async def in_sftp(machine: Machine) -> None:
     assert (await machine.status(Path("/tmp")))[0] is not None
 
 
-async def test_machine_that_is_away_is_tried_again(own_server: Any, connect: Any) -> None:
+async def test_unreachable_machine_is_retried(own_server: Any, connect: Any) -> None:
     server = own_server()
     connection = server.connection()
     async with connect(connection) as machine:
@@ -175,7 +175,7 @@ async def test_machine_that_is_away_is_tried_again(own_server: Any, connect: Any
         await works(machine)
 
 
-async def test_peer_that_is_gone_without_a_word_is_noticed(
+async def test_silent_loss_of_the_peer_is_detected(
     sshd_server: RealSshd, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh_login, "_KEEPALIVE_SECONDS", 0.3)
@@ -187,9 +187,7 @@ async def test_peer_that_is_gone_without_a_word_is_noticed(
             await works(machine)
 
 
-async def test_server_that_says_nothing_is_waited_for_only_so_long(
-    sshd_server: RealSshd, connect: Any, unused_tcp_port: int
-) -> None:
+async def test_silent_server_times_out(sshd_server: RealSshd, connect: Any, unused_tcp_port: int) -> None:
     with socket.create_server(("127.0.0.1", unused_tcp_port)):
         connection = sshd_server.connection().replace(str(sshd_server.port), str(unused_tcp_port))
         async with connect(connection, connect_timeout=0.5) as machine:
@@ -197,10 +195,10 @@ async def test_server_that_says_nothing_is_waited_for_only_so_long(
                 await machine.run(["true"], timeout=20)
 
 
-async def test_pipe_in_a_files_place_holds_up_nobody_for_longer_than_a_request_may_take(
+async def test_pipe_blocks_no_request_beyond_the_timeout(
     own_server: Any, connect: Any, tmp_path: Path
 ) -> None:
-    """sshd's SFTP opens it and waits for a writer, and does nothing for anybody meanwhile."""
+    """sshd's SFTP server blocks when it opens the pipe, and serves no other request."""
     pipe, file = tmp_path / "pipe", tmp_path / "file"
     os.mkfifo(pipe)
     file.write_text("text")
@@ -215,18 +213,18 @@ async def test_pipe_in_a_files_place_holds_up_nobody_for_longer_than_a_request_m
             assert await machine.read(file) == b"text"
             await machine.write(tmp_path / "written", b"written")
         assert (tmp_path / "written").read_bytes() == b"written"
-    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # so that what waits for a writer on the server ends
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # unblock the server
 
 
 async def test_one_session_is_enough_for_all(own_server: Any, connect: Any) -> None:
     server = own_server(MaxSessions="1")
     async with connect(server.connection()) as machine:
         await asyncio.gather(*(use(machine) for use in (works, in_sftp) * 3))
-        assert "no more sessions" in server.log(), "or this shows nothing"
+        assert "no more sessions" in server.log(), "the limit was not reached"
     assert server.logins() == 1
 
 
-async def test_command_that_gets_no_session_in_time_is_unavailable(
+async def test_command_without_a_free_session_times_out(
     own_server: Any, connect: Any, tmp_path: Path
 ) -> None:
     async with connect(own_server(MaxSessions="1").connection()) as machine:
@@ -236,7 +234,7 @@ async def test_command_that_gets_no_session_in_time_is_unavailable(
         assert (await holding).code == 0
 
 
-async def test_command_that_is_broken_off_keeps_no_session_and_does_not_run(
+async def test_cancelled_command_frees_its_session_and_does_not_run(
     own_server: Any, connect: Any, tmp_path: Path
 ) -> None:
     server = own_server(MaxSessions="1")
@@ -247,7 +245,7 @@ async def test_command_that_is_broken_off_keeps_no_session_and_does_not_run(
             while channels:
                 await asyncio.sleep(0.01)
         with paused(server):
-            # The server says that there is a session when nobody wants it any more.
+            # The server confirms the session after the command was cancelled.
             broken_off = asyncio.create_task(machine.run(["touch", str(tmp_path / "ran")], timeout=20))
             while not channels:
                 await asyncio.sleep(0)
@@ -260,7 +258,7 @@ async def test_command_that_is_broken_off_keeps_no_session_and_does_not_run(
 
 @contextmanager
 def paused(server: RealSshd) -> Iterator[None]:
-    """Let the server's connections be as if their machine had lost its power."""
+    """Suspend the server's connections, as if the machine had lost its power."""
     processes = [
         process
         for connection in server.connections()
@@ -276,9 +274,9 @@ def paused(server: RealSshd) -> Iterator[None]:
             process.resume()
 
 
-async def test_server_that_hangs_up_on_some_is_asked_again(own_server: Any, connect: Any) -> None:
+async def test_dropped_connection_is_retried(own_server: Any, connect: Any) -> None:
     server = own_server(MaxStartups="1", LoginGraceTime="60")
-    # Somebody else is logging in, and until he is in or out the server hangs up on all others.
+    # While another client is logging in, the server drops all other connections.
     with socket.create_connection(("127.0.0.1", server.port)) as other:
         assert other.recv(3) == b"SSH"
         async with connect(server.connection()) as machine:
@@ -292,7 +290,7 @@ async def test_server_that_hangs_up_on_some_is_asked_again(own_server: Any, conn
     assert server.log().count("drop connection") >= 3
 
 
-async def test_changed_connection_is_read_when_the_machine_is_connected_again(
+async def test_changed_settings_are_used_for_the_next_connection(
     sshd_server: RealSshd, connect: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connect(sshd_server.connection(password=PASSWORD)) as machine:
@@ -310,7 +308,7 @@ async def test_changed_connection_is_read_when_the_machine_is_connected_again(
 
 @asynccontextmanager
 async def until_lost(machine: Machine) -> AsyncIterator[None]:
-    """Leave when the machine knows that its connection is lost."""
+    """Wait at the end of the block until the loss of the connection is detected."""
     connection = await machine._link.connection()  # type: ignore[attr-defined]
     yield
     async with asyncio.timeout(10):
@@ -332,7 +330,7 @@ async def test_remote_host_replaces_the_connections(sshd_server: RealSshd, conne
         await works(machine)
 
 
-async def test_machine_is_reached_through_a_command(sshd_server: RealSshd, connect: Any) -> None:
+async def test_machine_is_reached_through_a_proxy_command(sshd_server: RealSshd, connect: Any) -> None:
     connection = sshd_server.connection(host_proxy_cmd=sshd_server.on_a_pipe)
     async with connect(connection, remote_host="behind.invalid") as machine:
         assert machine.name == f"{sshd_server.user}@behind.invalid:{sshd_server.port}"

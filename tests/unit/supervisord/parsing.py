@@ -1,4 +1,4 @@
-"""Supervisor's own parser, given what this library renders."""
+"""Parses rendered configuration files with supervisor's own parser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ supervisor_options = pytest.importorskip("supervisor.options")
 
 
 def read_by_supervisor(text: str, folder: Path) -> Any:
-    """Return the [supervisord] section, with groups and servers, as supervisord itself would start with it."""
+    """Return the [supervisord] section with groups and servers, as parsed by supervisord."""
     options = supervisor_options.ServerOptions()
     options.here = str(folder)
     return options.read_config(_file(text, folder))
@@ -22,7 +22,7 @@ def read_by_supervisorctl(text: str, folder: Path) -> Any:
 
 
 def processes(text: str, folder: Path) -> dict[str, Any]:
-    """Return supervisor's process configurations, by their names."""
+    """Return supervisor's process configurations by name."""
     groups = read_by_supervisor(text, folder).process_group_configs
     return {process.name: process for group in groups for process in group.process_configs}
 

@@ -1,4 +1,4 @@
-"""What the tests of the watching share: a configuration, and what supervisord says of its processes."""
+"""Shared helpers: configurations, and process states as returned by supervisord."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ START = 1_750_000_000
 
 
 def info(**changes: Any) -> dict[str, Any]:
-    """What getAllProcessInfo says of a process that runs."""
+    """Return an entry of getAllProcessInfo for a running process."""
     return {
         "name": "test",
         "group": "test",
@@ -43,6 +43,6 @@ def config(**fields: Any) -> SupervisorAirflowConfiguration:
 
 
 def two_programs(folder: Path, **programs: dict[str, Any]) -> SupervisorAirflowConfiguration:
-    """A configuration of the programs a and b, whose fields are given."""
+    """Return a configuration of the programs a and b with the given fields."""
     fields = {name: {"command": "x"} | programs.get(name, {}) for name in ("a", "b")}
     return config(working_dir=str(folder), program=fields)

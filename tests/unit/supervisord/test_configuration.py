@@ -1,4 +1,4 @@
-"""The configuration that belongs to a DAG: what is filled in, what is refused, and what is never shown."""
+"""The configuration for a DAG: defaults, validation, and secrets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def config(**fields: Any) -> SupervisorAirflowConfiguration:
     )
 
 
-def test_the_seeds_example_gets_a_socket_and_one_warning() -> None:
+def test_open_port_of_the_original_example_becomes_a_socket_with_one_warning() -> None:
     with pytest.warns(UserWarning, match=r"port='\*:9091' without a password") as caught:
         cfg = SupervisorAirflowConfiguration(
             airflow=AirflowConfiguration(port="*:9091"),
@@ -56,7 +56,7 @@ def test_the_seeds_example_gets_a_socket_and_one_warning() -> None:
 @pytest.mark.parametrize(
     "port", ["*:9001", "0.0.0.0:9001", ":9001", "9001", 9001, "10.1.2.3:9001", "db.internal:9001"]
 )
-def test_port_without_a_password_is_never_open_to_others(port: str | int) -> None:
+def test_reachable_port_without_a_password_is_removed_or_refused(port: str | int) -> None:
     with pytest.warns(UserWarning, match="Unix socket"):
         assert config(port=port).inet_http_server is None
     with pytest.raises(ValidationError, match="set username and password"):
@@ -64,7 +64,7 @@ def test_port_without_a_password_is_never_open_to_others(port: str | int) -> Non
 
 
 @pytest.mark.parametrize("port", ["127.0.0.1:9001", "127.8.8.8:9001", "localhost:9001", "LOCALHOST:9001"])
-def test_port_of_this_machine_alone_needs_no_password(port: str) -> None:
+def test_loopback_port_needs_no_password(port: str) -> None:
     server = config(port=port).inet_http_server
     assert server is not None
     assert server.port == port.lower()
@@ -81,7 +81,7 @@ def test_port_with_a_password_is_opened_beside_the_socket() -> None:
 
 
 @pytest.mark.parametrize("missing", ["username", "password"])
-def test_half_a_login_is_refused(missing: str) -> None:
+def test_username_or_password_alone_is_refused(missing: str) -> None:
     login = {"username": "a", "password": SECRET}
     del login[missing]
     for refused in (AirflowConfiguration, config):
@@ -104,7 +104,7 @@ def test_secrets_are_never_shown() -> None:
         **cfg.with_secrets() | {"program": {"p": {"command": "x", "environment": {"TOKEN": SECRET}}}}
     )
     assert SECRET not in repr(cfg) + str(cfg)
-    assert cfg.model_dump_json().count(SECRET) == 1  # the program's environment is data
+    assert cfg.model_dump_json().count(SECRET) == 1  # the program's environment is not masked
     assert json.dumps(cfg.with_secrets()).count(SECRET) == 4
     assert cfg.to_cfg().count(SECRET) == 3
 
@@ -119,19 +119,19 @@ def test_secrets_are_never_shown() -> None:
         {"environment": SECRET},
     ],
 )
-def test_errors_show_no_secret(wrong: dict[str, Any]) -> None:
+def test_errors_contain_no_secret(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         config(**wrong)
     assert SECRET not in str(caught.value)
 
 
-def test_hidden_password_is_not_taken_for_one() -> None:
+def test_masked_password_is_refused() -> None:
     hidden = config(port=9001, username="a", password=SECRET).model_dump(mode="json")
     with pytest.raises(ValidationError, match="with_secrets"):
         SupervisorAirflowConfiguration(**hidden)
 
 
-def test_fields_may_stand_beside_airflow_or_in_it() -> None:
+def test_fields_may_be_given_beside_airflow_or_in_it() -> None:
     flat = config(startsecs=5, exitcodes="0,2", stopsignal="int", command_timeout=9)
     nested = config(
         airflow={"startsecs": 5, "exitcodes": [0, 2], "stopsignal": "SIGINT", "command_timeout": 9}
@@ -145,7 +145,7 @@ def test_fields_may_stand_beside_airflow_or_in_it() -> None:
         config(startsecs=5, airflow={"startsecs": 5})
 
 
-def test_what_a_program_says_for_itself_wins() -> None:
+def test_fields_of_a_program_take_precedence() -> None:
     own = ProgramConfiguration(
         command="x", autorestart="unexpected", startsecs=3, stopwaitsecs=1, stdout_logfile="/var/log/x.log"
     )
@@ -154,10 +154,10 @@ def test_what_a_program_says_for_itself_wins() -> None:
     assert program.stdout_logfile == Path("/var/log/x.log")
     assert program.stderr_logfile == Path("/data/s/p/error.log")
     assert (program.autostart, program.stopasgroup, program.directory) == (False, True, Path("/data/s/p"))
-    assert own.directory is None, "the user's own object stays as it was"
+    assert own.directory is None, "the user's object is not changed"
 
 
-def test_supervisord_starts_nothing_by_itself_and_outlives_who_starts_it() -> None:
+def test_supervisord_starts_no_program_by_itself_and_is_a_daemon() -> None:
     cfg = config(supervisord={"nodaemon": True, "loglevel": "debug"})
     assert (cfg.program["test"].autostart, cfg.program["test"].autorestart) == (False, False)
     assert (cfg.supervisord.nodaemon, cfg.supervisord.loglevel) == (False, "debug")
@@ -169,8 +169,8 @@ def test_stopping_without_the_group_is_possible() -> None:
     assert config(stopasgroup=False, killasgroup=False).program["test"].killasgroup is False
 
 
-def test_exit_codes_that_matter_are_kept() -> None:
-    """A program that ends within startsecs loses its code."""
+def test_startsecs_is_zero_with_exit_codes() -> None:
+    """supervisord does not report the exit code of a program that ends within startsecs."""
     policies = {"test": ProgramPolicy(exit_codes={99: "skip"})}
     assert config(policies=policies).program["test"].startsecs == 0
     assert config(policies=policies, startsecs=1).program["test"].startsecs == 1
@@ -178,7 +178,7 @@ def test_exit_codes_that_matter_are_kept() -> None:
     assert config(policies=policies).policy_of("test").exit_codes == {99: Action.SKIP}
 
 
-def test_processes_of_one_program_have_logs_of_their_own() -> None:
+def test_each_process_of_a_program_has_its_own_log() -> None:
     program = {"command": "x", "numprocs": 2, "process_name": "%(program_name)s_%(process_num)s"}
     logs = config(program={"p": program}).program["p"]
     assert str(logs.stdout_logfile) == "/data/s/p/output-%(process_num)s.log"
@@ -189,7 +189,7 @@ def test_directories_come_after_their_parents() -> None:
     assert cfg.directories == (Path("/data/s"), Path("/data/s/a"), Path("/data/s/b"))
 
 
-def test_default_directory_is_the_same_each_time_and_short() -> None:
+def test_default_directory_is_stable_and_short() -> None:
     many = {f"program-{number}": {"command": "x"} for number in range(20)}
     first, again = (SupervisorAirflowConfiguration(program=many) for _ in range(2))
     assert first.working_dir == again.working_dir
@@ -241,24 +241,24 @@ def test_default_directory_is_the_same_each_time_and_short() -> None:
         ({"airflow": 5}, "airflow"),
     ],
 )
-def test_bad_input_is_named(fields: dict[str, Any], message: str) -> None:
+def test_invalid_field_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(**fields)
 
 
-def test_template_is_judged_once_it_is_rendered() -> None:
+def test_template_is_validated_after_rendering() -> None:
     cfg = config(program={"p": {"command": "run {{ params.x }}\n{% if x %}"}})
     with pytest.raises(InputError, match="control character"):
         cfg.to_cfg()
 
 
-def test_the_configuration_cannot_be_changed() -> None:
+def test_configuration_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config().airflow = AirflowConfiguration()  # type: ignore[misc]
 
 
-def test_nothing_given_is_not_something() -> None:
-    """Hydra and the seed's own dumps write null for what was not given."""
+def test_none_counts_as_not_given() -> None:
+    """Hydra and dumps of airflow-supervisor write null for fields that were not given."""
     cfg = config(airflow={"startretries": None, "username": None, "exitcodes": None}, group=None, pool=None)
     assert cfg == config()
 
@@ -270,7 +270,7 @@ def test_pool_may_be_an_object_with_a_name() -> None:
     assert config(pool=Pool()).pool == config(pool="gpu").pool == "gpu"
 
 
-def test_without_airflow_nothing_is_filled_in() -> None:
+def test_plain_configuration_has_no_defaults_for_dags() -> None:
     bare = SupervisorConfiguration(program={"p": {"command": "x"}})
     assert bare.to_cfg() == "[supervisord]\n\n[supervisorctl]\n\n[program:p]\ncommand=x\n"
     assert not bare.has_secrets
@@ -351,7 +351,7 @@ def test_yaml_is_read(tmp_path: Path) -> None:
         ("password: ${oc.env:PASSWORD}", "only Hydra resolves"),
     ],
 )
-def test_yaml_that_is_wrong_is_explained_without_its_values(tmp_path: Path, text: str, message: str) -> None:
+def test_error_in_yaml_names_the_field_without_its_value(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
@@ -361,6 +361,6 @@ def test_yaml_that_is_wrong_is_explained_without_its_values(tmp_path: Path, text
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_yaml_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_yaml_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         SupervisorAirflowConfiguration.from_yaml(tmp_path / "none.yaml")

@@ -1,4 +1,4 @@
-"""What supervisord says of its processes, and what that means to the task that watches them."""
+"""The evaluation of process states: verdicts, crash loops and histories."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def verdict(*processes: Process, **fields: Any) -> Action | None:
 @pytest.mark.parametrize(
     "state", [ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF, ProcessState.STOPPING]
 )
-def test_program_that_lives_is_watched_on(state: ProcessState) -> None:
+def test_living_program_is_watched_further(state: ProcessState) -> None:
     assert verdict(process(state)) is None
 
 
@@ -44,26 +44,26 @@ def test_program_that_lives_is_watched_on(state: ProcessState) -> None:
         (Process.from_info(info(state=77)), Action.RETRIGGER),
     ],
 )
-def test_program_that_ended_is_done_or_failed(ended: Process, action: Action) -> None:
+def test_ended_program_is_success_or_failure(ended: Process, action: Action) -> None:
     assert verdict(ended) is action
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_exit_codes_mean_what_the_policy_says(action: Action) -> None:
+def test_policy_maps_exit_codes(action: Action) -> None:
     policies = {"test": ProgramPolicy(exit_codes={3: action}, otherwise="fail")}
     assert verdict(process(ProcessState.EXITED, 3), policies=policies) is action
     assert verdict(process(ProcessState.EXITED, 4), policies=policies) is Action.FAIL
     assert verdict(process(ProcessState.EXITED, 0), policies=policies) is Action.SUCCESS
 
 
-def test_exit_codes_that_supervisord_expects_are_good() -> None:
+def test_expected_exit_codes_are_a_success() -> None:
     program = {"test": {"command": "x", "exitcodes": [0, 2]}}
     assert verdict(process(ProcessState.EXITED, 2), program=program) is Action.SUCCESS
     assert verdict(process(ProcessState.EXITED, 1), program=program) is Action.RETRIGGER
 
 
 @pytest.mark.parametrize("autorestart, goes_on", [(True, {0, 1}), ("unexpected", {1}), (False, set())])
-def test_program_that_supervisord_starts_again_has_not_ended(autorestart: Any, goes_on: set[int]) -> None:
+def test_program_that_supervisord_restarts_has_not_ended(autorestart: Any, goes_on: set[int]) -> None:
     program = {"test": {"command": "x", "autorestart": autorestart}}
     for code in (0, 1):
         assert (verdict(process(ProcessState.EXITED, code), program=program) is None) == (code in goes_on)
@@ -76,7 +76,7 @@ SKIPS = ProgramPolicy(exit_codes={9: "skip", 8: "retry", 7: "fail"})
 
 
 def two(**exit_codes: int) -> Action | None:
-    """The verdict on two programs, of which those run that have no exit code."""
+    """Return the action for two programs; those without an exit code are running."""
     processes = [
         process(ProcessState.EXITED, exit_codes[name], name=name, group=name)
         if name in exit_codes
@@ -86,7 +86,7 @@ def two(**exit_codes: int) -> Action | None:
     return verdict(*processes, program=TWO, policy=SKIPS)
 
 
-def test_all_programs_must_have_ended_but_one_failure_decides() -> None:
+def test_success_needs_all_programs_and_failure_needs_one() -> None:
     assert two(a=0) is None
     assert two(a=9) is None
     assert two(a=0, b=0) is Action.SUCCESS
@@ -106,13 +106,13 @@ def test_reason_names_the_programs_that_failed() -> None:
     assert killed.verdict.reason == "test:test was ended by a signal"
 
 
-def test_program_that_supervisord_does_not_know_has_failed() -> None:
+def test_program_missing_in_supervisord_is_a_failure() -> None:
     found = evaluate(config(program=TWO), [process(name="a", group="a")], {})
     assert found.verdict.action is Action.RETRIGGER
     assert found.verdict.reason == "supervisord has 0 of the 1 processes of 'b'"
 
 
-def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:
+def test_processes_are_found_in_groups_and_listeners_are_omitted() -> None:
     cfg = config(
         program={
             "a": {
@@ -138,13 +138,13 @@ def test_processes_are_found_in_groups_and_listeners_are_left_out() -> None:
     }
 
 
-def test_group_may_be_called_like_a_program_in_it() -> None:
+def test_group_may_have_the_name_of_a_program_in_it() -> None:
     cfg = config(program=TWO, group={"a": {"programs": ["a", "b"]}})
     found = processes_by_program(cfg, [process(group="a", name="a"), process(group="a", name="b")])
     assert {name: [item.name for item in own] for name, own in found.items()} == {"a": ["a"], "b": ["b"]}
 
 
-def test_answer_that_describes_no_process_is_refused() -> None:
+def test_malformed_process_is_refused() -> None:
     for wrong in ({"name": "x"}, info(pid="?"), info(start=None)):
         with pytest.raises(InputError, match="does not describe a process"):
             Process.from_info(wrong)
@@ -156,7 +156,7 @@ POLICY = ProgramPolicy(
 
 
 class Program:
-    """A program under supervisord, second by second, and its history as the looks see it."""
+    """A simulated program under supervisord, and its history over several evaluations."""
 
     def __init__(self) -> None:
         self.now, self.start, self.pid, self.state = START, START, 100, ProcessState.RUNNING
@@ -187,7 +187,7 @@ def test_program_that_keeps_running_is_left_alone() -> None:
     assert program.history.restarts == ()
 
 
-def test_crash_loop_is_paused_longer_each_time_and_then_given_up() -> None:
+def test_pauses_of_a_crash_loop_grow_until_it_is_given_up() -> None:
     program = Program()
     assert program.evaluate() is CrashLoopStep.NOTHING
     delays = []
@@ -199,7 +199,7 @@ def test_crash_loop_is_paused_longer_each_time_and_then_given_up() -> None:
         ]
         assert program.history.paused_until is not None
         delays.append(program.history.paused_until - program.now)
-        assert program.evaluate(1) is CrashLoopStep.PAUSE, "it still runs"
+        assert program.evaluate(1) is CrashLoopStep.PAUSE, "it is still running"
         program.stop()
         assert program.evaluate(delays[-1] - 2) is CrashLoopStep.NOTHING
         assert program.evaluate(1) is CrashLoopStep.RESUME
@@ -214,14 +214,14 @@ def test_crash_loop_is_paused_longer_each_time_and_then_given_up() -> None:
     assert program.evaluate(1) is CrashLoopStep.GIVE_UP
 
 
-def test_restarts_that_are_rare_are_no_crash_loop() -> None:
+def test_rare_restarts_are_not_a_crash_loop() -> None:
     program = Program()
     assert CrashLoopStep.PAUSE in {program.restart(21) for _ in range(5)}
     program = Program()
     assert {program.restart(31) for _ in range(50)} == {CrashLoopStep.NOTHING}
 
 
-def test_program_that_ran_well_for_a_while_begins_anew() -> None:
+def test_program_that_ran_for_the_window_has_a_new_history() -> None:
     program = Program()
     program.evaluate()
     for _ in range(3):
@@ -236,7 +236,7 @@ def test_program_that_ran_well_for_a_while_begins_anew() -> None:
     assert program.history == CrashHistory(program.start, program.pid)
 
 
-def test_two_starts_within_a_second_are_told_apart_by_their_pid() -> None:
+def test_two_starts_within_a_second_are_distinguished_by_pid() -> None:
     program = Program()
     program.evaluate()
     program.pid += 1
@@ -244,7 +244,7 @@ def test_two_starts_within_a_second_are_told_apart_by_their_pid() -> None:
     assert len(program.history.restarts) == 1
 
 
-def test_retries_of_a_start_are_supervisords_own_business() -> None:
+def test_start_retries_of_supervisord_are_not_counted() -> None:
     program = Program()
     program.evaluate()
     for _ in range(10):
@@ -258,7 +258,7 @@ def test_retries_of_a_start_are_supervisords_own_business() -> None:
     assert len(program.history.restarts) == 1
 
 
-def test_program_that_cannot_be_started_after_its_pause_is_not_started_for_ever() -> None:
+def test_program_that_is_fatal_after_its_pause_is_not_resumed_again() -> None:
     program = Program()
     program.evaluate()
     for _ in range(3):
@@ -271,7 +271,7 @@ def test_program_that_cannot_be_started_after_its_pause_is_not_started_for_ever(
     assert program.history.paused_until is None
 
 
-def test_program_that_restarted_once_more_before_it_was_stopped_is_resumed() -> None:
+def test_program_that_restarted_before_it_was_paused_is_resumed() -> None:
     program = Program()
     program.evaluate()
     for _ in range(3):
@@ -281,7 +281,7 @@ def test_program_that_restarted_once_more_before_it_was_stopped_is_resumed() -> 
     assert program.evaluate(30) is CrashLoopStep.RESUME
 
 
-def test_the_pause_is_no_end_and_giving_up_is() -> None:
+def test_pause_is_not_an_end_and_giving_up_is() -> None:
     crashing = config(program={"test": {"command": "x", "autorestart": True}}, policy=POLICY)
     histories: dict[str, CrashHistory] = {}
     steps = []
@@ -308,7 +308,7 @@ def test_the_pause_is_no_end_and_giving_up_is() -> None:
     )
 )
 @settings(deadline=None)
-def test_whatever_comes_a_pause_is_bounded_and_history_can_be_kept(
+def test_pauses_are_bounded_and_history_survives_json(
     seen: list[tuple[ProcessState, int, int, int]],
 ) -> None:
     history, now = CrashHistory(), START
@@ -326,5 +326,5 @@ def test_history_of_another_version_is_read() -> None:
     assert CrashHistory.from_json({"start": 5, "mood": "good"}) == CrashHistory(start=5)
 
 
-def test_judging_alone_needs_no_history() -> None:
+def test_overall_verdict_needs_no_history() -> None:
     assert overall_verdict(config(), {"test": (process(),)}, {"test": ProgramPolicy()}).action is None

@@ -41,7 +41,7 @@ group:
 
 
 @pytest.mark.parametrize("convert", ["none", "partial", "object", "all"])
-def test_hydra_makes_what_python_makes(monkeypatch: pytest.MonkeyPatch, convert: str) -> None:
+def test_hydra_builds_the_same_configuration_as_python(monkeypatch: pytest.MonkeyPatch, convert: str) -> None:
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("SUPERVISOR_RPC_PASSWORD", "correct horse")

@@ -1,4 +1,4 @@
-"""The bytes of a log as lines, and the place up to which they were given out."""
+"""Splitting the bytes of a log into lines, and the position up to which they were emitted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PIECES = st.one_of(
 )
 
 
-def read_from(place: LogPosition, data: bytes, sizes: list[int]) -> tuple[LogLines, list[str]]:
-    """Read a file from a place on, in pieces of these sizes, and the rest at once."""
-    lines, found = LogLines(place), list[str]()
+def read_from(position: LogPosition, data: bytes, sizes: list[int]) -> tuple[LogLines, list[str]]:
+    """Read a file from a position, in pieces of the given sizes, and then the rest."""
+    lines, found = LogLines(position), list[str]()
     for size in [*sizes, len(data)]:
         start = lines.read_position.offset
         found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
@@ -33,14 +33,14 @@ def expected(data: bytes) -> list[str]:
 
 
 @given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
-def test_lines_are_the_same_however_they_are_read(data: bytes, sizes: list[int]) -> None:
+def test_lines_do_not_depend_on_the_sizes_of_reads(data: bytes, sizes: list[int]) -> None:
     lines, found = read_from(LogPosition(inode=3), data, sizes)
     assert found + lines.finish() == expected(data)
     assert lines.resume_position == LogPosition(3, len(data), fingerprint_of(data), 7.0)
 
 
 @given(data=st.lists(PIECES, max_size=40).map(b"".join), sizes=st.lists(st.integers(1, 20), max_size=20))
-def test_who_goes_on_from_a_kept_place_gets_the_rest(data: bytes, sizes: list[int]) -> None:
+def test_reading_resumes_from_a_saved_position(data: bytes, sizes: list[int]) -> None:
     first, found = LogLines(LogPosition()), list[str]()
     for size in sizes:
         start = first.read_position.offset
@@ -52,7 +52,7 @@ def test_who_goes_on_from_a_kept_place_gets_the_rest(data: bytes, sizes: list[in
     assert found + rest + second.finish() == expected(data)
 
 
-def test_place_stays_before_a_line_that_is_not_complete() -> None:
+def test_resume_position_stays_before_an_incomplete_line() -> None:
     lines = LogLines(LogPosition())
     assert lines.take(b"", "one\ntwö".encode(), 1.0) == ["one"]
     assert (lines.resume_position.offset, lines.read_position.offset) == (4, 8)
@@ -76,7 +76,7 @@ def test_line_may_begin_in_one_file_and_end_in_the_next() -> None:
 
 
 @pytest.mark.parametrize("character", ["é", "€", "😀"])
-def test_line_without_an_end_comes_in_parts_that_cut_no_character(character: str) -> None:
+def test_long_line_is_split_between_characters(character: str) -> None:
     data = b"x" + character.encode() * 60_000
     lines, found = LogLines(LogPosition()), list[str]()
     for start in range(0, len(data), 1000):
@@ -86,18 +86,18 @@ def test_line_without_an_end_comes_in_parts_that_cut_no_character(character: str
     assert "".join(found + lines.finish()) == data.decode()
 
 
-def test_bytes_that_are_never_a_character_do_not_wait_for_ever() -> None:
+def test_invalid_bytes_are_not_held_back() -> None:
     data = b"\xff" * 200_000
     lines, found = read_from(LogPosition(), data, [65536] * 3)
     assert "".join(found + lines.finish()) == "\N{REPLACEMENT CHARACTER}" * 200_000
 
 
-def test_mark_tells_the_bytes_before_a_place_from_others() -> None:
+def test_fingerprint_distinguishes_the_bytes_before_a_position() -> None:
     assert fingerprint_of(b"") == ""
     assert fingerprint_of(b"a" * OVERLAP) == fingerprint_of(b"b" + b"a" * OVERLAP)
     assert fingerprint_of(b"b" + b"a" * (OVERLAP - 1)) != fingerprint_of(b"a" * OVERLAP)
 
 
 @pytest.mark.parametrize("wrong", [None, {}, [1, 2], [1, 2, "x", None], ["1", 2, "x", 1.0]])
-def test_what_another_version_kept_is_passed_over(wrong: object) -> None:
+def test_position_in_an_unknown_format_is_ignored(wrong: object) -> None:
     assert LogPosition.from_json(wrong) is None

@@ -1,4 +1,4 @@
-"""What is rendered is what supervisor's own parser reads, whatever the text."""
+"""Supervisor's own parser reads back every rendered value unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
 CHARACTERS = st.characters(exclude_categories=NOT_IN_A_LINE)
 TRICKY = st.sampled_from([*" %;#'\"=:[](),\\$", " ;", " #", "%%", "%s", "%d", "%(x)s", "%(here)d", "(here)s"])
 WITHOUT_PERCENT = st.sampled_from(["a", " ", ";", " ;", "(here)s", "é", "[x]"])
-# As it is written in the configuration, and what the first process of the program p gets.
+# Pairs of a text in the configuration, and its value for the first process of the program p (None: unchanged).
 PIECES = st.one_of(
     st.tuples(CHARACTERS, st.none()),
     st.tuples(TRICKY, st.none()),
@@ -53,10 +53,10 @@ PIECES = st.one_of(
 
 @st.composite
 def texts(draw: st.DrawFn) -> tuple[str, str]:
-    """A text with supervisor's expressions among it, and what it expands to."""
+    """Draw a text that may contain supervisor's expressions, and its expansion."""
     given_text = expected = ""
     for piece, expanded in draw(st.lists(PIECES, min_size=1, max_size=12)):
-        # Two pieces must not make an expression together.
+        # Two pieces must not form an expression together.
         between = draw(WITHOUT_PERCENT) if given_text.endswith("%") else ""
         given_text += between + piece
         expected += between + (piece if expanded is None else expanded)
@@ -75,7 +75,7 @@ def config(**fields: Any) -> SupervisorConfiguration:
 
 @given(text=texts())
 @settings(max_examples=150, deadline=None)
-def test_command_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
+def test_command_is_read_back_unchanged(folder: Path, text: tuple[str, str]) -> None:
     command, expected = text
     assume("(here)" not in command)
     rendered = config(program={"p": {"command": command}}).to_cfg()
@@ -84,7 +84,7 @@ def test_command_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
 
 @given(text=texts())
 @settings(max_examples=100, deadline=None)
-def test_environment_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
+def test_environment_is_read_back_unchanged(folder: Path, text: tuple[str, str]) -> None:
     value, expected = text
     assume("(here)" not in value and not ("'" in value and '"' in value))
     assume(not {value[0], value[-1]} & {"'", '"'})
@@ -94,7 +94,7 @@ def test_environment_is_read_whole(folder: Path, text: tuple[str, str]) -> None:
 
 @given(value=st.text(st.one_of(CHARACTERS, st.sampled_from(" %;#'")), min_size=1, max_size=20))
 @settings(max_examples=100, deadline=None)
-def test_daemons_environment_is_read_whole_although_it_is_expanded_twice(folder: Path, value: str) -> None:
+def test_daemon_environment_is_read_back_unchanged_although_expanded_twice(folder: Path, value: str) -> None:
     assume(not ("'" in value and '"' in value) and not {value[0], value[-1]} & {"'", '"'})
     rendered = config(supervisord={"environment": {"A": value}}, program={"p": {"command": "x"}}).to_cfg()
     assert read_by_supervisor(rendered, folder).environment == {"A": value}
@@ -102,7 +102,7 @@ def test_daemons_environment_is_read_whole_although_it_is_expanded_twice(folder:
 
 @given(name=st.text(st.one_of(CHARACTERS, st.sampled_from(" %;#'\"")), min_size=1, max_size=20))
 @settings(max_examples=80, deadline=None)
-def test_paths_are_read_whole(folder: Path, name: str) -> None:
+def test_paths_are_read_back_unchanged(folder: Path, name: str) -> None:
     assume("/" not in name and name not in (".", "..") and len(name.encode()) < 100)
     own = folder / name
     own.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def test_paths_are_read_whole(folder: Path, name: str) -> None:
 
 @given(password=st.text(st.one_of(CHARACTERS, st.sampled_from(" %;#'\"")), min_size=1, max_size=20))
 @settings(max_examples=100, deadline=None)
-def test_password_is_read_whole_or_refused(folder: Path, password: str) -> None:
+def test_password_is_read_back_unchanged_or_refused(folder: Path, password: str) -> None:
     server = {"port": "*:9001", "username": "airflow", "password": password}
     cut = any(f"{space}{mark}" in password for space in SPACES for mark in ";#")
     if cut or password.strip() != password:
@@ -155,7 +155,7 @@ def test_control_characters_are_refused(text: str, around: str) -> None:
 
 @given(fields=st.data())
 @settings(deadline=None)
-def test_every_field_of_a_program_is_read_as_it_was_given(folder: Path, fields: st.DataObject) -> None:
+def test_every_field_of_a_program_is_read_back_unchanged(folder: Path, fields: st.DataObject) -> None:
     number, flag = st.integers(0, 10**6), st.booleans()
     values = fields.draw(
         st.fixed_dictionaries(
@@ -195,7 +195,7 @@ def test_every_field_of_a_program_is_read_as_it_was_given(folder: Path, fields: 
 
 
 def test_every_default_is_supervisors_own(folder: Path) -> None:
-    """Rendering leaves defaults out: they are read from the parser, given nothing."""
+    """Rendering omits defaults, so they must be the same as those of the parser."""
     minimal = "[supervisord]\n[supervisorctl]\n[program:p]\ncommand=x\n"
     every = config(program={"p": {"command": "x"}})
     assert every.to_cfg().replace("\n\n", "\n") == minimal
@@ -297,14 +297,14 @@ def test_included_files_are_read(folder: Path) -> None:
     }
 
 
-def test_text_that_include_would_replace_is_refused(folder: Path) -> None:
+def test_text_that_include_would_expand_is_refused(folder: Path) -> None:
     literal = {"program": {"a": {"command": "echo %%(here)s"}}}
     assert processes(config(**literal).to_cfg(), folder)["a"].command == "echo %(here)s"
     with pytest.raises(InputError, match=r"%%\(here\)s"):
         config(**literal, include={"files": "x"}).to_cfg()
 
 
-def test_processes_of_one_program_are_told_apart(folder: Path) -> None:
+def test_processes_of_one_program_have_different_names(folder: Path) -> None:
     program = ProgramConfiguration(
         command="run --port=80%(process_num)02d",
         process_name="%(program_name)s_%(process_num)d",
@@ -320,7 +320,7 @@ def test_processes_of_one_program_are_told_apart(folder: Path) -> None:
     assert found["p_4"].stdout_logfile == f"{folder}/p-4.log"
 
 
-def test_an_unknown_expression_is_text() -> None:
+def test_unknown_expression_is_plain_text() -> None:
     assert (
         render_value("x", "%(process_num)s %(nobody)s %(here)i", IN_PROCESS)
         == "%(process_num)s %%(nobody)s %%(here)i"

@@ -1,4 +1,4 @@
-"""This host as a machine: its files, its commands, its processes."""
+"""The local host as a machine: files, commands and processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_identity_is_what_the_system_says(machine: Machine) -> None:
+async def test_identity_matches_the_system(machine: Machine) -> None:
     found = await machine.identity()
     assert found.host == os.uname().nodename
     assert found.uid == os.geteuid()
@@ -61,7 +61,7 @@ async def test_identity_is_what_the_system_says(machine: Machine) -> None:
     assert found.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-async def test_directories_are_made_for_us_alone(machine: Machine, tmp_path: Path) -> None:
+async def test_created_directories_are_private(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c"
     await machine.make_directory(path)
     assert [mode(made) for made in (path, path.parent, path.parent.parent)] == [0o700] * 3
@@ -70,7 +70,7 @@ async def test_directories_are_made_for_us_alone(machine: Machine, tmp_path: Pat
     assert (path / "kept").exists()
 
 
-async def test_directory_is_checked_and_not_made(machine: Machine, tmp_path: Path) -> None:
+async def test_check_directory_creates_nothing(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     for missing in (path, path.parent):
         assert not await machine.check_directory(missing)
@@ -88,7 +88,7 @@ async def test_directory_is_checked_and_not_made(machine: Machine, tmp_path: Pat
         await machine.check_directory(Path("a"))
 
 
-async def test_directory_that_others_could_change_is_refused(machine: Machine, tmp_path: Path) -> None:
+async def test_directory_writable_by_others_is_refused(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "file").touch()
@@ -98,13 +98,11 @@ async def test_directory_that_others_could_change_is_refused(machine: Machine, t
         with pytest.raises(MachineRefused, match=complaint):
             await machine.make_directory(tmp_path / name)
     await machine.make_directory(tmp_path / "link" / "inside")
-    assert (tmp_path / "real" / "inside").is_dir(), (
-        "a link above it is somebody's way of arranging their disks"
-    )
+    assert (tmp_path / "real" / "inside").is_dir(), "links in parent directories are allowed"
 
 
 @pytest.mark.parametrize("below", ["", "sub", "sub/deeper", "../../way/sub"])
-async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
+async def test_directory_of_another_user_in_a_shared_one_is_refused(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
 ) -> None:
     (tmp_path / "shared").mkdir()
@@ -112,7 +110,7 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
     theirs = tmp_path / "shared" / "supervisor-dag"
     theirs.mkdir(mode=0o755)
     (tmp_path / "way").symlink_to(theirs)
-    # Only root can give a directory away; to everybody else the one of root would be safe.
+    # Only root can change the owner of a directory, so the owner is faked.
     entry = local_files._entry
 
     def owned_by_another(path: Path, **options: Any) -> Any:
@@ -128,7 +126,7 @@ async def test_directory_that_somebody_put_into_a_shared_one_is_refused(
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-async def test_directory_that_everybody_can_swap_is_refused(
+async def test_directory_that_all_users_can_replace_is_refused(
     machine: Machine, tmp_path: Path, sticky: bool
 ) -> None:
     shared = tmp_path / "shared"
@@ -144,7 +142,7 @@ async def test_directory_that_everybody_can_swap_is_refused(
         await machine.make_directory(shared)
 
 
-async def test_file_is_replaced_with_one_that_only_we_read(machine: Machine, tmp_path: Path) -> None:
+async def test_written_file_replaces_a_link_and_is_private(machine: Machine, tmp_path: Path) -> None:
     elsewhere, path = tmp_path / "elsewhere", tmp_path / "supervisord.conf"
     elsewhere.write_text("theirs")
     path.symlink_to(elsewhere)
@@ -158,7 +156,7 @@ async def test_file_is_replaced_with_one_that_only_we_read(machine: Machine, tmp
     assert sorted(tmp_path.iterdir()) == [elsewhere, path]
 
 
-async def test_writing_that_fails_leaves_what_was_there(machine: Machine, tmp_path: Path) -> None:
+async def test_failed_write_leaves_the_old_content(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "kept").touch()
     with pytest.raises(MachineRefused, match="busy"):
@@ -183,7 +181,7 @@ async def test_part_of_a_file_is_read(machine: Machine, tmp_path: Path) -> None:
         await machine.read(Path("log"))
 
 
-async def test_pipe_is_not_waited_for(machine: Machine, tmp_path: Path) -> None:
+async def test_reading_a_pipe_does_not_block(machine: Machine, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for inodes in (True, False):
         (status,) = await machine.status(tmp_path / "pipe", inodes=inodes)
@@ -210,7 +208,7 @@ async def test_status_of_several_files(machine: Machine, tmp_path: Path) -> None
             assert [file.inode, empty.inode] == [paths[0].stat().st_ino, paths[2].stat().st_ino]
 
 
-async def test_tree_is_removed_and_what_links_lead_to_stays(machine: Machine, tmp_path: Path) -> None:
+async def test_removing_a_tree_keeps_the_targets_of_links(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()
     (tmp_path / "tree" / "sub").mkdir(parents=True)
@@ -226,7 +224,7 @@ async def test_tree_is_removed_and_what_links_lead_to_stays(machine: Machine, tm
         await machine.remove(Path("/"))
 
 
-async def test_command_gets_its_arguments_as_they_are(machine: Machine) -> None:
+async def test_command_gets_its_arguments_unchanged(machine: Machine) -> None:
     code = "import sys; print(sys.argv[1:], sys.stdin.read(), file=sys.stderr); sys.exit(3)"
     ended = await machine.run([sys.executable, "-c", code, "a b", "$HOME", "'"], timeout=20, stdin=b"given")
     assert ended == CommandResult(3, "['a b', '$HOME', \"'\"] given\n")
@@ -246,7 +244,7 @@ async def test_command_that_takes_too_long_is_killed_with_its_children(
     machine: Machine, tmp_path: Path
 ) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
-    for seconds in (1, 5, 25):  # an answer may take long on a machine that has much to do
+    for seconds in (1, 5, 25):  # a busy machine may answer slowly
         with pytest.raises(MachineUnavailable, match=rf"sh took longer than {seconds} s on ") as late:
             await machine.run(["sh", "-c", script], timeout=seconds)
         if "and was killed" in str(late.value):
@@ -259,7 +257,7 @@ async def ended_(machine: Machine, pid: int) -> bool:
     return await machine.command_of(pid) is None
 
 
-async def test_daemon_that_a_command_leaves_behind_keeps_nobody_waiting(machine: Machine) -> None:
+async def test_daemon_left_behind_by_a_command_does_not_delay_its_result(machine: Machine) -> None:
     ended = await machine.run(["sh", "-c", "setsid sleep 60 & echo $!"], timeout=10)
     pid = int(ended.output)
     try:
@@ -268,14 +266,14 @@ async def test_daemon_that_a_command_leaves_behind_keeps_nobody_waiting(machine:
         os.kill(pid, signal.SIGKILL)
 
 
-async def test_process_is_told_and_signalled(machine: Machine, sleeper: subprocess.Popen[bytes]) -> None:
+async def test_process_is_found_and_signalled(machine: Machine, sleeper: subprocess.Popen[bytes]) -> None:
     command = await machine.command_of(sleeper.pid)
     assert command is not None
     assert (command[0], command[1]) == (sys.executable, "-c")
     assert (await command_by_ps(machine, sleeper.pid) or [""])[0] == sys.executable
     assert await machine.signal(sleeper.pid, "TERM")
     await until(lambda: ended_(machine, sleeper.pid))
-    # Nobody has waited for it yet: what remains of it is no process to us.
+    # It is a zombie until its parent waits for it, and does not count as a process.
     os.kill(sleeper.pid, 0)
     assert not await machine.signal(sleeper.pid, "TERM")
     assert await command_by_ps(machine, sleeper.pid) is None
@@ -287,13 +285,13 @@ async def test_process_is_told_and_signalled(machine: Machine, sleeper: subproce
         await machine.signal(sleeper.pid, "STOPPED")
 
 
-async def test_this_host_is_told_by_its_name_and_its_sockets_are_themselves(tmp_path: Path) -> None:
+async def test_local_host_has_a_name_and_returns_sockets_unchanged(tmp_path: Path) -> None:
     async with use_machine(MachineAddress()) as machine:
         assert machine.name == f"this host ({os.uname().nodename})"
         assert await machine.socket(tmp_path / "s.sock") == tmp_path / "s.sock"
 
 
-def test_where_that_cannot_be_meant_is_refused() -> None:
+def test_invalid_address_is_refused() -> None:
     secret = "s3cret-value"
     for wrong, complaint in (
         ({"remote_host": "web-3"}, "give ssh_conn_id"),

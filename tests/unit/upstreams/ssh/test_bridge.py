@@ -1,4 +1,4 @@
-"""What a machine sends over the bridge is bounded, whatever runs there in place of our program."""
+"""Data from the bridge is bounded, even if another program runs on the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MB = 2**20
 
 
 class Channel:
-    """What asyncssh gives a session; its other end never confirms that it was closed."""
+    """A fake channel of asyncssh whose other end never confirms that it was closed."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -39,7 +39,7 @@ def bridge() -> tuple[Bridge, Channel]:
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[asyncio.StreamWriter, socket.socket]]:
-    """The writer to somebody who connected here, and his end, which he does not read."""
+    """Return the writer to a local client, and the client's socket, from which nothing is read."""
     ours, theirs = socket.socketpair()
     _, writer = await asyncio.open_unix_connection(sock=ours)
     try:
@@ -51,10 +51,10 @@ async def connected() -> AsyncIterator[tuple[asyncio.StreamWriter, socket.socket
 
 @asynccontextmanager
 async def bridged_connection(found: Bridge) -> AsyncIterator[tuple[BridgedConnection, socket.socket]]:
-    """A connection that the bridge has opened."""
+    """Return a connection that the bridge has opened, and the socket of its local client."""
     async with AsyncExitStack() as stack:
         writer, theirs = await stack.enter_async_context(connected())
-        opening = asyncio.ensure_future(stack.enter_async_context(found.opened(Path("/s.sock"), writer)))
+        opening = asyncio.ensure_future(stack.enter_async_context(found.connect(Path("/s.sock"), writer)))
         while not found._connections:
             await asyncio.sleep(0)
         (number,) = found._connections
@@ -64,7 +64,7 @@ async def bridged_connection(found: Bridge) -> AsyncIterator[tuple[BridgedConnec
         yield bridged, theirs
 
 
-async def test_frames_arrive_in_whatever_pieces() -> None:
+async def test_frames_are_reassembled_from_any_pieces() -> None:
     found, _ = bridge()
     async with bridged_connection(found) as (bridged, theirs):
         sent = HEAD.pack(bridged.number, b"d", 65_536) + b"x" * 65_536 + HEAD.pack(bridged.number, b"c", 0)
@@ -79,7 +79,7 @@ async def test_frames_arrive_in_whatever_pieces() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 32_768])
-async def test_program_is_found_behind_what_a_shell_says(size: int) -> None:
+async def test_output_of_the_shell_before_hello_is_discarded(size: int) -> None:
     found, channel = bridge()
     said = b"welcome\n" * 10_000 + HELLO[:10] + HELLO
     for start in range(0, len(said), size):
@@ -89,7 +89,7 @@ async def test_program_is_found_behind_what_a_shell_says(size: int) -> None:
     assert not channel.is_aborted
 
 
-async def test_shell_that_does_not_stop_talking_is_broken_off() -> None:
+async def test_endless_output_before_hello_aborts_the_bridge() -> None:
     found, channel = bridge()
     for _ in range(40):
         found.data_received(b"y" * 32_768, None)
@@ -97,11 +97,11 @@ async def test_shell_that_does_not_stop_talking_is_broken_off() -> None:
     assert (channel.is_aborted, found.is_closed) == (True, True)
     async with connected() as (writer, _):
         with pytest.raises(MachineUnavailable, match="prints too much"):
-            async with found.opened(Path("/s.sock"), writer):
+            async with found.connect(Path("/s.sock"), writer):
                 pass
 
 
-async def test_frame_that_the_program_never_sends_breaks_off_all_connections() -> None:
+async def test_oversized_frame_aborts_all_connections() -> None:
     found, channel = bridge()
     async with bridged_connection(found) as (bridged, _):
         found.data_received(HEAD.pack(bridged.number, b"d", 2**32 - 1), None)
@@ -111,7 +111,7 @@ async def test_frame_that_the_program_never_sends_breaks_off_all_connections() -
         assert not found._received
 
 
-async def test_connection_that_nobody_reads_is_broken_off_alone() -> None:
+async def test_unread_connection_is_aborted_without_affecting_others() -> None:
     found, channel = bridge()
     frame = b"x" * 65_536
     async with bridged_connection(found) as (unread, _), connected() as (writer, theirs):
@@ -125,7 +125,7 @@ async def test_connection_that_nobody_reads_is_broken_off_alone() -> None:
         assert (channel.is_aborted, found.is_closed, other.closed.is_set()) == (False, False, False)
 
 
-async def test_of_what_is_complained_the_last_is_kept() -> None:
+async def test_only_the_end_of_the_error_output_is_kept() -> None:
     found, _ = bridge()
     for _ in range(2000):
         found.data_received(b"x" * 900, 1)

@@ -1,4 +1,4 @@
-"""Commands for another machine's shell: any bytes arrive, and none is on the command line."""
+"""Commands for a remote shell: any bytes arrive unchanged, and none is on the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(line: bytes, shell: str = "sh", prefix: str = "", stdin: bytes = b"") ->
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(words, max_size=4), words, st.binary())
-def test_arguments_environment_and_input_arrive_as_they_are(
+def test_arguments_environment_and_input_arrive_unchanged(
     arguments: list[str], value: str, stdin: bytes
 ) -> None:
     line = script_line([sys.executable, "-S", "-c", SHOW, *arguments], [("A", value), ("PYTHONUTF8", "1")])
@@ -38,7 +38,7 @@ def test_arguments_environment_and_input_arrive_as_they_are(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_every_login_shell_understands(shell: str) -> None:
+def test_every_login_shell_executes_the_line(shell: str) -> None:
     line = script_line(["echo", "it's", "$HOME \\ \n!"], [("A", "b")], mark="from-here")
     pid, _, said = run(line, shell, prefix="echo Welcome").partition(b"\n")[2].partition(b"\n")
     assert pid.split()[0] == b"from-here"
@@ -46,7 +46,7 @@ def test_every_login_shell_understands(shell: str) -> None:
     assert said == b"it's $HOME \\ \n!\n"
 
 
-def test_line_is_always_the_same() -> None:
+def test_shell_command_does_not_depend_on_the_program() -> None:
     assert shell_command("") == shell_command("  ")
     assert shell_command("source x").splitlines() == ["source x", shell_command("")]
 

@@ -1,4 +1,4 @@
-"""Airflow's SSH connection is read as the ssh provider reads it, and shows no secret."""
+"""Airflow's SSH connection is interpreted as by the ssh provider, and secrets are masked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(
     return ssh_settings(connection, {} if extra is None else extra, **where)
 
 
-def test_defaults_check_the_host_key_and_hurry() -> None:
+def test_defaults_check_the_host_key_and_limit_the_time() -> None:
     found = read()
     assert (found.name, found.port, found.password) == ("airflow@web-3:22", 22, "pa55")
     assert (found.check_host_key, found.known_hosts, found.host_key) == (True, None, None)
@@ -31,7 +31,7 @@ def test_defaults_check_the_host_key_and_hurry() -> None:
     assert read(host="::1", port=2222).name == "airflow@[::1]:2222"
 
 
-def test_account_without_a_login_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_without_a_login_uses_the_local_user(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(conn_id="web", conn_type="ssh", host="web-3")
     monkeypatch.setattr("getpass.getuser", lambda: "airflow-here")
     assert ssh_settings(connection, {}).username == "airflow-here"
@@ -44,7 +44,7 @@ def test_account_without_a_login_is_ours(monkeypatch: pytest.MonkeyPatch) -> Non
         ssh_settings(connection, {})
 
 
-def test_extras_mean_what_the_provider_says() -> None:
+def test_extra_is_read_as_by_the_provider() -> None:
     found = read(
         {
             "private_key": KEY,
@@ -84,12 +84,12 @@ def test_extras_mean_what_the_provider_says() -> None:
         ({"host_key": "", "no_host_key_check": ""}, (None, None, True)),
     ],
 )
-def test_whom_to_trust(extra: dict[str, Any], expected: Any) -> None:
+def test_host_key_settings(extra: dict[str, Any], expected: Any) -> None:
     found = read(extra)
     assert (found.host_key, found.known_hosts, found.check_host_key) == expected
 
 
-def test_what_the_task_says_wins() -> None:
+def test_arguments_override_the_connection() -> None:
     extra = {"conn_timeout": 5, "cmd_timeout": 6}
     found = read(extra, remote_host="web-4", connect_timeout=1.5)
     assert (found.host, found.connect_seconds, found.command_seconds) == ("web-4", 1.5, 6)
@@ -116,7 +116,7 @@ def test_what_the_task_says_wins() -> None:
         ({"disabled_algorithms": ["x"]}, "must be a JSON object of lists"),
     ],
 )
-def test_extra_that_cannot_be_meant_is_refused(extra: Any, complaint: str) -> None:
+def test_invalid_extra_is_refused(extra: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as refused:
         read(extra)
     assert "'web'" in str(refused.value)

@@ -1,4 +1,4 @@
-"""The directory in which other machines' sockets are on this host."""
+"""The local directory of the sockets that lead to remote machines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from deferrable_ops.upstreams.ssh.sockets import SocketDirectory
 
 
 @pytest.mark.parametrize("moment", ["made", "opened"])
-def test_directory_that_another_process_takes_for_left_is_made_again(
+def test_directory_removed_by_another_process_is_created_again(
     monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """What is new and not locked yet looks like what a killed process has left."""
+    """A new directory that is not locked yet looks like one that a killed process left behind."""
     make, opened, removed = tempfile.mkdtemp, os.open, []
 
     def remove_first(directory: str | Path) -> None:

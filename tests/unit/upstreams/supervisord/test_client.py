@@ -1,4 +1,4 @@
-"""What a supervisord answers is bounded, whoever has put himself in its place."""
+"""Answers are bounded, even if another program listens on supervisord's socket."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MB = 2**20
 
 @asynccontextmanager
 async def answering(folder: Path, head: str, body: bytes, times: int = 1) -> AsyncIterator[Supervisord]:
-    """A client of a socket on which each request is answered with this, so many times over; and what was asked."""
+    """Return a client of a socket that answers each request with ``head`` and ``times`` copies of ``body``."""
     path = folder / "s.sock"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            asked.append(await reader.readuntil(b"</methodCall>"))
+            requests.append(await reader.readuntil(b"</methodCall>"))
             writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
             for _ in range(times):
                 writer.write(body)
@@ -38,7 +38,7 @@ async def answering(folder: Path, head: str, body: bytes, times: int = 1) -> Asy
         finally:
             writer.close()
 
-    asked.clear()
+    requests.clear()
     sent[0] = 0
     async with (
         await asyncio.start_unix_server(serve, path),
@@ -47,12 +47,12 @@ async def answering(folder: Path, head: str, body: bytes, times: int = 1) -> Asy
         yield found
 
 
-asked: list[bytes] = []
+requests: list[bytes] = []
 sent = [0]
 
 
 @pytest.mark.parametrize("head", ["Connection: close", f"Content-Length: {2**40}"])
-async def test_answer_without_an_end_is_broken_off(tmp_path: Path, head: str) -> None:
+async def test_endless_answer_is_aborted(tmp_path: Path, head: str) -> None:
     async with answering(tmp_path, head, b"x" * MB, times=10_000) as found:
         with pytest.raises(SupervisordUnavailable, match=r"s\.sock sends more than 16 MB"):
             await found.processes()
@@ -60,16 +60,16 @@ async def test_answer_without_an_end_is_broken_off(tmp_path: Path, head: str) ->
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_compressed_answer_is_neither_asked_for_nor_unpacked(tmp_path: Path, encoding: str) -> None:
+async def test_compressed_answer_is_neither_requested_nor_decompressed(tmp_path: Path, encoding: str) -> None:
     body = gzip.compress(client.dumps(("x" * (200 * MB // 10),), methodresponse=True).encode())
     head = f"Content-Encoding: {encoding}\r\nContent-Length: {len(body)}"
     async with answering(tmp_path, head, body) as found:
         with pytest.raises(supervisord_xmlrpc.UnreadableAnswer):
             await found.processes()
-    assert b"accept-encoding: identity\r\n" in asked[0].lower()
+    assert b"accept-encoding: identity\r\n" in requests[0].lower()
 
 
-async def test_long_answer_is_read_beside_the_event_loop_and_a_short_one_on_it(
+async def test_long_answer_is_parsed_in_a_thread_and_a_short_one_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_in = []
@@ -89,7 +89,7 @@ async def test_long_answer_is_read_beside_the_event_loop_and_a_short_one_on_it(
     assert read_in == [True, False, False]
 
 
-async def test_reason_of_a_refusal_is_cut(tmp_path: Path) -> None:
+async def test_reason_of_an_error_is_truncated(tmp_path: Path) -> None:
     body = client.dumps(client.Fault(92, "CANT_REREAD: " + "x" * MB)).encode()
     async with answering(tmp_path, f"Content-Length: {len(body)}", body) as found:
         with pytest.raises(SupervisordRefused, match="refused x: CANT_REREAD: xxx") as refused:

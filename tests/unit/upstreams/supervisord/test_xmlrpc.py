@@ -1,4 +1,4 @@
-"""Text arrives as supervisord sent it, although XML has no control characters."""
+"""Text is decoded as supervisord sent it, although XML forbids control characters."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TEXT = st.text(
 
 
 def sent(value: object) -> bytes:
-    """An answer as supervisord makes it: by the standard library, which puts every character in as it is."""
+    """Return an answer as encoded by supervisord: by the standard library, which escapes no control characters."""
     return client.dumps((value,), methodresponse=True).encode()
 
 
 @given(text=TEXT)
 @settings(deadline=None)
-def test_text_arrives_as_it_was_written(text: str) -> None:
+def test_text_is_decoded_unchanged(text: str) -> None:
     body = sent([{"faultString": text}, text])
     stand_ins = {character for character in text if "\ufdd0" <= character <= "\ufdef"}
     controls = {character for character in text if character < " " and character not in "\t\n"}
@@ -54,12 +54,12 @@ def test_refusal_is_a_fault() -> None:
         sent(1).replace(b"<int>1</int>", b"<int>one</int>"),
     ],
 )
-def test_answer_that_is_none_is_not_readable(body: bytes) -> None:
+def test_invalid_answer_is_refused(body: bytes) -> None:
     with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="is not XML-RPC"):
         supervisord_xmlrpc.answer(body)
 
 
-def test_number_that_xmlrpc_has_no_room_for_goes_as_text() -> None:
+def test_large_integer_is_sent_as_text() -> None:
     arguments, method = client.loads(supervisord_xmlrpc.request("x.y", ["a", 2**31, 2**31 - 1, -1, True]))
     assert (method, arguments) == ("x.y", ("a", str(2**31), 2**31 - 1, -1, True))
 
@@ -78,7 +78,7 @@ def test_answer_that_defines_entities_is_refused(encoding: str) -> None:
         supervisord_xmlrpc.answer((BILLION_LAUGHS % "").encode())
 
 
-def test_text_that_looks_like_entities_arrives() -> None:
+def test_text_that_looks_like_entities_is_decoded_unchanged() -> None:
     text = "<!DOCTYPE a [<!ENTITY b 'ha'>]> &b; <" + "x" * 500
     assert supervisord_xmlrpc.answer(sent(text)) == text
 
@@ -94,14 +94,14 @@ def test_text_that_looks_like_entities_arrives() -> None:
         pytest.param(b"<a b='" + b"x" * 2**24, id="one tag"),
     ],
 )
-def test_answer_that_would_keep_the_parser_busy_is_refused_at_once(text: bytes) -> None:
+def test_answer_that_would_keep_the_parser_busy_is_refused_quickly(text: bytes) -> None:
     begun = time.process_time()
     with pytest.raises(supervisord_xmlrpc.UnreadableAnswer, match="more tags or control characters"):
         supervisord_xmlrpc.answer(b"<methodResponse>" + text + b"</methodResponse>")
     assert time.process_time() - begun < 1.0, "the parser takes 4 to 22 s for each of them"
 
 
-def test_long_text_with_control_characters_takes_no_time_for_each_of_its_characters() -> None:
+def test_long_text_with_control_characters_is_decoded_quickly() -> None:
     text = "\x1b[0m\x00" * 20_000 + "é" * 2**22
     begun = time.process_time()
     assert supervisord_xmlrpc.answer(sent([text])) == [text]
