@@ -118,7 +118,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
         """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
         return self._queue_reason or super().worker_start_reason
 
-    def _take_check(self, given: Any) -> None:
+    def _set_check(self, given: Any) -> None:
         # The trigger knows how to look at programs; nothing else is called.
         self.python_callable = self.check = self.worker_check_reason = None
 
