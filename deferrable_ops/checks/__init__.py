@@ -1,4 +1,4 @@
-"""Checks that need no code: of an HTTP service, a TCP port, a file. They run in the Triggerer."""
+"""Ready-made checks that run in the Triggerer: an HTTP service, a TCP port, a file."""
 
 from deferrable_ops.checks.base import ReadyCheck
 from deferrable_ops.checks.file import FileCheck

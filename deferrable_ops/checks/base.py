@@ -1,4 +1,4 @@
-"""What the ready checks have in common."""
+"""The base class of the ready-made checks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ReadyCheck:
-    """A check that is described by plain data, and so can be made again in a triggerer.
+    """A check that is described by plain data, so that a triggerer can recreate it.
 
-    :param on_pass: what is to happen when all is well.
-    :param on_fail: what is to happen when it is not.
+    :param on_pass: the action of a check that passes.
+    :param on_fail: the action of a check that fails.
     """
 
     on_pass: str = Action.CONTINUE
     on_fail: str = Action.RETRIGGER
 
     def __post_init__(self) -> None:
-        """Check the arguments.
+        """Validate the arguments.
 
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
@@ -39,10 +39,10 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Look once, and return what is wrong; None when nothing is."""
+        """Check once; return what is wrong, or None."""
 
     async def __call__(self) -> CheckResult:
-        """Look once, and return what is to happen. What is wrong is logged."""
+        """Check once; return the result and the action. A failure is logged."""
         reason = await self.failure_reason()
         if reason is None:
             return Result.PASS, Action(self.on_pass)
@@ -51,11 +51,11 @@ class ReadyCheck:
 
     @classmethod
     def path(cls) -> str:
-        """Return the dotted path by which a triggerer finds the class."""
+        """Return the dotted path by which a triggerer imports the class."""
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments that make this check again, as plain data."""
+        """Return the arguments that recreate this check, as plain data."""
         return {
             field.name: str(value) if isinstance(value := getattr(self, field.name), Action) else value
             for field in fields(self)
@@ -63,16 +63,16 @@ class ReadyCheck:
 
 
 def require_text(name: str, value: Any) -> None:
-    """Check that a value is a text that is not empty, or is one later.
+    """Validate that a value is a non-empty string, or a template.
 
     :raises InputError: it is not.
     """
     if not is_known_later(value) and (not isinstance(value, str) or not value):
-        raise InputError(f"{name}={value!r} must be a text")
+        raise InputError(f"{name}={value!r} must be a non-empty string")
 
 
 def require_seconds(name: str, value: Any) -> None:
-    """Check that a value is a duration in seconds, above zero.
+    """Validate that a value is a number of seconds above zero.
 
     :raises InputError: it is not.
     """

@@ -1,4 +1,4 @@
-"""Whether a file is there, and how old it is."""
+"""Checks that a file exists and was changed recently."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 
 @dataclass
 class FileCheck(ReadyCheck):
-    """PASS while a file exists on the triggerer's machine and is young enough.
+    """PASS while a file exists on the triggerer's machine and is not too old.
 
-    :param file: its path, or a folder's.
-    :param max_age: seconds since it was last changed; None: it may be of any age.
+    :param file: the path of a file or directory.
+    :param max_age: the most seconds since its last change; None: any age.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -23,7 +23,7 @@ class FileCheck(ReadyCheck):
     max_age: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
+        """Validate the arguments."""
         super().__post_init__()
         self.file = str(self.file) if isinstance(self.file, Path) else self.file
         require_text("file", self.file)
@@ -31,12 +31,12 @@ class FileCheck(ReadyCheck):
             require_seconds("max_age", self.max_age)
 
     async def failure_reason(self) -> str | None:
-        """Look at the file, in a thread: a network's disk may not answer."""
+        """Read the file's status in a thread, because a network file system may hang."""
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime
         except OSError as error:
             return f"{self.file}: {error.strerror or error}"
         age = time.time() - changed_at
         if self.max_age is not None and age > self.max_age:
-            return f"{self.file} is {age:.0f} s old, and max_age={self.max_age:g} s"
+            return f"{self.file} was changed {age:.0f} s ago, more than max_age={self.max_age:g} s"
         return None

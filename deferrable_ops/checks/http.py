@@ -1,4 +1,4 @@
-"""Whether an HTTP service answers as it should."""
+"""Checks the response of an HTTP service."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 
 @dataclass
 class HttpCheck(ReadyCheck):
-    """PASS while a request is answered with an expected status, and body. Redirects are not followed.
+    """PASS while a request is answered with an expected status and body. Redirects are not followed.
 
-    :param url: the whole URL. A secret in it, as in `headers`, is best a template:
+    :param url: the complete URL. Use a template for a secret in it, as in `headers`:
         ``{{ conn.orders.password }}`` is rendered in the triggerer.
     :param method: GET (the default), HEAD, POST, PUT or OPTIONS, without a body.
     :param headers: a dict of strings.
-    :param expected_status: a status, or several; any from 200 to 299 by default.
-    :param contains: a text that the first 64 KiB of the answer's body must contain.
-    :param timeout: seconds for the whole of it.
+    :param expected_status: a status, or a list of them; 200 to 299 by default.
+    :param contains: a string that must occur in the first 64 KiB of the response's body.
+    :param timeout: seconds for the complete request.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -40,13 +40,13 @@ class HttpCheck(ReadyCheck):
     timeout: float = field(default=10.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
+        """Validate the arguments."""
         super().__post_init__()
         require_text("url", self.url)
         if not is_known_later(self.url):
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise InputError("url= must be a whole URL, as https://orders.example.com/health")
+                raise InputError("url= must be a complete URL such as https://orders.example.com/health")
         if self.method not in _METHODS:
             raise InputError(f"method={self.method!r} must be one of {', '.join(_METHODS)}")
         if self.headers is not None:
@@ -69,9 +69,9 @@ class HttpCheck(ReadyCheck):
             return f"{place} could not be reached: {type(error).__name__}"
         expected = self.expected_status
         if answer.status not in expected if isinstance(expected, list) else not 200 <= answer.status < 300:
-            return f"{place} answered {answer.status}"
+            return f"{place} answered with status {answer.status}"
         if self.contains is not None and self.contains not in answer.text:
-            return f"{place} answered without what contains= asks for"
+            return f"{place} answered without the text of contains="
         return None
 
 
@@ -80,10 +80,12 @@ def _statuses(expected: Any) -> list[int] | None:
         return None
     statuses = [expected] if isinstance(expected, int) else expected
     if not isinstance(statuses, (list, tuple, set, range)) or not statuses:
-        raise InputError(f"expected_status={expected!r} must be a status, or a list of them")
+        raise InputError(f"expected_status={expected!r} must be an HTTP status, or a list of them")
     for status in statuses:
         if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
-            raise InputError(f"expected_status={expected!r} holds {status!r}, which is no HTTP status")
+            raise InputError(
+                f"expected_status={expected!r} contains {status!r}, which is not an HTTP status; use 100 to 599"
+            )
     return list(statuses)
 
 

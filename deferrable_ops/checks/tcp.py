@@ -1,4 +1,4 @@
-"""Whether something listens at a TCP port."""
+"""Checks that a TCP port accepts connections."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deferrable_ops.plain_data import is_known_later
 class TcpCheck(ReadyCheck):
     """PASS while a connection to the port can be made. Nothing is sent.
 
-    :param host: name or address.
-    :param port: 1 to 65535, or its text: the rendered one of a template.
-    :param timeout: seconds for the connection.
+    :param host: a host name or an IP address.
+    :param port: 1 to 65535, or a template that renders to it.
+    :param timeout: seconds to connect.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -26,7 +26,7 @@ class TcpCheck(ReadyCheck):
     timeout: float = field(default=10.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
+        """Validate the arguments."""
         super().__post_init__()
         require_text("host", self.host)
         require_seconds("timeout", self.timeout)
@@ -37,10 +37,10 @@ class TcpCheck(ReadyCheck):
         except (TypeError, ValueError):
             number = 0
         if isinstance(self.port, (bool, float)) or not 0 < number < 65_536:
-            raise InputError(f"port={self.port!r} must be a port, 1 to 65535")
+            raise InputError(f"port={self.port!r} must be a port number from 1 to 65535")
 
     async def failure_reason(self) -> str | None:
-        """Connect, and disconnect."""
+        """Connect and disconnect."""
         try:
             async with asyncio.timeout(self.timeout):
                 _, writer = await asyncio.open_connection(self.host, int(self.port))

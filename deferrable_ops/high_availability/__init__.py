@@ -1,4 +1,4 @@
-"""Results, actions, limits and thresholds of high availability: pure logic, no I/O."""
+"""Results, limits and thresholds of checks: pure logic, no I/O."""
 
 from deferrable_ops.high_availability.results import Action, CheckResult, Result
 

@@ -1,4 +1,4 @@
-"""Which arguments a check is called with: of its context, those that it takes."""
+"""How a check is called, and what its return value means."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 def accepted_kwargs(
     function: Callable[..., Any], op_args: Sequence[Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the keyword arguments that a function takes of a context, as Airflow's PythonOperator chooses them.
+    """Return the items of a context that a function accepts as keyword arguments, as Airflow's PythonOperator does.
 
-    :param op_args: the positional arguments that it is called with.
-    :raises TypeError: never; what does not fit is found when it is called.
+    :param op_args: the positional arguments of the call.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # of a builtin
+    # A builtin without a signature.
+    except (TypeError, ValueError):
         return {}
     taken = {one.name for one in [one for one in parameters if one.kind in _BY_POSITION][: len(op_args)]}
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
@@ -33,11 +33,11 @@ def accepted_kwargs(
 
 
 def parse_result(returned: Any, log: Any) -> CheckResult:
-    """Return what a check's return value means; FAIL/STOP where it means nothing, as in airflow-ha."""
+    """Return the result of a check's return value. Anything else than a result is FAIL/STOP, as in airflow-ha."""
     result = read_result(returned)
     if result is None:
         log.error(
-            "The check returned %s; return a Result and an Action, as (Result.PASS, Action.CONTINUE)",
+            "The check returned %s; return a tuple of Result and Action, e.g. (Result.PASS, Action.CONTINUE)",
             f"a {type(returned).__name__}"
             if not isinstance(returned, (tuple, list))
             else repr(returned)[:200],

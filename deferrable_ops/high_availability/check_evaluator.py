@@ -1,4 +1,4 @@
-"""The checks of one run, folded: what each makes of those before it, and when they have come to an end."""
+"""Evaluates the results of a run's checks: decides when the checks end, and how."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thre
 class CheckRules:
     """What an operator declares about its checks.
 
-    :param reference_date: from which moment of the DAG run on the limits count.
-    :param timezone: the DAG's, by name.
+    :param reference_date: the date of the DAG run from which the limits count.
+    :param timezone: the name of the DAG's timezone.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -29,12 +29,12 @@ class CheckRules:
     pace: PollSchedule = field(default_factory=PollSchedule)
 
     def as_json(self) -> dict[str, Any]:
-        """Return them as a JSON object."""
+        """Return the rules as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
-        """Return the rules that :meth:`as_json` wrote, in this version of the library or in another."""
+        """Return the rules of a JSON object that this or another version of the library wrote."""
         rules = _known(cls, data)
         for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
             rules[name] = part(**_known(part, rules.get(name) or {}))
@@ -42,10 +42,10 @@ class CheckRules:
 
 
 class CheckEvaluator:
-    """Judges the checks of one task of one run. It asks no clock and does nothing.
+    """Evaluates the checks of one task of one run. It has no clock and no side effects.
 
-    :param state: what :attr:`state` was, where the checks go on after a restart.
-    :raises InputError: what the run's conf or params say cannot be read.
+    :param state: the :attr:`state` before a restart.
+    :raises InputError: a value of the run's conf or params is malformed.
     """
 
     def __init__(self, task_id: str, facts: RunFacts, rules: CheckRules, state: Any = None) -> None:
@@ -58,39 +58,39 @@ class CheckEvaluator:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What must be kept to go on after a restart, as a JSON object. It changes only when something does."""
+        """The state to restore after a restart, as a JSON object. It changes only when a result makes a difference."""
         return self._results.as_json()
 
     @property
     def end(self) -> datetime | None:
-        """The moment at which a limit ends the checks; None without one."""
+        """The time at which a limit ends the checks; None: there is no limit."""
         return None if self._end is None else self._end[0]
 
     def at_limit(self, now: datetime) -> Decision | None:
-        """Return how the checks end because runtime or endtime is over; None while neither is."""
+        """Return the decision of ``runtime`` or ``endtime`` once it is over; None before."""
         if self._end is None or now < self._end[0]:
             return None
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")
 
     def evaluate(self, checked: CheckResult, now: datetime) -> Decision | None:
-        """Return how the checks end with this one; None where they go on."""
+        """Add the result of a check; return the decision if it ends the checks, else None."""
         result, action = checked
         self._results = self._results.with_result(result, self._thresholds, self._pace.max_relevant_count)
         if (decision := self.at_limit(now)) is not None:
             return decision
         if action is Action.CONTINUE or self._results.length < self._thresholds.needed(result):
             return None
-        return self._unless_last(Decision(result, action, "the check said so"))
+        return self._unless_last(Decision(result, action, "the check decided"))
 
     def timed_out(self, now: datetime) -> Decision:
-        """Return how the checks end because the task's timeout is over: as its last health, retriggering."""
+        """Return the decision at the task's timeout: RETRIGGER with the last health."""
         if (decision := self.at_limit(now)) is not None:
             return decision
         health = self._results.health or Result.PASS
         return self._unless_last(Decision(health, Action.RETRIGGER, "the timeout is over"))
 
     def pause(self, now: datetime) -> float:
-        """Return the seconds until the next look: the next check, or the moment at which a limit ends them."""
+        """Return the seconds until the next check, or until a limit ends the checks."""
         pause = self._pace.pause(self._results)
         return pause if self._end is None else max(0.0, min(pause, (self._end[0] - now).total_seconds()))
 

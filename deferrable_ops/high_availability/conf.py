@@ -1,4 +1,4 @@
-"""The conf of the run that a retrigger starts."""
+"""The conf of the DAG run that a retrigger starts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FORCED = ("run", "runtime", "endtime", "maxretrigger")
 
 
 def check_conf(argument: str, conf: Any) -> None:
-    """Check a ``conf`` at parse time, as far as it is known then.
+    """Validate a ``conf`` at parse time; one with templates is validated once they are rendered.
 
-    :param argument: how the user calls it, for the error.
-    :raises InputError: it is neither a dict nor the text of a JSON object.
+    :param argument: the name of the argument, for error messages.
+    :raises InputError: it is neither a dict nor a JSON object as a string.
     """
     if isinstance(conf, str) and has_template(conf):
         return
@@ -25,9 +25,10 @@ def check_conf(argument: str, conf: Any) -> None:
 
 
 def read_conf(argument: str, conf: Any) -> dict[str, Any]:
-    """Return a conf, templates rendered, as a dict of its own.
+    """Return a conf as a new dict.
 
-    :raises InputError: it is neither a dict nor the text of a JSON object.
+    :param conf: templates rendered.
+    :raises InputError: it is neither a dict nor a JSON object as a string.
     """
     if conf is None:
         return {}
@@ -35,9 +36,9 @@ def read_conf(argument: str, conf: Any) -> dict[str, Any]:
         try:
             conf = json.loads(conf) if conf.strip() else {}
         except ValueError as error:
-            raise InputError(f"{argument} is not JSON: {error}") from None
+            raise InputError(f"{argument} is not valid JSON: {error}") from None
     if not isinstance(conf, Mapping):
-        raise InputError(f"{argument} is a {type(conf).__name__}; give a dict, or the text of a JSON object")
+        raise InputError(f"{argument} is a {type(conf).__name__}; give a dict, or a JSON object as a string")
     return dict(conf)
 
 
@@ -51,12 +52,11 @@ def next_conf(
 ) -> dict[str, Any]:
     """Return the conf of the next run of a chain.
 
-    What was forced for this run holds for those that it starts, and the DAG's other high availability tasks keep their
-    own count.
+    Values forced for this run are carried over, and so are the counts of the DAG's other high availability tasks.
 
-    :param given: what the user wants in it.
+    :param given: the user's conf.
     :param others: the ids of those other tasks.
-    :raises InputError: what this run's conf says cannot be read.
+    :raises InputError: a value of this run's conf is malformed.
     """
     chain = [task_id, *others]
     names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]

@@ -1,4 +1,4 @@
-"""What a check and its limits need to know of a DAG run: plain data, the same on a worker and in a triggerer."""
+"""The facts about a DAG run that checks and limits need: plain data, the same on a worker and in a triggerer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "
 class RunFacts:
     """A DAG run.
 
-    :param moments: by their names in Airflow, ISO 8601; None where the run has none.
+    :param moments: dates by Airflow's names, in ISO 8601; None where the run has none.
     :param params: the run's params, validated.
     """
 
@@ -35,7 +35,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> RunFacts:
-        """Return what Airflow's context says of its run, on a worker or in a triggerer."""
+        """Return the facts of a task's context, on a worker or in a triggerer."""
         dag_run, params = context["dag_run"], context.get("params") or {}
         return cls(
             dag_run.dag_id,
@@ -48,32 +48,32 @@ class RunFacts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunFacts:
-        """Return what :meth:`as_json` wrote."""
+        """Return the facts of a JSON object that :meth:`as_json` wrote."""
         return cls(**{name: data[name] for name in cls.__slots__ if name in data})
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the facts as a JSON object."""
         return asdict(self)
 
     def moment(self, name: str) -> datetime | None:
-        """Return one of the run's moments, in UTC."""
+        """Return one of the run's dates, in UTC."""
         text = self.moments.get(name)
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
     def retriggers(self, task_id: str) -> int:
-        """Return how many retriggers have led to this run.
+        """Return how many retriggers led to this run.
 
-        :raises InputError: its conf or param says something that is no number.
+        :raises InputError: the count in its conf or params is not a number.
         """
         return retriggers_of(task_id, self.conf, self.params)
 
     def reference(self, task_id: str, reference_date: str) -> datetime:
-        """Return the moment from which runtime and endtime count, in UTC.
+        """Return the time from which runtime and endtime count, in UTC.
 
-        That of the chain's first run where this one was retriggered. A run without the moment that is asked for, as
-        one without a data interval, has the next best: when it was due, else when it started.
+        A retriggered run uses the reference date of its chain's first run. A run without the date, e.g. without a data
+        interval, uses ``run_after``, or else ``start_date``.
 
-        :raises InputError: the run's conf says something that is no moment.
+        :raises InputError: the reference date in the run's conf is malformed.
         """
         name = REFERENCE_DATE.format(task_id)
         carried = self.conf.get(name)
@@ -85,20 +85,20 @@ class RunFacts:
         return datetime.now(UTC)
 
     def is_forced(self, task_id: str) -> bool:
-        """Return whether this run ignores its limits."""
+        """Return whether this run is forced to ignore its limits."""
         return bool(self.conf.get(FORCE_RUN) or self.params.get(f"{task_id}-force-run"))
 
     def limits(self, task_id: str, declared: Limits) -> Limits:
-        """Return the limits that hold for this run.
+        """Return the limits of this run, forced ones included.
 
-        :raises InputError: one that its params force is wrong.
+        :raises InputError: a limit forced by its params is wrong.
         """
         if self.is_forced(task_id):
             return Limits()
         return declared.overridden_by(forced_limits(task_id, self.params))
 
     def context(self) -> dict[str, Any]:
-        """Return the part of Airflow's context that checks are given everywhere."""
+        """Return the part of Airflow's context that a check gets on a worker and in a triggerer alike."""
         dag_run = SimpleNamespace(
             dag_id=self.dag_id,
             run_id=self.run_id,
@@ -119,9 +119,9 @@ class RunFacts:
 
 
 def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-    """Return how many retriggers have led to a run.
+    """Return how many retriggers led to a run.
 
-    :raises InputError: its conf or param says something that is no number.
+    :raises InputError: the count in its conf or params is not a number.
     """
     forced = params.get(f"{task_id}-force-retrigger")
     name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)
@@ -129,7 +129,9 @@ def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, An
     try:
         return max(0, int(value))
     except (TypeError, ValueError):
-        raise InputError(f"the run's conf has {name}={value!r}; it must be a number") from None
+        raise InputError(
+            f"the run's conf or params have {name}={value!r}; it must be a whole number"
+        ) from None
 
 
 def _parse_moment(name: str, value: Any) -> datetime:

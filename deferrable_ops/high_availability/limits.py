@@ -1,4 +1,4 @@
-"""What ends the checks of a DAG run without their saying so: a runtime, a time of day, a number of retriggers."""
+"""Limits that end the checks of a DAG run: a runtime, a time of day, a number of retriggers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ REFERENCE_DATES: Final = ("data_interval_end", "logical_date", "start_date")
 class Limits:
     """The limits of one operator.
 
-    :param runtime: seconds after the reference date; None: none.
-    :param endtime: ISO 8601 time of day after the reference date, on the DAG's clock; None: none.
-    :param maxretrigger: how often a chain of runs may start another; 0: never, None: as often as it likes.
+    :param runtime: seconds after the reference date; None: no limit.
+    :param endtime: an ISO 8601 time of day in the DAG's timezone, after the reference date; None: no limit.
+    :param maxretrigger: how often a chain of runs may be retriggered; 0: never; None: no limit.
     """
 
     runtime: float | None = None
@@ -29,9 +29,9 @@ class Limits:
 
     @classmethod
     def of(cls, runtime: Any, endtime: Any, maxretrigger: Any, prefix: str = "") -> Limits:
-        """Return the limits that a user's values mean.
+        """Return the limits of an operator's arguments, or of a run's params.
 
-        :param prefix: what the names of the values begin with, for the error.
+        :param prefix: the prefix of the names, for error messages.
         :raises InputError: one of them is wrong.
         """
         return cls(
@@ -41,16 +41,16 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return the limits with those that are forced in their places."""
+        """Return the limits with the forced ones in place of the declared ones."""
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
     def end(self, reference: datetime, timezone: str) -> tuple[datetime, str] | None:
-        """Return the moment from which on the checks have ended, and which limit says so; None without one.
+        """Return the time at which the checks end, and the limit that ends them; None: there is no limit.
 
         :param reference: an aware datetime.
-        :param timezone: the DAG's, by name.
-        :raises InputError: the timezone is not known, or the moment is after the year 9999.
+        :param timezone: the name of the DAG's timezone.
+        :raises InputError: the timezone is unknown, or the end is after the year 9999.
         """
         ends: list[tuple[datetime, str]] = []
         try:
@@ -62,18 +62,20 @@ class Limits:
                     (next_occurrence(reference, clock, timezone_by_name(timezone)), f"endtime={self.endtime}")
                 )
         except OverflowError:
-            raise InputError(f"runtime={self.runtime!r} ends after the year 9999; leave it out") from None
+            raise InputError(
+                f"runtime={self.runtime!r} ends after the year 9999; leave it out for no limit"
+            ) from None
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether a run that was retriggered so often may not be again."""
+        """Return whether a run that was retriggered this often may not be retriggered again."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
 def check_reference_date(value: Any) -> str:
-    """Return a ``reference_date``.
+    """Return a valid ``reference_date``.
 
-    :raises InputError: it is none.
+    :raises InputError: it is not one of the three names.
     """
     if value not in REFERENCE_DATES:
         raise InputError(f"reference_date={value!r} must be one of {', '.join(map(repr, REFERENCE_DATES))}")
@@ -81,7 +83,7 @@ def check_reference_date(value: Any) -> str:
 
 
 def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
-    """Return the limits that a run's params force, by the names ``{task_id}-force-...``.
+    """Return the limits that a run's params ``{task_id}-force-...`` set.
 
     :raises InputError: one of them is wrong.
     """
@@ -93,9 +95,9 @@ def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
 
 
 def timezone_by_name(name: str) -> tzinfo:
-    """Return a timezone by the name that Airflow has for it, a fixed offset such as ``+02:00`` included.
+    """Return a timezone by Airflow's name for it; a fixed offset such as ``+02:00`` is valid too.
 
-    :raises InputError: there is none of that name.
+    :raises InputError: the timezone is unknown.
     """
     try:
         return ZoneInfo(name)
@@ -106,18 +108,18 @@ def timezone_by_name(name: str) -> tzinfo:
     except ValueError:
         offset = None
     if offset is None:
-        raise InputError(f"the DAG's timezone {name!r} is not known to this machine; install tzdata")
+        raise InputError(f"the DAG's timezone {name!r} is unknown on this machine; install tzdata")
     return offset
 
 
 def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
-    """Return the first moment after another at which a clock shows this time, in UTC.
+    """Return the next occurrence of a time of day after a moment, in UTC.
 
-    So 06:00 after a start at 22:00 is that of the next day. A time that the clock skips in spring comes an hour later,
-    one that it shows twice in autumn comes when it is first shown.
+    For example, 06:00 after a start at 22:00 is on the next day. A time that is skipped when daylight saving time
+    starts occurs one hour later; one that occurs twice when it ends counts at its first occurrence.
 
-    :param clock: a time of day, in `zone` where it names no offset of its own.
     :param moment: an aware datetime.
+    :param clock: a time of day, in `zone` unless it has an offset of its own.
     """
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)
@@ -146,10 +148,10 @@ def _endtime(name: str, value: Any) -> str | None:
             value = time.fromisoformat(value)
     if not isinstance(value, time):
         raise InputError(
-            f"{name}={value!r} is not a time of day; give a datetime.time, or its text as '18:00:00'"
+            f"{name}={value!r} is not a time of day; give a datetime.time, or a string such as '18:00:00'"
         )
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise InputError(f"{name}={value!r} names a timezone; the DAG's counts, so leave it out")
+        raise InputError(f"{name}={value!r} has a timezone; remove it, because the DAG's timezone is used")
     return value.isoformat()
 
 
@@ -157,5 +159,7 @@ def _count(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{name}={value!r} must be a whole number, 0 for none; leave it out for no limit")
+        raise InputError(
+            f"{name}={value!r} must be a whole number of 0 or more (0: never retrigger); leave it out for no limit"
+        )
     return value

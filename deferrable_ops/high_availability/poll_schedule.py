@@ -1,4 +1,4 @@
-"""How long to wait between two checks."""
+"""The pause between two checks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults
 DEFAULT_POLL_INTERVAL: Final = 60.0
 DEFAULT_MAX_WAIT: Final = 600.0
 MAX_DOUBLINGS: Final = 20
-"""After so many failures in a row an interval grows no further, whatever `max_wait` says."""
+"""The number of failures in a row after which an interval no longer grows, whether `max_wait` is reached or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollSchedule:
     """The pause between two checks, in seconds.
 
-    :param interval: after a check that passed.
-    :param backoff: it doubles with each failure in a row.
-    :param max_wait: but not beyond this.
-    :param jitter: by which share of itself it is made shorter or longer, at random: 0 to 1.
+    :param interval: the pause after a check that passed.
+    :param backoff: double the pause with each failure in a row.
+    :param max_wait: the longest pause of the backoff.
+    :param jitter: the share, 0 to 1, by which each pause is shortened or lengthened at random.
     """
 
     interval: float = DEFAULT_POLL_INTERVAL
@@ -33,7 +33,7 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """How many failures in a row make a difference to the pause."""
+        """The number of failures in a row up to which the pause changes."""
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:
@@ -47,10 +47,10 @@ class PollSchedule:
 
 
 def check_jitter(value: Any) -> float:
-    """Return a ``jitter``.
+    """Return a valid ``jitter``.
 
-    :raises InputError: it is no share.
+    :raises InputError: it is not a number from 0 to 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"jitter={value!r} must be a share of the interval, from 0 to 1")
+        raise InputError(f"jitter={value!r} must be a share of the interval, a number from 0 to 1")
     return float(value)

@@ -1,4 +1,4 @@
-"""What a check says: how healthy things are, and what is to happen."""
+"""The result of a check: a health, and an action."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ CheckResult = tuple["Result", "Action"]
 
 
 class Result(StrEnum):
-    """How healthy things are, which becomes the state of the DAG run that ends."""
+    """Health of the checked thing. The last one becomes the state of the DAG run."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
 
 
 class Action(StrEnum):
-    """What is to happen."""
+    """What happens after a check."""
 
-    CONTINUE = "continue"  # check again later
-    RETRIGGER = "retrigger"  # start the DAG again, and end this run
-    STOP = "stop"  # end this run
+    # Check again later.
+    CONTINUE = "continue"
+    # Start the DAG again and end this run.
+    RETRIGGER = "retrigger"
+    # End this run.
+    STOP = "stop"
 
 
 class Decision(NamedTuple):
     """How the checks of a run ended.
 
-    :param action: never CONTINUE.
-    :param reason: one clause for the logs.
+    :param action: RETRIGGER or STOP.
+    :param reason: a clause for the logs.
     """
 
     result: Result
@@ -36,14 +39,14 @@ class Decision(NamedTuple):
     reason: str
 
     def as_json(self) -> list[str]:
-        """Return what the task's XCom is: the two words, as airflow-ha has them."""
+        """Return the task's XCom: the result and the action, as in airflow-ha."""
         return [self.result.value, self.action.value]
 
 
 def read_result(returned: Any) -> CheckResult | None:
-    """Return the result and the action that a check returned; None where it returned something else.
+    """Return the result and the action of a check's return value; None: it is anything else.
 
-    Their words count as well, because checks that go through JSON have nothing else.
+    Their string values are valid too, because a return value may have passed through JSON.
     """
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         return None

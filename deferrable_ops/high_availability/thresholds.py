@@ -1,4 +1,4 @@
-"""How often in a row a result must come before it counts."""
+"""How many equal results in a row it takes before a result's action counts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from deferrable_ops.high_availability.results import Result
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How many results in a row make it so."""
+    """The number of equal results in a row that a result needs."""
 
     success: int = 1
     failure: int = 1
 
     @classmethod
     def of(cls, success: Any, failure: Any) -> Thresholds:
-        """Return the thresholds.
+        """Return validated thresholds.
 
-        :raises InputError: one of them is no whole number above zero.
+        :raises InputError: one of them is not a whole number of 1 or more.
         """
         for name, value in (("success_threshold", success), ("failure_threshold", failure)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -28,17 +28,17 @@ class Thresholds:
         return cls(success, failure)
 
     def needed(self, result: Result) -> int:
-        """Return how many of this result in a row it takes."""
+        """Return the threshold of a result."""
         return self.success if result is Result.PASS else self.failure
 
 
 @dataclass(frozen=True, slots=True)
 class ConsecutiveResults:
-    """What the checks have said so far.
+    """The latest results of a task's checks.
 
     :param last: the last result; None before the first check.
-    :param length: how often in a row it came; it is counted no further than it matters.
-    :param health: the last result that came often enough in a row; None before the first.
+    :param length: how often it occurred in a row, up to the number that makes a difference.
+    :param health: the last result that reached its threshold; None before the first.
     """
 
     last: Result | None = None
@@ -46,9 +46,9 @@ class ConsecutiveResults:
     health: Result | None = None
 
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
-        """Return the results after one more result.
+        """Return the consecutive results with one more result.
 
-        :param most: the longest results that matters. A run that goes on unchanged then has nothing new to keep.
+        :param most: the count that makes a difference. Beyond it the state no longer changes and need not be stored.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)
@@ -64,7 +64,7 @@ class ConsecutiveResults:
 
     @classmethod
     def from_json(cls, data: Any) -> ConsecutiveResults:
-        """Return the results that :meth:`as_json` wrote; a new one where there is none."""
+        """Return the results of a JSON object that :meth:`as_json` wrote; empty ones if it is anything else."""
         match data:
             case {"last": last, "length": int(length), "health": health}:
                 return cls(_result(last), length, _result(health))

@@ -77,7 +77,7 @@ def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between
     assert run.task("ha").xcom() == ["pass", "stop"]
     assert run.task_states()["ha-stop-pass"] == "success"
     log = run.task("ha").log()
-    assert log.count("Each check takes a worker, because python_callable is in high_availability.py") == 1
+    assert log.count("Each check runs on a worker because python_callable is in high_availability.py") == 1
     assert "plugins folder" in log
 
 
@@ -143,7 +143,7 @@ def test_cleared_check_may_retrigger_again_and_a_cleared_retrigger_starts_no_sec
     first.task("ha-retrigger-pass").clear()
     wait_until(lambda: first.task("ha-retrigger-pass").try_number == 2, "the second attempt")
     first.wait_for("success")
-    assert "is there: an earlier attempt" in first.task("ha-retrigger-pass").log()
+    assert "exists already: an earlier attempt" in first.task("ha-retrigger-pass").log()
     assert len(runs()) == 2
 
     first.task("ha").clear(downstream=True)

@@ -1,4 +1,4 @@
-"""The operator that runs a check again and again, and what a check returns."""
+"""The high availability operator, the result of a check, and the ready-made checks."""
 
 from deferrable_ops.checks import FileCheck, HttpCheck, TcpCheck
 from deferrable_ops.high_availability import Action, CheckResult, Result

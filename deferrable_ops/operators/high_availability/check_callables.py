@@ -1,4 +1,4 @@
-"""Which checks a triggerer can import, and by which dotted path."""
+"""Determines whether a triggerer can import a check, and its dotted path."""
 
 from __future__ import annotations
 
@@ -15,51 +15,54 @@ from deferrable_ops.exceptions import InputError
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 
 FIX = (
-    "to run it in the triggerer, put it where that can import it (an installed package, or the plugins folder), and "
-    "give the function or its dotted path"
+    "to run it in the triggerer, move it into an installed package or the plugins folder, and pass the function or its "
+    "dotted path"
 )
 
 
 def validate_path(path: str) -> str:
-    """Return a dotted path.
+    """Return a valid dotted path.
 
-    :raises InputError: it is none.
+    :raises InputError: it is not a dotted path.
     """
     if not _PATH.fullmatch(path):
-        raise InputError(f"python_callable={path!r} is not a dotted path, as 'my_checks.orders.is_healthy'")
+        raise InputError(
+            f"python_callable={path!r} is not a dotted path; give one such as 'my_checks.orders.is_healthy'"
+        )
     return path
 
 
 def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) -> str | None:
     """Return why a triggerer cannot import a check; None when it can.
 
-    A triggerer has neither the DAG's file nor the folder it is in. So a module that was found there, which is what its
-    entry of ``sys.path`` says, can be imported on workers only.
+    A triggerer has neither the DAG file nor its folder on ``sys.path``. Only workers can import a module that was found
+    there, i.e. through an entry of ``sys.path`` that contains the DAG file.
 
-    :param dag_file: the path of the DAG's file.
+    :param dag_file: the path of the DAG file.
     """
     name = getattr(check, "__qualname__", None)
     module = sys.modules.get(getattr(check, "__module__", None) or "")
     if not (inspect.isfunction(check) or inspect.isclass(check)) or name is None:
-        return f"python_callable is a {type(check).__name__}, and no function of a module"
+        return f"python_callable is a {type(check).__name__}, not a function of a module"
     if name.endswith("<lambda>"):
         return "python_callable is a lambda"
     if "<locals>" in name:
-        return f"python_callable is made within a function ({name})"
+        return f"python_callable is defined inside a function ({name})"
     if module is None or _resolve(f"{module.__name__}:{name}") is not check:
-        return f"python_callable is not what its module has as {name}"
+        return f"python_callable is not the object that its module has under the name {name}"
     file = getattr(module, "__file__", None)
     if file is None:
         return f"its module {module.__name__} has no file"
     if module.__name__.partition(".")[0] == "deferrable_ops":
-        return None  # the trigger's own package
+        # The library itself is installed wherever its triggers run.
+        return None
     if module.__name__ == "__main__" or _is_in_dags_folder(Path(file).resolve(), dag_file):
         return f"python_callable is in {Path(file).name}, which only workers can import"
     return None
 
 
 def dotted_path(check: Callable[..., Any]) -> str:
-    """Return the dotted path of a check that :func:`triggerer_import_problem` found nothing against."""
+    """Return the dotted path of a check that a triggerer can import."""
     return f"{check.__module__}:{check.__qualname__}"
 
 
@@ -77,6 +80,7 @@ def _is_in_dags_folder(file: Path, dag_file: str | None) -> bool:
     entries = [
         entry for entry in (Path(entry or ".").resolve() for entry in sys.path) if entry in file.parents
     ]
-    if not entries:  # found in no entry: it was loaded as a DAG's file
+    # The module is in no entry: Airflow loaded it as a DAG file.
+    if not entries:
         return True
     return max(entries, key=lambda entry: len(entry.parts)) in dag.parents

@@ -1,4 +1,4 @@
-"""The tasks behind a check: each is chosen or skipped, in the triggerer. Only starting a DAG run takes a worker."""
+"""The gates behind a check: tasks that run or are skipped, depending on its result. Only a retrigger uses a worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RUN_ID_XCOM = "trigger_run_id"
 
-# What a user says of the check, and means of all that it makes.
+# Arguments of the check that apply to its gates too.
 _SHARED = (
     *("executor", "owner", "pool", "queue", "run_as_user"),
     *("on_execute_callback", "on_failure_callback", "on_retry_callback"),
@@ -30,12 +30,12 @@ _SHARED = (
 
 
 class HighAvailabilityGate(TriggererOperator):
-    """Succeeds or fails where the check has come to this, and is skipped elsewhere. The check makes it.
+    """Succeeds or fails if the check ended with its result and action; is skipped otherwise. Created by the check.
 
-    :param check_task_id: the task that checks.
-    :param result: for which result it is chosen.
-    :param action: for which action it is; None: for any.
-    :param fails: whether it fails where it is chosen.
+    :param check_task_id: the task id of the check.
+    :param result: the result of this gate.
+    :param action: the action of this gate; None: any.
+    :param fails: whether the gate fails instead of succeeding.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
@@ -44,7 +44,7 @@ class HighAvailabilityGate(TriggererOperator):
     def __init__(
         self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any
     ) -> None:
-        # It never waits and never fails by accident, so there is nothing to try again, or to wait for in earlier runs.
+        # A gate neither waits nor fails by accident: retries and earlier runs do not matter.
         alone = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
         super().__init__(**{**kwargs, **alone})
         self.check_task_id = check_task_id
@@ -54,14 +54,14 @@ class HighAvailabilityGate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
+        """What makes this task start on a worker. Its pool and queue do not, because it does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
-    """Starts a DAG run where the check has come to this: an Airflow TriggerDagRunOperator, with all its arguments.
+    """A gate that starts a DAG run; it takes all arguments of Airflow's TriggerDagRunOperator.
 
-    :param reference_date: from which moment of the DAG run on the check's limits count.
+    :param reference_date: the date of the DAG run from which the check's limits count.
     """
 
     next_method: ClassVar[str] = "retrigger"
@@ -74,29 +74,29 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self.reference_date = reference_date
 
     def trigger_kwargs(self) -> dict[str, Any]:
-        """Return what the task's trigger is made with."""
+        """Return the kwargs of the task's trigger."""
         kwargs = super().trigger_kwargs()
         return kwargs | {
             "ends_on_worker": {**kwargs["ends_on_worker"], "success": "only a worker can start a DAG run"}
         }
 
     def execute(self, context: Context) -> None:
-        """Defer the task to its trigger, where it starts on a worker; start the DAG run if the trigger has ended.
+        """Defer the task to its trigger if it starts on a worker; start the DAG run if the trigger has ended.
 
-        :raises TaskDeferred: it has not.
+        :raises TaskDeferred: the trigger has not ended yet.
         """
         self._start_run(context, super().execute(context)["attempt"])
 
     def retrigger(self, context: Context, event: dict[str, Any]) -> None:
-        """Start the DAG run, unless an earlier attempt of this task has: its id is a function of the check's attempt.
+        """Start the DAG run unless an earlier attempt of this task did: its run id is derived from the check's attempt.
 
-        :raises DagRunTriggerException: by which Airflow starts it.
-        :raises AirflowSkipException: the check has come to something else.
+        :raises DagRunTriggerException: Airflow starts the run on this exception.
+        :raises AirflowSkipException: the check ended with another result or action.
         """
         self._start_run(context, finish_event(event)["attempt"])
 
     def execute_complete(self, context: Context, event: Any) -> None:
-        """End a task that has waited for the run it started (``wait_for_completion`` with ``deferrable``)."""
+        """Finish a task that waited for its DAG run (``wait_for_completion`` with ``deferrable``)."""
         TriggerDagRunOperator.execute_complete(self, context, event)
 
     def _start_run(self, context: Context, attempt: str) -> None:
@@ -113,18 +113,20 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             self.trigger_run_id = f"retrigger_{count}__{attempt}"
             if context["ti"].get_dr_count(self.trigger_dag_id, run_ids=[self.trigger_run_id]):
                 self.log.info(
-                    "The run %s is there: an earlier attempt of this task started it", self.trigger_run_id
+                    "The run %s exists already: an earlier attempt of this task started it",
+                    self.trigger_run_id,
                 )
                 context["ti"].xcom_push(key=RUN_ID_XCOM, value=self.trigger_run_id)
                 return
         self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
         start: Any = TriggerDagRunOperator.execute
-        start.__wrapped__(self, context)  # which its guard allows within execute() alone
+        # Airflow's guard around execute() allows it only there.
+        start.__wrapped__(self, context)
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """The tasks behind a check that users chain."""
+    """The gates of a check to which users attach tasks."""
 
     stop_pass: HighAvailabilityGate
     stop_fail: HighAvailabilityGate
@@ -135,15 +137,15 @@ class Gates:
 def make_gates(
     check: Any, given: Mapping[str, Any], on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
 ) -> Gates:
-    """Make the tasks behind a check, in its DAG and its task group, and chain them.
+    """Create the gates of a check in its DAG and task group, and chain them to it.
 
     :param check: the HighAvailabilityOperator.
-    :param given: the arguments it was given, of which some hold for its gates too.
-    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; as `on_fail`.
+    :param given: the check's arguments, some of which apply to its gates too.
+    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; `on_fail` likewise as FAIL.
     """
     dag = check.get_dag()
     shared = {name: given[name] for name in _SHARED if name in given}
-    # One failure is told once: by the gate that fails in every run that does.
+    # Each failure is reported once: by the gate that fails in every failed run.
     silent = {name: value for name, value in shared.items() if name != "on_failure_callback"}
     name = _without_group(check)
 
@@ -176,7 +178,7 @@ def make_gates(
         retrigger(Result.PASS, on_pass),
         retrigger(Result.FAIL, on_fail),
     )
-    # Airflow judges a run by its leaves: whatever a user chains behind the others, this one stays a leaf.
+    # Airflow derives a run's state from its leaves. This gate stays a leaf even if users attach tasks to the others.
     force_fail = HighAvailabilityGate(
         **{**shared, **common("force-dag-fail", Result.FAIL)},
         action=None,

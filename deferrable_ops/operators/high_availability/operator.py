@@ -1,4 +1,4 @@
-"""Watch over something: check again and again in the Triggerer, then continue, retrigger the DAG or stop."""
+"""The operator that runs a check repeatedly in the Triggerer, then retriggers the DAG or stops its run."""
 
 from __future__ import annotations
 
@@ -42,36 +42,36 @@ if TYPE_CHECKING:
 
 
 class HighAvailabilityOperator(TriggererOperator):
-    """Check something again and again; then end this DAG run, and start the DAG again where the check says so.
+    """Run a check repeatedly, until its result ends this DAG run and possibly starts the DAG again.
 
-    The check returns a :class:`Result` and an :class:`Action`: CONTINUE checks again later, RETRIGGER starts the DAG
-    again and ends this run, STOP ends it; the result is the state in which this run ends. The task's XCom is both, as
-    ``["pass", "stop"]``.
+    The check returns a :class:`Result` and an :class:`Action`. CONTINUE: check again later. RETRIGGER: start the DAG
+    again and end this run. STOP: end this run. The result becomes the state of this run. The task's XCom is the pair,
+    e.g. ``["pass", "stop"]``.
 
-    :param python_callable: the check: a dotted path, or a function that the triggerer can import, runs in the
-        triggerer, a coroutine on its loop and anything else in a thread; so do :class:`HttpCheck`, :class:`TcpCheck`
-        and :class:`FileCheck`. Any other function runs on a worker, for a moment each time. A check that raises, or
-        takes longer than `check_timeout`, counts as FAIL/RETRIGGER; one that returns something else as FAIL/STOP.
+    :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
+        triggerer: a coroutine on its event loop, any other function in a thread. So do :class:`HttpCheck`,
+        :class:`TcpCheck` and :class:`FileCheck`. Any other function runs on a worker, for a moment each time. A check
+        that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is FAIL/STOP.
     :param op_args: positional arguments of the check, templated, as are `op_kwargs` and `templates_dict`.
-    :param poke_interval: between two checks, a timedelta or seconds; a minute by default.
-    :param timeout: for all of them, a timedelta or seconds; 7 days by default. When it is over, the DAG is retriggered,
-        with the last result as this run's state, or PASS without one.
-    :param check_timeout: for one of them, a timedelta or seconds; 5 minutes by default.
-    :param runtime: after so long, a timedelta or seconds, the run ends as PASS/STOP; 0: at once.
-    :param endtime: a datetime.time, or its text. The run ends as PASS/STOP when the DAG's clock first shows it after
-        the reference date: 06:00 after a start at 22:00 is the next day's.
-    :param maxretrigger: how often a chain of runs retriggers, after which RETRIGGER becomes STOP; 0: never.
-    :param reference_date: from when on `runtime` and `endtime` count: the ``data_interval_end`` (the default), the
+    :param poke_interval: the time between two checks, a timedelta or seconds; 1 minute by default.
+    :param timeout: the time for all checks, a timedelta or seconds; 7 days by default. Then the DAG is retriggered, and
+        the last result becomes the state of this run, or PASS if there is none.
+    :param check_timeout: the time for one check, a timedelta or seconds; 5 minutes by default.
+    :param runtime: the run ends as PASS/STOP this long after the reference date, a timedelta or seconds; 0: at once.
+    :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
+        the DAG's timezone; a datetime.time or a string. 06:00 after a start at 22:00 is on the next day.
+    :param maxretrigger: how often a chain of runs is retriggered; then RETRIGGER becomes STOP. 0: never.
+    :param reference_date: where `runtime` and `endtime` start to count: the ``data_interval_end`` (the default), the
         ``logical_date`` or the ``start_date`` of the chain's first run.
-    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or the
-        text of a JSON object; templated), ``trigger_dag_id`` and so on. `fail_trigger_kwargs`: as FAIL.
-    :param failure_threshold: how often in a row the check must FAIL before its action counts; until then it goes on.
-    :param success_threshold: the same for PASS.
-    :param exponential_backoff: with each FAIL in a row the interval doubles.
-    :param max_wait: but not beyond this, a timedelta or seconds; 10 minutes by default.
-    :param jitter: by which share, 0 to 1, each interval is made shorter or longer at random.
-    :param soft_fail: skip the task when `timeout` is over, instead of retriggering.
-    :param mode: airflow-ha's; it changes nothing, because nothing waits on a worker.
+    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or a
+        JSON object as a string; templated), ``trigger_dag_id`` and so on. `fail_trigger_kwargs`: as FAIL.
+    :param failure_threshold: how many FAILs in a row it takes before the check's action counts.
+    :param success_threshold: how many PASSes in a row it takes.
+    :param exponential_backoff: double the interval with each FAIL in a row.
+    :param max_wait: the longest interval of the backoff, a timedelta or seconds; 10 minutes by default.
+    :param jitter: the share, 0 to 1, by which each interval is shortened or lengthened at random.
+    :param soft_fail: skip the task at `timeout` instead of retriggering.
+    :param mode: accepted for airflow-ha's sake and ignored: nothing waits on a worker.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -80,7 +80,8 @@ class HighAvailabilityOperator(TriggererOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_args": "py", "op_kwargs": "py"}
     ui_color = "#d8ecd0"
 
-    run_facts: dict[str, Any] | None = None  # on a worker, which defers the task
+    # Set on a worker that defers the task.
+    run_facts: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -126,20 +127,20 @@ class HighAvailabilityOperator(TriggererOperator):
         dag = self.get_dag()
         if dag is None:
             raise InputError(
-                f"the task {self.task_id!r} is in no DAG; make it in a `with DAG(...)`, or give dag="
+                f"the task {self.task_id!r} has no DAG; create it inside `with DAG(...)`, or pass dag="
             )
         self._add_params(dag)
         self._gates = make_gates(self, given, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
 
     @classmethod
     def partial(cls, **_: Any) -> NoReturn:
-        """Refuse: a mapped task has no tasks of its own behind it.
+        """Refuse mapping: the gates of a mapped task would not be mapped with it.
 
         :raises InputError: always.
         """
         raise InputError(
-            f"{cls.__name__} cannot be mapped, because its branches are tasks of the DAG; make one for each value, or "
-            "expand a task group that holds it"
+            f"{cls.__name__} cannot be mapped, because its gates are tasks of the DAG; create one operator for each "
+            "value, or expand a task group that contains it"
         )
 
     @property
@@ -149,12 +150,12 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @property
     def rules(self) -> dict[str, Any]:
-        """What is declared of the checks, as it travels to the triggerer."""
+        """The rules of the checks, as a JSON object for the trigger."""
         return self._rules().as_json()
 
     @property
     def decide_task(self) -> HighAvailabilityOperator:
-        """The task that decides, which is this one; in airflow-ha it is another."""
+        """The task that decides: this task. In airflow-ha it is a separate one."""
         return self
 
     @property
@@ -178,11 +179,11 @@ class HighAvailabilityOperator(TriggererOperator):
         return self._gates.retrigger_fail
 
     def check_end_conditions(self, **context: Any) -> tuple[Result | None, Action] | None:
-        """Return ``(PASS, STOP)`` when runtime or endtime is over, and None when no limit is reached.
+        """Return ``(PASS, STOP)`` if runtime or endtime is over, ``(None, STOP)`` if this run may not retrigger.
 
-        ``(None, STOP)`` says that this run may not retrigger any more.
+        Return None if no limit is reached.
 
-        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
         """
         facts = RunFacts.of(context)
         limits = facts.limits(self.task_id, self.limits)
@@ -192,23 +193,23 @@ class HighAvailabilityOperator(TriggererOperator):
         return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
 
     def get_retrigger_count(self, **context: Any) -> int:
-        """Return how many retriggers have led to this run.
+        """Return how many retriggers led to this run.
 
-        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
         """
         return RunFacts.of(context).retriggers(self.task_id)
 
     def is_initial_run(self, **context: Any) -> bool:
         """Return whether this run is the first of its chain.
 
-        :param context: Airflow's, of which ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
         """
         return self.get_retrigger_count(**context) == 0
 
     def execute(self, context: Context) -> Any:
-        """Defer the task to its trigger; run the check here where no triggerer can.
+        """Defer the task to its trigger, or run a check that no triggerer can import.
 
-        :raises TaskDeferred: the checks go on.
+        :raises TaskDeferred: the checks continue.
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
@@ -217,9 +218,9 @@ class HighAvailabilityOperator(TriggererOperator):
         return super().execute(context)
 
     def check_again(self, context: Context, event: Any) -> Any:
-        """Run the next check, which no triggerer can.
+        """Run the next check that no triggerer can import.
 
-        :raises TaskDeferred: the checks go on.
+        :raises TaskDeferred: the checks continue.
         """
         return check_on_worker(self, context, RunFacts.of(context), self._rules())
 
@@ -230,7 +231,7 @@ class HighAvailabilityOperator(TriggererOperator):
         if isinstance(given, ReadyCheck):
             if self.op_args or self.op_kwargs:
                 raise InputError(
-                    f"op_args= and op_kwargs= are for functions; a {type(given).__name__} has its own"
+                    f"op_args= and op_kwargs= are for functions; pass the arguments to {type(given).__name__}(...)"
                 )
             self.check, self.op_kwargs = given.path(), given.arguments()
         elif isinstance(given, str):
@@ -242,7 +243,7 @@ class HighAvailabilityOperator(TriggererOperator):
             self.check = None if self.worker_check_reason else dotted_path(given)
         else:
             raise InputError(
-                f"python_callable={given!r} is no check: give a function, its dotted path, or an HttpCheck, "
+                f"python_callable={given!r} is not a check; give a function, its dotted path, or an HttpCheck, "
                 "TcpCheck or FileCheck"
             )
         if self.check is not None:
@@ -259,10 +260,10 @@ class HighAvailabilityOperator(TriggererOperator):
     def _add_params(self, dag: DAG) -> None:
         own = {
             "run": Param(False, "Ignore runtime, endtime and maxretrigger", type="boolean"),
-            "runtime": Param(None, "Instead of runtime, in seconds", type=["null", "number"]),
-            "endtime": Param(None, "Instead of endtime", type=["null", "string"], format="time"),
-            "maxretrigger": Param(None, "Instead of maxretrigger", type=["null", "integer"]),
-            "retrigger": Param(None, "How many retriggers have led to this run", type=["null", "integer"]),
+            "runtime": Param(None, "Overrides runtime, in seconds", type=["null", "number"]),
+            "endtime": Param(None, "Overrides endtime", type=["null", "string"], format="time"),
+            "maxretrigger": Param(None, "Overrides maxretrigger", type=["null", "integer"]),
+            "retrigger": Param(None, "How many retriggers led to this run", type=["null", "integer"]),
         }
         for name, param in own.items():
             if f"{self.task_id}-force-{name}" not in dag.params:

@@ -1,4 +1,4 @@
-"""Checks that only a worker can run: each for a moment, and between them the task is deferred."""
+"""Runs checks that only a worker can import: one check per run, and the task is deferred in between."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvai
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_RETRY_TIMEOUT = 300.0  # a worker waits out a restart of the database rather than lose a check
+# A worker waits for a database restart rather than lose a check.
+_RETRY_TIMEOUT = 300.0
 
 
 class WorkerCheckTask(Protocol):
-    """The task, as far as it is needed here."""
+    """The attributes of the task that are used here."""
 
     task_id: str
     timeout: float
@@ -47,22 +48,22 @@ class WorkerCheckTask(Protocol):
         """The task's log."""
 
     def defer(self, *, trigger: Any, method_name: str) -> Any:
-        """Leave the worker."""
+        """Defer the task."""
 
     def _deadline_seconds(self) -> float: ...
 
 
 def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, rules: CheckRules) -> Any:
-    """Run one check and return how the checks ended; defer until the next one when they go on.
+    """Run one check. Return the result if the checks end; otherwise defer the task until the next check.
 
-    :raises TaskDeferred: they go on.
+    :raises TaskDeferred: the checks continue.
     :raises AirflowSkipException: the check raised it, or the timeout of a task with ``soft_fail`` is over.
     """
     wait = _with_inbox(lambda inbox: _registered(inbox, task, context))
     if wait.outcome is not None:
         return finish(wait.id, wait.outcome)
     if wait.progress is None:
-        task.log.warning("Each check takes a worker, because %s; %s", task.worker_check_reason, FIX)
+        task.log.warning("Each check runs on a worker because %s; %s", task.worker_check_reason, FIX)
     evaluator = CheckEvaluator(task.task_id, facts, rules, wait.progress)
     now = datetime.now(UTC)
     decision = evaluator.at_limit(now)
@@ -75,7 +76,7 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
             checked = _checked(task, context)
         except AirflowSkipException as skip:
             return _ended(wait, Skip(str(skip) or "the check raised AirflowSkipException"))
-        task.log.info("The check says %s/%s", *checked)
+        task.log.info("The check returned %s/%s", *checked)
         decision = evaluator.evaluate(checked, datetime.now(UTC))
     if decision is None:
         _with_inbox(lambda inbox: inbox.waits.save_progress(wait.id, evaluator.state))
@@ -85,7 +86,7 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
 
 
 def _decided(task: WorkerCheckTask, wait: Wait, decision: Decision) -> Any:
-    task.log.info("The checks end as %s/%s: %s", *decision)
+    task.log.info("The checks ended as %s/%s: %s", *decision)
     return _ended(wait, Success(decision.as_json()))
 
 

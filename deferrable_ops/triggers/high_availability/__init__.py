@@ -1,4 +1,4 @@
-"""The trigger that runs a check again and again, and those of the tasks behind it."""
+"""The triggers of a check and of its gates."""
 
 from deferrable_ops.triggers.high_availability.triggers import (
     HighAvailabilityGateTrigger,

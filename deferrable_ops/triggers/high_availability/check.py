@@ -1,4 +1,4 @@
-"""Running one check in a triggerer: a coroutine on the loop, anything else in a thread, neither for too long."""
+"""Runs a check in a triggerer, with a timeout: a coroutine on the event loop, any other callable in a thread."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from deferrable_ops.triggers.high_availability.threads import TooManyHangingChec
 _IMPORT_SECONDS: Final = 120.0
 _BLOCKED_WARNING_SECONDS: Final = 0.5
 
-_abandoned: set[asyncio.Task[Any]] = set()  # coroutines that do not end when they are cancelled
+# Coroutines that continue although they were cancelled. asyncio keeps no strong references to tasks.
+_abandoned: set[asyncio.Task[Any]] = set()
 
 
 class CheckRunner:
-    """A check, by its dotted path.
+    """Loads and runs a check.
 
-    :param path: of a function, or of a class whose instances are called.
-    :param op_args: positional arguments: of the function, or of the class.
-    :param op_kwargs: the same by name.
+    :param path: the dotted path of a function, or of a class whose instances are callable.
+    :param op_args: positional arguments of the function or the class.
+    :param op_kwargs: keyword arguments of the function or the class.
     :param timeout: seconds for each call.
-    :param log: the task's.
+    :param log: the task's log.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class CheckRunner:
         self._function: Callable[..., Any]
 
     async def load(self) -> None:
-        """Import the check, in a thread: an import may take a second, and hold up every trigger for it.
+        """Import the check in a thread, because an import may block for seconds.
 
-        :raises InputError: it cannot be imported, or cannot be made of its arguments.
+        :raises InputError: it cannot be imported, or its class cannot be instantiated.
         """
         try:
             find = functools.partial(pkgutil.resolve_name, self._path)
@@ -62,16 +63,18 @@ class CheckRunner:
             raise InputError(
                 f"python_callable={self._path!r} could not be imported in the triggerer "
                 f"({type(error).__name__}: {error}); install its package there, or put it into the plugins folder. "
-                "The DAGs folder cannot be imported from there: a function of it is given as itself, not as its path"
+                "A triggerer cannot import from the DAGs folder: pass such a function itself instead of its path, and "
+                "it runs on a worker"
             ) from error
         if not callable(found):
             raise InputError(
-                f"python_callable={self._path!r} is a {type(found).__name__}, which cannot be called"
+                f"python_callable={self._path!r} is a {type(found).__name__}, which cannot be called; give a function, "
+                "or a class whose instances can be called"
             )
         self._function = found
 
     async def __call__(self, context: Mapping[str, Any]) -> CheckResult:
-        """Run the check once and return what it comes to: FAIL/RETRIGGER when it raises or takes too long.
+        """Run the check once and return its result. A check that raises or times out is FAIL/RETRIGGER.
 
         :raises AirflowSkipException: the check raised it.
         """
@@ -89,7 +92,7 @@ class CheckRunner:
             self._log.error("The check failed: %s", reason)
             return Result.FAIL, Action.RETRIGGER
         except TooManyHangingChecks as error:
-            self._log.error("The check was not run, and counts as failed: %s", error)
+            self._log.error("The check was not run and counts as failed: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             self._log.error("The check failed: %s", type(error).__name__, exc_info=error)
@@ -99,14 +102,15 @@ class CheckRunner:
     async def _returned_by(self, call: Callable[[], Any]) -> Any:
         function = self._function
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - asks what it is, not whether it is there
+            # `callable()` does not show whether a call returns a coroutine.
+            getattr(function, "__call__", None)  # noqa: B004
         ):
             return await self._on_loop(call())
         returned = await call_in_thread(call, self._timeout)
         return await self._on_loop(returned) if inspect.iscoroutine(returned) else returned
 
     async def _on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        # A task of its own: one that goes on although it is cancelled must not keep this one.
+        # In a separate task, because a coroutine may continue although it was cancelled.
         task = asyncio.create_task(_guarded(_Timed(coroutine, self._log)))
         try:
             done, _ = await asyncio.wait([task], timeout=self._timeout)
@@ -126,7 +130,7 @@ class CheckRunner:
 
 
 def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
-    """Return what a check is given in a triggerer."""
+    """Return the context of a check in a triggerer."""
     ti = _TaskInstance(
         id=attempt.ti_id,
         dag_id=attempt.dag_id,
@@ -140,7 +144,7 @@ def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dic
 
 class _TaskInstance(SimpleNamespace):
     def xcom_pull(self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1) -> Any:
-        """Return one XCom of this run. Airflow's own would ask for what a triggerer cannot answer, and hang."""
+        """Return one XCom of this run. Airflow's own method would hang: a triggerer cannot answer its requests."""
         from airflow.sdk.execution_time.xcom import XCom
 
         return XCom.get_one(
@@ -149,7 +153,7 @@ class _TaskInstance(SimpleNamespace):
 
 
 class _Timed:
-    """A coroutine that tells when it blocks the loop, and with it every trigger of the process."""
+    """A coroutine that logs a warning when it blocks the event loop, and with it every trigger of the process."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], log: Any) -> None:
         self._coroutine = coroutine
@@ -192,7 +196,8 @@ async def _guarded(timed: _Timed) -> tuple[Any, BaseException | None]:
         return await timed, None
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # a task that raises SystemExit ends the whole triggerer
+    # A task that raises SystemExit would end the whole triggerer.
+    except BaseException as error:
         return None, error
 
 

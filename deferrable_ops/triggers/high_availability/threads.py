@@ -1,4 +1,4 @@
-"""Threads for checks that are no coroutines: they may hang, and a thread cannot be killed."""
+"""Threads for checks that are not coroutines. A check may hang, and a thread cannot be killed."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 
 
 class TooManyHangingChecks(Exception):
-    """So many checks hang in this process that no more are tried."""
+    """Too many checks hang in this process, so no more are started."""
 
 
 async def call_in_thread(function: Callable[[], Any], timeout: float, *, always: bool = False) -> Any:
-    """Return what a function returns, or raise what it raises, SystemExit included.
+    """Call a function in a thread; return what it returns, or raise what it raises, SystemExit included.
 
-    At most 64 run at once; the others wait for their turn, which `timeout` does not count. One that does not return in
-    time is left to itself: its turn ends, but not its thread.
+    At most 64 calls run at once; others wait for a slot, which does not count towards the timeout. A call that times
+    out gives its slot back, but its thread continues.
 
     :param timeout: seconds.
-    :param always: even when too many are left over.
+    :param always: call it even if too many calls hang.
     :raises TimeoutError: it did not return in time.
-    :raises TooManyHangingChecks: 200 earlier ones have not returned yet.
+    :raises TooManyHangingChecks: 200 earlier calls have timed out and not returned yet.
     """
     loop = asyncio.get_running_loop()
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):
         if len(_hanging) >= MAX_HANGING and not always:
             raise TooManyHangingChecks(
                 f"{len(_hanging)} checks have not returned within their check_timeout and still occupy threads of "
-                "this triggerer; restart it, and give them timeouts of their own"
+                f"this triggerer, which allows {MAX_HANGING}; restart it, and give the calls inside these checks "
+                "timeouts of their own"
             )
         returned: asyncio.Future[Any] = loop.create_future()
-        # By its context Airflow tells whose log is written to.
+        # Airflow selects the task's log by the context.
         call = _Call(functools.partial(copy_context().run, function), loop, returned)
         _submit(call)
         try:
             async with asyncio.timeout(timeout):
                 return await returned
         finally:
-            call.leave()
+            call.abandon()
 
 
 class _Call:
-    """One call of a function, for whose end somebody waits on an event loop."""
+    """One call of a function, awaited on an event loop."""
 
     __slots__ = ("_function", "_has_ended", "_loop", "_returned")
 
@@ -64,14 +65,14 @@ class _Call:
         self._returned = returned
         self._has_ended = False
 
-    def leave(self) -> None:
-        """Count it among those left over, unless it has ended."""
+    def abandon(self) -> None:
+        """Count the call as hanging, unless it has ended."""
         with _counting:
             if not self._has_ended:
                 _hanging.add(self)
 
     def run(self) -> None:
-        """Call the function, and tell the event loop."""
+        """Call the function and pass the outcome to the event loop."""
         try:
             value, error = self._function(), None
         except BaseException as raised:
@@ -79,19 +80,21 @@ class _Call:
         with _counting:
             self._has_ended = True
             _hanging.discard(self)
-        with suppress(RuntimeError):  # the loop has ended
+        # RuntimeError: the event loop is closed.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_set_outcome, self._returned, value, error)
 
 
 _hanging: set[_Call] = set()
 _counting = threading.Lock()
 _calls: SimpleQueue[_Call] = SimpleQueue()
-_idle = threading.Semaphore(0)  # how many threads wait for a call
+# The number of threads that wait for a call.
+_idle = threading.Semaphore(0)
 
 
 def _submit(call: _Call) -> None:
-    # Threads are kept, because to start one holds up the event loop; and they are no executor's, whose threads keep a
-    # process that is to end from ending.
+    # Threads are reused, because starting one blocks the event loop. They are daemon threads and not an executor's:
+    # those would keep the process from exiting.
     _calls.put(call)
     if not _idle.acquire(blocking=False):
         threading.Thread(target=_run_calls, name="deferrable-ops check", daemon=True).start()
@@ -104,11 +107,13 @@ def _run_calls() -> None:
 
 
 def _set_outcome(returned: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if returned.done():  # nobody waits any more
+    # The caller timed out or was cancelled.
+    if returned.done():
         return
     if error is None:
         returned.set_result(value)
-    elif isinstance(error, StopIteration):  # which a future refuses
+    # A future does not accept StopIteration.
+    elif isinstance(error, StopIteration):
         returned.set_exception(RuntimeError(f"StopIteration: {error}"))
     else:
         returned.set_exception(error)

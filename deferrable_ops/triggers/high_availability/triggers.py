@@ -1,4 +1,4 @@
-"""High availability: checks that poll in the triggerer, and the gates behind them."""
+"""High availability: the trigger that polls a check, and the triggers of its gates."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
 class HighAvailabilityTrigger(TaskTrigger):
-    """Runs a check again and again, until it, a limit or the timeout ends that.
+    """Runs a check repeatedly until its result, a limit or the timeout ends the checks.
 
-    :param check: the dotted path of what is called.
-    :param op_args: as `op_kwargs` and `templates_dict`, those of Airflow's PythonOperator.
+    :param check: the dotted path of the check.
+    :param op_args: positional arguments of the check; `op_kwargs` and `templates_dict` as for a PythonOperator.
     :param check_timeout: seconds for one check.
-    :param rules: what :meth:`CheckRules.as_json` wrote.
-    :param soft_fail: a timeout skips the task.
-    :param run: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler did,
-        because Airflow tells then.
+    :param rules: the JSON object of :meth:`CheckRules.as_json`.
+    :param soft_fail: skip the task at the timeout.
+    :param run_facts: the JSON object of :meth:`RunFacts.as_json` if a worker deferred the task; None if the scheduler
+        did, because Airflow then provides the run's context.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -76,25 +76,25 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop: checking launches nothing."""
+        """Whether there is anything to cancel: a check launches nothing."""
         return False
 
     async def wait(self) -> Outcome:
-        """Check until the checks end, and return how they ended."""
+        """Run checks until they end; return the outcome."""
         return await self.race_with_settlement(self.poll())
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing: checking launches nothing."""
+        """Do nothing: a check launches nothing."""
 
     async def expired(self) -> Outcome:
-        """Return what the timeout makes of the last checks."""
+        """Return the outcome of the timeout."""
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
         return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
 
     async def poll(self) -> Outcome:
-        """Check again and again, and return how that ends."""
+        """Poll the check and return the outcome."""
         facts = run_facts_of(self)
         evaluator = self.evaluator(facts, self.current.progress)
         check = CheckRunner(
@@ -102,7 +102,7 @@ class HighAvailabilityTrigger(TaskTrigger):
         )
         await check.load()
         context = check_context(facts, self.current.attempt, self.templates_dict)
-        until = f", until {evaluator.end} at the latest" if evaluator.end else ""
+        until = f" until {evaluator.end} at the latest" if evaluator.end else ""
         self.log.info("Checking with %s%s", self.check, until)
         before = evaluator.state
         while (decision := evaluator.at_limit(_now())) is None:
@@ -113,7 +113,7 @@ class HighAvailabilityTrigger(TaskTrigger):
             decision = evaluator.evaluate(checked, _now())
             if evaluator.state != before:
                 before = evaluator.state
-                self.log.info("The check says %s/%s, %d in a row", *checked, before["length"])
+                self.log.info("The check returned %s/%s, %d in a row", *checked, before["length"])
                 await self.inbox.waits.save_progress(self.current.id, before)
             if decision is not None:
                 break
@@ -121,21 +121,21 @@ class HighAvailabilityTrigger(TaskTrigger):
         return self.end(decision)
 
     def end(self, decision: Decision) -> Success:
-        """Return the outcome of checks that ended so."""
-        self.log.info("The checks end as %s/%s: %s", *decision)
+        """Return the outcome of a decision."""
+        self.log.info("The checks ended as %s/%s: %s", *decision)
         return Success(decision.as_json())
 
     def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
-        """Return what judges the checks, going on from what was kept of it."""
+        """Return the evaluator of the checks, restored from a stored state."""
         return CheckEvaluator(
             self.current.attempt.task_id, facts, CheckRules.from_json(self.rules or {}), state
         )
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
-    """Waits for the next check, which runs on a worker because no triggerer can import it.
+    """Waits until the next check, which runs on a worker because no triggerer can import it.
 
-    :param until: seconds since the epoch.
+    :param until: when it is due, in seconds since the epoch.
     """
 
     def __init__(self, until: float = 0.0, **_older: Any) -> None:
@@ -143,24 +143,24 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
         self.until = until
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the classpath and the kwargs that make this trigger again."""
+        """Return the classpath and the kwargs that recreate this trigger."""
         path = "deferrable_ops.triggers.high_availability.HighAvailabilityPauseTrigger"
         return path, {"until": self.until}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep until the next check is due, and the worker that made the last one is gone."""
+        """Sleep until the next check is due and the worker of the last one has exited."""
         earliest = 0.0 if self.task_instance is None else RESUME_AFTER_DEFER
         await asyncio.sleep(max(earliest, self.until - time.time()))
         yield TriggerEvent({"check": "due"})  # type: ignore[no-untyped-call]
 
 
 class HighAvailabilityGateTrigger(TaskTrigger):
-    """Lets its task succeed, fail or be skipped, by what the check of its run has come to.
+    """Ends a gate: the task behind a check that succeeds or fails if the check ended with the gate's result and action.
 
-    :param check_task_id: the task that checks.
-    :param result: the result for which this gate is chosen: ``"pass"`` or ``"fail"``.
-    :param action: the action for which it is: ``"stop"``, ``"retrigger"``, or None for both.
-    :param fails: whether it fails where it is chosen.
+    :param check_task_id: the task id of the check.
+    :param result: the result of this gate, ``"pass"`` or ``"fail"``.
+    :param action: the action of this gate: ``"stop"``, ``"retrigger"``, or None for both.
+    :param fails: whether the gate fails instead of succeeding.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -184,11 +184,11 @@ class HighAvailabilityGateTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop."""
+        """Whether there is anything to cancel."""
         return False
 
     async def wait(self) -> Outcome:
-        """Read what the check has come to; it is over."""
+        """Return the outcome by how the check, which has ended, ended."""
         check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
@@ -198,27 +198,29 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         if decided is None:
             return Failure(f"{self.check_task_id} failed") if self.fails else Skip("the check has no result")
         result, action = decided
-        said = f"{self.check_task_id} ended as {result}/{action}"
+        ended = f"{self.check_task_id} ended as {result}/{action}"
         if result != self.result or self.action not in (None, action):
-            return Skip(said)
+            return Skip(ended)
         if self.fails:
-            return Failure(said)
+            return Failure(ended)
         starts_run = action is Action.RETRIGGER
         return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing."""
+        """Do nothing: a gate launches nothing."""
 
     async def _decision_of_task_state(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
         match outcome:
             case Failure():
                 return None
             case Skip():
-                return Result.PASS, Action.CONTINUE  # for which no gate is chosen
-        # It never ran, because what it waits for failed or was skipped; or a user gave it its state.
+                # No gate has this action.
+                return Result.PASS, Action.CONTINUE
+        # The check never ran: its upstream failed or was skipped, or a user set its state.
         states = await states_of_tasks(self.current.attempt, [self.check_task_id])
         if states is None:
-            return Result.PASS, Action.CONTINUE  # dag.test() answers no such question; its other leaves tell
+            # dag.test() cannot answer this; the DAG's other leaves then determine the run's state.
+            return Result.PASS, Action.CONTINUE
         state = states[self.check_task_id]
         if state in _FAILED:
             return None

@@ -39,5 +39,5 @@ def test_bad_argument_is_named(arguments: dict[str, Any], named: str) -> None:
 
 
 def test_operator_without_a_dag_says_so() -> None:
-    with pytest.raises(InputError, match="in no DAG"):
+    with pytest.raises(InputError, match="has no DAG"):
         HighAvailabilityOperator(task_id="ha", python_callable=CHECK)

@@ -77,8 +77,8 @@ def test_what_has_no_path_of_its_own_runs_on_workers(folders: Path) -> None:
     plugin = module("ha_test_plugin")
     file = dag_file(folders)
     assert triggerer_import_problem(lambda: None, file) == "python_callable is a lambda"
-    assert "made within a function" in str(triggerer_import_problem(plugin.outer(), file))
+    assert "defined inside a function" in str(triggerer_import_problem(plugin.outer(), file))
     assert "is a partial" in str(triggerer_import_problem(functools.partial(plugin.check), file))
     assert "is a method" in str(triggerer_import_problem(Path(file).exists, file))
     original, plugin.check = plugin.check, print
-    assert "not what its module has" in str(triggerer_import_problem(original, file))
+    assert "not the object that its module has" in str(triggerer_import_problem(original, file))

@@ -224,7 +224,7 @@ def test_what_the_triggerer_is_told() -> None:
 )
 def test_check_is_on_a_worker_only_where_no_triggerer_can_import_it(check: Any) -> None:
     if isinstance(check, SimpleNamespace):
-        with pytest.raises(InputError, match="is no check"):
+        with pytest.raises(InputError, match="is not a check"):
             operator(check)
         return
     because = operator(check).worker_start_reason

@@ -77,7 +77,7 @@ def test_conf_is_a_dict_or_the_text_of_one(conf: Any) -> None:
 def test_conf_that_its_templates_made_unreadable_is_named() -> None:
     retrigger = Retrigger()
     retrigger.check.retrigger_pass.conf = '{"counter": }'
-    with pytest.raises(InputError, match="conf is not JSON"):
+    with pytest.raises(InputError, match="conf is not valid JSON"):
         retrigger.check.retrigger_pass.retrigger(retrigger.context, CHOSEN)
 
 

@@ -95,7 +95,7 @@ def test_log_says_once_what_takes_the_workers_and_how_to_avoid_it(capsys: pytest
     worker = Worker(saying(("pass", "continue"), ("pass", "continue"), ("pass", "stop")))
     for _ in range(3):
         worker.run_once()
-    [told] = [line for line in capsys.readouterr().out.splitlines() if "takes a worker" in line]
+    [told] = [line for line in capsys.readouterr().out.splitlines() if "runs on a worker" in line]
     assert "python_callable is a lambda" in told
     assert "plugins folder" in told
 

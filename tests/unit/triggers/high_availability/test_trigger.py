@@ -169,7 +169,7 @@ async def test_unchanged_health_is_told_once(runs: Runs, caplog: pytest.LogCaptu
     caplog.set_level(logging.INFO, "task")
     checks.said[:] = [*[("pass", "continue")] * 10, ("pass", "stop")]
     await runs.start(trigger()).outcome()
-    told = [record.getMessage() for record in caplog.records if "The check says" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "The check returned" in record.getMessage()]
     assert len(told) == 1
 
 
