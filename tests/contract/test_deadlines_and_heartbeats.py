@@ -51,7 +51,7 @@ async def test_a_silent_wait_fails(inbox: Inbox) -> None:
     await inbox.waits.expire(LONG_AGO)
     failed = await inbox.waits.get(wait.id)
     assert failed.state is WaitState.FAILED
-    assert failed.outcome == Failure("no heartbeat came within heartbeat_timeout")
+    assert failed.outcome == Failure("no heartbeat arrived within heartbeat_timeout")
     assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 409
 
 
@@ -101,14 +101,14 @@ async def test_a_wait_whose_beats_stop_fails_while_an_endpoint_is_up(two: tuple[
             while (ended := await changes.next()).state is WaitState.WAITING:
                 pass
     announcing.cancel()
-    assert ended.outcome == Failure("no heartbeat came within heartbeat_timeout")
+    assert ended.outcome == Failure("no heartbeat arrived within heartbeat_timeout")
 
 
 async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stops(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "_SEEN_EVERY", 0.02)
-    monkeypatch.setattr(endpoints, "_GONE_AFTER", 0.5)
+    monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.02)
+    monkeypatch.setattr(endpoints, "_DOWN_AFTER", 0.5)
     inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     assert await inbox.endpoints.up_since() is None
     await register(inbox, heartbeat_timeout=60.0)
@@ -133,7 +133,7 @@ async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stop
 async def test_an_endpoint_writes_nothing_while_no_wait_expects_beats(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "_SEEN_EVERY", 0.01)
+    monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.01)
     asked = asyncio.Event()
     real = inbox.database.read
 

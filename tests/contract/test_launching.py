@@ -18,7 +18,7 @@ from deferrable_ops.inbox.waits.launches import ClaimLost
 
 @pytest.fixture(autouse=True)
 def quick_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.02)
+    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.02)
 
 
 async def lapse(inbox: Inbox, wait: Wait) -> None:

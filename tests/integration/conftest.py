@@ -74,7 +74,7 @@ def ordered(server: RealSqs) -> str:
 async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
     """Runs triggers on an inbox in a file, and lets tests read the task's log."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.05)
     inbox = await open_inbox(tmp_path)
     runs = Runs(inbox)
     yield runs

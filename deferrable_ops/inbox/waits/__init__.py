@@ -1,1 +1,1 @@
-"""Waits, and what happens to them: registration, callbacks, launches, cancellations, endings."""
+"""Waits: registration, callbacks, launch claims, cancellations, deadlines and heartbeats."""

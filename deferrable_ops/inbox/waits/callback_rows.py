@@ -1,8 +1,8 @@
-"""The rows behind callbacks. They come in thousands, so the statements of every batch are written by hand.
+"""SQL for batches of callbacks. Callbacks arrive by the thousand, so these statements are written by hand.
 
-Each takes a whole batch at once. SQLite gets it as one JSON text, because its driver takes and releases Python's global
-lock for every row that goes in or comes out, and a busy event loop gives it back late. Postgres gets each column as an
-array, which costs its server half of what one execution for each row does (measured: 33 µs a callback instead of 70).
+Each statement handles a whole batch. SQLite receives it as one JSON text: its driver acquires and releases Python's GIL
+for every row that is bound or fetched, which is slow while the event loop is busy. Postgres receives one array per
+column, which takes half the server time of one execution per row (measured: 33 µs a callback instead of 70).
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ _ADD_AND_SETTLE_POSTGRES = """
         $9::bytea[]) WITH ORDINALITY
     AS new (wait_id, verb, idempotency_key, source, status, receipt, payload, accepted, digest, position)"""
 _ADDED_COLUMNS, _SETTLED_COLUMNS = 8, 3
-_NUMBERS_PER_TRANSACTION = 1_000  # more than a batch holds
+# More than the callbacks of a batch.
+_NUMBERS_PER_TRANSACTION = 1_000
 
 Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Return the waits that exist, and lock them: id, state, expected, past its deadline, refused, called before."""
+    """Lock and return the waits that exist: id, state, expected, deadline passed, refused, has earlier callbacks."""
     ids = list(wait_ids)
     if _is_postgres(transaction):
         return await run_by_driver(transaction.connection, _FIND["postgresql"], ids, transaction.now)
@@ -69,10 +70,10 @@ async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[R
 async def find_recorded(
     transaction: Transaction, contents: list[tuple[str, bytes]], keys: list[tuple[str, str]]
 ) -> Sequence[Row]:
-    """Return what is recorded of these contents and keys, the newest first.
+    """Return the recorded callbacks with these contents or keys, newest first.
 
-    :param contents: pairs of a wait's id and a digest.
-    :param keys: pairs of a wait's id and an Idempotency-Key.
+    :param contents: pairs of wait id and digest.
+    :param keys: pairs of wait id and Idempotency-Key.
     """
     same_content = tuple_(callbacks.c.wait_id, callbacks.c.digest).in_(contents)
     same_key = tuple_(callbacks.c.wait_id, callbacks.c.idempotency_key).in_(keys)
@@ -88,13 +89,14 @@ async def find_recorded(
 async def add_and_settle(
     transaction: Transaction, added: list[Row], digests: list[bytes], settled: list[Row]
 ) -> None:
-    """Record callbacks, and settle waits.
+    """Record callbacks and settle waits.
 
     :param added: callbacks: wait id, verb, key, source, status, receipt, payload, accepted.
-    :param digests: of each callback.
+    :param digests: the digest of each callback.
     :param settled: waits: id, state, outcome.
     """
-    if not added:  # then nothing is settled either
+    if not added:
+        # A wait is only settled by a callback that is recorded.
         return
     connection, now, version = transaction.connection, transaction.now, transaction.version
     number = version * _NUMBERS_PER_TRANSACTION
@@ -108,7 +110,7 @@ async def add_and_settle(
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
-    """Move the heartbeat clock of waits."""
+    """Restart the heartbeat timeout of waits."""
     if wait_ids:
         await transaction.connection.execute(
             update(waits)
@@ -118,8 +120,8 @@ async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
         )
 
 
-async def show_progress(transaction: Transaction, progress: dict[str, str]) -> None:
-    """Set the progress that waits show: JSON texts by id."""
+async def set_progress(transaction: Transaction, progress: dict[str, str]) -> None:
+    """Set the progress of waits: JSON texts by wait id."""
     if progress:
         await transaction.connection.execute(
             update(waits)
@@ -129,8 +131,8 @@ async def show_progress(transaction: Transaction, progress: dict[str, str]) -> N
         )
 
 
-async def count_refused(transaction: Transaction, refused: dict[str, int]) -> None:
-    """Set how many callbacks of each wait were refused."""
+async def set_refused(transaction: Transaction, refused: dict[str, int]) -> None:
+    """Set the number of refused callbacks, by wait id."""
     if refused:
         await transaction.connection.execute(
             update(waits).where(waits.c.id == bindparam("wait")).values(refused=bindparam("count")),

@@ -1,7 +1,7 @@
-"""Callbacks: judged against the wait they are for, recorded, and answered with a receipt, in one transaction.
+"""Callbacks: each is evaluated, recorded and answered with a receipt, in one transaction.
 
-The order of the checks is the contract of ``docs/callbacks.md``: a key reused with other content, what was
-recorded before, a wait that is abandoned, a wait that is settled, and only then an effect.
+The order of the checks is documented in ``docs/callbacks.md``: an Idempotency-Key that was used with other content, a
+duplicate, a wait that expired or was superseded or killed, a wait that is settled, and then the evaluation.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from deferrable_ops.inbox.waits.evaluation import evaluate
 from deferrable_ops.inbox.waits.wait import ABANDONED, WaitState, state_of
 from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
-_REFUSALS_KEPT: Final = 100  # a wait, so that a service that never stops calling cannot fill the disk
-UNKNOWN_WAIT: Final = (
-    "this endpoint's inbox has never seen this wait; do the endpoint and the triggerer share one inbox_url?"
-)
+# Refused callbacks recorded per wait, so that a service that never stops calling cannot fill the disk.
+_MAX_REFUSALS: Final = 100
+UNKNOWN_WAIT: Final = "this endpoint's inbox has never seen this wait; check that the endpoint and the triggerer have the same inbox_url"
 
 
 class Verb(StrEnum):
-    """What a callback asks for."""
+    """The kind of a callback."""
 
-    POST = "post"  # judged by the operator's expressions; without any, a success
+    # Evaluated with the operator's expressions; without any, a success.
+    POST = "post"
     SUCCESS = "success"
     FAILURE = "failure"
     SKIP = "skip"
@@ -41,8 +41,9 @@ class Verb(StrEnum):
 class Callback:
     """One callback.
 
-    :param body: the request's body: a JSON text.
-    :param source: who sent it, for the audit: ``http``, or ``cli`` with a user's name.
+    :param body: the request's body: JSON.
+    :param payload: the decoded body.
+    :param source: the sender, for auditing: ``http``, or ``cli`` with a user's name.
     """
 
     wait_id: str
@@ -52,7 +53,7 @@ class Callback:
     source: str = "http"
     idempotency_key: str | None = None
     digest: bytes = field(init=False)
-    """What makes two callbacks the same: their verb and their body."""
+    """SHA-256 of the verb and the body. Callbacks with the same digest are duplicates."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", sha256(self.verb.encode() + b"\0" + self.body).digest())
@@ -63,7 +64,7 @@ class Receipt:
     """The answer to a callback.
 
     :param status: the HTTP status.
-    :param body: a JSON object; byte for byte the same when the same callback comes again.
+    :param body: a JSON object. A duplicate gets exactly the same bytes.
     """
 
     status: int
@@ -77,25 +78,28 @@ class Callbacks:
         self.record: GroupCommit[Callback, Receipt] = GroupCommit(
             database, self._record_all, writers=2 if database.dialect == "postgresql" else 1
         )
-        """Return the receipt of a callback, after its effect is committed."""
+        """Apply a callback, and return its receipt after the commit."""
 
-    async def _record_all(self, transaction: Transaction, batch: list[Callback]) -> list[Receipt]:
-        ledger = await _Ledger.read(transaction, batch)
-        receipts = [ledger.receive(callback) for callback in batch]
-        await ledger.write()
+    async def _record_all(self, transaction: Transaction, callbacks: list[Callback]) -> list[Receipt]:
+        batch = await _Batch.read(transaction, callbacks)
+        receipts = [batch.receive(callback) for callback in callbacks]
+        await batch.write()
         return receipts
 
 
 @dataclass(slots=True)
-class _Standing:
-    """A wait as the callbacks of a batch find and leave it."""
+class _BatchWait:
+    """A wait, with the changes that the callbacks of a batch make.
+
+    :param has_callbacks: callbacks of earlier batches are recorded for it.
+    """
 
     id: str
     state: WaitState
     expected: str
     expired: bool
     refused: int
-    touched: bool
+    has_callbacks: bool
     outcome: str | None = None
     progress: Any = None
     beaten: bool = False
@@ -103,12 +107,12 @@ class _Standing:
 
 
 @dataclass(slots=True)
-class _Ledger:
-    """The waits that a batch is for, what was recorded of them, and what the batch adds."""
+class _Batch:
+    """A batch of callbacks: their waits, earlier callbacks that may be the same, and the rows to write."""
 
     transaction: Transaction
     received_at: str
-    standings: dict[str, _Standing]
+    waits: dict[str, _BatchWait]
     by_key: dict[tuple[str, str], tuple[bytes, Receipt]] = field(default_factory=dict)
     by_digest: dict[tuple[str, bytes], Receipt] = field(default_factory=dict)
     added: list[callback_rows.Row] = field(default_factory=list)
@@ -116,107 +120,104 @@ class _Ledger:
     refused: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    async def read(cls, transaction: Transaction, batch: list[Callback]) -> _Ledger:
-        rows = await callback_rows.find_waits(transaction, {callback.wait_id for callback in batch})
-        standings = {row[0]: _standing(row) for row in rows}
+    async def read(cls, transaction: Transaction, callbacks: list[Callback]) -> _Batch:
+        rows = await callback_rows.find_waits(transaction, {callback.wait_id for callback in callbacks})
+        waits = {row[0]: _batch_wait(row) for row in rows}
         received_at = datetime.fromtimestamp(transaction.now, UTC).isoformat()
-        ledger = cls(transaction, received_at, standings)
-        # Most waits are called once: nothing is recorded of one that was neither called nor refused before.
-        again = [c for c in batch if c.wait_id in standings and standings[c.wait_id].touched]
+        batch = cls(transaction, received_at, waits)
+        # Most waits are called once. Only query earlier callbacks of waits that have some.
+        again = [c for c in callbacks if c.wait_id in waits and waits[c.wait_id].has_callbacks]
         if again:
             contents = [(callback.wait_id, callback.digest) for callback in again]
             keys = [(callback.wait_id, key) for callback in again if (key := callback.idempotency_key)]
             for wait_id, digest, key, status, receipt in await callback_rows.find_recorded(
                 transaction, contents, keys
             ):
-                ledger._remember(wait_id, digest, key, Receipt(status, receipt))
-        return ledger
+                batch._remember(wait_id, digest, key, Receipt(status, receipt))
+        return batch
 
     def receive(self, callback: Callback) -> Receipt:
-        standing = self.standings.get(callback.wait_id)
-        if standing is None:
+        wait = self.waits.get(callback.wait_id)
+        if wait is None:
             return _receipt(404, error=UNKNOWN_WAIT)
         return (
-            self._recorded_before(callback, standing)
-            or self._refuse(callback, standing)
-            or self._accept(callback, standing)
+            self._repeat_receipt(callback, wait)
+            or self._refuse(callback, wait)
+            or self._accept(callback, wait)
         )
 
     async def write(self) -> None:
-        settled = [standing for standing in self.standings.values() if standing.settled]
-        beaten = [
-            standing for standing in self.standings.values() if standing.beaten and not standing.settled
-        ]
-        progress = {
-            standing.id: json.dumps(standing.progress) for standing in beaten if standing.progress is not None
-        }
+        settled = [wait for wait in self.waits.values() if wait.settled]
+        beaten = [wait for wait in self.waits.values() if wait.beaten and not wait.settled]
+        progress = {wait.id: json.dumps(wait.progress) for wait in beaten if wait.progress is not None}
         await callback_rows.add_and_settle(
             self.transaction,
             self.added,
             self.digests,
-            [(standing.id, standing.state, standing.outcome) for standing in settled],
+            [(wait.id, wait.state, wait.outcome) for wait in settled],
         )
-        await callback_rows.beat(self.transaction, [standing.id for standing in beaten])
-        await callback_rows.show_progress(self.transaction, progress)
-        await callback_rows.count_refused(self.transaction, self.refused)
-        self.transaction.changed.update([standing.id for standing in settled], progress)
+        await callback_rows.beat(self.transaction, [wait.id for wait in beaten])
+        await callback_rows.set_progress(self.transaction, progress)
+        await callback_rows.set_refused(self.transaction, self.refused)
+        self.transaction.changed.update([wait.id for wait in settled], progress)
 
-    def _recorded_before(self, callback: Callback, standing: _Standing) -> Receipt | None:
+    def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
+        """Return the receipt of an earlier callback with the same key or content, if there is one."""
         if callback.idempotency_key is not None:
             known = self.by_key.get((callback.wait_id, callback.idempotency_key))
             if known is not None and known[0] != callback.digest:
                 return _receipt(
-                    422, error="this Idempotency-Key came before with other content; use a new one"
+                    422, error="this Idempotency-Key was already used with other content; use a new one"
                 )
             if known is not None:
                 return known[1]
-        if callback.verb is Verb.HEARTBEAT:  # the next one says the same on purpose
+        if callback.verb is Verb.HEARTBEAT:
+            # Successive heartbeats have the same content and are not duplicates.
             return None
         recorded = self.by_digest.get((callback.wait_id, callback.digest))
-        if recorded is not None and standing.state is WaitState.WAITING and not standing.expired:
-            standing.beaten = True  # progress that says the same again is still a sign of life
+        if recorded is not None and wait.state is WaitState.WAITING and not wait.expired:
+            # Repeated progress also counts as a heartbeat.
+            wait.beaten = True
         return recorded
 
-    def _refuse(self, callback: Callback, standing: _Standing) -> Receipt | None:
-        if standing.expired:
+    def _refuse(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
+        if wait.expired:
             receipt = _receipt(410, state=WaitState.EXPIRED, error="the wait's deadline has passed")
-        elif standing.state in ABANDONED:
+        elif wait.state in ABANDONED:
             receipt = _receipt(
-                410, state=standing.state, error=f"the wait is {standing.state}: nobody waits any more"
+                410, state=wait.state, error=f"the wait is {wait.state}: no task waits for this callback"
             )
-        elif standing.state is not WaitState.WAITING:
-            receipt = _receipt(
-                409, state=standing.state, error=f"the wait is settled already: {standing.state}"
-            )
+        elif wait.state is not WaitState.WAITING:
+            receipt = _receipt(409, state=wait.state, error=f"the wait is settled already: {wait.state}")
         else:
             return None
-        if standing.refused < _REFUSALS_KEPT:
-            standing.refused += 1
-            self.refused[standing.id] = standing.refused
+        if wait.refused < _MAX_REFUSALS:
+            wait.refused += 1
+            self.refused[wait.id] = wait.refused
             self._add(callback, receipt, accepted=False, keep_payload=True)
         return receipt
 
-    def _accept(self, callback: Callback, standing: _Standing) -> Receipt:
-        standing.beaten = True
-        evaluation = evaluate(callback.verb, callback.payload, _expected(standing.expected))
+    def _accept(self, callback: Callback, wait: _BatchWait) -> Receipt:
+        wait.beaten = True
+        evaluation = evaluate(callback.verb, callback.payload, _expected(wait.expected))
         if evaluation.outcome is None:
             if evaluation.progress is not None:
-                standing.progress = evaluation.progress
+                wait.progress = evaluation.progress
             note = {} if evaluation.note is None else {"note": evaluation.note}
             status = 200 if callback.verb is Verb.HEARTBEAT else 202
             receipt = _receipt(
-                status, wait=standing.id, state=WaitState.WAITING, received_at=self.received_at, **note
+                status, wait=wait.id, state=WaitState.WAITING, received_at=self.received_at, **note
             )
         else:
-            standing.outcome = _outcome_text(evaluation.outcome, callback)
-            standing.state, standing.settled = state_of(evaluation.outcome), True
-            # As json.dumps would write it, at a tenth of its cost: nothing in it needs to be escaped.
+            wait.outcome = _outcome_text(evaluation.outcome, callback)
+            wait.state, wait.settled = state_of(evaluation.outcome), True
+            # The same text as json.dumps returns, at a tenth of its cost: no value needs escaping.
             receipt = Receipt(
                 200,
-                f'{{"wait": "{standing.id}", "state": "{standing.state}", "received_at": "{self.received_at}"}}',
+                f'{{"wait": "{wait.id}", "state": "{wait.state}", "received_at": "{self.received_at}"}}',
             )
         if callback.verb is not Verb.HEARTBEAT or callback.idempotency_key is not None:
-            self._add(callback, receipt, accepted=True, keep_payload=standing.settled)
+            self._add(callback, receipt, accepted=True, keep_payload=wait.settled)
         return receipt
 
     def _add(self, callback: Callback, receipt: Receipt, *, accepted: bool, keep_payload: bool) -> None:
@@ -241,15 +242,15 @@ class _Ledger:
             self.by_key[wait_id, key] = (digest, receipt)
 
 
-def _standing(row: callback_rows.Row) -> _Standing:
-    wait_id, state, expected, late, refused, touched = row
-    return _Standing(
+def _batch_wait(row: callback_rows.Row) -> _BatchWait:
+    wait_id, state, expected, late, refused, has_callbacks = row
+    return _BatchWait(
         id=wait_id,
         state=WaitState(state),
         expected=expected,
         expired=state == WaitState.WAITING and bool(late),
         refused=refused,
-        touched=bool(touched),
+        has_callbacks=bool(has_callbacks),
     )
 
 
@@ -264,6 +265,7 @@ def _receipt(status: int, **body: Any) -> Receipt:
 
 
 def _outcome_text(outcome: Outcome, callback: Callback) -> str:
-    if isinstance(outcome, Success) and outcome.value is callback.payload:  # it came as JSON
+    if isinstance(outcome, Success) and outcome.value is callback.payload:
+        # The body is this value's JSON text already.
         return f'{{"outcome": "success", "value": {callback.body.decode()}}}'
     return json.dumps(outcome_to_json(outcome))

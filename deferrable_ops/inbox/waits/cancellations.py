@@ -1,4 +1,4 @@
-"""Outside work that is due to be stopped: whose turn it is, and whether it was done."""
+"""Cancellations: stopping the outside work of waits that have ended, by one process at a time, with retries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import CANCEL_IS_DUE, same_task, waits
 
 _LEASE: Final = 60.0
-_TRIES: Final = 10
+_MAX_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """A wait whose outside work is due to be stopped.
+    """A wait whose outside work is to be stopped.
 
-    :param trigger: the encrypted classpath and kwargs of the trigger that knows how.
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops it.
     """
 
     wait_id: str
@@ -27,18 +27,18 @@ class Cancellation:
 
 
 class Cancellations:
-    """Hands out what is due, to one process at a time."""
+    """Assigns due cancellations, each to one process at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
-        """Return one that is due, for the next 60 s this caller's; None when there is none.
+        """Return a due cancellation, leased to this caller for 60 s; None if there is none.
 
-        While a process holds the claim on the wait's launch there is none yet: it may be sending the request, and what
-        is stopped before it starts would run.
+        A wait is left out while a process holds its launch claim. That process may be sending the request, and work
+        that is cancelled before it exists would run.
 
-        :param wait_id: only this wait's.
+        :param wait_id: only consider this wait.
         """
 
         async def probe(connection: AsyncConnection) -> str | None:
@@ -64,7 +64,8 @@ class Cancellations:
 
         while (found := await self._database.read(probe)) is not None:
             cancellation = await self._database.write(write)
-            if cancellation is not None:  # otherwise another process was quicker
+            # None: another process has leased it in the meantime.
+            if cancellation is not None:
                 return cancellation
         return None
 
@@ -79,10 +80,10 @@ class Cancellations:
         await self._database.write(write)
 
     async def mark_failed(self, cancellation: Cancellation) -> bool:
-        """Record that it could not be stopped; return whether it will be tried again, at most 10 times in all."""
+        """Record that stopping the outside work failed; return whether it will be retried (at most 10 tries in all)."""
 
         async def write(transaction: Transaction) -> bool:
-            given_up = waits.c.cancel_tries >= _TRIES
+            given_up = waits.c.cancel_tries >= _MAX_TRIES
             updated = await transaction.connection.execute(
                 update(waits)
                 .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
@@ -94,9 +95,9 @@ class Cancellations:
         return await self._database.write(write)
 
     async def requeue_other_attempts(self, wait_id: str) -> list[str]:
-        """Return the waits of other attempts of a wait's task whose outside work is still to be stopped.
+        """Return the waits of the task's other attempts whose outside work is not stopped yet.
 
-        What was given up is due again: an attempt asks because it cannot start beside that work.
+        Failed cancellations among them become due again: the caller cannot start its work while theirs still runs.
         """
         mine = waits.alias("mine")
         others = (

@@ -1,4 +1,4 @@
-"""Waits that end without an outcome of their own: killed, superseded, expired, or silent for too long."""
+"""Waits that end without a callback: killed, superseded, expired, or without heartbeats."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deferrable_ops.inbox.waits.wait import WaitState
 from deferrable_ops.outcome import Failure, outcome_to_json
 
 _ROWS_PER_TRANSACTION: Final = 500
-_NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat came within heartbeat_timeout")))
+_NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat arrived within heartbeat_timeout")))
 
-# By their minima, which an index holds at its edge whatever a planner believes about the rest.
+# min() reads the first entry of an index, regardless of the planner's statistics.
 _FIRST_DUE = select(
     select(func.min(waits.c.deadline)).where(IS_WAITING).scalar_subquery().label("deadline"),
     select(func.min(waits.c.beat_due))
@@ -28,9 +28,9 @@ _FIRST_DUE = select(
 
 
 async def expire(database: Database, beats_since: float | None) -> float:
-    """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
+    """Settle waits whose deadline has passed or whose heartbeats stopped; return the seconds until the next deadline.
 
-    :param beats_since: as :meth:`~deferrable_ops.inbox.waits.waits.Waits.expire` says.
+    :param beats_since: see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """
 
     async def look(connection: AsyncConnection) -> tuple[bool, float]:
@@ -46,9 +46,13 @@ async def expire(database: Database, beats_since: float | None) -> float:
 
     async def write(transaction: Transaction) -> None:
         late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
-        await abandon(transaction, WaitState.EXPIRED, await _some(transaction, late), late)
-        await abandon(
-            transaction, WaitState.FAILED, await _some(transaction, silent), silent, outcome=_NO_HEARTBEAT
+        await end_waits(transaction, WaitState.EXPIRED, await _select_ids(transaction, late), late)
+        await end_waits(
+            transaction,
+            WaitState.FAILED,
+            await _select_ids(transaction, silent),
+            silent,
+            outcome=_NO_HEARTBEAT,
         )
 
     while True:
@@ -58,17 +62,17 @@ async def expire(database: Database, beats_since: float | None) -> float:
         await database.write(write)
 
 
-async def abandon(
+async def end_waits(
     transaction: Transaction,
     state: WaitState,
     chosen: Sequence[str],
     *conditions: ColumnElement[bool],
     outcome: str | None = None,
 ) -> None:
-    """End those of the waits that still wait and meet the conditions; what they launched is due to be cancelled."""
+    """Settle the chosen waits that are still waiting and meet the conditions, and mark their work for cancellation."""
     if not chosen:
         return
-    # Locked by id, as callbacks lock theirs: two batches in different orders would deadlock.
+    # Lock the rows in the order of their ids, as callbacks do: different orders would deadlock.
     ending = select(waits.c.id).where(waits.c.id.in_(chosen), IS_WAITING, *conditions)
     ids = (
         (await transaction.connection.execute(ending.order_by(waits.c.id).with_for_update())).scalars().all()
@@ -81,15 +85,15 @@ async def abandon(
             outcome=outcome,
             settled_at=transaction.now,
             version=transaction.version,
-            **due_to_be_stopped(transaction),
+            **cancellation_values(transaction),
         )
     )
     transaction.changed.update(ids)
 
 
-def due_to_be_stopped(transaction: Transaction) -> dict[str, Any]:
-    """Return the values of a row whose outside work is to be stopped, if there is any."""
-    # What is due already keeps its lease: somebody may be at it.
+def cancellation_values(transaction: Transaction) -> dict[str, Any]:
+    """Return the column values that mark a wait's outside work for cancellation, if it has any."""
+    # A cancellation that is already due keeps its lease: a process may be running it.
     idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
     return {
         "cancel": case((idle, "due"), else_=waits.c.cancel),
@@ -107,6 +111,6 @@ def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:
     return and_(waits.c.beat_due <= now, waits.c.heartbeat_timeout + beats_since <= now)
 
 
-async def _some(transaction: Transaction, condition: ColumnElement[bool]) -> Sequence[str]:
+async def _select_ids(transaction: Transaction, condition: ColumnElement[bool]) -> Sequence[str]:
     query = select(waits.c.id).where(IS_WAITING, condition).limit(_ROWS_PER_TRANSACTION)
     return (await transaction.connection.execute(query)).scalars().all()

@@ -1,4 +1,4 @@
-"""Which endpoints are up, and since when: heartbeats that had nowhere to go are not held against a wait."""
+"""The running endpoints. A wait does not fail for missing heartbeats while no endpoint could receive them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from deferrable_ops.inbox.database.schema import IS_WAITING, endpoints, waits
 
 log = logging.getLogger(__name__)
 
-_SEEN_EVERY = 1.0
-_GONE_AFTER = 4.0
+_ANNOUNCE_INTERVAL = 1.0
+# An endpoint counts as down if it has not announced itself for this long.
+_DOWN_AFTER = 4.0
 
 
 class Endpoints:
@@ -26,35 +27,35 @@ class Endpoints:
         self._database = database
 
     async def up_since(self) -> float | None:
-        """Return since when beats could have arrived, in seconds since the epoch; None when no endpoint is up.
+        """Return since when heartbeats could arrive, in seconds since the epoch; None if no endpoint is running.
 
-        With several endpoints it is the youngest's start: which of them a service reaches is not known.
+        With several endpoints it is the latest start of them, because it is unknown which one a service calls.
         """
 
         async def read(connection: AsyncConnection) -> float | None:
             now = await self._database.clock(connection)
-            query = select(func.max(endpoints.c.up_since)).where(endpoints.c.seen_at > now - _GONE_AFTER)
+            query = select(func.max(endpoints.c.up_since)).where(endpoints.c.seen_at > now - _DOWN_AFTER)
             found: float | None = (await connection.execute(query)).scalar_one()
             return found
 
         return await self._database.read(read)
 
     async def announce(self) -> None:
-        """Say every second that this endpoint is up, while any wait expects beats. Runs until cancelled."""
+        """Record every second that this endpoint is running, if any wait expects heartbeats. Runs until cancelled."""
         identity = uuid4().hex
         while True:
             try:
                 if await self._database.read(_some_wait_expects_beats):
-                    await self._database.write(lambda transaction: self._see(transaction, identity))
+                    await self._database.write(lambda transaction: self._record(transaction, identity))
             except DeferrableOpsError as error:
-                log.warning("The endpoint cannot announce itself: %s", error)
-            await asyncio.sleep(_SEEN_EVERY)
+                log.warning("Cannot record that this endpoint is running; retrying: %s", error)
+            await asyncio.sleep(_ANNOUNCE_INTERVAL)
 
-    async def _see(self, transaction: Transaction, identity: str) -> None:
+    async def _record(self, transaction: Transaction, identity: str) -> None:
         now = transaction.now
         seen = await transaction.connection.execute(
             update(endpoints)
-            .where(endpoints.c.id == identity, endpoints.c.seen_at > now - _GONE_AFTER)
+            .where(endpoints.c.id == identity, endpoints.c.seen_at > now - _DOWN_AFTER)
             .values(seen_at=now)
         )
         if seen.rowcount:
@@ -69,6 +70,6 @@ class Endpoints:
 
 
 async def _some_wait_expects_beats(connection: AsyncConnection) -> bool:
-    # The minimum is at the edge of its index, whatever a planner believes about the rest.
+    # min() reads the first entry of an index, regardless of the planner's statistics.
     first = select(func.min(waits.c.beat_due)).where(IS_WAITING, waits.c.beat_due.is_not(None))
     return (await connection.execute(first)).scalar_one() is not None

@@ -1,4 +1,4 @@
-"""What a callback means for its wait, by the operator's JMESPath expressions. Pure: no database, no clock."""
+"""Evaluation of callbacks with the operator's JMESPath expressions. Pure: no database, no clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a callback means.
+    """The effect of a callback on its wait.
 
-    :param outcome: how the wait ends; None while it goes on.
-    :param progress: what to show of a wait that goes on; None leaves what is shown.
-    :param note: what the sender should know, for the receipt.
+    :param outcome: the wait's outcome; None: it keeps waiting.
+    :param progress: the new progress of a wait that keeps waiting; None: unchanged.
+    :param note: a hint for the sender, added to the receipt.
     """
 
     outcome: Outcome | None
@@ -25,7 +25,7 @@ class Evaluation:
 
 
 def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
-    """Judge a callback.
+    """Return the effect of a callback on its wait.
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
     :param payload: the request's body, decoded.
@@ -62,7 +62,8 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
         return Success(payload)
     try:
         value = compiled(result).search(payload)
-        json.dumps(value)  # an expression can return a part of itself: &name
+        # Not every result is JSON: &name evaluates to an expression object.
+        json.dumps(value)
         return Success(value)
     except CANNOT_BE_EVALUATED as error:
         return Failure(
@@ -74,7 +75,7 @@ def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool
     try:
         return is_truth(compiled(expression).search(payload))
     except CANNOT_BE_EVALUATED as error:
-        notes.append(f"{name} cannot be evaluated on this payload, so it is not true: {error}")
+        notes.append(f"{name} cannot be evaluated on this payload and counts as false: {error}")
         return False
 
 

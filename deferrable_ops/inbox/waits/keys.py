@@ -1,7 +1,7 @@
-"""The keys that sign callback tokens, made and kept in the inbox, and the tokens themselves.
+"""Callback tokens, and the keys that sign them.
 
-A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed, never stored: the same wait always
-has the same token. Whoever shares the inbox shares its keys, so there is nothing to configure.
+A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed and never stored: a wait always has the same
+token. The keys are generated and stored in the inbox, so that all processes share them without configuration.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from deferrable_ops.inbox.database.schema import keys
 from deferrable_ops.inbox.database.shared_call import SharedCall
 
 _TOKEN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9a-f]{8})\.([A-Za-z0-9_-]{43})")
-_RELOAD_SECONDS = 5  # within which a revocation reaches the other processes
-_PAUSE_SECONDS = 0.5  # between two readings, which bounds what a flood of invented key ids costs
+# The longest time until a revocation takes effect in other processes.
+_RELOAD_SECONDS = 5
+# The shortest time between two queries, which limits the load from requests with invented key ids.
+_PAUSE_SECONDS = 0.5
 _REFUSED = "the token is malformed, forged, or signed with a revoked key"
 
 
@@ -48,18 +50,18 @@ class Keys:
         self._load = SharedCall(self._load_now)
 
     async def current(self, transaction: Transaction) -> Key:
-        """Return the newest key, which new waits are signed with; the first caller makes it."""
+        """Return the newest key, which signs the tokens of new waits. The first call creates it."""
         await self._read(transaction.connection)
         if self._newest is None or self._newest.revoked:
-            await self._make(transaction)
+            await self._create(transaction)
         assert self._newest is not None
         return self._newest
 
     async def rotate(self, revoke_old: bool) -> str:
-        """Make a new key for the waits to come, and return its id.
+        """Create a new key for new waits, and return its id.
 
-        :param revoke_old: True refuses the tokens of every older key from now on (within 5 s on every
-            endpoint), those of tasks that still wait included.
+        :param revoke_old: refuse all tokens of older keys from now on (within 5 s on every endpoint), including those
+            of tasks that are still waiting.
         """
 
         async def write(transaction: Transaction) -> str:
@@ -67,29 +69,30 @@ class Keys:
                 await transaction.connection.execute(
                     update(keys).where(keys.c.revoked_at.is_(None)).values(revoked_at=transaction.now)
                 )
-            return (await self._make(transaction)).id
+            return (await self._create(transaction)).id
 
-        made = await self._database.write(write)
-        self._loaded_at = float("-inf")  # what was revoked is read again
-        return made
+        key_id = await self._database.write(write)
+        # Reload, to see the revocations.
+        self._loaded_at = float("-inf")
+        return key_id
 
     async def token(self, wait_id: str, key_id: str) -> str:
-        """Return the token of a wait, signed with the key that its row names.
+        """Return the token of a wait, signed with the key in its row.
 
         :raises TokenRefused: the key was revoked.
         """
         key = await self._find(key_id)
         if key is None or key.revoked:
             raise TokenRefused(
-                f"the key {key_id} that signs the callbacks of wait {wait_id} was revoked; clear the task"
+                f"the key {key_id}, which signs the callback token of wait {wait_id}, was revoked; clear the task"
             )
         return f"{wait_id}.{key_id}.{_signature(key, wait_id)}"
 
     async def verify(self, token: str) -> str:
-        """Return the id of the wait that the token was made for, whether that wait exists or not.
+        """Return the wait id of a valid token. The wait itself may not exist.
 
-        Garbage is refused by its form, a forgery by its signature in constant time; neither asks the
-        database. A key id that is not known does, for all such tokens together.
+        A malformed token, or a wrong signature, is refused without a query; signatures are compared in constant time.
+        An unknown key id causes a query, which concurrent requests share.
 
         :raises TokenRefused: the token is malformed, forged, or its key was revoked.
         """
@@ -100,11 +103,11 @@ class Keys:
         return wait_id
 
     async def _find(self, key_id: str) -> Key | None:
-        asked_at = time.monotonic()
-        if asked_at - self._loaded_at > _RELOAD_SECONDS:
+        requested_at = time.monotonic()
+        if requested_at - self._loaded_at > _RELOAD_SECONDS:
             await self._load()
-        # A key that another process made a moment ago signs the tokens that it hands out at once.
-        while key_id not in self._keys and self._loaded_at < asked_at:
+        # Another process may have created the key since the last query.
+        while key_id not in self._keys and self._loaded_at < requested_at:
             await self._load()
         return self._keys.get(key_id)
 
@@ -120,7 +123,7 @@ class Keys:
         self._keys = {key.id: key for key in found}
         self._newest = found[-1] if found else None
 
-    async def _make(self, transaction: Transaction) -> Key:
+    async def _create(self, transaction: Transaction) -> Key:
         key = Key(secrets.token_hex(4), secrets.token_bytes(32), revoked=False)
         await transaction.connection.execute(
             insert(keys).values(id=key.id, secret=key.secret, created_at=transaction.now)
@@ -130,9 +133,9 @@ class Keys:
 
 
 def check_form(token: str) -> None:
-    """Make sure that a token looks like one, whoever signed it.
+    """Check the form of a token, but not its signature.
 
-    :raises TokenRefused: it does not.
+    :raises TokenRefused: the token is malformed.
     """
     _split(token)
 

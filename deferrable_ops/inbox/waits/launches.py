@@ -1,8 +1,8 @@
-"""Who may launch a wait's outside work: a claim on its row, with an owner and a lease.
+"""Launch claims: which process may launch a wait's outside work. A claim has an owner and a lease, in the wait's row.
 
-One process holds the claim at a time and renews it while it works. Another waits for it, and takes it over once it has
-expired, under the same idempotency key. So the work never runs under two keys, and is asked for a second time only
-where the answer to the first request was not recorded.
+One process at a time holds the claim, and renews its lease while it launches. Another process waits, and takes over the
+claim when the lease has expired, with the same idempotency key. Therefore the work never runs under two keys, and a
+second request is only sent if the answer to the first was not recorded.
 """
 
 from __future__ import annotations
@@ -25,40 +25,46 @@ from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.wait import WaitState
 
 LEASE: Final = 30.0
-"""Seconds for which a claim holds unless it is renewed."""
+"""Seconds after which a claim expires unless it is renewed."""
 
 _RENEW_EVERY = LEASE / 3
-_MARGIN = LEASE / 6  # what must be left of the lease when something is sent
-_ASK_AGAIN_AFTER = 1.0  # while another process holds the claim
+# Seconds that must be left of the lease when a request is sent.
+_MARGIN = LEASE / 6
+# Pause between two attempts to acquire a claim that another process holds.
+_ACQUIRE_INTERVAL = 1.0
 
 
 class ClaimLost(DeferrableOpsError):
-    """The wait was settled, or another process took its launch over: nothing may be sent."""
+    """The wait was settled, or another process took over its launch: this process must not send a request."""
 
 
-class _Answer(Enum):
+class _ClaimResult(Enum):
     GRANTED = "granted"
     HELD_BY_ANOTHER = "held by another"
-    OVER = "over"  # it was launched, or the wait is settled
+    # The work was launched, or the wait is settled.
+    NOT_NEEDED = "not needed"
 
 
 class Launches:
-    """Grants claims on launches."""
+    """Grants launch claims."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ask: GroupCommit[tuple[str, str], _Answer] = GroupCommit(database, self._answer_all)
+        self._acquire: GroupCommit[tuple[str, str], _ClaimResult] = GroupCommit(database, self._acquire_all)
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
-        """Hold the claim on a wait's launch, for which it waits; None when there is nothing left to launch."""
-        claim = Claim(wait_id, self._ask, self._database)
-        while (answer := await claim.ask()) is _Answer.HELD_BY_ANOTHER:
-            await asyncio.sleep(_ASK_AGAIN_AFTER)
-        if answer is _Answer.OVER:
+        """Acquire and hold the claim on a wait's launch, waiting for it if necessary.
+
+        :return: None if there is nothing to launch: it was launched, or the wait is settled.
+        """
+        claim = Claim(wait_id, self._acquire, self._database)
+        while (result := await claim.acquire()) is _ClaimResult.HELD_BY_ANOTHER:
+            await asyncio.sleep(_ACQUIRE_INTERVAL)
+        if result is _ClaimResult.NOT_NEEDED:
             yield None
             return
-        renewal = asyncio.create_task(claim.keep(), name="deferrable-ops launch lease")
+        renewal = asyncio.create_task(claim.keep_renewing(), name="deferrable-ops launch lease")
         try:
             yield claim
         finally:
@@ -66,27 +72,29 @@ class Launches:
             with suppress(DeferrableOpsError):
                 await claim.release()
 
-    async def _answer_all(self, transaction: Transaction, asked: list[tuple[str, str]]) -> list[_Answer]:
+    async def _acquire_all(
+        self, transaction: Transaction, requests: list[tuple[str, str]]
+    ) -> list[_ClaimResult]:
         query = (
             select(waits.c.id, waits.c.state, waits.c.launched_at, waits.c.launch_owner, waits.c.launch_lease)
-            .where(waits.c.id.in_({wait_id for wait_id, _ in asked}))
+            .where(waits.c.id.in_({wait_id for wait_id, _ in requests}))
             .order_by(waits.c.id)
             .with_for_update()
         )
         rows = {row.id: row for row in await transaction.connection.execute(query)}
         owners: dict[str, str] = {}
-        answers = []
-        for wait_id, owner in asked:
+        results = []
+        for wait_id, owner in requests:
             row = rows.get(wait_id)
             if row is None or row.state != WaitState.WAITING or row.launched_at is not None:
-                answers.append(_Answer.OVER)
+                results.append(_ClaimResult.NOT_NEEDED)
                 continue
             held = wait_id in owners or (row.launch_lease or 0) > transaction.now
             if held and owners.get(wait_id, row.launch_owner) != owner:
-                answers.append(_Answer.HELD_BY_ANOTHER)
+                results.append(_ClaimResult.HELD_BY_ANOTHER)
                 continue
             owners[wait_id] = owner
-            answers.append(_Answer.GRANTED)
+            results.append(_ClaimResult.GRANTED)
         if owners:
             await transaction.connection.execute(
                 update(waits)
@@ -94,52 +102,59 @@ class Launches:
                 .values(launch_owner=bindparam("owner"), launch_lease=transaction.now + LEASE),
                 [{"wait": wait_id, "owner": owner} for wait_id, owner in owners.items()],
             )
-        return answers
+        return results
 
 
 class Claim:
-    """A claim on the launch of one wait, for one owner."""
+    """A claim on the launch of one wait."""
 
     def __init__(
-        self, wait_id: str, ask: Callable[[tuple[str, str]], Awaitable[_Answer]], database: Database
+        self,
+        wait_id: str,
+        acquire: Callable[[tuple[str, str]], Awaitable[_ClaimResult]],
+        database: Database,
     ) -> None:
         self._wait_id = wait_id
         self._owner = uuid4().hex
-        self._ask = ask
+        self._acquire = acquire
         self._database = database
-        self._held_until = float("-inf")  # by the monotonic clock, which goes on while the process is stopped
+        # By the monotonic clock, which keeps running while the process is stopped.
+        self._held_until = float("-inf")
 
-    async def ask(self) -> _Answer:
-        """Ask for the claim, or for it to be renewed."""
-        asked_at = time.monotonic()
-        answer = await self._ask((self._wait_id, self._owner))
-        if answer is _Answer.GRANTED:
-            self._held_until = asked_at + LEASE
-        return answer
+    async def acquire(self) -> _ClaimResult:
+        """Acquire the claim, or renew its lease."""
+        requested_at = time.monotonic()
+        result = await self._acquire((self._wait_id, self._owner))
+        if result is _ClaimResult.GRANTED:
+            self._held_until = requested_at + LEASE
+        return result
 
     async def check(self) -> float:
-        """Make sure, immediately before something is sent, that this process may send it.
+        """Verify that this process holds the claim. Call it immediately before sending a request.
 
-        :return: the ``time.monotonic()`` until which it may. A process that is stopped between this answer and the
-            sending has to look at that clock, which goes on meanwhile.
-        :raises ClaimLost: it may not.
+        :return: the ``time.monotonic()`` until which a request may be sent. Compare it with the clock when sending: the
+            process may have been stopped in between.
+        :raises ClaimLost: this process does not hold the claim.
         """
         while True:
-            if await self.ask() is not _Answer.GRANTED:
-                raise ClaimLost(f"the launch of wait {self._wait_id} is another process's, or over")
+            if await self.acquire() is not _ClaimResult.GRANTED:
+                raise ClaimLost(
+                    f"the wait {self._wait_id} was launched, settled, or taken over by another process"
+                )
             until = self._held_until - _MARGIN
-            if time.monotonic() < until:  # unless the process was stopped while it asked
+            # False if the process was stopped during the query.
+            if time.monotonic() < until:
                 return until
 
-    async def keep(self) -> None:
-        """Renew the claim until cancelled."""
+    async def keep_renewing(self) -> None:
+        """Renew the lease until cancelled."""
         while True:
             await asyncio.sleep(_RENEW_EVERY)
             with suppress(DeferrableOpsError):
-                await self.ask()
+                await self.acquire()
 
     async def record(self, answer: Any) -> None:
-        """Record what the outside service answered: from now on nobody launches again. The first record stays."""
+        """Record the outside service's answer, after which no process launches again. The first record is kept."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(
@@ -151,7 +166,7 @@ class Claim:
         await self._database.write(write)
 
     async def release(self) -> None:
-        """Let another process take over at once what this one did not finish."""
+        """End the lease, so that another process can take over the launch at once if it was not recorded."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

@@ -1,4 +1,4 @@
-"""Which of a task's attempts owns it: the newest."""
+"""Ownership of a task: the newest of its attempts owns it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
 
 from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
 
-# Made once: an alias has an object for each column, and they refer to each other. Of one for each transaction that
-# registers waits, the garbage would lie among the waits until it is collected, and leave holes there.
+# Created only once. An alias has an object per column, in reference cycles: created in each transaction that registers
+# waits, this garbage would be allocated between the waits, and fragment the memory when it is collected.
 _MINE: Final = waits.alias("mine")
 _NEWER: Final = waits.alias("newer")
 
 
 def stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
-    """Select the ids of the waits that still wait although a newer attempt of one of these waits' tasks is there."""
+    """Select the waits of these waits' tasks that are still waiting although a newer attempt is registered."""
     return (
         select(waits.c.id)
         .join(_MINE, same_task(_MINE, waits))
@@ -25,10 +25,10 @@ def stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
 
 
 def has_newer_attempt() -> ColumnElement[bool]:
-    """Whether a newer attempt of a wait's task is registered."""
-    # Three clocks tell which of two attempts is the newer one, and each can be wrong: the try number starts again when
-    # a run is deleted and made again; Airflow's ids, UUIDs of version 7, sort by the time of whichever machine made
-    # them, and can stay the same over a retry; a trigger that was paused may register late. Two of them decide.
+    """Return the condition that a newer attempt of the wait's task is registered."""
+    # Three values order two attempts, and each can be wrong: try_number restarts when a run is deleted and created
+    # again; ti_id, a UUID of version 7, sorts by the clock of the machine that created it and can stay the same in a
+    # retry; created_at is late for a trigger that was paused. An attempt is newer if two of the three agree.
     later_try = _NEWER.c.try_number > waits.c.try_number
     return exists().where(
         same_task(_NEWER, waits),

@@ -1,4 +1,4 @@
-"""What a wait is: its attempt, its state, and the row that the inbox keeps of it."""
+"""A wait's data: the attempt it belongs to, its state, and its row in the inbox."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ _NAMESPACE: Final = UUID("6f1f9d3c-3f0e-5c6b-9a86-6d1c1f0c2a11")
 
 
 class WaitState(StrEnum):
-    """Where a wait stands. All but WAITING are final."""
+    """The state of a wait. All except WAITING are final."""
 
     WAITING = "waiting"
     SUCCESS = "success"
     FAILED = "failed"
     SKIPPED = "skipped"
-    EXPIRED = "expired"  # its deadline passed
-    SUPERSEDED = "superseded"  # the task was cleared or retried: a newer attempt owns it
-    KILLED = "killed"  # a user, or Airflow, ended the task
+    # The deadline passed.
+    EXPIRED = "expired"
+    # The task was cleared or retried: a newer attempt owns it.
+    SUPERSEDED = "superseded"
+    # A user, or Airflow, ended the task.
+    KILLED = "killed"
 
 
 ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState.KILLED})
-"""States that nobody outside chose; a callback to such a wait is answered with 410."""
+"""Final states without an outcome from outside; a callback to such a wait is answered with 410."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt of one task instance.
 
-    :param ti_id: Airflow's UUID of the task instance; it can stay the same over a retry, so `try_number` belongs to it.
-    :param logical_date: seconds since the epoch, None for a run without one.
+    :param ti_id: Airflow's UUID of the task instance. A retry can have the same one; `try_number` distinguishes them.
+    :param logical_date: seconds since the epoch; None for a run without one.
     """
 
     ti_id: str
@@ -51,7 +54,7 @@ class Attempt:
 
     @classmethod
     def of(cls, ti: Any, logical_date: datetime | None) -> Attempt:
-        """Return the attempt that one of Airflow's task instances is, of whatever class."""
+        """Return the attempt of an Airflow task instance, of any of Airflow's task instance classes."""
         return cls(
             ti_id=str(ti.id),
             try_number=ti.try_number,
@@ -64,10 +67,10 @@ class Attempt:
 
     @property
     def wait_id(self) -> str:
-        """The wait's id: the same wherever it is computed, a UUID of version 8.
+        """The id of this attempt's wait: a UUID of version 8, a hash of `ti_id` and `try_number`.
 
-        It starts with the time that Airflow's own id starts with (RFC 9562, 5.7): rows of one age then lie side by side
-        in the database, and a callback writes a page that its neighbours write too.
+        It starts with the timestamp of Airflow's id (RFC 9562, 5.7). Rows of the same age are therefore adjacent in the
+        database, and callbacks that arrive together write to the same pages.
         """
         hashed = str(uuid5(_NAMESPACE, f"{self.ti_id}/{self.try_number}"))
         return f"{UUID(self.ti_id)!s:.13}-8{hashed[15:]}"
@@ -75,17 +78,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class NewWait:
-    """What is registered when an attempt starts to wait.
+    """A wait to register.
 
     :param timeout: seconds from now until the deadline.
-    :param latest_deadline: seconds since the epoch, which the deadline never exceeds: Airflow's own, less a margin.
-    :param time_left: seconds from now until then, by the clock of the machine that registers the wait. Where its clock
-        and the database's disagree by an hour, one of them would end the wait at once: the later counts.
-    :param heartbeat_timeout: seconds between two beats after which the wait fails; None: no beats are expected.
-    :param expected: what the endpoint needs to judge a callback; a JSON object.
+    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own less a margin.
+    :param time_left: seconds from now until `latest_deadline` by the clock of this machine. The later of both moments
+        counts: if the clocks of this machine and the database differ by an hour, the earlier may have passed already.
+    :param heartbeat_timeout: seconds without a heartbeat after which the wait fails; None: no heartbeats are expected.
+    :param expected: the expressions that evaluate a callback (``failure_when`` ...); a JSON object.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
-        None where nothing needs to be stopped.
-    :ivar wait_id: the attempt's, computed once, and kept once of thousands of waits.
+        None if there is nothing to stop.
+    :ivar wait_id: the attempt's; computed only once, and shared by all objects of this wait to save memory.
     """
 
     attempt: Attempt
@@ -107,8 +110,7 @@ class NewWait:
 class Wait:
     """A wait's row. Times are seconds since the epoch by the database's clock.
 
-    :ivar is_new: whether it is known that nobody registered it before whoever holds this; so nothing has been done for
-        it yet.
+    :ivar is_new: this registration created the row, so no earlier run of the trigger has done anything for it.
     """
 
     id: str
@@ -127,14 +129,14 @@ class Wait:
     launch_claimed: bool
     launch_answer: Any
     cancel: str | None
-    is_new: bool = field(compare=False)  # of the same row
+    is_new: bool = field(compare=False)
 
 
 def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = False) -> Wait:
-    """Return the wait that a full row of the table holds.
+    """Convert a row to a wait.
 
-    :param new: what was registered as this row, where the caller has it: the wait then shares its attempt and its id,
-        because thousands are kept for days.
+    :param new: the registration of this row, if the caller has it. The wait then shares its attempt and id objects,
+        which saves memory: thousands of waits stay in memory for days.
     """
     if new is None:
         attempt = Attempt(
@@ -164,7 +166,7 @@ def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = F
 
 
 def state_of(outcome: Outcome) -> WaitState:
-    """Return the state of a wait that ended with this outcome."""
+    """Return the state for an outcome."""
     match outcome:
         case Success():
             return WaitState.SUCCESS

@@ -1,4 +1,4 @@
-"""The waits themselves: registered once, settled once."""
+"""Registering, reading and settling waits. A wait is registered once and settled once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
-from deferrable_ops.inbox.waits.ending import abandon, due_to_be_stopped, expire
+from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt, stale_among_tasks_of
 from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState, state_of, wait_from_row
@@ -35,7 +35,8 @@ from deferrable_ops.outcome import Outcome, outcome_to_json
 log = logging.getLogger(__name__)
 
 _ROWS_PER_QUERY = 500
-_REGISTRATION: Final = 0x64656673  # a Postgres advisory lock
+# The key of a Postgres advisory lock.
+_REGISTRATION_LOCK: Final = 0x64656673
 
 
 class Waits:
@@ -45,13 +46,15 @@ class Waits:
         self._database = database
         self._keys = keys
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
-        """Return the wait of an attempt, made when it is new; an older attempt that still waits is superseded."""
-        self._note: GroupCommit[tuple[str, str], None] = GroupCommit(database, self._note_all)
+        """Return the attempt's wait, registering it if it is new. Older attempts that still wait become superseded."""
+        self._save_progress: GroupCommit[tuple[str, str], None] = GroupCommit(
+            database, self._save_all_progress
+        )
 
     async def get(self, wait_id: str) -> Wait:
         """Return a wait.
 
-        :raises UnknownWait: this inbox has never seen it, or has pruned it.
+        :raises UnknownWait: it was never registered in this inbox, or was deleted after its retention.
         """
         found = await self.get_many([wait_id])
         if not found:
@@ -59,7 +62,7 @@ class Waits:
         return found[0]
 
     async def get_many(self, wait_ids: Sequence[str]) -> list[Wait]:
-        """Return those of the waits that exist, in no order."""
+        """Return the waits that exist, in no particular order."""
 
         async def read(connection: AsyncConnection) -> list[Wait]:
             found: list[Wait] = []
@@ -71,7 +74,7 @@ class Waits:
         return await self._database.read(read)
 
     async def waiting(self) -> list[str]:
-        """Return the ids of all waits that still wait."""
+        """Return the ids of all waits that have not ended."""
 
         async def read(connection: AsyncConnection) -> list[str]:
             return list((await connection.execute(select(waits.c.id).where(IS_WAITING))).scalars())
@@ -81,7 +84,7 @@ class Waits:
     async def find(
         self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
     ) -> list[Wait]:
-        """Return the waits that meet the conditions, by id, those after the id `after` only."""
+        """Return the waits that meet the conditions, ordered by id; only those with an id greater than `after`."""
         query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
         if after is not None:
             query = query.where(waits.c.id > after)
@@ -92,12 +95,12 @@ class Waits:
         return await self._database.read(read)
 
     async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
-        """Give a wait its outcome, unless it has one, and return it as it stands. The first to settle wins.
+        """Set a wait's outcome unless it has one, and return the wait. The first outcome is kept.
 
-        A wait whose deadline passed keeps the state EXPIRED, and takes the outcome that its feature gives that case.
+        A wait whose deadline has passed keeps the state EXPIRED, and gets the outcome that its feature defines for it.
 
-        :param stop_work: what the wait launched is due to be stopped, because it may still run.
-        :raises UnknownWait: this inbox has never seen it, or has pruned it.
+        :param stop_work: mark its outside work for cancellation, because it may still run.
+        :raises UnknownWait: it was never registered in this inbox, or was deleted after its retention.
         """
 
         async def write(transaction: Transaction) -> Wait:
@@ -116,7 +119,7 @@ class Waits:
                     settled_at=case(
                         (waits.c.settled_at.is_(None), transaction.now), else_=waits.c.settled_at
                     ),
-                    **(due_to_be_stopped(transaction) if stop_work else {}),
+                    **(cancellation_values(transaction) if stop_work else {}),
                     version=transaction.version,
                 )
             )
@@ -129,29 +132,29 @@ class Waits:
         return await self._database.write(write)
 
     async def save_progress(self, wait_id: str, progress: Any) -> None:
-        """Keep how far a wait has come, for whoever runs its trigger next. Nobody is woken.
+        """Save a wait's progress, for the next run of its trigger. Wakes no subscriber.
 
         :param progress: any JSON value.
         """
-        await self._note((wait_id, json.dumps(progress)))
+        await self._save_progress((wait_id, json.dumps(progress)))
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
-        """Settle waits whose task was ended by a user or by Airflow; what they launched is due to be cancelled."""
+        """Settle waits whose task was ended by a user or by Airflow, and mark their outside work for cancellation."""
         chosen = list(wait_ids)
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
             batch = chosen[start : start + _ROWS_PER_QUERY]
-            await self._database.write(partial(abandon, state=WaitState.KILLED, chosen=batch))
+            await self._database.write(partial(end_waits, state=WaitState.KILLED, chosen=batch))
 
     async def expire(self, beats_since: float | None) -> float:
-        """Settle waits whose deadline passed or whose beats stopped; return the seconds until the next deadline.
+        """Settle waits whose deadline passed or whose heartbeats stopped; return the seconds until the next deadline.
 
-        :param beats_since: since when beats could have arrived, in seconds since the epoch: before that, the endpoint
-            or the watcher was down. None: no endpoint is up, so no wait can be blamed for its silence.
+        :param beats_since: since when heartbeats could arrive, in seconds since the epoch: before that, the endpoint or
+            the watcher was down. None: no endpoint is running, so no wait fails for missing heartbeats.
         """
         return await expire(self._database, beats_since)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:
-        """Return whether a newer attempt of the wait's task is registered, which then owns the task."""
+        """Return whether a newer attempt of the wait's task is registered. That attempt owns the task."""
         query = select(exists().where(waits.c.id == wait_id, has_newer_attempt()))
 
         async def read(connection: AsyncConnection) -> bool:
@@ -159,28 +162,30 @@ class Waits:
 
         return await self._database.read(read)
 
-    async def _note_all(self, transaction: Transaction, noted: list[tuple[str, str]]) -> list[None]:
-        newest = dict(noted)
-        # By id, as everybody locks waits.
+    async def _save_all_progress(self, transaction: Transaction, saved: list[tuple[str, str]]) -> list[None]:
+        newest = dict(saved)
+        # In the order of the ids, as all transactions lock waits, to avoid deadlocks.
         await transaction.connection.execute(
             update(waits)
             .where(waits.c.id == bindparam("wait"), IS_WAITING)
             .values(progress=bindparam("so_far")),
             [{"wait": wait_id, "so_far": newest[wait_id]} for wait_id in sorted(newest)],
         )
-        return [None] * len(noted)
+        return [None] * len(saved)
 
     async def _register_all(self, transaction: Transaction, new: list[NewWait]) -> list[Wait]:
         connection = transaction.connection
         if self._database.dialect == "postgresql":
-            # Of two attempts of one task that register at the same moment, neither would see the other.
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REGISTRATION})
+            # Without the lock, two attempts of one task that register concurrently would not see each other.
+            await connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REGISTRATION_LOCK}
+            )
         key_id = (await self._keys.current(transaction)).id
         rows = [_row(wait, transaction, key_id) for wait in new]
         ids = [row["id"] for row in rows]
         await connection.execute(self._database.insert(waits).on_conflict_do_nothing(), rows)
         stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
-        await abandon(transaction, WaitState.SUPERSEDED, stale)
+        await end_waits(transaction, WaitState.SUPERSEDED, stale)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
         rows_of_new = [(found[wait.wait_id], wait) for wait in new]
         return [
@@ -220,15 +225,16 @@ def _readable(rows: Iterable[Row[Any]]) -> list[Wait]:
     for row in rows:
         try:
             found.append(wait_from_row(row))
-        except ValueError:  # of a newer version: it must not keep the others from being read
-            log.exception("The wait %s cannot be read", row.id)
+        except ValueError:
+            # Skip a row that a newer release wrote, so that the others can be read.
+            log.exception("Cannot read the row of the wait %s; skipping it", row.id)
     return found
 
 
 def _unknown(wait_id: str) -> str:
     return (
-        f"this inbox has never seen the wait {wait_id}, or has pruned it "
-        "([deferrable_ops] wait_retention_days)"
+        f"this inbox has never seen the wait {wait_id}, or has deleted it after [deferrable_ops] "
+        "wait_retention_days; check that all machines have the same inbox_url"
     )
 
 

@@ -31,7 +31,7 @@ async def runs(
     """Run triggers on an inbox in memory, with short pauses, and let tests read the task's log."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
     caplog.set_level(logging.INFO, "task")
-    monkeypatch.setattr(launches, "_ASK_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.05)
 
     async def push_xcom(trigger: TaskTrigger, key: str, value: Any) -> None:
         await delivery.push_xcom(trigger.current.attempt, key, value)
