@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,43 @@ def test_documentation_lines_are_short() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for number, line in enumerate(page.read_text().splitlines(), 1):
             assert len(line) < 120, f"{page.name}:{number}"
+
+
+def test_no_test_returns_early() -> None:
+    """A test that returns passes without having tested anything: parametrize it, or skip it with a reason."""
+    found = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        for line in returns_of_tests(file.read_text())
+    ]
+    assert not found
+
+
+def test_check_for_returns_ignores_other_functions() -> None:
+    source = """
+def helper():
+    return
+
+async def test_one():
+    def inner():
+        return
+    with one:
+        if two:
+            return
+"""
+    assert list(returns_of_tests(source)) == [10]
+
+
+def returns_of_tests(source: str) -> Iterator[int]:
+    """Yield the line of each `return` of a test function, and not of those that it defines."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    for test in ast.walk(ast.parse(source)):
+        if not isinstance(test, functions[:2]) or not test.name.startswith("test_"):
+            continue
+        left: list[ast.AST] = [*test.body]
+        while left:
+            node = left.pop()
+            if isinstance(node, ast.Return):
+                yield node.lineno
+            elif not isinstance(node, functions):
+                left.extend(ast.iter_child_nodes(node))

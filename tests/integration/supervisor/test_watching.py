@@ -230,22 +230,21 @@ async def test_drift_is_told_of_or_put_right_or_ends_it(
         if drift == "fail":
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
             assert "another configuration than this task's: its configuration file differs" in caplog.text
-            return
-        if drift == "warn":  # what is configured and does not run fails, as always
+        elif drift == "warn":  # what is configured and does not run fails, as always
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
             assert caplog.text.count("supervisord runs another configuration") >= 2
-            return
-        for run in two:
-            await looked(run)
-        now = {process["name"]: process for process in await found.client.processes()}
-        assert {name: told["statename"] for name, told in now.items()} == {
-            "test": "RUNNING",
-            "new": "RUNNING",
-        }
-        assert caplog.text.count("Applied this task's configuration") == 1, "the second one finds it done"
-        assert found.config.config_path.read_text() != found.config.to_cfg()
-        assert not any(run.task.done() for run in two)
-        assert await found.client.call("supervisor.reloadConfig") == [[[], [], []]]
+        else:
+            for run in two:
+                await looked(run)
+            now = {process["name"]: process for process in await found.client.processes()}
+            assert {name: told["statename"] for name, told in now.items()} == {
+                "test": "RUNNING",
+                "new": "RUNNING",
+            }
+            assert caplog.text.count("Applied this task's configuration") == 1, "the second one finds it done"
+            assert found.config.config_path.read_text() != found.config.to_cfg()
+            assert not any(run.task.done() for run in two)
+            assert await found.client.call("supervisor.reloadConfig") == [[[], [], []]]
 
 
 async def test_group_that_runs_as_before_is_not_touched_by_drift(runs: Runs) -> None:

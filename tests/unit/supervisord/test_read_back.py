@@ -133,11 +133,11 @@ def test_password_is_read_back_unchanged_or_refused(folder: Path, password: str)
     if cut or password.strip() != password:
         with pytest.raises(ValidationError, match="remove the space"):
             config(inet_http_server=server)
-        return
-    rendered = config(inet_http_server=server, program={"p": {"command": "x"}}).to_cfg()
-    (found,) = read_by_supervisor(rendered, folder).server_configs
-    assert (found["host"], found["port"]) == ("", 9001)
-    assert (found["username"], found["password"]) == ("airflow", password)
+    else:
+        rendered = config(inet_http_server=server, program={"p": {"command": "x"}}).to_cfg()
+        (found,) = read_by_supervisor(rendered, folder).server_configs
+        assert (found["host"], found["port"]) == ("", 9001)
+        assert (found["username"], found["password"]) == ("airflow", password)
 
 
 SPACES = [character for character in map(chr, range(0x3001)) if character.isspace()]

@@ -14,7 +14,7 @@ from unit.triggers.support import Run, Runs, eventually, new_attempt
 from deferrable_ops.exceptions import (
     SupervisordRefused,
 )
-from deferrable_ops.inbox import WaitState
+from deferrable_ops.inbox import Attempt, WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
@@ -214,13 +214,8 @@ async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
     await eventually(lambda: daemon.calls[-1] == ("supervisor.stopProcess", "a:a", False), "the pause")
 
 
-@pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("same_run", [True, False])
-async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
-    runs: Runs, daemon: Daemon, tmp_path: Path, same_run: bool
-) -> None:
-    cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
-    first = new_attempt()
+async def ended_with_a_retry(runs: Runs, daemon: Daemon, cfg: Any, first: Attempt) -> None:
+    """Let an attempt crash twice, and end with an exit code that asks for a retry."""
     run = runs.start(watching(cfg), first)
     await daemon.looked()
     for _ in range(2):
@@ -229,10 +224,12 @@ async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
     daemon.set("a", ProcessState.STOPPED)
     daemon.set("b", ProcessState.EXITED, 5)
     assert isinstance(await run.outcome(), Failure)
-    if not same_run:
-        daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
-        assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
-        return
+
+
+@pytest.mark.usefixtures("place")
+async def test_pause_holds_for_the_next_try(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    cfg, first = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}}), new_attempt()
+    await ended_with_a_retry(runs, daemon, cfg, first)
     daemon.set("a", ProcessState.EXITED, 5)  # as it was before it could be stopped
     again, before = runs.start(watching(cfg), new_attempt(2, of=first)), len(daemon.calls)
     start = ("supervisor.startProcess", "b:b", False)
@@ -241,6 +238,14 @@ async def test_pause_holds_for_the_next_try_and_not_for_the_next_run(
     await daemon.looked()
     assert not again.task.done()
     assert ("supervisor.startProcess", "a:a", False) not in daemon.calls
+
+
+@pytest.mark.usefixtures("place")
+async def test_pause_does_not_hold_for_the_next_run(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+    cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
+    await ended_with_a_retry(runs, daemon, cfg, new_attempt())
+    daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
+    assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
 
 
 @pytest.mark.usefixtures("place")

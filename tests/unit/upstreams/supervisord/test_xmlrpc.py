@@ -34,8 +34,8 @@ def test_text_is_decoded_unchanged(text: str) -> None:
     if (stand_ins and controls) or {"\ufffe", "\uffff"} & set(text):
         with pytest.raises(supervisord_xmlrpc.UnreadableAnswer):
             supervisord_xmlrpc.answer(body)
-        return
-    assert supervisord_xmlrpc.answer(body) == [{"faultString": text}, text]
+    else:
+        assert supervisord_xmlrpc.answer(body) == [{"faultString": text}, text]
 
 
 def test_refusal_is_a_fault() -> None:
