@@ -1,4 +1,4 @@
-"""Operators that wait for events, and one that publishes them."""
+"""Operators that wait for events, and an operator that publishes them."""
 
 from deferrable_ops.operators.events.publish import PublishEventOperator
 from deferrable_ops.operators.events.sensors import EventGate, EventSensor, MultiEventSensor, event_gate

@@ -1,4 +1,4 @@
-"""Publish events."""
+"""Operator that publishes messages."""
 
 from __future__ import annotations
 
@@ -15,61 +15,63 @@ from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
 
 
 class PublishEventOperator(TriggererOperator):
-    """Publish one event or many, from the triggerer: to a channel, so that one DAG can release another, to a Kafka
-    topic, or to an SQS queue.
+    """Publish one message or many from the triggerer: to a channel, a Kafka topic or an SQS queue.
 
-    Give one destination and one kind of content::
+    A message to a channel can release a task of another DAG. Give one destination and one kind of content::
 
         PublishEventOperator(task_id="announce", channel="loads", payload={"table": "orders", "day": "{{ ds }}"})
-        PublishEventOperator(task_id="tell", kafka="etl-finish", messages=[{"table": "orders"}, {"table": "payments"}])
+        PublishEventOperator(task_id="notify", kafka="etl-finish", messages=[{"table": "orders"}, {"table": "items"}])
         PublishEventOperator(task_id="report", kafka="etl-finish", files=["/data/{{ ds }}/*.jsonl"],
                              merge=Merge(group_by=["db", "table"], combine={"rows": "sum"}))
 
-    How often each message is published by one attempt of the task, whatever is killed meanwhile:
+    How often one attempt of the task publishes each message, even if triggerers are killed:
 
     ================================ =============================================================================
-    a channel                        once
-    Kafka                            once, for consumers that read what is committed, and all messages or none
-    Kafka, ``transactional=False``   once; a triggerer that is killed repeats at most the last 100
-    SQS, a FIFO queue                once; those that are repeated more than 5 minutes later come twice
-    SQS, a standard queue            once; a triggerer that is killed, or an answer lost, repeats at most the last 10
+    a channel                        exactly once
+    Kafka                            exactly once for ``read_committed`` consumers; all messages or none
+    Kafka, ``transactional=False``   once; after a triggerer is killed, at most the last 100 are repeated
+    SQS, a FIFO queue                once; repetitions more than 5 minutes later arrive twice
+    SQS, a standard queue            once; after a kill or a lost response, at most the last 10 are repeated
     ================================ =============================================================================
 
-    A retry of the task publishes anew. To Kafka and SQS each message carries the header or attribute
-    ``deferrable-ops-id``, the attempt's id and the message's number: a repetition has the same one. Messages are sent
-    in their order. A channel's waits can match the publisher, in ``metadata``: ``dag_id``, ``run_id``, ``task_id`` and
-    ``map_index``; the channel needs no secret for this, nor to be known to the endpoint.
+    A retry of the task publishes again. To Kafka and SQS each message carries the header or attribute
+    ``deferrable-ops-id``, made of the attempt's id and the message's number, so that consumers can drop repetitions.
+    Messages are sent in order. Waits on a channel can match the publisher in ``metadata``: ``dag_id``, ``run_id``,
+    ``task_id`` and ``map_index``. Publishing to a channel needs no secret, and the channel need not be registered.
 
-    The task's XCom is a dict with ``count``, and ``channel``, ``event`` (the last one's number in the inbox) and
-    ``received_at``; or ``topic`` and ``partitions``, each with ``count``, ``first_offset`` and ``last_offset``; or
-    ``queue_url`` and ``message_ids`` (of the first 100).
+    The task's XCom is a dict with ``count`` and, depending on the destination,
+
+    * ``channel``, ``event`` (the number of the last event in the inbox) and ``received_at``,
+    * ``topic`` and ``partitions``, each with ``count``, ``first_offset`` and ``last_offset``, or
+    * ``queue_url`` and ``message_ids`` (of the first 100).
 
     :param channel: a channel's name: letters, digits, ``.``, ``_`` and ``-``, at most 128.
-    :param kafka: a topic. It must exist, and with a transaction the user of the connection needs WRITE and DESCRIBE on
-        the transactional ids that begin with ``deferrable-ops-``, and READ on the topic after a triggerer was killed.
+    :param kafka: an existing topic. With a transaction, the connection's user needs WRITE and DESCRIBE on transactional
+        ids that begin with ``deferrable-ops-``, and READ on the topic to recover after a triggerer was killed.
     :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. A channel takes at most ``[deferrable_ops] max_payload_bytes`` of
-        JSON, the others what the topic or the queue takes. A text is sent to Kafka and SQS as it is, all else as JSON.
+    :param payload: a JSON value, None by default. A channel accepts ``[deferrable_ops] max_payload_bytes`` of JSON;
+        for the others, the limit of the topic or the queue applies. Kafka and SQS receive text unchanged, all else as
+        JSON.
     :param messages: a list of payloads, each plain or as a :class:`~deferrable_ops.events.KafkaMessage` or
-        :class:`~deferrable_ops.events.SqsMessage` with what it carries beside; at most 20,000.
-    :param file: the absolute path of a file of messages, which every triggerer must reach under it: it is read there.
-    :param files: several of them, one after the other; ``*``, ``?`` and ``[...]`` stand for all that there are, in the
-        order of their names. At most 16 MiB and 20,000 messages together. A file without messages publishes nothing.
-    :param file_format: "jsonl" (a JSON value a line), "json" (a list of messages) or "text" (a text a line); by default
-        what the files' names say (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
-    :param select: a JMESPath expression that picks the messages out of the list of all values of all files. Lines as
-        ``{"topic": "etl-finish", "data": [...]}`` are read by ``"[?topic == 'etl-finish'].data[]"``.
-    :param merge: a :class:`~deferrable_ops.events.Merge` or several of them, by which messages of the files become
-        one. What none of them takes is not published, which the log and the XCom's ``left_over`` tell.
-    :param key: the key of all Kafka records that have none of their own. Those without any come into one partition of
-        the task's own, so that they keep their order.
-    :param group_id: the message group, in a FIFO queue, of all messages that have none of their own; by default one
-        for the task.
-    :param transactional: whether Kafka takes all messages of the task at once, or none. A triggerer that is killed
-        meanwhile holds up those who read what is committed until the task goes on, for at most a minute. False, for
-        clusters that have no transactions.
-    :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :param aws_conn_id: an Airflow connection of the type Amazon Web Services; None: the machine's own credentials.
+        :class:`~deferrable_ops.events.SqsMessage` with headers, attributes and so on; at most 20,000.
+    :param file: the absolute path of a file of messages. It is read on the triggerer's machine, so every triggerer must
+        be able to read it under this path.
+    :param files: several paths, read in order; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by
+        name. At most 16 MiB and 20,000 messages in total. A file without messages publishes nothing.
+    :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one text per line); by
+        default derived from the suffix (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
+    :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
+        like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
+    :param merge: a :class:`~deferrable_ops.events.Merge` or several, which combine messages of the files into one. A
+        message that no rule matches is not published; the log and ``left_over`` in the XCom count them.
+    :param key: the key of Kafka records without one. Records without any key share one partition, so they keep their
+        order.
+    :param group_id: the message group, in a FIFO queue, of messages without one; by default one group for the task.
+    :param transactional: whether Kafka receives all messages in one transaction. If a triggerer is killed during the
+        transaction, ``read_committed`` consumers of the topic are delayed until the task continues, at most one minute.
+        Set it to False for clusters without transactions.
+    :param kafka_conn_id: an Airflow connection of type ``kafka``.
+    :param aws_conn_id: an Airflow connection of type ``aws``; None: the machine's own credentials.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -130,7 +132,7 @@ class PublishEventOperator(TriggererOperator):
         self.transactional = transactional
         self.kafka_conn_id = kafka_conn_id
         self.aws_conn_id = aws_conn_id
-        check_arguments(self._given())
+        check_arguments(self._arguments())
 
-    def _given(self) -> Mapping[str, Any]:
+    def _arguments(self) -> Mapping[str, Any]:
         return {name: getattr(self, name) for name in PublishEventTrigger.arguments}

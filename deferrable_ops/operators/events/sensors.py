@@ -1,4 +1,4 @@
-"""Wait for one or many events, as one task or as a task each."""
+"""Operators that wait for one event or several, in one task or in one task per event."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from deferrable_ops.triggers.events.trigger import EventsTrigger
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
-_LONGEST_BY_CRON: Final = timedelta(days=3660)  # Airflow's own deadline, which then only backs ours up
+# Airflow's own deadline for a timeout by cron; ours comes first.
+_MAX_CRON_TIMEOUT: Final = timedelta(days=3660)
 _JOIN: Final = "join"
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class _EventsTask(TriggererOperator):
-    """What the tasks have in common that wait for events. :class:`MultiEventSensor` describes it."""
+    """Base of the operators that wait for events; :class:`MultiEventSensor` documents the parameters."""
 
     trigger_class: ClassVar[type[TaskTrigger]] = EventsTrigger
     template_fields: Sequence[str] = ("events", "since")
@@ -37,7 +38,8 @@ class _EventsTask(TriggererOperator):
     ui_color = "#efe5fb"
 
     single: ClassVar[bool]
-    run_times: dict[str, str | None] | None = None  # on a worker, which defers the task
+    # Set on a worker before it defers the task.
+    run_times: dict[str, str | None] | None = None
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class _EventsTask(TriggererOperator):
     ) -> None:
         checked = check_timeout(timeout)
         self.cron = checked if isinstance(checked, str) else None
-        super().__init__(timeout=_LONGEST_BY_CRON if isinstance(checked, str) else checked, **kwargs)
+        super().__init__(timeout=_MAX_CRON_TIMEOUT if isinstance(checked, str) else checked, **kwargs)
         self.events = _as_json(events)
         self.condition = condition
         self.keep = keep
@@ -69,22 +71,24 @@ class _EventsTask(TriggererOperator):
 
     @property
     def next_interval(self) -> dict[str, Any] | None:
-        """What the DAG's schedule says of when its next interval ends; None when the task does not ask.
+        """The DAG's schedule, from which the trigger computes the end of the next data interval.
 
-        :raises InputError: it says nothing.
+        None without ``until_next_interval``.
+
+        :raises InputError: the schedule does not define it.
         """
         return _next_interval(self.get_dag()) if self.until_next_interval else None
 
     @property
     def timezone(self) -> str:
-        """The DAG's timezone, by name."""
+        """The name of the DAG's timezone."""
         dag = self.get_dag()
         return "UTC" if dag is None else getattr(dag.timezone, "name", str(dag.timezone))
 
     def execute(self, context: Context) -> Any:
-        """Return what came when it has come already, and defer the task to its trigger when it has not.
+        """Return the events if they have arrived already; otherwise defer the task to the trigger.
 
-        :raises TaskDeferred: it has not.
+        :raises TaskDeferred: the task is deferred.
         """
         self.run_times = RunTimes.of(context["dag_run"]).as_json()
         return super().execute(context)
@@ -98,7 +102,7 @@ class EventSensor(_EventsTask):
     :param event: a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
         :class:`~deferrable_ops.events.SqsEvent`.
 
-    The other parameters are those of :class:`MultiEventSensor`, but `events`, `condition` and `keep`.
+    The other parameters are those of :class:`MultiEventSensor`, without `events`, `condition` and `keep`.
     """
 
     single: ClassVar[bool] = True
@@ -107,32 +111,32 @@ class EventSensor(_EventsTask):
         unknown = next((name for name in ("events", "condition", "keep") if name in kwargs), None)
         if unknown is not None:
             raise InputError(
-                f"EventSensor takes no {unknown}=: it waits for one event; give MultiEventSensor several"
+                f"EventSensor has no {unknown}=, because it waits for one event; use MultiEventSensor for several"
             )
-        super().__init__(task_id=task_id, events={_name_after(task_id): event}, **kwargs)
+        super().__init__(task_id=task_id, events={_event_name(task_id): event}, **kwargs)
 
 
 class MultiEventSensor(_EventsTask):
     """Wait for several events, until a condition is true.
 
-    The task's XCom maps each name to what came for it: a dict with ``payload``, ``time``, ``source`` and
-    ``attributes``; None where nothing came, which a condition may allow. While it waits, XCom ``progress`` and the log
-    say what has come and what is missing.
+    The task's XCom maps each name to its event, a dict with ``payload``, ``time``, ``source`` and ``attributes``, or to
+    None if there was none and the condition did not need it. While the task waits, the XCom ``progress`` and the log
+    show which events were received and which are missing.
 
-    :param events: by name, :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
-        :class:`~deferrable_ops.events.SqsEvent`. One message may satisfy several of them.
+    :param events: by name, a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent`
+        or :class:`~deferrable_ops.events.SqsEvent`. One message may match several of them.
     :param condition: when the wait is over, as ``"orders & (payments | signoff)"`` or
-        ``"at_least(2, orders, payments, signoff)"``; by default when all events have come. What comes later changes
+        ``"at_least(2, orders, payments, signoff)"``; by default, all events must be received. Later events change
         nothing.
-    :param keep: which event of a name the result has, when several come: "first" (the default), "last" or "all", of
-        which there are at most 1,000.
-    :param since: from when on events count, by their own time: a datetime, its ISO 8601 text or a template that
-        becomes one; "day" or "month" for that in which the DAG run started, in the DAG's timezone; by default the DAG
-        run's start. Clearing a finished DAG run makes it start anew.
+    :param keep: which event of a name the result has if there are several: "first" (the default), "last" or "all", at
+        most 1,000.
+    :param since: the moment from which on events count, by their own time: a datetime, its ISO 8601 text or a template
+        of it; "day" or "month" for the start of the day or month in which the DAG run started, in the DAG's timezone;
+        by default the DAG run's start. Clearing a finished DAG run sets a new start.
     :param timeout: how long the task may wait, as a timedelta or in seconds, or a cron expression in the DAG's
-        timezone, at whose first occurrence it ends; 7 days by default. ``execution_timeout`` counts too.
-    :param until_next_interval: the task never waits past the end of the DAG's next data interval.
-    :param soft_fail: skip the task, where the timeout would make it fail.
+        timezone, at whose first occurrence the wait ends; 7 days by default. ``execution_timeout`` applies too.
+    :param until_next_interval: end the wait at the end of the DAG's next data interval at the latest.
+    :param soft_fail: skip the task instead of failing it when the wait times out.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -140,17 +144,17 @@ class MultiEventSensor(_EventsTask):
 
 
 class EventGate(TaskGroup):
-    """Tasks that each wait for one event, and a join after them. :func:`event_gate` makes one.
+    """A task group with one waiting task per event, and a join task after them. :func:`event_gate` creates it.
 
-    :ivar waits: the tasks that wait, by the names of their events.
-    :ivar join: the task that follows them all; it starts nothing.
+    :ivar waits: the waiting tasks, by event name.
+    :ivar join: the task downstream of all of them; it is an empty operator.
     """
 
     waits: dict[str, EventSensor]
     join: EmptyOperator
 
     def __exit__(self, *error: Any) -> None:
-        """Let the tasks of the ``with`` block's own start once all events have come."""
+        """Make the tasks of the ``with`` block downstream of the join."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         tasks = {task.task_id: task for task in self}
         ours = {self.join.task_id, *(wait.task_id for wait in self.waits.values())}
@@ -167,22 +171,24 @@ def event_gate(
     timeout: timedelta | float | str = DEFAULT_TIMEOUT,
     **task_arguments: Any,
 ) -> EventGate:
-    """Wait for several events with a task each, so that the Grid shows which one is missing.
+    """Wait for several events with one task per event, so that the Grid shows which one is missing.
 
-    What follows the gate starts once all events have come; one that is late fails alone::
+    Tasks downstream of the gate start when all events were received. A late event fails only its own task::
 
         with event_gate("inputs", events={"orders": ..., "payments": ...}, timeout=timedelta(hours=6)) as gate:
-            ...  # tasks that start once all events have come, if they are to be shown inside
+            ...  # tasks that start when all events were received, shown inside the group
         gate >> transform
 
-    :param name: of the task group. Its tasks are called ``name.orders`` and so on, and ``name.join``.
-    :param events: by name, as for :class:`MultiEventSensor`, as are `since` and `timeout`.
-    :param task_arguments: other arguments of each event's :class:`EventSensor`, as ``soft_fail=True``.
+    :param name: the name of the task group. Its tasks are ``name.orders`` and so on, and ``name.join``.
+    :param events: by name, as for :class:`MultiEventSensor`, like `since` and `timeout`.
+    :param task_arguments: other arguments of each :class:`EventSensor`, as ``soft_fail=True``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
     _as_json(events)
     if _JOIN in events:
-        raise InputError(f"events= has the name {_JOIN!r}, which the gate's last task has; choose another")
+        raise InputError(
+            f"events= has the name {_JOIN!r}, which is reserved for the gate's last task; choose another"
+        )
     gate = EventGate(group_id=name, tooltip=f"Waits for {len(events)} events")
     gate.waits = {
         event_name: EventSensor(
@@ -227,11 +233,12 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
             "until_next_interval=True needs the end of the next data interval, which the schedule of this DAG does not "
             "define; leave it out, and give a timeout="
         )
-    return {}  # a timetable of the user's own: the next interval is taken to be as long as the run's
+    # A custom timetable: the next interval is assumed to be as long as the run's.
+    return {}
 
 
-def _name_after(task_id: str) -> str:
-    """Return what one event is called in reasons: as its task."""
+def _event_name(task_id: str) -> str:
+    """Return the name of a sensor's only event, for messages: the task's id, with other characters replaced."""
     name = _NOT_IN_NAMES.sub("_", str(task_id))
     return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
 

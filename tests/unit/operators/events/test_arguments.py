@@ -59,7 +59,7 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
 
 @pytest.mark.parametrize("argument", ["events", "condition", "keep"])
 def test_sensor_for_one_event_refuses_what_is_for_several(argument: str) -> None:
-    with pytest.raises(InputError, match=f"EventSensor takes no {argument}=: it waits for one event"):
+    with pytest.raises(InputError, match=f"EventSensor has no {argument}=, because it waits for one event"):
         EventSensor(task_id="signed", event=SIGNOFF, **{argument: "x"})
 
 
