@@ -281,7 +281,7 @@ async def test_process_is_found_and_signalled(machine: Machine, sleeper: subproc
     assert not await machine.signal(sleeper.pid, "KILL")
     assert await command_by_ps(machine, sleeper.pid) is None
     assert not await machine.signal(0, "KILL")
-    with pytest.raises(InputError, match="no signal"):
+    with pytest.raises(InputError, match="is not a signal"):
         await machine.signal(sleeper.pid, "STOPPED")
 
 
