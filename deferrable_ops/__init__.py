@@ -1,4 +1,4 @@
-"""Airflow operators whose whole work runs in the Triggerer."""
+"""Airflow operators that do all of their work in the Triggerer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Failure", "Outcome", "Skip", "Success", "__version__", "fetch"]
 
 
 def __getattr__(name: str) -> Any:
-    # Airflow imports this package in every component, for its plugin: the database comes with its first use.
+    # Airflow imports this package in every component, for its plugin, so SQLAlchemy is imported at first use only.
     if name == "fetch":
         from deferrable_ops.inbox.large_values import fetch
 

@@ -1,34 +1,34 @@
-"""Every error that the library raises on purpose.
+"""Exceptions that the library raises.
 
 DeferrableOpsError
 ├── ConfigurationError        a setting is missing or malformed: fix the deployment
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
-│   ├── InboxUnavailable      the database does not answer now: try again
-│   ├── UnknownWait           this inbox has never seen the wait, or has pruned it
-│   └── UnknownChannel        this inbox has no channel of this name
+│   ├── InboxUnavailable      the inbox's database is unavailable: retry
+│   ├── UnknownWait           the inbox has no such wait, or has pruned it
+│   └── UnknownChannel        the inbox has no such channel
 ├── TokenRefused              a callback token is malformed, forged or revoked
 ├── DataflowError
-│   ├── DataflowUnavailable   Dataflow does not answer now: try again
-│   ├── DataflowRefused       Dataflow said no, and will again: fix the permission, or the request
-│   └── LaunchUncertain       nobody knows whether the job was created: look for it before launching again
+│   ├── DataflowUnavailable   Dataflow is unavailable: retry
+│   ├── DataflowRefused       Dataflow rejected the request permanently: fix the permission or the request
+│   └── LaunchUncertain       it is unknown whether the job was created: look for it before launching again
 ├── KafkaError
-│   ├── KafkaUnavailable      no broker answers now: try again
-│   └── KafkaRefused          the cluster said no, and will again: fix the credentials, the topic or its permission
-├── SqsRefused                SQS said no, and will again: fix the credentials, the queue's URL or its permission
+│   ├── KafkaUnavailable      no broker is available: retry
+│   └── KafkaRefused          the cluster rejected the request permanently: fix the credentials, topic or permission
+├── SqsRefused                SQS rejected the request permanently: fix the credentials, queue URL or permission
 ├── MachineError
-│   ├── MachineUnavailable    a machine does not answer now, or took too long: try again
-│   └── MachineRefused        a machine said no, and will again: fix the login, the host key or the permission
+│   ├── MachineUnavailable    a machine is unavailable or timed out: retry
+│   └── MachineRefused        a machine rejected the request permanently: fix the login, host key or permission
 └── SupervisordError
-    ├── SupervisordUnavailable  supervisord does not answer now: try again
-    └── SupervisordRefused      supervisord said no, and will again: fix the login, or what was asked of it
+    ├── SupervisordUnavailable  supervisord is unavailable: retry
+    └── SupervisordRefused      supervisord rejected the request permanently: fix the login or the request
 """
 
 from __future__ import annotations
 
 
 class DeferrableOpsError(Exception):
-    """Base of every error that the library raises on purpose."""
+    """Base class of the library's exceptions."""
 
 
 class ConfigurationError(DeferrableOpsError):
@@ -40,37 +40,37 @@ class InputError(DeferrableOpsError, ValueError):
 
 
 class InboxError(DeferrableOpsError):
-    """Base of what can go wrong with the inbox."""
+    """Base class of errors of the inbox."""
 
 
 class InboxUnavailable(InboxError):
-    """The inbox does not answer now; what was asked is safe to ask again."""
+    """The inbox's database is unavailable; every call to the inbox is safe to retry."""
 
 
 class UnknownWait(InboxError):
-    """This inbox has never seen the wait, or has pruned it after its retention."""
+    """The inbox has no such wait, or has pruned it after its retention."""
 
 
 class UnknownChannel(InboxError):
-    """This inbox has no channel of this name."""
+    """The inbox has no channel of this name."""
 
 
 class TokenRefused(DeferrableOpsError):
-    """A callback token is malformed, forged, or signed with a key that was revoked."""
+    """A callback token is malformed, forged, or signed with a revoked key."""
 
 
 class DataflowError(DeferrableOpsError):
-    """Base of what can go wrong with Dataflow."""
+    """Base class of errors of Dataflow."""
 
 
 class DataflowUnavailable(DataflowError):
-    """Dataflow does not answer now, or asks to slow down; what was asked may be asked again."""
+    """Dataflow is unavailable, or throttles requests; the request may be retried."""
 
 
 class DataflowRefused(DataflowError):
-    """Dataflow said no, and will again; the message names the permission or the resource, and the fix.
+    """Dataflow rejected the request permanently; the message names the permission or the resource, and the fix.
 
-    :param code: the gRPC status, as ``PERMISSION_DENIED``; empty when the credentials themselves were refused.
+    :param code: the gRPC status, such as ``PERMISSION_DENIED``; empty when the credentials were rejected.
     """
 
     def __init__(self, message: str, code: str = "") -> None:
@@ -79,9 +79,9 @@ class DataflowRefused(DataflowError):
 
 
 class LaunchUncertain(DataflowError):
-    """The job that was asked for may exist or not: look for its name before launching again.
+    """It is unknown whether the job was created: look for its name before launching again.
 
-    :param already_exists: Dataflow said that a job of this name is active.
+    :param already_exists: whether Dataflow answered that a job of this name is active.
     """
 
     def __init__(self, message: str, already_exists: bool = False) -> None:
@@ -90,45 +90,45 @@ class LaunchUncertain(DataflowError):
 
 
 class KafkaError(DeferrableOpsError):
-    """Base of what can go wrong with Kafka."""
+    """Base class of errors of Kafka."""
 
 
 class KafkaUnavailable(KafkaError):
-    """No broker answers now; what was asked may be asked again."""
+    """No broker is available; the request may be retried."""
 
 
 class KafkaRefused(KafkaError):
-    """The cluster said no, and will again; the message names the credentials or the topic, and the fix."""
+    """The cluster rejected the request permanently; the message names the credentials or the topic, and the fix."""
 
 
 class SqsRefused(DeferrableOpsError):
-    """SQS said no, and will again; the message names the credentials, the queue or the permission, and the fix."""
+    """SQS rejected the request permanently; the message names the credentials, queue or permission, and the fix."""
 
 
 class MachineError(DeferrableOpsError):
-    """Base of what can go wrong with the machine on which a supervisord runs."""
+    """Base class of errors of the machine on which a supervisord runs."""
 
 
 class MachineUnavailable(MachineError):
-    """The machine does not answer now, or took too long; what was asked may have been done, and may be asked again."""
+    """The machine is unavailable or timed out; the operation may have been done, and may be retried."""
 
 
 class MachineRefused(MachineError):
-    """The machine said no, and will again; the message names the login, the host key or the path, and the fix."""
+    """The machine rejected the request permanently; the message names the login, host key or path, and the fix."""
 
 
 class SupervisordError(DeferrableOpsError):
-    """Base of what can go wrong with supervisord."""
+    """Base class of errors of supervisord."""
 
 
 class SupervisordUnavailable(SupervisordError):
-    """supervisord does not answer now; what was asked may have been done."""
+    """supervisord is unavailable; the operation may have been done."""
 
 
 class SupervisordRefused(SupervisordError):
-    """supervisord said no, and will again.
+    """supervisord rejected the request permanently.
 
-    :param code: its fault code, as 10 (BAD_NAME) or 60 (ALREADY_STARTED); 0 when it refused the login.
+    :param code: supervisord's fault code, such as 10 (BAD_NAME) or 60 (ALREADY_STARTED); 0 when it rejected the login.
     """
 
     def __init__(self, message: str, code: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""JMESPath on what services send: what is refused when a DAG is parsed, and what is true of a message."""
+"""JMESPath expressions: checked when a DAG is parsed, evaluated on messages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jmespath.lexer import Lexer
 
 from deferrable_ops.exceptions import InputError
 
-# JMESPath's own errors, and what its functions let through from Python.
-CANNOT_BE_EVALUATED: Final = (
+# JMESPath's own errors, and Python's errors that its functions do not catch.
+EVALUATION_ERRORS: Final = (
     JMESPathError,
     ArithmeticError,
     AttributeError,
@@ -27,54 +27,56 @@ CANNOT_BE_EVALUATED: Final = (
 
 
 _COMPARATORS: Final = frozenset({"eq", "ne", "lt", "lte", "gt", "gte"})
-_NEEDS_NO_QUOTES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_UNQUOTED_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_expression(argument: str, expression: str) -> None:
-    """Check a JMESPath expression as far as that is possible without a message.
+    """Check a JMESPath expression without a message.
 
-    A function that JMESPath does not have is found here too: on messages, it would only make every one of them fail
-    to match.
+    Function calls are checked as well: evaluated on messages, an unknown function would silently match none.
 
-    :param argument: how the user calls it, for the error.
-    :raises InputError: it is malformed, compares with a text in double quotes, or calls a function that is unknown or
-        takes other arguments.
+    :param argument: the argument, for the error.
+    :raises InputError: the expression is malformed, compares with a text in double quotes, or calls an unknown function
+        or a function with a wrong number of arguments.
     """
     try:
         tree = compiled(expression).parsed
     except JMESPathError as error:
         raise InputError(
             f"{argument}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
-            "see jmespath.org, and quote text as 'done'"
+            "see jmespath.org, and write text in single quotes, as 'done'"
         ) from None
     except RecursionError:
         raise InputError(
             f"{argument}= is nested too deeply for JMESPath; write a simpler expression"
         ) from None
-    _refuse_needless_quotes(argument, expression)
+    _refuse_text_in_double_quotes(argument, expression)
     for name, given in _calls(tree):
         _check_call(argument, name, given)
 
 
 def is_true(expression: str, value: Any) -> bool:
-    """Return whether an expression is true of a value; False where it cannot be evaluated. Never raises."""
+    """Return whether an expression is true for a value; False if it cannot be evaluated. Never raises."""
     try:
         return is_truth(compiled(expression).search(value))
-    except CANNOT_BE_EVALUATED:
+    except EVALUATION_ERRORS:
         return False
 
 
 def is_truth(found: Any) -> bool:
-    """Return whether a value counts as true: false, null, and empty strings, lists and objects do not; 0 does."""
+    """Return whether JMESPath regards a value as true.
+
+    False, null and empty strings, lists and objects are not true; 0 is.
+    """
     return (
         found is not None and found is not False and not (isinstance(found, (str, list, dict)) and not found)
     )
 
 
 def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
-    """Return the paths at which a text must stand wherever an expression is true, in their order.
+    """Return (path, text) pairs that hold for every value for which an expression is true, sorted. Never raises.
 
-    Those of ``status == 'done' && run.id == '7' && amount > `0` `` are status and run.id. Never raises.
+    ``status == 'done' && run.id == '7' && amount > `0` `` yields those of ``status`` and ``run.id``.
     """
     try:
         nodes = [compiled(expression).parsed]
@@ -95,23 +97,23 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
 
 @lru_cache(maxsize=8192)
 def compiled(expression: str) -> Any:
-    """Return an expression ready to search with. JMESPath itself remembers 128 of them, and there are more waits.
+    """Return a compiled expression. JMESPath's own cache holds only 128 of them.
 
-    :raises jmespath.exceptions.JMESPathError: it is malformed.
+    :raises jmespath.exceptions.JMESPathError: the expression is malformed.
     """
     return jmespath.compile(expression)
 
 
-def _refuse_needless_quotes(argument: str, expression: str) -> None:
-    """Refuse ``state == "done"``: double quotes make a field's name, so that nothing would ever be equal."""
+def _refuse_text_in_double_quotes(argument: str, expression: str) -> None:
+    """Refuse ``state == "done"``: double quotes denote a field, so this would compare two fields."""
     tokens = list(Lexer().tokenize(expression))
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         compared = any(beside and beside["type"] in _COMPARATORS for beside in (before, after))
-        if compared and token["type"] == "quoted_identifier" and _NEEDS_NO_QUOTES.fullmatch(token["value"]):
+        if compared and token["type"] == "quoted_identifier" and _UNQUOTED_NAME.fullmatch(token["value"]):
             name = token["value"]
             raise InputError(
-                f"{argument}={expression!r} compares with the field {name}: in JMESPath a text stands in single "
-                f"quotes; write '{name}' for the text, or {name} without quotes for the field"
+                f"{argument}={expression!r} compares with the field {name}, because JMESPath reads double quotes as a "
+                f"field; write '{name}' for the text, or {name} without quotes for the field"
             )
 
 
@@ -126,11 +128,11 @@ def _check_call(argument: str, name: str, given: int) -> None:
     variadic = bool(takes) and bool(takes[-1].get("variadic"))
     if given < len(takes) or (given > len(takes) and not variadic):
         least = "at least " if variadic else ""
-        raise InputError(f"{argument}= gives {name}() {given} arguments; it takes {least}{len(takes)}")
+        raise InputError(f"{argument}= calls {name}() with {given} arguments; it takes {least}{len(takes)}")
 
 
 def _path(node: Any) -> tuple[str, ...]:
-    """Return the keys of a path as ``run.id``; none for any other expression."""
+    """Return the keys of a path such as ``run.id``; an empty tuple for any other expression."""
     if node["type"] == "field":
         return (node["value"],)
     if node["type"] != "subexpression":
@@ -140,11 +142,12 @@ def _path(node: Any) -> tuple[str, ...]:
 
 
 def _calls(tree: Any) -> Iterator[tuple[str, int]]:
-    """Yield the name and the number of arguments of every function call in a parsed expression."""
+    """Yield the name and argument count of every function call in a parsed expression."""
     nodes = [tree]
     while nodes:
         node = nodes.pop()
-        if not isinstance(node, dict):  # a slice's numbers
+        # The numbers of a slice are no nodes.
+        if not isinstance(node, dict):
             continue
         if node["type"] == "function_expression":
             yield node["value"], len(node["children"])

@@ -1,4 +1,4 @@
-"""How a wait ends: a success with a value, a failure with a reason, or a skip."""
+"""The outcome of a wait: success with a value, failure with a reason, or skip."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """The wait ended well.
+    """The task succeeds.
 
-    :param value: what the task's XCom becomes; any JSON value. ``None`` pushes no XCom, as in Airflow.
+    :param value: the task's XCom, any JSON value. ``None`` pushes no XCom, as in Airflow.
     """
 
     value: Any = None
@@ -18,10 +18,10 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The wait ended badly.
+    """The task fails.
 
     :param reason: one sentence for the task's log.
-    :param retryable: False makes the task fail at once, whatever its ``retries`` say.
+    :param retryable: False fails the task at once, without the ``retries`` it has left.
     """
 
     reason: str
@@ -30,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The work turned out not to be needed.
+    """The task is skipped, because there was nothing to do.
 
     :param reason: one sentence for the task's log.
     """
@@ -42,7 +42,7 @@ Outcome = Success | Failure | Skip
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome as the JSON object that the inbox keeps."""
+    """Return the JSON object that the inbox stores for an outcome."""
     match outcome:
         case Success(value):
             return {"outcome": "success", "value": value}
@@ -53,9 +53,9 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(data: dict[str, Any]) -> Outcome:
-    """Return the outcome that :func:`outcome_to_json` wrote.
+    """Return the outcome of a JSON object made by :func:`outcome_to_json`.
 
-    :raises ValueError: the object is not one of its three shapes.
+    :raises ValueError: the object is not an outcome.
     """
     match data:
         case {"outcome": "success", "value": value}:

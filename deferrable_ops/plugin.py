@@ -1,4 +1,4 @@
-"""What Airflow loads in every component. It is light to import: only the API server builds the endpoint."""
+"""The Airflow plugin. Every component imports it, so it imports little; only the API server builds the endpoint."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The endpoint, built when the API server (or ``airflow plugins``) asks."""
+        """The endpoint, built when the API server (or ``airflow plugins``) reads this."""
         from deferrable_ops.endpoint import create_app
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
-        app = create_app(background=[notice_ended_tasks])
+        app = create_app(background=[settle_ended_tasks])
         return [{"app": app, "url_prefix": ENDPOINT_PREFIX, "name": "deferrable-ops"}]
 
 
-async def notice_ended_tasks(inbox: Inbox) -> None:
-    """Settle the waits whose task ended while no triggerer ran: here the metadata database can be asked."""
+async def settle_ended_tasks(inbox: Inbox) -> None:
+    """Settle waits whose task ended while no triggerer ran. The API server can query Airflow's metadata database."""
     from deferrable_ops.triggers.lifecycle.background import sweep_forever
     from deferrable_ops.triggers.lifecycle.task_states import ask_metadata_database
 

@@ -1,4 +1,4 @@
-"""What Airflow learns about the library through the entry point ``apache_airflow_provider``."""
+"""The provider's metadata, which Airflow reads through the entry point ``apache_airflow_provider``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's description: its configuration section and its TaskFlow decorator."""
+    """Return the provider's metadata: configuration options, task links and the TaskFlow decorator."""
     return {
         "package-name": "airflow-deferrable-ops",
         "name": "Deferrable Ops",
-        "description": "Tasks that wait in the Triggerer, from their start to their end.",
+        "description": "Operators that launch work and wait for it in the Triggerer, without a worker.",
         "task-decorators": [
             {"name": "webhook", "class-name": "deferrable_ops.operators.webhook.decorator.webhook_task"}
         ],
@@ -23,54 +23,60 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Settings of airflow-deferrable-ops.",
                 "options": {
                     "inbox_url": _option(
-                        "Database of the inbox. Empty: a SQLite file in $AIRFLOW_HOME, for one machine. For several "
-                        "machines a Postgres URL, the same on all of them.",
+                        "URL of the inbox's database, which stores waits and events. Empty: a SQLite file in "
+                        "$AIRFLOW_HOME, for a single machine. For several machines set the same Postgres URL on all "
+                        "of them.",
                         default="",
                         example="postgresql+asyncpg://user:password@host/database",
                         sensitive=True,
                     ),
                     "endpoint_url": _option(
-                        "URL under which outside services reach the endpoint. Empty: [api] base_url followed by "
-                        "/deferrable-ops.",
+                        "URL under which outside services reach the endpoint, which receives callbacks and events. "
+                        "Empty: [api] base_url followed by /deferrable-ops.",
                         default="",
                         example="https://hooks.example.com/deferrable-ops",
                     ),
                     "auth_token": _option(
-                        "Static bearer token for PATCH /dag/{dag_id}/task/{task_id}/. Empty: only a wait's own token "
-                        "is accepted.",
+                        "Static bearer token for PATCH /dag/{dag_id}/task/{task_id}/, valid for every waiting task. "
+                        "Empty: only the token of the task's own callback URL is accepted.",
                         default="",
                         sensitive=True,
                     ),
                     "max_payload_bytes": _option(
-                        "Largest callback body that is accepted, in bytes.", default="262144", kind="integer"
+                        "Largest accepted body of a callback or an event, in bytes.",
+                        default="262144",
+                        kind="integer",
                     ),
                     "max_xcom_bytes": _option(
-                        "A value with more bytes of JSON stays in the inbox, and its XCom is a reference.",
+                        "Largest XCom value, in bytes of JSON. A larger value stays in the inbox, and the XCom is a "
+                        "reference that deferrable_ops.fetch() resolves.",
                         default="48000",
                         kind="integer",
                     ),
                     "wait_retention_days": _option(
-                        "For how many days a settled wait is kept.", default="14", kind="integer"
+                        "Days for which a wait is kept in the inbox after it has ended.",
+                        default="14",
+                        kind="integer",
                     ),
                     "event_retention_days": _option(
-                        "For how many days an event is kept. Its repetitions are told for 30 days more.",
+                        "Days for which an event is kept in the inbox. Duplicates are detected for another 30 days.",
                         default="40",
                         kind="integer",
                     ),
                     "end_from_trigger": _option(
-                        "auto: tasks end in the triggerer where nothing needs a worker. never: every task ends on a "
-                        "worker.",
+                        "auto: a task ends in the triggerer, unless its callbacks, outlets or other settings need a "
+                        "worker. never: every task ends on a worker.",
                         default="auto",
                     ),
                     "notify": _option(
-                        "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a pooler in transaction mode; "
-                        "waits are then noticed by a sweep every second.",
+                        "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a connection pooler in "
+                        "transaction mode, such as PgBouncer; the inbox is then polled every second.",
                         default="True",
                         kind="boolean",
                     ),
                     "dataflow_emulator_host": _option(
-                        "host:port of a fake Dataflow (deferrable_ops.testing.dataflow), reached without TLS and "
-                        "credentials. Empty: Google's own.",
+                        "host:port of a fake Dataflow (deferrable_ops.testing.dataflow) for tests, used without TLS "
+                        "and credentials. Empty: Google's Dataflow.",
                         default="",
                         example="127.0.0.1:8765",
                     ),

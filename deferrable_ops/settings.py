@@ -1,7 +1,7 @@
-"""The section ``[deferrable_ops]`` of Airflow's configuration, read once per use.
+"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each call reads the configuration.
 
-Each option can also be given as ``AIRFLOW__DEFERRABLE_OPS__NAME``; sensitive ones as ``..._CMD`` or ``..._SECRET``.
-Names, defaults and descriptions are in :mod:`deferrable_ops.provider`, where Airflow reads them.
+Each option can also be set by the environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME``, sensitive ones by ``..._CMD``
+or ``..._SECRET``. Names, defaults and descriptions are in :mod:`deferrable_ops.provider`, where Airflow reads them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from deferrable_ops.exceptions import ConfigurationError
 
 SECTION = "deferrable_ops"
 ENDPOINT_PREFIX = "/deferrable-ops"
-"""Where the API server mounts the endpoint."""
+"""The path under which the API server mounts the endpoint."""
 
 
 def inbox_url() -> str:
     """Return the inbox's SQLAlchemy URL: the option ``inbox_url``, by default a SQLite file in ``$AIRFLOW_HOME``.
 
-    :raises ConfigurationError: the URL names neither SQLite nor Postgres.
+    :raises ConfigurationError: the option is not a URL of SQLite or Postgres.
     """
     url = conf.get(SECTION, "inbox_url", fallback="")
     if not url:
@@ -41,7 +41,7 @@ def inbox_url() -> str:
     }.get(scheme)
     if driver is None:
         raise ConfigurationError(
-            f"[{SECTION}] inbox_url starts with {scheme}://; the inbox needs postgresql+asyncpg:// "
+            f"[{SECTION}] inbox_url starts with {scheme}://; use postgresql+asyncpg:// "
             "(or sqlite+aiosqlite:// on a single machine)"
         )
     return f"{driver}://{rest}"
@@ -50,8 +50,8 @@ def inbox_url() -> str:
 def endpoint_url() -> str | None:
     """Return the URL under which outside services reach the endpoint, without a trailing slash.
 
-    The option ``endpoint_url``, else ``[api] base_url``, its path prefix kept, and ``/deferrable-ops``; None when both
-    are unset.
+    This is the option ``endpoint_url``, otherwise ``[api] base_url`` (with its path) followed by ``/deferrable-ops``;
+    None if neither is set.
     """
     url = conf.get(SECTION, "endpoint_url", fallback="")
     if url:
@@ -61,48 +61,50 @@ def endpoint_url() -> str | None:
 
 
 def auth_token() -> str | None:
-    """Return the static token that the route ``PATCH /dag/.../task/.../`` accepts; None turns it off."""
+    """Return the static token that the route ``PATCH /dag/.../task/.../`` accepts, or None."""
     return str(conf.get(SECTION, "auth_token", fallback="")) or None
 
 
 def max_payload_bytes() -> int:
-    """Return the largest callback body that is accepted, in bytes."""
+    """Return the largest accepted body of a callback or an event, in bytes."""
     return int(conf.getint(SECTION, "max_payload_bytes", fallback=262_144))
 
 
 def max_xcom_bytes() -> int:
-    """Return the size, in bytes of JSON, above which a value stays in the inbox and its XCom is a reference."""
+    """Return the bytes of JSON above which a value stays in the inbox and its XCom is a reference."""
     return int(conf.getint(SECTION, "max_xcom_bytes", fallback=48_000))
 
 
 def wait_retention_days() -> int:
-    """Return for how many days a settled wait is kept."""
+    """Return how many days a settled wait is kept."""
     return int(conf.getint(SECTION, "wait_retention_days", fallback=14))
 
 
 def event_retention_days() -> int:
-    """Return for how many days an event is kept: a month, and the window of whoever waits for it."""
+    """Return how many days an event is kept: by default a month, plus the time window of a sensor."""
     return int(conf.getint(SECTION, "event_retention_days", fallback=40))
 
 
 def end_from_trigger() -> bool:
-    """Return whether tasks may end in the triggerer: the option ``end_from_trigger`` is ``auto`` or ``never``.
+    """Return whether tasks may end in the triggerer: whether ``end_from_trigger`` is ``auto``, not ``never``.
 
-    :raises ConfigurationError: it is neither.
+    :raises ConfigurationError: the option is neither.
     """
     choice = conf.get(SECTION, "end_from_trigger", fallback="auto")
     if choice not in ("auto", "never"):
-        raise ConfigurationError(f"[{SECTION}] end_from_trigger = {choice!r}; write auto or never")
+        raise ConfigurationError(
+            f"[{SECTION}] end_from_trigger = {choice!r} is not valid; write auto or never"
+        )
     return bool(choice == "auto")
 
 
 def notify() -> bool:
-    """Return whether Postgres' LISTEN/NOTIFY wakes the waits; without it (behind pgbouncer) a sweep does."""
+    """Return whether Postgres' LISTEN/NOTIFY wakes waits. If not (behind pgbouncer), a poll every second does."""
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
 def dataflow_emulator_host() -> str | None:
-    """Return the ``host:port`` of a fake Dataflow, reached without TLS and credentials; None means Google's own."""
+    """Return the ``host:port`` of a fake Dataflow, used without TLS and credentials; None for Google's."""
     return str(conf.get(SECTION, "dataflow_emulator_host", fallback="")) or None
 
 

@@ -1,6 +1,6 @@
-"""What the users of an event loop share: opened by the first of them, closed after the last.
+"""Reference-counted resources of an event loop: opened by their first user, closed after their last.
 
-One registry for the inbox and for every upstream's client. Things belong to an event loop, because connections do.
+One registry serves the inbox and every upstream's client. Resources belong to an event loop, because connections do.
 """
 
 from __future__ import annotations
@@ -16,34 +16,36 @@ T = TypeVar("T")
 
 
 def share(
-    key: Hashable, open_thing: Callable[[], Awaitable[T]], close_thing: Callable[[T], Awaitable[None]]
+    key: Hashable, open_resource: Callable[[], Awaitable[T]], close_resource: Callable[[T], Awaitable[None]]
 ) -> AbstractAsyncContextManager[T]:
-    """Use the thing that goes by this key on the running event loop.
+    """Return a context manager that gives the resource of this key on the running event loop.
 
-    What opening it raises, all who wait for it learn together.
+    An error of opening it is raised to every user that waits for it.
 
-    :param key: says what it is; the two functions are those of its first user.
+    :param key: identifies the resource.
+    :param open_resource: called for the first user.
+    :param close_resource: that of the first user is called after the last one.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
-    return of_loop.setdefault(key, _Shared(open_thing, close_thing))
+    return of_loop.setdefault(key, _Shared(open_resource, close_resource))
 
 
 class _Shared(Generic[T]):
-    """A thing and the number of its users. Waits use it for as long as they last: a use holds nothing of its own."""
+    """A resource and the number of its users. Thousands of waits use it at once, so a use allocates no object."""
 
     __slots__ = ("_close", "_open", "_opening", "_users")
 
     def __init__(
-        self, open_thing: Callable[[], Awaitable[T]], close_thing: Callable[[T], Awaitable[None]]
+        self, open_resource: Callable[[], Awaitable[T]], close_resource: Callable[[T], Awaitable[None]]
     ) -> None:
-        self._open = open_thing
-        self._close = close_thing
+        self._open = open_resource
+        self._close = close_resource
         self._users = 0
         self._opening: asyncio.Task[T]
 
     async def __aenter__(self) -> T:
         if self._users == 0:
-            # In a context of its own: it outlives the trigger that happens to come first.
+            # In an empty context, because the resource outlives the trigger that uses it first.
             self._opening = asyncio.create_task(_awaited(self._open), context=Context())
         self._users += 1
         try:
@@ -59,22 +61,26 @@ class _Shared(Generic[T]):
         self._users -= 1
         if self._users == 0:
             closing = asyncio.create_task(_close(self._opening, self._close))
-            del self._opening  # it would keep the event loop, by which this object is found
+            # The task refers to the event loop, which is the weak key of this object.
+            del self._opening
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
-            await asyncio.shield(closing)  # Airflow cancels a trigger again and again while it leaves
+            # Airflow may cancel a trigger repeatedly while it ends.
+            await asyncio.shield(closing)
 
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
-_closing: set[asyncio.Task[None]] = set()  # asyncio itself keeps no strong reference to a task
+# asyncio keeps only weak references to tasks.
+_closing: set[asyncio.Task[None]] = set()
 
 
-async def _awaited(open_thing: Callable[[], Awaitable[T]]) -> T:
-    return await open_thing()
+async def _awaited(open_resource: Callable[[], Awaitable[T]]) -> T:
+    return await open_resource()
 
 
-async def _close(opening: asyncio.Task[T], close_thing: Callable[[T], Awaitable[None]]) -> None:
-    opening.cancel()  # when it is under way still
+async def _close(opening: asyncio.Task[T], close_resource: Callable[[T], Awaitable[None]]) -> None:
+    # Without effect once it is open.
+    opening.cancel()
     await asyncio.wait([opening])
     if not opening.cancelled() and opening.exception() is None:
-        await close_thing(opening.result())
+        await close_resource(opening.result())

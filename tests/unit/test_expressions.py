@@ -1,3 +1,5 @@
+"""JMESPath expressions: evaluation, and the texts that they require."""
+
 from __future__ import annotations
 
 import pytest
@@ -30,7 +32,7 @@ from deferrable_ops.expressions import is_true, text_equalities
         ("(" * 5000, []),
     ],
 )
-def test_what_text_must_stand_where_an_expression_is_true(
+def test_texts_that_must_hold_where_an_expression_is_true(
     expression: str, equalities: list[tuple[tuple[str, ...], str]]
 ) -> None:
     assert text_equalities(expression) == equalities
@@ -44,7 +46,7 @@ def test_what_text_must_stand_where_an_expression_is_true(
         st.sampled_from(["a", "b"]), st.sampled_from(["", "x", "y", 1, {"a": "x"}]) | json_values, max_size=2
     ),
 )
-def test_no_expression_is_true_without_its_texts(
+def test_a_true_expression_implies_its_texts(
     left: str, operator: str, right: str, value: dict[str, object]
 ) -> None:
     expression = f"{left} {operator} {right}"

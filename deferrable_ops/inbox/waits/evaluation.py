@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from deferrable_ops.expressions import CANNOT_BE_EVALUATED, compiled, is_truth
+from deferrable_ops.expressions import EVALUATION_ERRORS, compiled, is_truth
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 
@@ -65,7 +65,7 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
         # Not every result is JSON: &name evaluates to an expression object.
         json.dumps(value)
         return Success(value)
-    except CANNOT_BE_EVALUATED as error:
+    except EVALUATION_ERRORS as error:
         return Failure(
             f"result={result!r} cannot be evaluated on the callback's payload: {error}", retryable=False
         )
@@ -74,7 +74,7 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
 def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool:
     try:
         return is_truth(compiled(expression).search(payload))
-    except CANNOT_BE_EVALUATED as error:
+    except EVALUATION_ERRORS as error:
         notes.append(f"{name} cannot be evaluated on this payload and counts as false: {error}")
         return False
 

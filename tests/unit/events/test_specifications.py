@@ -136,7 +136,7 @@ def test_another_tasks_output_stays_itself() -> None:
         (lambda: ChannelEvent("a", match="status = 'done'"), "not JMESPath"),
         (lambda: ChannelEvent("a", match="(" * 5000), "match="),
         (lambda: ChannelEvent("a", match="lenght(items) > `1`"), r"lenght\(\), which JMESPath does not have"),
-        (lambda: ChannelEvent("a", match="x[?contains(@)]"), r"contains\(\) 1 arguments; it takes 2"),
+        (lambda: ChannelEvent("a", match="x[?contains(@)]"), r"contains\(\) with 1 arguments; it takes 2"),
         (lambda: ChannelEvent("a", match="not_null()"), r"at least 1"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from deferrable_ops.events.merging import merge, rules_from_json
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.expressions import CANNOT_BE_EVALUATED, compiled
+from deferrable_ops.expressions import EVALUATION_ERRORS, compiled
 
 MAX_FILE_BYTES: Final = 16 * 1_048_576
 """The total size of one task's files: they are held in the triggerer's memory."""
@@ -158,7 +158,7 @@ def _raise_for_constant(name: str) -> None:
 def _selected(payloads: list[Any], select: str) -> list[Any]:
     try:
         found = compiled(select).search(payloads)
-    except CANNOT_BE_EVALUATED as error:
+    except EVALUATION_ERRORS as error:
         raise InputError(f"select={select!r} cannot be evaluated on these files: {error}") from None
     if found is None:
         return []
