@@ -24,13 +24,13 @@ class Evaluation:
     :param verdict: combined verdict on all programs.
     :param histories: updated history of each process by full name, for the next evaluation.
     :param steps: processes to stop or to start now, by full name; empty if the verdict ends the watch.
-    :param own: processes of each program.
+    :param processes: processes of each program.
     """
 
     verdict: Verdict
     histories: dict[str, CrashHistory]
     steps: dict[str, CrashLoopStep]
-    own: dict[str, tuple[Process, ...]]
+    processes: dict[str, tuple[Process, ...]]
 
 
 def evaluate(

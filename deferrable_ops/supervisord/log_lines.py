@@ -25,25 +25,25 @@ class LogPosition:
 
     :param inode: inode of the file; 0 if unknown.
     :param offset: in bytes.
-    :param mark: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
+    :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
     :param modified: last observed modification time of the file; files that are not newer were read before.
     """
 
     inode: int = 0
     offset: int = 0
-    mark: str = ""
+    fingerprint: str = ""
     modified: float = 0.0
 
     def to_json(self) -> list[Any]:
         """Return the position as a JSON array."""
-        return [self.inode, self.offset, self.mark, self.modified]
+        return [self.inode, self.offset, self.fingerprint, self.modified]
 
     @classmethod
     def from_json(cls, data: Any) -> Self | None:
         """Return the position that :meth:`to_json` wrote; None if the data has another format."""
         match data:
-            case [int(inode), int(offset), str(mark), int() | float() as modified]:
-                return cls(inode, offset, mark, float(modified))
+            case [int(inode), int(offset), str(fingerprint), int() | float() as modified]:
+                return cls(inode, offset, fingerprint, float(modified))
         return None
 
 
@@ -71,7 +71,7 @@ class LogLines:
         if not self._pending:
             self.resume_position = start
 
-    def take(self, before: bytes, data: bytes, modified: float) -> list[str]:
+    def add(self, before: bytes, data: bytes, modified: float) -> list[str]:
         """Add bytes and return the lines that are now complete, without line ends.
 
         Bytes that are not UTF-8 become U+FFFD. A line of more than 64 kB is returned in parts.
@@ -100,7 +100,9 @@ class LogLines:
 
 
 def _advance(position: LogPosition, by: int, before: bytes, modified: float) -> LogPosition:
-    return replace(position, offset=position.offset + by, mark=fingerprint_of(before), modified=modified)
+    return replace(
+        position, offset=position.offset + by, fingerprint=fingerprint_of(before), modified=modified
+    )
 
 
 def _incomplete_character(data: bytes) -> int:

@@ -39,15 +39,15 @@ _REMOVE_ATTEMPTS: Final = 20
 
 def make_directory(path: Path) -> None:
     """See :meth:`Machine.make_directory`."""
-    _walk(path, make=True)
+    _check_path(path, make=True)
 
 
 def check_directory(path: Path) -> bool:
     """See :meth:`Machine.check_directory`."""
-    return _walk(path, make=False)
+    return _check_path(path, make=False)
 
 
-def _walk(path: Path, *, make: bool) -> bool:
+def _check_path(path: Path, *, make: bool) -> bool:
     """Check a path and each of its parents; return whether the directory exists.
 
     :param make: create missing directories; otherwise return False at the first one.
@@ -65,16 +65,16 @@ def _walk(path: Path, *, make: bool) -> bool:
                     with suppress(FileExistsError):
                         directory.mkdir(mode=0o700)
                     found = _entry(directory)
-                _check_one(directory, found)
-        if complaint := ownership_problem(path, _entry(path), os.geteuid()):
-            raise MachineRefused(complaint)
+                _check_entry(directory, found)
+        if problem := ownership_problem(path, _entry(path), os.geteuid()):
+            raise MachineRefused(problem)
         return True
 
 
-def _check_one(directory: Path, found: Entry) -> None:
+def _check_entry(directory: Path, found: Entry) -> None:
     parent = _entry(directory.parent, through_links=True)
-    if complaint := replacement_problem(directory, found, parent, os.geteuid()):
-        raise MachineRefused(complaint)
+    if problem := replacement_problem(directory, found, parent, os.geteuid()):
+        raise MachineRefused(problem)
 
 
 def _entry(path: Path, *, through_links: bool = False) -> Entry:

@@ -127,7 +127,7 @@ def ssh_settings(
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
         raise ConfigurationError(
-            f"the extra of the connection {conn_id!r} is not a JSON object; see the settings of the ssh provider"
+            f"the extra of the connection {conn_id!r} must be a JSON object with settings of the ssh provider"
         )
     extra = {str(name): value for name, value in extra.items() if value is not None and value != ""}
     _check_security_settings(conn_id, extra)

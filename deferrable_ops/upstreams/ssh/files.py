@@ -39,16 +39,16 @@ class RemoteFiles:
 
         :param uid: user id of the remote account.
         """
-        await self._walk(path, uid, make=True)
+        await self._check_path(path, uid, make=True)
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.
 
         :param uid: user id of the remote account.
         """
-        return await self._walk(path, uid, make=False)
+        return await self._check_path(path, uid, make=False)
 
-    async def _walk(self, path: Path, uid: int, *, make: bool) -> bool:
+    async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
         """Check a path and each of its parents; return whether the directory exists.
 
         :param make: create missing directories; otherwise return False at the first one.
@@ -71,15 +71,15 @@ class RemoteFiles:
                         with suppress(asyncssh.SFTPFailure):
                             await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
                         found = await sftp.lstat(str(directory))
-                    await self._check_one(sftp, directory, found, uid)
-            if complaint := ownership_problem(path, _entry(await sftp.lstat(str(path))), uid):
-                raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
+                    await self._check_entry(sftp, directory, found, uid)
+            if problem := ownership_problem(path, _entry(await sftp.lstat(str(path))), uid):
+                raise MachineRefused(f"on {self._link.settings.name}, {problem}")
             return True
 
-    async def _check_one(self, sftp: SFTPClient, directory: Path, found: SFTPAttrs, uid: int) -> None:
+    async def _check_entry(self, sftp: SFTPClient, directory: Path, found: SFTPAttrs, uid: int) -> None:
         parent = _entry(await sftp.stat(str(directory.parent)))
-        if complaint := replacement_problem(directory, _entry(found), parent, uid):
-            raise MachineRefused(f"on {self._link.settings.name}, {complaint}")
+        if problem := replacement_problem(directory, _entry(found), parent, uid):
+            raise MachineRefused(f"on {self._link.settings.name}, {problem}")
 
     async def write(self, path: Path, data: bytes) -> None:
         """See :meth:`Machine.write`."""
@@ -90,7 +90,7 @@ class RemoteFiles:
         async with self._sftp(path) as sftp:
             try:
                 attributes = asyncssh.SFTPAttrs(permissions=0o600)
-                async with self._opened(sftp, temporary, flags, attributes) as file:
+                async with self._open(sftp, temporary, flags, attributes) as file:
                     await file.write(data)
                     with suppress(asyncssh.SFTPOpUnsupported):
                         await file.fsync()
@@ -105,7 +105,7 @@ class RemoteFiles:
 
         async with self._sftp(path) as sftp:
             try:
-                async with self._opened(sftp, str(path), asyncssh.FXF_READ, asyncssh.SFTPAttrs()) as file:
+                async with self._open(sftp, str(path), asyncssh.FXF_READ, asyncssh.SFTPAttrs()) as file:
                     if length is not None:
                         return _bytes(await file.read(length, offset)) if length else b""
                     # Do not rely on the size: files in /proc report 0.
@@ -129,7 +129,7 @@ class RemoteFiles:
             return FileStatus(found.size or 0, 0, float(found.mtime or 0), kind == stat.S_IFREG)
 
     @asynccontextmanager
-    async def _opened(
+    async def _open(
         self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
     ) -> AsyncIterator[SFTPClientFile]:
         """Open a binary file for the duration of the block."""

@@ -22,7 +22,7 @@ def read_from(position: LogPosition, data: bytes, sizes: list[int]) -> tuple[Log
     lines, found = LogLines(position), list[str]()
     for size in [*sizes, len(data)]:
         start = lines.read_position.offset
-        found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
+        found += lines.add(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
     return lines, found
 
 
@@ -44,19 +44,19 @@ def test_reading_resumes_from_a_saved_position(data: bytes, sizes: list[int]) ->
     first, found = LogLines(LogPosition()), list[str]()
     for size in sizes:
         start = first.read_position.offset
-        found += first.take(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
+        found += first.add(data[max(0, start - OVERLAP) : start], data[start : start + size], 7.0)
     kept = LogPosition.from_json(json.loads(json.dumps(first.resume_position.to_json())))
     assert kept is not None
-    assert kept.mark == fingerprint_of(data[: kept.offset])
+    assert kept.fingerprint == fingerprint_of(data[: kept.offset])
     second, rest = read_from(kept, data, [])
     assert found + rest + second.finish() == expected(data)
 
 
 def test_resume_position_stays_before_an_incomplete_line() -> None:
     lines = LogLines(LogPosition())
-    assert lines.take(b"", "one\ntwö".encode(), 1.0) == ["one"]
+    assert lines.add(b"", "one\ntwö".encode(), 1.0) == ["one"]
     assert (lines.resume_position.offset, lines.read_position.offset) == (4, 8)
-    assert lines.take(b"one\ntw\xc3\xb6", b"!\n", 2.0) == ["twö!"]
+    assert lines.add(b"one\ntw\xc3\xb6", b"!\n", 2.0) == ["twö!"]
     assert (
         lines.resume_position
         == lines.read_position
@@ -66,10 +66,10 @@ def test_resume_position_stays_before_an_incomplete_line() -> None:
 
 def test_line_may_begin_in_one_file_and_end_in_the_next() -> None:
     lines = LogLines(LogPosition(inode=1))
-    assert lines.take(b"", b"one\ntw", 1.0) == ["one"]
+    assert lines.add(b"", b"one\ntw", 1.0) == ["one"]
     lines.continue_in(LogPosition(inode=2))
     assert (lines.resume_position.inode, lines.resume_position.offset) == (1, 4)
-    assert lines.take(b"", b"o\n", 2.0) == ["two"]
+    assert lines.add(b"", b"o\n", 2.0) == ["two"]
     assert (lines.resume_position.inode, lines.resume_position.offset) == (2, 2)
     lines.continue_in(LogPosition(inode=3))
     assert lines.resume_position.inode == 3
@@ -80,8 +80,8 @@ def test_long_line_is_split_between_characters(character: str) -> None:
     data = b"x" + character.encode() * 60_000
     lines, found = LogLines(LogPosition()), list[str]()
     for start in range(0, len(data), 1000):
-        found += lines.take(data[max(0, start - OVERLAP) : start], data[start : start + 1000], 1.0)
-        assert lines.resume_position.mark == fingerprint_of(data[: lines.resume_position.offset])
+        found += lines.add(data[max(0, start - OVERLAP) : start], data[start : start + 1000], 1.0)
+        assert lines.resume_position.fingerprint == fingerprint_of(data[: lines.resume_position.offset])
     assert len(found) == len(data) // 65536
     assert "".join(found + lines.finish()) == data.decode()
 

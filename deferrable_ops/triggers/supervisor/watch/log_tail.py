@@ -147,7 +147,7 @@ class Log:
         if found is None:
             return None
         before, data = found
-        lines = self._lines.take(before, data, status.modified)
+        lines = self._lines.add(before, data, status.modified)
         return Read(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _bytes(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
@@ -155,7 +155,7 @@ class Log:
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)
-        if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.mark:
+        if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.fingerprint:
             return None
         if not overlap and at.inode:  # there are no bytes that tell whether it was rotated while it was read
             status = regular((await machine.status(path, inodes=True))[0])

@@ -134,12 +134,12 @@ class Programs:
     async def forward_output(self) -> None:
         """Copy the programs' output to the task's log."""
         if self._output is not None and self._last is not None:
-            await self._output.forward(self._last.own)
+            await self._output.forward(self._last.processes)
 
     async def finish_output(self) -> None:
         """Copy what the programs have written to their end."""
         if self._output is not None and self._last is not None:
-            await self._output.finish(self._last.own)
+            await self._output.finish(self._last.processes)
 
     async def _is_begun_again(self, processes: tuple[Process, ...]) -> bool:
         """Start what made the attempt before end in a retry; return whether this reading shows it started.
@@ -224,4 +224,4 @@ class Programs:
 
 
 def _by_name(seen: Evaluation) -> dict[str, Process]:
-    return {process.full_name: process for own in seen.own.values() for process in own}
+    return {process.full_name: process for own in seen.processes.values() for process in own}

@@ -101,7 +101,7 @@ def test_arguments_override_the_connection() -> None:
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
-        ([1], "not a JSON object"),
+        ([1], "must be a JSON object with settings"),
         ({"private_key": KEY, "key_file": "/k"}, "both private_key and key_file"),
         ({"host_key": HOST_KEY, "no_host_key_check": True}, "both host_key and no_host_key_check"),
         ({"allow_host_key_change": "true"}, "disables all checks"),
