@@ -1,1 +1,1 @@
-"""Events and channels: how they are stored, and how waits follow them."""
+"""Events and channels: storing events, and delivering them to waits."""

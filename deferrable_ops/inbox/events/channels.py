@@ -1,7 +1,7 @@
-"""Channels: named addresses to which outside systems post events, and the secrets that prove who posts.
+"""Channels: named addresses to which outside systems post events, and the secrets that authenticate the senders.
 
-A secret is shown when it is made, and never again: the table has it as Airflow encrypts its connections. Requests come
-often and channels change seldom, so each process keeps them for 5 s.
+A secret is shown only once, when it is created. It is stored encrypted with Airflow's Fernet key. Each process caches
+the channels for 5 s, because requests are frequent and changes are rare.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from deferrable_ops.inbox.database.encryption import airflow_fernet
 from deferrable_ops.inbox.database.shared_call import SharedCall
 from deferrable_ops.inbox.events.event_schema import channels
 
-_RELOAD_SECONDS = 5.0  # within which a change reaches the other processes
-_PAUSE_SECONDS = 0.5  # between two readings, which bounds what a flood of invented names costs
-_WHAT: Final = "channels' secrets are"
+# The longest time until a change takes effect in other processes.
+_RELOAD_SECONDS = 5.0
+# The shortest time between two queries, which limits the load from requests with invented names.
+_PAUSE_SECONDS = 0.5
+# The subject of error messages about the encryption key.
+_SECRETS_ARE: Final = "channels' secrets are"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Channel:
     """A channel.
 
     :param scheme: how its requests are verified.
-    :param secrets: those that are valid: none, one, or during a rotation two.
-    :param old_secret_until: until when the second is, in seconds since the epoch.
+    :param secrets: the valid secrets: none, one, or two during a rotation.
+    :param old_secret_until: until when the previous secret is valid, in seconds since the epoch.
     """
 
     name: str
@@ -50,42 +53,43 @@ class Channels:
         self._database = database
         self._rows: dict[str, RowMapping] = {}
         self._loaded_at = -float("inf")
-        self._ahead = 0.0  # the database's clock, of the monotonic one
+        # The database's clock minus the monotonic clock.
+        self._clock_offset = 0.0
         self._load = SharedCall(self._load_now)
 
     async def add(self, name: str, scheme: str, secret: str | None) -> None:
         """Add a channel.
 
-        :param secret: None for a scheme without.
-        :raises InputError: there is one of this name.
-        :raises ConfigurationError: Airflow has no key to encrypt the secret with.
+        :param secret: None for a scheme without secrets.
+        :raises InputError: a channel of this name exists.
+        :raises ConfigurationError: Airflow has no Fernet key to encrypt the secret with.
         """
-        sealed = None if secret is None else _sealed(secret)
+        encrypted = None if secret is None else _encrypt(secret)
 
         async def write(transaction: Transaction) -> bool:
-            values = {"name": name, "scheme": scheme, "secret": sealed, "created_at": transaction.now}
+            values = {"name": name, "scheme": scheme, "secret": encrypted, "created_at": transaction.now}
             new = self._database.insert(channels).values(values).on_conflict_do_nothing()
             return (await transaction.connection.execute(new)).rowcount == 1
 
         if not await self._database.write(write):
-            raise InputError(f"there is a channel {name}; rotate its secret, or remove it first")
-        self._forget()
+            raise InputError(f"the channel {name} already exists; rotate its secret, or remove it first")
+        self._expire_cache()
 
     async def rotate(self, name: str, secret: str, *, old_for: float) -> None:
         """Give a channel a new secret.
 
-        :param old_for: for how many seconds the one so far is valid too.
+        :param old_for: for how many seconds the previous secret stays valid.
         :raises UnknownChannel: there is no such channel.
         :raises InputError: its scheme has no secrets.
         """
-        sealed = _sealed(secret)
+        encrypted = _encrypt(secret)
 
         async def write(transaction: Transaction) -> None:
             rotated = (
                 update(channels)
                 .where(channels.c.name == name, channels.c.secret.is_not(None))
                 .values(
-                    secret=sealed,
+                    secret=encrypted,
                     old_secret=channels.c.secret if old_for > 0 else None,
                     old_secret_until=transaction.now + old_for if old_for > 0 else None,
                     rotated_at=transaction.now,
@@ -94,14 +98,14 @@ class Channels:
             if (await transaction.connection.execute(rotated)).rowcount == 0:
                 known = select(channels.c.name).where(channels.c.name == name)
                 if (await transaction.connection.execute(known)).first():
-                    raise InputError(f"the channel {name} takes every request: it has no secret to rotate")
+                    raise InputError(f"the channel {name} accepts every request: it has no secret to rotate")
                 raise _unknown(name)
 
         await self._database.write(write)
-        self._forget()
+        self._expire_cache()
 
     async def remove(self, name: str) -> None:
-        """Remove a channel; its events stay for as long as all events do.
+        """Remove a channel. Its events are kept for the usual retention.
 
         :raises UnknownChannel: there is no such channel.
         """
@@ -112,10 +116,10 @@ class Channels:
                 raise _unknown(name)
 
         await self._database.write(write)
-        self._forget()
+        self._expire_cache()
 
     async def scheme_of(self, name: str) -> str:
-        """Return how a channel's requests are verified, as it is now.
+        """Return how a channel's requests are verified, not from the cache.
 
         :raises UnknownChannel: there is no such channel.
         """
@@ -125,7 +129,7 @@ class Channels:
         return scheme
 
     async def all(self) -> list[Channel]:
-        """Return every channel as it is now, by name, and without secrets."""
+        """Return all channels ordered by name, without their secrets and not from the cache."""
 
         async def read(connection: AsyncConnection) -> list[RowMapping]:
             found = await connection.execute(select(channels).order_by(channels.c.name))
@@ -134,17 +138,17 @@ class Channels:
         return [_channel(row, ()) for row in await self._database.read(read)]
 
     async def get(self, name: str) -> Channel:
-        """Return a channel as it was at most 5 s ago.
+        """Return a channel, from a cache that is at most 5 s old.
 
         :raises UnknownChannel: there is no such channel.
         :raises ConfigurationError: its secrets were encrypted with another key.
         :raises InboxUnavailable: the database does not answer.
         """
-        asked_at = time.monotonic()
-        if asked_at - self._loaded_at > _RELOAD_SECONDS:
+        requested_at = time.monotonic()
+        if requested_at - self._loaded_at > _RELOAD_SECONDS:
             await self._load()
-        # One that was added a moment ago by another process is told to its sender at once.
-        while name not in self._rows and self._loaded_at < asked_at:
+        # Another process may have added the channel since the last query.
+        while name not in self._rows and self._loaded_at < requested_at:
             await self._load()
         row = self._rows.get(name)
         if row is None:
@@ -152,17 +156,17 @@ class Channels:
         return _channel(row, _valid_secrets(row, self.now()))
 
     def now(self) -> float:
-        """Return the database's clock, in seconds since the epoch, as of the last reading: it asks nobody."""
-        return time.monotonic() + self._ahead
+        """Return the database's clock in seconds since the epoch, computed without a query."""
+        return time.monotonic() + self._clock_offset
 
-    def _forget(self) -> None:
+    def _expire_cache(self) -> None:
         self._loaded_at = -float("inf")
 
     async def _load_now(self) -> None:
         await asyncio.sleep(self._loaded_at + _PAUSE_SECONDS - time.monotonic())
         loading_at = time.monotonic()
         rows, now = await self._database.read(self._read)
-        self._ahead = now - time.monotonic()
+        self._clock_offset = now - time.monotonic()
         self._rows = {row["name"]: row for row in rows}
         self._loaded_at = loading_at
 
@@ -174,15 +178,15 @@ class Channels:
 def _valid_secrets(row: RowMapping, now: float) -> tuple[str, ...]:
     from cryptography.fernet import InvalidToken
 
-    sealed = [row["secret"]] if row["secret"] is not None else []
+    encrypted = [row["secret"]] if row["secret"] is not None else []
     if row["old_secret"] is not None and row["old_secret_until"] > now:
-        sealed.append(row["old_secret"])
+        encrypted.append(row["old_secret"])
     try:
-        return tuple(_unsealed(secret) for secret in sealed)
+        return tuple(_decrypt(secret) for secret in encrypted)
     except InvalidToken:
         raise ConfigurationError(
-            f"the secrets of the channel {row['name']} were encrypted with another [core] fernet_key: set that one "
-            "beside yours, separated by a comma, or rotate the channel's secret"
+            f"the secrets of the channel {row['name']} were encrypted with another [core] fernet_key; add that key "
+            "to [core] fernet_key, separated by a comma, or rotate the channel's secret"
         ) from None
 
 
@@ -193,23 +197,23 @@ def _channel(row: RowMapping, secrets: tuple[str, ...]) -> Channel:
     return Channel(**values, secrets=secrets)
 
 
-def _sealed(secret: str) -> bytes:
-    fernet = airflow_fernet(_WHAT)
+def _encrypt(secret: str) -> bytes:
+    fernet = airflow_fernet(_SECRETS_ARE)
     if not fernet.is_encrypted:
         raise ConfigurationError(
-            f"[core] fernet_key is empty: set it, to the same on all machines; {_WHAT} kept encrypted with it"
+            f"[core] fernet_key is empty; set the same key on all Airflow machines: {_SECRETS_ARE} encrypted with it"
         )
-    sealed: bytes = fernet.encrypt(secret.encode())
-    return sealed
+    encrypted: bytes = fernet.encrypt(secret.encode())
+    return encrypted
 
 
 @lru_cache(maxsize=1024)
-def _unsealed(sealed: bytes) -> str:
-    secret: bytes = airflow_fernet(_WHAT).decrypt(sealed)
+def _decrypt(encrypted: bytes) -> str:
+    secret: bytes = airflow_fernet(_SECRETS_ARE).decrypt(encrypted)
     return secret.decode()
 
 
 def _unknown(name: str) -> UnknownChannel:
     return UnknownChannel(
-        f"this inbox has no channel {name}; an operator of Airflow adds it with `deferrable-ops channels add`"
+        f"this inbox has no channel {name}; add it with `deferrable-ops channels add` on an Airflow machine"
     )

@@ -1,4 +1,4 @@
-"""The rows behind events: statements for whole batches, for the reasons given in ``callback_rows.py``."""
+"""SQL for batches of events, written by hand for the reasons given in ``waits/callback_rows.py``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ADD_SQLITE = """
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
         coalesce(json_extract(value, '$[3]'), ?2), ?2, json_extract(value, '$[4]'), json_extract(value, '$[5]')
     FROM json_each(?1) ORDER BY key"""
-# A key that is there already told repetitions for a while only, and that while is over.
+# On conflict: the existing key detected duplicates for a limited time, which is over.
 _ADD_KEYS_SQLITE = """
     INSERT INTO deferrable_ops_event_keys (source, key, number, seen_at)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
@@ -51,9 +51,9 @@ _ADD_POSTGRES = """
         SELECT source, key, number, $10
         FROM unnest($7::text[], $8::text[], $9::bigint[]) AS new (source, key, number)
         ON CONFLICT (source, key) DO UPDATE SET number = excluded.number, seen_at = excluded.seen_at)
-    SELECT pg_notify($11, told) FROM unnest($12::text[]) AS told"""
-# In one order, whoever sets them: two triggerers of the same waits must not wait for each other.
-_REACH = {
+    SELECT pg_notify($11, payload) FROM unnest($12::text[]) AS payload"""
+# Ordered, so that two triggerers that save positions of the same waits cannot deadlock.
+_SET_POSITIONS = {
     "sqlite": """
         INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
@@ -67,7 +67,7 @@ _REACH = {
         ON CONFLICT (source, consumer)
         DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
 }
-# Each source's own index is asked for its first rows: other sources' events cost nothing, however many lie between.
+# One index range per source, so that the cost does not depend on the number of other sources' events in between.
 _READ = {
     "sqlite": """
         SELECT number, source, dedupe_key, event_time, received_at, payload, attributes
@@ -88,7 +88,8 @@ _READ = {
             ORDER BY number LIMIT :limit) AS found
         ORDER BY found.number LIMIT :limit""",
 }
-# The sum keeps the planners from going up the numbers until one is young enough: the times have an index.
+# "number + 0" keeps the planners from scanning the numbers upwards until an event is recent enough; the index on the
+# event times is faster.
 _FIRST_SINCE = {
     "sqlite": """
         SELECT min(found.number + 0) FROM json_each(:sources) AS asked CROSS JOIN deferrable_ops_events AS found
@@ -103,14 +104,14 @@ Row = Sequence[Any]
 
 
 async def take_numbers(transaction: Transaction, count: int) -> int:
-    """Return the last of so many numbers. Until the commit nobody else gets any, so they become visible in order."""
+    """Reserve `count` numbers and return the last. Locks the counter until the commit, so numbers commit in order."""
     statement = _TAKE_NUMBERS[transaction.connection.dialect.name]
     rows = await run_by_driver(transaction.connection, statement, count)
     return int(rows[0][0])
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Return what was seen of these pairs of a source and a key: source, key, number, when."""
+    """Return the stored keys among these pairs of source and key: source, key, number, seen_at."""
     connection = transaction.connection
     if connection.dialect.name == "sqlite":
         return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))
@@ -118,54 +119,54 @@ async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) 
 
 
 async def add(
-    transaction: Transaction, added: Sequence[Row], keys: Sequence[Row], told: Collection[str]
+    transaction: Transaction, added: Sequence[Row], keys: Sequence[Row], notify: Collection[str]
 ) -> None:
     """Add events and their keys.
 
     :param added: number, source, dedupe key, time or None, payload, attributes.
     :param keys: source, key, number.
-    :param told: the sources of which the processes that listen are told.
+    :param notify: the sources to announce to listening processes (Postgres).
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":
         await run_by_driver(connection, _ADD_SQLITE, json.dumps(added), now)
         await run_by_driver(connection, _ADD_KEYS_SQLITE, json.dumps(keys), now)
         return
-    payloads = sorted({source if len(source.encode()) <= _MAX_PAYLOAD_BYTES else "" for source in told})
+    payloads = sorted({source if len(source.encode()) <= _MAX_PAYLOAD_BYTES else "" for source in notify})
     columns = (*_columns(added, 6), *_columns(keys, 3))
     await run_by_driver(connection, _ADD_POSTGRES, *columns, now, EVENTS_CHANNEL, payloads)
 
 
-async def reach(transaction: Transaction, positions: Sequence[Row]) -> None:
-    """Set how far sources are read.
+async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> None:
+    """Set source positions.
 
-    :param positions: source, consumer, position; no two of one consumer and source.
+    :param positions: source, consumer, position; at most one for each pair of source and consumer.
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":
-        await run_by_driver(connection, _REACH["sqlite"], json.dumps(positions), now)
+        await run_by_driver(connection, _SET_POSITIONS["sqlite"], json.dumps(positions), now)
     else:
-        await run_by_driver(connection, _REACH["postgresql"], *_columns(positions, 3), now)
+        await run_by_driver(connection, _SET_POSITIONS["postgresql"], *_columns(positions, 3), now)
 
 
 async def read(
     connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, limit: int
 ) -> Sequence[Row]:
-    """Return the first events of these sources after a number, in the order of their commits."""
+    """Return the first events of these sources after a number, in commit order."""
     bounds = {"after": after, "upto": upto, "since": since, "limit": limit}
     query = sa.text(_READ[connection.dialect.name])
-    return (await connection.execute(query, {"sources": _asked(connection, sources), **bounds})).all()
+    return (await connection.execute(query, {"sources": _parameter(connection, sources), **bounds})).all()
 
 
 async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
-    """Return the lowest number of these sources' events that are not older than a moment."""
+    """Return the lowest number of these sources' events that are not older than `since`."""
     query = sa.text(_FIRST_SINCE[connection.dialect.name])
-    bounds = {"sources": _asked(connection, sources), "since": since}
+    bounds = {"sources": _parameter(connection, sources), "since": since}
     first: int | None = (await connection.execute(query, bounds)).scalar_one()
     return first
 
 
-def _asked(connection: AsyncConnection, sources: Collection[str]) -> str | list[str]:
+def _parameter(connection: AsyncConnection, sources: Collection[str]) -> str | list[str]:
     return json.dumps(sorted(sources)) if connection.dialect.name == "sqlite" else sorted(sources)
 
 

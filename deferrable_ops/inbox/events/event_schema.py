@@ -1,4 +1,4 @@
-"""The inbox's tables for events and channels, beside those of :mod:`deferrable_ops.inbox.database.schema`."""
+"""The tables for events and channels. The other tables are in :mod:`deferrable_ops.inbox.database.schema`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from deferrable_ops.inbox.database.schema import metadata
 events = Table(
     "deferrable_ops_events",
     metadata,
-    # The order of the commits, over all sources. In SQLite it is the rowid, which every index holds already.
+    # Increases in commit order, over all sources. On SQLite it is the rowid, which every index contains anyway.
     Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False),
     Column("source", Text, nullable=False),
     Column("dedupe_key", Text, nullable=False),
-    Column("event_time", Double, nullable=False),  # by the source's clock, where it has one
+    # By the source's clock if it has one, otherwise received_at.
+    Column("event_time", Double, nullable=False),
     Column("received_at", Double, nullable=False),
-    Column("payload", Text, nullable=False),  # JSON; text that is none is a JSON string
-    Column("attributes", Text, nullable=False),  # a JSON object
+    # JSON. A payload that is plain text is stored as a JSON string.
+    Column("payload", Text, nullable=False),
+    # A JSON object.
+    Column("attributes", Text, nullable=False),
 )
 Index("deferrable_ops_events_source", events.c.source, events.c.number)
 Index("deferrable_ops_events_time", events.c.source, events.c.event_time, events.c.number)
@@ -24,23 +27,25 @@ Index("deferrable_ops_events_time", events.c.source, events.c.event_time, events
 event_keys = Table(
     "deferrable_ops_event_keys",
     metadata,
-    # No foreign key: a key outlives its event.
+    # No foreign key: a key is kept longer than its event.
     Column("source", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("seen_at", Double, nullable=False),
-    sqlite_with_rowid=False,  # one tree of pages to write, not two
+    # One B-tree to write instead of two.
+    sqlite_with_rowid=False,
 )
 Index("deferrable_ops_event_keys_seen", event_keys.c.seen_at)
 
 event_counter = Table(
     "deferrable_ops_event_counter",
     metadata,
-    # One row. Its lock, held until the commit, is what makes numbers visible in their order. The number is no key:
-    # Postgres then changes the row in its place.
+    # The table has one row. Its lock, held until the commit, makes events visible in the order of their numbers. The
+    # value is not indexed, so that Postgres can update the row within its page (a HOT update).
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
-    Column("kept_since", Double, nullable=False),  # what was received before it is forgotten
+    # Events received before this time may be deleted.
+    Column("kept_since", Double, nullable=False),
 )
 
 source_positions = Table(
@@ -48,7 +53,8 @@ source_positions = Table(
     metadata,
     Column("source", Text, primary_key=True),
     Column("consumer", Text, primary_key=True),
-    Column("position", Text, nullable=False),  # JSON
+    # JSON.
+    Column("position", Text, nullable=False),
     Column("reached_at", Double, nullable=False),
 )
 
@@ -57,9 +63,10 @@ channels = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("scheme", Text, nullable=False),
-    # As Airflow encrypts its connections; none for a scheme without secrets.
+    # Encrypted with Airflow's Fernet key; NULL for a scheme without secrets.
     Column("secret", LargeBinary),
-    Column("old_secret", LargeBinary),  # valid as well, until then
+    # The previous secret, valid until old_secret_until.
+    Column("old_secret", LargeBinary),
     Column("old_secret_until", Double),
     Column("created_at", Double, nullable=False),
     Column("rotated_at", Double),

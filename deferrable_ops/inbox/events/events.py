@@ -1,8 +1,8 @@
-"""Events: appended once each, numbered in the order of their commits, and read in that order.
+"""Storing and reading events. Each event is stored once, and numbered in commit order.
 
-The numbers are one row that an append locks until its commit. So they become visible in their order, over all
-sources, and a reader may go on from the highest that it has seen. What has come before is told by its keys, which
-outlive their events.
+An append takes its numbers from one row, which it locks until its commit. Therefore events of all sources become visible
+in the order of their numbers, and a reader can continue after the highest number it has read. Duplicates are detected
+by keys, which are kept longer than their events.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from deferrable_ops.inbox.events.event_schema import event_counter, source_posit
 
 
 class DedupeKeyLike(Protocol):
-    """Something that only repetitions of one event have in common."""
+    """A key that identifies an event: a second event with the same key is a duplicate."""
 
     @property
     def key(self) -> str:
-        """What it is, unique within the source."""
+        """The key, unique within the source."""
 
     @property
     def within(self) -> float | None:
-        """For how many seconds it tells a repetition; None: for as long as it is kept."""
+        """How many seconds the key detects duplicates; None: as long as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event to append.
 
-    :param source: where it comes from.
-    :param dedupe_key: what it is within its source, the same whenever the source delivers it again.
+    :param source: the source it comes from, such as ``channel:orders``.
+    :param dedupe_key: identifies it within its source; the same when the source delivers it again.
     :param payload: a JSON value.
-    :param attributes: what came with the payload, a JSON object.
-    :param time: seconds since the epoch; None: when the database received it.
-    :param dedupe_keys: it is a repetition when any of them was seen; none: the dedupe key is the one.
+    :param attributes: the metadata that came with the payload (headers, a key); a JSON object.
+    :param time: seconds since the epoch; None: the time of receipt by the database.
+    :param dedupe_keys: it is a duplicate if any of these keys is stored; if empty, `dedupe_key` decides.
     """
 
     source: str
@@ -54,8 +54,8 @@ class NewEvent:
     time: float | None = None
     dedupe_keys: Sequence[DedupeKeyLike] = ()
 
-    def told_by(self) -> list[tuple[str, float | None]]:
-        """Return what tells its repetitions: keys, and for how many seconds each."""
+    def all_keys(self) -> list[tuple[str, float | None]]:
+        """Return the keys that detect its duplicates, each with its `within`."""
         if not self.dedupe_keys:
             return [(_storable(self.dedupe_key), None)]
         return [(_storable(key.key), key.within) for key in self.dedupe_keys]
@@ -63,10 +63,10 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What became of an event.
+    """The result of appending an event.
 
-    :param number: its own; of a repetition, the number of the first.
-    :param received_at: when the first was received, in seconds since the epoch.
+    :param number: its number; for a duplicate, the number of the first event.
+    :param received_at: when the first event was received, in seconds since the epoch.
     """
 
     number: int
@@ -76,10 +76,10 @@ class AppendResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as the inbox keeps it.
+    """An event in the inbox.
 
-    :param number: its place in the order of all commits, from 1; numbers may be missing.
-    :param time: seconds since the epoch, by the source's clock where it has one.
+    :param number: increases in commit order, from 1, with gaps.
+    :param time: seconds since the epoch, by the source's clock if it has one.
     :param received_at: seconds since the epoch, by the database's clock.
     """
 
@@ -94,10 +94,10 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """How far a consumer has read a source.
+    """The position up to which a consumer has read a source.
 
-    :param consumer: a wait's id: once that wait is over, nobody asks for it, and it is forgotten.
-    :param position: a JSON value of the consumer's own.
+    :param consumer: a wait's id. The position is deleted some time after the wait has ended.
+    :param position: a JSON value that the consumer defines, such as Kafka offsets.
     """
 
     source: str
@@ -110,47 +110,48 @@ class Events:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # One writer: a second would only wait for the numbers.
+        # One writer: a second one would only wait for the lock on the counter.
         self._group: GroupCommit[NewEvent, AppendResult] = GroupCommit(database, self._append_batch)
-        self._one_by_one = asyncio.Lock()
+        self._append_all_lock = asyncio.Lock()
         self.on_append: Callable[[Collection[str]], None] = lambda sources: None
-        """Called with the sources of what this process has committed."""
+        """Called after a commit of this process with the sources of its new events."""
 
     async def append(self, event: NewEvent) -> AppendResult:
-        """Append an event that comes alone, and return once it is committed.
+        """Append one event, and return after its commit. Concurrent calls share transactions.
 
         :raises InboxUnavailable: the database did not answer; the event may have been committed.
         """
-        appended = await self._group(event)
-        self._tell([event], [appended])
-        return appended
+        result = await self._group(event)
+        self._notify([event], [result])
+        return result
 
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events that come together, and how far their sources are read now, in one transaction.
+        """Append events and set source positions, in one transaction of their own.
 
-        Those who call it return in the order of their commits.
+        Concurrent calls return in commit order.
 
-        :raises InboxUnavailable: the database did not answer; all may have been committed, or nothing.
+        :raises InboxUnavailable: the database did not answer; either everything or nothing was committed.
         """
 
         async def write(transaction: Transaction) -> list[AppendResult]:
-            appended = await self._append_batch(transaction, events)
+            results = await self._append_batch(transaction, events)
             if latest:
-                await event_rows.reach(transaction, [(*key, json.dumps(at)) for key, at in latest.items()])
-            return appended
+                rows = [(*key, json.dumps(position)) for key, position in latest.items()]
+                await event_rows.set_positions(transaction, rows)
+            return results
 
         latest = {(one.source, one.consumer): one.position for one in positions}
         if not events and not latest:
             return []
-        async with self._one_by_one:
-            appended = await self._database.write(write)
-        self._tell(events, appended)
-        return appended
+        async with self._append_all_lock:
+            results = await self._database.write(write)
+        self._notify(events, results)
+        return results
 
     async def position_of(self, source: str, consumer: str) -> Any:
-        """Return how far a consumer had read a source when it last said so; None: it never did."""
+        """Return the stored position of a consumer in a source; None if there is none."""
 
         async def read(connection: AsyncConnection) -> str | None:
             query = select(source_positions.c.position).where(
@@ -162,7 +163,7 @@ class Events:
         return None if position is None else json.loads(position)
 
     async def newest(self) -> int:
-        """Return the number that no committed event exceeds; every event up to it can be read."""
+        """Return the highest number in use. Every event up to it is committed and can be read."""
 
         async def read(connection: AsyncConnection) -> int:
             return int((await connection.execute(select(event_counter.c.value))).scalar_one())
@@ -170,7 +171,7 @@ class Events:
         return await self._database.read(read)
 
     async def kept_since(self) -> float:
-        """Return since when all that was received is kept, in seconds since the epoch; 0: nothing was forgotten."""
+        """Return the time since which no received event was deleted, in seconds since the epoch; 0: none ever was."""
 
         async def read(connection: AsyncConnection) -> float:
             return float((await connection.execute(select(event_counter.c.kept_since))).scalar_one())
@@ -180,20 +181,20 @@ class Events:
     async def read(
         self, sources: Collection[str], *, after: int, upto: int, since: float | None = None, limit: int
     ) -> list[StoredEvent]:
-        """Return the first events after a number, in the order of their commits.
+        """Return the first events after a number, in commit order.
 
-        :param upto: the last number that is looked at: what :meth:`newest` returned, or less.
-        :param since: seconds since the epoch, before which events are left out.
+        :param upto: the last number to read; at most the result of :meth:`newest`.
+        :param since: seconds since the epoch; events with an earlier time are left out.
         :param limit: the most events to return.
         """
         if not sources or upto <= after:
             return []
         bounds: dict[str, Any] = {"after": after, "upto": upto, "since": _moment(since), "limit": limit}
         rows = await self._database.read(lambda connection: event_rows.read(connection, sources, **bounds))
-        return [_kept(row) for row in rows]
+        return [_stored(row) for row in rows]
 
     async def first_since(self, sources: Collection[str], since: float) -> int | None:
-        """Return the lowest number of the events that are not older than a moment; None: there is none."""
+        """Return the lowest number of the events that are not older than `since`; None if there is none."""
         return await self._database.read(
             lambda connection: event_rows.first_since(connection, sources, _moment(since))
         )
@@ -202,43 +203,44 @@ class Events:
         if not batch:
             return []
         number = await event_rows.take_numbers(transaction, len(batch)) - len(batch)
-        # Read under the lock of the numbers: nobody else can add a key meanwhile.
-        asked = [(_storable(event.source), key) for event in batch for key, _ in event.told_by()]
-        found = await event_rows.find_keys(transaction, asked)
+        # The lock on the counter keeps other transactions from adding a key after this query.
+        keys_of_batch = [(_storable(event.source), key) for event in batch for key, _ in event.all_keys()]
+        found = await event_rows.find_keys(transaction, keys_of_batch)
         seen = {(source, key): (first, seen_at) for source, key, first, seen_at in found}
         added: list[event_rows.Row] = []
-        keys: dict[tuple[str, str], int] = {}
-        appended = []
+        new_keys: dict[tuple[str, str], int] = {}
+        results = []
         for event in batch:
-            source, told_by = _storable(event.source), event.told_by()
-            first = _first(seen, source, told_by, transaction.now)
+            source, keys = _storable(event.source), event.all_keys()
+            first = _first_event(seen, source, keys, transaction.now)
             if first is not None:
-                appended.append(AppendResult(*first, is_duplicate=True))
+                results.append(AppendResult(*first, is_duplicate=True))
                 continue
             number += 1
             added.append(_row(number, source, event))
-            for key, _ in told_by:
+            for key, _ in keys:
                 seen[source, key] = (number, transaction.now)
-                keys[source, key] = number
-            appended.append(AppendResult(number, transaction.now, is_duplicate=False))
+                new_keys[source, key] = number
+            results.append(AppendResult(number, transaction.now, is_duplicate=False))
         if added:
-            told = {row[1] for row in added} if self._database.notify else ()
-            await event_rows.add(transaction, added, [(*key, at) for key, at in keys.items()], told)
-        return appended
+            notify = {row[1] for row in added} if self._database.notify else ()
+            await event_rows.add(transaction, added, [(*key, at) for key, at in new_keys.items()], notify)
+        return results
 
-    def _tell(self, events: Sequence[NewEvent], appended: Sequence[AppendResult]) -> None:
-        new = {event.source for event, one in zip(events, appended, strict=True) if not one.is_duplicate}
+    def _notify(self, events: Sequence[NewEvent], results: Sequence[AppendResult]) -> None:
+        new = {event.source for event, one in zip(events, results, strict=True) if not one.is_duplicate}
         if new:
             self.on_append(new)
 
 
-def _first(
+def _first_event(
     seen: dict[tuple[str, str], tuple[int, float]],
     source: str,
-    told_by: Sequence[tuple[str, float | None]],
+    keys: Sequence[tuple[str, float | None]],
     now: float,
 ) -> tuple[int, float] | None:
-    for key, within in told_by:
+    """Return the number and time of receipt of an earlier event with one of these keys; None if there is none."""
+    for key, within in keys:
         first = seen.get((source, key))
         if first is not None and (within is None or now - first[1] <= within):
             return first
@@ -250,7 +252,7 @@ def _row(number: int, source: str, event: NewEvent) -> event_rows.Row:
     return number, source, _storable(event.dedupe_key), event.time, payload, attributes
 
 
-def _kept(row: event_rows.Row) -> StoredEvent:
+def _stored(row: event_rows.Row) -> StoredEvent:
     number, source, dedupe_key, time, received_at, payload, attributes = row
     return StoredEvent(
         number, source, dedupe_key, time, received_at, json.loads(payload), json.loads(attributes)
@@ -262,7 +264,7 @@ def _moment(since: float | None) -> float:
 
 
 def _storable(text: str) -> str:
-    """Return a text without what neither database stores: NUL and halves of surrogate pairs."""
+    """Escape what a text column of neither database can store: NUL and unpaired surrogates."""
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -1,9 +1,9 @@
-"""One reader per process: it reads the events that are followed here, once, and hands them out as they were committed.
+"""Delivery of events to the followers in this process, in commit order. Each event is read once for all of them.
 
-Who follows starts behind, at a moment or number of its own, and is brought up with all others who are behind: they
-share the pages that they have in common. Where it meets the reader it goes on with it. Both happen in one task, in
-turns, so nothing falls in between, and nothing comes twice. Whoever does not take what it is handed falls behind
-again, and holds up nobody. Waiting for events costs a look at one number, whoever follows what.
+A new follower starts behind, at its own time or number. Followers that are behind are caught up together: one page of
+events serves all that need it. When a follower has caught up it is live: it receives what the feed reads from then on.
+Both are done by one task, in turns, so no event is missed or delivered twice. A follower whose buffer is full falls
+behind again, and does not delay the others. At idle, each check reads one number, regardless of the number of followers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from deferrable_ops.inbox.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _EVENTS_PER_PAGE = 200
-_MOST_PENDING = 1_000
-_AFTER_TROUBLE = 1.0
+_MAX_PENDING = 1_000
+_RETRY_SECONDS = 1.0
 
 
 class Follower:
-    """The events of some sources, while its ``with`` statement lasts.
+    """Receives the events of some sources, while its ``with`` statement lasts.
 
-    :ivar sources: which, none twice.
-    :ivar since: seconds since the epoch, before which events are left out.
-    :ivar position: the number up to which it was handed what concerns it; None: it has not begun.
-    :ivar is_live: whether it goes with the reader, and is not behind it.
+    :ivar sources: the sources, without duplicates.
+    :ivar since: seconds since the epoch; events with an earlier time are left out.
+    :ivar position: the number up to which it has received its events; None: it has not started.
+    :ivar is_live: it has caught up, and receives events as the feed reads them.
     """
 
     __slots__ = ("_feed", "_future", "_pending", "after", "is_live", "position", "since", "sources")
@@ -57,21 +57,21 @@ class Follower:
         self._feed.leave(self)
 
     def go_live(self) -> None:
-        """Take note that it has been handed everything that was there, and goes with the reader from now on."""
+        """Called by the feed when the follower has caught up."""
         self.is_live = True
 
     @property
     def upto(self) -> int:
-        """The number up to which it was handed all that concerns it; 0 before it has begun."""
+        """The number up to which it has received its events; 0 before it has started."""
         return self._feed.position if self.is_live else self.position or 0
 
     @property
     def has_room(self) -> bool:
-        """Whether it can be handed more."""
-        return len(self._pending) < _MOST_PENDING
+        """Whether its buffer is not full."""
+        return len(self._pending) < _MAX_PENDING
 
     async def next(self) -> list[StoredEvent]:
-        """Return the events that have come since the last call, at least one, in the order of their commits."""
+        """Wait for events, and return all since the last call, at least one, in commit order."""
         while not self._pending:
             self._future = asyncio.get_running_loop().create_future()
             try:
@@ -80,11 +80,11 @@ class Follower:
                 self._future = None
         taken, self._pending = self._pending, []
         if not self.is_live:
-            self._feed.look()
+            self._feed.wake()
         return taken
 
-    def take(self, event: StoredEvent) -> bool:
-        """Hand over the next event, unless it was handed over before; return whether there was room for it."""
+    def offer(self, event: StoredEvent) -> bool:
+        """Buffer an event, unless it was received before; return False if the buffer is full."""
         if self.position is None or event.number <= self.position:
             return True
         if not self.has_room:
@@ -98,7 +98,7 @@ class Follower:
 
 
 class Feed:
-    """The events that are followed in this process."""
+    """Reads new events, and delivers them to the followers in this process."""
 
     def __init__(self, database: Database, events: Events, watcher: Watcher) -> None:
         self._database = database
@@ -106,41 +106,42 @@ class Feed:
         self._watcher = watcher
         self._followers: dict[str, dict[Follower, None]] = {}
         self._live_sources: Counter[str] = Counter()
-        self._behind: dict[Follower, None] = {}  # in the order in which they fell behind
+        # In the order in which they fell behind.
+        self._behind: dict[Follower, None] = {}
         self._position = 0
-        self._lowest_first = True
-        self._look = asyncio.Event()
+        self._serve_longest_waiting = True
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.route: Callable[[StoredEvent], Iterable[Follower]] = self._all_of_its_source
-        """Returns which followers an event may concern; others are not handed it. An index of what they are waiting
-        for can take this place."""
+        self.route: Callable[[StoredEvent], Iterable[Follower]] = self._followers_of_source
+        """Returns the followers that an event may concern; the others do not receive it. Replaceable, for example by an
+        index of the values that the followers wait for."""
         events.on_append = watcher.on_events = self._on_events
 
     @property
     def position(self) -> int:
-        """The number up to which everything was handed to those who are live."""
+        """The number up to which live followers have received their events."""
         return self._position
 
     def follow(self, sources: Collection[str], *, since: float | None = None, after: int = 0) -> Follower:
-        """Follow sources from a moment on, which may be past.
+        """Return a follower of these sources. It also receives events that are stored already.
 
-        :param since: seconds since the epoch: only events that are not older, by their own time.
-        :param after: a number: only events with a higher one; above the newest, those that come from now on.
+        :param since: seconds since the epoch; events with an earlier time are left out.
+        :param after: only events with a higher number. A number above the newest means only new events.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 
     def enter(self, follower: Follower) -> None:
-        """Begin to hand out events to a follower."""
+        """Start delivering events to a follower."""
         for source in follower.sources:
             self._followers.setdefault(source, {})[follower] = None
         self._behind[follower] = None
         self._watcher.start()
         if self._task is None:
             self._task = self._database.spawn(self._run(), "feed")
-        self.look()
+        self.wake()
 
     def leave(self, follower: Follower) -> None:
-        """Hand out no more to a follower."""
+        """Stop delivering events to a follower."""
         for source in follower.sources:
             of_source = self._followers[source]
             del of_source[follower]
@@ -152,9 +153,9 @@ class Feed:
         else:
             del self._behind[follower]
 
-    def look(self) -> None:
-        """Look for events soon."""
-        self._look.set()
+    def wake(self) -> None:
+        """Check for new events, and for followers to catch up, soon."""
+        self._wake.set()
 
     async def close(self) -> None:
         """Stop reading."""
@@ -165,44 +166,48 @@ class Feed:
 
     def _on_events(self, sources: Collection[str] | None) -> None:
         if sources is None or any(source in self._followers for source in sources):
-            self.look()
+            self.wake()
 
-    def _all_of_its_source(self, event: StoredEvent) -> Iterable[Follower]:
+    def _followers_of_source(self, event: StoredEvent) -> Iterable[Follower]:
         return self._followers.get(event.source, ())
 
     async def _run(self) -> None:
         while True:
-            self._look.clear()
+            self._wake.clear()
             try:
                 more = bool(self._followers) and await self._read()
             except Exception as error:
                 expected = isinstance(error, InboxUnavailable)
-                log.warning("Events cannot be read: %s", error, exc_info=not expected)
-                await asyncio.sleep(_AFTER_TROUBLE)
+                log.warning("Cannot read events; retrying: %s", error, exc_info=not expected)
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if not more:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._watcher.sweep_interval if self._followers else None):
-                        await self._look.wait()
+                        await self._wake.wait()
 
     async def _read(self) -> bool:
-        """Read a page for those who are live, and one for those who are behind; return whether there may be more."""
+        """Read a page for the live followers and one for those behind; return whether there may be more."""
         newest = await self._events.newest()
         if newest < self._position:
-            self._start_over(newest)
-        more_for_the_live = await self._read_on(newest)
-        return await self._bring_up(newest) or more_for_the_live
+            self._rewind(newest)
+        more_for_live = await self._read_live(newest)
+        return await self._catch_up(newest) or more_for_live
 
-    def _start_over(self, newest: int) -> None:
-        """Go back: the server was replaced by one that has lost commits, and gives their numbers out again."""
-        log.warning("The inbox has lost events: its newest number was %d and is %d", self._position, newest)
+    def _rewind(self, newest: int) -> None:
+        """Move positions back to `newest`: after a failover that lost commits, the database assigns numbers again."""
+        log.warning(
+            "The inbox's database has lost events, probably in a failover: the newest number was %d and is now %d",
+            self._position,
+            newest,
+        )
         self._position = newest
         for followers in self._followers.values():
             for follower in followers:
                 if follower.position is not None:
                     follower.position = min(follower.position, newest)
 
-    async def _read_on(self, newest: int) -> bool:
+    async def _read_live(self, newest: int) -> bool:
         page: list[StoredEvent] = []
         if self._live_sources and self._position < newest:
             page = await self._events.read(
@@ -210,13 +215,13 @@ class Feed:
             )
         for event in page:
             for follower in self.route(event):
-                if follower.is_live and not follower.take(event):
+                if follower.is_live and not follower.offer(event):
                     self._fall_behind(follower, event.number - 1)
         self._position = _end(page, newest)
         return self._position < newest
 
-    async def _bring_up(self, newest: int) -> bool:
-        await self._place(newest)
+    async def _catch_up(self, newest: int) -> bool:
+        await self._set_start_positions(newest)
         ready = [one for one in self._behind if one.position is not None and one.has_room]
         if not ready:
             return False
@@ -225,19 +230,20 @@ class Feed:
         since = min(follower.since for follower in ready)
         page = await self._events.read(sources, after=start, upto=newest, since=since, limit=_EVENTS_PER_PAGE)
         end = _end(page, newest)
-        carried = {one for one in ready if one in self._behind and start <= (one.position or 0) <= end}
+        # The followers for which this page is the next one.
+        served = {one for one in ready if one in self._behind and start <= (one.position or 0) <= end}
         for event in page:
             for follower in self.route(event):
-                if follower in carried and not follower.take(event):
-                    carried.discard(follower)
-        for follower in carried:
+                if follower in served and not follower.offer(event):
+                    served.discard(follower)
+        for follower in served:
             follower.position = end
             if end >= self._position:
                 self._go_live(follower)
         return True
 
-    async def _place(self, newest: int) -> None:
-        """Find where those begin who have just come: with one question for all of them."""
+    async def _set_start_positions(self, newest: int) -> None:
+        """Set the start positions of new followers, with one query for all of them."""
         new = [follower for follower in self._behind if follower.position is None]
         timed = [follower for follower in new if follower.since > -math.inf]
         first: int | None = None
@@ -251,12 +257,15 @@ class Feed:
             follower.position = min(max(start, follower.after), newest)
 
     def _next_start(self, ready: list[Follower]) -> int:
-        """Return where the next page begins: with who is furthest behind, and in turns with who has waited longest.
+        """Return the position at which the next page starts.
 
-        The one shares the most. The other keeps those who come all the time from holding up who came before.
+        Alternately the lowest position, whose page serves the most followers, and the position of the follower that has
+        been behind for longest, so that a steady arrival of new followers does not starve it.
         """
-        self._lowest_first = not self._lowest_first
-        return ready[0].position or 0 if self._lowest_first else min(one.position or 0 for one in ready)
+        self._serve_longest_waiting = not self._serve_longest_waiting
+        if self._serve_longest_waiting:
+            return ready[0].position or 0
+        return min(one.position or 0 for one in ready)
 
     def _fall_behind(self, follower: Follower, position: int) -> None:
         follower.is_live, follower.position = False, position
@@ -267,10 +276,11 @@ class Feed:
         self._live_sources += Counter(follower.sources)
         del self._behind[follower]
         if not self._behind:
-            self._behind = {}  # a dict that thousands were in stays as large
+            # Free the memory: a dict keeps the size that it had with thousands of entries.
+            self._behind = {}
         follower.go_live()
 
 
 def _end(page: list[StoredEvent], newest: int) -> int:
-    """Return the number up to which a page has everything."""
+    """Return the number up to which a page is complete."""
     return page[-1].number if len(page) == _EVENTS_PER_PAGE else newest

@@ -23,7 +23,10 @@ from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
 # Refused callbacks recorded per wait, so that a service that never stops calling cannot fill the disk.
 _MAX_REFUSALS: Final = 100
-UNKNOWN_WAIT: Final = "this endpoint's inbox has never seen this wait; check that the endpoint and the triggerer have the same inbox_url"
+UNKNOWN_WAIT: Final = (
+    "this endpoint's inbox has never seen this wait; "
+    "check that the endpoint and the triggerer have the same [deferrable_ops] inbox_url"
+)
 
 
 class Verb(StrEnum):

@@ -58,9 +58,9 @@ class WaitFollower(Follower):
         """Whether :meth:`next` returns at once."""
         return bool(self._pending)
 
-    def take(self, event: StoredEvent) -> bool:
+    def offer(self, event: StoredEvent) -> bool:
         """Queue the next event, and wake the wait."""
-        had_room = super().take(event)
+        had_room = super().offer(event)
         if self._pending:
             self._changes.wake()
         return had_room

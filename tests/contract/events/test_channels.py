@@ -140,7 +140,7 @@ async def test_a_secret_of_another_key_says_so_and_the_other_channels_go_on(
     inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     await inbox.channels.add("orders", "github", SECRET)
     await inbox.channels.add("open", "none", None)
-    channels_module._unsealed.cache_clear()
+    channels_module._decrypt.cache_clear()
     other = Fernet(Fernet.generate_key())
     monkeypatch.setattr(encryption, "get_fernet", lambda: other)
     with pytest.raises(ConfigurationError, match="with another") as raised:

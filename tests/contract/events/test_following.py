@@ -87,7 +87,7 @@ async def test_whoever_comes_and_goes_meanwhile_misses_nothing_and_sees_nothing_
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_EVENTS_PER_PAGE", 7)
-    monkeypatch.setattr(feed, "_MOST_PENDING", 10)
+    monkeypatch.setattr(feed, "_MAX_PENDING", 10)
     total, chance = 400, random.Random(4)
     numbers: list[int] = []
 
@@ -125,7 +125,7 @@ async def test_whoever_comes_and_goes_meanwhile_misses_nothing_and_sees_nothing_
 async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_MOST_PENDING", 5)
+    monkeypatch.setattr(feed, "_MAX_PENDING", 5)
     _sweep_interval(monkeypatch, 3600.0)
     with inbox.feed.follow(["channel:orders"]) as slow, inbox.feed.follow(["channel:orders"]) as quick:
         await went_live(slow, quick)
@@ -289,7 +289,7 @@ async def test_a_follower_is_woken_again_after_its_connections_were_closed(
 async def test_the_feed_outlives_trouble_of_any_kind_and_repeats_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_AFTER_TROUBLE", 0.01)
+    monkeypatch.setattr(feed, "_RETRY_SECONDS", 0.01)
     troubles = {3, 8}
 
     def route(event: StoredEvent) -> Iterable[Follower]:
@@ -314,7 +314,7 @@ async def test_events_after_a_server_that_lost_some_are_handed_out(inbox: Inbox)
         async with inbox.database.begin() as connection:
             await connection.execute(text("DELETE FROM deferrable_ops_events WHERE number > 2"))
             await connection.execute(text("UPDATE deferrable_ops_event_counter SET value = 2"))
-        inbox.feed.look()
+        inbox.feed.wake()
 
         async def noticed() -> bool:
             return follower.position == 2

@@ -145,7 +145,7 @@ def test_list_prints_a_table_or_json(url: str, capsys: pytest.CaptureFixture[str
         (["add", "{{ x }}", "--verify", "github"], "is not a channel name"),
         (["add", "orders", "--verify", "slack"], "empty"),
         (["add", "orders", "--verify", "standard-webhooks", "--own-secret"], "empty"),
-        (["add", "known", "--verify", "github"], "there is a channel known"),
+        (["add", "known", "--verify", "github"], "the channel known already exists"),
         (["rotate", "open"], "no secret to rotate"),
         (["rotate", "known", "--old-valid-for", "-1"], "hours"),
         (["rotate", "known", "--old-valid-for", "nan"], "hours"),
