@@ -119,7 +119,7 @@ def test_deadline_cancels_the_job_and_fails_the_task(airflow: RealAirflow, dataf
 
     run.wait_for("failed")
     assert dataflow.wait_for_stop(job) == ["cancel"]
-    assert f"the job {job.id} did not come to its end within the timeout of 12 s" in run.task("job").log()
+    assert f"the job {job.id} did not finish within the timeout of 12 s" in run.task("job").log()
     assert run.worker_processes() == 0
 
 

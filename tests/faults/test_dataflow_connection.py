@@ -20,7 +20,7 @@ def test_waits_outlive_a_lost_connection_and_hear_of_what_happened_meanwhile(
     def told(what: str) -> int:
         return airflow.triggerer.output.read_text().count(what)
 
-    polls, finds = "jobs are waited for until it answers", "asking again in"
+    polls, finds = "jobs are watched", "retrying in"
     polls_before = told(polls)
     with dataflow.unreachable():
         launched_meanwhile = DataflowTask.launched(airflow, dataflow, "dataflow_flex")

@@ -17,7 +17,7 @@ from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.daemon import drift, programs
-from deferrable_ops.upstreams.dataflow.client import Dataflow, Place, use_dataflow
+from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget, use_dataflow
 from deferrable_ops.upstreams.sqs.queues import SqsPollers, open_pollers
 from real_sqs import RealSqs, Stored
 
@@ -33,8 +33,8 @@ async def fake() -> AsyncIterator[FakeDataflow]:
 @pytest.fixture
 async def dataflow(fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dataflow]:
     """A client that tries again at once."""
-    monkeypatch.setattr("deferrable_ops.upstreams.dataflow.client._PAUSE_FIRST", 0.01)
-    async with use_dataflow(Place("p", "r")) as dataflow:
+    monkeypatch.setattr("deferrable_ops.upstreams.dataflow.client._FIRST_PAUSE", 0.01)
+    async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
         yield dataflow
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of a Dataflow task: at parse time of all that is written out, later of the rest."""
+"""Validates the arguments of a Dataflow task: literal values at parse time, templates once they are rendered."""
 
 from __future__ import annotations
 
@@ -11,214 +11,217 @@ from deferrable_ops.plain_data import require_serializable
 from deferrable_ops.triggers.dataflow.request import (
     WAIT_LABEL,
     Kind,
-    camel,
     field_of,
     launch_parameters,
     name_prefix,
+    to_camel,
     valid_prefix,
 )
 from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
 
-Later = Callable[[Any], bool]
-"""Says which values are not known yet: templates at parse time, none in the triggerer."""
+IsUnresolved = Callable[[Any], bool]
+"""Returns whether a value is not resolved yet: a template at parse time; never in the triggerer."""
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
 
-_REGION = re.compile(r"[a-z]+(?:-[a-z]+)*[0-9]*")  # there are 40, and more each year
+_REGION = re.compile(r"[a-z]+(?:-[a-z]+)*[0-9]*")
 _ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
 _LABEL_KEY = re.compile(r"[^\W\d_][-\w]{0,62}")
 _LABEL_VALUE = re.compile(r"[-\w]{0,63}")
 _UPDATE_REFUSED: Final = (
-    "body= says update: true, which replaces the running job of the same name; but a job that this task launches has "
-    "the attempt in its name, so that it is launched once. Leave update out; to update a job, run "
+    "body= has update: true, which replaces the running job with the same name; but the names of jobs that this task "
+    "launches differ by attempt, so that each is launched once. Remove update; to update a job, run "
     "`gcloud dataflow flex-template run --update` and wait for it with DataflowJobSensor"
 )
 
 
-def known_now(_value: Any) -> bool:
-    """Return that a value is known: in the triggerer all of them are."""
+def all_resolved(_value: Any) -> bool:
+    """Return False: in the triggerer all values are resolved."""
     return False
 
 
-def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, later: Later) -> None:
+def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unresolved: IsUnresolved) -> None:
     """Check the arguments of a launch.
 
-    :raises InputError: one is wrong; the message names it and the fix.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
-    _validate_following(arguments, later)
-    _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, later)
-    _validate_labels("labels", arguments.get("labels"), later)
+    _validate_job_wait(arguments, unresolved)
+    _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, unresolved)
+    _validate_labels("labels", arguments.get("labels"), unresolved)
     given, body = arguments.get("job_name"), arguments.get("body")
-    if given is not None and not later(given) and not isinstance(given, str):
-        raise InputError(f"job_name= must be a string; it is {_of_type(given)}")
-    if not later(body):
-        _validate_body(kind, body, arguments, later)
+    if given is not None and not unresolved(given) and not isinstance(given, str):
+        raise InputError(f"job_name= must be a string, not {_type_name(given)}")
+    if not unresolved(body):
+        _validate_body(kind, body, arguments, unresolved)
     prefix = name_prefix(given, body, task_id)
-    if not later(prefix) and not (given is None and later(body)):
+    if not unresolved(prefix) and not (given is None and unresolved(body)):
         valid_prefix(str(prefix))
 
 
-def validate_sensor(arguments: Mapping[str, Any], later: Later) -> None:
-    """Check the arguments of a wait for a job that exists.
+def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    """Check the arguments of a wait for an existing job.
 
-    :raises InputError: one is wrong; the message names it and the fix.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
-    _validate_following(arguments, later)
-    _validate_job_id(arguments.get("job_id"), later)
+    _validate_job_wait(arguments, unresolved)
+    _validate_job_id(arguments.get("job_id"), unresolved)
 
 
-def validate_stop(arguments: Mapping[str, Any], later: Later) -> None:
-    """Check the arguments of a stop.
+def validate_stop(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    """Check the arguments of a task that stops jobs.
 
-    :raises InputError: one is wrong; the message names it and the fix.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
-    _validate_place(arguments, later)
-    _validate_choice("how", arguments.get("how"), HOW_TO_STOP, later)
+    _validate_target(arguments, unresolved)
+    _validate_choice("how", arguments.get("how"), HOW_TO_STOP, unresolved)
     job_id, prefix = arguments.get("job_id"), arguments.get("job_name_prefix")
     if (job_id is None) == (prefix is None):
-        raise InputError(
-            "give either job_id= or job_name_prefix=: say which job is to be stopped, or which ones"
-        )
+        raise InputError("give either job_id= or job_name_prefix=, to select the job or jobs to stop")
     if job_id is not None:
-        _validate_job_id(job_id, later)
-    elif not later(prefix) and (not isinstance(prefix, str) or not prefix.strip()):
+        _validate_job_id(job_id, unresolved)
+    elif not unresolved(prefix) and (not isinstance(prefix, str) or not prefix.strip()):
         raise InputError(
-            f"job_name_prefix={prefix!r} would stop every job of the region; name the jobs' beginning"
+            f"job_name_prefix={prefix!r} would stop every job of the region; set a prefix of the jobs' names"
         )
 
 
-def _validate_choice(name: str, value: Any, choices: tuple[str, ...], later: Later) -> None:
-    if value is not None and not later(value) and value not in choices:
+def _validate_choice(name: str, value: Any, choices: tuple[str, ...], unresolved: IsUnresolved) -> None:
+    if value is not None and not unresolved(value) and value not in choices:
         raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
 
 
-def _validate_following(arguments: Mapping[str, Any], later: Later) -> None:
-    _validate_place(arguments, later)
-    _validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, later)
-    _validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, later)
+def _validate_job_wait(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    _validate_target(arguments, unresolved)
+    _validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, unresolved)
+    _validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, unresolved)
 
 
-def _validate_place(arguments: Mapping[str, Any], later: Later) -> None:
+def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     for name, example in (("project_id", "my-project"), ("region", "europe-west1")):
         value = arguments.get(name)
-        if not later(value) and (not isinstance(value, str) or not value.strip()):
-            raise InputError(f"{name}= is missing; say {name}={example!r}")
+        if not unresolved(value) and (not isinstance(value, str) or not value.strip()):
+            raise InputError(f"{name}= is missing; set it, e.g. {name}={example!r}")
     region = arguments["region"]
-    if not later(region) and not _REGION.fullmatch(region):
+    if not unresolved(region) and not _REGION.fullmatch(region):
         zone = _ZONE.fullmatch(region)
-        hint = f"that is a zone, whose region is {zone[1]!r}" if zone else "say region='europe-west1'"
+        hint = f"it is a zone; set region={zone[1]!r}" if zone else "set e.g. region='europe-west1'"
         raise InputError(f"region={region!r} is not a region; {hint}")
     conn_id = arguments.get("gcp_conn_id")
-    if conn_id is not None and not later(conn_id) and not (isinstance(conn_id, str) and conn_id):
-        raise InputError("gcp_conn_id= must be the name of an Airflow connection, as 'google_cloud_default'")
+    if conn_id is not None and not unresolved(conn_id) and not (isinstance(conn_id, str) and conn_id):
+        raise InputError("gcp_conn_id= must be the id of an Airflow connection, e.g. 'google_cloud_default'")
     chain = arguments.get("impersonation_chain")
     accounts = [chain] if isinstance(chain, str) else chain
-    if chain is None or later(chain):
+    if chain is None or unresolved(chain):
         return
     if not isinstance(accounts, (list, tuple)) or not all(
-        later(account) or (isinstance(account, str) and account) for account in accounts
+        unresolved(account) or (isinstance(account, str) and account) for account in accounts
     ):
         raise InputError(
-            "impersonation_chain= must be the address of a service account, or a list of them, the last one acting"
+            "impersonation_chain= must be the email address of a service account, or a list of them; the last one is "
+            "the account to act as"
         )
 
 
-def _validate_job_id(job_id: Any, later: Later) -> None:
-    if not later(job_id) and (not isinstance(job_id, str) or not job_id.strip()):
+def _validate_job_id(job_id: Any, unresolved: IsUnresolved) -> None:
+    if not unresolved(job_id) and (not isinstance(job_id, str) or not job_id.strip()):
         raise InputError(
-            f"job_id={job_id!r} is not a job's id, as '2026-01-01_00_00_00-1234'; a task that launches one has its id "
-            "as XCom job_id"
+            f"job_id={job_id!r} is not a job's id such as '2026-01-01_00_00_00-1234'; a task that launches a job "
+            "sets its id as XCom job_id"
         )
 
 
-def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], later: Later) -> None:
+def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     if not isinstance(body, Mapping):
-        raise InputError(f"body= must be a dict, the API's launch parameters; it is {_of_type(body)}")
+        raise InputError(f"body= must be a dict, the API's launch parameters, not {_type_name(body)}")
     require_serializable("body", body)
     for name, argument in (("projectId", "project_id"), ("location", "region")):
         own, given = field_of(body, name), arguments.get(argument)
-        if own is not None and not later(own) and not later(given) and own != given:
-            raise InputError(f"body= has {name} {own!r}, and {argument}= is {given!r}; leave it out of body=")
+        if own is not None and not unresolved(own) and not unresolved(given) and own != given:
+            raise InputError(f"body= has {name} {own!r}, but {argument}= is {given!r}; remove it from body=")
     if field_of(body, "validateOnly"):
-        raise InputError("body= says validateOnly, which launches no job to wait for; leave it out")
+        raise InputError("body= has validateOnly, which launches no job to wait for; remove it")
     parameters = launch_parameters(body)
-    if later(parameters):
+    if unresolved(parameters):
         return
     if not isinstance(parameters, Mapping):
-        raise InputError(f"body= has launch parameters that must be a dict; they are {_of_type(parameters)}")
-    _validate_parameters(parameters, later)
+        raise InputError(f"the launch parameters in body= must be a dict, not {_type_name(parameters)}")
+    _validate_parameters(parameters, unresolved)
     if kind == "flex":
-        _validate_flex_template(parameters, later)
+        _validate_flex_template(parameters, unresolved)
     else:
-        _validate_classic_template(body, later)
+        _validate_classic_template(body, unresolved)
 
 
-def _validate_parameters(parameters: Mapping[str, Any], later: Later) -> None:
-    names = [camel(key) for key in parameters]
+def _validate_parameters(parameters: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    names = [to_camel(key) for key in parameters]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"body= has {twice} twice, in camelCase and in snake_case; keep one of them")
+        raise InputError(f"body= has {twice} twice, in camelCase and in snake_case; remove one of them")
     update = field_of(parameters, "update")
-    if not later(update) and update not in (None, False, "", "false", "False"):
+    if not unresolved(update) and update not in (None, False, "", "false", "False"):
         raise InputError(_UPDATE_REFUSED)
-    _validate_texts("parameters", field_of(parameters, "parameters"), later)
-    _validate_texts("launchOptions", field_of(parameters, "launchOptions"), later)
+    _validate_strings("parameters", field_of(parameters, "parameters"), unresolved)
+    _validate_strings("launchOptions", field_of(parameters, "launchOptions"), unresolved)
     environment = field_of(parameters, "environment")
-    if environment is not None and not later(environment):
+    if environment is not None and not unresolved(environment):
         if not isinstance(environment, Mapping):
-            raise InputError(f"body['environment'] must be a dict; it is {_of_type(environment)}")
-        _validate_labels("additionalUserLabels", field_of(environment, "additionalUserLabels"), later)
+            raise InputError(f"body['environment'] must be a dict, not {_type_name(environment)}")
+        _validate_labels("additionalUserLabels", field_of(environment, "additionalUserLabels"), unresolved)
 
 
-def _validate_flex_template(parameters: Mapping[str, Any], later: Later) -> None:
+def _validate_flex_template(parameters: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     path = field_of(parameters, "containerSpecGcsPath")
     if path is None and field_of(parameters, "containerSpec") is None:
-        raise InputError("body= names no template; give containerSpecGcsPath, as 'gs://bucket/template.json'")
+        raise InputError("body= has no template; add containerSpecGcsPath, e.g. 'gs://bucket/template.json'")
     if path is not None:
-        _require_gs_path("body['containerSpecGcsPath']", path, later)
+        _require_gs_path("body['containerSpecGcsPath']", path, unresolved)
 
 
-def _validate_classic_template(body: Mapping[str, Any], later: Later) -> None:
+def _validate_classic_template(body: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     if field_of(body, "dynamicTemplate") is None:
-        _require_gs_path("template=", field_of(body, "gcsPath"), later)
+        _require_gs_path("template=", field_of(body, "gcsPath"), unresolved)
 
 
-def _require_gs_path(name: str, path: Any, later: Later) -> None:
-    if not later(path) and not (isinstance(path, str) and path.startswith("gs://")):
-        raise InputError(f"{name} must be a path in Cloud Storage, as 'gs://bucket/template'; it is {path!r}")
+def _require_gs_path(name: str, path: Any, unresolved: IsUnresolved) -> None:
+    if not unresolved(path) and not (isinstance(path, str) and path.startswith("gs://")):
+        raise InputError(
+            f"{name} must be a path in Cloud Storage such as 'gs://bucket/template', not {path!r}"
+        )
 
 
-def _validate_texts(name: str, values: Any, later: Later) -> None:
-    if values is None or later(values):
+def _validate_strings(name: str, values: Any, unresolved: IsUnresolved) -> None:
+    if values is None or unresolved(values):
         return
     if not isinstance(values, Mapping):
-        raise InputError(f"{name}= must be a dict of strings; it is {_of_type(values)}")
+        raise InputError(f"{name}= must be a dict of strings, not {_type_name(values)}")
     for key, value in values.items():
-        if not later(value) and not isinstance(value, (str, bool, int, float)):
+        if not unresolved(value) and not isinstance(value, (str, bool, int, float)):
             raise InputError(
-                f"{name}[{key!r}] is {_of_type(value)}, and Dataflow takes strings only; "
-                "write it as the template reads it"
+                f"{name}[{key!r}] is {_type_name(value)}, but Dataflow accepts only strings; "
+                "write it in the format that the template expects"
             )
 
 
-def _validate_labels(name: str, labels: Any, later: Later) -> None:
-    if labels is None or later(labels):
+def _validate_labels(name: str, labels: Any, unresolved: IsUnresolved) -> None:
+    if labels is None or unresolved(labels):
         return
     if not isinstance(labels, Mapping):
         raise InputError(
-            f"{name}= must be a dict of strings, as {{'team': 'data'}}; it is {_of_type(labels)}"
+            f"{name}= must be a dict of strings such as {{'team': 'data'}}, not {_type_name(labels)}"
         )
     for key, value in labels.items():
         if key == WAIT_LABEL:
-            raise InputError(f"{name}= has {WAIT_LABEL}, by which this library knows its own jobs; rename it")
-        if not later(key) and not _is_label(key, _LABEL_KEY):
             raise InputError(
-                f"{name}= has the key {key!r}; a label's key is a lower-case letter and up to 62 lower-case letters, "
-                "digits, hyphens and underscores"
+                f"{name}= has {WAIT_LABEL}, the label with which this library marks its jobs; rename it"
             )
-        if not later(value) and not _is_label(value, _LABEL_VALUE):
+        if not unresolved(key) and not _is_label(key, _LABEL_KEY):
+            raise InputError(
+                f"{name}= has the key {key!r}; a label's key begins with a lower-case letter and has up to 63 "
+                "lower-case letters, digits, hyphens and underscores"
+            )
+        if not unresolved(value) and not _is_label(value, _LABEL_VALUE):
             raise InputError(
                 f"{name}[{key!r}] is {value!r}; a label's value is a string of up to 63 lower-case letters, digits, "
                 "hyphens and underscores"
@@ -229,5 +232,5 @@ def _is_label(text: Any, form: re.Pattern[str]) -> bool:
     return isinstance(text, str) and form.fullmatch(text) is not None and text == text.lower()
 
 
-def _of_type(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"

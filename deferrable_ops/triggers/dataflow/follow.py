@@ -1,4 +1,4 @@
-"""Following a job to the state that is waited for: its states, its messages, its replacements, its end."""
+"""Follows a job until it reaches the expected state, and logs its states and messages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Final
 from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.dataflow.states import Meaning, meaning
+from deferrable_ops.triggers.dataflow.states import StateMeaning, interpret_state
 from deferrable_ops.upstreams.dataflow.client import (
     Dataflow,
+    DataflowTarget,
     Job,
     JobMessage,
     MessageCursor,
     MessagesWanted,
-    Place,
     Update,
     use_dataflow,
 )
@@ -29,26 +29,26 @@ JOB_LINK_KEY: Final = "_link_DataflowJobLink"
 DEFAULT_POLL_INTERVAL: Final = 30.0
 
 _LEVELS = {"ERROR": logging.ERROR, "WARNING": logging.WARNING}
-_REASON_SECONDS = 60.0
-_TRY_AGAIN_AFTER = 10.0
+_REASON_TIMEOUT = 60.0
+_RETRY_AFTER = 10.0
 _REASON_CHARACTERS = 4_000
 
 
 def job_link(project_id: str, region: str, job_id: str) -> str:
-    """Return where the Google Cloud console shows a job."""
+    """Return the URL of a job in the Google Cloud console."""
     return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project_id}"
 
 
-class PlacedTrigger(TaskTrigger):
-    """A trigger that works in one project and region, with one account's credentials.
+class DataflowTrigger(TaskTrigger):
+    """Base of the Dataflow triggers: a project, a region and credentials.
 
-    :param gcp_conn_id: an Airflow connection; None takes the application default credentials.
+    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
     :param impersonation_chain: a service account to act as, or a chain of them.
-    :param poll_interval: seconds between two looks at all jobs of the place; the smallest of all its waits counts.
+    :param poll_interval: seconds between two polls. All waits of a target share them, at the smallest interval.
     """
 
     feature: ClassVar[str] = "dataflow"
-    place_arguments: ClassVar[tuple[str, ...]] = (
+    target_arguments: ClassVar[tuple[str, ...]] = (
         "project_id",
         "region",
         "gcp_conn_id",
@@ -74,70 +74,71 @@ class PlacedTrigger(TaskTrigger):
         self.poll_interval = poll_interval
 
     @property
-    def place(self) -> Place:
-        """Where the job is: what all waits of one place share."""
+    def target(self) -> DataflowTarget:
+        """The project, region and credentials."""
         chain = self.impersonation_chain or ()
         accounts = (chain,) if isinstance(chain, str) else tuple(chain)
-        return Place(self.project_id, self.region, self.gcp_conn_id, accounts)
+        return DataflowTarget(self.project_id, self.region, self.gcp_conn_id, accounts)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
-        """Use the place's client, however long its credentials take to load.
+        """Use the shared client of the target. Loading credentials is retried without a limit.
 
-        :raises ConfigurationError: something is not installed, or there are no credentials.
-        :raises DataflowRefused: the credentials were refused.
+        :raises ConfigurationError: a package or the credentials are missing.
+        :raises DataflowRefused: Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
             while True:
                 try:
-                    dataflow = await stack.enter_async_context(use_dataflow(self.place))
+                    dataflow = await stack.enter_async_context(use_dataflow(self.target))
                     break
                 except DataflowUnavailable as error:
-                    self.log.warning("%s; trying again in %g s", error, _TRY_AGAIN_AFTER)
-                    await asyncio.sleep(_TRY_AGAIN_AFTER)
+                    self.log.warning("%s; retrying in %g s", error, _RETRY_AFTER)
+                    await asyncio.sleep(_RETRY_AFTER)
             yield dataflow
 
 
-class FollowingTrigger(PlacedTrigger):
-    """A trigger that waits for one job.
+class FollowingTrigger(DataflowTrigger):
+    """Base of the triggers that wait for one job.
 
-    :param expected_state: "done", "running" or "drained"; None: "running" for a streaming job, "done" for any other.
-    :param log_messages: the least importance of the job's messages that appear in the task's log; None: none do.
+    :param expected_state: "done", "running" or "drained"; None means "running" for a streaming job, otherwise "done".
+    :param log_messages: the lowest importance of job messages that are written to the task's log; None writes none.
     """
 
     job_arguments: ClassVar[tuple[str, ...]] = (
-        *PlacedTrigger.place_arguments,
+        *DataflowTrigger.target_arguments,
         "expected_state",
         "log_messages",
     )
 
-    _ended = False  # the job has: nothing of it is left to be stopped
+    # Whether the job is finished, so that it need not be cancelled.
+    _job_finished = False
 
     def __init__(
-        self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **place: Any
+        self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **target: Any
     ) -> None:
-        super().__init__(**place)
+        super().__init__(**target)
         self.expected_state = expected_state
         self.log_messages = log_messages
-        # How far this wait has come, as its row keeps it.
+        # The progress, which is stored with the wait.
         self._job_id: str | None = None
         self._state: str | None = None
         self._read: MessageCursor | None = None
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The XComs that an earlier attempt may have left."""
+        """The keys of XComs that an earlier attempt may have set."""
         return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY)
 
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
-        """Return what comes of a job, or of the jobs that replace it.
+        """Wait for a job, or the jobs that replace it, and return the outcome.
 
-        :raises DataflowRefused: Dataflow refuses to tell.
+        :raises DataflowRefused: Dataflow refuses to return the job.
         """
-        self._remember()
+        self._load_progress()
         followed: str | Outcome = job_id
         while isinstance(followed, str):
-            await self._show(followed)
+            await self._publish_job_id(followed)
             followed = await self._watch(dataflow, followed)
         return followed
 
@@ -146,55 +147,60 @@ class FollowingTrigger(PlacedTrigger):
         with dataflow.watch(job_id, interval=self.poll_interval, messages=wanted) as watch:
             while True:
                 update = await watch.next()
-                self._tell(update)
-                await self._note()
+                self._log_update(update)
+                await self._save_progress()
                 if update.job is not None:
-                    ending = await self._judge(dataflow, update.job)
+                    ending = await self._evaluate(dataflow, update.job)
                     if ending is not None:
                         return ending
 
-    async def _judge(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
-        """Return how the wait ends, or the id of the job that it goes on with; None while it goes on with this one."""
+    async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
+        """Return the outcome, or the id of the job that replaces this one, or None to continue with this one."""
         if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
             job = await dataflow.get(job.id)
-        match meaning(job.state, self.expected_state, job.is_streaming):
-            case Meaning.REACHED:
-                self._ended = job.is_finished
+        match interpret_state(job.state, self.expected_state, job.is_streaming):
+            case StateMeaning.REACHED:
+                self._job_finished = job.is_finished
                 return Success((job if job.labels else await dataflow.get(job.id)).as_dict())
-            case Meaning.FAILED:
-                self._ended = True
-                return Failure(await self._reason(dataflow, job))
-            case Meaning.REPLACED:
+            case StateMeaning.FAILED:
+                self._job_finished = True
+                return Failure(await self._failure_reason(dataflow, job))
+            case StateMeaning.REPLACED:
                 return await self._replacement(dataflow, job)
-            case Meaning.UNHEARD_OF:
-                self.log.warning("The state %s is unknown to this version: the wait goes on", job.state_name)
+            case StateMeaning.UNKNOWN:
+                self.log.warning(
+                    "The state %s is unknown to this version; continuing to wait", job.state_name
+                )
         return None
 
     async def _replacement(self, dataflow: Dataflow, job: Job) -> str:
-        while job.replaced_by is None:  # the API may name it a moment later
+        # The API may return the id of the new job a moment later.
+        while job.replaced_by is None:
             await asyncio.sleep(self.poll_interval)
             job = await dataflow.get(job.id)
-        self.log.info("The job %s was updated: the wait goes on with %s", job.id, job.replaced_by)
+        self.log.info(
+            "The job %s was updated; continuing with the job %s, which replaces it", job.id, job.replaced_by
+        )
         return job.replaced_by
 
-    async def _reason(self, dataflow: Dataflow, job: Job) -> str:
+    async def _failure_reason(self, dataflow: Dataflow, job: Job) -> str:
         if job.state == CANCELLED:
             return f"the job {job.id} was cancelled"
         if job.state == DRAINED:
             return (
                 f"the job {job.id} was drained before it was done; "
-                "where that is a success, say expected_state='drained'"
+                "if that is a success, set expected_state='drained'"
             )
         try:
-            async with asyncio.timeout(_REASON_SECONDS):
+            async with asyncio.timeout(_REASON_TIMEOUT):
                 errors = await dataflow.messages(job.id, least="ERROR")
         except (DataflowError, TimeoutError) as error:
             return f"the job {job.id} failed; its error messages could not be read ({error})"
         texts = "\n".join(dict.fromkeys(message.text for message in errors))
-        # What ends a job comes last.
+        # The message about what ended the job is the last one.
         return f"the job {job.id} failed: {texts[-_REASON_CHARACTERS:] or 'it has no error messages'}"
 
-    def _tell(self, update: Update) -> None:
+    def _log_update(self, update: Update) -> None:
         for message in update.messages:
             self._log_message(message)
         if update.cursor is not None:
@@ -207,23 +213,24 @@ class FollowingTrigger(PlacedTrigger):
         level = _LEVELS.get(message.importance, logging.INFO)
         self.log.log(level, "Dataflow, %s: %s", message.time, message.text)
 
-    def _remember(self) -> None:
+    def _load_progress(self) -> None:
         progress = self.current.progress or {}
         self._job_id, self._state = progress.get("job_id"), progress.get("state")
         read = progress.get("read")
         self._read = None if read is None else MessageCursor.from_json(read)
 
-    async def _note(self) -> None:
+    async def _save_progress(self) -> None:
         read = None if self._read is None else self._read.as_json()
         progress = {"job_id": self._job_id, "state": self._state, "read": read}
         if progress != self.current.progress:
             await self.inbox.waits.save_progress(self.current.id, progress)
 
-    async def _show(self, job_id: str) -> None:
-        """Show which job it is, as XCom and as link, unless that was done before."""
+    async def _publish_job_id(self, job_id: str) -> None:
+        """Set the XComs with the job's id and link, unless they are set already."""
         if job_id == self._job_id:
             return
-        if self._job_id is not None:  # a replacement has messages of its own
+        # The job that replaces another one has its own messages.
+        if self._job_id is not None:
             self._read = self._state = None
         link = job_link(self.project_id, self.region, job_id)
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
@@ -231,6 +238,6 @@ class FollowingTrigger(PlacedTrigger):
             try:
                 await self.push_xcom(key, value)
             except Exception as error:
-                self.log.warning("The XCom %s could not be set: %s", key, type(error).__name__)
+                self.log.warning("Could not set the XCom %s: %s", key, type(error).__name__)
         self._job_id = job_id
-        await self._note()
+        await self._save_progress()

@@ -1,4 +1,4 @@
-"""Launching a job once: look for it by its name, adopt it when it is ours, and only then ask for it."""
+"""Launches a job at most once: looks for it by its name first, and adopts it if this wait has launched it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from deferrable_ops.triggers.dataflow.states import NOT_STARTED
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
-_PAUSE_FIRST, _PAUSE_MOST = 1.0, 30.0
-_LABELS_WITHIN: Final = 30.0  # seconds after which a job that waits to be started should show its labels
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# The API may return a new job without its labels for this long, in seconds.
+_LABELS_WITHIN: Final = 30.0
 _LABELS_EVERY = 2.0
 
-# How often a job is looked for whose launch was asked for and never answered: Dataflow may be about to make it.
-_LOOKS: Final = 3
-_LOOK_EVERY = 5.0
+# How often to look for a job whose launch got no response: Dataflow may create it late.
+_SEARCHES: Final = 3
+_SEARCH_EVERY = 5.0
 
 
 class ForeignJob(DataflowError):
-    """A job has the name of this wait's, and was launched by somebody else."""
+    """A job with the name of this wait's job was not launched by this wait."""
 
 
 class NotAccepted(DataflowError):
-    """Dataflow took no launch within `launch_timeout`."""
+    """Dataflow accepted no launch within `launch_timeout`."""
 
 
 class Launch:
-    """The launch of one wait's job.
+    """Launches the job of one wait.
 
-    :param request: the whole launch request, with the job's name and label in it.
+    :param request: the whole launch request, with the job's name and the wait's label.
     :param name: the job's name.
     """
 
@@ -50,20 +51,23 @@ class Launch:
         self._log = log
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
-        """Return this wait's job: the one that exists already, or one that is launched now.
+        """Return this wait's job: an existing one, or one that is launched now.
 
-        :param check: awaited before each request is sent: see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: seconds after which it is given up; None: never.
-        :raises DataflowRefused: Dataflow refused the launch, and would again.
-        :raises ForeignJob: somebody else's job has the name.
-        :raises NotAccepted: Dataflow did not take it in time.
+        :param check: awaited before each request is sent; see
+            :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
+        :param timeout: for how many seconds launches are retried; None means without a limit.
+        :raises DataflowRefused: Dataflow refused the launch; a retry would be refused too.
+        :raises ForeignJob: a job that this wait did not launch has the name.
+        :raises NotAccepted: Dataflow did not accept the launch in time.
         """
-        give_up_at = float("inf") if timeout is None else time.monotonic() + timeout
-        pause = _PAUSE_FIRST
+        retry_until = float("inf") if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
         while True:
-            job = await find_own(self._dataflow, self._name, self._wait_id)
+            job = await find_job_of_wait(self._dataflow, self._name, self._wait_id)
             if job is not None:
-                self._log.info("The job %s (%s) was launched before: it is adopted", job.name, job.id)
+                self._log.info(
+                    "Adopted the job %s (%s), which this task has launched before", job.name, job.id
+                )
                 return job
             try:
                 job = await self._dataflow.launch(self._kind, self._request, check)
@@ -73,17 +77,19 @@ class Launch:
                 self._log.info("Launched the job %s (%s)", job.name, job.id)
                 return job
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311
-            if time.monotonic() + wait > give_up_at:
-                raise NotAccepted(f"Dataflow took no launch within launch_timeout ({timeout:g} s): {problem}")
+            if time.monotonic() + wait > retry_until:
+                raise NotAccepted(
+                    f"Dataflow accepted no launch within launch_timeout ({timeout:g} s): {problem}"
+                )
             self._log.warning("%s; looking for the job again in %.1f s", problem, wait)
             await asyncio.sleep(wait)
-            pause = min(2 * pause, _PAUSE_MOST)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def find_own(dataflow: Dataflow, name: str, wait_id: str) -> Job | None:
-    """Return the newest job of this name that a wait has launched, a finished one too; None when there is no job.
+async def find_job_of_wait(dataflow: Dataflow, name: str, wait_id: str) -> Job | None:
+    """Return the newest job with this name and the wait's label, running or finished; None if no job has the name.
 
-    :raises ForeignJob: there are jobs of this name, and none is the wait's.
+    :raises ForeignJob: there are jobs with this name, but none has the wait's label.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
@@ -92,25 +98,26 @@ async def find_own(dataflow: Dataflow, name: str, wait_id: str) -> Job | None:
             return labelled
     if jobs:
         raise ForeignJob(
-            f"the job {jobs[0].id} has the name {name} and lacks this attempt's label {WAIT_LABEL}={wait_id}: "
-            "somebody else launched it. Give this task another job_name="
+            f"the job {jobs[0].id} has the name {name} but not this attempt's label {WAIT_LABEL}={wait_id}, so this "
+            "task did not launch it; set another job_name= for this task"
         )
     return None
 
 
 async def find_launched(dataflow: Dataflow, name: str, wait: Wait) -> Job | None:
-    """Return the job that a wait has launched, or may have; None where there is none."""
+    """Return the job that a wait has launched or may have launched; None if there is none."""
     if wait.launch_answer is not None:
         try:
             return await dataflow.get(wait.launch_answer["job_id"])
         except DataflowRefused as refused:
-            if refused.code == "NOT_FOUND":  # Dataflow has forgotten it
+            # Dataflow deletes old jobs.
+            if refused.code == "NOT_FOUND":
                 return None
             raise
-    for look in range(_LOOKS):
-        await asyncio.sleep(_LOOK_EVERY if look else 0)
+    for search in range(_SEARCHES):
+        await asyncio.sleep(_SEARCH_EVERY if search else 0)
         try:
-            job = await find_own(dataflow, name, wait.id)
+            job = await find_job_of_wait(dataflow, name, wait.id)
         except ForeignJob:
             return None
         if job is not None:
@@ -119,10 +126,10 @@ async def find_launched(dataflow: Dataflow, name: str, wait: Wait) -> Job | None
 
 
 async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]) -> Job:
-    """Ask for a job to be stopped, or for what replaced it, unless that was asked for or it has ended.
+    """Request that a job, or the job that replaced it, is stopped, unless it is stopping or finished.
 
-    :param how: "drain" holds for a streaming job that runs: any other is cancelled, because it cannot be drained.
-    :return: the job as it stands, with its labels where the API tells them.
+    :param how: "drain" applies to a running streaming job; other jobs cannot be drained and are cancelled.
+    :return: the job after the request.
     """
     while job.replaced_by is not None:
         job = await dataflow.get(job.replaced_by)
@@ -134,10 +141,10 @@ async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]
 
 
 async def _with_labels(dataflow: Dataflow, job_id: str) -> Job:
-    # A job that still waits to be started may not show its labels yet; one with the label of another is another's.
-    look_until = time.monotonic() + _LABELS_WITHIN
+    # The API may return a job that has not started without its labels.
+    deadline = time.monotonic() + _LABELS_WITHIN
     job = await dataflow.get(job_id)
-    while WAIT_LABEL not in job.labels and job.state in NOT_STARTED and time.monotonic() < look_until:
+    while WAIT_LABEL not in job.labels and job.state in NOT_STARTED and time.monotonic() < deadline:
         await asyncio.sleep(_LABELS_EVERY)
         job = await dataflow.get(job_id)
     return job

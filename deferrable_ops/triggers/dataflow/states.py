@@ -1,4 +1,4 @@
-"""What each state of a Dataflow job means for a task that waits for it. docs/dataflow.md shows the same as a table."""
+"""Interprets the states of a Dataflow job for a task that waits for it. docs/dataflow.md has the same as a table."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from deferrable_ops.upstreams.dataflow.jobs import (
 )
 
 EXPECTED_STATES: Final = ("done", "running", "drained")
-"""What a task may wait for."""
+"""The values of the argument `expected_state`."""
 
 NOT_STARTED: Final = frozenset({UNKNOWN, STOPPED, QUEUED, PENDING})
-"""Before a job runs. STOPPED is one of them: the API's own words for it are "has not yet started to run"."""
+"""The states before a job runs. The API documents STOPPED as "has not yet started to run"."""
 
 _UNDER_WAY: Final = NOT_STARTED | {
     RUNNING,
@@ -39,32 +39,35 @@ _UNDER_WAY: Final = NOT_STARTED | {
 }
 
 
-class Meaning(Enum):
-    """What a state means for the wait."""
+class StateMeaning(Enum):
+    """What the state of a job means for the wait."""
 
-    GO_ON = "go on"
-    REACHED = "reached"  # what is waited for, or better than that
+    CONTINUE = "continue"
+    # The expected state or a later one.
+    REACHED = "reached"
     FAILED = "failed"
-    REPLACED = "replaced"  # by an update: the new job goes on
-    UNHEARD_OF = "unheard of"  # go on: what follows may be known
+    # By an update. The wait continues with the new job.
+    REPLACED = "replaced"
+    # Unknown to this version. The wait continues, because later states may be known.
+    UNKNOWN = "unknown"
 
 
-def meaning(state: int, expected: str | None, is_streaming: bool | None) -> Meaning:
-    """Return what a job's state means.
+def interpret_state(state: int, expected: str | None, is_streaming: bool | None) -> StateMeaning:
+    """Return what a job's state means for the wait.
 
     :param state: the number of the API's JobState.
-    :param expected: one of :data:`EXPECTED_STATES`; None: "running" for a streaming job, "done" for any other.
-    :param is_streaming: the job's type; None: the API has not said, which it may not before the job starts.
+    :param expected: one of :data:`EXPECTED_STATES`; None means "running" for a streaming job and "done" otherwise.
+    :param is_streaming: the job's type; None if the API has not returned it, as before the start of some jobs.
     """
-    waited_for = expected or ("running" if is_streaming else "done")
+    awaited = expected or ("running" if is_streaming else "done")
     if state == DONE:
-        return Meaning.REACHED
-    if state == RUNNING and waited_for == "running":
-        return Meaning.REACHED
+        return StateMeaning.REACHED
+    if state == RUNNING and awaited == "running":
+        return StateMeaning.REACHED
     if state == DRAINED:
-        return Meaning.FAILED if waited_for == "done" else Meaning.REACHED
+        return StateMeaning.FAILED if awaited == "done" else StateMeaning.REACHED
     if state in (FAILED, CANCELLED):
-        return Meaning.FAILED
+        return StateMeaning.FAILED
     if state == UPDATED:
-        return Meaning.REPLACED
-    return Meaning.GO_ON if state in _UNDER_WAY else Meaning.UNHEARD_OF
+        return StateMeaning.REPLACED
+    return StateMeaning.CONTINUE if state in _UNDER_WAY else StateMeaning.UNKNOWN

@@ -1,4 +1,4 @@
-"""The Dataflow waits: launch a job and follow it, follow one that exists, or stop some."""
+"""The Dataflow triggers: launch a job and wait for it, wait for an existing job, or stop jobs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow.arguments import (
-    known_now,
+    all_resolved,
     validate_launch,
     validate_sensor,
     validate_stop,
 )
-from deferrable_ops.triggers.dataflow.follow import JOB_ID, FollowingTrigger, PlacedTrigger
+from deferrable_ops.triggers.dataflow.follow import JOB_ID, DataflowTrigger, FollowingTrigger
 from deferrable_ops.triggers.dataflow.launch import Launch, find_launched, stop_job
 from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 
-_ASKED: Final = "asked"  # of a wait's progress: a launch may have been sent
+# A key of the wait's progress: a launch may have been sent.
+_LAUNCH_SENT: Final = "asked"
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
-    """Launches a job once, and follows it.
+    """Launches a job once and waits for it.
 
     The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowFlexTemplateOperator`, durations in
     seconds.
 
-    :param kind: "flex" or "classic": which API launches the template.
-    :param when_killed: the operator's `on_kill`; a trigger's ``on_kill`` is a method.
+    :param kind: the kind of template, "flex" or "classic".
+    :param when_killed: the operator's `on_kill`; ``on_kill`` of a trigger is a method.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -67,57 +68,55 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped with its task."""
+        """Whether the job is stopped if its task is killed."""
         return self.when_killed != "leave"
 
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is invalid; the message names it and the fix.
         """
         arguments = {name: getattr(self, name) for name in self.arguments}
-        validate_launch(self.kind, arguments, self.identify().task_id, known_now)
+        validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Launch the job unless that was done, and return what comes of it."""
+        """Launch the job unless it is launched already, and return its outcome."""
         return await self.race_with_settlement(self._launch_and_follow())
 
     async def cancel(self, wait: Wait) -> None:
-        """Cancel or drain the job, if it may have been launched and still runs."""
-        asked = wait.launched_at is not None or (wait.progress or {}).get(_ASKED)
-        if not self.cancellable or not asked:
+        """Cancel or drain the job, if it may have been launched and is not finished."""
+        may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
+        if not self.cancellable or not may_be_launched:
             return
         how = cast("Literal['cancel', 'drain']", self.when_killed)
-        async with use_dataflow(self.place) as dataflow:
+        async with use_dataflow(self.target) as dataflow:
             job = await find_launched(dataflow, self._name(), wait)
             if job is not None:
                 await stop_job(dataflow, job, how)
 
     async def expired(self) -> Outcome:
-        """Return that the job took too long."""
+        """Return a failure: the job did not finish in time."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
-        stopped = (
-            f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it is left to itself"
-        )
-        return Failure(f"{job} did not come to its end within the timeout of {self.timeout:g} s; {stopped}")
+        stopped = f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it keeps running"
+        return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether the job may run on beside the one that a retry launches."""
-        return isinstance(outcome, Failure) and not self._ended
+        """Return whether the job may still run, and must be cancelled before a retry launches another."""
+        return isinstance(outcome, Failure) and not self._job_finished
 
     async def _launch_and_follow(self) -> Outcome:
         async with self.client() as dataflow:
             job_id = await self._launched(dataflow)
             if job_id is None:
-                return Failure("the wait ended before its job was launched")
+                return Failure("the wait ended before the job was launched")
             if self.wait_until_finished:
                 return await self.follow(dataflow, job_id)
-            self._remember()
-            await self._show(job_id)
+            self._load_progress()
+            await self._publish_job_id(job_id)
             return Success((await dataflow.get(job_id)).as_dict())
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
-        """Return the id of this wait's job, launched by this run or an earlier one; None when the wait is over."""
+        """Return the id of the job, launched by this or an earlier run of the trigger; None if the wait is over."""
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
         while self.current.launched_at is None:
@@ -125,7 +124,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is not None:
                         launch = self._launch(dataflow)
-                        check = partial(self._note_and_check, claim)
+                        check = partial(self._save_and_check, claim)
                         job = await launch.until_accepted(check, self.launch_timeout)
                         await claim.record({"job_id": job.id, "name": job.name})
             except ClaimLost:
@@ -136,9 +135,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
             self.current = launched
         return cast("str", self.current.launch_answer["job_id"])
 
-    async def _note_and_check(self, claim: Claim) -> float:
-        # In this order: what is not noted was not sent, so that nobody looks for it when the wait is to be stopped.
-        await self.inbox.waits.save_progress(self.current.id, {_ASKED: True})
+    async def _save_and_check(self, claim: Claim) -> float:
+        # Save first: if nothing was saved, no launch was sent, and cancel() need not look for a job.
+        await self.inbox.waits.save_progress(self.current.id, {_LAUNCH_SENT: True})
         return await claim.check()
 
     def _launch(self, dataflow: Dataflow) -> Launch:
@@ -160,7 +159,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
 
 class DataflowJobTrigger(FollowingTrigger):
-    """Follows a job that exists.
+    """Waits for an existing job.
 
     The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowJobSensor`, durations in seconds.
     """
@@ -174,36 +173,34 @@ class DataflowJobTrigger(FollowingTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped with its task: it is not this task's."""
+        """Whether the job is stopped if its task is killed: no, another task or system owns it."""
         return False
 
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is invalid; the message names it and the fix.
         """
-        validate_sensor({name: getattr(self, name) for name in self.arguments}, known_now)
+        validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Return what comes of the job."""
+        """Wait for the job and return its outcome."""
         return await self.race_with_settlement(self._follow())
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing: the job is not this task's."""
+        """Do nothing: the task does not own the job."""
 
     async def expired(self) -> Outcome:
-        """Return that the job took too long."""
-        return Failure(
-            f"the job {self.job_id} did not come to its end within the timeout of {self.timeout:g} s"
-        )
+        """Return a failure: the job did not finish in time."""
+        return Failure(f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s")
 
     async def _follow(self) -> Outcome:
         async with self.client() as dataflow:
             return await self.follow(dataflow, self.job_id)
 
 
-class DataflowStopTrigger(PlacedTrigger):
-    """Stops jobs, and waits until they have ended.
+class DataflowStopTrigger(DataflowTrigger):
+    """Stops jobs and waits until they are finished.
 
     The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowStopJobOperator`, durations in
     seconds.
@@ -211,7 +208,7 @@ class DataflowStopTrigger(PlacedTrigger):
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowStopTrigger"
     arguments: ClassVar[tuple[str, ...]] = (
-        *PlacedTrigger.place_arguments,
+        *DataflowTrigger.target_arguments,
         "job_id",
         "job_name_prefix",
         "how",
@@ -225,9 +222,9 @@ class DataflowStopTrigger(PlacedTrigger):
         job_name_prefix: str | None = None,
         how: Literal["cancel", "drain"] = "cancel",
         wait_until_finished: bool = True,
-        **place: Any,
+        **target: Any,
     ) -> None:
-        super().__init__(**place)
+        super().__init__(**target)
         self.job_id = job_id
         self.job_name_prefix = job_name_prefix
         self.how = how
@@ -235,55 +232,56 @@ class DataflowStopTrigger(PlacedTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop: to stop jobs is this task's work itself."""
+        """Whether there is outside work to cancel: no, this task only stops jobs."""
         return False
 
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is invalid; the message names it and the fix.
         """
-        validate_stop({name: getattr(self, name) for name in self.arguments}, known_now)
+        validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Stop the jobs and return them as they ended: one for a job's id, a list for a prefix."""
+        """Stop the jobs and return them once they are finished: one job for `job_id`, a list for `job_name_prefix`."""
         return await self.race_with_settlement(self._stop())
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing more."""
+        """Do nothing."""
 
     async def expired(self) -> Outcome:
-        """Return that the jobs took too long."""
-        return Failure(f"not all jobs had ended within the timeout of {self.timeout:g} s")
+        """Return a failure: the jobs did not finish in time."""
+        return Failure(f"not all jobs finished within the timeout of {self.timeout:g} s")
 
     async def _stop(self) -> Outcome:
         async with self.client() as dataflow:
-            job_ids = await self._chosen(dataflow)
+            job_ids = await self._selected(dataflow)
             jobs = [await stop_job(dataflow, await dataflow.get(job_id), self.how) for job_id in job_ids]
             if self.wait_until_finished:
-                jobs = [await self._ended(dataflow, job) for job in jobs]
-            shown = [job.as_dict() for job in jobs]
-            return Success(shown if self.job_id is None else shown[0])
+                jobs = [await self._finished(dataflow, job) for job in jobs]
+            values = [job.as_dict() for job in jobs]
+            return Success(values if self.job_id is None else values[0])
 
-    async def _chosen(self, dataflow: Dataflow) -> list[str]:
+    async def _selected(self, dataflow: Dataflow) -> list[str]:
         if self.job_id is not None:
             return [self.job_id]
-        noted = (self.current.progress or {}).get(JOB_ID)
-        # What an earlier run has chosen stays: the list holds no job any more that has ended since.
-        if noted is None:
+        job_ids = (self.current.progress or {}).get(JOB_ID)
+        # Keep the selection of an earlier run: jobs that have finished since are no longer active.
+        if job_ids is None:
             prefix = self.job_name_prefix or ""
-            noted = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
-            await self.inbox.waits.save_progress(self.current.id, {JOB_ID: noted})
-        if not noted:
-            self.log.warning("No active job has a name that begins with %r", self.job_name_prefix)
-        return list(noted)
+            job_ids = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
+            await self.inbox.waits.save_progress(self.current.id, {JOB_ID: job_ids})
+        if not job_ids:
+            self.log.warning("There is no active job whose name begins with %r", self.job_name_prefix)
+        return list(job_ids)
 
-    async def _ended(self, dataflow: Dataflow, job: Job) -> Job:
+    async def _finished(self, dataflow: Dataflow, job: Job) -> Job:
         while not job.is_finished:
             with dataflow.watch(job.id, interval=self.poll_interval) as watch:
                 while not job.is_finished:
                     job = (await watch.next()).job or job
-            if job.replaced_by is not None:  # an update was under way: what came of it is stopped instead
+            # The job was updated meanwhile; stop the job that replaces it.
+            if job.replaced_by is not None:
                 job = await stop_job(dataflow, job, self.how)
         self.log.info("The job %s (%s) ended in %s", job.name, job.id, job.state_name)
         return job

@@ -1,4 +1,4 @@
-"""Dataflow: one client, one channel and one poller for all waits of a project, a region and its credentials."""
+"""The Dataflow client: one client, channel and poller for all waits with the same target."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DataflowRefused, DataflowUnavailable, LaunchUncertain
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.dataflow.api import Api, open_api
+from deferrable_ops.upstreams.dataflow.job_watch import JobWatch
 from deferrable_ops.upstreams.dataflow.jobs import (
+    DataflowTarget,
     Job,
     JobMessage,
     MessageCursor,
@@ -26,13 +27,13 @@ from deferrable_ops.upstreams.dataflow.poller import Poller
 
 __all__ = [
     "Dataflow",
+    "DataflowTarget",
     "Job",
     "JobMessage",
+    "JobWatch",
     "MessageCursor",
     "MessagesWanted",
-    "Place",
     "Update",
-    "Watch",
     "use_dataflow",
 ]
 
@@ -40,57 +41,33 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_LAUNCHES_AT_ONCE = 10
-_PAUSE_FIRST, _PAUSE_MOST = 1.0, 30.0
+_MAX_CONCURRENT_LAUNCHES = 10
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where jobs run, and as whom they are launched: what shares one client, one channel and one poller.
+def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
+    """Use the shared client of this target on the running event loop.
 
-    :param gcp_conn_id: an Airflow connection; None takes the application default credentials.
-    :param impersonation_chain: service accounts, the last of them the one to act as.
-    """
-
-    project_id: str
-    region: str
-    gcp_conn_id: str | None = None
-    impersonation_chain: tuple[str, ...] = ()
-
-
-class Watch(Protocol):
-    """A job that is being watched."""
-
-    async def next(self) -> Update:
-        """Return what is new, once there is something: the job's state at once, then whatever changes.
-
-        :raises DataflowRefused: the job, or the list of jobs, cannot be read.
-        """
-        ...
-
-
-def use_dataflow(place: Place) -> AbstractAsyncContextManager[Dataflow]:
-    """Use the client of this place on the running event loop.
-
-    :raises ConfigurationError: the extra ``dataflow``, or the google provider for a ``gcp_conn_id``, is missing; or
-        there are no credentials.
-    :raises DataflowRefused: the credentials were refused.
+    :raises ConfigurationError: the extra ``dataflow``, the google provider for a ``gcp_conn_id``, or the credentials
+        are missing.
+    :raises DataflowRefused: Google refused the credentials.
+    :raises DataflowUnavailable: the credentials could not be loaded in time.
     """
     emulator_host = settings.dataflow_emulator_host()
 
     async def open_dataflow() -> Dataflow:
-        return Dataflow(await open_api(place, emulator_host))
+        return Dataflow(await open_api(target, emulator_host))
 
-    return share(("dataflow", place, emulator_host), open_dataflow, Dataflow.close)
+    return share(("dataflow", target, emulator_host), open_dataflow, Dataflow.close)
 
 
 class Dataflow:
-    """A client for one place."""
+    """A Dataflow client for one target. Reading calls are retried while Dataflow is unavailable, without a limit."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._launching = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
-        self._poller = Poller(api, api.place.project_id, api.place.region)
+        self._launching = asyncio.Semaphore(_MAX_CONCURRENT_LAUNCHES)
+        self._poller = Poller(api, api.target.project_id, api.target.region)
 
     async def close(self) -> None:
         """Stop polling and close the channel."""
@@ -103,13 +80,13 @@ class Dataflow:
         request: dict[str, Any],
         before_send: Callable[[], Awaitable[float]],
     ) -> Job:
-        """Launch a job: ask once, and never again by itself.
+        """Send one launch request, without retries.
 
         :param request: the whole LaunchFlexTemplateRequest or LaunchTemplateRequest, in camelCase or snake_case.
-        :param before_send: awaited immediately before the request is sent; returns the ``time.monotonic()`` until
-            which this process may send it, or raises to forbid it.
-        :raises InputError: the request has an unknown field, or a value of another type than the API's.
-        :raises DataflowRefused: no job was created, and none will be.
+        :param before_send: awaited just before the request is sent. Returns the ``time.monotonic()`` until which this
+            process may send it; an error that it raises prevents the request.
+        :raises InputError: the request has an unknown field or a value of the wrong type.
+        :raises DataflowRefused: no job was created; a retry would be refused too.
         :raises LaunchUncertain: a job may have been created.
         """
         send = self._api.prepare_launch(kind, request)
@@ -125,25 +102,25 @@ class Dataflow:
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:
-        """Return every job of exactly this name, finished ones too, the newest first. They lack their labels."""
-        found = await self._patiently(lambda: self._api.list_jobs(name=name))
+        """Return all jobs with exactly this name, the newest first; finished ones too. Their labels are missing."""
+        found = await self._with_retries(lambda: self._api.list_jobs(name=name))
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def active(self) -> list[Job]:
-        """Return every job that Dataflow counts as active. They lack their labels."""
-        return [self._job(message) for message in await self._patiently(self._api.list_jobs)]
+        """Return all active jobs. Their labels are missing."""
+        return [self._job(message) for message in await self._with_retries(self._api.list_jobs)]
 
     async def get(self, job_id: str) -> Job:
-        """Return a job with its labels."""
-        return self._job(await self._patiently(lambda: self._api.get_job(job_id)))
+        """Return a job, with its labels."""
+        return self._job(await self._with_retries(lambda: self._api.get_job(job_id)))
 
     async def stop(self, job_id: str, how: Literal["cancel", "drain"]) -> Job:
-        """Ask for a job to be cancelled or drained, and do not wait for it. A finished job is returned as it is."""
+        """Request that a job is cancelled or drained, and return it without waiting. A finished job is not changed."""
         try:
-            return self._job(await self._patiently(lambda: self._api.stop_job(job_id, how)))
+            return self._job(await self._with_retries(lambda: self._api.stop_job(job_id, how)))
         except DataflowRefused:
-            # It may have been refused because there is nothing left to stop.
+            # A finished job cannot be stopped; that is not an error.
             job = await self.get(job_id)
             if job.is_finished:
                 return job
@@ -154,32 +131,32 @@ class Dataflow:
     ) -> list[JobMessage]:
         """Return a job's messages, the oldest first.
 
-        :param least: the least importance: DEBUG, DETAILED, BASIC, WARNING or ERROR.
-        :param since: RFC 3339; the earliest time.
+        :param least: the lowest importance to return: DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        :param since: the earliest time, as RFC 3339.
         """
-        return await self._patiently(lambda: self._api.list_messages(job_id, least, since))
+        return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
 
     def watch(
         self, job_id: str, *, interval: float, messages: MessagesWanted | None = None
-    ) -> AbstractContextManager[Watch]:
-        """Watch a job for as long as the block lasts.
+    ) -> AbstractContextManager[JobWatch]:
+        """Watch a job during a ``with`` block.
 
-        :param interval: seconds between two looks; the smallest of all watches of this place counts.
-        :param messages: which messages to read along; None reads none.
+        :param interval: seconds between two polls. All watches of the target share the polls, at the smallest interval.
+        :param messages: which of the job's messages to read; None reads none.
         """
         return self._poller.watch(job_id, interval, messages)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer. How long that may take is for the caller to say."""
-        pause = _PAUSE_FIRST
+    async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Retry a call while Dataflow is unavailable. Callers limit the time themselves."""
+        pause = _FIRST_PAUSE
         while True:
             try:
-                return await ask()
+                return await call()
             except DataflowUnavailable as error:
                 wait = pause * random.uniform(0.5, 1.0)  # noqa: S311
-                log.warning("%s; asking again in %.1f s", error, wait)
+                log.warning("%s; retrying in %.1f s", error, wait)
             await asyncio.sleep(wait)
-            pause = min(2 * pause, _PAUSE_MOST)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _job(self, message: Any) -> Job:
-        return job_from_api(message, self._api.place.project_id, self._api.place.region)
+        return job_from_api(message, self._api.target.project_id, self._api.target.region)

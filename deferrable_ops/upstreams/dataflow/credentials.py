@@ -1,4 +1,4 @@
-"""Google credentials: those of an Airflow connection, or of the machine. Loading them blocks: only in a thread."""
+"""Loads Google credentials, of an Airflow connection or of the machine. Loading blocks: call it in a thread."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
-    """Return credentials that have been tried once.
+    """Return credentials after fetching a token once.
 
-    :param gcp_conn_id: an Airflow connection; None takes the application default credentials.
-    :param impersonation_chain: service accounts, the last of them the one to act as.
-    :raises ConfigurationError: there are none, or the google provider is missing.
+    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
+    :param impersonation_chain: service accounts; the last one is the account to act as.
+    :raises ConfigurationError: there are no credentials, or the google provider is missing.
     :raises DataflowRefused: Google refused them.
     """
     if gcp_conn_id is not None:
-        credentials = _of_connection(gcp_conn_id, impersonation_chain)
+        credentials = _connection_credentials(gcp_conn_id, impersonation_chain)
     else:
-        credentials = _of_machine(impersonation_chain)
-    _try_once(credentials, whose(gcp_conn_id, impersonation_chain))
+        credentials = _default_credentials(impersonation_chain)
+    _fetch_token(credentials, describe_account(gcp_conn_id, impersonation_chain))
     return credentials
 
 
-def whose(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
-    """Return in words whose credentials these are."""
+def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
+    """Return the account of the credentials, in words for a message."""
     source = (
         f"the account of the connection {gcp_conn_id!r}"
         if gcp_conn_id
@@ -39,13 +39,13 @@ def whose(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
     return f"{impersonation_chain[-1]} (impersonated by {source})" if impersonation_chain else source
 
 
-def _of_connection(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Credentials:
+def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Credentials:
     try:
         from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
     except ImportError as missing:
         raise ConfigurationError(
-            f"gcp_conn_id={gcp_conn_id!r} is read by the google provider, which is not installed here: "
-            "pip install apache-airflow-providers-google, or leave gcp_conn_id out to use the application default "
+            f"gcp_conn_id={gcp_conn_id!r} needs the google provider, which is not installed here; run "
+            "pip install apache-airflow-providers-google, or omit gcp_conn_id to use the application default "
             "credentials"
         ) from missing
     from airflow.sdk.exceptions import AirflowException
@@ -54,10 +54,12 @@ def _of_connection(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Cr
         hook = GoogleBaseHook(gcp_conn_id=gcp_conn_id, impersonation_chain=list(impersonation_chain) or None)
         return cast("Credentials", hook.get_credentials())
     except AirflowException as error:
-        raise ConfigurationError(f"the connection {gcp_conn_id!r} gives no credentials: {error}") from error
+        raise ConfigurationError(
+            f"could not get credentials from the connection {gcp_conn_id!r}: {error}"
+        ) from error
 
 
-def _of_machine(impersonation_chain: tuple[str, ...]) -> Credentials:
+def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
 
@@ -65,8 +67,8 @@ def _of_machine(impersonation_chain: tuple[str, ...]) -> Credentials:
         found, _project = google.auth.default(scopes=SCOPES)
     except DefaultCredentialsError as error:
         raise ConfigurationError(
-            f"there are no application default credentials in this triggerer ({error}); set "
-            "GOOGLE_APPLICATION_CREDENTIALS, run on a machine with a service account, or give gcp_conn_id"
+            f"the triggerer has no application default credentials ({error}); set GOOGLE_APPLICATION_CREDENTIALS, run "
+            "on a machine with a service account, or set gcp_conn_id="
         ) from error
     if not impersonation_chain:
         return found
@@ -83,8 +85,8 @@ def _of_machine(impersonation_chain: tuple[str, ...]) -> Credentials:
     )
 
 
-def _try_once(credentials: Credentials, owner: str) -> None:
-    """Fetch a token. gRPC would do it too, but cannot tell revoked credentials from a network that is down."""
+def _fetch_token(credentials: Credentials, account: str) -> None:
+    """Fetch a token. gRPC does so too, but raises the same error for revoked credentials and for a lost network."""
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
     from google.auth.transport.requests import Request
 
@@ -92,11 +94,12 @@ def _try_once(credentials: Credentials, owner: str) -> None:
     try:
         scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
     except TransportError:
-        return  # whoever calls asks again for as long as it takes
+        # The calls that use the credentials are retried.
+        return
     except GoogleAuthError as error:
         if isinstance(error, RefreshError) and error.retryable:
             return
         raise DataflowRefused(
-            f"Google refused the credentials of {owner}: {error}; replace the key, or grant the account "
-            "roles/iam.serviceAccountTokenCreator on what it impersonates"
+            f"Google refused the credentials of {account}: {error}; replace the key, or grant the account "
+            "roles/iam.serviceAccountTokenCreator on the account that it impersonates"
         ) from error

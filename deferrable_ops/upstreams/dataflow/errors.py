@@ -1,4 +1,4 @@
-"""What an error of Dataflow's API means, and what to do about it."""
+"""Translates errors of Dataflow's API into exceptions of this library that name the fix."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ TRANSIENT: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call, in the words of its errors.
+class ApiCall:
+    """A call of the API, for its error message.
 
-    :param purpose: continues "Dataflow refused to".
-    :param permission: of IAM, that it needs.
+    :param purpose: a verb phrase that continues "Dataflow refused to".
+    :param permission: the IAM permission that the call needs.
+    :param caller: the account, see :func:`~deferrable_ops.upstreams.dataflow.credentials.describe_account`.
     """
 
     purpose: str
@@ -42,32 +43,32 @@ class Call:
 
 
 @contextmanager
-def errors_of(call: Call) -> Iterator[None]:
-    """Turn an error of the client library into one of ours.
+def translate_errors(call: ApiCall) -> Iterator[None]:
+    """Translate errors of the client library that are raised in the ``with`` block.
 
-    :raises DataflowUnavailable: it may work later.
-    :raises DataflowRefused: it will not.
+    :raises DataflowUnavailable: a retry may succeed.
+    :raises DataflowRefused: a retry would be refused too.
     """
     from google.api_core.exceptions import GoogleAPICallError
 
     try:
         yield
     except GoogleAPICallError as error:
-        raise _meaning(error, call) from error
+        raise _translated(error, call) from error
 
 
-def _meaning(error: GoogleAPICallError, call: Call) -> DataflowError:
+def _translated(error: GoogleAPICallError, call: ApiCall) -> DataflowError:
     status = getattr(error.grpc_status_code, "name", "UNKNOWN")
-    said = "; ".join([str(error.message or status), *_details(error)])
+    text = "; ".join([str(error.message or status), *_details(error)])
     where = f"project {call.project_id}, region {call.region}"
     if status in TRANSIENT:
-        return DataflowUnavailable(f"Dataflow could not {call.purpose} now ({status}, {where}): {said}")
+        return DataflowUnavailable(f"Dataflow could not {call.purpose} now ({status}, {where}): {text}")
     return DataflowRefused(
-        f"Dataflow refused to {call.purpose} ({status}, {where}): {said}{_fix(status, call)}", status
+        f"Dataflow refused to {call.purpose} ({status}, {where}): {text}{_fix(status, call)}", status
     )
 
 
-def _fix(status: str, call: Call) -> str:
+def _fix(status: str, call: ApiCall) -> str:
     if status == "PERMISSION_DENIED":
         workers = (
             "; to launch, it also needs roles/iam.serviceAccountUser on the service account of the job's workers"
@@ -81,13 +82,13 @@ def _fix(status: str, call: Call) -> str:
     if status == "UNAUTHENTICATED":
         return f". Check the credentials: {call.caller}"
     if status == "NOT_FOUND":
-        return ". Check the project, the region and what is named here"
+        return ". Check the project, the region and the name"
     return ""
 
 
 def _details(error: GoogleAPICallError) -> list[str]:
-    # Dataflow says only here which of a template's parameters is wrong.
-    return [text for detail in error.details or () for text in _detail(detail)]
+    # Only the details name the invalid parameters of a template.
+    return [one for detail in error.details or () for one in _detail(detail)]
 
 
 def _detail(detail: Any) -> list[str]:

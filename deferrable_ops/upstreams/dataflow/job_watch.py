@@ -1,4 +1,4 @@
-"""One who watches a job: what has been handed over, and what waits to be fetched."""
+"""Watches one job: collects its changes until they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deferrable_ops.upstreams.dataflow.jobs import FINISHED, Job, JobMessage, Me
 
 
 class JobWatch:
-    """One who watches a job."""
+    """The changes of one job, for one reader. The poller adds them, and :meth:`next` returns them."""
 
     __slots__ = (
         "_arrived",
@@ -22,63 +22,67 @@ class JobWatch:
         "is_over",
         "job_id",
         "least",
-        "tries",
+        "message_attempts",
     )
 
     def __init__(self, job_id: str, interval: float, messages: MessagesWanted | None) -> None:
         self.job_id = job_id
         self.interval = interval
-        self.least = messages.least if messages else None  # None: no messages are wanted
+        # None: no messages are read.
+        self.least = messages.least if messages else None
         self.cursor = messages.after if messages else None
-        self.is_over = False  # nothing more will come
-        self.tries = 0  # to read the messages of a job that has finished
+        # True once the last change was added.
+        self.is_over = False
+        # Attempts to read the messages of the finished job.
+        self.message_attempts = 0
         self._seen: tuple[Any, ...] | None = None
         self._new: Update | None = None
         self._failure: DataflowRefused | None = None
         self._arrived = asyncio.Event()
 
     async def next(self) -> Update:
-        """Return what is new, once there is something: the job's state at once, then whatever changes.
+        """Wait for the next change of the job and return it. The first one is its current state.
 
-        After the update that says that the job has finished there is none.
+        The update with a final state is the last one.
 
-        :raises DataflowRefused: the job, or the list of jobs, cannot be read.
+        :raises DataflowRefused: Dataflow refuses to return the job or the list of jobs.
+        :raises RuntimeError: the last update was returned before.
         """
         if self.is_over and not self._arrived.is_set():
-            raise RuntimeError(f"the job {self.job_id} has finished: nothing more will change")
+            raise RuntimeError(f"the job {self.job_id} has finished; it has no further updates")
         await self._arrived.wait()
         self._arrived.clear()
         if self._new is None and self._failure is not None:
             self._arrived.set()
             raise self._failure
         new, self._new = self._new, None
-        assert new is not None, "woken for nothing"
+        assert new is not None, "there is an update when _arrived is set"
         return new
 
-    def knows(self, message: Any) -> bool:
-        """Return whether this state of the job was handed over before."""
-        return self._seen == _what_counts(message)
+    def has_seen(self, message: Any) -> bool:
+        """Return whether this state of the job was added before."""
+        return self._seen == _state_key(message)
 
     def deliver(self, message: Any, job: Job | None, messages: tuple[JobMessage, ...] = ()) -> None:
-        """Hand over what is new; together with what was not fetched yet.
+        """Add a change, merged with one that was not read yet.
 
-        :param message: the job as the API described it; None when its state is not news.
+        :param message: the API's message for the job; None if its state did not change.
         """
         if message is not None:
-            self._seen = _what_counts(message)
+            self._seen = _state_key(message)
             self.is_over = message.current_state in FINISHED
         if job is None and not messages:
             return
-        waiting = self._new or Update()
-        self._new = Update(job or waiting.job, waiting.messages + messages, self.cursor)
+        unread = self._new or Update()
+        self._new = Update(job or unread.job, unread.messages + messages, self.cursor)
         self._arrived.set()
 
     def fail(self, refused: DataflowRefused) -> None:
-        """Hand over the error that ends the watch."""
+        """End the watch with an error."""
         self.is_over = True
         self._failure = refused
         self._arrived.set()
 
 
-def _what_counts(message: Any) -> tuple[Any, ...]:
+def _state_key(message: Any) -> tuple[Any, ...]:
     return message.current_state, message.type_, message.replaced_by_job_id

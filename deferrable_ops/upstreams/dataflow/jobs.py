@@ -1,4 +1,4 @@
-"""What Dataflow's API says of jobs and their messages, in Python's own types."""
+"""Dataflow jobs and their messages as Python types, and the project and region that they are in."""
 
 from __future__ import annotations
 
@@ -17,31 +17,47 @@ _STATE_NAMES = (
 )
 
 FINISHED: Final = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
-"""The states that a job never leaves."""
+"""The final states."""
 
 IMPORTANCES: Final = ("DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR")
-"""Of messages, the least important first. Their numbers in the API are in another order."""
+"""The importances of job messages, the least important first. Their numbers in the API are in another order."""
 
 _IMPORTANCE_OF_NUMBER = {1: "DEBUG", 2: "DETAILED", 5: "BASIC", 3: "WARNING", 4: "ERROR"}
 NUMBER_OF_IMPORTANCE: Final = {name: number for number, name in _IMPORTANCE_OF_NUMBER.items()}
 
 _IS_STREAMING = {1: False, 2: True}
 _TYPE_NAMES = {None: None, False: "JOB_TYPE_BATCH", True: "JOB_TYPE_STREAMING"}
-_LATE_SECONDS = 10  # how much later than its own time a message may turn up and still be read
-_IDS_KEPT = 200  # they are stored at every step of the cursor
+# A message may become readable up to this long after its own time.
+_LATE_SECONDS = 10
+# The ids are stored with each cursor, so their number is limited.
+_IDS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DataflowTarget:
+    """The project and region of jobs, and the credentials. All waits with the same target share a client and a poller.
+
+    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
+    :param impersonation_chain: service accounts; the last one is the account to act as.
+    """
+
+    project_id: str
+    region: str
+    gcp_conn_id: str | None = None
+    impersonation_chain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as Dataflow described it.
+    """A job as returned by Dataflow.
 
-    :param state: the number of the API's JobState, also one that this version does not know.
+    :param state: the number of the API's JobState; it may be unknown to this version.
     :param state_name: ``JOB_STATE_DONE``; ``JOB_STATE_99`` for an unknown number.
-    :param is_streaming: None when the API did not say.
-    :param labels: empty where the API leaves them out: in lists.
-    :param replaced_by: the id of the job that this one was updated to.
-    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; as are the other times.
-    :param message: the API's own message, when the job came from there.
+    :param is_streaming: None if the API did not return the job's type.
+    :param labels: empty in lists, where the API omits them.
+    :param replaced_by: the id of the job that replaced this one by an update.
+    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; so are the other times.
+    :param message: the API's protobuf message, if the job was read from the API.
     """
 
     id: str
@@ -59,18 +75,18 @@ class Job:
 
     @property
     def state_name(self) -> str:
-        """Return the state's name in the API."""
+        """The state's name in the API."""
         return state_name(self.state)
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the job has ended, one way or another."""
+        """Whether the job is in a final state."""
         return self.state in FINISHED
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the job in the API's own JSON (camelCase), of JSON's types only."""
+        """Return the job in the API's JSON format (camelCase)."""
         if self.message is None:
-            return _without_nothing(
+            return _without_none(
                 id=self.id,
                 name=self.name,
                 projectId=self.project_id,
@@ -93,7 +109,7 @@ class Job:
 class JobMessage:
     """A message of a job.
 
-    :param time: RFC 3339, always of the same width, so that texts sort as times do.
+    :param time: RFC 3339 with a fixed number of digits, so that strings sort by time.
     :param importance: one of `IMPORTANCES`.
     """
 
@@ -105,39 +121,39 @@ class JobMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageCursor:
-    """How far a job's messages have been read.
+    """The position up to which a job's messages have been read.
 
-    :param time: RFC 3339; where reading goes on.
-    :param ids: of the messages at that time or later that have been read.
+    :param time: RFC 3339; the next read starts here.
+    :param ids: the hashes of the messages at or after that time that have been read.
     """
 
     time: str
     ids: tuple[str, ...] = ()
 
     def unread(self, messages: Sequence[JobMessage]) -> tuple[JobMessage, ...]:
-        """Return those of a job's messages that have not been read yet."""
-        return tuple(message for message in messages if _id(message) not in self.ids)
+        """Return the messages that have not been read yet."""
+        return tuple(message for message in messages if _hash(message) not in self.ids)
 
     def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
-        """Return the cursor once these messages, all that there are from its time on, have been read.
+        """Return the cursor after reading these messages: all messages from its time on.
 
-        It stays a little behind the newest message, because messages turn up late and out of order.
+        It stays a few seconds behind the newest message, because messages become readable late and out of order.
         """
         if not messages:
             return self
         newest = max(message.time for message in messages)
         kept = sorted(messages, key=lambda message: message.time)[-_IDS_KEPT:]
-        # Beyond _IDS_KEPT the cursor closes up: all messages from its time on have to be among the ids.
+        # All messages from the cursor's time on must be among its ids. With more than _IDS_KEPT, the time moves up.
         start = max(self.time, _earlier(newest), kept[0].time if len(kept) < len(messages) else "")
-        return MessageCursor(start, tuple(_id(message) for message in messages if message.time >= start))
+        return MessageCursor(start, tuple(_hash(message) for message in messages if message.time >= start))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what can be stored, of JSON's types only."""
+        """Return the cursor as JSON."""
         return {"time": self.time, "ids": list(self.ids)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> MessageCursor:
-        """Return what was stored."""
+        """Return the cursor that :meth:`as_json` returned."""
         return cls(stored["time"], tuple(stored["ids"]))
 
 
@@ -146,7 +162,7 @@ class MessagesWanted:
     """Which of a job's messages to read while it is watched.
 
     :param least: the least importance, of `IMPORTANCES`.
-    :param after: what was read before; None reads them from the job's beginning.
+    :param after: where to continue; None reads from the start of the job.
     """
 
     least: str = "WARNING"
@@ -155,11 +171,11 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What is new of a watched job.
+    """A change of a watched job.
 
-    :param job: when its state changed; None when only messages are new.
-    :param messages: the new ones, the oldest first.
-    :param cursor: to be stored once the messages have been dealt with; None as long as none was ever read.
+    :param job: the job, if its state changed; None if there are only new messages.
+    :param messages: the new messages, the oldest first.
+    :param cursor: the position after these messages, to be stored once they are handled; None before the first one.
     """
 
     job: Job | None = None
@@ -168,20 +184,20 @@ class Update:
 
 
 def state_name(number: int) -> str:
-    """Return the API's name of a state: ``JOB_STATE_<number>`` when this version does not know it."""
+    """Return the API's name of a state; ``JOB_STATE_<number>`` if it is unknown to this version."""
     known = 0 <= number < len(_STATE_NAMES)
     return f"JOB_STATE_{_STATE_NAMES[number] if known else number}"
 
 
 def state_number(state: str | int) -> int:
-    """Return the number of a state: of ``RUNNING``, of ``JOB_STATE_RUNNING``, or of a number."""
+    """Return the number of a state, given as ``RUNNING``, ``JOB_STATE_RUNNING`` or a number."""
     return state if isinstance(state, int) else _STATE_NAMES.index(state.removeprefix("JOB_STATE_"))
 
 
 def job_from_api(message: Any, project_id: str, region: str) -> Job:
-    """Return what a Job message of the API says.
+    """Return a job from the API's protobuf message.
 
-    :param project_id: for when the message does not name it; as the region.
+    :param project_id: used if the message has no project; likewise `region`.
     """
     return Job(
         id=message.id,
@@ -195,38 +211,38 @@ def job_from_api(message: Any, project_id: str, region: str) -> Job:
         created_at=_time(message, "create_time"),
         started_at=_time(message, "start_time"),
         state_since=_time(message, "current_state_time"),
-        message=_alone(message),
+        message=_copy(message),
     )
 
 
 def message_from_api(message: Any) -> JobMessage:
-    """Return what a JobMessage message of the API says."""
+    """Return a job message from the API's protobuf message."""
     importance = _IMPORTANCE_OF_NUMBER.get(int(message.message_importance), "BASIC")
-    time = _time(message, "time") or _text_of(0, 0)
+    time = _time(message, "time") or _rfc3339(0, 0)
     return JobMessage(message.id, time, importance, message.message_text)
 
 
-def _id(message: JobMessage) -> str:
-    # The API's own ids are deprecated there: they may be missing one day.
-    said = f"{message.time}{message.id}{message.text}".encode()
-    return hashlib.blake2b(said, digest_size=6).hexdigest()
+def _hash(message: JobMessage) -> str:
+    # The API marks its message ids as deprecated, so they may be missing one day.
+    content = f"{message.time}{message.id}{message.text}".encode()
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
-def _alone(message: Any) -> Any:
-    # A message keeps all that it was received with, and who waits for a job keeps the job: a list of 500 jobs for each.
-    alone = type(message)()
-    alone.CopyFrom(message)
-    return alone
+def _copy(message: Any) -> Any:
+    # A protobuf message keeps its parent in memory. Each wait keeps its job, and would keep a list of 500 jobs with it.
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def _time(message: Any, name: str) -> str | None:
     if not message.HasField(name):
         return None
     timestamp = getattr(message, name)
-    return _text_of(timestamp.seconds, timestamp.nanos)
+    return _rfc3339(timestamp.seconds, timestamp.nanos)
 
 
-def _text_of(seconds: int, nanoseconds: int) -> str:
+def _rfc3339(seconds: int, nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
@@ -236,5 +252,5 @@ def _earlier(time: str) -> str:
     return f"{moved:%Y-%m-%dT%H:%M:%S}.{fraction}"
 
 
-def _without_nothing(**values: Any) -> dict[str, Any]:
+def _without_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}

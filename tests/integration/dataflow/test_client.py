@@ -14,7 +14,7 @@ import pytest
 
 from deferrable_ops.exceptions import DataflowRefused, InputError, LaunchUncertain
 from deferrable_ops.testing.dataflow import FakeDataflow, Step, dataflow_process
-from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, Place, use_dataflow
+from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget, Job, use_dataflow
 from deferrable_ops.upstreams.dataflow.errors import TRANSIENT
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLED, CANCELLING, DONE, DRAINING, QUEUED, UPDATED
 
@@ -314,7 +314,10 @@ async def test_messages_come_by_importance_and_time_over_all_pages(
 
 
 async def test_a_place_has_one_client(fake: FakeDataflow, dataflow: Dataflow) -> None:
-    async with use_dataflow(Place("p", "r")) as same, use_dataflow(Place("p", "elsewhere")) as other:
+    async with (
+        use_dataflow(DataflowTarget("p", "r")) as same,
+        use_dataflow(DataflowTarget("p", "elsewhere")) as other,
+    ):
         assert same is dataflow
         assert other is not dataflow
 
@@ -326,7 +329,7 @@ async def test_missing_extra_says_what_to_install(
 
     monkeypatch.setitem(sys.modules, "google.cloud.dataflow_v1beta3", None)
     with pytest.raises(ConfigurationError, match=r'pip install "airflow-deferrable-ops\[dataflow\]"'):
-        async with use_dataflow(Place("p", "not opened before")):
+        async with use_dataflow(DataflowTarget("p", "not opened before")):
             pass
 
 
@@ -341,11 +344,11 @@ class Watcher:
             imported.append((name, threading.current_thread() is threading.main_thread()))
 
 sys.meta_path.insert(0, Watcher())
-from deferrable_ops.upstreams.dataflow.client import Place, use_dataflow
+from deferrable_ops.upstreams.dataflow.client import DataflowTarget, use_dataflow
 assert not imported, imported
 
 async def main():
-    async with use_dataflow(Place("p", "r")) as dataflow:
+    async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
         assert await dataflow.find("etl") == []
 
 asyncio.run(main())
@@ -377,7 +380,7 @@ async def test_credentials_are_loaded_in_a_thread(monkeypatch: pytest.MonkeyPatc
         return AnonymousCredentials()
 
     monkeypatch.setattr("deferrable_ops.upstreams.dataflow.api.load_credentials", load)
-    async with use_dataflow(Place("p", "with credentials")):
+    async with use_dataflow(DataflowTarget("p", "with credentials")):
         pass
     assert loaded_in
     assert threading.main_thread() not in loaded_in

@@ -9,7 +9,7 @@ import pytest
 
 from deferrable_ops.exceptions import DataflowRefused
 from deferrable_ops.testing.dataflow import FakeDataflow, Step, dataflow_process, fake_dataflow
-from deferrable_ops.upstreams.dataflow.client import Place, use_dataflow
+from deferrable_ops.upstreams.dataflow.client import DataflowTarget, use_dataflow
 from deferrable_ops.upstreams.dataflow.jobs import DONE, QUEUED, RUNNING
 
 SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
@@ -27,7 +27,7 @@ async def test_fake_in_another_process_is_scripted_and_read(monkeypatch: pytest.
         )
         control.tell("fail", "GetJob", "UNAVAILABLE", times=1)
         control.set(second_launch="return")
-        async with use_dataflow(Place("p", "r")) as dataflow:
+        async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
             job = await dataflow.launch("flex", {"launchParameter": {"jobName": "etl"}}, free_to_send)
             assert (await dataflow.get(job.id)).state_name == "JOB_STATE_FAILED"
             assert [message.text for message in await dataflow.messages(job.id)] == ["broken"]
@@ -41,7 +41,7 @@ async def test_fake_in_another_process_is_scripted_and_read(monkeypatch: pytest.
 async def test_fake_in_another_process_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with dataflow_process() as control:
         monkeypatch.setenv(SETTING, control.host)
-        async with use_dataflow(Place("p", "r")) as dataflow:
+        async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
             assert await dataflow.find("etl") == []
             control.tell("disconnect")
             control.tell("connect")
@@ -91,7 +91,7 @@ async def test_jobs_are_missing_from_lists_for_as_long_as_all_or_their_script_sa
 
 @pytest.mark.parametrize("name", ["Etl", "1etl", "etl-", "e" * 64, "etl_1"])
 async def test_job_name_that_dataflow_would_refuse_is_refused(name: str, fake: FakeDataflow) -> None:
-    async with use_dataflow(Place("p", "r")) as dataflow:
+    async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
         with pytest.raises(DataflowRefused, match="invalid job name"):
             await dataflow.launch("flex", {"launchParameter": {"jobName": name}}, free_to_send)
     assert fake.jobs() == []

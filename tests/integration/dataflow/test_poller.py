@@ -11,7 +11,7 @@ import pytest
 
 from deferrable_ops.exceptions import DataflowRefused
 from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob, Step
-from deferrable_ops.upstreams.dataflow.client import Dataflow, MessageCursor, MessagesWanted, Update, Watch
+from deferrable_ops.upstreams.dataflow.client import Dataflow, JobWatch, MessageCursor, MessagesWanted, Update
 from deferrable_ops.upstreams.dataflow.errors import TRANSIENT
 from deferrable_ops.upstreams.dataflow.jobs import DONE, FAILED, PAUSED, QUEUED, RUNNING, UPDATED
 
@@ -24,14 +24,14 @@ def job_of(fake: FakeDataflow, name: str = "etl") -> FakeJob:
     return fake.create(name, "p", "r", {"team": "a"}, {})
 
 
-async def next_state(watch: Watch) -> int:
+async def next_state(watch: JobWatch) -> int:
     """Return the next state that is told, whatever is said before it."""
     while (update := await asyncio.wait_for(watch.next(), 20)).job is None:
         pass
     return update.job.state
 
 
-async def said(watch: Watch, count: int) -> list[Update]:
+async def said(watch: JobWatch, count: int) -> list[Update]:
     """Return the updates until so many messages have been told."""
     updates: list[Update] = []
     while sum(len(update.messages) for update in updates) < count:
@@ -54,7 +54,7 @@ async def watching(
     count: int,
     messages: MessagesWanted | None = None,
     interval: float = INTERVAL,
-) -> AsyncIterator[list[Watch]]:
+) -> AsyncIterator[list[JobWatch]]:
     """Watch so many jobs, all of which have been told of once."""
     jobs = [job_of(fake, f"etl-{number}") for number in range(count)]
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ async def test_finished_job_is_told_with_its_labels_and_ends_the_watch(
         update = await watch.next()
         assert update.job is not None
         assert update.job.labels == {"team": "a"}
-        with pytest.raises(RuntimeError, match="nothing more will change"):
+        with pytest.raises(RuntimeError, match="it has no further updates"):
             await watch.next()
         calls = fake.trouble.calls["ListJobs"]
         with dataflow.watch(job_of(fake, "other").id, interval=INTERVAL) as other:
@@ -190,7 +190,7 @@ async def test_lost_connection_is_waited_out(
         await fake.disconnect()
         for number in range(20):
             fake.move(f"etl-{number}", "DONE")
-        while "jobs are waited for until it answers" not in caplog.text:
+        while "jobs are watched" not in caplog.text:
             await asyncio.sleep(0.005)
         await fake.connect()
         assert [await next_state(watch) for watch in watches] == [DONE] * 20

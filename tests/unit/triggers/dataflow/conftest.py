@@ -13,9 +13,9 @@ from deferrable_ops.triggers.dataflow import launch
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a launch try again after a twentieth of a second."""
-    monkeypatch.setattr(launch, "_PAUSE_FIRST", 0.05)
+    monkeypatch.setattr(launch, "_FIRST_PAUSE", 0.05)
     monkeypatch.setattr(launch, "_LABELS_EVERY", 0.05)
-    monkeypatch.setattr(launch, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(launch, "_SEARCH_EVERY", 0.1)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
-from deferrable_ops.upstreams.dataflow.credentials import load_credentials, whose
+from deferrable_ops.upstreams.dataflow.credentials import describe_account, load_credentials
 
 
 class TokenService:
@@ -110,7 +110,7 @@ def test_a_connection_without_the_provider_says_what_to_install() -> None:
 
 
 def test_whose_credentials_they_are_is_said_in_words() -> None:
-    assert whose("my_gcp", ()) == "the account of the connection 'my_gcp'"
-    assert whose(None, ("a@p", "b@p")).startswith(
+    assert describe_account("my_gcp", ()) == "the account of the connection 'my_gcp'"
+    assert describe_account(None, ("a@p", "b@p")).startswith(
         "b@p (impersonated by the account of the application default"
     )
