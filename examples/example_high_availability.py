@@ -1,6 +1,6 @@
-"""Watch over a service in the Triggerer. No worker runs but to start the DAG again.
+"""Check a service in the Triggerer. A worker runs only to start the DAG again.
 
-Trigger `example_high_availability` and look at its Grid: the service is Airflow's own API server, which is well, so the
+Trigger `example_high_availability` and open its Grid. The service is Airflow's own API server, which is healthy, so the
 run ends after twenty seconds. `example_high_availability_countdown` starts itself twice.
 """
 
@@ -18,8 +18,8 @@ SERVICE = os.environ.get("SERVICE_URL", f"{AIRFLOW}/api/v2/version")
 
 @task
 def restart() -> str:
-    """Stand for whatever brings the service back. The next run of the DAG is on its way then."""
-    return f"{SERVICE} is started again"
+    """Bring the service back. Meanwhile the next run of the DAG starts."""
+    return f"restarted {SERVICE}"
 
 
 with DAG("example_high_availability", schedule=None):
@@ -35,8 +35,8 @@ with DAG("example_high_availability", schedule=None):
     watch.retrigger_fail >> restart()
 
 
-def is_over(dag_run, **context):
-    """Be called on a worker, because a triggerer cannot import a DAG's file."""
+def count_down(dag_run, **context):
+    """Return the result of the check. It runs on a worker, because a triggerer cannot import a DAG file."""
     counter = int(dag_run.conf.get("counter", 2))
     return (Result.PASS, Action.RETRIGGER) if counter > 0 else (Result.PASS, Action.STOP)
 
@@ -44,6 +44,6 @@ def is_over(dag_run, **context):
 with DAG("example_high_availability_countdown", schedule=None):
     HighAvailabilityOperator(
         task_id="count",
-        python_callable=is_over,
+        python_callable=count_down,
         pass_trigger_kwargs={"conf": {"counter": "{{ dag_run.conf.get('counter', 2) | int - 1 }}"}},
     )
