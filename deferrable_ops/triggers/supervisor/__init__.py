@@ -1,4 +1,4 @@
-"""The triggers of the steps of a supervisor: each step is one task."""
+"""The triggers of the tasks of a Supervisor."""
 
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger

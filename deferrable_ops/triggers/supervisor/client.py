@@ -1,4 +1,4 @@
-"""Asking a supervisord from a task that runs on a worker."""
+"""A client that calls a supervisord from a task on a worker."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorClient:
-    """Calls a supervisord's XML-RPC methods, on its machine's Unix socket; each call connects and leaves again.
+    """Calls XML-RPC methods of a supervisord over its Unix socket, with one connection for each call.
 
-    A task on a worker reaches the supervisord of a machine that is reached by SSH, and one that runs on the worker's
-    own host.
+    From a worker, it reaches a supervisord over SSH, or one on the worker's own host.
 
-    :param cfg: its configuration.
+    :param cfg: configuration of the supervisord.
     """
 
     def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
         self._cfg = cfg
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method answers.
+        """Call a method, and return its result.
 
-        :param method: as ``supervisor.getState``; see supervisor's documentation.
-        :raises SupervisordUnavailable: supervisord does not run, or cannot be reached.
-        :raises SupervisordRefused: it refuses, with a code.
+        :param method: for example ``supervisor.getState``; see the documentation of supervisor.
+        :raises SupervisordUnavailable: supervisord is not running, or does not answer.
+        :raises SupervisordRefused: supervisord returned a fault; the exception has its code.
         :raises MachineError: the machine cannot be reached.
         """
         return run_sync(self._call(method, arguments))
 
     def processes(self) -> list[Process]:
-        """Return the processes of all programs, as they are."""
+        """Return the current processes of all programs."""
         return [Process.from_info(info) for info in self.call("supervisor.getAllProcessInfo")]
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:

@@ -1,8 +1,8 @@
-"""A supervisord's configuration as the triggers of its tasks are given it, and what follows from it.
+"""The configuration of a supervisord as an argument of triggers, and the values derived from it.
 
-Airflow keeps a trigger's arguments in the DAG's serialized form, where many can read them. So a configuration that
-holds a password, or variables of an environment, is encrypted, and always to the same text: Airflow would take another
-one for another version of the DAG.
+Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. So a configuration with
+passwords or environment variables is encrypted. The encryption is deterministic, because Airflow takes a changed
+argument for a new version of the DAG.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deferrable_ops.upstreams.supervisord.client import SupervisordAddress
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-Step = Literal[
+StepName = Literal[
     "configure-supervisor",
     "start-supervisor",
     "start-programs",
@@ -41,7 +41,10 @@ Step = Literal[
     "unconfigure-supervisor",
     "force-kill",
 ]
-STEPS: Final[tuple[Step, ...]] = get_args(Step)
+STEPS: Final[tuple[StepName, ...]] = get_args(StepName)
+
+START_STEPS: Final[tuple[StepName, ...]] = ("configure-supervisor", "start-supervisor", "start-programs")
+TEARDOWN_STEPS: Final[tuple[StepName, ...]] = ("stop-programs", "stop-supervisor", "unconfigure-supervisor")
 
 DEFAULT_CONNECTION: Final = "ssh_default"
 
@@ -49,70 +52,79 @@ _KINDS: Final[dict[str, type[SupervisorAirflowConfiguration]]] = {
     "local": SupervisorAirflowConfiguration,
     "ssh": SupervisorSSHAirflowConfiguration,
 }
-_SEALED: Final = "sealed:"
+# The text of an encrypted configuration begins with this.
+_ENCRYPTED: Final = "sealed:"
 _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
-_SHORTEST_HIDDEN: Final = 4  # characters; hiding shorter values would make a message unreadable
+
+# Shorter values are not masked: it would make messages unreadable.
+_SHORTEST_MASKED: Final = 4
 _EXPRESSIONS: Final = (frozenset[str](), IN_DAEMON | {"host_node_name"}, IN_PROCESS)
-# What supervisord says of a value that it cannot read, after that value, or before it.
+
+# supervisord quotes a value that it cannot parse before one message (_QUOTED), and at the end of another (_QUOTED_LAST).
+# The errors of Machine.run put "it wrote: " before the quoted output of a command.
 _QUOTED: Final = re.compile(
     r"(?m)^(.*?it wrote: ['\"]|).* (?=for \\*'[\w.:-]+\\*' (?:contains names \(|is badly formatted))"
 )
 _QUOTED_LAST: Final = re.compile(r"(?<= in value ').*")
 _OUTPUT: Final = re.compile(r"it wrote: ['\"]")
-_STARTING: Final = 10.0  # seconds: what supervisord needs on a slow machine
-_STOPS: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
-_STARTS: Final = frozenset({"restart-programs", "start-programs"})
+
+# The time that supervisord needs to start on a slow machine, in seconds.
+_DAEMON_START_SECONDS: Final = 10.0
+
+_WAIT_FOR_STOP: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
+_WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a configuration as text that :func:`load_configuration` reads: the same text for the same configuration.
+    """Return a configuration as text for :func:`load_configuration`; equal configurations give equal text.
 
-    :raises ConfigurationError: it holds a password, and there is no key to encrypt it with.
-    :raises InputError: it cannot be rendered, or nobody could log in with what it holds.
+    :raises ConfigurationError: the configuration has a password, and there is no key to encrypt it.
+    :raises InputError: the configuration cannot be rendered, or its password is a hash.
     """
     supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
     kind = next(kind for kind, of_kind in reversed(_KINDS.items()) if isinstance(cfg, of_kind))
     text = json.dumps({"kind": kind, "configuration": cfg.with_secrets()}, sort_keys=True)
-    if not any(_hidden(cfg)):
+    if not any(_secrets_of(cfg)):
         return text
     ciphers = _ciphers()
     if ciphers:
-        return _SEALED + base64.urlsafe_b64encode(ciphers[0].encrypt(text.encode(), None)).decode()
+        return _ENCRYPTED + base64.urlsafe_b64encode(ciphers[0].encrypt(text.encode(), None)).decode()
     if cfg.has_secrets or cfg.airflow.password is not None:
         raise ConfigurationError(
-            "[core] fernet_key is empty: set it, to the same on all machines; the passwords of a supervisord's "
-            "configuration are kept encrypted with it"
+            "[core] fernet_key is empty, but the passwords of a supervisord's configuration are encrypted with it; set "
+            "the same fernet_key on all machines"
         )
     return text
 
 
-@lru_cache(maxsize=256)  # hundreds of triggers are given the same
+# Hundreds of triggers may share a configuration.
+@lru_cache(maxsize=256)
 def load_configuration(text: str) -> SupervisorAirflowConfiguration:
-    """Return the configuration that was sealed; one for SSH is a SupervisorSSHAirflowConfiguration.
+    """Return the configuration that :func:`serialize_configuration` wrote.
 
-    :raises ConfigurationError: it was sealed with another key.
-    :raises InputError: the text is no configuration.
+    :raises ConfigurationError: it was encrypted with another key.
+    :raises InputError: the text is not a configuration.
     """
-    plain = _unsealed(text) if text.startswith(_SEALED) else text
+    plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
     try:
-        told = json.loads(plain)
-        return _KINDS[told["kind"]].model_validate(told["configuration"])
+        data = json.loads(plain)
+        return _KINDS[data["kind"]].model_validate(data["configuration"])
     except ValidationError as error:
         raise InputError(f"configuration: {error}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            "configuration is not what serialize_configuration() returns; use an operator, or call it"
+            "configuration is not a result of serialize_configuration(); use an operator, or call that function"
         ) from None
 
 
 def is_remote(cfg: SupervisorAirflowConfiguration) -> bool:
-    """Return whether its supervisord runs on a machine that is reached by SSH."""
+    """Return whether the supervisord is managed over SSH."""
     return isinstance(cfg, SupervisorSSHAirflowConfiguration)
 
 
 def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
-    """Return the machine on which its supervisord runs."""
+    """Return the address of the machine that runs the supervisord."""
     if not isinstance(cfg, SupervisorSSHAirflowConfiguration):
         return MachineAddress()
     ssh = cfg.ssh_operator_args
@@ -127,10 +139,10 @@ def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
 
 
 def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
-    """Return how its supervisord answers.
+    """Return the address and login of the supervisord.
 
-    :param socket: the path on this host that reaches its socket.
-    :raises InputError: the socket's password is a hash, with which nobody can log in.
+    :param socket: the path on this host that leads to supervisord's socket.
+    :raises InputError: the password of the socket is a hash; logging in needs the password itself.
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:
@@ -141,7 +153,7 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
 
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return what the inbox calls its supervisord: ``/the/working_dir``, or ``connection:/the/working_dir``."""
+    """Return the supervisord's name in the inbox: ``/the/working_dir``, or ``connection:/the/working_dir``."""
     where = machine_address(cfg)
     if where.ssh_conn_id is None:
         return str(cfg.working_dir)
@@ -150,75 +162,77 @@ def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how long its programs may take to stop, all of them at once."""
+    """Return how many seconds the programs may take to stop, all at the same time."""
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     return float(max(program.stopwaitsecs for program in programs))
 
 
 def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how long supervisord may take until each program has started, or failed to after its last try."""
-    # supervisord waits a second longer before each further try.
+    """Return how many seconds supervisord may take until each program has started, or failed its last attempt."""
+    # supervisord waits one second longer before each further attempt.
     return max(
         float(program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1)))
         for program in cfg.programs.values()
     )
 
 
-def step_timeout(cfg: SupervisorAirflowConfiguration, step: Step) -> float:
-    """Return the seconds that a step may take: ``command_timeout``, and what its programs need to stop and to start."""
-    seconds = float(cfg.airflow.command_timeout) + _STARTING
-    if step in _STOPS:
+def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
+    """Return the timeout of a step in seconds: ``command_timeout`` and the time its programs need to stop and start."""
+    seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
+    if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)
-    if step in _STARTS:
+    if step in _WAIT_FOR_START:
         seconds += start_seconds(cfg)
     if step in ("start-supervisor", "stop-supervisor"):
-        # A daemon that was killed, or does not answer, leaves programs: they are told to end, and killed after that.
+        # A dead or silent supervisord leaves processes behind, which receive SIGTERM, and later SIGKILL.
         seconds += 2 * stop_seconds(cfg)
     return seconds
 
 
 def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a text with the values that the configuration hides taken out of it.
+    """Return a text in which the secret values of the configuration are replaced by ``***``.
 
-    They are found as they are, as supervisord's file holds them, as Python shows either, and where a text that was cut
-    begins in the middle of one. What supervisord quotes of its file when it cannot read that is left out.
+    A value is found as it is, as it is escaped in supervisord's file, as Python's repr of either, and if the text was
+    truncated in the middle of it. Quotes of supervisord's file in its parse errors are removed, too.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
-    values = [value for value in _hidden(cfg) if len(value) >= _SHORTEST_HIDDEN]
+    values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]
     forms = sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
     for form in forms:
         text = text.replace(form, "***")
     quoted = _OUTPUT.search(text)
     for begin in (0, *([quoted.end()] if quoted else [])):
-        text = text[:begin] + _without_rest(text[begin:], forms)
+        text = text[:begin] + _mask_truncated_start(text[begin:], forms)
     return text
 
 
 def _forms(value: str) -> set[str]:
-    """Return what a value may look like in a message."""
+    """Return the forms in which a value may appear in a message."""
     forms = {value, value.replace("%", "%%"), value.replace("%", "%%%%")}
     for expressions in _EXPRESSIONS:
         for expanded in (1, 2):
-            with suppress(InputError):  # it is in no file
-                # In quotes, as there: spaces at its ends need nothing.
+            # A value that cannot be rendered is in no file.
+            with suppress(InputError):
+                # Values of an environment are quoted, so spaces at the ends need no escape.
                 forms.add(render_value("", f'"{value}"', expressions, expanded)[1:-1])
-    for _ in range(2):  # a message that is shown by Python may itself be quoted
-        forms |= {shown for form in forms for shown in _shown(form)}
+    # Twice, because the repr of a message may be quoted in another repr.
+    for _ in range(2):
+        forms |= {shown for form in forms for shown in _reprs(form)}
     return forms
 
 
-def _shown(text: str) -> Iterator[str]:
-    """Yield how Python shows a text within a longer one, which may hold quotes of both kinds."""
+def _reprs(text: str) -> Iterator[str]:
+    """Yield how a text appears in the repr of a longer text, which may contain both kinds of quotes."""
     quotes = "'\""
     for show in (repr, ascii):
         yield show(text)[1:-1]
         yield show(quotes + text)[len(repr(quotes)) - 1 : -1]
 
 
-def _without_rest(text: str, forms: Sequence[str]) -> str:
-    """Return a text that may begin in the middle of a value without the rest of that."""
-    rest, first = 0, text[:_SHORTEST_HIDDEN]
-    for form in forms if len(first) == _SHORTEST_HIDDEN else ():
+def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
+    """Mask the end of a secret value with which a truncated text may begin."""
+    rest, first = 0, text[:_SHORTEST_MASKED]
+    for form in forms if len(first) == _SHORTEST_MASKED else ():
         start = form.find(first, 1)
         while start > 0 and not text.startswith(form[start:]):
             start = form.find(first, start + 1)
@@ -226,8 +240,8 @@ def _without_rest(text: str, forms: Sequence[str]) -> str:
     return f"***{text[rest:]}" if rest else text
 
 
-def _hidden(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield the passwords, and the values of variables, which may be passwords."""
+def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
+    """Yield the passwords, and the values of environment variables, which may be passwords."""
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()
@@ -240,26 +254,26 @@ def _hidden(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
         yield from cfg.ssh_operator_args.environment.values()
 
 
-def _unsealed(text: str) -> str:
+def _decrypt(text: str) -> str:
     from cryptography.exceptions import InvalidTag
 
     try:
-        sealed = base64.urlsafe_b64decode(text.removeprefix(_SEALED))
+        encrypted = base64.urlsafe_b64decode(text.removeprefix(_ENCRYPTED))
     except (binascii.Error, ValueError):
-        raise InputError("configuration is sealed, and cut or changed; parse the DAG again") from None
+        raise InputError("the encrypted configuration is truncated or changed; parse the DAG again") from None
     for cipher in _ciphers():
         try:
-            return cipher.decrypt(sealed, None).decode()
+            return cipher.decrypt(encrypted, None).decode()
         except InvalidTag:
             continue
     raise ConfigurationError(
-        "the configuration of a supervisord was sealed with another [core] fernet_key: set the same key on all "
-        "machines, or set that one beside yours, separated by a comma, until the DAG is parsed again"
+        "the configuration of a supervisord was encrypted with another [core] fernet_key; set the same key on all "
+        "machines, or append the old key after a comma until the DAG has been parsed again"
     )
 
 
 def _ciphers() -> list[AESSIV]:
-    """Return what encrypts, first with the newest of Airflow's keys; nothing where Airflow has none."""
+    """Return a cipher for each fernet key of Airflow, that of the newest key first."""
     from airflow.sdk.configuration import conf
 
     keys = conf.get("core", "fernet_key", fallback="") or ""
@@ -272,5 +286,5 @@ def _cipher(key: str) -> AESSIV:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    # Deterministic, and safe to be so: SIV tells of two texts only whether they are the same.
+    # AES-SIV is deterministic: it reveals whether two texts are equal, and nothing else.
     return AESSIV(HKDF(SHA256(), length=64, salt=None, info=_PURPOSE).derive(key.encode()))

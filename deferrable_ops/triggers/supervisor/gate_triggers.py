@@ -1,4 +1,4 @@
-"""What a DAG run with a supervisord decides by its own tasks' states: to end it or not, and to say what failed."""
+"""Triggers that read the states of other tasks of the DAG run: teardown, alarm and force-kill switch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 
-FEATURE: Final = "supervisor"
-
-_DID_NOTHING: Final = frozenset({"skipped", "upstream_failed", "removed"})
+_NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that reads and touches nothing outside."""
+    """A trigger that only reads task states, and so has nothing to stop."""
 
-    feature: ClassVar[str] = FEATURE
+    feature: ClassVar[str] = "supervisor"
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to stop."""
+        """Always False."""
         return False
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop nothing."""
+        """Do nothing."""
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Succeeds where supervisord's run ends with this DAG run, and is skipped where it goes on.
+    """Succeeds if supervisord is to be stopped with this DAG run; is skipped if it keeps running.
 
-    :param first_task_id: the task that touches supervisord first.
-    :param check_task_id: the one that watches its programs.
-    :param retriggers: those that start the DAG again.
-    :param stop_on_exit: the configuration's.
-    :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task.
+    :param first_task_id: the first task that changes anything on supervisord's host.
+    :param check_task_id: the task that watches the programs.
+    :param retriggers: the tasks that start the DAG again.
+    :param stop_on_exit: ``stop_on_exit`` of the configuration.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger"
@@ -67,15 +65,15 @@ class SupervisorTeardownTrigger(_GateTrigger):
         self.run_facts = run_facts
 
     async def wait(self) -> Outcome:
-        """Read what the run came to; it is over but for the teardown."""
+        """Decide by the states of the run's other tasks, all of which have ended."""
         if not self.stop_on_exit:
-            return Skip("stop_on_exit=False: supervisord and its programs go on")
+            return Skip("stop_on_exit=False: supervisord and its programs keep running")
         states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
         if await self._is_retriggered(states):
-            return Skip("the DAG was started again: its next run takes supervisord over as it is")
-        began = states is None or states[self.first_task_id] not in _DID_NOTHING
-        if not began and not run_facts_of(self).retriggers(self.check_task_id):
-            return Skip("this run has not touched supervisord")
+            return Skip("the DAG was started again: its next run takes over the running supervisord")
+        started = states is None or states[self.first_task_id] not in _NOT_RUN_STATES
+        if not started and not run_facts_of(self).retriggers(self.check_task_id):
+            return Skip("this run did not use supervisord")
         return Success(None)
 
     async def _is_retriggered(self, states: Mapping[str, str | None] | None) -> bool:
@@ -89,13 +87,13 @@ class SupervisorTeardownTrigger(_GateTrigger):
 
 
 class SupervisorAlarmTrigger(_GateTrigger):
-    """Fails where a step has, or where a user ended the run as failed; is skipped otherwise.
+    """Fails if a step failed, or if a user marked the run as failed; is skipped otherwise.
 
-    Airflow lets teardowns go on when a user ends a run, and judges the run only then, by its leaves; but those it has
-    skipped, so that a run which was marked as failed would be a success.
+    When a user marks a run as failed, Airflow skips its tasks, still runs the teardown tasks, and then sets the run's
+    state from its leaf tasks. Those were skipped, so the run would become a success.
 
-    :param task_ids: the steps.
-    :param leaf_task_id: a task that runs in every run, if only to be skipped.
+    :param task_ids: the tasks of the steps.
+    :param leaf_task_id: a task that runs in every DAG run, even if only to be skipped.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
@@ -107,33 +105,33 @@ class SupervisorAlarmTrigger(_GateTrigger):
         self.leaf_task_id = leaf_task_id
 
     async def wait(self) -> Outcome:
-        """Read which tasks failed."""
+        """Read which steps failed."""
         states = await states_of_tasks(self.current.attempt, None)
         if states is None:
-            failed = [task_id for task_id in self.task_ids if await self._failed_here(task_id)]
+            failed = [task_id for task_id in self.task_ids if await self._has_failed(task_id)]
         else:
             failed = [task_id for task_id in self.task_ids if states.get(task_id) == "failed"]
         if failed:
-            return Failure(f"failed: {', '.join(failed)}")
+            return Failure(f"failed steps: {', '.join(failed)}; read their logs")
         if states is not None and await self._is_ended_by_user(states):
-            return Failure("a user ended this run before its programs did")
+            return Failure("a user marked this run as failed while its programs were running")
         return Skip("no step failed")
 
-    async def _failed_here(self, task_id: str) -> bool:
+    async def _has_failed(self, task_id: str) -> bool:
         wait = await newest_wait(self, task_id)
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the run as failed: then what ran was, and the leaf was skipped by Airflow."""
+        """Return whether a user marked the run as failed: running tasks then failed, and Airflow skipped the leaf."""
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Skips its task: what is behind it is done only when a user clears that.
+    """Skips its task, and with it the task after it, which runs only if a user clears it.
 
-    :param clears: the task that a user clears.
+    :param clears: the id of the task that a user clears.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"
@@ -144,5 +142,7 @@ class SupervisorSwitchTrigger(_GateTrigger):
         self.clears = clears
 
     async def wait(self) -> Outcome:
-        """Say how it is used."""
-        return Skip(f"clear the task {self.clears}, and only that, to kill supervisord and all its programs")
+        """Return a Skip whose reason describes how to kill supervisord."""
+        return Skip(
+            f"clear the task {self.clears}, and no other task, to kill supervisord and all its programs"
+        )

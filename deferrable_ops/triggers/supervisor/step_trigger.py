@@ -1,4 +1,4 @@
-"""The steps that prepare, start and stop a supervisord and its programs: each a task of its own."""
+"""The trigger of one step: it prepares, starts or stops a supervisord or its programs."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
 from deferrable_ops.upstreams.backoff import Backoff
 
-_TRY_AGAIN: Final = (ClaimLost, MachineUnavailable, SupervisordUnavailable)
-_LEAVES_SOMETHING: Final = frozenset(
+_TRANSIENT: Final = (ClaimLost, MachineUnavailable, SupervisordUnavailable)
+_CANCELLABLE_STEPS: Final = frozenset(
     {"configure-supervisor", "start-supervisor", "start-programs", "restart-programs"}
 )
 
 
 class SupervisorStepTrigger(TaskTrigger):
-    """Takes one step with a supervisord. Repeated at any moment, also while another does the same, it does no harm.
+    """Runs one step of a supervisord. A step may be repeated, or run in two processes at once.
 
-    :param step: one of ``supervisor_configuration.STEPS``.
-    :param configuration: what ``supervisor_configuration.serialize_configuration`` made.
-    :param check_task_id: the task that watches the programs: by its name a DAG run tells that it was retriggered.
-    :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler
-        did, because Airflow tells then. Only ``start-programs`` needs it.
+    :param step: one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
+    :param configuration: the result of
+        :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
+    :param check_task_id: the task that watches the programs; its retriggers are counted under this id.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task; None if the scheduler
+        started it in the triggerer, where Airflow provides them. Only ``start-programs`` needs them.
     """
 
     feature: ClassVar[str] = "supervisor"
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorStepTrigger"
     arguments: ClassVar[tuple[str, ...]] = ("step", "configuration", "check_task_id", "run_facts")
 
-    _problem: str | None = None  # why it is not done yet
+    # The last transient error.
+    _problem: str | None = None
 
     def __init__(
         self,
@@ -63,65 +65,65 @@ class SupervisorStepTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether a user who ends this task ends what it has started."""
-        return self.step in _LEAVES_SOMETHING and self._cfg.stop_on_exit
+        """Whether to tear down the supervisord if a user ends this task."""
+        return self.step in _CANCELLABLE_STEPS and self._cfg.stop_on_exit
 
     def validate(self) -> None:
         """Check the arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
-        :raises ConfigurationError: the configuration was sealed with another key.
+        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises ConfigurationError: the configuration was encrypted with another key.
         """
         if self.step not in STEPS:
-            raise InputError(f"step={self.step!r} is none; give one of {', '.join(STEPS)}")
+            raise InputError(f"step={self.step!r} is not a step; give one of {', '.join(STEPS)}")
         load_configuration(self.configuration)
 
     async def wait(self) -> Outcome:
-        """Take the step, and return what it found and did."""
-        return await self.race_with_settlement(self._until_taken())
+        """Run the step, and return its result."""
+        return await self.race_with_settlement(self._run_step())
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop what a task that a user ended has started, where ``stop_on_exit`` says so."""
+        """Tear down the supervisord of a task that a user ended, if ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, self._cfg, self.log)
 
     async def expired(self) -> Outcome:
-        """Return why the step was not taken in time."""
-        reason = self._problem or "it was still under way"
+        """Return why the step did not end in time."""
+        reason = self._problem or "it was still running"
         return Failure(f"{self.step} did not end within {self.timeout:g} s: {reason}")
 
-    async def _until_taken(self) -> Outcome:
+    async def _run_step(self) -> Outcome:
         await self.stop_previous_attempts()
         backoff = Backoff()
         while True:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is None:
-                        return await self._outcome_of_another()
-                    told = await self._take(claim)
-                    await claim.record(told)
-                    return Success(told)
+                        return await self._outcome_of_other_triggerer()
+                    result = await self._run_claimed(claim)
+                    await claim.record(result)
+                    return Success(result)
             except StepFailed as failed:
                 return Failure(str(failed), failed.retryable)
             except (MachineRefused, SupervisordRefused) as refused:
                 return Failure(str(refused), retryable=False)
-            except _TRY_AGAIN as error:
+            except _TRANSIENT as error:
                 self._problem = str(error)
             pause = backoff.failed()
-            self.log.warning("%s; trying again in %.1f s", self._problem, pause)
+            self.log.warning("%s; retrying in %.1f s", self._problem, pause)
             await asyncio.sleep(pause)
 
-    async def _take(self, claim: Claim) -> dict[str, Any]:
-        restart = self.step == "start-programs" and self._restarts()
+    async def _run_claimed(self, claim: Claim) -> dict[str, Any]:
+        restart = self.step == "start-programs" and self._must_restart()
         async with open_host(self._cfg, self.log, claim.check) as host:
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
-    async def _outcome_of_another(self) -> Outcome:
-        """Return what came of it where another triggerer has taken the step, or the wait is settled."""
+    async def _outcome_of_other_triggerer(self) -> Outcome:
+        """Return the outcome of a step that another triggerer has run, or whose wait is settled."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
-    def _restarts(self) -> bool:
-        """Return whether programs that run already are to be started anew, in this DAG run."""
+    def _must_restart(self) -> bool:
+        """Return whether this DAG run restarts programs that are already running."""
         cfg = self._cfg
         if cfg.restart_on_initial == cfg.restart_on_retrigger:
             return cfg.restart_on_initial

@@ -1,4 +1,4 @@
-"""What ends with a task that a user has killed: its run's programs and supervisord, where ``stop_on_exit`` says so."""
+"""Tears down a supervisord when a user has ended a task of its DAG run, if ``stop_on_exit`` is set."""
 
 from __future__ import annotations
 
@@ -17,35 +17,38 @@ from deferrable_ops.triggers.supervisor.steps import StepRunner, wrong_host_reas
 async def tear_down_if_killed(
     inbox: Inbox, wait: Wait, cfg: SupervisorAirflowConfiguration, log: Any
 ) -> None:
-    """Stop what the DAG run of a killed task uses, and with ``cleanup`` remove its files. May be called again.
+    """Stop the supervisord and the programs of a killed task's DAG run, and with ``cleanup`` remove the files.
 
-    Nothing is stopped for a task that was cleared, since its next attempt goes on with the same supervisord; that ran
-    out of time, since the DAG goes on to its own teardown; that a user marked as a success; or whose supervisord
-    another DAG run uses by now.
+    Idempotent. It does nothing in these cases:
 
-    :raises MachineUnavailable: it cannot be done from here now.
+    - the task was cleared: its next attempt uses the same supervisord;
+    - the task timed out: the DAG run continues to its own teardown;
+    - a user marked the task as a success;
+    - another DAG run uses the supervisord now.
+
+    :raises MachineUnavailable: the teardown is not possible from this host now.
     """
     if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return
 
-    async def is_used() -> bool:
+    async def is_ours() -> bool:
         claimed = await inbox.daemons.find(daemon_name(cfg))
-        mine = (wait.attempt.dag_id, wait.attempt.run_id)
-        return claimed is not None and (claimed.dag_id, claimed.run_id) == mine
+        own_run = (wait.attempt.dag_id, wait.attempt.run_id)
+        return claimed is not None and (claimed.dag_id, claimed.run_id) == own_run
 
-    async def check() -> None:
-        if not await is_used():
-            raise ClaimLost(f"another DAG run uses the supervisord {daemon_name(cfg)} by now")
+    async def check_claim() -> None:
+        if not await is_ours():
+            raise ClaimLost(f"another DAG run uses the supervisord {daemon_name(cfg)} now")
 
-    if not await is_used():
+    if not await is_ours():
         return
-    async with open_host(cfg, log, check) as host:
-        if (elsewhere := await wrong_host_reason(inbox, cfg, await host.machine.identity())) is not None:
-            raise MachineUnavailable(elsewhere)
-        steps = StepRunner(host, inbox, wait)
-        await steps.run("stop-supervisor")
+    async with open_host(cfg, log, check_claim) as host:
+        if (reason := await wrong_host_reason(inbox, cfg, await host.machine.identity())) is not None:
+            raise MachineUnavailable(reason)
+        runner = StepRunner(host, inbox, wait)
+        await runner.run("stop-supervisor")
         if cfg.cleanup:
-            await steps.run("unconfigure-supervisor")
+            await runner.run("unconfigure-supervisor")
 
 
 async def _is_success(wait: Wait) -> bool:

@@ -28,8 +28,8 @@ class HeldStep(SupervisorDueStepTrigger):
 
     classpath = "supervisor_holds.HeldStep"
 
-    async def _take(self, claim: Claim) -> dict[str, Any]:
-        return await _held(self, lambda: super(HeldStep, self)._take(claim))
+    async def _run_claimed(self, claim: Claim) -> dict[str, Any]:
+        return await _held(self, lambda: super(HeldStep, self)._run_claimed(claim))
 
 
 class HeldCheck(SupervisorCheckTrigger):

@@ -148,4 +148,4 @@ async def test_configuration_that_cannot_be_read_fails_the_task(runs: Runs, tmp_
     trigger.configuration = "no configuration"
     outcome = await runs.start(trigger).outcome()
     assert isinstance(outcome, Failure)
-    assert "configuration is not what serialize_configuration() returns" in outcome.reason
+    assert "configuration is not a result of serialize_configuration()" in outcome.reason

@@ -107,7 +107,7 @@ async def test_supervisord_goes_on_for_the_run_that_was_started(
     states.update({"configure": "success", retrigger: "success"})
     outcome = await runs.start(teardown()).outcome()
     assert isinstance(outcome, Skip)
-    assert "its next run takes supervisord over" in outcome.reason
+    assert "its next run takes over" in outcome.reason
 
 
 @pytest.mark.parametrize("state", ["skipped", "upstream_failed", "removed"])
@@ -116,7 +116,7 @@ async def test_run_that_began_nothing_stops_nothing_unless_the_one_before_left_i
 ) -> None:
     states["configure"] = state
     outcome = await runs.start(teardown()).outcome()
-    assert outcome == Skip("this run has not touched supervisord")
+    assert outcome == Skip("this run did not use supervisord")
     assert await runs.start(teardown(**{"check-retrigger": 2})).outcome() == Success(None)
 
 
@@ -156,7 +156,7 @@ async def test_where_nobody_tells_states_the_check_decides(
         (Skip("the DAG was started again"), Skip("the DAG was started again")),
         (
             Failure("no answer"),
-            Failure("teardown could not decide whether the run ends: no answer; clear it"),
+            Failure("the task teardown could not decide whether to stop supervisord: no answer; clear it"),
         ),
     ],
 )
@@ -260,8 +260,8 @@ def alarm() -> SupervisorAlarmTrigger:
 @pytest.mark.parametrize(
     "told, expected",
     [
-        ({"a": "failed", "b": "upstream_failed"}, Failure("failed: a")),
-        ({"a": "failed", "b": "failed"}, Failure("failed: a, b")),
+        ({"a": "failed", "b": "upstream_failed"}, Failure("failed steps: a; read their logs")),
+        ({"a": "failed", "b": "failed"}, Failure("failed steps: a, b; read their logs")),
         # What failed is before it, or beside it; Airflow judges the run by that.
         ({"a": "upstream_failed", "before": "failed", "leaf": "failed"}, Skip("no step failed")),
         ({"a": "success", "before": "failed", "leaf": "success"}, Skip("no step failed")),
@@ -280,7 +280,7 @@ async def test_run_that_a_user_marked_as_failed_fails(
     runs: Runs, states: dict[str, Any], what_ran: str
 ) -> None:
     states.update({"a": "success", what_ran: "failed", "leaf": "skipped"})
-    ended_by_user = Failure("a user ended this run before its programs did")
+    ended_by_user = Failure("a user marked this run as failed while its programs were running")
     assert await runs.start(alarm()).outcome() == ended_by_user
     attempt = new_attempt()
     await ended(runs, attempt, "leaf", Skip("the check ended as pass/stop"))  # it was not skipped by Airflow
@@ -294,7 +294,11 @@ async def test_run_that_a_user_marked_as_a_success_does_not_fail(runs: Runs, sta
 
 @pytest.mark.parametrize(
     "outcome, expected",
-    [(Failure("no"), Failure("failed: b")), (TAKEN, Skip("no step failed")), (None, Skip("no step failed"))],
+    [
+        (Failure("no"), Failure("failed steps: b; read their logs")),
+        (TAKEN, Skip("no step failed")),
+        (None, Skip("no step failed")),
+    ],
 )
 async def test_where_nobody_tells_states_the_steps_outcomes_are_read(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, outcome: Outcome | None, expected: Outcome
