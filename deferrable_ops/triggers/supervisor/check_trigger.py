@@ -1,4 +1,4 @@
-"""Watching a supervisord's programs: a check that polls in the triggerer, together with all others of that daemon."""
+"""The trigger of the check: it watches the programs of a supervisord, which it polls for all tasks at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deferrable_ops.triggers.supervisor.configuration import is_remote, load_con
 from deferrable_ops.triggers.supervisor.host import open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
-from deferrable_ops.triggers.supervisor.watch.program_watcher import Programs, parse_processes
+from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
 from deferrable_ops.upstreams.backoff import Backoff
 
@@ -32,13 +32,14 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
-    """Watches the programs of a supervisord, until they, a limit or the timeout end that.
+    """Watches the programs of a supervisord until they end, a limit is reached or the task times out.
 
-    :param configuration: what ``supervisor_configuration.serialize_configuration`` made.
-    :param rules: what :meth:`CheckRules.as_json` wrote; how often supervisord is asked is in the configuration.
-    :param soft_fail: a timeout skips the task.
-    :param run_facts: what :meth:`RunFacts.as_json` wrote, where a worker deferred the task; None where the scheduler
-        did, because Airflow tells then.
+    :param configuration: the result of
+        :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
+    :param rules: the result of :meth:`CheckRules.as_json`; the poll interval is in the configuration.
+    :param soft_fail: skip the task on a timeout.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task; None if the scheduler
+        started it in the triggerer, where Airflow provides them.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -50,56 +51,55 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         self.configuration = configuration
 
     def validate(self) -> None:
-        """Check the rendered configuration.
+        """Check the configuration.
 
-        :raises InputError: it is wrong.
-        :raises ConfigurationError: it cannot be decrypted.
+        :raises InputError: the configuration is invalid.
+        :raises ConfigurationError: the configuration cannot be decrypted.
         """
         load_configuration(self.configuration)
 
     @property
     def cancellable(self) -> bool:
-        """Whether a user who ends this task ends the programs."""
+        """Whether to tear down the supervisord if a user ends this task."""
         return load_configuration(self.configuration).stop_on_exit
 
     async def cancel(self, wait: Wait) -> None:
-        """Stop programs and supervisord where a user ended the task, and ``stop_on_exit`` says so."""
+        """Tear down the supervisord if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
 
     async def poll(self) -> Outcome:
-        """Look again and again, and return how that ends."""
-        judge, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
-        while (ended := judge.at_limit(_now())) is None:
+        """Watch the programs, and return the outcome."""
+        evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
+        while (ended := evaluator.at_limit(_now())) is None:
             try:
-                return await self._watched(judge)
+                return await self._connect_and_watch(evaluator)
             except (SupervisordRefused, MachineRefused) as refused:
                 return Failure(str(refused), retryable=False)
             except MachineUnavailable as lost:
                 pause = backoff.failed()
-                self.log.warning("The programs cannot be seen now, and go on: %s", lost)
+                self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
             await asyncio.sleep(pause)
         return self.end(ended)
 
-    async def _watched(self, judge: CheckEvaluator) -> Outcome:
+    async def _connect_and_watch(self, evaluator: CheckEvaluator) -> Outcome:
         config = load_configuration(self.configuration)
         async with open_host(config, self.log) as host:
             if not is_remote(config):
-                elsewhere = await wrong_host_reason(self.inbox, config, await host.machine.identity())
-                if elsewhere is not None:
-                    return Failure(elsewhere, retryable=False)
+                reason = await wrong_host_reason(self.inbox, config, await host.machine.identity())
+                if reason is not None:
+                    return Failure(reason, retryable=False)
             interval = config.check_interval.total_seconds()
             with host.rpc.watch(interval, parse_processes) as readings:
-                until = f", until {judge.end} at the latest" if judge.end else ""
+                until = f", until {evaluator.end} at the latest" if evaluator.end else ""
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
-                kept = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                programs = Programs(host, readings, kept)
-                return await self._look_on(judge, programs)
+                saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
+                return await self._watch(evaluator, ProgramWatcher(host, readings, saved))
 
-    async def _look_on(self, judge: CheckEvaluator, programs: Programs) -> Outcome:
-        kept = None
-        while (ended := judge.at_limit(_now())) is None:
-            verdict = await programs.look(_seconds_until(judge.end))
+    async def _watch(self, evaluator: CheckEvaluator, watcher: ProgramWatcher) -> Outcome:
+        saved = None
+        while (ended := evaluator.at_limit(_now())) is None:
+            verdict = await watcher.next_verdict(_seconds_until(evaluator.end))
             if verdict is None:
                 continue
             outcome: Outcome | Decision | None
@@ -109,22 +109,22 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 case Action.SKIP:
                     outcome = Skip(verdict.reason)
                 case action:
-                    outcome = judge.evaluate(_RESULTS[action], _now())
-            await (programs.forward_output() if outcome is None else programs.finish_output())
-            # SavedState before it is acted on: whoever goes on after a restart must know of a pause that was begun.
-            if (judge.state, programs.kept) != kept:
-                kept = judge.state, programs.kept
-                await self._keep(*kept)
+                    outcome = evaluator.evaluate(_RESULTS[action], _now())
+            await (watcher.forward_output() if outcome is None else watcher.finish_output())
+            # Save before the steps: after a restart, the trigger must know which pauses have begun.
+            if (evaluator.state, watcher.state) != saved:
+                saved = evaluator.state, watcher.state
+                await self._save(*saved)
             if outcome is not None:
                 self.log.info("%s", verdict.reason)
                 return outcome if not isinstance(outcome, Decision) else self.end(outcome)
-            await programs.act()
-        await programs.finish_output()
-        await self._keep(judge.state, programs.kept)
+            await watcher.apply_steps()
+        await watcher.finish_output()
+        await self._save(evaluator.state, watcher.state)
         return self.end(ended)
 
-    async def _keep(self, health: dict[str, Any], seen: SavedState) -> None:
-        await self.inbox.waits.save_progress(self.current.id, health | seen.to_json())
+    async def _save(self, health: dict[str, Any], state: SavedState) -> None:
+        await self.inbox.waits.save_progress(self.current.id, health | state.to_json())
 
 
 def _now() -> datetime:

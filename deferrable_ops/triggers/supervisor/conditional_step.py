@@ -95,7 +95,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if a later DAG run uses supervisord by now; this happens if a user clears a task of an old run."""
+        """Return a Skip if a later DAG run uses supervisord; this happens if a user clears a task of an old run."""
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:

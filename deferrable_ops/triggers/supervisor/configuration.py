@@ -60,7 +60,7 @@ _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
 _SHORTEST_MASKED: Final = 4
 _EXPRESSIONS: Final = (frozenset[str](), IN_DAEMON | {"host_node_name"}, IN_PROCESS)
 
-# supervisord quotes a value that it cannot parse before one message (_QUOTED), and at the end of another (_QUOTED_LAST).
+# supervisord quotes a value that it cannot parse before one message (_QUOTED) and at the end of another (_QUOTED_LAST).
 # The errors of Machine.run put "it wrote: " before the quoted output of a command.
 _QUOTED: Final = re.compile(
     r"(?m)^(.*?it wrote: ['\"]|).* (?=for \\*'[\w.:-]+\\*' (?:contains names \(|is badly formatted))"

@@ -41,7 +41,7 @@ async def test_supervisord_that_is_shutting_down_has_its_time_to_stop(place: Pla
 async def test_programs_that_were_promised_more_time_than_is_left_are_ended_all_the_same(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._MORE_TO_STOP", 0.5)
+    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._TO_LEAVE", 1.0)
     promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
     await place.take(promised, *BEGIN)

@@ -114,8 +114,8 @@ async def test_retry_runs_the_program_again_until_it_ends_well(
         outcomes = [await runs.start(watching(found), first).outcome()]
         for number in (2, 3):
             trigger, attempt = watching(found), new_attempt(number, of=first)
-            run, before = runs.start(trigger, attempt), caplog.text.count("it is started again")
-            await eventually(lambda: caplog.text.count("it is started again") > before, "the start")  # noqa: B023
+            run, before = runs.start(trigger, attempt), caplog.text.count("; restarted it")
+            await eventually(lambda: caplog.text.count("; restarted it") > before, "the start")  # noqa: B023
             await run.kill_process()  # before anything is kept, or soon after
             outcomes.append(await runs.start(trigger, attempt).outcome())
         assert outcomes == [Failure("test:test exited with 75")] * 2 + [Success(["pass", "stop"])]
@@ -198,8 +198,8 @@ async def test_crash_loop_is_paused_and_then_given_up(runs: Runs, caplog: pytest
     ) as found:
         await found.start()
         assert await runs.start(watching(found)).outcome() == Success(["fail", "stop"])
-        assert caplog.text.count("it is kept stopped") == 1
-        assert caplog.text.count("has been kept stopped for long enough") == 1
+        assert caplog.text.count("keeping it stopped") == 1
+        assert caplog.text.count("The pause of test:test is over") == 1
         assert "again after 1 pauses" in caplog.text
 
 

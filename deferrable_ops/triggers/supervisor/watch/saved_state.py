@@ -1,4 +1,4 @@
-"""What a watching task keeps in the inbox, and what it takes over from the one before it."""
+"""The state that a watching task saves in the inbox, and takes over from the attempt before it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deferrable_ops.supervisord.crash_loops import CrashHistory
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What is known when the watching begins.
+    """The state with which a task begins or continues to watch programs.
 
-    :param histories: of processes, by full name: a pause that lasts must not be taken for an end.
-    :param output: up to where each log was copied.
-    :param is_ours: all of that was seen by this DAG run.
-    :param is_retry: it was seen by an attempt of this DAG run before this one, which has kept nothing yet.
+    :param histories: crash history of each process by full name; without it, a paused process would count as ended.
+    :param output: the position up to which each log was copied.
+    :param is_ours: whether this DAG run saved it.
+    :param is_retry: whether an earlier attempt of this DAG run saved it, and this attempt has saved nothing yet.
     """
 
     histories: dict[str, CrashHistory] = field(default_factory=dict)
@@ -29,21 +29,22 @@ class SavedState:
     is_retry: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the state as a JSON object."""
         histories = {name: history.to_json() for name, history in self.histories.items()}
         return {"programs": histories, "output": dict(self.output)}
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return what this attempt has kept; else what is good of the attempt before it, of this DAG run or of another.
+    """Return the state that this attempt saved, or else the usable state of the previous attempt.
 
-    Another run may have found a crash loop, and this one has started all programs since; but the logs go on.
+    If the previous attempt belongs to another DAG run, only the log positions are used: this run has started all
+    programs since then, so their crash histories no longer count.
     """
     if (own := _read(wait.progress)) is not None:
         return own
-    for before in await inbox.waits.find(_is_the_one_before(wait)):
-        if (found := _read(before.progress)) is not None:
-            same_run = before.attempt.run_id == wait.attempt.run_id
+    for previous in await inbox.waits.find(_is_previous_attempt(wait)):
+        if (found := _read(previous.progress)) is not None:
+            same_run = previous.attempt.run_id == wait.attempt.run_id
             return replace(found, is_retry=True) if same_run else SavedState(output=found.output)
     return SavedState()
 
@@ -52,12 +53,12 @@ def _read(progress: Any) -> SavedState | None:
     match progress:
         case {"programs": dict(histories), "output": dict(output)}:
             return SavedState(
-                {name: CrashHistory.from_json(told) for name, told in histories.items()}, output, True
+                {name: CrashHistory.from_json(data) for name, data in histories.items()}, output, True
             )
     return None
 
 
-def _is_the_one_before(wait: Wait) -> ColumnElement[bool]:
+def _is_previous_attempt(wait: Wait) -> ColumnElement[bool]:
     own = wait.attempt
     before = waits.alias("before")
     newest = (

@@ -145,7 +145,7 @@ async def test_program_that_cannot_be_started_fails_the_retry_too(
     daemon.refusals["supervisor.startProcess"] = SupervisordRefused("no such file", 20)
     assert await runs.start(watching(cfg), new_attempt(2, of=first)).outcome() == FAILED
     assert daemon.started == ["b:b"]
-    assert "b:b exited with 75, and is not started again: no such file" in caplog.text
+    assert "b:b exited with 75 and could not be restarted: no such file" in caplog.text
 
 
 async def test_start_that_supervisord_did_not_answer_is_asked_for_again(

@@ -78,7 +78,12 @@ async def test_machine_that_cannot_be_reached_is_waited_for(
     for _ in range(5):
         await daemon.looked()
     assert not run.task.done(), "nobody knows whether supervisord is gone"
-    assert caplog.text.count("cannot be seen now, and go on: airflow@web-3:22 is away") == 1
+    assert (
+        caplog.text.count(
+            "Lost contact with the machine; the programs keep running: airflow@web-3:22 is away"
+        )
+        == 1
+    )
     place.machine.check_directory, daemon.failing = check, None  # type: ignore[method-assign]
     daemon.set("a", ProcessState.EXITED, 0)
     daemon.set("b", ProcessState.EXITED, 0)
