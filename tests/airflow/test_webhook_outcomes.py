@@ -148,7 +148,7 @@ def test_launch_that_nobody_answers_fails_after_launch_timeout(
 
 def test_wrong_argument_behind_a_template_is_the_failures_reason(airflow: RealAirflow) -> None:
     run = airflow.trigger("webhook_bad_template", {"service": "ftp://example.com"}).wait_for("failed")
-    assert "url= must be a whole http:// or https:// URL" in run.task("job").log()
+    assert "url= must be a full http:// or https:// URL" in run.task("job").log()
 
     run = airflow.trigger("webhook_bad_template", {"service": "http://127.0.0.1:1"}).wait_for("failed")
     assert "success_when='a =' is not JMESPath" in run.task("job").log()

@@ -116,5 +116,5 @@ async def test_sensor_fails_when_its_timeout_passes() -> None:
 
 def test_wrong_argument_is_an_error_when_the_dag_is_parsed() -> None:
     """The message names the argument and what it must be."""
-    with pytest.raises(InputError, match="url= must be a whole"):
+    with pytest.raises(InputError, match="url= must be a full"):
         WebhookOperator(task_id="train", url="jobs.example.com/train")

@@ -1,4 +1,4 @@
-"""``@task.webhook``: a function that launches outside work with its ``callback_url``, and whose task then waits."""
+"""``@task.webhook``: a function launches work in another system, and its task waits for the callback."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.webhook.mixin import RENDERABLE, WebhookOperatorMixin
+from deferrable_ops.operators.webhook.mixin import TEMPLATABLE, WebhookOperatorMixin
 
-_PARAMETER = "callback_url"
+_URL_PARAMETER = "callback_url"
 
 
 class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOperator):
     """The operator behind ``@task.webhook``."""
 
-    template_fields: Sequence[str] = (*PythonOperator.template_fields, *RENDERABLE)
+    template_fields: Sequence[str] = (*PythonOperator.template_fields, *TEMPLATABLE)
     custom_operator_name = "@task.webhook"
 
     def __init__(
@@ -30,31 +30,32 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
         op_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if _PARAMETER not in inspect.signature(python_callable).parameters:
+        if _URL_PARAMETER not in inspect.signature(python_callable).parameters:
             raise InputError(
-                f"@task.webhook: {python_callable.__name__}() must take {_PARAMETER}, where the service calls back"
+                f"@task.webhook: {python_callable.__name__}() must have the parameter {_URL_PARAMETER}, "
+                "which receives the URL for the callback"
             )
         call: dict[str, Any] = {
             "python_callable": python_callable,
             "op_args": op_args,
-            "op_kwargs": {_PARAMETER: None, **(op_kwargs or {})},
+            "op_kwargs": {_URL_PARAMETER: None, **(op_kwargs or {})},
         }
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
 
     def execute(self, context: Context) -> Any:
-        """Call the function with its URL, then wait."""
+        """Call the function with the callback URL, then wait."""
         return super().execute(context)
 
     def determine_kwargs(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Return the function's arguments. The URL joins them here, after they were rendered and shown."""
-        return {**super().determine_kwargs(context), _PARAMETER: self.callback_url}
+        """Return the function's arguments. The URL is added here, after the rendered fields were stored."""
+        return {**super().determine_kwargs(context), _URL_PARAMETER: self.callback_url}
 
 
 def webhook_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Make a function into a task that launches outside work and waits for its callback.
+    """Turn a function into a task that launches work in another system and waits for its callback.
 
-    :param python_callable: takes ``callback_url``, and launches; what it returns is XCom ``launched``. The callback's
-        payload becomes the task's XCom.
+    :param python_callable: launches the work with its parameter ``callback_url``. Its return value becomes the XCom
+        ``launched``, and the callback's payload becomes the task's XCom.
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=WebhookDecoratedOperator, **kwargs

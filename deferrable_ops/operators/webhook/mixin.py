@@ -1,4 +1,4 @@
-"""Any operator's work on a worker, then the wait for its callback in the triggerer."""
+"""The mixin with which any operator does its work on a worker and then waits for a callback in the triggerer."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from deferrable_ops.operators.base import attempt_of, finish, finish_event, opti
 from deferrable_ops.operators.templates import find_templates
 from deferrable_ops.operators.worker_reasons import worker_end_reasons
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
-from deferrable_ops.triggers.webhook.request import EXPRESSIONS, endpoint_url_or_error, validate
+from deferrable_ops.triggers.webhook.request import EXPRESSIONS, require_endpoint_url, validate
 from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
 _RETRY_TIMEOUT = 300.0
-RENDERABLE = (*EXPRESSIONS, "cancel_request")
-"""The arguments that may hold templates, where the operator's ``template_fields`` name them."""
+TEMPLATABLE = (*EXPRESSIONS, "cancel_request")
+"""Arguments that may hold templates, if the operator's ``template_fields`` contain them."""
 
-LAUNCHED = "launched"
-"""The XCom key of what the operator itself returned."""
+LAUNCHED_KEY = "launched"
+"""The XCom key of the operator's own return value."""
 
 
 class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
-    """Give an operator a callback URL, and make its task wait for the callback.
+    """Gives an operator a callback URL, and makes its task wait for the callback.
 
-    ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker as ever, with
-    ``self.callback_url`` at hand (and ``callback_url`` in the context). The wait begins when the operator's last
-    method returns, also when it defers itself. The callback's payload becomes the task's XCom; what the operator
-    returned is XCom ``launched``.
+    ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker, where the URL is
+    ``self.callback_url`` (and ``callback_url`` in the context). The wait begins when the operator's last method
+    returns, also if the operator defers itself before. The callback's payload becomes the task's XCom, and the
+    operator's return value becomes the XCom ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
-    :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, as `success_when`,
+    :param heartbeat_timeout: as in :class:`deferrable_ops.operators.webhook.WebhookOperator`, like `success_when`,
         `failure_when`, `result` and `cancel_request`.
+    :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
     next_method: ClassVar[str] = "callback_received"
@@ -62,49 +63,49 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         self.failure_when = failure_when
         self.result = result
         self.cancel_request = cancel_request
-        self._require_what_is_rendered()
-        validate({name: getattr(self, name) for name in RENDERABLE})
+        self._check_templates_are_rendered()
+        validate({name: getattr(self, name) for name in TEMPLATABLE})
 
     @property
     def callback_url(self) -> str:
-        """The URL on which this attempt's callback is expected. It exists while the task runs on a worker.
+        """The URL for this attempt's callback, available while the task runs on a worker.
 
-        :raises DeferrableOpsError: the task does not run.
+        :raises DeferrableOpsError: the task is not running.
         """
         if self._callback_url is None:
-            raise DeferrableOpsError("callback_url exists only while the task runs")
+            raise DeferrableOpsError("callback_url is available only while the task runs on a worker")
         return self._callback_url
 
     def execute(self, context: Context) -> Any:
-        """Do the operator's work, then wait."""
-        self._expect_callback(context)
-        return self._wait_after(super().execute(context), context)  # type: ignore[misc]
+        """Do the operator's work, then wait for the callback."""
+        self._prepare_callback_url(context)
+        return self._defer_until_callback(super().execute(context), context)  # type: ignore[misc]
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on with the operator's own deferral and then wait, or end the wait."""
+        """Resume the operator's own deferral and then wait for the callback, or finish the wait."""
         if next_method == self.next_method:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
-        self._expect_callback(context)
+        self._prepare_callback_url(context)
         value = super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
-        return self._wait_after(value, context)
+        return self._defer_until_callback(value, context)
 
     def callback_received(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take over what the wait came to, and return the callback's payload."""
+        """Finish with the outcome of the wait: return the callback's payload, or fail or skip the task."""
         return finish_event(event)
 
-    def _require_what_is_rendered(self) -> None:
+    def _check_templates_are_rendered(self) -> None:
         task: BaseOperator = self  # type: ignore[assignment]
-        for name in RENDERABLE:
+        for name in TEMPLATABLE:
             template = next(find_templates(getattr(self, name)), None)
             if template is not None and name not in task.template_fields:
                 raise InputError(
-                    f"{name}= holds the template {template!r}, which {type(self).__name__} does not render; "
+                    f"{name}= has the template {template!r}, which {type(self).__name__} does not render; "
                     f"add {name!r} to its template_fields"
                 )
 
-    def _expect_callback(self, context: Context) -> None:
-        # The wait's row is committed before its token leaves this process.
-        endpoint = endpoint_url_or_error()
+    def _prepare_callback_url(self, context: Context) -> None:
+        # The wait is committed to the inbox before its token leaves this process.
+        endpoint = require_endpoint_url()
         token = run_sync(self._register(context))
         mask_secret(token)
         self._callback_url = f"{endpoint}/callbacks/{token}"
@@ -116,13 +117,14 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
             wait = await inbox.waits.register(trigger.new_wait(trigger.identify()))
             return await inbox.keys.token(wait.id, wait.key_id)
 
-    def _wait_after(self, value: Any, context: Context) -> Any:
+    def _defer_until_callback(self, value: Any, context: Context) -> Any:
         task: BaseOperator = self  # type: ignore[assignment]
         wait_id = attempt_of(context).wait_id
         if value is not None and task.do_xcom_push:
-            context["ti"].xcom_push(LAUNCHED, value)
+            context["ti"].xcom_push(LAUNCHED_KEY, value)
         self._callback_url = None
-        outcome = read_outcome(wait_id)  # the callback may have been quicker than this worker
+        # The callback may have arrived while this worker was still running.
+        outcome = read_outcome(wait_id)
         if outcome is not None:
             return finish(wait_id, outcome)
         return task.defer(

@@ -1,4 +1,4 @@
-"""Launch outside work and wait for its callback, or only wait."""
+"""``WebhookOperator`` and ``WebhookSensor``, and the link to a published callback URL."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class CallbackLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """The XCom that holds the link."""
+        """The XCom key of the link."""
         return CALLBACK_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return nothing: the trigger writes the link."""
+        """Return an empty link. The trigger pushes the real one as an XCom."""
         return ""
 
 
-class _WebhookWait(TriggererOperator):
-    """What waiting for a callback takes, whatever launched the work."""
+class _WebhookTask(TriggererOperator):
+    """Arguments that the operator and the sensor share."""
 
     trigger_class: ClassVar[type[WebhookTrigger]] = WebhookTrigger
     ui_color = "#dff3f0"
 
-    # The arguments that a subclass does not offer.
+    # Arguments of the trigger that a subclass may not have.
     url: str | None = None
     http_conn_id: str | None = None
     path: str | None = None
@@ -64,27 +64,28 @@ class _WebhookWait(TriggererOperator):
         self.cancel_request = cancel_request
 
 
-class WebhookOperator(_WebhookWait):
-    """Send a request that launches work elsewhere, and wait until that work calls back.
+class WebhookOperator(_WebhookTask):
+    """Send a request that launches work in another system, and wait for its callback.
 
-    ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are filled in anywhere in `url`, `path`, `headers`,
-    `json` and `data`, at the moment of sending. If none is used, the header ``Callback-Url`` carries the URL. The
-    header ``Idempotency-Key`` is the wait's id. The callback's payload becomes the task's XCom.
+    The placeholders ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are replaced anywhere in `url`,
+    `path`, `headers`, `json` and `data` when the request is sent. Without a placeholder, the header ``Callback-Url``
+    contains the URL. The header ``Idempotency-Key`` is the wait's id. The callback's payload becomes the task's XCom.
 
-    :param url: where the request goes: a whole URL. Or give `http_conn_id` and `path`.
+    :param url: the full URL of the request; alternatively give `http_conn_id` and `path`.
     :param http_conn_id: an Airflow connection with host, login, password and, in its extra, ``headers``.
     :param path: appended to the connection's host.
     :param method: DELETE, GET, PATCH, POST (the default) or PUT.
     :param headers: a dict of strings.
     :param json: sent as the JSON body.
-    :param data: sent as it is, or as a form when it is a dict of strings.
-    :param launch_timeout: for how long connection errors, 429 and 5xx are tried again, as a timedelta or in seconds;
-        5 minutes by default.
-    :param heartbeat_timeout: the wait fails when no heartbeat comes for so long; None: none are expected.
-    :param success_when: JMESPath on a callback's payload: where it is true, the wait has succeeded.
-    :param failure_when: JMESPath on a callback's payload, asked first: where it is true, the wait has failed. A
-        callback for which neither is true is progress. Without either, any callback is a success.
-    :param result: JMESPath on the payload that picks the XCom's value; the whole payload by default.
+    :param data: a string that is the body, or a dict of strings that is sent as a form.
+    :param launch_timeout: how long connection errors, 429 and 5xx are retried, as a timedelta or in seconds; 5 minutes
+        by default.
+    :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
+        default no heartbeats are expected.
+    :param success_when: JMESPath expression on a callback's payload: the task succeeds when it is true.
+    :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`: the task fails
+        when it is true. A callback for which neither is true is progress. Without both, every callback is a success.
+    :param result: JMESPath expression that selects the XCom's value from the payload; by default the whole payload.
     :param cancel_request: the request that stops the work when a user ends the task or its deadline passes: a dict
         with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json`, `data`, and the placeholders.
     :raises InputError: an argument is wrong; the message names it and the fix.
@@ -126,16 +127,16 @@ class WebhookOperator(_WebhookWait):
         self.launch_timeout = seconds("launch_timeout", launch_timeout)
         if url is None and http_conn_id is None:
             raise InputError(
-                "url= is missing: say where the launching request goes, or give http_conn_id= and path="
+                "url= is missing; give the URL of the request that launches the work, or http_conn_id= and path="
             )
         validate({name: getattr(self, name) for name in self.trigger_class.arguments})
 
 
-class WebhookSensor(_WebhookWait):
-    """Wait for a callback, and send nothing.
+class WebhookSensor(_WebhookTask):
+    """Wait for a callback, without sending a request.
 
     :param publish_url: show the callback URL while the task waits, as XCom ``callback_url`` and as the task link
-        "Callback". Whoever may read the DAG's XComs can then end the wait.
+        "Callback". Every user who can read the DAG's XComs can then end the wait.
 
     The other parameters are those of :class:`WebhookOperator`.
     """

@@ -1,4 +1,4 @@
-"""The trigger that waits for a callback."""
+"""The trigger of the webhook operators."""
 
 from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 

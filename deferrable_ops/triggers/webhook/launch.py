@@ -1,4 +1,4 @@
-"""Sending a filled-in request until it is answered, without ever showing what it holds."""
+"""Sends a launching or cancelling request, with retries, and keeps its secrets out of logs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import aiohttp
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.upstreams.http import Answer, Request, send
 
-_PAUSE_FIRST, _PAUSE_MOST = 1.0, 30.0
-_SHOWN_CHARACTERS = 2_000
+_FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
+_MAX_SHOWN_CHARACTERS = 2_000
 _HIDDEN = "***"
 
 
 class LaunchFailed(DeferrableOpsError):
-    """The service refused the request, or could not be reached in time."""
+    """The service rejected the request, or did not accept it in time."""
 
 
-class Launch:
-    """A request that is about to be sent.
+class LaunchRequest:
+    """A request that launches or cancels outside work.
 
-    :param token: the callback token in it, which nothing that is shown may hold.
+    :param token: the callback token in the request, which must not reach a log.
     """
 
     def __init__(self, request: Request, token: str, log: Any) -> None:
@@ -41,33 +41,36 @@ class Launch:
         self._log = log
 
     @property
-    def shown_url(self) -> str:
-        """The request's method and URL without user, query and token."""
+    def redacted_url(self) -> str:
+        """The request's method and URL, without user, query and token."""
         parts = urlsplit(self._request.url)
         host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
         return self.redact(f"{self._request.method} {parts.scheme}://{host}{parts.path}")
 
     def redact(self, text: str) -> str:
-        """Return a text of the service's, which may echo the request, without the request's secrets."""
+        """Return a text without the request's secrets; the service's answers may echo the request."""
         for secret in self._secrets:
             if secret:
                 text = text.replace(secret, _HIDDEN)
         return text
 
-    async def send_until_answered(self, check: Callable[[], Awaitable[object]], timeout: float) -> Answer:
-        """Send the request, again after connection errors, 429 and 5xx, and return the answer that accepts it.
+    async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> Answer:
+        """Send the request until the service accepts it, and return that answer.
 
-        :param check: awaited immediately before each sending; what it raises ends the matter.
-        :param timeout: seconds after which it is given up.
-        :raises LaunchFailed: the service refused, or did not accept in time.
+        Connection errors, 429 and 5xx are retried with backoff.
+
+        :param check: awaited immediately before each request; its exceptions are raised, and nothing is sent.
+        :param timeout: seconds after which the request is not retried.
+        :raises LaunchFailed: the service rejected the request, or did not accept it in time.
         """
-        give_up_at, pause = time.monotonic() + timeout, _PAUSE_FIRST
+        stop_at, backoff = time.monotonic() + timeout, _FIRST_BACKOFF
         while True:
             retry_after: float | None = None
             try:
                 answer = await send(self._request, before_send=check)
-            except aiohttp.InvalidURL:  # its message is the URL, which may hold secrets
-                raise LaunchFailed("url= is not a URL to which a request can be sent") from None
+            except aiohttp.InvalidURL:
+                # Its message is the URL, which may hold secrets.
+                raise LaunchFailed("url= is not a URL to which a request can be sent; correct it") from None
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 problem = self.redact(f"{type(error).__name__}: {error}")
             else:
@@ -76,29 +79,32 @@ class Launch:
                 problem = self._describe(answer)
                 if answer.status != 429 and answer.status < 500:
                     raise LaunchFailed(problem)
-                if answer.retry_after is not None:  # some services ask for 0 s while they are down
-                    retry_after = max(answer.retry_after, _PAUSE_FIRST)
-            wait = retry_after if retry_after is not None else pause * random.uniform(0.5, 1.0)  # noqa: S311
-            if time.monotonic() + wait > give_up_at:
+                # Some services answer Retry-After: 0 while they are down.
+                if answer.retry_after is not None:
+                    retry_after = max(answer.retry_after, _FIRST_BACKOFF)
+            delay = retry_after if retry_after is not None else backoff * random.uniform(0.5, 1.0)  # noqa: S311
+            if time.monotonic() + delay > stop_at:
                 raise LaunchFailed(
-                    f"{self.shown_url} was not accepted within launch_timeout ({timeout:g} s): {problem}"
+                    f"{self.redacted_url} was not accepted within launch_timeout ({timeout:g} s): {problem}"
                 )
-            self._log.warning("%s; sending it again in %.1f s", problem, wait)
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, _PAUSE_MOST)
+            self._log.warning("%s; sending it again in %.1f s", problem, delay)
+            await asyncio.sleep(delay)
+            backoff = min(2 * backoff, _MAX_BACKOFF)
 
     async def send_once(self) -> None:
-        """Send the request.
+        """Send the cancelling request once.
 
-        :raises LaunchFailed: the service refused. 404, 409 and 410 are fine: there is nothing left to stop.
+        404, 409 and 410 count as success: there is nothing left to stop.
+
+        :raises LaunchFailed: the service answered with another error.
         """
         answer = await send(self._request)
         if answer.status >= 300 and answer.status not in (404, 409, 410):
             raise LaunchFailed(self._describe(answer))
 
     def _describe(self, answer: Answer) -> str:
-        text = self.redact(answer.text.strip())[:_SHOWN_CHARACTERS]
-        return f"{self.shown_url} answered {answer.status}" + (f": {text}" if text else "")
+        text = self.redact(answer.text.strip())[:_MAX_SHOWN_CHARACTERS]
+        return f"{self.redacted_url} answered {answer.status}" + (f": {text}" if text else "")
 
 
 def _credentials(request: Request) -> list[str]:

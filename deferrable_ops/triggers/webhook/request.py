@@ -1,4 +1,4 @@
-"""The requests that a user writes: their placeholders, their connection, and what is wrong with them."""
+"""Requests as users write them: validation, placeholders and Airflow connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CANCEL_KEYS = ("url", "http_conn_id", "path", "method", "headers", "json", "dat
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """A request with placeholders."""
+    """A request of a DAG, with placeholders and the id of a connection."""
 
     url: str | None = None
     http_conn_id: str | None = None
@@ -39,9 +39,9 @@ class RequestTemplate:
     data: str | dict[str, str] | None = None
 
     async def fill(self, *, endpoint: str, token: str, wait_id: str) -> Request:
-        """Return the request with its placeholders filled in and its connection resolved; it holds secrets.
+        """Return the request with its placeholders replaced and its connection resolved. It contains secrets.
 
-        :raises InputError: the result is not a request that can be sent.
+        :raises InputError: the resulting URL is not valid, or the connection is not usable.
         """
         values = dict(zip(PLACEHOLDERS, (f"{endpoint}/callbacks/{token}", token, wait_id), strict=True))
         written = {
@@ -67,32 +67,32 @@ class RequestTemplate:
         return Request(self.method, url, headers, filled["json"], filled["data"], auth, secrets)
 
 
-def endpoint_url_or_error() -> str:
-    """Return the endpoint's URL.
+def require_endpoint_url() -> str:
+    """Return the URL under which outside services reach the endpoint.
 
-    :raises ConfigurationError: it is not set, so no service could call back.
+    :raises ConfigurationError: it is not set, so that no service could call back.
     """
     url = settings.endpoint_url()
     if url is None:
         raise ConfigurationError(
-            "no service could call back: set [deferrable_ops] endpoint_url, or [api] base_url, to the URL under which "
-            "outside services reach this Airflow"
+            "the endpoint's URL is not set, so no service can call back; set [deferrable_ops] endpoint_url, or [api] "
+            "base_url, to the URL under which outside services reach this Airflow"
         )
     return url
 
 
 def validate(arguments: Mapping[str, Any]) -> None:
-    """Check a webhook's arguments, as far as they are not templates.
+    """Check a webhook's arguments, except templates.
 
     :raises InputError: one is wrong; the message names it and the fix.
     """
     url, conn_id = arguments.get("url"), arguments.get("http_conn_id")
     if url is not None and conn_id is not None:
         raise InputError(
-            "url= and http_conn_id= exclude each other; with http_conn_id= give the rest of the URL as path="
+            "url= and http_conn_id= exclude each other; give url= alone, or http_conn_id= and path="
         )
     if arguments.get("path") is not None and conn_id is None:
-        raise InputError("path= goes with http_conn_id=; without a connection give the whole address as url=")
+        raise InputError("path= needs http_conn_id=; without a connection, give the full URL as url=")
     _validate_request(arguments, "")
     for name in EXPRESSIONS:
         if not is_known_later(arguments.get(name)):
@@ -103,14 +103,16 @@ def validate(arguments: Mapping[str, Any]) -> None:
 
 
 def validate_expression(name: str, expression: Any) -> None:
-    """Check a JMESPath expression, rendered where it was a template.
+    """Check a rendered JMESPath expression; None is allowed.
 
-    :raises InputError: it is malformed; None is fine.
+    :raises InputError: it is malformed.
     """
     if expression is None:
         return
     if not isinstance(expression, str):
-        raise InputError(f"{name}= must be a JMESPath expression in a string, as {name}=\"state == 'done'\"")
+        raise InputError(
+            f"{name}= must be a string with a JMESPath expression, such as {name}=\"state == 'done'\""
+        )
     check_expression(name, expression)
 
 
@@ -122,7 +124,9 @@ def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
         raise InputError(f"{prefix}json= and {prefix}data= exclude each other; a request has one body")
     headers, data = arguments.get("headers"), arguments.get("data")
     if headers is not None and not is_known_later(headers) and not _is_text_mapping(headers):
-        raise InputError(f"{prefix}headers= must be a dict of strings, as {{'Accept': 'application/json'}}")
+        raise InputError(
+            f"{prefix}headers= must be a dict of strings, such as {{'Accept': 'application/json'}}"
+        )
     if data is not None and not is_output(data) and not isinstance(data, str) and not _is_text_mapping(data):
         raise InputError(
             f"{prefix}data= must be a string or a dict of strings (a form); for JSON use {prefix}json="
@@ -139,15 +143,13 @@ def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
 def _validate_cancel_request(cancel: Any) -> None:
     if not isinstance(cancel, Mapping):
         raise InputError(
-            "cancel_request= must be a dict, as {'url': 'https://jobs.example.com/${wait_id}', 'method': 'DELETE'}"
+            "cancel_request= must be a dict, such as {'url': 'https://jobs.example.com/${wait_id}', 'method': 'DELETE'}"
         )
     unknown = sorted(set(cancel) - set(_CANCEL_KEYS))
     if unknown:
-        raise InputError(
-            f"cancel_request= has the unknown key {unknown[0]!r}; it takes {', '.join(_CANCEL_KEYS)}"
-        )
+        raise InputError(f"cancel_request= has the unknown key {unknown[0]!r}; use {', '.join(_CANCEL_KEYS)}")
     if cancel.get("url") is None and cancel.get("http_conn_id") is None:
-        raise InputError("cancel_request= needs a url, or an http_conn_id with a path")
+        raise InputError("cancel_request= needs a url, or an http_conn_id and a path")
     _validate_request(cancel, "cancel_request.")
 
 
@@ -155,15 +157,16 @@ def _require_http(url: Any, name: str = "url") -> None:
     try:
         parts = urlsplit(url)
         fine = isinstance(url, str) and parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port  # raises where it is none
+        # Raises for an invalid port.
+        _ = parts.port
     except (ValueError, TypeError, AttributeError):
         fine = False
     if not fine:
-        raise InputError(f"{name}= must be a whole http:// or https:// URL")
+        raise InputError(f"{name}= must be a full http:// or https:// URL")
 
 
 def _refuse_misspelt_placeholders(name: str, value: Any) -> None:
-    """Refuse what is nearly a placeholder: it would be sent as it stands, and the service could not call back."""
+    """Refuse misspelt placeholders: they would be sent unreplaced, and the service could not call back."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_misspelt_placeholders(f"{name}[{key!r}]", [str(key), item])
@@ -173,7 +176,7 @@ def _refuse_misspelt_placeholders(name: str, value: Any) -> None:
     elif isinstance(value, str):
         for written in set(_PLACEHOLDER_LIKE.findall(value)) - set(PLACEHOLDERS):
             if meant := get_close_matches(written.lower(), PLACEHOLDERS, n=1, cutoff=0.8):
-                raise InputError(f"{name}= has {written}, which is no placeholder; write {meant[0]}")
+                raise InputError(f"{name}= has {written}, which is not a placeholder; write {meant[0]}")
 
 
 def _is_text_mapping(value: Any) -> bool:
@@ -202,7 +205,7 @@ def _mentions(value: Any, placeholders: tuple[str, ...]) -> bool:
 async def _connection(conn_id: str) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
     connection, extra = await read_connection(conn_id)
     if not connection.host:
-        raise InputError(f"http_conn_id={conn_id!r} names a connection without a host")
+        raise InputError(f"the connection http_conn_id={conn_id!r} has no host; add it")
     host = connection.host.rstrip("/")
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
@@ -217,6 +220,7 @@ def _headers(conn_id: str, extra: Any) -> Mapping[Any, Any]:
     headers = extra.get("headers", {}) if isinstance(extra, Mapping) else None
     if not isinstance(headers, Mapping):
         raise InputError(
-            f'http_conn_id={conn_id!r} names a connection whose extra must be as {{"headers": {{"X-Team": "data"}}}}'
+            f"the extra of the connection http_conn_id={conn_id!r} is not valid; "
+            'write it as {"headers": {"X-Team": "data"}}'
         )
     return headers

@@ -1,4 +1,4 @@
-"""The webhook wait: send a request that launches outside work, then wait for its callback."""
+"""The webhook trigger: sends the launching request, then waits for the callback."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import ClaimLost
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.webhook.launch import Launch, LaunchFailed
+from deferrable_ops.triggers.webhook.launch import LaunchFailed, LaunchRequest
 from deferrable_ops.triggers.webhook.request import (
     EXPRESSIONS,
     RequestTemplate,
-    endpoint_url_or_error,
+    require_endpoint_url,
     validate,
     validate_expression,
 )
 
-PROGRESS = "progress"
-CALLBACK_URL = "callback_url"
+PROGRESS_KEY = "progress"
+CALLBACK_URL_KEY = "callback_url"
 CALLBACK_LINK_KEY = "_link_CallbackLink"
 DEFAULT_LAUNCH_TIMEOUT = 300.0
 
-_PROGRESS_EVERY = 10.0
-_progress_turn = asyncio.Semaphore(
-    1
-)  # the triggerer serves one XCom at a time: progress must not fill that queue
+_PROGRESS_INTERVAL = 10.0
+# The triggerer serves one XCom at a time: progress of many waits must not fill its queue.
+_progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
-    """Sends the launching request, when there is one, and waits for the callback.
+    """Sends the launching request, if there is one, and waits for the callback.
 
     The arguments are those of :class:`deferrable_ops.operators.webhook.WebhookOperator`, durations in seconds.
     """
@@ -56,7 +55,8 @@ class WebhookTrigger(TaskTrigger):
         "publish_url",
     )
 
-    _shown_at = float("-inf")  # when progress was shown last
+    # The monotonic time of the last push of progress.
+    _progress_pushed_at = float("-inf")
 
     def __init__(
         self,
@@ -95,33 +95,33 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def launches(self) -> bool:
-        """Whether a request is sent before the wait."""
+        """Whether a request is sent before waiting."""
         return self.url is not None or self.http_conn_id is not None
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is a request that stops the outside work."""
+        """Whether a cancelling request can stop the outside work."""
         return self.cancel_request is not None
 
     @property
     def heartbeats_within(self) -> float | None:
-        """Seconds between two heartbeats after which the wait fails; None when none are expected."""
+        """Seconds without a heartbeat after which the wait fails; None if none are expected."""
         return self.heartbeat_timeout
 
     @property
     def expected(self) -> dict[str, Any]:
-        """The expressions by which the endpoint judges a callback."""
+        """The expressions with which the endpoint evaluates a callback."""
         expressions = {name: getattr(self, name) for name in EXPRESSIONS}
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The XComs that an earlier attempt may have left."""
-        shown = (PROGRESS,) if self.heartbeat_timeout or self.expected else ()
+        """The keys of XComs that an earlier attempt may have pushed."""
+        shown = (PROGRESS_KEY,) if self.heartbeat_timeout or self.expected else ()
         return (
             *super().xcoms_to_clear,
             *shown,
-            *((CALLBACK_URL, CALLBACK_LINK_KEY) if self.publish_url else ()),
+            *((CALLBACK_URL_KEY, CALLBACK_LINK_KEY) if self.publish_url else ()),
         )
 
     def validate(self) -> None:
@@ -134,11 +134,11 @@ class WebhookTrigger(TaskTrigger):
             validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
-        """Launch the work unless that was done, and return what the callback says."""
-        endpoint = endpoint_url_or_error()
+        """Launch the work unless it was launched before, and return the outcome of its callback."""
+        endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
-                "Callbacks are expected at %s, which only this machine reaches; set [deferrable_ops] endpoint_url",
+                "The callback URL starts with %s, which only this machine reaches; set [deferrable_ops] endpoint_url",
                 endpoint,
             )
         if self.publish_url:
@@ -151,29 +151,29 @@ class WebhookTrigger(TaskTrigger):
         return await self.wait_until_settled()
 
     async def cancel(self, wait: Wait) -> None:
-        """Send the cancelling request, if the work may have been launched."""
+        """Send the cancelling request, unless the work was never launched."""
         if self.cancel_request is None or (self.launches and not wait.launch_claimed):
             return
-        launch = await self._prepare(RequestTemplate(**self.cancel_request), wait, endpoint_url_or_error())
-        await launch.send_once()
+        request = await self._prepare(RequestTemplate(**self.cancel_request), wait, require_endpoint_url())
+        await request.send_once()
 
     async def on_wait_updated(self) -> None:
-        """Show the progress that came, at most every 10 s."""
-        if self.current.progress is None or time.monotonic() - self._shown_at < _PROGRESS_EVERY:
+        """Push received progress as an XCom, at most every 10 s."""
+        if self.current.progress is None or time.monotonic() - self._progress_pushed_at < _PROGRESS_INTERVAL:
             return
-        if self.current.state is not WaitState.WAITING or _progress_turn.locked():
+        if self.current.state is not WaitState.WAITING or _progress_slot.locked():
             return
-        self._shown_at = time.monotonic()
-        async with _progress_turn:
+        self._progress_pushed_at = time.monotonic()
+        async with _progress_slot:
             try:
-                await self.push_xcom(PROGRESS, self.current.progress)
+                await self.push_xcom(PROGRESS_KEY, self.current.progress)
             except Exception as error:
-                self.log.warning("The progress could not be shown: %s", type(error).__name__)
+                self.log.warning("Could not push the XCom progress: %s", type(error).__name__)
 
     async def _publish(self, endpoint: str) -> None:
         token = await self.inbox.keys.token(self.current.id, self.current.key_id)
         url = f"{endpoint}/callbacks/{token}"
-        await self.push_xcom(CALLBACK_URL, url)
+        await self.push_xcom(CALLBACK_URL_KEY, url)
         await self.push_xcom(CALLBACK_LINK_KEY, url)
 
     async def _launch(self, endpoint: str) -> Failure | None:
@@ -181,18 +181,20 @@ class WebhookTrigger(TaskTrigger):
             self.url, self.http_conn_id, self.path, self.method, self.headers, self.json, self.data
         )
         try:
-            launch = await self._prepare(template, self.current, endpoint)
+            request = await self._prepare(template, self.current, endpoint)
             async with self.inbox.launches.claim(self.current.id) as claim:
                 if claim is not None:
-                    answer = await launch.send_until_answered(claim.check, self.launch_timeout)
-                    await claim.record({"status": answer.status, "body": launch.redact(answer.text)})
-                    self.log.info("Launched: %s answered %d", launch.shown_url, answer.status)
+                    answer = await request.send_with_retries(claim.check, self.launch_timeout)
+                    await claim.record({"status": answer.status, "body": request.redact(answer.text)})
+                    self.log.info("Launched: %s answered %d", request.redacted_url, answer.status)
         except ClaimLost:
             return None
         except LaunchFailed as error:
             return Failure(str(error))
         return None
 
-    async def _prepare(self, template: RequestTemplate, wait: Wait, endpoint: str) -> Launch:
+    async def _prepare(self, template: RequestTemplate, wait: Wait, endpoint: str) -> LaunchRequest:
         token = await self.inbox.keys.token(wait.id, wait.key_id)
-        return Launch(await template.fill(endpoint=endpoint, token=token, wait_id=wait.id), token, self.log)
+        return LaunchRequest(
+            await template.fill(endpoint=endpoint, token=token, wait_id=wait.id), token, self.log
+        )

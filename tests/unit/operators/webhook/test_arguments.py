@@ -1,4 +1,4 @@
-"""Bad arguments get an error that names the argument and the fix, when the DAG is parsed."""
+"""Wrong arguments raise an error that names the argument and the fix, when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ URL = "https://jobs.example.com/train"
     "arguments, message",
     [
         ({"url": None}, "url= is missing"),
-        ({"url": "jobs.example.com"}, "url= must be a whole http:// or https:// URL"),
-        ({"url": "ftp://jobs.example.com"}, "url= must be a whole http"),
-        ({"url": 7}, "url= must be a whole http"),
+        ({"url": "jobs.example.com"}, "url= must be a full http:// or https:// URL"),
+        ({"url": "ftp://jobs.example.com"}, "url= must be a full http"),
+        ({"url": 7}, "url= must be a full http"),
         ({"http_conn_id": "jobs"}, "url= and http_conn_id= exclude each other"),
-        ({"path": "/train"}, "path= goes with http_conn_id="),
+        ({"path": "/train"}, "path= needs http_conn_id="),
         ({"method": "FETCH"}, "method='FETCH' is not one of DELETE, GET, PATCH, POST, PUT"),
         ({"json": {"when": print}}, "json['when']= is a function"),
         ({"json": [object()]}, "json[0]= holds a object, which is not plain data"),
@@ -39,7 +39,7 @@ URL = "https://jobs.example.com/train"
             "write 'done' for the text, or done without quotes for the field",
         ),
         ({"failure_when": "fail(state)"}, "failure_when= calls fail(), which JMESPath does not have"),
-        ({"failure_when": 1}, "failure_when= must be a JMESPath expression"),
+        ({"failure_when": 1}, "failure_when= must be a string with a JMESPath expression"),
         ({"result": "metrics["}, "result='metrics[' is not JMESPath"),
         ({"timeout": -1}, "timeout=-1 must be above zero"),
         ({"timeout": timedelta(0)}, "timeout=0.0 must be above zero"),
@@ -49,21 +49,24 @@ URL = "https://jobs.example.com/train"
         ({"cancel_request": "https://x"}, "cancel_request= must be a dict"),
         ({"cancel_request": {"uri": "https://x"}}, "unknown key 'uri'"),
         ({"cancel_request": {"method": "DELETE"}}, "cancel_request= needs a url"),
-        ({"cancel_request": {"url": "x"}}, "cancel_request.url= must be a whole http"),
+        ({"cancel_request": {"url": "x"}}, "cancel_request.url= must be a full http"),
         (
             {"url": URL + "/${callbak_url}"},
-            "url= has ${callbak_url}, which is no placeholder; write ${callback_url}",
+            "url= has ${callbak_url}, which is not a placeholder; write ${callback_url}",
         ),
-        ({"json": {"to": ["${Callback_URL}"]}}, "json['to']= has ${Callback_URL}, which is no placeholder"),
+        (
+            {"json": {"to": ["${Callback_URL}"]}},
+            "json['to']= has ${Callback_URL}, which is not a placeholder",
+        ),
         (
             {"headers": {"X": "${wait-id}"}},
-            "headers['X']= has ${wait-id}, which is no placeholder; write ${wait_id}",
+            "headers['X']= has ${wait-id}, which is not a placeholder; write ${wait_id}",
         ),
         ({"cancel_request": {"url": URL, "json": "${waitid}"}}, "cancel_request.json= has ${waitid}"),
         ({"cancel_request": {"url": URL, "json": print}}, "cancel_request.json= is a function"),
     ],
 )
-def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: str) -> None:
+def test_wrong_argument_is_named_with_its_fix(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         WebhookOperator(**{"task_id": "job", "url": URL, **arguments})
     assert message in str(caught.value)
@@ -82,11 +85,11 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
         {"cancel_request": {"http_conn_id": "jobs", "path": "/cancel/${wait_id}"}},
     ],
 )
-def test_good_arguments_are_taken(arguments: dict[str, Any]) -> None:
+def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
     WebhookOperator(**{"task_id": "job", "url": URL, **arguments})
 
 
-def test_sensor_and_mixin_validate_too() -> None:
+def test_sensor_and_mixin_validate_their_arguments() -> None:
     with pytest.raises(InputError, match="success_when"):
         WebhookSensor(task_id="wait", success_when="a =")
 
@@ -96,9 +99,7 @@ def test_sensor_and_mixin_validate_too() -> None:
         Async(task_id="work", python_callable=print, callback_timeout=0)
 
 
-def test_template_that_an_operator_does_not_render_is_refused_where_the_mixin_would_send_it_as_it_is() -> (
-    None
-):
+def test_mixin_refuses_a_template_that_the_operator_does_not_render() -> None:
     class Async(WebhookOperatorMixin, PythonOperator): ...
 
     class Rendering(Async):
@@ -106,7 +107,7 @@ def test_template_that_an_operator_does_not_render_is_refused_where_the_mixin_wo
 
     cancel = {"url": "https://jobs.example.com/{{ ds }}"}
     with pytest.raises(
-        InputError, match=r"cancel_request= holds the template .* add 'cancel_request' to its template_"
+        InputError, match=r"cancel_request= has the template .* add 'cancel_request' to its template_"
     ):
         Async(task_id="job", python_callable=print, cancel_request=cancel)
     Rendering(task_id="job", python_callable=print, cancel_request=cancel)
@@ -120,16 +121,16 @@ def test_template_that_an_operator_does_not_render_is_refused_where_the_mixin_wo
     assert rendered.templates_dict == {"date": "2026-01-01"}
 
 
-def test_expression_that_is_still_a_template_when_the_trigger_runs_is_refused() -> None:
+def test_trigger_refuses_an_expression_that_was_not_rendered() -> None:
     with pytest.raises(InputError, match=r"success_when=.* is not JMESPath"):
         WebhookTrigger(success_when="{{ params.done }}").validate()
 
 
-def test_taskflow_function_must_take_the_url() -> None:
+def test_taskflow_function_must_have_the_url_parameter() -> None:
     @task.webhook
     def launch(model: str) -> None: ...
 
-    with pytest.raises(InputError, match="must take callback_url"):
+    with pytest.raises(InputError, match="must have the parameter callback_url"):
         launch("churn")
 
 

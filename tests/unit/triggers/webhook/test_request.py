@@ -1,4 +1,4 @@
-"""Requests: placeholders, connections, retries, and that nothing secret is shown."""
+"""Requests: placeholders, connections, retries, and keeping secrets out of logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deferrable_ops.testing import outside_service
-from deferrable_ops.triggers.webhook.launch import Launch, LaunchFailed
+from deferrable_ops.triggers.webhook.launch import LaunchFailed, LaunchRequest
 from deferrable_ops.triggers.webhook.request import RequestTemplate
 from deferrable_ops.upstreams.http import Request
 
@@ -24,7 +24,7 @@ FILLING = {
 CALLBACK_URL = "https://airflow.example.com/deferrable-ops/callbacks/wait.key.signature"
 
 
-async def test_placeholders_are_filled_in_anywhere() -> None:
+async def test_placeholders_are_replaced_anywhere() -> None:
     template = RequestTemplate(
         url="https://jobs.example.com/${wait_id}?notify=${callback_url}",
         headers={"X-Token": "${callback_token}"},
@@ -36,12 +36,12 @@ async def test_placeholders_are_filled_in_anywhere() -> None:
     assert request.json == {"nested": [{"wait": f"see {CALLBACK_URL}"}], "count": 3}
 
 
-async def test_header_carries_the_url_where_no_placeholder_does() -> None:
+async def test_without_a_placeholder_a_header_contains_the_url() -> None:
     request = await RequestTemplate(url="https://jobs.example.com", json={"a": 1}).fill(**FILLING)
     assert request.headers["Callback-Url"] == CALLBACK_URL
 
 
-async def test_connection_gives_host_login_and_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_provides_host_login_and_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "AIRFLOW_CONN_JOBS",
         '{"conn_type": "http", "host": "jobs.example.com", "port": 8443, "login": "me", "password": "hunter2", '
@@ -55,7 +55,7 @@ async def test_connection_gives_host_login_and_headers(monkeypatch: pytest.Monke
 
 @asynccontextmanager
 async def raw_service(status: bytes, rest: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Run a service that gives each request this answer, byte by byte, and hangs up."""
+    """Run a service that sends these bytes to each request, and closes the connection."""
     requests: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,30 +68,30 @@ async def raw_service(status: bytes, rest: bytes) -> AsyncIterator[tuple[str, li
 
 
 async def nothing() -> None:
-    """Allow the sending."""
+    """Allow the request."""
 
 
-def launch(url: str, **arguments: Any) -> Launch:
+def launch(url: str, **arguments: Any) -> LaunchRequest:
     request = Request("POST", url, {"Authorization": "Bearer hunter2"}, **arguments)
-    return Launch(request, "wait.key.signature", logging.getLogger("test"))
+    return LaunchRequest(request, "wait.key.signature", logging.getLogger("test"))
 
 
-async def test_server_errors_are_tried_again_and_refusals_are_not() -> None:
+async def test_server_errors_are_retried_and_client_errors_are_not() -> None:
     async with outside_service() as service:
         service.answers = [(503, {}), (429, {}), (202, {"id": 7})]
-        answer = await launch(service.url).send_until_answered(nothing, timeout=30)
+        answer = await launch(service.url).send_with_retries(nothing, timeout=30)
         assert (answer.status, len(service.requests)) == (202, 3)
 
         service.answers = [(404, {"error": "no such job"})]
         with pytest.raises(LaunchFailed, match=r"answered 404: .*no such job"):
-            await launch(service.url).send_until_answered(nothing, timeout=30)
+            await launch(service.url).send_with_retries(nothing, timeout=30)
         assert len(service.requests) == 4
 
 
-async def test_service_that_asks_for_no_pause_is_given_one() -> None:
+async def test_retry_after_zero_still_waits() -> None:
     async with raw_service(b"503 No", b"Retry-After: 0\r\nContent-Length: 0\r\n\r\n") as (url, requests):
         with pytest.raises(LaunchFailed, match="503"):
-            await launch(url).send_until_answered(nothing, timeout=1.5)
+            await launch(url).send_with_retries(nothing, timeout=1.5)
     assert len(requests) == 2
 
 
@@ -104,35 +104,35 @@ async def test_service_that_asks_for_no_pause_is_given_one() -> None:
     ],
     ids=["unknown encoding", "not compressed", "broken off"],
 )
-async def test_accepted_launch_stays_accepted_whatever_its_body(rest: bytes) -> None:
+async def test_launch_is_accepted_with_any_response_body(rest: bytes) -> None:
     async with raw_service(b"202 Accepted", rest) as (url, requests):
-        assert (await launch(url).send_until_answered(nothing, timeout=5)).status == 202
+        assert (await launch(url).send_with_retries(nothing, timeout=5)).status == 202
     assert len(requests) == 1
 
 
-async def test_url_to_which_nothing_can_be_sent_is_refused_at_once_and_not_shown() -> None:
+async def test_invalid_url_fails_at_once_and_is_not_shown() -> None:
     with pytest.raises(LaunchFailed, match="not a URL") as caught:
-        await launch("https://jobs.example.com:99999/?key=in-the-query").send_until_answered(
+        await launch("https://jobs.example.com:99999/?key=in-the-query").send_with_retries(
             nothing, timeout=30
         )
     assert "in-the-query" not in str(caught.value)
 
 
-async def test_redirect_is_not_followed_because_it_would_carry_the_token_elsewhere() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with outside_service() as service:
         service.answers = [(302, {})]
         with pytest.raises(LaunchFailed, match="answered 302"):
-            await launch(service.url).send_until_answered(nothing, timeout=30)
+            await launch(service.url).send_with_retries(nothing, timeout=30)
 
 
-async def test_unreachable_service_is_given_up_after_the_timeout() -> None:
+async def test_unreachable_service_fails_after_the_timeout() -> None:
     started = time.monotonic()
     with pytest.raises(LaunchFailed, match="launch_timeout"):
-        await launch("http://127.0.0.1:9").send_until_answered(nothing, timeout=2)
+        await launch("http://127.0.0.1:9").send_with_retries(nothing, timeout=2)
     assert time.monotonic() - started < 10
 
 
-async def test_refused_check_sends_nothing() -> None:
+async def test_failed_check_sends_nothing() -> None:
     class Refused(Exception): ...
 
     async def refuse() -> None:
@@ -140,11 +140,11 @@ async def test_refused_check_sends_nothing() -> None:
 
     async with outside_service() as service:
         with pytest.raises(Refused):
-            await launch(service.url).send_until_answered(refuse, timeout=5)
+            await launch(service.url).send_with_retries(refuse, timeout=5)
         assert service.requests == []
 
 
-async def test_check_is_asked_on_a_kept_connection_too() -> None:
+async def test_check_runs_on_a_reused_connection_too() -> None:
     checks = 0
 
     async def count() -> None:
@@ -155,16 +155,16 @@ async def test_check_is_asked_on_a_kept_connection_too() -> None:
 
     async with outside_service() as service, shared_session():
         for _ in range(2):
-            await launch(service.url).send_until_answered(count, timeout=5)
+            await launch(service.url).send_with_retries(count, timeout=5)
     assert checks == 2
 
 
-async def test_answers_that_echo_the_request_show_no_secret() -> None:
+async def test_secrets_echoed_by_the_service_are_redacted() -> None:
     async with outside_service() as service:
         echo = {"you_sent": {"token": "wait.key.signature", "authorization": "Bearer hunter2"}}
         service.answers = [(400, echo)]
         with pytest.raises(LaunchFailed) as caught:
-            await launch(f"{service.url}/a?key=in-the-query").send_until_answered(nothing, timeout=5)
+            await launch(f"{service.url}/a?key=in-the-query").send_with_retries(nothing, timeout=5)
     assert "signature" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "in-the-query" not in str(caught.value)
