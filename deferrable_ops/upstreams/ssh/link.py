@@ -198,7 +198,7 @@ class Link:
         try:
             self.settings = await self._load()
         except ConfigurationError as error:
-            # The previous settings have worked: an incomplete edit of the connection must not end a watch.
+            # Keep the previous settings: an incomplete edit of the connection must not end a watch.
             log.warning("%s; continuing with the previous settings of the connection", error)
 
     def _connected(self, connecting: asyncio.Task[SSHClientConnection]) -> None:
