@@ -1,4 +1,4 @@
-"""What users need to test their own DAGs: waits on an inbox in memory, and an outside service on loopback."""
+"""Helpers for testing DAGs: tasks that run on an in-memory inbox, and a fake outside service on loopback."""
 
 from deferrable_ops.testing.inbox import memory_inbox
 from deferrable_ops.testing.service import OutsideService, ReceivedRequest, outside_service

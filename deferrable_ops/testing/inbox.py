@@ -1,4 +1,4 @@
-"""An inbox in memory: quick, empty at first, gone afterwards."""
+"""An in-memory inbox for tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from deferrable_ops.inbox.inbox import given_inbox
 
 @asynccontextmanager
 async def memory_inbox() -> AsyncIterator[Inbox]:
-    """Give an inbox in memory to whatever runs inside the block.
+    """Use an in-memory inbox, empty at first, for the code that runs inside the block.
 
-    It keeps every promise but one: it dies with its process. So never test with it what a restart does.
+    It behaves like a real inbox, except that it ends with the block, so it cannot be used to test restarts.
     """
     inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=5)
     given = given_inbox.set(inbox)

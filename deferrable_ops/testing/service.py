@@ -1,4 +1,4 @@
-"""An outside service on loopback: it takes launches, remembers them, and answers as told."""
+"""A fake outside service on loopback: records requests, and sends scripted answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiohttp import web
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """One request as it arrived.
+    """One received request.
 
-    :param headers: by lower-case name.
-    :param body: its JSON; its text when it is not JSON; None when it is empty.
+    :param headers: headers by lower-case name.
+    :param body: the JSON value of the body; its text if it is not JSON; None if it is empty.
     """
 
     method: str
@@ -27,11 +27,11 @@ class ReceivedRequest:
 
 @dataclass(slots=True)
 class OutsideService:
-    """A service that accepts every request until told otherwise.
+    """A fake service that accepts every request, unless other answers are scripted.
 
-    :param url: where it listens, as ``http://127.0.0.1:40123``.
-    :param requests: what has arrived, the oldest first.
-    :param answers: what it answers next, as (status, JSON); when there is none left, 202 and ``{}``.
+    :param url: its address, such as ``http://127.0.0.1:40123``.
+    :param requests: the received requests, oldest first.
+    :param answers: its next answers, as (status, JSON); once they are used up, it answers 202 and ``{}``.
     """
 
     url: str = ""
@@ -40,16 +40,16 @@ class OutsideService:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
-        """Return the newest request, once one that was not returned before has arrived.
+        """Wait for a request that was not returned before, and return the newest.
 
-        :param within: seconds.
-        :raises AssertionError: none came in that time.
+        :param within: seconds to wait.
+        :raises AssertionError: no request was received in that time.
         """
         try:
             await asyncio.wait_for(self._arrived.wait(), within)
         except TimeoutError:
             raise AssertionError(
-                f"no request came within {within:g} s; the task's outcome() tells why, if it has failed"
+                f"no request was received within {within:g} s; await the task's outcome() to see whether it failed"
             ) from None
         self._arrived.clear()
         return self.requests[-1]
@@ -68,7 +68,7 @@ class OutsideService:
 
 @asynccontextmanager
 async def outside_service() -> AsyncIterator[OutsideService]:
-    """Run an outside service on a free port of loopback."""
+    """Run a fake outside service on a free port of the loopback interface."""
     service = OutsideService()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", service._receive)

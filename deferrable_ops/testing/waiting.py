@@ -1,4 +1,4 @@
-"""A task of the library, run to its outcome without Airflow's processes."""
+"""Runs a task of the library to its outcome, without Airflow's processes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from deferrable_ops.triggers.base import TaskTrigger
 
 
 class TaskUnderTest:
-    """A task whose trigger runs on an inbox in memory.
+    """A task whose trigger runs on an in-memory inbox.
 
-    :param inbox: that inbox.
-    :param attempt: which attempt of which task it is: made up.
+    :param inbox: the inbox.
+    :param attempt: the generated identity of the task's attempt.
     """
 
     def __init__(self, trigger: TaskTrigger, inbox: Inbox, attempt: Attempt) -> None:
@@ -37,7 +37,7 @@ class TaskUnderTest:
         self._run = asyncio.create_task(_first_event(trigger))
 
     async def wait(self) -> Wait:
-        """Return the wait as it stands, once it is registered."""
+        """Return the current wait, once it is registered."""
         while not (found := await self.inbox.waits.get_many([self.attempt.wait_id])):
             if self._run.done():
                 raise AssertionError(f"the task ended before it waited: {await self.outcome()}")
@@ -45,9 +45,9 @@ class TaskUnderTest:
         return found[0]
 
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
-        """Call back as the outside service would, and return the answer's status and JSON.
+        """Send a callback as the outside service would, and return the response's status and JSON.
 
-        :param verb: ``post`` (judged by the expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
+        :param verb: ``post`` (evaluated by the expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
         """
         wait = await self.wait()
         body = json.dumps(payload).encode()
@@ -59,15 +59,16 @@ class TaskUnderTest:
     async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
         """Post an event to a channel, as an outside system would, once the task waits.
 
-        :param attributes: what else a match can see: ``headers``, ``attributes`` and ``metadata``, all of them dicts.
+        :param attributes: the other parts of the event that a match can use: the dicts ``headers``, ``attributes`` and
+            ``metadata``.
         """
         await self.wait()
-        told = {"headers": {}, "attributes": {}, "metadata": {}, **attributes}
+        described = {"headers": {}, "attributes": {}, "metadata": {}, **attributes}
         source = ChannelEvent(channel).source
-        await self.inbox.events.append(NewEvent(source, f"test:{uuid4()}", payload, told))
+        await self.inbox.events.append(NewEvent(source, f"test:{uuid4()}", payload, described))
 
     async def outcome(self) -> Outcome:
-        """Return how the task ended, once it has: Success, Failure or Skip."""
+        """Wait until the task ends, and return its outcome: Success, Failure or Skip."""
         event = await self._run
         if "outcome" in event:
             return outcome_from_json(event["outcome"])
@@ -76,7 +77,7 @@ class TaskUnderTest:
         return outcome
 
     async def stop(self) -> None:
-        """Stop the trigger, as a triggerer that shuts down would."""
+        """Cancel the trigger, as a triggerer does when it shuts down."""
         self._run.cancel()
         await asyncio.gather(self._run, return_exceptions=True)
 
@@ -85,17 +86,17 @@ class TaskUnderTest:
 async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUnderTest]:
     """Run the trigger of an operator, or a trigger, as a triggerer would.
 
-    Templates are not rendered. Without an ``endpoint_url`` or a ``base_url`` in the configuration, the task fails as it
-    would in production; in a test any URL will do, since nothing is listening.
+    Templates are not rendered. Without ``endpoint_url`` or ``base_url`` in the configuration, the task fails as in
+    production; in a test any URL is fine, because nothing connects to it.
 
-    :raises InputError: the task is not one whose work is a trigger's.
+    :raises InputError: the task does work of its own on a worker.
     """
     attempt = Attempt(
         str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task"
     )
     trigger_class, kwargs = _trigger_of(task)
     trigger = trigger_class(**{**kwargs, "attempt": asdict(attempt)})
-    _make_do_without_fernet_key()
+    _allow_missing_fernet_key()
     async with memory_inbox() as inbox:
         under_test = TaskUnderTest(trigger, inbox, attempt)
         try:
@@ -110,17 +111,18 @@ def _trigger_of(task: Any) -> tuple[type[TaskTrigger], dict[str, Any]]:
     if isinstance(task, TaskTrigger):
         return type(task), task.serialize()[1]
     raise InputError(
-        f"running() takes a trigger, or an operator that does nothing but defer; {type(task).__name__} is neither. "
-        "A task with code of its own, as WebhookOperatorMixin and @task.webhook have, runs under dag.test()"
+        f"running() takes a trigger, or an operator that only defers; {type(task).__name__} is neither. "
+        "Test a task that runs code on a worker, such as WebhookOperatorMixin or @task.webhook, with dag.test()"
     )
 
 
-def _make_do_without_fernet_key() -> None:
-    # Triggers are kept encrypted; where no Airflow was ever set up, as in a fresh CI, there is no key.
+def _allow_missing_fernet_key() -> None:
+    # Triggers are stored encrypted, and without a configured Airflow, as in CI, there is no key.
     try:
         get_fernet()
     except Exception:
-        os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""  # none: nothing leaves this process's memory
+        # An empty key turns encryption off: nothing leaves this process's memory.
+        os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""
 
 
 async def _first_event(trigger: TaskTrigger) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What users test their DAGs with."""
+"""deferrable_ops.testing: what users test their DAGs with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def endpoint_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__ENDPOINT_URL", "https://airflow.example.com/deferrable-ops")
 
 
-async def test_operator_launches_and_ends_with_what_the_callback_says() -> None:
+async def test_operator_launches_and_ends_with_the_callbacks_outcome() -> None:
     async with outside_service() as service:
         operator = WebhookOperator(
             task_id="train",
@@ -42,7 +42,7 @@ async def test_operator_launches_and_ends_with_what_the_callback_says() -> None:
             assert await task.outcome() == Success({"auc": 0.9})
 
 
-async def test_refused_launch_fails_with_the_answer() -> None:
+async def test_rejected_launch_fails_with_the_answer() -> None:
     async with outside_service() as service:
         service.answers = [(422, {"error": "no such model"})]
         async with running(WebhookOperator(task_id="train", url=service.url)) as task:
@@ -65,28 +65,28 @@ async def test_sensor_can_be_failed_skipped_and_timed_out() -> None:
         assert "timeout" in outcome.reason
 
 
-async def test_sensor_that_publishes_its_url_waits_without_a_triggerer_to_take_it() -> None:
+async def test_sensor_that_publishes_its_url_waits_without_a_triggerer() -> None:
     async with running(WebhookSensor(task_id="approved", publish_url=True)) as task:
         await task.call_back({"by": "ann"})
         assert await task.outcome() == Success({"by": "ann"})
 
 
-async def test_task_with_code_of_its_own_is_refused_with_the_way_to_run_it() -> None:
+async def test_task_that_runs_code_on_a_worker_is_refused_with_the_alternative() -> None:
     class Launch(WebhookOperatorMixin, PythonOperator):
         pass
 
-    with pytest.raises(InputError, match=r"Launch is neither\. .* runs under dag\.test\(\)"):
+    with pytest.raises(InputError, match=r"Launch is neither\. .* with dag\.test\(\)"):
         async with running(Launch(task_id="launch", python_callable=print)):  # type: ignore[arg-type]
             pass
 
 
-async def test_request_that_does_not_come_is_not_waited_for_without_end() -> None:
+async def test_next_request_times_out() -> None:
     async with outside_service() as service:
-        with pytest.raises(AssertionError, match=r"no request came within 0\.05 s"):
+        with pytest.raises(AssertionError, match=r"no request was received within 0\.05 s"):
             await service.next_request(within=0.05)
 
 
-def test_task_whose_work_can_be_stopped_is_run_where_no_airflow_was_set_up(tmp_path: Path) -> None:
+def test_cancellable_task_runs_without_a_configured_airflow(tmp_path: Path) -> None:
     code = """
 import asyncio
 from deferrable_ops.operators.webhook import WebhookSensor
@@ -111,7 +111,7 @@ asyncio.run(main())
     assert "Success(value=1)" in run.stdout, run.stderr
 
 
-async def test_sensor_waits_for_what_is_published() -> None:
+async def test_sensor_receives_a_published_event() -> None:
     signoff = ChannelEvent("signoff", match={"run": "r1", "headers": {"x-by": "ada"}})
     async with running(EventSensor(task_id="signed", event=signoff)) as task:
         await task.publish("signoff", {"run": "r1"})
