@@ -139,7 +139,7 @@ def remote_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
                 process.terminate()
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+@pytest.fixture(scope="session", params=["postgres", "sqlite"])
 def started_airflow(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -147,7 +147,7 @@ def started_airflow(
     dataflow_process: DataflowControl,
     remote_machine: dict[str, str],
 ) -> Iterator[RealAirflow]:
-    """One Airflow for all tests of a session; pytest runs them on SQLite first, then again on Postgres."""
+    """One Airflow for all tests of a session: on Postgres, and then another on SQLite for those marked so."""
     home = tmp_path_factory.mktemp(f"airflow-{request.param}")
     if request.param == "postgres":
         database = postgres_database(request.getfixturevalue("postgres"))
@@ -193,6 +193,22 @@ def dataflow(dataflow_process: DataflowControl) -> Iterator[OutsideDataflow]:
     dataflow = OutsideDataflow(dataflow_process)
     yield dataflow
     dataflow.restore()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs what takes too long for every change."""
+    parser.addoption("--long", action="store_true", help="run the tests marked long as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that only repeat on SQLite what Postgres shows as long, and deselect what is long."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("started_airflow") == "sqlite" and not item.get_closest_marker("both_databases"):
+            item.add_marker("long")
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.hookimpl(wrapper=True)

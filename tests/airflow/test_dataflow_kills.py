@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow, wait_until
 
 
+@pytest.mark.both_databases
 def test_cleared_task_has_its_job_cancelled_before_it_launches_another(
     airflow: RealAirflow, dataflow: OutsideDataflow
 ) -> None:

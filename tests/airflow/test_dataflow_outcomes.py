@@ -7,11 +7,12 @@ import pytest
 from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow, wait_until
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 CONSOLE = "https://console.cloud.google.com/dataflow/jobs/europe-west1/{}?project=tests"
 
 
+@pytest.mark.both_databases
 def test_flex_and_classic_template_are_launched_and_waited_for_without_a_worker(
     airflow: RealAirflow, dataflow: OutsideDataflow
 ) -> None:
@@ -62,6 +63,7 @@ def test_messages_of_the_job_appear_in_the_log_while_it_runs_each_once_and_those
     assert f"The job {job.id} is in JOB_STATE_DONE" in log
 
 
+@pytest.mark.both_databases
 def test_failed_job_is_the_reason_and_the_retry_launches_exactly_one_other(
     airflow: RealAirflow, dataflow: OutsideDataflow
 ) -> None:
@@ -113,6 +115,7 @@ def test_streaming_job_is_waited_for_until_it_is_drained(
     assert run.worker_processes() == 0
 
 
+@pytest.mark.both_databases
 def test_deadline_cancels_the_job_and_fails_the_task(airflow: RealAirflow, dataflow: OutsideDataflow) -> None:
     run = airflow.trigger("dataflow_timeout", {"job": dataflow.prefix})
     [job] = dataflow.wait_for_jobs()

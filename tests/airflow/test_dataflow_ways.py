@@ -11,7 +11,7 @@ import pytest
 from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 
 @pytest.fixture

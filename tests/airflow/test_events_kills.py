@@ -43,6 +43,7 @@ def test_triggerer_killed_between_two_events_forgets_none_and_takes_none_twice(
     assert run.worker_processes() == 0
 
 
+@pytest.mark.both_databases
 def test_cleared_wait_begins_anew_with_what_has_come_since_the_run_began(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:

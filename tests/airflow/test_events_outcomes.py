@@ -18,6 +18,7 @@ def start(airflow: RealAirflow, channel: GitHubChannel, dag_id: str) -> Run:
     return airflow.trigger(dag_id, {"channel": channel.name})
 
 
+@pytest.mark.both_databases
 def test_signed_event_that_matches_ends_the_wait_without_a_worker(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
@@ -68,6 +69,7 @@ def test_wait_for_several_shows_what_has_come_and_ends_as_soon_as_its_condition_
     assert run.worker_processes() == 0
 
 
+@pytest.mark.both_databases
 def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:

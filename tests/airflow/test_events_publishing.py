@@ -15,7 +15,7 @@ from real_kafka.committed import committed
 from real_sqs import RealSqs
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 
 @pytest.fixture

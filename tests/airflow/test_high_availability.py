@@ -13,7 +13,7 @@ import pytest
 from real_airflow import RealAirflow, Run, wait_until
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 GATES = ("stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail")
 
@@ -71,7 +71,7 @@ def gates(run: Run, task_id: str = "ha") -> dict[str, str | None]:
 NOT_CHOSEN = dict.fromkeys((*GATES, "force-dag-fail"), "skipped")
 
 
-@pytest.mark.parametrize("dag_id", ["ha", "ha_on_the_loop"])
+@pytest.mark.parametrize("dag_id", [pytest.param("ha", marks=pytest.mark.both_databases), "ha_on_the_loop"])
 @pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
 def test_stop_ends_the_run_in_the_state_of_its_result_and_without_a_worker(
     script: Script, dag_id: str, result: str, state: str
@@ -86,7 +86,10 @@ def test_stop_ends_the_run_in_the_state_of_its_result_and_without_a_worker(
     assert run.worker_processes() == 0
 
 
-@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
+@pytest.mark.parametrize(
+    "result, state",
+    [("pass", "success"), pytest.param("fail", "failed", marks=pytest.mark.both_databases)],
+)
 def test_retrigger_starts_the_dag_again_with_one_worker_and_ends_the_run_in_the_state_of_its_result(
     script: Script, result: str, state: str
 ) -> None:
@@ -115,14 +118,17 @@ def test_continue_goes_on_checking_until_the_check_says_otherwise(script: Script
     assert run.worker_processes() == 0
 
 
-@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
-def test_timeout_retriggers_with_the_last_result(script: Script, result: str, state: str) -> None:
-    script.says((result, "continue"), ("pass", "stop"))
-    script.start("ha_timeout")
+def test_timeout_retriggers_with_the_last_result(airflow: RealAirflow, tmp_path: Path) -> None:
+    states = {"pass": "success", "fail": "failed"}
+    scripts = {result: Script(airflow, tmp_path / f"{result}.json") for result in states}
+    for result, script in scripts.items():
+        script.says((result, "continue"), ("pass", "stop"))
+        script.start("ha_timeout")
 
-    first, _second = script.ended("ha_timeout", state, "success")
-    assert first.task("ha").xcom() == [result, "retrigger"]
-    assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
+    for result, script in scripts.items():
+        first, _second = script.ended("ha_timeout", states[result], "success")
+        assert first.task("ha").xcom() == [result, "retrigger"]
+        assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
 
 
 @once
@@ -145,9 +151,13 @@ def test_maxretrigger_of_zero_means_none(script: Script) -> None:
 
 
 @once
-def test_runtime_ends_the_run_without_another_check(script: Script) -> None:
-    script.says(("fail", "continue"))
-    run = script.start("ha_limited", **{"ha-force-runtime": 12.5})
+def test_runtime_and_endtime_end_the_run_without_another_check(airflow: RealAirflow, tmp_path: Path) -> None:
+    by_runtime, by_endtime = (Script(airflow, tmp_path / f"{name}.json") for name in ("runtime", "endtime"))
+    by_runtime.says(("fail", "continue"))
+    by_endtime.says(("pass", "continue"))
+    end = datetime.now(UTC) + timedelta(seconds=15)
+    run = by_runtime.start("ha_limited", **{"ha-force-runtime": 12.5})
+    until = by_endtime.start("ha_limited", **{"ha-force-endtime": f"{end:%H:%M:%S}"})
 
     run.wait_for("success")
     assert run.task("ha").xcom() == ["pass", "stop"]
@@ -156,16 +166,9 @@ def test_runtime_ends_the_run_without_another_check(script: Script) -> None:
     assert ended - began >= timedelta(seconds=12.5)
     assert run.worker_processes() == 0
 
-
-@once
-def test_endtime_ends_the_run_when_the_clock_shows_it(script: Script) -> None:
-    script.says(("pass", "continue"))
-    end = datetime.now(UTC) + timedelta(seconds=15)
-    run = script.start("ha_limited", **{"ha-force-endtime": f"{end:%H:%M:%S}"})
-
-    run.wait_for("success")
-    assert run.task("ha").xcom() == ["pass", "stop"]
-    assert datetime.fromisoformat(run.task("ha").attributes["end_date"]) >= end.replace(microsecond=0)
+    until.wait_for("success")
+    assert until.task("ha").xcom() == ["pass", "stop"]
+    assert datetime.fromisoformat(until.task("ha").attributes["end_date"]) >= end.replace(microsecond=0)
 
 
 @once

@@ -12,9 +12,6 @@ import pytest
 
 from real_airflow import RealAirflow, Run, wait_until
 
-# Nothing of these depends on the inbox's database.
-pytestmark = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
-
 ENDED = {"success", "failed"}
 
 
@@ -34,13 +31,24 @@ def chain_of(airflow: RealAirflow, dag_id: str) -> list[Run]:
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
 
 
-def test_seeds_countdown_makes_three_runs(airflow: RealAirflow) -> None:
-    with unpaused(airflow, "test-ha-counter"):
+def test_dags_of_airflow_ha_run_as_they_did(airflow: RealAirflow) -> None:
+    """Both at once, because each waits most of its time."""
+    with unpaused(airflow, "test-ha-counter"), unpaused(airflow, "test-high-availability"):
         wait_until(
             lambda: [run.state for run in chain_of(airflow, "test-ha-counter")] == ["success"] * 3,
             "three runs to succeed",
             timeout=240,
         )
+        wait_until(
+            lambda: any(run.state in ENDED for run in chain_of(airflow, "test-high-availability")),
+            "a run to end",
+            timeout=240,
+        )
+    countdown_made_three_runs(airflow)
+    run_ended_as_its_check_returned(airflow)
+
+
+def countdown_made_three_runs(airflow: RealAirflow) -> None:
     runs = chain_of(airflow, "test-ha-counter")
     assert [run.task("get-count").xcom() for run in runs] == [2, 1, 0]
     assert [run.task("ha").xcom() for run in runs] == [["pass", "retrigger"]] * 2 + [["pass", "stop"]]
@@ -49,13 +57,7 @@ def test_seeds_countdown_makes_three_runs(airflow: RealAirflow) -> None:
     assert runs[1].client.get(runs[1].path)["conf"]["counter"] == 2
 
 
-def test_seeds_always_on_dag_ends_each_run_as_its_check_says(airflow: RealAirflow) -> None:
-    with unpaused(airflow, "test-high-availability"):
-        wait_until(
-            lambda: any(run.state in ENDED for run in chain_of(airflow, "test-high-availability")),
-            "a run to end",
-            timeout=240,
-        )
+def run_ended_as_its_check_returned(airflow: RealAirflow) -> None:
     run = next(run for run in chain_of(airflow, "test-high-availability") if run.state in ENDED)
     result, action = run.task("ha").xcom()
     states = run.task_states()
@@ -81,21 +83,27 @@ def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between
     assert "plugins folder" in log
 
 
+# A coroutine that hangs blocks the whole loop, as that of any trigger would.
 @pytest.mark.parametrize(
-    "trouble, said", [("raises", "fail"), ("exits", "fail"), ("hangs", "fail"), ("nonsense", "fail")]
+    ("dag_id", "task_id", "outcomes"),
+    [
+        ("ha_troubled", "thread", dict.fromkeys(("raises", "exits", "hangs", "nonsense"), "fail")),
+        (
+            "ha_troubled_on_the_loop",
+            "loop",
+            {"blocks": "pass", **dict.fromkeys(("raises", "exits", "nonsense"), "fail")},
+        ),
+    ],
 )
-@pytest.mark.parametrize("dag_id, task_id", [("ha_troubled", "thread"), ("ha_troubled_on_the_loop", "loop")])
-def test_troubled_check_fails_its_run_and_others_go_on(
-    airflow: RealAirflow, tmp_path: Path, dag_id: str, task_id: str, trouble: str, said: str
+def test_troubled_checks_fail_their_runs_and_others_go_on(
+    airflow: RealAirflow, tmp_path: Path, dag_id: str, task_id: str, outcomes: dict[str, str]
 ) -> None:
-    if (task_id, trouble) == ("loop", "hangs"):
-        trouble = "blocks"  # a coroutine that hangs blocks the whole loop, as any trigger's would
     triggerer = airflow.triggerer
-    run = airflow.trigger(dag_id, {"trouble": trouble})
-    wait_until(lambda: run.state in ENDED, f"{run} to end")
-
-    assert run.task(task_id).xcom() == (["pass", "stop"] if trouble == "blocks" else [said, "stop"])
-    assert run.worker_processes() == 0
+    runs = {trouble: airflow.trigger(dag_id, {"trouble": trouble}) for trouble in outcomes}
+    for trouble, run in runs.items():
+        wait_until(lambda run=run: run.state in ENDED, f"{run} to end")
+        assert run.task(task_id).xcom() == [outcomes[trouble], "stop"]
+        assert run.worker_processes() == 0
     assert triggerer.running
     other = tmp_path / "other.json"
     other.write_text('[["pass", "stop"]]')
@@ -128,6 +136,7 @@ def test_triggerer_that_is_restarted_between_two_checks_goes_on(airflow: RealAir
     assert run.task("ha").try_number == 1
 
 
+@pytest.mark.both_databases
 def test_cleared_check_may_retrigger_again_and_a_cleared_retrigger_starts_no_second_run(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:
@@ -205,18 +214,18 @@ def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: 
     assert states == ["success", "failed", "success"]
 
 
-def test_example_watches_and_ends_after_its_runtime(airflow: RealAirflow) -> None:
+def test_examples_end_after_their_runtime_and_after_three_runs(airflow: RealAirflow) -> None:
+    """Both at once, because each waits most of its time."""
+    countdown = "example_high_availability_countdown"
+    airflow.trigger(countdown)
     run = airflow.trigger("example_high_availability").wait_for("success", timeout=180)
 
     assert run.task("watch").xcom() == ["pass", "stop"]
     assert "runtime=20 s is over" in run.task("watch").log()
     assert run.worker_processes() == 0
-
-
-def test_countdown_of_the_example_makes_three_runs(airflow: RealAirflow) -> None:
-    dag_id = "example_high_availability_countdown"
-    airflow.trigger(dag_id)
     wait_until(
-        lambda: [run.state for run in chain_of(airflow, dag_id)] == ["success"] * 3, "three runs", timeout=180
+        lambda: [run.state for run in chain_of(airflow, countdown)] == ["success"] * 3,
+        "three runs",
+        timeout=180,
     )
-    assert [run.worker_processes() for run in chain_of(airflow, dag_id)] == [2, 2, 1]
+    assert [run.worker_processes() for run in chain_of(airflow, countdown)] == [2, 2, 1]

@@ -68,6 +68,7 @@ def has_sshd(airflow: RealAirflow) -> bool:
     return "AIRFLOW_CONN_SSH_DEFAULT" in airflow.environment
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
 def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAirflow) -> None:
     ends_well(airflow, airflow.trigger("sup_ends"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from real_airflow import Answer, OutsideService, RealAirflow, wait_until
 
 
+@pytest.mark.both_databases
 def test_cleared_task_stops_the_old_work_and_waits_anew(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:

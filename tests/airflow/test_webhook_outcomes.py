@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from real_airflow import Answer, OutsideService, RealAirflow, Run, wait_until
 
 
@@ -9,6 +11,7 @@ def launch(airflow: RealAirflow, outside: OutsideService, dag_id: str) -> Run:
     return airflow.trigger(dag_id, {"service": outside.url})
 
 
+@pytest.mark.both_databases
 def test_task_is_launched_called_back_and_ended_without_a_worker(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
@@ -43,6 +46,7 @@ def test_expressions_tell_progress_from_success_and_pick_the_result(
     assert run.worker_processes() == 0
 
 
+@pytest.mark.both_databases
 def test_failure_is_retried_in_a_wait_of_its_own(airflow: RealAirflow, outside: OutsideService) -> None:
     run = launch(airflow, outside, "webhook_retries")
     [first] = outside.wait_for_requests("/job")
@@ -59,6 +63,7 @@ def test_failure_is_retried_in_a_wait_of_its_own(airflow: RealAirflow, outside: 
     assert "no GPU" in run.task("job").log(1)
 
 
+@pytest.mark.both_databases
 def test_failure_that_must_not_be_retried_ends_on_a_worker(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
@@ -161,6 +166,7 @@ def test_template_with_an_undefined_name_fails_the_task_and_sends_nothing(airflo
     assert run.worker_processes() == 0
 
 
+@pytest.mark.both_databases
 def test_two_dozen_at_once(airflow: RealAirflow, outside: OutsideService) -> None:
     outside.script("/job", Answer(callback={"done": True}))
     run = launch(airflow, outside, "webhook_two_dozen").wait_for("success")

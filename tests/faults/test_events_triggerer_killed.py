@@ -16,15 +16,16 @@ from real_kafka import RealKafka
 from real_sqs import RealSqs
 
 TASKS = 12
-# (runs, kills): on SQLite, which one machine has, a part of it shows the same.
+# (runs, kills). A part of the load is enough on SQLite, which one machine has; `--long` sends all of it.
 SIZE = {"postgres": (25, 5), "sqlite": (5, 2)}
 
 
+@pytest.mark.both_databases
 @pytest.mark.timeout(600)
 def test_300_waits_end_with_the_right_ones_of_10_000_events_though_the_triggerer_is_killed_five_times(
-    airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs
+    airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs, request: pytest.FixtureRequest
 ) -> None:
-    runs, kills = SIZE[airflow.database.backend]
+    runs, kills = SIZE["postgres" if request.config.getoption("--long") else airflow.database.backend]
     sources = all_sources(airflow, kafka_server, sqs_server)
     names = [uuid.uuid4().hex for _ in range(runs)]
     for source, one in sources.items():

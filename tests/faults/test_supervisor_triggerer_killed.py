@@ -8,7 +8,7 @@ from faults.support.supervisors import end_all, held_pipelines
 from real_airflow import RealAirflow
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 
 @once

@@ -11,7 +11,7 @@ from faults.support.triggerers import resume_all_but_the_supervisor
 from real_airflow import RealAirflow, wait_until
 
 # Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
+once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 CHANGING = (*BEGINNING, "stop-supervisor", "unconfigure-supervisor", "restart-programs", "force-kill")
 

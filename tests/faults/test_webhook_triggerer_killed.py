@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from faults.support.launched import Launched
 
 from real_airflow import OutsideService, RealAirflow
 
 
+@pytest.mark.both_databases
 def test_launch_is_sent_again_only_where_the_kill_fell_between_sending_and_recording(
     airflow: RealAirflow, new_service: Callable[[], OutsideService]
 ) -> None:
