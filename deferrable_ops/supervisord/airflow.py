@@ -221,7 +221,8 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
             raise InputError(
-                f"policies contains {unknown[0]!r}, which is neither in program nor in fcgiprogram"
+                f"policies contains {unknown[0]!r}, which is neither in program nor in fcgiprogram; "
+                "check the name"
             )
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self

@@ -106,7 +106,8 @@ class SupervisorConfiguration(Model):
             for program in group.programs:
                 if program not in self.program and program not in self.fcgiprogram:
                     raise InputError(
-                        f"group[{name!r}] contains {program!r}, which is neither in program nor in fcgiprogram"
+                        f"group[{name!r}] contains {program!r}, which is neither in program nor in "
+                        "fcgiprogram; check the name"
                     )
                 if owner.setdefault(program, name) != name:
                     raise InputError(

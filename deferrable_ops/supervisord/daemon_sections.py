@@ -147,14 +147,14 @@ class IncludeConfiguration(Section):
 
     files: Annotated[Words, Field(min_length=1)]
 
-    def _written(self, header: str, name: str, value: Any) -> str:
+    def _render_field(self, header: str, name: str, value: Any) -> str:
         for file in value:
             if len(file.split()) != 1:
                 raise InputError(
                     f"{name} in [{header}] contains the path {file!r}, which supervisord splits at the space; "
                     "use a path without spaces"
                 )
-        return super()._written(header, name, " ".join(value))
+        return super()._render_field(header, name, " ".join(value))
 
 
 class RpcInterfaceConfiguration(Section):
@@ -173,7 +173,7 @@ class RpcInterfaceConfiguration(Section):
     kwargs: Mapping[str, str | bool | int | float] = Field(default_factory=dict, repr=False)
 
     def _lines(self, header: str) -> Iterator[tuple[str, str]]:
-        yield self._option, self._written(header, self._option, self.rpcinterface_factory)
+        yield self._option, self._render_field(header, self._option, self.rpcinterface_factory)
         for name, value in self.kwargs.items():
             if name == self._option or not name.isidentifier() or not name.isascii() or name != name.lower():
                 raise InputError(

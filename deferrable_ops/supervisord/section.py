@@ -59,9 +59,9 @@ class Section(Model):
             if value is not None and (
                 field.is_required() or value != field.get_default(call_default_factory=True)
             ):
-                yield name, self._written(header, name, value)
+                yield name, self._render_field(header, name, value)
 
-    def _written(self, header: str, name: str, value: Any) -> str:
+    def _render_field(self, header: str, name: str, value: Any) -> str:
         argument = f"{name} in [{header}]"
         return render_value(
             argument,

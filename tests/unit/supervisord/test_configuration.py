@@ -221,7 +221,7 @@ def test_default_directory_is_stable_and_short() -> None:
             "event listener",
         ),
         ({"eventlistener": {"test": {"command": "x", "events": ["TICK_5"]}}}, "two process groups"),
-        ({"group": {"g": {"programs": "nobody"}}}, "neither in program"),
+        ({"group": {"g": {"programs": "nobody"}}}, "neither in program nor in"),
         ({"group": {"g": {"programs": "test"}, "h": {"programs": "test"}}}, "both have 'test'"),
         ({"fcgiprogram": {"test": {"command": "x", "socket": "tcp://h:1"}}}, "two process groups"),
         (
@@ -230,7 +230,7 @@ def test_default_directory_is_stable_and_short() -> None:
         ),
         ({"include": {"files": ["a b"]}}, "splits at the space"),
         ({"rpcinterface": {"x": {"kwargs": {"a=b": 1}}}}, "lowercase letters"),
-        ({"policies": {"nobody": {}}}, "neither in program"),
+        ({"policies": {"nobody": {}}}, "neither in program nor in"),
         ({"policy": {"otherwise": "success"}}, "make every crash a success"),
         ({"policy": {"crash_delay": 60, "crash_longest_delay": 5}}, "shorter than crash_delay"),
         ({"port": "here:0"}, "no port between 1 and 65535"),
