@@ -1,6 +1,6 @@
 """Storing and reading events. Each event is stored once, and numbered in commit order.
 
-An append takes its numbers from one row, which it locks until its commit. Therefore events of all sources become visible
+An append takes its numbers from one row, which it locks until its commit. Therefore events of all sources appear
 in the order of their numbers, and a reader can continue after the highest number it has read. Duplicates are detected
 by keys, which are kept longer than their events.
 """
