@@ -1,4 +1,4 @@
-"""A fake Dataflow on loopback, spoken to by the real clients: in this process, or in one of its own."""
+"""A fake Dataflow server on loopback for the real client library, in this process or in a separate one."""
 
 from deferrable_ops.testing.dataflow.control import DataflowControl, dataflow_process
 from deferrable_ops.testing.dataflow.fake import FakeDataflow, fake_dataflow

@@ -1,4 +1,4 @@
-"""``python -m deferrable_ops.testing.dataflow --port 8765``: a fake Dataflow in a process of its own."""
+"""``python -m deferrable_ops.testing.dataflow --port 8765``: run a fake Dataflow in a separate process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from deferrable_ops.testing.dataflow.fake import fake_dataflow
 
 
 def main() -> None:
-    """Serve until killed. The first line of the output says where, as JSON."""
+    """Run a fake Dataflow until killed. The first line of the output is a JSON object with its two addresses."""
     parser = argparse.ArgumentParser(
         prog="python -m deferrable_ops.testing.dataflow", description=main.__doc__
     )
-    parser.add_argument("--port", type=int, default=0, help="of the gRPC server; 0 takes a free one")
-    parser.add_argument("--control-port", type=int, default=0, help="of the HTTP control; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port of the gRPC server; 0 selects a free port")
+    parser.add_argument(
+        "--control-port", type=int, default=0, help="port of the HTTP control; 0 selects a free port"
+    )
     arguments = parser.parse_args()
     asyncio.run(_serve(arguments.port, arguments.control_port))
 

@@ -1,4 +1,4 @@
-"""A fake Dataflow in a process of its own, told what to do and asked what happened over HTTP."""
+"""Controls a fake Dataflow in a separate process, over HTTP."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SETTINGS = {"second_launch", "list_lag", "page_limit", "failed_location"}
 
 
 class DataflowControl:
-    """Tells a fake in another process what to do.
+    """Controls a fake Dataflow in another process.
 
-    :param host: what the setting ``dataflow_emulator_host`` takes.
-    :param url: of its control, as ``http://127.0.0.1:40123``.
+    :param host: the value for the setting ``dataflow_emulator_host``.
+    :param url: the URL of its HTTP control, as ``http://127.0.0.1:40123``.
     """
 
     def __init__(self, host: str, url: str) -> None:
@@ -33,7 +33,7 @@ class DataflowControl:
     def tell(self, what: str, *positional: Any, **named: Any) -> Any:
         """Call a method of the fake, or of its trouble, by name: ``tell("script", "etl", {"state": "RUNNING"})``.
 
-        :raises ValueError: there is no such method, or it raised.
+        :raises ValueError: the method does not exist, or it raised an error.
         """
         return self._send("/tell", {"what": what, "positional": positional, "named": named})
 
@@ -59,33 +59,33 @@ class DataflowControl:
 
 @contextmanager
 def dataflow_process(port: int = 0) -> Iterator[DataflowControl]:
-    """Run a fake Dataflow in a process of its own.
+    """Run a fake Dataflow in a separate process.
 
-    :param port: 0 takes a free one.
+    :param port: the port of its gRPC server; 0 selects a free port.
     """
     command = [sys.executable, "-P", "-m", "deferrable_ops.testing.dataflow", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         assert process.stdout is not None
-        where = json.loads(process.stdout.readline())
-        yield DataflowControl(where["dataflow"], where["control"])
+        addresses = json.loads(process.stdout.readline())
+        yield DataflowControl(addresses["dataflow"], addresses["control"])
     finally:
         process.kill()
         process.wait()
 
 
 async def serve_control(fake: FakeDataflow, port: int) -> str:
-    """Serve the control of a fake, and return its URL."""
+    """Start the HTTP control of a fake and return its URL."""
     app = web.Application()
 
     async def report(_request: web.Request) -> web.Response:
         return web.json_response(fake.report())
 
     async def tell(request: web.Request) -> web.Response:
-        told = await request.json()
+        command = await request.json()
         try:
-            method = _method(fake, told["what"])
-            result = method(*told.get("positional", ()), **told.get("named", {}))
+            method = _method(fake, command["what"])
+            result = method(*command.get("positional", ()), **command.get("named", {}))
             if hasattr(result, "__await__"):
                 result = await result
         except (LookupError, TypeError, ValueError) as error:
@@ -95,7 +95,7 @@ async def serve_control(fake: FakeDataflow, port: int) -> str:
     async def set_settings(request: web.Request) -> web.Response:
         for name, value in (await request.json()).items():
             if name not in _SETTINGS:
-                raise web.HTTPBadRequest(text=f"{name} is none of {', '.join(sorted(_SETTINGS))}")
+                raise web.HTTPBadRequest(text=f"{name} is not one of {', '.join(sorted(_SETTINGS))}")
             setattr(fake, name, value)
         return web.json_response(None)
 
@@ -111,4 +111,4 @@ def _method(fake: FakeDataflow, name: str) -> Any:
         return getattr(fake, name)
     if name in {"fail", "lose_replies", "delay", "mend"}:
         return getattr(fake.trouble, name)
-    raise LookupError(f"the fake cannot be told to {name}")
+    raise LookupError(f"the fake has no method {name}")

@@ -1,4 +1,4 @@
-"""The fake Dataflow: its jobs, what is scripted of them, and the server on loopback."""
+"""The fake Dataflow: its jobs, their scripts, and the gRPC server on loopback."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
 
 
 class FakeDataflow:
-    """A Dataflow whose jobs are queued, run, and are done at once, unless told otherwise.
+    """A fake Dataflow. Without a script, each job is queued, runs and is done at once.
 
-    :param trouble: what goes wrong: errors, lost replies, slowness; counts the calls.
-    :param second_launch: what a launch under the name of an active job gets: ``refuse`` (ALREADY_EXISTS), or ``return``
-        (the active job).
-    :param list_lag: seconds for which a new job is missing from lists.
-    :param page_limit: the most jobs or messages in a page.
-    :param failed_location: lists say that the region did not answer.
+    :ivar trouble: injects errors, lost replies and delays, and counts the calls.
+    :ivar second_launch: the response to a launch with the name of an active job: ``refuse`` (ALREADY_EXISTS) or
+        ``return`` (the active job).
+    :ivar list_lag: for how many seconds a new job is missing from lists.
+    :ivar page_limit: the maximum number of jobs or messages in a page.
+    :ivar failed_location: whether lists report that the region did not respond.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class FakeDataflow:
 
     @property
     def host(self) -> str:
-        """What the setting ``dataflow_emulator_host`` takes."""
+        """The value for the setting ``dataflow_emulator_host``."""
         return f"127.0.0.1:{self._port}"
 
     def script(
@@ -55,13 +55,13 @@ class FakeDataflow:
         stop_seconds: float = 0.0,
         list_lag: float | None = None,
     ) -> None:
-        """Say what becomes of the jobs that are launched from now on.
+        """Set what happens to jobs that are launched from now on.
 
-        :param prefix: of their names; the longest that fits counts, and an empty one fits all.
-        :param steps: none leaves them queued until they are moved.
-        :param hides_type: the API does not say whether a queued job is streaming, as with a flex template.
-        :param stop_seconds: how long it takes to cancel or drain them.
-        :param list_lag: seconds for which they are missing from lists; None takes what holds for all jobs.
+        :param prefix: the prefix of their names. Of several matching scripts, the longest prefix applies.
+        :param steps: the states that a job goes through; without steps it stays queued until :meth:`move`.
+        :param hides_type: the API does not return the type of a queued job, as with a flex template.
+        :param stop_seconds: how long it takes to cancel or drain a job.
+        :param list_lag: for how many seconds a job is missing from lists; None uses the fake's `list_lag`.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
         self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds, list_lag)
@@ -69,37 +69,44 @@ class FakeDataflow:
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
 
-        :param name: or its beginning.
+        :param name: a name or the prefix of names.
         """
         for job in self._jobs.values():
             job.advance()
         return [job for job in self._jobs.values() if job.name.startswith(name)]
 
     def job(self, name: str) -> FakeJob:
-        """Return the newest job of this id or name, or else of this beginning of a name."""
-        begins = self.jobs(name)
-        found = [job for job in self.jobs() if name in (job.id, job.name)] or begins
+        """Return the newest job with this id or name, or with a name that begins with it.
+
+        :raises LookupError: there is no such job.
+        """
+        found = [job for job in self.jobs() if name in (job.id, job.name)] or self.jobs(name)
         if not found:
-            raise LookupError(f"no job {name!r}; there are {sorted(job.name for job in self.jobs())}")
+            raise LookupError(
+                f"there is no job {name!r}; the jobs are {sorted(job.name for job in self.jobs())}"
+            )
         return found[-1]
 
     def move(self, name: str, state: str | int) -> None:
-        """Put a job into a state, from which it goes nowhere by itself: ``RUNNING``, or a number."""
+        """Set the state of a job, as ``RUNNING`` or a number, and cancel its remaining steps."""
         self.job(name).move(state)
 
     def say(self, name: str, text: str, importance: str = "BASIC") -> None:
-        """Let a job say something: DEBUG, DETAILED, BASIC, WARNING or ERROR."""
+        """Add a message to a job.
+
+        :param importance: DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        """
         self.job(name).say(text, importance)
 
     def replace(self, name: str) -> str:
-        """Update a job, which ends it, and return the id of the job that replaces it."""
+        """Update a job, which ends it. Return the id of the job that replaces it."""
         old = self.job(name)
         new = self.create(old.name, old.project_id, old.region, old.labels, old.request)
         old.replace(new.id)
         return new.id
 
     def listed_jobs(self) -> list[FakeJob]:
-        """Return the jobs that lists show by now."""
+        """Return the jobs that are included in lists."""
         now = datetime.now(UTC).timestamp()
         return [
             job
@@ -110,7 +117,7 @@ class FakeDataflow:
     def create(
         self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
     ) -> FakeJob:
-        """Create a job as a launch does, by the script for its name."""
+        """Create a job as a launch does, with the script for its name."""
         script = self._scripts[max((p for p in self._scripts if name.startswith(p)), key=len)]
         job = FakeJob(
             id=f"{datetime.now(UTC):%Y-%m-%d_%H_%M_%S}-{len(self._jobs) + 1:019d}",
@@ -129,16 +136,16 @@ class FakeDataflow:
         return job
 
     def report(self) -> dict[str, Any]:
-        """Return all counts and jobs, of JSON's types only."""
+        """Return all call counts and jobs, as JSON."""
         jobs = [
             {**asdict(job), "state": state_name(job.state).removeprefix("JOB_STATE_")} for job in self.jobs()
         ]
         return {"calls": dict(self.trouble.calls), "jobs": jobs}
 
     async def connect(self, port: int | None = None) -> None:
-        """Begin to listen.
+        """Start to listen.
 
-        :param port: None takes the one of the last time, or a free one.
+        :param port: None uses the previous port, or a free port the first time.
         """
         self._server = grpc.aio.server(
             handlers=None,
@@ -152,15 +159,15 @@ class FakeDataflow:
         await self._server.start()
 
     async def disconnect(self) -> None:
-        """Drop every connection, and refuse new ones. The jobs go on."""
+        """Close all connections and refuse new ones. The jobs continue."""
         await self._server.stop(None)
 
 
 @asynccontextmanager
 async def fake_dataflow(port: int = 0) -> AsyncIterator[FakeDataflow]:
-    """Run a fake Dataflow in this event loop; within the block, the library's setting names it.
+    """Run a fake Dataflow in this event loop, and set the library's ``dataflow_emulator_host`` to it in the block.
 
-    :param port: 0 takes a free one.
+    :param port: 0 selects a free port.
     """
     fake = FakeDataflow()
     await fake.connect(port)

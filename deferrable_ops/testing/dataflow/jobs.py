@@ -1,4 +1,4 @@
-"""The jobs of the fake: what each was launched with, and which states it goes through, and when."""
+"""The jobs of the fake Dataflow, and the steps that they go through."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from deferrable_ops.upstreams.dataflow.jobs import (
 )
 
 NOT_ACTIVE = FINISHED | {STOPPED, PAUSED}
-"""What a list of the active jobs leaves out."""
+"""The states that a list of active jobs omits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to a job by itself.
+    """A step that a job takes by itself.
 
-    :param state: ``RUNNING``, or a number that no version knows; empty leaves the state as it is.
-    :param after: seconds since the step before.
-    :param message: what the job says when it gets there; empty says nothing.
-    :param importance: of that message.
+    :param state: the new state, as ``RUNNING`` or a number, which may be unknown; an empty string keeps the state.
+    :param after: seconds since the previous step.
+    :param message: a message that the job writes at this step; an empty string writes none.
+    :param importance: the importance of that message.
     """
 
     state: str | int
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a job said."""
+    """A message of a job."""
 
     id: str
     time: float
@@ -53,14 +53,14 @@ class Message:
 
 @dataclass(slots=True)
 class FakeJob:
-    """A job of the fake.
+    """A job of the fake Dataflow.
 
-    :param request: what it was launched with, as the API's JSON.
+    :param request: the launch request, as the API's JSON.
     :param state: a number of the API's JobState.
-    :param steps: what will happen to it, by itself.
-    :param hides_type: the API does not say whether it is streaming as long as it is queued.
-    :param stop_seconds: how long it takes to cancel or to drain.
-    :param list_lag: seconds for which it is missing from lists; None takes what holds for all jobs.
+    :param steps: the steps that it will take.
+    :param hides_type: the API does not return the job's type while it is queued.
+    :param stop_seconds: how long it takes to cancel or drain the job.
+    :param list_lag: for how many seconds it is missing from lists; None uses the fake's `list_lag`.
     """
 
     id: str
@@ -83,40 +83,41 @@ class FakeJob:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether it has ended."""
+        """Whether the job is in a final state."""
         return self.state in FINISHED
 
     def advance(self) -> None:
-        """Take the steps whose time has come."""
+        """Take the steps that are due."""
         while self.steps and self.since + self.steps[0].after <= time.time():
             step = self.steps.pop(0)
             self._enter(step, self.since + step.after)
 
     def move(self, state: str | int) -> None:
-        """Put it into a state, from which it goes nowhere by itself."""
+        """Set the state and cancel the remaining steps."""
         self.steps.clear()
         self._enter(Step(state), time.time())
 
     def say(self, text: str, importance: str = "BASIC", at: float | None = None) -> None:
-        """Let it say something.
+        """Add a message.
 
-        :param at: seconds since the epoch; None is now.
+        :param at: seconds since the epoch; None means now.
+        :raises ValueError: there is no such importance.
         """
         if importance not in IMPORTANCES:
-            raise ValueError(f"{importance!r} is none of {', '.join(IMPORTANCES)}")
+            raise ValueError(f"{importance!r} is not one of {', '.join(IMPORTANCES)}")
         when = time.time() if at is None else at
         self.messages.append(Message(f"JOB_MESSAGE_{len(self.messages) + 1}", when, importance, text))
 
     def stop(self, how: str) -> None:
-        """Begin to cancel or to drain it."""
+        """Start to cancel or drain the job."""
         self.stops_asked.append(how)
-        going, gone = (CANCELLING, CANCELLED) if how == "cancel" else (DRAINING, DRAINED)
-        if self.state != going:
-            self.move(going)
-            self.steps = [Step(gone, self.stop_seconds)]
+        stopping, stopped = (CANCELLING, CANCELLED) if how == "cancel" else (DRAINING, DRAINED)
+        if self.state != stopping:
+            self.move(stopping)
+            self.steps = [Step(stopped, self.stop_seconds)]
 
     def replace(self, job_id: str) -> None:
-        """Let another job take its place, as an update does."""
+        """End the job as updated: replaced by another job."""
         self.replaced_by = job_id
         self.move(UPDATED)
 
@@ -130,7 +131,7 @@ class FakeJob:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What becomes of the jobs whose names begin with a prefix."""
+    """What happens to the jobs whose names begin with a prefix; see :meth:`FakeDataflow.script`."""
 
     steps: Sequence[Step]
     streaming: bool = False

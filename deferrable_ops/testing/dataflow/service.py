@@ -1,19 +1,17 @@
-"""The methods of Dataflow's API over the jobs of the fake."""
+"""Implements the methods of Dataflow's API on the jobs of the fake."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import grpc
 from google.cloud import dataflow_v1beta3 as api
 from google.protobuf.json_format import MessageToDict
 
 from deferrable_ops.testing.dataflow.jobs import NOT_ACTIVE, FakeJob
+from deferrable_ops.testing.dataflow.trouble import Trouble
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED
-
-if TYPE_CHECKING:
-    from deferrable_ops.testing.dataflow.fake import FakeDataflow
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -22,11 +20,28 @@ _SUMMARY_VIEWS = {api.JobView.JOB_VIEW_UNKNOWN, api.JobView.JOB_VIEW_SUMMARY}
 _LEAST_OF_NUMBER = {number: IMPORTANCES.index(name) for name, number in NUMBER_OF_IMPORTANCE.items()}
 
 
-class Service:
-    """Every method that the library calls, and no other."""
+class JobStore(Protocol):
+    """The jobs and settings that the service reads and changes; see :class:`~deferrable_ops.testing.dataflow.FakeDataflow`."""
 
-    def __init__(self, fake: FakeDataflow) -> None:
-        self._fake = fake
+    trouble: Trouble
+    second_launch: Literal["refuse", "return"]
+    page_limit: int
+    failed_location: bool
+
+    def jobs(self, name: str = "") -> list[FakeJob]: ...
+
+    def listed_jobs(self) -> list[FakeJob]: ...
+
+    def create(
+        self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
+    ) -> FakeJob: ...
+
+
+class Service:
+    """The API methods that the library calls."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
 
     async def launch_flex_template(self, request: Any, context: Any) -> Any:
         """LaunchFlexTemplate."""
@@ -39,30 +54,30 @@ class Service:
         return api.LaunchTemplateResponse(job=_described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob. The summary lacks labels."""
+        """GetJob. The summary has no labels."""
         job = await self._find(request, context)
         return _described(job, full=request.view not in _SUMMARY_VIEWS)
 
     async def list_jobs(self, request: Any, context: Any) -> Any:
-        """ListJobs: always summaries."""
+        """ListJobs. It returns summaries."""
         kind = api.ListJobsRequest.Filter
         found = [
             job
-            for job in self._fake.listed_jobs()
+            for job in self._store.listed_jobs()
             if (job.project_id, job.region) == (request.project_id, request.location)
             and (not request.name or job.name == request.name)
             and (request.filter != kind.ACTIVE or job.state not in NOT_ACTIVE)
             and (request.filter != kind.TERMINATED or job.state in NOT_ACTIVE)
         ]
         page, token = self._page(found, request)
-        if self._fake.failed_location:
+        if self._store.failed_location:
             lost = [api.FailedLocation(name=request.location)]
             return api.ListJobsResponse(failed_location=lost)
         jobs = [_described(job, full=False) for job in page]
         return api.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def update_job(self, request: Any, context: Any) -> Any:
-        """UpdateJob: cancel or drain."""
+        """UpdateJob. It cancels or drains a job."""
         job = await self._find(request, context)
         states = api.JobState
         how = {states.JOB_STATE_CANCELLED: "cancel", states.JOB_STATE_DRAINED: "drain"}.get(
@@ -79,7 +94,7 @@ class Service:
         return _described(job, full=False)
 
     async def list_job_messages(self, request: Any, context: Any) -> Any:
-        """ListJobMessages: the oldest first."""
+        """ListJobMessages. The oldest message is the first."""
         job = await self._find(request, context)
         least = _LEAST_OF_NUMBER.get(int(request.minimum_importance), 0)
         pb = type(request).pb(request)
@@ -114,10 +129,10 @@ class Service:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"invalid label {key!r}: {value!r}")
         active = [
             job
-            for job in self._fake.jobs()
+            for job in self._store.jobs()
             if job.name == name and job.region == request.location and not job.is_finished
         ]
-        if active and self._fake.second_launch == "return":
+        if active and self._store.second_launch == "return":
             return active[0]
         if active:
             message = (
@@ -126,19 +141,20 @@ class Service:
             )
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, message)
         described = MessageToDict(type(request).pb(request))
-        return self._fake.create(name, request.project_id, request.location, labels, described)
+        return self._store.create(name, request.project_id, request.location, labels, described)
 
     async def _find(self, request: Any, context: Any) -> FakeJob:
-        for job in self._fake.jobs():
+        for job in self._store.jobs():
             place = (job.id, job.project_id, job.region)
             if place == (request.job_id, request.project_id, request.location):
                 return job
         await context.abort(grpc.StatusCode.NOT_FOUND, f"Information about job {request.job_id} not found")
-        raise AssertionError  # abort raises
+        # abort() raises.
+        raise AssertionError
 
     def _page(self, found: list[Any], request: Any) -> tuple[list[Any], str]:
         start = int(request.page_token or 0)
-        end = start + min(request.page_size or self._fake.page_limit, self._fake.page_limit)
+        end = start + min(request.page_size or self._store.page_limit, self._store.page_limit)
         return found[start:end], str(end) if end < len(found) else ""
 
 
@@ -165,15 +181,15 @@ METHODS: dict[str, list[tuple[str, str, Any, Any]]] = {
 }
 
 
-def handlers(fake: FakeDataflow) -> list[Any]:
-    """Return what a gRPC server needs to serve the fake."""
-    service = Service(fake)
+def handlers(store: JobStore) -> list[Any]:
+    """Return the handlers with which a gRPC server serves the fake."""
+    service = Service(store)
     return [
         grpc.method_handlers_generic_handler(
             f"google.dataflow.v1beta3.{name}",
             {
                 method: grpc.unary_unary_rpc_method_handler(
-                    _served(fake, method, getattr(service, function)),
+                    _served(store, method, getattr(service, function)),
                     request_deserializer=request.deserialize,
                     response_serializer=response.serialize,
                 )
@@ -184,11 +200,11 @@ def handlers(fake: FakeDataflow) -> list[Any]:
     ]
 
 
-def _served(fake: FakeDataflow, method: str, answer: Any) -> Any:
+def _served(store: JobStore, method: str, answer: Any) -> Any:
     async def serve(request: Any, context: Any) -> Any:
-        await fake.trouble.arrive(method, context)
+        await store.trouble.arrive(method, context)
         response = await answer(request, context)
-        await fake.trouble.leave(method, context)
+        await store.trouble.leave(method, context)
         return response
 
     return serve
@@ -206,7 +222,8 @@ def _described(job: FakeJob, *, full: bool) -> Any:
         **({"labels": job.labels, "replaced_by_job_id": job.replaced_by} if full else {}),
     )
     pb = api.Job.pb(described)
-    pb.current_state = job.state  # also a number that the enumeration lacks
+    # Also a number that is unknown to the enumeration.
+    pb.current_state = job.state
     pb.create_time.FromNanoseconds(_nanoseconds(job.created_at))
     pb.current_state_time.FromNanoseconds(_nanoseconds(job.since))
     return described

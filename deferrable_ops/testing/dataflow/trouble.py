@@ -1,4 +1,4 @@
-"""What goes wrong in the fake when it is told to."""
+"""Injects errors, lost replies and delays into the fake Dataflow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ METHODS = ("LaunchFlexTemplate", "LaunchTemplate", "GetJob", "ListJobs", "Update
 class _Error:
     code: str
     message: str
-    times: int | None  # None: until it is mended
+    # None: until mend().
+    times: int | None
     parameters: dict[str, str] = field(default_factory=dict)
 
 
 class Trouble:
-    """Errors, lost replies and slowness, for each method."""
+    """Errors, lost replies and delays, by method of the API. It also counts the calls."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -37,58 +38,59 @@ class Trouble:
         self,
         method: str,
         code: str = "UNAVAILABLE",
-        message: str = "the fake was told to fail",
+        message: str = "injected error",
         times: int | None = 1,
         parameters: dict[str, str] | None = None,
     ) -> None:
-        """Answer the next calls with an error, and do nothing else.
+        """Make the next calls fail without executing them.
 
-        :param method: as ``GetJob``.
+        :param method: a method such as ``GetJob``.
         :param code: a gRPC status.
-        :param times: None goes on until `mend`.
-        :param parameters: a template's invalid parameters, and why.
+        :param times: how many calls fail; None means all until :meth:`mend`.
+        :param parameters: invalid parameters of the template, with the reasons.
         """
-        self._errors[_known(method)].append(_Error(_status(code).name, message, times, parameters or {}))
+        self._errors[_checked(method)].append(_Error(_status(code).name, message, times, parameters or {}))
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
-        """Do what the next calls ask for, and never tell.
+        """Execute the next calls but lose their replies.
 
-        :param code: a gRPC status, which they get instead; empty never answers at all.
+        :param code: the gRPC status that the client receives; an empty string sends no reply at all.
         """
-        self._lost[_known(method)].append(
+        self._lost[_checked(method)].append(
             _Error(_status(code).name if code else "", "connection reset", times)
         )
 
     def delay(self, method: str, before: float = 0.0, after: float = 0.0) -> None:
-        """Be slow from now on.
+        """Delay all calls from now on.
 
-        :param before: seconds before anything is done. A call whose deadline has passed by then is not done.
-        :param after: seconds between that and the reply.
+        :param before: seconds before a call is executed. A call whose deadline has passed by then is not executed.
+        :param after: seconds between execution and reply.
         """
-        self._before[_known(method)] = before
+        self._before[_checked(method)] = before
         self._after[method] = after
 
     def mend(self, method: str = "") -> None:
-        """Let nothing go wrong any more; empty means in every method."""
+        """Remove all errors, lost replies and delays of a method, or of all methods."""
         for methods in (self._errors, self._lost, self._before, self._after):
             for name in [method] if method else METHODS:
                 methods.pop(name, None)
 
     async def arrive(self, method: str, context: Any) -> None:
-        """Count a call, and let go wrong what has to before it is carried out."""
+        """Count a call, and apply the errors and delays before it is executed."""
         self.calls[method] += 1
         if error := _next(self._errors[method]):
             await _abort(context, error)
         await asyncio.sleep(self._before.get(method, 0))
         remaining = context.time_remaining()
-        if remaining is not None and remaining <= 0:  # nobody waits for it
+        if remaining is not None and remaining <= 0:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
 
     async def leave(self, method: str, context: Any) -> None:
-        """Let go wrong what has to after a call was carried out."""
+        """Apply the lost replies and delays after a call was executed."""
         if lost := _next(self._lost[method]):
             if not lost.code:
-                await asyncio.Event().wait()  # until the client goes
+                # Until the client gives up.
+                await asyncio.Event().wait()
             await _abort(context, lost)
         await asyncio.sleep(self._after.get(method, 0))
 
@@ -117,9 +119,9 @@ async def _abort(context: Any, error: _Error) -> None:
     await context.abort(code, error.message, metadata)
 
 
-def _known(method: str) -> str:
+def _checked(method: str) -> str:
     if method not in METHODS:
-        raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
+        raise ValueError(f"{method!r} is not one of {', '.join(METHODS)}")
     return method
 
 
