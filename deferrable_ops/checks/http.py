@@ -13,7 +13,7 @@ import aiohttp
 from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later
-from deferrable_ops.upstreams.http import Request, send
+from deferrable_ops.upstreams.http import HttpRequest, send
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 
@@ -62,7 +62,7 @@ class HttpCheck(ReadyCheck):
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):
-                answer = await send(Request(self.method, self.url, dict(self.headers or {})))
+                answer = await send(HttpRequest(self.method, self.url, dict(self.headers or {})))
         except TimeoutError:
             return f"{place} did not answer within {self.timeout:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:

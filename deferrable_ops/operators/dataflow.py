@@ -1,4 +1,4 @@
-"""Launch a Dataflow job and wait for it, wait for one that runs, or stop some."""
+"""Operators that launch Dataflow jobs, wait for existing jobs, and stop jobs."""
 
 from __future__ import annotations
 
@@ -35,31 +35,32 @@ __all__ = [
 
 
 class DataflowJobLink(BaseOperatorLink):
-    """The job in the Google Cloud console."""
+    """The link to the job in the Google Cloud console."""
 
     name = "Dataflow job"
 
     @property
     def xcom_key(self) -> str:
-        """The XCom that holds the link."""
+        """The key of the XCom with the link."""
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link for a worker, which writes it over the trigger's whenever it is done with the task."""
+        """Return the link. A worker calls this at the end of the task and replaces the link that the trigger has set."""
         from airflow.sdk.execution_time.xcom import XCom
 
         if not getattr(operator, "resumed", False):
-            return ""  # no trigger has run yet
+            # No trigger has run yet.
+            return ""
         if operator.job_id_of_wait is not None:
             return job_link(operator.project_id, operator.region, operator.job_id_of_wait)
         return str(XCom.get_value(ti_key=ti_key, key=JOB_LINK_KEY) or "")
 
 
 class _DataflowTask(TriggererOperator):
-    """What every task has that asks Dataflow for something. :class:`DataflowJobSensor` describes it."""
+    """The arguments of all Dataflow tasks. :class:`DataflowJobSensor` documents them."""
 
     ui_color = "#e1f0fc"
-    place_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
+    target_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
 
     def __init__(
         self,
@@ -83,11 +84,11 @@ class _DataflowTask(TriggererOperator):
 
 
 class _FollowingTask(_DataflowTask):
-    """What every task has that waits for one job. :class:`DataflowJobSensor` describes it."""
+    """The arguments of all tasks that wait for one job. :class:`DataflowJobSensor` documents them."""
 
     operator_extra_links = (DataflowJobLink(),)
 
-    # On a worker that ends the task: whether it does, and for which job, if that went well.
+    # Set on a worker that ends the task after its trigger: that it does, and the id of the job after a success.
     resumed = False
     job_id_of_wait: str | None = None
 
@@ -99,7 +100,7 @@ class _FollowingTask(_DataflowTask):
         self.log_messages = log_messages
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take over what the trigger came to, and return the job.
+        """Return the job, after the trigger has resumed the task on a worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
         """
@@ -108,22 +109,23 @@ class _FollowingTask(_DataflowTask):
         if isinstance(value, dict) and "id" in value:
             self.job_id_of_wait = value["id"]
             if self.do_xcom_push:
-                context["ti"].xcom_push(JOB_ID, value["id"])  # in dag.test() no trigger can
+                # In dag.test() the trigger cannot set it.
+                context["ti"].xcom_push(JOB_ID, value["id"])
         return value
 
     def trigger_kwargs(self) -> dict[str, Any]:
-        """Return what the task's trigger is made with."""
-        # None is a choice here, and not what the trigger takes when nothing is said.
+        """Return the arguments of the task's trigger."""
+        # Here None has a meaning; the trigger's default differs.
         return super().trigger_kwargs() | {"log_messages": self.log_messages}
 
 
 class _LaunchingTask(_FollowingTask):
-    """What the tasks that launch a job have in common."""
+    """The arguments of all tasks that launch a job."""
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowLaunchTrigger
     kind: ClassVar[Kind]
     template_fields: Sequence[str] = (
-        *_DataflowTask.place_fields,
+        *_DataflowTask.target_fields,
         "body",
         "job_name",
         "labels",
@@ -148,7 +150,8 @@ class _LaunchingTask(_FollowingTask):
         self.body = body
         self.job_name = job_name
         self.labels = labels
-        self.when_killed = on_kill  # Airflow calls on_kill() of a task that runs on a worker
+        # The attribute on_kill is a method that Airflow calls on a worker.
+        self.when_killed = on_kill
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
@@ -157,25 +160,25 @@ class _LaunchingTask(_FollowingTask):
 class DataflowFlexTemplateOperator(_LaunchingTask):
     """Launch a flex template once, and wait for its job in the Triggerer.
 
-    The job becomes the task's XCom, as a dict in the API's JSON; XCom ``job_id`` and the task link "Dataflow job" are
-    there as soon as the job is.
+    The return value is the job, as a dict in the API's JSON format. The XCom ``job_id`` and the task link "Dataflow
+    job" are set as soon as the job exists.
 
     :param project_id: the Google Cloud project of the job.
-    :param region: its region, as "europe-west1".
+    :param region: the region of the job, e.g. "europe-west1".
     :param body: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in camelCase or in
-        snake_case. The job's name and labels of it count where `job_name` and `labels` say nothing.
-    :param job_name: what the job's name begins with; by default the body's job name, else the task's id. A hash of the
-        attempt follows, and all of it has at most 63 characters.
-    :param labels: labels of the job, besides those in the body.
-    :param on_kill: what becomes of the job when a user ends or clears the task, when its deadline passes, or when the
-        task fails while the job runs: "cancel" (the default), "drain" (a streaming job that runs; any other is
+        snake_case. `job_name` takes precedence over its job name, and each of `labels` over its label with that key.
+    :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. A hash of the
+        attempt is appended. The name has at most 63 characters.
+    :param labels: labels of the job, in addition to those in the body.
+    :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
+        task fails while the job runs: "cancel" (the default), "drain" (applies to running streaming jobs; others are
         cancelled) or "leave".
-    :param wait_until_finished: False ends the task once the job is accepted.
-    :param launch_timeout: for how long a launch is tried again that Dataflow did not take for want of quota or of an
-        answer, as a timedelta or in seconds; by default until the task's deadline.
-    :param expected_state: see :class:`DataflowJobSensor`, as `log_messages`, `poll_interval`, `gcp_conn_id` and
+    :param wait_until_finished: False ends the task once Dataflow has accepted the job.
+    :param launch_timeout: for how long a launch is retried while Dataflow has no quota or does not respond, as a
+        timedelta or in seconds; by default until the task's deadline.
+    :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
         `impersonation_chain`.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
 
     kind: ClassVar[Kind] = "flex"
@@ -187,11 +190,11 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
 class DataflowTemplateOperator(_LaunchingTask):
     """Launch a classic template once, and wait for its job in the Triggerer.
 
-    :param template: the template's path, as "gs://dataflow-templates/latest/Word_Count".
+    :param template: the template's path, e.g. "gs://dataflow-templates/latest/Word_Count".
     :param parameters: the template's parameters.
     :param environment: the API's RuntimeEnvironment, in camelCase or in snake_case.
-    :param body: instead of these, or for what they do not say: the API's LaunchTemplateParameters with the path as
-        ``gcsPath``, or a whole LaunchTemplateRequest.
+    :param body: the API's LaunchTemplateParameters with the template's path as ``gcsPath``, or a whole
+        LaunchTemplateRequest. It replaces or supplements the three arguments above.
 
     The other parameters are those of :class:`DataflowFlexTemplateOperator`.
     """
@@ -215,11 +218,11 @@ class DataflowTemplateOperator(_LaunchingTask):
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
-    """Launch a flex template, written as for the package deferrable_dataflow_operator.
+    """Launch a flex template, with the arguments of the package deferrable_dataflow_operator.
 
-    :param trigger_kwargs: a dict with `project_id`, `region` and `body`; `gcp_conn_id` and every other argument of
-        :class:`DataflowFlexTemplateOperator` may be in it or beside it.
-    :param start_from_trigger: False makes the task start on a worker, which defers it.
+    :param trigger_kwargs: a dict with `project_id`, `region` and `body`. `gcp_conn_id` and the other arguments of
+        :class:`DataflowFlexTemplateOperator` may be in this dict or separate arguments.
+    :param start_from_trigger: False starts the task on a worker, which defers it.
     """
 
     def __init__(
@@ -229,41 +232,45 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
             raise InputError("trigger_kwargs= must be a dict with project_id, region and body")
         missing = [name for name in ("project_id", "region", "body") if trigger_kwargs.get(name) is None]
         if missing:
-            raise InputError(f"trigger_kwargs= lacks {missing[0]!r}; it takes project_id, region and body")
+            raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs project_id, region and body")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
         if twice is not None:
-            raise InputError(f"{twice}= is given twice: leave it out of trigger_kwargs=")
+            raise InputError(f"{twice}= is given twice; remove it from trigger_kwargs=")
         super().__init__(**trigger_kwargs, **kwargs)
         self._may_start_from_trigger = start_from_trigger
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
+        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
         if not self._may_start_from_trigger:
             return "it has start_from_trigger=False"
         return super().worker_start_reason
 
 
 class DataflowJobSensor(_FollowingTask):
-    """Wait for a job that something else has launched. Its end is not tied to the task's: it is never stopped.
+    """Wait for a job that another task or system has launched. The task never stops the job.
 
     :param project_id: the Google Cloud project of the job.
-    :param region: its region, as "europe-west1".
-    :param job_id: the job's id; when it is updated, the job that replaces it is waited for.
-    :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, "done" for any
-        other.
-    :param log_messages: the least importance of the job's messages that appear in the task's log: "ERROR", "WARNING"
-        (the default), "BASIC", "DETAILED" or "DEBUG"; None: none appear.
-    :param poll_interval: how often the region's jobs are looked at, as a timedelta or in seconds; 30 s by default. All
-        tasks of a region share one look, at the smallest interval among them.
-    :param gcp_conn_id: an Airflow connection of the google provider, whose package must then be installed on the
-        triggerers; by default the application default credentials.
-    :param impersonation_chain: a service account to act as, or a list of them, the last one acting.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param region: the region of the job, e.g. "europe-west1".
+    :param job_id: the job's id. If the job is updated, the task waits for the job that replaces it.
+    :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
+    :param log_messages: the lowest importance of job messages that are written to the task's log: "ERROR", "WARNING"
+        (the default), "BASIC", "DETAILED" or "DEBUG"; None writes none.
+    :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
+        tasks of a region share the polls, at the smallest interval among them.
+    :param gcp_conn_id: an Airflow connection of the google provider, which must then be installed on the triggerers;
+        by default the application default credentials are used.
+    :param impersonation_chain: a service account to act as, or a list of them; the last one is the account to act as.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowJobTrigger
-    template_fields: Sequence[str] = (*_DataflowTask.place_fields, "job_id", "expected_state", "log_messages")
+    template_fields: Sequence[str] = (
+        *_DataflowTask.target_fields,
+        "job_id",
+        "expected_state",
+        "log_messages",
+    )
 
     def __init__(self, *, project_id: str, region: str, job_id: str, **kwargs: Any) -> None:
         super().__init__(project_id=project_id, region=region, **kwargs)
@@ -272,21 +279,21 @@ class DataflowJobSensor(_FollowingTask):
 
 
 class DataflowStopJobOperator(_DataflowTask):
-    """Cancel or drain a job, or all active jobs whose names begin alike, and wait until they have ended.
+    """Cancel or drain a job, or all active jobs with a name prefix, and wait until they are finished.
 
-    A job that has ended already is fine, and so is a prefix that no active job has. The XCom is the job for a
-    `job_id`, and a list of jobs for a `job_name_prefix`.
+    The task also succeeds if the job is finished already, or if no active job has the prefix. The return value is the
+    job for `job_id`, and a list of jobs for `job_name_prefix`.
 
     :param job_id: the job's id.
-    :param job_name_prefix: instead of it: what the jobs' names begin with.
-    :param how: "cancel" (the default), or "drain": a streaming job that runs; any other is cancelled.
-    :param wait_until_finished: False ends the task once the jobs are asked to stop.
+    :param job_name_prefix: the prefix of the jobs' names, instead of `job_id`.
+    :param how: "cancel" (the default) or "drain" (applies to running streaming jobs; others are cancelled).
+    :param wait_until_finished: False ends the task once Dataflow has accepted the requests.
 
     The other parameters are those of :class:`DataflowJobSensor`.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowStopTrigger
-    template_fields: Sequence[str] = (*_DataflowTask.place_fields, "job_id", "job_name_prefix", "how")
+    template_fields: Sequence[str] = (*_DataflowTask.target_fields, "job_id", "job_name_prefix", "how")
 
     def __init__(
         self,

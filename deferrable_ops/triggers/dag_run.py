@@ -1,4 +1,4 @@
-"""What a trigger learns of its own DAG run, and of the run's other tasks."""
+"""Reads a trigger's DAG run, and the states and waits of the run's other tasks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from deferrable_ops.triggers.lifecycle.task_states import ask_supervisor, states
 
 
 def run_facts_of(trigger: Any) -> RunFacts:
-    """Return what there is to know of a trigger's DAG run.
+    """Return the details of a trigger's DAG run.
 
     :param trigger: a TaskTrigger with an argument ``run_facts``.
-    :raises InputError: nobody told the trigger of it.
+    :raises InputError: neither the trigger's arguments nor Airflow have the details.
     """
     if trigger.run_facts is not None:
         return RunFacts.from_json(trigger.run_facts)
-    if trigger.task_instance is None:  # a test of a user's, in which there is no DAG run
+    # In a user's test there is no DAG run.
+    if trigger.task_instance is None:
         attempt = trigger.current.attempt
         return RunFacts(
             attempt.dag_id, attempt.run_id, "manual", {"start_date": datetime.now(UTC).isoformat()}
         )
     if not trigger.task:
-        raise InputError("nobody told the trigger of its DAG run; clear the task")
+        raise InputError("The trigger has no DAG run details; clear the task")
     return RunFacts.of(trigger.task_instance.get_template_context())
 
 
 async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
-    """Return what the inbox has of the newest attempt of another task of a trigger's DAG run."""
+    """Return the wait of the newest attempt of another task in a trigger's DAG run; None if the inbox has none."""
     attempt = trigger.current.attempt
     found = await trigger.inbox.waits.find(
         waits.c.dag_id == attempt.dag_id,
@@ -46,20 +47,22 @@ async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
     return max(found, key=lambda wait: wait.created_at, default=None)
 
 
-async def states_of_tasks(own: Attempt, task_ids: Sequence[str] | None) -> Mapping[str, str | None] | None:
-    """Return the states of tasks of an attempt's DAG run by their ids; None where nobody tells, in ``dag.test()``.
+async def states_of_tasks(
+    attempt: Attempt, task_ids: Sequence[str] | None
+) -> Mapping[str, str | None] | None:
+    """Return the states of tasks in an attempt's DAG run, by task id; None in ``dag.test()``, where they are unknown.
 
-    :param task_ids: which; None: all of them, those that are mapped as ``task_0`` and so on.
+    :param task_ids: None for all tasks, with the ids ``task_0``, ``task_1`` and so on for mapped ones.
     """
     from airflow.sdk.execution_time import task_runner
 
     if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
         return None
     if task_ids is None:
-        return (await ask_supervisor(own.dag_id, [own.run_id], None)).get(own.run_id, {})
-    asked = {
-        task_id: Attempt("", 0, own.dag_id, own.run_id, task_id, map_index=own.map_index)
+        return (await ask_supervisor(attempt.dag_id, [attempt.run_id], None)).get(attempt.run_id, {})
+    attempts = {
+        task_id: Attempt("", 0, attempt.dag_id, attempt.run_id, task_id, map_index=attempt.map_index)
         for task_id in task_ids
     }
-    states = await states_of(asked.values(), ask_supervisor)
-    return {task_id: states[attempt] for task_id, attempt in asked.items()}
+    states = await states_of(attempts.values(), ask_supervisor)
+    return {task_id: states[one] for task_id, one in attempts.items()}

@@ -1,4 +1,4 @@
-"""Waiting longer after each failure."""
+"""Exponential backoff."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import asyncio
 import random
 import time
 
-_PAUSE_FIRST, _PAUSE_MOST = 0.2, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 class Backoff:
-    """How long to wait after so many failures in a row: twice as long each time, with jitter, at most 5 s."""
+    """The pauses between retries: with each failure in a row twice as long, at most 5 s, with jitter."""
 
     def __init__(self) -> None:
         self.failures = 0
         self.until = 0.0
 
     def failed(self) -> float:
-        """Count a failure, and return for how many seconds to wait."""
-        longest = min(_PAUSE_FIRST * 2.0 ** min(self.failures, 10), _PAUSE_MOST)
+        """Count a failure and return the pause before the next attempt, in seconds."""
+        longest = min(_FIRST_PAUSE * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
         pause = longest * random.uniform(0.5, 1.0)  # noqa: S311
         self.failures += 1
         self.until = time.monotonic() + pause
         return pause
 
     def succeeded(self) -> None:
-        """Begin with the shortest wait again."""
+        """Reset the pause to the shortest one."""
         self.failures, self.until = 0, 0.0
 
     async def wait(self) -> None:
-        """Wait out what the last failure asked for."""
+        """Sleep until the pause after the last failure is over."""
         await asyncio.sleep(max(0.0, self.until - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Airflow's connections, as a triggerer can read them."""
+"""Reads Airflow connections in a triggerer."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from typing import Any, Final
 
 from deferrable_ops.exceptions import ConfigurationError
 
-_SECONDS: Final = 60.0  # Airflow serves such questions one at a time, and may drop them
+# The triggerer's supervisor process handles such requests one at a time and may drop them.
+_TIMEOUT: Final = 60.0
 
 
 class UnknownConnection(ConfigurationError):
-    """Airflow has no connection of this id."""
+    """Airflow has no connection with this id."""
 
 
 async def read_connection(conn_id: str) -> tuple[Any, Any]:
-    """Return an Airflow connection and its extra, which is masked in logs from then on.
+    """Return an Airflow connection and its extra. Airflow masks the extra in logs from then on.
 
-    :raises UnknownConnection: there is none of this id.
-    :raises ConfigurationError: it cannot be read, or its extra is no JSON.
+    :raises UnknownConnection: there is no connection with this id.
+    :raises ConfigurationError: the connection cannot be read, or its extra is not JSON.
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_TIMEOUT):
             connection = await BaseHook.aget_connection(conn_id)
             extra = await connection.aextra_dejson()
     except TimeoutError:
         raise ConfigurationError(
-            f"Airflow did not say within {_SECONDS:g} s what the connection {conn_id!r} is"
+            f"Airflow did not return the connection {conn_id!r} within {_TIMEOUT:g} s; clear the task"
         ) from None
     except AirflowNotFoundException as error:
-        raise UnknownConnection(f"there is no connection {conn_id!r}: {error}") from None
+        raise UnknownConnection(f"there is no connection {conn_id!r}; create it ({error})") from None
     except AirflowException as error:
-        raise ConfigurationError(f"the connection {conn_id!r} cannot be read: {error}") from None
-    # Airflow makes {} of an extra that is no JSON, with which other credentials would be used than are meant.
+        raise ConfigurationError(f"could not read the connection {conn_id!r}: {error}") from None
+    # Airflow returns {} for an extra that is not JSON. Default credentials would then be used by mistake.
     if connection.extra and not extra and "".join(connection.extra.split()) not in ("{}", "null"):
-        raise ConfigurationError(f"the extra of the connection {conn_id!r} is no JSON; write it as JSON")
+        raise ConfigurationError(f"the extra of the connection {conn_id!r} is not JSON; write it as JSON")
     return connection, extra

@@ -1,4 +1,4 @@
-"""HTTP requests that must not be sent by mistake: one shared session, and a check at the last possible moment."""
+"""Sends HTTP requests over one shared session, with a check immediately before each request is sent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import aiohttp
 
 from deferrable_ops.shared import share
 
-_ANSWER_BYTES = 65_536  # what is read of an answer: enough for a job's id or an error page
-_ANSWER_SECONDS = 10.0
+# Of a response body only this much is read: enough for a job's id or an error page.
+_MAX_BODY_BYTES = 65_536
+_BODY_TIMEOUT = 10.0
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request, ready to be sent.
+class HttpRequest:
+    """A request to send.
 
-    :param json: sent as JSON when it is not None; otherwise `data` is sent as it is.
-    :param secrets: what of it nothing that is shown may hold, besides its credentials.
+    :param json: if not None, sent as JSON; otherwise `data` is sent unchanged.
+    :param auth: user name and password for basic authentication.
+    :param secrets: strings that must not appear in messages or logs, besides `auth`.
     """
 
     method: str
@@ -36,11 +38,11 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer.
+class HttpResponse:
+    """A response.
 
     :param text: the first 64 KiB of its body.
-    :param retry_after: seconds that the service asks to wait; None when it does not.
+    :param retry_after: the value of the header ``Retry-After`` in seconds; None without one.
     """
 
     status: int
@@ -48,13 +50,15 @@ class Answer:
     retry_after: float | None
 
 
-async def send(request: Request, *, before_send: Callable[[], Awaitable[object]] | None = None) -> Answer:
-    """Send a request and return the answer, whatever its status. Redirects are not followed.
+async def send(
+    request: HttpRequest, *, before_send: Callable[[], Awaitable[object]] | None = None
+) -> HttpResponse:
+    """Send a request and return the response, with any status. Redirects are not followed.
 
-    :param before_send: awaited when the connection is there and nothing has been written yet; what it raises stops
-        the request.
-    :raises aiohttp.ClientError: the service could not be reached, or broke off.
-    :raises TimeoutError: it did not answer within 60 s.
+    :param before_send: awaited once the connection is open and before anything is sent; an error that it raises
+        prevents the request.
+    :raises aiohttp.ClientError: the service could not be reached, or the connection was lost.
+    :raises TimeoutError: the service did not respond within 60 s.
     """
     async with (
         shared_session() as session,
@@ -70,11 +74,11 @@ async def send(request: Request, *, before_send: Callable[[], Awaitable[object]]
             trace_request_ctx=before_send,
         ) as response,
     ):
-        return Answer(response.status, await _text(response), _retry_after(response))
+        return HttpResponse(response.status, await _text(response), _retry_after(response))
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    """Use the session of this event loop. Whoever holds it keeps its connections open for others."""
+    """Use the session of this event loop. Its connections stay open as long as any user of the session remains."""
     return share("http", _open_session, aiohttp.ClientSession.close)
 
 
@@ -83,8 +87,10 @@ async def _open_session() -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_before_send)
     trace.on_connection_reuseconn.append(_before_send)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=100),  # a host that hangs holds up no other
-        cookie_jar=aiohttp.DummyCookieJar(),  # tasks must not share each other's sessions
+        # A limit per host only, so that an unresponsive host does not block the others.
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=100),
+        # Tasks must not share cookies.
+        cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
         trust_env=True,
     )
@@ -96,20 +102,23 @@ async def _before_send(_session: aiohttp.ClientSession, context: SimpleNamespace
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:
-    # The status has said whether the work was launched: a body that breaks off, or lies, must not launch it again.
+    # The status already shows whether the work was launched. An incomplete or malformed body must not cause a retry.
     body = bytearray()
-    with suppress(aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            while chunk := await response.content.read(_ANSWER_BYTES - len(body)):
+    # TimeoutError is a subclass of OSError.
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_BODY_TIMEOUT):
+            while chunk := await response.content.read(_MAX_BODY_BYTES - len(body)):
                 body += chunk
     try:
         return body.decode(response.charset or "utf-8", "replace")
-    except (LookupError, ValueError):  # the service names an encoding that there is not
+    except (LookupError, ValueError):
+        # The response has an unknown charset.
         return body.decode("utf-8", "replace")
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     try:
         return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):  # absent, or a date
+    except (KeyError, ValueError):
+        # There is no such header, or it is a date.
         return None

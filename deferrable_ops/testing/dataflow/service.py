@@ -21,7 +21,7 @@ _LEAST_OF_NUMBER = {number: IMPORTANCES.index(name) for name, number in NUMBER_O
 
 
 class JobStore(Protocol):
-    """The jobs and settings that the service reads and changes; see :class:`~deferrable_ops.testing.dataflow.FakeDataflow`."""
+    """The jobs and settings on which the service works; ``FakeDataflow`` documents them."""
 
     trouble: Trouble
     second_launch: Literal["refuse", "return"]

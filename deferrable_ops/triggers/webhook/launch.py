@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from deferrable_ops.exceptions import DeferrableOpsError
-from deferrable_ops.upstreams.http import Answer, Request, send
+from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, send
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 _MAX_SHOWN_CHARACTERS = 2_000
@@ -29,7 +29,7 @@ class LaunchRequest:
     :param token: the callback token in the request, which must not reach a log.
     """
 
-    def __init__(self, request: Request, token: str, log: Any) -> None:
+    def __init__(self, request: HttpRequest, token: str, log: Any) -> None:
         self._request = request
         self._secrets = [
             token,
@@ -54,7 +54,7 @@ class LaunchRequest:
                 text = text.replace(secret, _HIDDEN)
         return text
 
-    async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> Answer:
+    async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> HttpResponse:
         """Send the request until the service accepts it, and return that answer.
 
         Connection errors, 429 and 5xx are retried with backoff.
@@ -102,17 +102,17 @@ class LaunchRequest:
         if answer.status >= 300 and answer.status not in (404, 409, 410):
             raise LaunchFailed(self._describe(answer))
 
-    def _describe(self, answer: Answer) -> str:
+    def _describe(self, answer: HttpResponse) -> str:
         text = self.redact(answer.text.strip())[:_MAX_SHOWN_CHARACTERS]
         return f"{self.redacted_url} answered {answer.status}" + (f": {text}" if text else "")
 
 
-def _credentials(request: Request) -> list[str]:
+def _credentials(request: HttpRequest) -> list[str]:
     if request.auth is None:
         return []
     return [request.auth[1], aiohttp.BasicAuth(*request.auth).encode().removeprefix("Basic ")]
 
 
-def _secret_headers(request: Request) -> list[str]:
+def _secret_headers(request: HttpRequest) -> list[str]:
     names = ("authorization", "cookie", "proxy-authorization", "x-api-key")
     return [value.rpartition(" ")[2] for name, value in request.headers.items() if name.lower() in names]

@@ -15,7 +15,7 @@ from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.expressions import check_expression
 from deferrable_ops.plain_data import is_known_later, is_output, require_serializable
 from deferrable_ops.upstreams.connection_extra import read_connection
-from deferrable_ops.upstreams.http import Request
+from deferrable_ops.upstreams.http import HttpRequest
 
 PLACEHOLDERS: Final = ("${callback_url}", "${callback_token}", "${wait_id}")
 EXPRESSIONS: Final = ("success_when", "failure_when", "result")
@@ -38,7 +38,7 @@ class RequestTemplate:
     json: Any = None
     data: str | dict[str, str] | None = None
 
-    async def fill(self, *, endpoint: str, token: str, wait_id: str) -> Request:
+    async def fill(self, *, endpoint: str, token: str, wait_id: str) -> HttpRequest:
         """Return the request with its placeholders replaced and its connection resolved. It contains secrets.
 
         :raises InputError: the resulting URL is not valid, or the connection is not usable.
@@ -64,7 +64,7 @@ class RequestTemplate:
             headers = {**connection_headers, **headers}
         _require_http(url)
         secrets = tuple(connection_headers.values())
-        return Request(self.method, url, headers, filled["json"], filled["data"], auth, secrets)
+        return HttpRequest(self.method, url, headers, filled["json"], filled["data"], auth, secrets)
 
 
 def require_endpoint_url() -> str:

@@ -183,7 +183,7 @@ def test_start_from_trigger_false_starts_on_a_worker() -> None:
     "arguments, message",
     [
         ({"trigger_kwargs": None}, "trigger_kwargs= must be a dict"),
-        ({"trigger_kwargs": {"region": "r", "body": BODY}}, "trigger_kwargs= lacks 'project_id'"),
+        ({"trigger_kwargs": {"region": "r", "body": BODY}}, "trigger_kwargs= has no 'project_id'"),
         ({"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"}, "region= is given twice"),
     ],
 )

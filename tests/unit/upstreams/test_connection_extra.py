@@ -1,4 +1,4 @@
-"""Airflow's connections are read without holding anybody up, and what is wrong with one is said."""
+"""Airflow's connections are read with a timeout, and errors name the connection and the fix."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ async def test_extra_may_be_empty(monkeypatch: pytest.MonkeyPatch, extra: str) -
     assert not (await read_connection("jobs"))[1]
 
 
-async def test_extra_that_is_no_json_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_extra_that_is_not_json_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, "password=hush")
-    with pytest.raises(ConfigurationError, match="extra of the connection 'jobs' is no JSON") as refused:
+    with pytest.raises(ConfigurationError, match="extra of the connection 'jobs' is not JSON") as refused:
         await read_connection("jobs")
     assert "hush" not in str(refused.value)
 
 
-async def test_missing_connection_is_told_from_an_unreadable_one() -> None:
-    with pytest.raises(UnknownConnection, match="there is no connection 'nobody'"):
-        await read_connection("nobody")
+async def test_missing_connection_has_its_own_exception() -> None:
+    with pytest.raises(UnknownConnection, match="there is no connection 'missing'"):
+        await read_connection("missing")
 
 
-async def test_airflow_that_does_not_answer_is_waited_for_no_longer_than_a_minute(
+async def test_reading_a_connection_has_a_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def never(_conn_id: str) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(connection_extra, "_SECONDS", 0.05)
+    monkeypatch.setattr(connection_extra, "_TIMEOUT", 0.05)
     monkeypatch.setattr(BaseHook, "aget_connection", never)
-    with pytest.raises(ConfigurationError, match="did not say within"):
+    with pytest.raises(ConfigurationError, match="did not return the connection"):
         await read_connection("jobs")

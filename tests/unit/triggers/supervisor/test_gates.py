@@ -320,5 +320,5 @@ def test_trigger_is_made_again_from_what_is_kept_of_it(trigger: Any) -> None:
 
 def test_run_that_nobody_told_of_is_an_error() -> None:
     trigger = SimpleNamespace(run_facts=None, task_instance=object(), task=None)
-    with pytest.raises(Exception, match="nobody told the trigger of its DAG run"):
+    with pytest.raises(Exception, match="The trigger has no DAG run details"):
         dag_run.run_facts_of(trigger)

@@ -14,7 +14,7 @@ import pytest
 from deferrable_ops.testing import outside_service
 from deferrable_ops.triggers.webhook.launch import LaunchFailed, LaunchRequest
 from deferrable_ops.triggers.webhook.request import RequestTemplate
-from deferrable_ops.upstreams.http import Request
+from deferrable_ops.upstreams.http import HttpRequest
 
 FILLING = {
     "endpoint": "https://airflow.example.com/deferrable-ops",
@@ -72,7 +72,7 @@ async def nothing() -> None:
 
 
 def launch(url: str, **arguments: Any) -> LaunchRequest:
-    request = Request("POST", url, {"Authorization": "Bearer hunter2"}, **arguments)
+    request = HttpRequest("POST", url, {"Authorization": "Bearer hunter2"}, **arguments)
     return LaunchRequest(request, "wait.key.signature", logging.getLogger("test"))
 
 

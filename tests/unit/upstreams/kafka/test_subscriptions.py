@@ -79,7 +79,7 @@ async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
 
 
 async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.backoff._PAUSE_FIRST", 0.001)
+    monkeypatch.setattr("deferrable_ops.upstreams.backoff._FIRST_PAUSE", 0.001)
     store = Store(OSError("away"), ValueError("odd"))
     batch = Batch("kafka:c/t", (), {})
     await Subscriptions(store).store(batch)
