@@ -44,12 +44,12 @@ def refusal_reason(
     """
     if scheme == "none":
         return None
-    judge = _JUDGES.get(scheme)
-    if judge is None:
+    verify = _VERIFIERS.get(scheme)
+    if verify is None:
         return f"the channel's scheme {scheme!r} is unknown to this version"
     if not any(secrets):
         return "the channel has no valid secret"
-    timestamp, reason = judge(headers, body, [secret for secret in secrets if secret])
+    timestamp, reason = verify(headers, body, [secret for secret in secrets if secret])
     if reason is not None:
         return reason
     if timestamp is not None and abs(now - timestamp) > tolerance:
@@ -89,11 +89,11 @@ def new_secret(scheme: str, random: bytes) -> str:
 
 
 # What a scheme says: the signed timestamp, where it has one, and why the request is refused, if it is.
-_Judgement = tuple[float | None, str | None]
+_Verification = tuple[float | None, str | None]
 _MISMATCH: Final = "no signature matches the channel's secret"
 
 
-def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """https://github.com/standard-webhooks/standard-webhooks, and Svix's own header names, which are older."""
     prefix = "webhook" if "webhook-signature" in headers else "svix"
     message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
@@ -113,7 +113,7 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
     return float(timestamp), None if _any_equal(expected, given) else _MISMATCH
 
 
-def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries: no timestamp is signed."""
     scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
     if scheme != "sha256":
@@ -121,7 +121,7 @@ def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement
     return None, None if _any_equal(_hex_hmacs(secrets, body), [signature]) else _MISMATCH
 
 
-def _stripe(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+def _stripe(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """https://docs.stripe.com/webhooks#verify-manually."""
     parts = [part.strip().partition("=") for part in headers.get("stripe-signature", "").split(",")]
     timestamp = next((value for name, _, value in parts if name == "t"), "")
@@ -132,7 +132,7 @@ def _stripe(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement
     return float(timestamp), None if _any_equal(expected, given) else _MISMATCH
 
 
-def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """https://docs.slack.dev/authentication/verifying-requests-from-slack."""
     timestamp = headers.get("x-slack-request-timestamp", "")
     version, _, signature = headers.get("x-slack-signature", "").partition("=")
@@ -142,7 +142,7 @@ def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
     return float(timestamp), None if _any_equal(expected, [signature]) else _MISMATCH
 
 
-def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement:
+def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """RFC 6750: the secret itself, in the header Authorization."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -153,14 +153,14 @@ def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Judgement
     return None, None if _any_equal(expected, [given]) else "the bearer token is not the channel's"
 
 
-_JUDGES: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Judgement]]] = {
+_VERIFIERS: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Verification]]] = {
     "standard-webhooks": _standard_webhooks,
     "github": _github,
     "stripe": _stripe,
     "slack": _slack,
     "bearer": _bearer,
 }
-SCHEMES: Final = (*_JUDGES, "none")
+SCHEMES: Final = (*_VERIFIERS, "none")
 """How a channel can verify its requests."""
 
 

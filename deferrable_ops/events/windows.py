@@ -16,7 +16,7 @@ _LONGEST: Final = 10 * 366 * 86_400.0
 def check_since(since: Any) -> Any:
     """Return a ``since`` as it travels: text, or None for the DAG run's start; other tasks' outputs stay themselves.
 
-    :raises InputError: it is not one of the things that :func:`since_moment` takes; a template is not judged yet.
+    :raises InputError: it is not one of the things that :func:`since_moment` takes; a template is not checked yet.
     """
     if isinstance(since, datetime):
         return since.isoformat()
