@@ -70,8 +70,17 @@ def has_sshd(airflow: RealAirflow) -> bool:
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("started_airflow", ["sqlite"], indirect=True)
-def test_programs_that_end_well_take_no_worker_and_leave_nothing(airflow: RealAirflow) -> None:
-    ends_well(airflow, airflow.trigger("sup_ends"))
+def test_programs_that_end_well_fail_or_are_started_again_take_no_worker_and_leave_nothing(
+    airflow: RealAirflow,
+) -> None:
+    ends, fails, _restarts = (airflow.trigger(f"sup_{name}") for name in ("ends", "fails", "restarts"))
+
+    ends_well(airflow, ends)
+    fails.wait_for("failed", timeout=180)
+    assert fails.worker_processes() == 0
+    assert steps(fails, *STOPS) == dict.fromkeys(STOPS, "success")
+    assert Place.of(airflow, fails).is_clean()
+    program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow, "sup")
 
 
 # Not on SQLite, which gives a deleted trigger's id to the next: the teardown of a run that a user ends is that, and the

@@ -7,11 +7,8 @@ from faults.support.supervisors import end_all, held_pipelines
 
 from real_airflow import RealAirflow
 
-# Nothing of these depends on the inbox's database.
-once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
-
-@once
+@pytest.mark.both_databases
 def test_each_step_is_finished_by_the_next_triggerer_and_starts_nothing_twice(airflow: RealAirflow) -> None:
     pipelines = held_pipelines(airflow, "after")
 
