@@ -1,6 +1,6 @@
-"""Dataflow jobs, launched and waited for in the Triggerer.
+"""Launches Dataflow jobs, waits for them in the Triggerer, and drains old jobs.
 
-Without a Google Cloud project: `python -m deferrable_ops.testing.dataflow --port 8085`, and Airflow with
+To try it without Google Cloud, run `python -m deferrable_ops.testing.dataflow --port 8085` and start Airflow with
 AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST=localhost:8085.
 """
 
