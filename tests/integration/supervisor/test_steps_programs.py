@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from integration.supervisor.support import BEGIN, SLEEP, Place
+from integration.supervisor.support import BEGIN, SLEEP, Place, until
 
 from deferrable_ops.high_availability.facts import RunFacts
 
@@ -62,7 +62,8 @@ async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_o
     failed = await place.fail(cfg, "start-programs")
     assert "a:a: " in failed.reason
     assert "NO_FILE" in failed.reason
-    assert len(place.processes()) == 1, "the others are started all the same"
+    # A forked process has the environment by which it is found only after it has executed its command.
+    assert until(lambda: len(place.processes()) == 1), "the others are started all the same"
     cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies={"c": {"otherwise": "fail"}})
     await place.take(cfg, *BEGIN[:2])
     failed = await place.fail(cfg, "start-programs")

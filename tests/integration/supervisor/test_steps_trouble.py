@@ -42,7 +42,7 @@ async def test_programs_that_were_promised_more_time_than_is_left_are_ended_all_
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
-    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._TO_LEAVE", 1.0)
+    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._SHUTDOWN_SECONDS", 1.0)
     promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
     await place.take(promised, *BEGIN)
     now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})
