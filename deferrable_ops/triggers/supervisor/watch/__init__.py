@@ -1,1 +1,1 @@
-"""Watching the programs of a supervisord, and forwarding what they write."""
+"""Watching the programs of a supervisord, and forwarding their output."""

@@ -33,7 +33,7 @@ async def test_each_line_is_copied_once_through_rotations_and_restarts(
     inodes: str,
     seed: int,
 ) -> None:
-    monkeypatch.setattr(log_forwarding, "_CHUNKS_A_LOOK", 1)  # so that it falls behind
+    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)  # so that it falls behind
     chance = random.Random(seed)
     program = Program(tmp_path, most=4000, backups=50)
     reader = Reader(program, log, inodes)
@@ -140,7 +140,7 @@ async def test_log_that_was_emptied_is_read_from_its_start_and_the_gap_is_told(
     program.write(b"two\n")
     await reader.look()
     assert told(caplog) == ["one", "thr", "two"]
-    assert warned(caplog) == ["[a] output may be missing here: its file is gone, or was emptied"]
+    assert warned(caplog) == ["[a] output may be missing here: its log file was removed or emptied"]
 
 
 async def test_log_that_was_emptied_and_has_grown_beyond_the_place_is_noticed(
@@ -188,7 +188,7 @@ async def test_program_that_writes_a_lot_takes_turns_with_all_others(
     reader = Reader(loud, log)
     await reader.output.forward(found)
     assert told(caplog, "b") == ["quiet"] * 3
-    share = log_forwarding._CHUNKS_A_LOOK * loud.config.log_chunk_size
+    share = log_forwarding._CHUNKS_PER_POLL * loud.config.log_chunk_size
     assert 0 < reader.machine.bytes_read <= share + loud.config.log_chunk_size
     caplog.clear()
     await reader.output.forward(found)
@@ -215,7 +215,7 @@ async def test_loop_goes_on_while_output_is_copied(
 async def test_all_that_an_ended_program_wrote_is_copied_however_much(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_forwarding, "_CHUNKS_A_LOOK", 1)
+    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)
     program = Program(tmp_path, most=50_000, backups=9)
     reader = Reader(program, log)
     for number in range(3000):
@@ -253,7 +253,7 @@ async def test_machine_that_is_away_loses_nothing_and_is_told_of_once(
         reader.machine.failing = error
         for _ in range(3):
             await reader.look()
-        assert warned(caplog) == [f"The programs' output cannot be read now, and is read later: {error}"]
+        assert warned(caplog) == [f"Could not read the programs' output; it is read later: {error}"]
         reader.machine.failing = None
         await reader.look()
         assert told(caplog) == ["one"]
@@ -322,4 +322,4 @@ async def test_pipe_in_a_logs_place_is_no_log(
     program.write(b"after\n")
     await reader.look()
     assert told(caplog) == ["before", "after"]
-    assert not any("cannot be read" in line for line in warned(caplog))
+    assert not any("Could not read" in line for line in warned(caplog))
