@@ -1,4 +1,4 @@
-"""What an event is waited for by, and published as. Pure logic: no input, no output."""
+"""Event specifications, messages to publish and merge rules. Pure logic without I/O."""
 
 from deferrable_ops.events.merging import Merge
 from deferrable_ops.events.messages import KafkaMessage, SqsMessage

@@ -1,4 +1,4 @@
-"""CloudEvents over HTTP: binary and structured mode.
+"""Parses CloudEvents over HTTP, in binary and structured mode.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md and
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
@@ -24,8 +24,8 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 class CloudEvent:
     """A CloudEvent.
 
-    :param attributes: its context attributes, extensions included.
-    :param data: a JSON value, the text of other data, or None where there is none.
+    :param attributes: the context attributes, including extensions.
+    :param data: a JSON value, the text of other data, or None without data.
     """
 
     attributes: dict[str, Any]
@@ -33,50 +33,52 @@ class CloudEvent:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Its source and id, which together are its own alone."""
+        """The source and id, which together are unique."""
         return self.attributes["source"], self.attributes["id"]
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A request that cannot be taken.
+    """A malformed request.
 
-    :param reason: what its sender should know.
+    :param reason: the reason, for the sender.
     """
 
     reason: str
 
 
 def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed | None:
-    """Return the CloudEvent that a request carries; None when it does not claim to carry one. Never raises.
+    """Return the CloudEvent of a request; None if the request is not a CloudEvent. Never raises.
 
     :param headers: names in lower case.
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.startswith("application/cloudevents-batch"):
-        return Malformed("batches of CloudEvents are not taken: send each event in a request of its own")
+        return Malformed("batches of CloudEvents are not supported; send one event per request")
     if media_type == "application/cloudevents+json":
         return _structured(body)
     if media_type.startswith("application/cloudevents"):
-        return Malformed(f"{media_type} is not taken: send application/cloudevents+json, or binary mode")
+        return Malformed(
+            f"{media_type} is not supported; send application/cloudevents+json, or use binary mode"
+        )
     return _binary(headers, body) if "ce-specversion" in headers else None
 
 
 def _structured(body: bytes) -> CloudEvent | Malformed:
     envelope = decode_payload(body)
     if not isinstance(envelope, dict):
-        return Malformed(
-            "the body is not a JSON object that can be kept, which a structured CloudEvent must be"
-        )
+        return Malformed("the body of a structured CloudEvent must be a JSON object that can be stored")
     attributes = {name: value for name, value in envelope.items() if value is not None}
     data, encoded = attributes.pop("data", None), attributes.pop("data_base64", None)
     if encoded is not None:
         if data is not None or not isinstance(encoded, str):
-            return Malformed("a CloudEvent has either data or data_base64, the latter a string")
+            return Malformed(
+                "a CloudEvent must have either data or data_base64, and data_base64 must be a string"
+            )
         try:
             data = decode_payload(base64.b64decode(encoded, validate=True))
         except (binascii.Error, ValueError):
-            return Malformed("the CloudEvent's data_base64 is not base64")
+            return Malformed("data_base64 of the CloudEvent is not valid base64")
     return _checked(CloudEvent(attributes, data))
 
 
@@ -87,7 +89,7 @@ def _binary(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed:
             try:
                 attributes[name.removeprefix("ce-")] = _decoded(value)
             except UnicodeDecodeError:
-                return Malformed(f"the header {name} is percent-encoded, but not as UTF-8")
+                return Malformed(f"the percent-encoded header {name} is not UTF-8")
     if "content-type" in headers:
         attributes["datacontenttype"] = headers["content-type"]
     return _checked(CloudEvent(attributes, decode_payload(body) if body else None))
@@ -97,10 +99,10 @@ def _checked(event: CloudEvent) -> CloudEvent | Malformed:
     for name in _REQUIRED:
         value = event.attributes.get(name)
         if not isinstance(value, str) or not value:
-            return Malformed(f"the CloudEvent's {name} is missing, or is not text")
+            return Malformed(f"the attribute {name} of the CloudEvent is missing or not a text")
     version = event.attributes["specversion"]
     if not version.startswith("1."):
-        return Malformed(f"the CloudEvent is of version {version}; send version 1.0")
+        return Malformed(f"version {version} of CloudEvents is not supported; send version 1.0")
     return event
 
 

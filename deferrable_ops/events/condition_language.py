@@ -1,4 +1,4 @@
-"""The text of a condition: ``orders & (payments | signoff)``, ``at_least(2, orders, payments, signoff)``.
+"""Parses the text of a condition: ``orders & (payments | signoff)``, ``at_least(2, orders, payments, signoff)``.
 
 ``&`` binds more tightly than ``|``, as in Python::
 
@@ -24,32 +24,32 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<name>{_NAME.pattern})|(?P<number>[0-9]+)|(?P<sign>&&|\|\||!=|==|.))", re.DOTALL
 )
-_NEVER_FALSE_AGAIN: Final = (
-    "a condition only becomes true as more events come, and never false again; "
-    "say which events must come, with &, | and at_least(k, ...)"
+_NO_NEGATION: Final = (
+    "a condition that became true stays true when more events arrive; "
+    "name the events that must arrive, with &, | and at_least(k, ...)"
 )
-# What people write instead, and why it is refused.
+# Operators of other languages, and why they are refused.
 _REFUSED: Final = {
-    "not": f"'not' cannot be waited for: {_NEVER_FALSE_AGAIN}",
-    "!": f"'!' cannot be waited for: {_NEVER_FALSE_AGAIN}",
-    "~": f"'~' cannot be waited for: {_NEVER_FALSE_AGAIN}",
-    "-": f"'-' cannot be waited for: {_NEVER_FALSE_AGAIN}",
-    "^": f"'^' cannot be waited for: {_NEVER_FALSE_AGAIN}",
-    "!=": f"'!=' cannot be waited for: {_NEVER_FALSE_AGAIN}",
+    "not": f"'not' is not supported: {_NO_NEGATION}",
+    "!": f"'!' is not supported: {_NO_NEGATION}",
+    "~": f"'~' is not supported: {_NO_NEGATION}",
+    "-": f"'-' is not supported: {_NO_NEGATION}",
+    "^": f"'^' is not supported: {_NO_NEGATION}",
+    "!=": f"'!=' is not supported: {_NO_NEGATION}",
     "and": "write & instead of 'and'",
     "or": "write | instead of 'or'",
     "&&": "write & instead of '&&'",
     "||": "write | instead of '||'",
-    "==": "an event comes or does not; what it must hold is its match=",
-    "{": "a condition is read when the DAG is parsed, so it cannot be a template",
+    "==": "a condition has only event names; put comparisons into match= of the event",
+    "{": "a condition is parsed together with the DAG, so it cannot be a template",
 }
 _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 
 
 def check_names(names: Collection[str]) -> None:
-    """Check the names that a user gave to events.
+    """Check the event names of a wait.
 
-    :raises InputError: there are none, or a condition could not speak of one of them.
+    :raises InputError: there are none, or a condition could not use one of them.
     """
     if not names:
         raise InputError(
@@ -58,21 +58,21 @@ def check_names(names: Collection[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InputError(
-                f"events= has the name {name!r}; begin with a letter or '_', go on with letters, digits, "
-                "'_', '.' and '-'"
+                f"events= has the name {name!r}; a name must begin with a letter or '_', followed by letters, "
+                "digits, '_', '.' and '-'"
             )
         if name in _RESERVED:
             raise InputError(
-                f"events= has the name {name!r}, which means something in condition=; choose another"
+                f"events= has the name {name!r}, which is reserved in condition=; choose another"
             )
 
 
 def parse_condition(text: str | None, names: Collection[str]) -> Condition:
-    """Return the condition that a text says.
+    """Parse a condition.
 
-    :param text: the condition; None: all events must come.
-    :param names: the events that there are.
-    :raises InputError: the text is no condition, with the reason, or speaks of an event that there is not.
+    :param text: the condition; None: all events must be received.
+    :param names: the event names.
+    :raises InputError: the text is not a condition, or uses an unknown name; the message says where.
     """
     check_names(names)
     if text is None:
@@ -133,7 +133,7 @@ class _Parser:
     def _within(self, opening: _Token) -> Condition:
         self._depth += 1
         if self._depth > _MAX_NESTED_PARENTHESES:
-            self._refuse(opening, f"more than {_MAX_NESTED_PARENTHESES} parentheses are nested")
+            self._refuse(opening, f"parentheses are nested more than {_MAX_NESTED_PARENTHESES} levels deep")
         condition = self._any()
         self._depth -= 1
         return condition
@@ -145,7 +145,7 @@ class _Parser:
         number = self._peek()
         if number.kind != "number" or len(number.text) > 9:
             self._refuse(
-                number, "the first argument of at_least is how many must come, as in at_least(2, a, b, c)"
+                number, "the first argument of at_least must be a number, as in at_least(2, a, b, c)"
             )
         self._next += 1
         terms: list[Condition] = []
@@ -156,13 +156,14 @@ class _Parser:
 
     def _checked(self, call: _Token, count: int, terms: Sequence[Condition]) -> Condition:
         if count < 1:
-            self._refuse(call, "at_least(0, ...) is true before anything comes; ask for 1 or more")
+            self._refuse(call, "at_least(0, ...) would always be true; write 1 or more")
         if count > len(terms):
             self._refuse(
-                call, f"at_least({count}, ...) of {len(terms)} can never be true; ask for fewer, or name more"
+                call,
+                f"at_least({count}, ...) with {len(terms)} arguments can never be true; lower the number",
             )
         if len(set(terms)) < len(terms):
-            self._refuse(call, "at_least counts each of its arguments once; name none of them twice")
+            self._refuse(call, "at_least counts each argument once; remove the repeated one")
         return _at_least(count, terms)
 
     def _peek(self) -> _Token:
@@ -181,12 +182,12 @@ class _Parser:
         close = get_close_matches(token.text, self._names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(sorted(self._names))
-        self._refuse(token, f"there is no event {token.text!r} in events=; {hint}There are: {known}")
+        self._refuse(token, f"events= has no name {token.text!r}; {hint}Known names: {known}")
 
     def _refuse(self, token: _Token, otherwise: str) -> NoReturn:
         reason = _REFUSED.get(token.text, otherwise)
-        where = "at its end" if token.kind == "end" else f"at {token.text!r}, character {token.at + 1}"
-        raise InputError(f"condition={self._text!r} is wrong {where}: {reason}")
+        where = "at the end" if token.kind == "end" else f"at {token.text!r}, character {token.at + 1}"
+        raise InputError(f"condition={self._text!r} is invalid {where}: {reason}")
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -1,4 +1,4 @@
-"""When a wait for several events is over: conditions that only ever become true as more events come."""
+"""Conditions over received events. A condition that became true stays true when more events arrive."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """True once the event of this name has come."""
+    """True when an event of this name was received."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """True once so many of its terms are. ``a & b`` is two of two, ``a | b`` one of two.
+    """True when at least `count` terms are true. ``a & b`` is two of two, ``a | b`` one of two.
 
     :param count: from 1 to the number of terms.
     """
@@ -27,19 +27,19 @@ class AtLeast:
 Condition = Name | AtLeast
 
 
-def holds(condition: Condition, come: Collection[str]) -> bool:
+def holds(condition: Condition, received: Collection[str]) -> bool:
     """Return whether a condition is true.
 
-    :param come: the names of the events that have come.
+    :param received: the names of the received events.
     """
-    return missing(condition, come) is None
+    return missing(condition, received) is None
 
 
-def missing(condition: Condition, come: Collection[str]) -> Condition | None:
-    """Return what must still come, as a condition on the events that have not; None when the condition is true."""
+def missing(condition: Condition, received: Collection[str]) -> Condition | None:
+    """Return the condition on the events that are still missing; None if the condition is true."""
     if isinstance(condition, Name):
-        return None if condition.name in come else condition
-    left = tuple(term for term in (missing(term, come) for term in condition.terms) if term is not None)
+        return None if condition.name in received else condition
+    left = tuple(term for term in (missing(term, received) for term in condition.terms) if term is not None)
     count = condition.count - (len(condition.terms) - len(left))
     if count <= 0:
         return None
@@ -47,7 +47,7 @@ def missing(condition: Condition, come: Collection[str]) -> Condition | None:
 
 
 def describe(condition: Condition | None) -> str:
-    """Return a condition as a person would say it: ``orders and (payments or signoff)``; None is ``nothing``."""
+    """Describe a condition in words: ``orders and (payments or signoff)``; None is ``nothing``."""
     if condition is None:
         return "nothing"
     if isinstance(condition, Name):
@@ -61,7 +61,7 @@ def describe(condition: Condition | None) -> str:
 
 
 def names_in(condition: Condition) -> frozenset[str]:
-    """Return the names of the events that a condition speaks of."""
+    """Return the event names that a condition uses."""
     if isinstance(condition, Name):
         return frozenset({condition.name})
     return frozenset().union(*map(names_in, condition.terms))

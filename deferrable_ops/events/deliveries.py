@@ -1,4 +1,4 @@
-"""A verified request to a channel as an event, and what tells it from its own repetitions."""
+"""Converts a verified request to a channel into an event, with keys that identify repeated deliveries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.events.payloads import decode_payload, decode_text
 from deferrable_ops.events.signatures import TOLERANCE
 
-# Headers that are, or may be, what a sender proves itself with: they stay out of the inbox.
+# Headers that may hold credentials are not stored in the inbox.
 _SECRET: Final = re.compile("authorization|cookie|signature|token|secret|password|credential|api-?key")
 _FORM: Final = "application/x-www-form-urlencoded"
 _BODY_SIGNED: Final = frozenset({"github", "stripe", "slack"})
-_LONGEST_KEY: Final = 200  # characters: it is indexed
+# Characters; the key is indexed.
+_MAX_KEY_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class DedupeKey:
-    """Something that only repetitions of one delivery have in common.
+    """A key that only repeated deliveries of one event share.
 
     :param key: unique within the channel.
-    :param within: for how many seconds it tells a repetition; None: as long as it is kept.
+    :param within: the seconds for which the key identifies a repeated delivery; None: as long as it is stored.
     """
 
     key: str
@@ -38,8 +39,8 @@ class DedupeKey:
 class Delivery:
     """A request to a channel.
 
-    :param event: what it brings.
-    :param dedupe_keys: it is a repetition when the channel has seen any of them, and then changes nothing.
+    :param event: the event that it delivers.
+    :param dedupe_keys: if the channel has received any of them before, the delivery is a repetition and is ignored.
     """
 
     event: Event
@@ -55,13 +56,13 @@ def read_delivery(
     received_at: float,
     tolerance: float = TOLERANCE,
 ) -> Delivery | Malformed:
-    """Return what a verified request brings, or why it cannot be taken. Never raises.
+    """Return the delivery of a verified request, or why the request is malformed. Never raises.
 
-    :param source: the channel's, as a specification's ``source`` says it.
-    :param scheme: how the request was verified.
+    :param source: the channel's, like ``source`` of a specification.
+    :param scheme: the signature scheme by which the request was verified.
     :param headers: names in lower case.
     :param received_at: seconds since the epoch, by the database's clock.
-    :param tolerance: for how many seconds the same body counts as a repetition where nothing else tells one.
+    :param tolerance: the seconds for which an identical body counts as a repetition, if the request has no id.
     """
     cloud_event = parse_cloud_event(headers, body)
     if isinstance(cloud_event, Malformed):
@@ -83,7 +84,7 @@ def read_delivery(
 
 
 def slack_challenge(payload: Any) -> str | None:
-    """Return what Slack wants to hear when a channel's URL is registered there; None for any other request.
+    """Return the challenge to echo when a channel's URL is registered in Slack; None for any other request.
 
     https://docs.slack.dev/reference/events/url_verification
     """
@@ -101,7 +102,7 @@ def _payload(headers: Mapping[str, str], body: bytes) -> Any:
     except ValueError:
         return decode_text(body)
     fields = {name: values[0] if len(values) == 1 else values for name, values in form.items()}
-    # GitHub and Slack send JSON in a form of this one field.
+    # GitHub and Slack can send JSON as a form with this single field.
     if list(fields) == ["payload"] and isinstance(fields["payload"], str):
         return decode_payload(fields["payload"].encode())
     return {decode_text(name.encode()): _without_nul(value) for name, value in fields.items()}
@@ -131,7 +132,7 @@ def _dedupe_keys(
     if not found:
         return (DedupeKey(digest, tolerance),)
     if scheme == "github" or (scheme in _BODY_SIGNED and identity is None):
-        # The id is in a header, which is not signed: a replay could come under another one, and at any time.
+        # The id is in an unsigned header: an attacker could replay the body with another id at any time.
         found.append(DedupeKey(digest))
     return tuple(found)
 
@@ -155,11 +156,11 @@ def _text_at(payload: Any, key: str) -> str | None:
 
 
 def _short(kind: str, identity: str) -> str:
-    if len(identity) > _LONGEST_KEY:
+    if len(identity) > _MAX_KEY_LENGTH:
         identity = f"sha256:{hashlib.sha256(identity.encode(errors='backslashreplace')).hexdigest()}"
     return f"{kind}:{identity}"
 
 
 def _dedupe_key(key: DedupeKey, received_at: float) -> str:
-    # What repeats for a while only may come again later, as another event.
+    # After the time limit, the same key is a new event.
     return key.key if key.within is None else f"{key.key}:{int(received_at // key.within)}"

@@ -1,4 +1,4 @@
-"""An event as it arrived, whatever source it came from."""
+"""The event, in the same form for every source."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, Final
 
 from deferrable_ops.events.payloads import decode_payload, decode_text
 
-_LAST_SECOND: Final = 253_402_300_799.0  # of the year 9999, beyond which Python has no dates
+# The end of the year 9999, the latest date in Python.
+_LAST_SECOND: Final = 253_402_300_799.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One message from a channel, a Kafka topic or an SQS queue.
 
-    :param source: which of them, as a specification's ``source`` says it.
-    :param dedupe_key: what this message is within its source, the same whenever the source delivers it again.
-    :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS), when the database
-        received it (channels).
-    :param payload: a JSON value, or the text of what is no JSON.
-    :param attributes: what came with the payload, by the names under which it can be matched: ``headers``, ``key``,
-        ``attributes``, ``metadata``. A source has always the same of them.
+    :param source: identifies the channel, topic or queue, like ``source`` of a specification.
+    :param dedupe_key: identifies the message within its source; the same if the source delivers it again.
+    :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
+        database received it (channels).
+    :param payload: a JSON value, or the text of a message that is not JSON.
+    :param attributes: the rest of the message, by the names that a match uses: ``headers``, ``key``, ``attributes``,
+        ``metadata``. Each source always has the same names.
     """
 
     source: str
@@ -32,15 +33,15 @@ class Event:
     attributes: dict[str, Any]
 
     def fields(self) -> dict[str, Any]:
-        """Return what a match sees: the payload's own keys, ``payload``, and over them the attributes.
+        """Return the fields that a match sees: the payload's keys and ``payload``, overridden by the attributes.
 
-        So that what a sender writes into a payload cannot pass for, say, the sender that SQS reports.
+        Attributes come last so that a payload cannot forge them, for example the sender that SQS reports.
         """
         own = self.payload if isinstance(self.payload, dict) else {}
         return {"payload": self.payload, **own, **self.attributes}
 
     def as_result(self) -> dict[str, Any]:
-        """Return what the result of a wait says of this event: payload, when, where from."""
+        """Return the event as it appears in the result of a wait: payload, time, source, attributes."""
         return {
             "payload": self.payload,
             "time": datetime.fromtimestamp(self.time, UTC).isoformat(),
@@ -49,7 +50,7 @@ class Event:
         }
 
     def without_payload(self, size: int) -> Event:
-        """Return what is kept of an event that is too large: everything else, and how large it was in bytes."""
+        """Return the event without a payload that is too large, with its size in bytes in the metadata."""
         metadata = {**self.attributes.get("metadata", {}), "dropped_payload_bytes": size}
         return replace(self, payload=None, attributes={**self.attributes, "metadata": metadata})
 
@@ -66,13 +67,13 @@ def kafka_event(
     headers: Iterable[tuple[str, bytes | None]],
     received_at: float,
 ) -> Event:
-    """Return a Kafka record as an event. A tombstone's payload is None.
+    """Convert a Kafka record into an event. The payload of a tombstone is None.
 
-    :param timestamp: milliseconds since the epoch; records without one (Kafka says -1) take `received_at`.
-    :param headers: where a name comes twice, the last one counts, as in Kafka's ``lastHeader``.
+    :param timestamp: milliseconds since the epoch; without one (-1 in Kafka), the event's time is `received_at`.
+    :param headers: if a name is repeated, the last value is used, like in Kafka's ``lastHeader``.
     """
     seconds = -1.0 if timestamp is None else timestamp / 1000
-    # With its timestamp: a topic that is deleted and made again counts its offsets from 0.
+    # Includes the timestamp, because the offsets of a topic that was deleted and recreated start at 0 again.
     return Event(
         source,
         dedupe_key=f"{partition}/{offset}/{timestamp}",
@@ -89,9 +90,9 @@ def kafka_event(
 
 
 def sqs_event(source: str, message: Mapping[str, Any], *, received_at: float) -> Event:
-    """Return a message as SQS' ``ReceiveMessage`` gives it as an event.
+    """Convert an SQS message into an event.
 
-    :param message: an element of its ``Messages``, asked for with all attributes.
+    :param message: an element of ``Messages`` in the response of ``ReceiveMessage``, requested with all attributes.
     """
     system = dict(message.get("Attributes") or {})
     sent = str(system.get("SentTimestamp", ""))

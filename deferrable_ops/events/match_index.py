@@ -1,4 +1,4 @@
-"""Which of many matches an event meets, at a cost that hardly grows with their number."""
+"""Finds the matches that an event fulfils, at a cost that hardly grows with the number of matches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 class MatchIndex(Generic[K]):
-    """The matches of one source's waits.
+    """The matches of all waits for one source.
 
-    Equalities are kept in a tree: under each node the fields to look at next, under a field the values that are
-    wanted there, under a value the next node. An event goes down only where its values are wanted, so that a
-    thousand matches on the same keys cost what one does. JMESPath expressions are in a tree of their own, by the
-    texts that they compare with; those that an event leads to are tried, each once, however many matches have it.
+    Dict matches are stored in a tree: a node has the fields to check next, a field the expected values, and a value the
+    next node. The search follows only the event's own values, so a thousand matches on the same fields cost as much as
+    one. JMESPath expressions have a second tree, by the texts that they compare with. Of the expressions found there,
+    each is evaluated once, however many matches use it.
 
-    A key may have several matches. It is not noted which: there are thousands of keys, and whose they are knows.
+    A key may have several matches. The index does not store which, to save memory; :meth:`discard` needs them again.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class MatchIndex(Generic[K]):
     def add(self, key: K, match: Match) -> None:
         """Add a match of a key.
 
-        :param match: a specification's, with its templates rendered.
+        :param match: of a specification, with rendered templates.
         """
         if isinstance(match, str):
             if match not in self._by_expression:
@@ -46,7 +46,7 @@ class MatchIndex(Generic[K]):
             self._tree.add(key, _equalities(match))
 
     def discard(self, key: K, match: Match) -> None:
-        """Forget a match of a key, if the key has it."""
+        """Remove a match of a key, if it was added."""
         if not isinstance(match, str):
             self._tree.discard(key, _equalities(match))
         elif match in self._by_expression:
@@ -57,7 +57,7 @@ class MatchIndex(Generic[K]):
                 self._expressions.discard(match, text_equalities(match))
 
     def find(self, event: Event) -> set[K]:
-        """Return the keys of all matches that an event meets. Never raises."""
+        """Return the keys of all matches that an event fulfils. Never raises."""
         fields = event.fields()
         found: set[K] = set()
         self._tree.search(fields, found)
@@ -70,11 +70,13 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """Where all equalities so far are met. Most are wanted by one key, which asks for no more: it is there itself,
-    in place of a node.
+    """A point of the tree at which all equalities on the path from the root hold.
 
-    :ivar keys: of the matches that ask for no more: a set, or the only one, or None.
-    :ivar fields: what the others ask for next; None: there are no others.
+    Most values lead to a single key without further equalities. To save memory, such a key is stored in place of a
+    node.
+
+    :ivar keys: of the matches without further equalities: a set, a single key, or None.
+    :ivar fields: the fields that the other matches check next; None if there are no others.
     """
 
     __slots__ = ("fields", "keys")
@@ -86,19 +88,19 @@ class _Node(Generic[K]):
     def __bool__(self) -> bool:
         return self.keys is not None or bool(self.fields)
 
-    def add(self, key: K, wanted: Sequence[Equality]) -> None:
-        if wanted:
-            (path, value), *rest = wanted
+    def add(self, key: K, expected: Sequence[Equality]) -> None:
+        if expected:
+            (path, value), *rest = expected
             if self.fields is None:
                 self.fields = {}
             values = _field_at(self.fields, path).values
-            next_one = values.get(value)
-            if next_one is None and not rest:
+            child = values.get(value)
+            if child is None and not rest:
                 values[value] = key
                 return
-            if not isinstance(next_one, _Node):
-                values[value] = next_one = _Node(next_one)
-            next_one.add(key, rest)
+            if not isinstance(child, _Node):
+                values[value] = child = _Node(child)
+            child.add(key, rest)
         elif isinstance(self.keys, set):
             self.keys.add(key)
         elif self.keys is None:
@@ -106,18 +108,18 @@ class _Node(Generic[K]):
         elif self.keys != key:
             self.keys = {self.keys, key}
 
-    def discard(self, key: K, wanted: Sequence[Equality]) -> None:
-        if wanted:
-            (path, value), *rest = wanted
+    def discard(self, key: K, expected: Sequence[Equality]) -> None:
+        if expected:
+            (path, value), *rest = expected
             fields = self.fields or {}
             values = _values_at(fields, path)
-            next_one = values.get(value)
-            if isinstance(next_one, _Node):
-                next_one.discard(key, rest)
-                is_over = not next_one
+            child = values.get(value)
+            if isinstance(child, _Node):
+                child.discard(key, rest)
+                is_unused = not child
             else:
-                is_over = next_one == key and not rest
-            if is_over:
+                is_unused = child == key and not rest
+            if is_unused:
                 del values[value]
                 _prune(fields, path)
         elif isinstance(self.keys, set):
@@ -135,25 +137,25 @@ class _Node(Generic[K]):
             self._search_fields(self.fields, event, event, found)
 
     def _search_fields(
-        self, wanted: dict[str, _Field[K]], values: dict[str, Any], event: dict[str, Any], found: set[K]
+        self, expected: dict[str, _Field[K]], values: dict[str, Any], event: dict[str, Any], found: set[K]
     ) -> None:
-        # Through the shorter of the two: neither many matches nor a large message make it slow.
-        for name in wanted if len(wanted) <= len(values) else values:
-            if name not in wanted or name not in values:
+        # Iterate over the smaller dict, so that neither many matches nor a large message are slow.
+        for name in expected if len(expected) <= len(values) else values:
+            if name not in expected or name not in values:
                 continue
-            field, value = wanted[name], values[name]
+            field, value = expected[name], values[name]
             if isinstance(value, dict):
                 self._search_fields(field.fields, value, event, found)
             elif field.values:
-                met = field.values.get(comparable(value))
-                if isinstance(met, _Node):
-                    met.search(event, found)
-                elif met is not None:
-                    found.add(met)
+                child = field.values.get(comparable(value))
+                if isinstance(child, _Node):
+                    child.search(event, found)
+                elif child is not None:
+                    found.add(child)
 
 
 class _Field(Generic[K]):
-    """A key of an event: the values that are wanted there, and the keys that are wanted below it."""
+    """A field of an event: the expected values, and the fields nested below it."""
 
     __slots__ = ("fields", "values")
 
@@ -181,7 +183,7 @@ def _values_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> dict[Hashab
 
 
 def _prune(fields: dict[str, _Field[K]], path: Sequence[str]) -> None:
-    """Drop the fields of a path that nothing asks for any more."""
+    """Remove the fields of a path that no match uses any more."""
     field = fields[path[0]]
     if len(path) > 1:
         _prune(field.fields, path[1:])

@@ -1,4 +1,4 @@
-"""Whether an event is the one that a specification asks for."""
+"""Checks whether an event matches a specification."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH
 
 Path = tuple[str, ...]
 Equality = tuple[Path, Hashable]
-"""A path of keys, and the :func:`comparable` value that must be there."""
+"""A path of keys, and the :func:`comparable` value expected there."""
 
 _ABSENT: Final = object()
 
 
 def matching_names(specifications: Mapping[str, Specification], event: Event, *, since: float) -> list[str]:
-    """Return the names of the specifications that an event satisfies. Never raises.
+    """Return the names of the specifications that an event matches. Never raises.
 
-    :param since: seconds since the epoch; an event from before it satisfies none.
+    :param since: seconds since the epoch; an earlier event matches none.
     """
     if event.time < since:
         return []
@@ -33,7 +33,10 @@ def matching_names(specifications: Mapping[str, Specification], event: Event, *,
 
 
 def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
-    """Return whether the fields of an event (:meth:`~deferrable_ops.events.event.Event.fields`) are matched."""
+    """Return whether a match fits :meth:`~deferrable_ops.events.event.Event.fields` of an event.
+
+    Never raises: a match that cannot be evaluated does not fit.
+    """
     if match is None:
         return True
     if isinstance(match, str):
@@ -42,7 +45,7 @@ def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
 
 
 def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]:
-    """Yield what must be equal, in the order of the paths: nested dicts say where, other values what."""
+    """Yield the equalities of a dict match, sorted by path. Nested dicts are paths, all other values are compared."""
     for key in sorted(match):
         value = match[key]
         if isinstance(value, dict):
@@ -52,9 +55,9 @@ def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]
 
 
 def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
-    """Return something that is equal, and hashes equally, for two JSON values exactly when these are equal in JSON.
+    """Return a hashable that is equal for two JSON values exactly if they are equal in JSON.
 
-    In Python alone, True equals 1. What is nested deeper than any stored payload equals nothing.
+    In Python, True equals 1; in JSON it does not. A value nested deeper than any stored payload equals nothing.
     """
     if value is None or isinstance(value, (str, int, float)):
         return (value,) if isinstance(value, bool) else value
@@ -68,7 +71,7 @@ def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
 
 
 class _Unequal:
-    """Equal to nothing else."""
+    """Equal only to itself."""
 
 
 def _value_at(fields: Any, path: Path) -> Any:
