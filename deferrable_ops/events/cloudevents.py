@@ -99,7 +99,7 @@ def _checked(event: CloudEvent) -> CloudEvent | Malformed:
     for name in _REQUIRED:
         value = event.attributes.get(name)
         if not isinstance(value, str) or not value:
-            return Malformed(f"the attribute {name} of the CloudEvent is missing or not a text")
+            return Malformed(f"the CloudEvent attribute {name} is missing or not a text")
     version = event.attributes["specversion"]
     if not version.startswith("1."):
         return Malformed(f"version {version} of CloudEvents is not supported; send version 1.0")

@@ -133,7 +133,7 @@ class _Parser:
     def _within(self, opening: _Token) -> Condition:
         self._depth += 1
         if self._depth > _MAX_NESTED_PARENTHESES:
-            self._refuse(opening, f"parentheses are nested more than {_MAX_NESTED_PARENTHESES} levels deep")
+            self._refuse(opening, f"more than {_MAX_NESTED_PARENTHESES} parentheses are nested")
         condition = self._any()
         self._depth -= 1
         return condition

@@ -1,4 +1,4 @@
-"""Making one message of many: rules that say which belong together, and what becomes of their fields."""
+"""Merges many messages into fewer: rules that group messages and combine their fields."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _SEPARATOR: Final = ","
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A rule by which messages that belong together become one.
+    """A rule that merges each group of messages into one message.
 
-    The merged message has the fields of the first one, but those that `combine` names::
+    The merged message has the fields of the group's first message, except for the fields in `combine`::
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 
-    :param match: which messages the rule takes, as an event's ``match``; None takes all that no earlier rule took.
-    :param group_by: the fields in which messages must be equal to belong together; without any, all that the rule takes
-        become one.
-    :param combine: by the field's name, how its values become one: "first", "last", "sum", "min", "max", "list",
-        "distinct" (a list without repetitions), "update" (dicts into one, later values win) or "join" (texts, with
-        commas; "join:+" with another separator). What lacks the field is passed over.
+    :param match: the messages to which the rule applies, like ``match`` of an event; None: all that no earlier rule
+        matched.
+    :param group_by: the fields whose values must be equal within a group; without any, all matching messages are one
+        group.
+    :param combine: how to combine the values of a field, by its name: "first", "last", "sum", "min", "max", "list",
+        "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (texts, separated by
+        commas; "join:+" for another separator). Messages without the field are skipped.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -45,13 +46,13 @@ class Merge:
 
 
 def rules_to_json(rules: Any) -> list[dict[str, Any]]:
-    """Return rules as the plain data in which they travel.
+    """Convert rules into plain data, for serialization.
 
-    :raises InputError: they are none.
+    :raises InputError: an element is not a rule, or there is none.
     """
     given = [rules] if isinstance(rules, Merge) else rules
     if not isinstance(given, (list, tuple)) or not given or not all(type(rule) is Merge for rule in given):
-        raise InputError("merge= must be a Merge of deferrable_ops.events, or a list of them")
+        raise InputError("merge= must be a Merge from deferrable_ops.events, or a list of them")
     return [
         {"match": rule.match, "group_by": list(rule.group_by), "combine": dict(rule.combine)}
         for rule in given
@@ -59,7 +60,7 @@ def rules_to_json(rules: Any) -> list[dict[str, Any]]:
 
 
 def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
-    """Return the rules that :func:`rules_to_json` wrote, now that their templates are rendered.
+    """Return the rules from what :func:`rules_to_json` returned, with rendered templates.
 
     :raises InputError: a rendered argument is wrong.
     """
@@ -68,16 +69,17 @@ def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
 
 
 def merge(payloads: Sequence[Any], rules: Sequence[Merge]) -> tuple[list[Any], int]:
-    """Return the merged messages, in the order in which the first of each came, and how many no rule took.
+    """Return the merged messages, and the number of messages that no rule matched.
 
-    A message is taken by the first rule that matches it. Only JSON objects can be taken.
+    The first rule that matches a message applies; only JSON objects can match. The result has the order of each group's
+    first message.
 
-    :raises InputError: values cannot be combined as a rule says.
+    :raises InputError: the values of a field cannot be combined.
     """
     groups: dict[Any, tuple[Merge, list[dict[str, Any]]]] = {}
     left_over = 0
     for payload in payloads:
-        number = _taken_by(rules, payload)
+        number = _matching_rule(rules, payload)
         if number is None:
             left_over += 1
             continue
@@ -87,7 +89,7 @@ def merge(payloads: Sequence[Any], rules: Sequence[Merge]) -> tuple[list[Any], i
     return [_merged(rule, found) for rule, found in groups.values()], left_over
 
 
-def _taken_by(rules: Sequence[Merge], payload: Any) -> int | None:
+def _matching_rule(rules: Sequence[Merge], payload: Any) -> int | None:
     if not isinstance(payload, dict):
         return None
     return next((number for number, rule in enumerate(rules) if matches_fields(rule.match, payload)), None)
@@ -128,12 +130,12 @@ def _numbers(values: list[Any]) -> list[Any]:
 
 def _only(kind: type[Any], values: list[Any]) -> list[Any]:
     if not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"not all of them are {kind.__name__}")
+        raise TypeError(f"not all values are {kind.__name__}")
     return values
 
 
 def _ordered(values: list[Any]) -> list[Any]:
-    """Return values that have an order: numbers, or texts as ISO 8601 times are."""
+    """Check that values can be ordered: numbers, or texts such as ISO 8601 times."""
     return _only(str, values) if isinstance(values[0], str) else _numbers(values)
 
 
@@ -165,21 +167,23 @@ _COMBINATIONS: Final[dict[str, Callable[[list[Any]], Any]]] = {
 
 def _names(names: Any) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Sequence):
-        raise InputError(f"group_by={names!r} must be a list of fields, as ['db', 'table']")
+        raise InputError(f"group_by={names!r} must be a list of field names, as ['db', 'table']")
     for name in names:
         if not isinstance(name, str) or not name:
-            raise InputError(f"group_by= has {name!r}, which is not the name of a field")
+            raise InputError(f"group_by= has {name!r}, which is not a field name; give non-empty strings")
     return tuple(names)
 
 
 def _combinations(combine: Any) -> dict[str, str]:
     if not isinstance(combine, Mapping):
-        raise InputError(f"combine={combine!r} must be a dict of fields and how their values become one")
+        raise InputError(
+            f"combine={combine!r} must be a dict of field names and functions, as {{'rows': 'sum'}}"
+        )
     found: dict[str, str] = plain_copy("combine=", dict(combine))
     for name, how in found.items():
         known = isinstance(how, str) and (how in _COMBINATIONS or how.partition(":")[0] == _JOIN)
         if not known and not is_known_later(how):
             raise InputError(
-                f"combine[{name!r}]={how!r} is not known; write one of {', '.join(_COMBINATIONS)}, join or join:+"
+                f"combine[{name!r}]={how!r} is unknown; give one of {', '.join(_COMBINATIONS)}, join or join:+"
             )
     return found

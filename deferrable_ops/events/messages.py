@@ -1,7 +1,7 @@
-"""What a task publishes: payloads, alone or with what a Kafka record or an SQS message carries beside them.
+"""The messages that a task publishes: plain payloads, Kafka records or SQS messages.
 
-A message cannot change. An operator keeps :func:`messages_to_json` of what it was given in its template field, as it
-keeps specifications.
+Messages are immutable. An operator stores them as :func:`messages_to_json` in its template field, for the same reason
+as specifications.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later, is_output, plain_copy
 
 MESSAGE_ID: Final = "deferrable-ops-id"
-"""The Kafka header, or SQS message attribute, that tells a message from all others, also when it comes twice."""
+"""The Kafka header or SQS message attribute that identifies a message, so that consumers can drop repetitions."""
 
-_KIND: Final = "__message__"  # tells a message from a payload that is a dict
-_LONGEST_DELAY: Final = 900
-_MOST_ATTRIBUTES: Final = 9  # SQS allows ten, and one is the id
+# Distinguishes a serialized message from a payload that is a dict.
+_KIND: Final = "__message__"
+_MAX_DELAY_SECONDS: Final = 900
+# SQS allows 10 attributes; one is the message id.
+_MAX_ATTRIBUTES: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaMessage:
-    """A Kafka record that is to be published.
+    """A Kafka record to publish.
 
-    :param payload: a JSON value, which is sent as JSON; a text is sent as it is. None is a tombstone and needs a `key`.
-    :param key: the record's key; records of one key come into one partition.
+    :param payload: a JSON value, sent as JSON; text is sent unchanged. None is a tombstone and needs a `key`.
+    :param key: the record's key; records with the same key go to the same partition.
     :param headers: the record's headers, by name.
-    :param partition: the number of the partition; by default the key says it, or else Kafka's client does.
+    :param partition: the partition number; by default it follows from the key, or one partition is used for the task.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -44,21 +46,21 @@ class KafkaMessage:
         object.__setattr__(self, "payload", plain_copy("payload=", self.payload))
         _check_text("key", self.key)
         object.__setattr__(self, "headers", _texts("headers", self.headers))
-        _check_whole_number("partition", self.partition, 2**31 - 1, "the number of a partition")
+        _check_whole_number("partition", self.partition, 2**31 - 1, "a partition number")
         if self.payload is None and self.key is None:
-            raise InputError("payload=None is a tombstone, which deletes a key; give its key=, or a payload")
+            raise InputError("payload=None is a tombstone, which deletes a key; give key=, or a payload")
 
 
 @dataclass(frozen=True, slots=True)
 class SqsMessage:
-    """An SQS message that is to be published.
+    """An SQS message to publish.
 
-    :param payload: a JSON value, which is sent as JSON; a text is sent as it is.
+    :param payload: a JSON value, sent as JSON; text is sent unchanged.
     :param attributes: message attributes, by name: texts and numbers, at most 9.
-    :param group_id: the message group, in whose order a FIFO queue delivers; by default one for the task.
-    :param deduplication_id: what tells repetitions in a FIFO queue; by default it is made from the task's attempt.
-    :param delay: seconds until the message can be received, or a timedelta; at most 15 minutes. Not in FIFO queues,
-        which have a delay of their own.
+    :param group_id: the message group; a FIFO queue keeps the order within a group. By default one group for the task.
+    :param deduplication_id: identifies repetitions in a FIFO queue; by default made from the task's attempt.
+    :param delay: the seconds until the message can be received, or a timedelta; at most 15 minutes. FIFO queues support
+        only a delay of the whole queue.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -76,9 +78,9 @@ class SqsMessage:
         _check_text("deduplication_id", self.deduplication_id)
         if isinstance(self.delay, timedelta):
             object.__setattr__(self, "delay", self.delay.total_seconds())
-        _check_whole_number("delay", self.delay, _LONGEST_DELAY, "seconds, or a timedelta")
+        _check_whole_number("delay", self.delay, _MAX_DELAY_SECONDS, "seconds or a timedelta")
         if self.payload is None:
-            raise InputError("payload= is missing: an SQS message has a text")
+            raise InputError("payload= is missing; an SQS message needs one")
 
 
 M = TypeVar("M", KafkaMessage, SqsMessage)
@@ -86,9 +88,9 @@ _KINDS: Final[dict[str, type[Any]]] = {"kafka": KafkaMessage, "sqs": SqsMessage}
 
 
 def messages_to_json(messages: Any) -> Any:
-    """Return messages as the plain data in which they travel, templates and other tasks' outputs included.
+    """Convert messages into plain data, for serialization. Templates and other tasks' outputs stay unchanged.
 
-    :raises InputError: they are no list, or one of them is wrong.
+    :raises InputError: they are not a list, or one of them is wrong.
     """
     if is_known_later(messages):
         return messages
@@ -97,66 +99,67 @@ def messages_to_json(messages: Any) -> Any:
             f"messages= is a {type(messages).__name__}; give a list, or payload= for one message"
         )
     if not messages:
-        raise InputError("messages= is empty; leave the task out where there is nothing to publish")
+        raise InputError("messages= is empty; give at least one message, or remove the task")
     return [_to_json(f"messages[{index}]", message) for index, message in enumerate(messages)]
 
 
 def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **defaults: Any) -> list[M]:
-    """Return the messages that :func:`messages_to_json` wrote, now that their templates are rendered.
+    """Return the messages from what :func:`messages_to_json` returned, with rendered templates.
 
-    :param data: payloads, and messages of the kind; a text is the JSON of a list, which a template has become.
-    :param defaults: what messages carry that do not say it themselves.
-    :raises InputError: it is no list, or one of them is wrong; the message says which.
+    :param data: payloads and messages of `kind`; a text is the JSON of a list, rendered from a template.
+    :param defaults: fields of messages that do not have them.
+    :raises InputError: it is not a list, or one of them is wrong; the message names it.
     """
     return [
-        _read(f"{argument}[{index}]", one, kind, defaults) for index, one in enumerate(listed(data, argument))
+        _read(f"{argument}[{index}]", one, kind, defaults)
+        for index, one in enumerate(_as_list(data, argument))
     ]
 
 
 def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
-    """Return payloads that carry nothing beside them.
+    """Return plain payloads, for a channel.
 
-    :raises InputError: there is no list, or one of them is a KafkaMessage or an SqsMessage.
+    :raises InputError: it is not a list, or one of them is a KafkaMessage or an SqsMessage.
     """
-    found = listed(data, argument)
+    found = _as_list(data, argument)
     for index, one in enumerate(found):
         if _kind_of(one) is not None:
             raise InputError(
-                f"{argument}[{index}] is a message of another system; a channel's events are payloads"
+                f"{argument}[{index}] is a KafkaMessage or an SqsMessage; give a plain payload for a channel"
             )
     return found
 
 
-def listed(data: Any, argument: str) -> list[Any]:
-    """Return a list that may have become text, because it came out of a template.
+def _as_list(data: Any, argument: str) -> list[Any]:
+    """Return a list; text is parsed as JSON, because a template renders to text.
 
-    :raises InputError: it is none.
+    :raises InputError: it is not a list.
     """
     if isinstance(data, str):
         try:
             data = json.loads(data)
         except ValueError:
             raise InputError(
-                f"{argument}= became a text that is not JSON; write the template as {{{{ ... | tojson }}}}"
+                f"{argument}= rendered to text that is not JSON; write the template as {{{{ ... | tojson }}}}"
             ) from None
     if not isinstance(data, Sequence) or isinstance(data, str):
-        raise InputError(f"{argument}= became a {type(data).__name__}, and must be a list")
+        raise InputError(f"{argument}= rendered to a {type(data).__name__}; it must be a list")
     return list(data)
 
 
 def encode_payload(argument: str, payload: Any) -> bytes:
-    """Return the bytes of a payload: a text's own, or JSON.
+    """Encode a payload: text as UTF-8, anything else as JSON.
 
-    :raises InputError: it is neither.
+    :raises InputError: it cannot be encoded.
     """
     try:
         if isinstance(payload, str):
             return payload.encode()
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{argument} holds half a surrogate pair, which is no text") from None
+        raise InputError(f"{argument} has a lone surrogate, which UTF-8 cannot encode") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{argument} is no JSON value: {error}") from None
+        raise InputError(f"{argument} is not a JSON value: {error}") from None
 
 
 def _to_json(argument: str, message: Any) -> Any:
@@ -174,7 +177,7 @@ def _kind_of(data: Any) -> type[Any] | None:
 def _read(argument: str, data: Any, kind: type[M], defaults: Mapping[str, Any]) -> M:
     own = _kind_of(data)
     if own is not None and own is not kind:
-        raise InputError(f"{argument} is a {own.__name__}; here a {kind.__name__} or a plain payload belongs")
+        raise InputError(f"{argument} is a {own.__name__}; give a {kind.__name__} or a plain payload")
     known = {item.name for item in fields(kind)} if own else ()
     given = {name: data[name] for name in known if name in data} if own else {"payload": data}
     try:
@@ -185,14 +188,15 @@ def _read(argument: str, data: Any, kind: type[M], defaults: Mapping[str, Any]) 
 
 def _check_text(argument: str, value: Any) -> None:
     if value is not None and not is_output(value) and (not isinstance(value, str) or not value):
-        raise InputError(f"{argument}={value!r} must be a text that is not empty")
+        raise InputError(f"{argument}={value!r} must be a non-empty text")
 
 
 def _check_whole_number(argument: str, value: Any, most: int, meaning: str) -> None:
     if value is None or is_known_later(value):
         return
     try:
-        number = -1.0 if isinstance(value, bool) else float(value)  # a template has become text
+        # A rendered template is text.
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number <= most or number != int(number):
@@ -213,27 +217,29 @@ def _texts(argument: str, values: Any) -> dict[str, Any]:
 
 def _attributes(values: Any) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise InputError(f"attributes={values!r} must be a dict of names, and texts or numbers")
+        raise InputError(f"attributes={values!r} must be a dict of names with texts or numbers")
     _check_count(values)
     found = {}
     for name, value in values.items():
         _check_name("attributes", name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_output(value) and not is_number and (not isinstance(value, str) or not value):
-            raise InputError(f"attributes[{name!r}]={value!r} must be a number, or a text that is not empty")
+            raise InputError(f"attributes[{name!r}]={value!r} must be a number or a non-empty text")
         found[name] = value
     return found
 
 
 def _check_count(values: Iterable[str]) -> None:
-    if len(list(values)) > _MOST_ATTRIBUTES:
+    if len(list(values)) > _MAX_ATTRIBUTES:
         raise InputError(
-            f"attributes= has more than {_MOST_ATTRIBUTES}: SQS allows 10, and one of them tells the message"
+            f"attributes= has more than {_MAX_ATTRIBUTES} entries; SQS allows 10, and one is {MESSAGE_ID}"
         )
 
 
 def _check_name(argument: str, name: Any) -> None:
     if not isinstance(name, str) or not name:
-        raise InputError(f"{argument}= has the name {name!r}; names are texts that are not empty")
+        raise InputError(f"{argument}= has the name {name!r}; give a non-empty text")
     if name == MESSAGE_ID:
-        raise InputError(f"{argument}= has the name {MESSAGE_ID}, which every message gets from this library")
+        raise InputError(
+            f"{argument}= has the name {MESSAGE_ID}, which is reserved for the message id; choose another"
+        )

@@ -1,4 +1,4 @@
-"""The bytes of a message as a value that the inbox, Airflow and both databases can hold."""
+"""Decodes the bytes of a message into a value that the inbox, Airflow and both databases can store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def decode_payload(body: bytes) -> Any:
-    """Return the JSON value of a body, or its text where it is no JSON. Never raises.
+    """Return the JSON value of a body, or its text if it is not JSON. Never raises.
 
-    Text also stays what is JSON but could not be kept: numbers beyond 64 bits or a double (an XCom travels as
-    MessagePack), U+0000 and lone surrogates (Postgres stores neither), nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
+    JSON that could not be stored also stays text: numbers beyond 64 bits or a double (XComs are sent as MessagePack),
+    U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
     """
     text = decode_text(body)
     try:
@@ -32,7 +32,7 @@ def decode_payload(body: bytes) -> Any:
 
 
 def decode_text(body: bytes) -> str:
-    r"""Return the text of UTF-8 bytes; other bytes and NUL are shown as ``\xff``. Never raises."""
+    r"""Decode UTF-8; invalid bytes and NUL become escapes like ``\xff``. Never raises."""
     return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
 
 
@@ -65,7 +65,7 @@ def _double(text: str) -> float:
 
 
 def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_double, parse_constant=_constant)

@@ -1,4 +1,4 @@
-"""What an SQS queue's URL says of it. AWS has several URLs for one queue: they name one ARN."""
+"""Parses the URL of an SQS queue. AWS has several URLs for one queue; all of them lead to its one ARN."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from urllib.parse import SplitResult, urlsplit
 
 _REGION: Final = r"(?P<region>[a-z]{2}(?:-[a-z]+)+-\d{1,2})"
 _AMAZON: Final = r"amazonaws\.com(?:\.cn)?"
-# The endpoints that botocore finds by the region alone.
+# The endpoints that botocore derives from the region.
 _REGIONAL: Final = re.compile(rf"(?:sqs\.{_REGION}\.{_AMAZON})|(?:queue\.{_AMAZON})")
-# Older names, FIPS, both versions of IP, and private ones.
+# Legacy, FIPS, dual-stack and private (VPC) endpoints.
 _OTHERS: Final = tuple(
     re.compile(pattern)
     for pattern in (
@@ -28,11 +28,11 @@ _PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue by its URL.
+    """An SQS queue, identified by its URL.
 
-    :param region: where AWS has it; None: another server has it, or AWS under a name that is not known here.
-    :param arn: None when the URL does not tell.
-    :param own_endpoint: where it is reached, when its region alone does not tell.
+    :param region: the AWS region; None for another server, or an unknown AWS endpoint.
+    :param arn: None if it cannot be derived from the URL.
+    :param own_endpoint: the endpoint's URL, if it cannot be derived from the region.
     """
 
     url: str
@@ -42,20 +42,20 @@ class Queue:
 
     @property
     def source(self) -> str:
-        """What the inbox calls it: its ARN, so that all of its URLs are one; the URL where nothing tells the ARN."""
+        """The source name in the inbox: the ARN, so that all URLs of a queue are one source; otherwise the URL."""
         return f"sqs:{self.arn or self.url}"
 
     @property
     def is_fifo(self) -> bool:
-        """Whether it keeps an order: a FIFO queue's name ends so, and no other's may."""
+        """Whether it is a FIFO queue: only their names end with ``.fifo``."""
         return self.url.endswith(".fifo")
 
 
 @lru_cache(maxsize=1_024)
 def queue_of(url: str) -> Queue:
-    """Return what a queue's URL says.
+    """Parse the URL of a queue.
 
-    :raises ValueError: it is no URL.
+    :raises ValueError: it is not a URL.
     """
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
@@ -75,7 +75,8 @@ def queue_of(url: str) -> Queue:
 def _region(parts: SplitResult) -> tuple[str | None, bool]:
     host = parts.hostname or ""
     if (found := _REGIONAL.fullmatch(host)) and parts.port is None:
-        return found["region"] or "us-east-1", True  # the oldest endpoint names none
+        # The oldest endpoint has no region.
+        return found["region"] or "us-east-1", True
     for pattern in _OTHERS:
         if found := pattern.fullmatch(host):
             return found["region"], False

@@ -1,4 +1,4 @@
-"""Whether a request to a channel comes from who it should: the signature schemes, over the raw bytes of its body."""
+"""Verifies that a request to a channel comes from its sender, by the signature schemes of common vendors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Final
 from deferrable_ops.exceptions import InputError
 
 TOLERANCE: Final = 300.0
-"""Seconds by which a signed timestamp may differ from the receiver's clock: what Stripe, Slack and Standard Webhooks
-recommend."""
+"""The seconds by which a signed timestamp may differ from the receiver's clock, as recommended by Stripe, Slack and
+Standard Webhooks."""
 
-_MOST_SIGNATURES: Final = 16  # of a header: each costs a comparison, and senders rotate two
+# Signatures of a header that are compared. Senders use two during a rotation.
+_MAX_SIGNATURES: Final = 16
 _TIMESTAMP: Final = re.compile("[0-9]{1,12}")
-_SHORTEST_KEY, _LONGEST_KEY = 24, 64  # bytes, as Standard Webhooks asks for
+# Bytes, as Standard Webhooks requires.
+_MIN_KEY_LENGTH, _MAX_KEY_LENGTH = 24, 64
 
 Headers = Mapping[str, str]
 """The request's headers, names in lower case."""
@@ -33,71 +35,67 @@ def refusal_reason(
     now: float,
     tolerance: float = TOLERANCE,
 ) -> str | None:
-    """Return why a request is refused; None when it is what its sender signed. Never raises on what was sent.
+    """Return why a request is refused; None if its signature is valid. Never raises for any request.
 
     :param scheme: one of :data:`SCHEMES`.
     :param headers: names in lower case.
-    :param body: as it was received, before anything parses it.
-    :param secrets: the channel's valid ones, as they were shown: two during a rotation. All are tried, whichever fits.
+    :param body: the raw bytes as received, before any parsing.
+    :param secrets: the channel's valid secrets in the form shown to the user; two during a rotation. Any may match.
     :param now: seconds since the epoch.
-    :param tolerance: seconds by which a signed timestamp may differ from `now`, to either side.
+    :param tolerance: the seconds by which a signed timestamp may differ from `now` in either direction.
     """
     if scheme == "none":
         return None
     verify = _VERIFIERS.get(scheme)
     if verify is None:
-        return f"the channel's scheme {scheme!r} is unknown to this version"
+        return f"the channel's scheme {scheme!r} is unknown to this version; upgrade airflow-deferrable-ops"
     if not any(secrets):
         return "the channel has no valid secret"
     timestamp, reason = verify(headers, body, [secret for secret in secrets if secret])
     if reason is not None:
         return reason
     if timestamp is not None and abs(now - timestamp) > tolerance:
-        return (
-            f"the signed timestamp is more than {tolerance:g} s from this clock: a replay, or a wrong clock"
-        )
+        return f"the signed timestamp differs by more than {tolerance:g} s from this clock: a replay or a wrong clock"
     return None
 
 
 def check_secret(scheme: str, secret: str) -> None:
-    """Check a secret that a vendor issued.
+    """Check a secret issued by a vendor.
 
-    :raises InputError: it is empty, or is not of the form that the scheme has.
+    :raises InputError: it is empty or malformed for the scheme.
     """
     if scheme not in SCHEMES or scheme == "none":
-        raise InputError(f"the scheme {scheme!r} takes no secret")
+        raise InputError(f"the scheme {scheme!r} has no secret")
     if not secret or not secret.isascii() or secret != secret.strip():
-        raise InputError(
-            "the secret is empty, or holds spaces around it or characters beyond ASCII; copy it again"
-        )
+        raise InputError("the secret is empty, not ASCII, or has spaces around it; copy it again")
     if scheme == "standard-webhooks":
         key = _standard_key(secret)
-        if key is None or not _SHORTEST_KEY <= len(key) <= _LONGEST_KEY:
+        if key is None or not _MIN_KEY_LENGTH <= len(key) <= _MAX_KEY_LENGTH:
             raise InputError(
-                "the secret is not one of Standard Webhooks: whsec_ and 24 to 64 bytes in base64"
+                "the secret is not valid for Standard Webhooks; give whsec_ and 24 to 64 bytes in base64"
             )
 
 
 def new_secret(scheme: str, random: bytes) -> str:
-    """Return a secret in the form that a scheme has.
+    """Return a new secret in the form of a scheme.
 
-    :param random: 32 bytes from the operating system.
+    :param random: 32 random bytes from the operating system.
     """
     if scheme == "standard-webhooks":
         return f"whsec_{base64.b64encode(random).decode()}"
     return random.hex()
 
 
-# What a scheme says: the signed timestamp, where it has one, and why the request is refused, if it is.
+# The signed timestamp, if the scheme has one, and why the request is refused, if it is.
 _Verification = tuple[float | None, str | None]
 _MISMATCH: Final = "no signature matches the channel's secret"
 
 
 def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """https://github.com/standard-webhooks/standard-webhooks, and Svix's own header names, which are older."""
+    """https://github.com/standard-webhooks/standard-webhooks, and the older header names of Svix."""
     prefix = "webhook" if "webhook-signature" in headers else "svix"
     message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
-    # A dot in the id would let another place of the signed bytes pass for the timestamp.
+    # A dot in the id would let an attacker shift which part of the signed bytes is the timestamp.
     if not message or "." in message or not _TIMESTAMP.fullmatch(timestamp):
         return None, "the headers webhook-id and webhook-timestamp are missing or malformed"
     given = [
@@ -146,11 +144,13 @@ def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     """RFC 6750: the secret itself, in the header Authorization."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        return None, "the header authorization is missing, or is no bearer token"
-    # Digests are of one length, so the comparison's time does not tell the secret's.
+        return None, "the header authorization is missing or has no bearer token"
+    # Digests have the same length, so the comparison's time does not reveal the length of the secret.
     expected = [hashlib.sha256(_bytes(secret)).digest() for secret in secrets]
     given = hashlib.sha256(_bytes(token.strip())).digest()
-    return None, None if _any_equal(expected, [given]) else "the bearer token is not the channel's"
+    return None, None if _any_equal(
+        expected, [given]
+    ) else "the bearer token does not match the channel's secret"
 
 
 _VERIFIERS: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Verification]]] = {
@@ -161,13 +161,13 @@ _VERIFIERS: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Verificat
     "bearer": _bearer,
 }
 SCHEMES: Final = (*_VERIFIERS, "none")
-"""How a channel can verify its requests."""
+"""The schemes by which a channel can verify requests."""
 
 
 def _any_equal(expected: Iterable[bytes], given: Iterable[str | bytes]) -> bool:
-    """Compare all pairs, and every one of them in constant time."""
+    """Compare all pairs, each in constant time."""
     found = False
-    received = [value if isinstance(value, bytes) else _bytes(value) for value in given][:_MOST_SIGNATURES]
+    received = [value if isinstance(value, bytes) else _bytes(value) for value in given][:_MAX_SIGNATURES]
     for own in expected:
         for value in received:
             found |= hmac.compare_digest(own, value)

@@ -1,8 +1,8 @@
-"""What a task waits for: one event of a channel, a Kafka topic or an SQS queue. Data, and nothing that runs.
+"""Event specifications: which event of a channel, a Kafka topic or an SQS queue a task waits for.
 
-A specification cannot change. So an operator keeps :func:`specification_to_json` of it in its template field: Airflow
-renders dicts by making new ones, on a worker as in a triggerer, but an object with ``template_fields`` by assigning
-to it, which would change the specification for every task that shares it.
+A specification is immutable. An operator stores it as :func:`specification_to_json` in its template field: Airflow
+renders a dict into a new dict, but assigns to an object that has ``template_fields``, which would change the
+specification for every task that shares it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from deferrable_ops.expressions import check_expression
 from deferrable_ops.plain_data import has_template, is_known_later, is_output, plain_copy
 
 Match = dict[str, Any] | str | None
-"""Equality on (nested) keys, a JMESPath expression, or None: every event."""
+"""A dict of expected values, a JMESPath expression, or None for every event."""
 
 MAX_MATCH_DEPTH: Final = 20
 """How many levels a ``match`` dict may have: it is copied, sent to the triggerer and compared by recursion."""
 
-# A channel's name is a part of its URL.
+# The name is part of the channel's URL.
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# Kafka's own rule: org.apache.kafka.common.internals.Topic.
+# The rule of org.apache.kafka.common.internals.Topic.
 _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 
 
@@ -35,12 +35,12 @@ _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 class ChannelEvent:
     """An event that an outside system posts to a channel of the endpoint.
 
-    :param name: the channel's name, as ``deferrable-ops channels add NAME`` was told: letters, digits, ``.``, ``_``
-        and ``-``, at most 128.
-    :param match: which of the channel's events: a dict of values that must be equal, nested as the payload is, or a
-        JMESPath expression that must be true; None takes every one. At its top are the payload's own keys and
-        ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole of it, also when it is
-        text); where both have a name it means the event's, except for ``payload``. May hold templates.
+    :param name: the channel's name, as in ``deferrable-ops channels add NAME``: letters, digits, ``.``, ``_`` and
+        ``-``, at most 128.
+    :param match: selects events of the channel: a dict of expected values, nested like the payload, or a JMESPath
+        expression that must be true; None selects every event. The top level has the payload's keys and ``headers``,
+        ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole payload, also if it is text). If the
+        payload has a key of one of these names, the name refers to the event, except for ``payload``. May be templated.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -56,7 +56,7 @@ class ChannelEvent:
 
     @property
     def source(self) -> str:
-        """What the inbox calls the channel; meaningful once templates are rendered."""
+        """The source name in the inbox; valid after templates are rendered."""
         return f"channel:{self.name}"
 
 
@@ -65,9 +65,9 @@ class KafkaEvent:
     """A record of a Kafka topic.
 
     :param topic: the topic's name.
-    :param match: which of its records, as for :class:`ChannelEvent`; at its top are the payload's own keys and
-        ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
-    :param kafka_conn_id: an Airflow connection of the type Kafka.
+    :param match: selects records, as for :class:`ChannelEvent`; the top level has the payload's keys and ``headers``,
+        ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
+    :param kafka_conn_id: an Airflow connection of type ``kafka``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -77,26 +77,26 @@ class KafkaEvent:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        _check_text("topic", self.topic, _TOPIC, "a topic's name: letters, digits, '.', '_' and '-'")
+        _check_text("topic", self.topic, _TOPIC, "a topic name of letters, digits, '.', '_' and '-'")
         _check_conn_id("kafka_conn_id", self.kafka_conn_id)
         object.__setattr__(self, "match", _checked_match(self.match))
 
     @property
     def source(self) -> str:
-        """What the inbox calls the topic; meaningful once templates are rendered."""
+        """The source name in the inbox; valid after templates are rendered."""
         return f"kafka:{self.kafka_conn_id}/{self.topic}"
 
 
 @dataclass(frozen=True, slots=True)
 class SqsEvent:
-    """A message of an SQS queue, which is read by this library alone.
+    """A message of an SQS queue that only this library reads.
 
     :param queue_url: the queue's URL.
-    :param dedicated: must be True, and says that nothing else reads the queue: each message is written to the inbox
-        and then deleted, so that any number of waits may match it.
-    :param match: which of its messages, as for :class:`ChannelEvent`; at its top are the payload's own keys and
+    :param dedicated: must be True, to confirm that nothing else reads the queue: each message is written to the inbox
+        and then deleted from the queue, so that any number of waits may match it.
+    :param match: selects messages, as for :class:`ChannelEvent`; the top level has the payload's keys and
         ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId ...) and ``payload``.
-    :param aws_conn_id: an Airflow connection of the type Amazon Web Services; None: the machine's own credentials.
+    :param aws_conn_id: an Airflow connection of type ``aws``; None: the machine's own credentials.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -110,10 +110,10 @@ class SqsEvent:
         _check_queue_url(self.queue_url)
         if self.dedicated is not True:
             raise InputError(
-                "dedicated=True is missing: messages are deleted from the queue once they are in the inbox, so the "
-                "queue must be this library's alone. Where others read the messages too, publish them to an SNS "
-                "topic and subscribe a queue for each reader (fan-out), one of them for this library, with raw "
-                "message delivery; then give that queue's URL and dedicated=True"
+                "dedicated=True is missing: messages are deleted from the queue after they are stored in the inbox, "
+                "so only this library may read it. If others need the messages too, publish them to an SNS topic, "
+                "subscribe one queue per reader with raw message delivery (fan-out), and give the URL of the queue "
+                "for this library with dedicated=True"
             )
         if self.aws_conn_id is not None:
             _check_conn_id("aws_conn_id", self.aws_conn_id)
@@ -121,13 +121,13 @@ class SqsEvent:
 
     @property
     def source(self) -> str:
-        """What the inbox calls the queue; meaningful once templates are rendered.
+        """The source name in the inbox; valid after templates are rendered.
 
-        By its ARN, which AWS' URLs tell: a queue has several of them, but it gives each message to one reader only. So
-        nobody need ask SQS before looking into the inbox. Other servers' queues go by their URL.
+        It has the ARN, because a queue has several URLs but delivers each message to one reader only. The ARN is
+        derived from the URL, so no call to SQS is needed. Queues of other servers use their URL.
         """
-        known_later = is_known_later(self.queue_url)
-        return f"sqs:{self.queue_url}" if known_later else queue_of(self.queue_url).source
+        is_template = is_known_later(self.queue_url)
+        return f"sqs:{self.queue_url}" if is_template else queue_of(self.queue_url).source
 
 
 Specification = ChannelEvent | KafkaEvent | SqsEvent
@@ -140,9 +140,9 @@ _TYPES: Final[dict[str, type[ChannelEvent | KafkaEvent | SqsEvent]]] = {
 
 
 def specification_to_json(specification: Specification) -> dict[str, Any]:
-    """Return a specification as the JSON object in which it travels, templates and other tasks' outputs included.
+    """Convert a specification into a JSON object. Templates and other tasks' outputs stay unchanged.
 
-    :raises InputError: it is none.
+    :raises InputError: it is not a specification.
     """
     for name, kind in _TYPES.items():
         if type(specification) is kind:
@@ -153,31 +153,29 @@ def specification_to_json(specification: Specification) -> dict[str, Any]:
                 | {"match": plain_copy("match=", specification.match, MAX_MATCH_DEPTH)}
             )
     raise InputError(
-        f"{specification!r} is not an event; give a ChannelEvent, a KafkaEvent or an SqsEvent of deferrable_ops.events"
+        f"{specification!r} is not an event; give a ChannelEvent, KafkaEvent or SqsEvent from deferrable_ops.events"
     )
 
 
 def specification_from_json(data: Any) -> Specification:
-    """Return the specification that :func:`specification_to_json` wrote, now that its templates are rendered.
+    """Return the specification from what :func:`specification_to_json` returned, with rendered templates.
 
-    What this version does not know was written by another one and is dropped.
+    Unknown keys, from another version of the library, are ignored.
 
-    :raises InputError: it is none, or a rendered argument is wrong.
+    :raises InputError: it is not a specification, or a rendered argument is wrong.
     """
     kind = _TYPES.get(str(data.get("type"))) if isinstance(data, Mapping) else None
     if kind is None:
-        raise InputError(
-            f"{data!r} does not say which event it is; its type must be one of {', '.join(_TYPES)}"
-        )
-    # Thousands of waits say the same: it is kept once.
-    once: dict[str, Any] = {
+        raise InputError(f"{data!r} is not an event; its type must be one of {', '.join(_TYPES)}")
+    # Thousands of waits have the same texts: interning saves memory.
+    interned: dict[str, Any] = {
         name: sys.intern(value) if type(value) is str else value for name, value in data.items()
     }
     known = {item.name for item in fields(kind)}
     try:
-        return kind(**{name: value for name, value in once.items() if name in known})
+        return kind(**{name: value for name, value in interned.items() if name in known})
     except TypeError as error:
-        raise InputError(f"{data!r} is not a whole event: {error}") from None
+        raise InputError(f"{data!r} is an incomplete event: {error}") from None
 
 
 def _checked_match(match: Any) -> Match:
@@ -189,7 +187,7 @@ def _checked_match(match: Any) -> Match:
         return match
     if not isinstance(match, dict):
         raise InputError(
-            f"match={match!r} must be a dict of values to be equal, or a JMESPath expression in a string"
+            f"match={match!r} must be a dict of expected values, or a JMESPath expression as a string"
         )
     _refuse_empty("match=", match)
     return plain_copy("match=", match, MAX_MATCH_DEPTH)  # type: ignore[no-any-return]
@@ -197,7 +195,7 @@ def _checked_match(match: Any) -> Match:
 
 def _refuse_empty(argument: str, match: dict[Any, Any]) -> None:
     if not match:
-        raise InputError(f"{argument} is an empty dict, which says nothing; leave it out to take everything")
+        raise InputError(f"{argument} is an empty dict; leave it out to match everything")
     for key, value in match.items():
         if isinstance(value, dict):
             _refuse_empty(f"{argument}[{key!r}]", value)
@@ -212,7 +210,7 @@ def _check_text(argument: str, value: Any, pattern: re.Pattern[str], allowed: st
 
 def _check_conn_id(argument: str, value: Any) -> None:
     if not is_output(value) and (not isinstance(value, str) or not value):
-        raise InputError(f"{argument}={value!r} is not the id of an Airflow connection; give a string")
+        raise InputError(f"{argument}={value!r} is not a connection id; give a non-empty string")
 
 
 def _check_queue_url(value: Any) -> None:
@@ -220,7 +218,7 @@ def _check_queue_url(value: Any) -> None:
         return
     if isinstance(value, str) and value.startswith("arn:"):
         raise InputError(
-            f"queue_url={value!r} is an ARN; give the queue's URL, which the console shows next to it"
+            f"queue_url={value!r} is an ARN; give the queue's URL, which the AWS console shows next to it"
         )
     url = _split(value)
     if url is None or url.scheme not in ("http", "https") or not url.hostname or not url.path.strip("/"):
@@ -230,7 +228,7 @@ def _check_queue_url(value: Any) -> None:
         )
     if url.username or url.password:
         raise InputError(
-            "queue_url= holds a user or password; keep them in the connection that aws_conn_id= names"
+            "queue_url= has a user or password; put credentials into the connection aws_conn_id="
         )
 
 

@@ -1,4 +1,4 @@
-"""From when on events count for a wait, and until when it waits."""
+"""Computes from when on events count for a wait, and its deadline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from deferrable_ops.events.cron import check_cron, next_occurrence
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later, is_output
 
-_LONGEST: Final = 10 * 366 * 86_400.0
+# Seconds.
+_MAX_TIMEOUT: Final = 10 * 366 * 86_400.0
 
 
 def check_since(since: Any) -> Any:
-    """Return a ``since`` as it travels: text, or None for the DAG run's start; other tasks' outputs stay themselves.
+    """Return a ``since`` in serializable form: text, or None for the DAG run's start; other tasks' outputs unchanged.
 
-    :raises InputError: it is not one of the things that :func:`since_moment` takes; a template is not checked yet.
+    :raises InputError: :func:`since_moment` does not accept it. A template is checked after rendering.
     """
     if isinstance(since, datetime):
         return since.isoformat()
@@ -29,11 +30,11 @@ def check_since(since: Any) -> Any:
 def since_moment(since: datetime | str | None, *, run_start: datetime, timezone: tzinfo) -> datetime:
     """Return the moment from which on events count, in UTC.
 
-    :param since: a datetime or its ISO 8601 text, on the timezone's clock where it names no offset; ``"day"`` or
-        ``"month"``: the first moment of that in which the DAG run started; None: the DAG run's start.
-    :param run_start: when the DAG run started, an aware datetime. It does not move when a triggerer restarts.
-    :param timezone: the DAG's.
-    :raises InputError: it is none of these.
+    :param since: a datetime or its ISO 8601 text, in `timezone` if it has no offset; ``"day"`` or ``"month"`` for the
+        start of the day or month in which the DAG run started; None for the DAG run's start.
+    :param run_start: the DAG run's start, an aware datetime. It does not change when a triggerer restarts.
+    :param timezone: the DAG's timezone.
+    :raises InputError: `since` is none of these.
     """
     if since is None:
         return run_start.astimezone(UTC)
@@ -49,9 +50,9 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
 
 
 def check_timeout(timeout: Any) -> float | str:
-    """Return a timeout as it travels: seconds, or a cron expression.
+    """Return a timeout in serializable form: seconds, or a cron expression.
 
-    :raises InputError: it is neither seconds above zero, nor a timedelta, nor a cron expression.
+    :raises InputError: it is neither a positive number of seconds, nor a timedelta, nor a cron expression.
     """
     if isinstance(timeout, str):
         check_cron("timeout", timeout)
@@ -59,22 +60,22 @@ def check_timeout(timeout: Any) -> float | str:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InputError(
-            f"timeout={timeout!r} is not a time to wait; give a timedelta, seconds as a number, or a cron expression"
+            f"timeout={timeout!r} is invalid; give a timedelta, a number of seconds or a cron expression"
         )
-    if not 0 < seconds <= _LONGEST:
-        raise InputError(f"timeout={timeout!r} must be above zero, and at most ten years")
+    if not 0 < seconds <= _MAX_TIMEOUT:
+        raise InputError(f"timeout={timeout!r} must be above zero and at most ten years")
     return float(seconds)
 
 
 def deadline(
     timeout: float | str, *, start: datetime, timezone: tzinfo, next_interval_end: datetime | None = None
 ) -> datetime:
-    """Return until when a wait waits, in UTC.
+    """Return the deadline of a wait, in UTC.
 
-    :param timeout: seconds, or a cron expression: its first occurrence after the start.
+    :param timeout: seconds, or a cron expression, whose first occurrence after the start is the deadline.
     :param start: when the wait began, an aware datetime.
-    :param timezone: the DAG's.
-    :param next_interval_end: what the deadline is never past, for ``until_next_interval=True``; None: no limit.
+    :param timezone: the DAG's timezone.
+    :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None: no limit.
     """
     if isinstance(timeout, str):
         moment = next_occurrence(timeout, start, timezone)
@@ -86,15 +87,15 @@ def deadline(
 def next_interval_end(
     schedule: Any, *, interval_start: datetime, interval_end: datetime, timezone: tzinfo
 ) -> datetime | None:
-    """Return when the data interval after a run's own ends, which is when the next run begins, in UTC.
+    """Return the end of the data interval after the run's own, in UTC. The run of that interval starts then.
 
-    :param schedule: the DAG's: a cron expression or preset, or a timedelta. For any other the next interval is taken
-        to be as long as this one.
-    :param interval_start: of the run, an aware datetime.
-    :param interval_end: of the run; where it is the start, as a cron schedule has it in Airflow 3, the next run begins
-        at the schedule's next occurrence.
-    :param timezone: the DAG's.
-    :return: None when there is no telling: the interval has no length, and the schedule is neither.
+    :param schedule: the DAG's schedule: a cron expression or preset, or a timedelta. With any other, the next interval
+        is assumed to be as long as this one.
+    :param interval_start: the start of the run's data interval, an aware datetime.
+    :param interval_end: its end. It equals the start for cron schedules in Airflow 3; then the next run starts at the
+        schedule's next occurrence.
+    :param timezone: the DAG's timezone.
+    :return: None if it is unknown: the interval has no length, and the schedule is neither cron nor a timedelta.
     """
     if isinstance(schedule, str) and is_cron(schedule):
         return next_occurrence(schedule, interval_end, timezone)
@@ -103,7 +104,7 @@ def next_interval_end(
 
 
 def is_cron(schedule: str) -> bool:
-    """Return whether a DAG's schedule is a cron expression, and not ``@once`` or ``@continuous``."""
+    """Return whether a DAG's schedule is a cron expression; ``@once`` and ``@continuous`` are not."""
     try:
         check_cron("schedule", schedule)
     except InputError:
@@ -112,9 +113,9 @@ def is_cron(schedule: str) -> bool:
 
 
 def timezone_named(name: str) -> tzinfo:
-    """Return a timezone by what Airflow calls it: ``Europe/Berlin``, ``UTC``, ``+02:00``.
+    """Return a timezone by its name in Airflow: ``Europe/Berlin``, ``UTC``, ``+02:00``.
 
-    :raises InputError: there is none of this name.
+    :raises InputError: the name is unknown.
     """
     try:
         if name[:1] in ("+", "-"):
@@ -124,23 +125,23 @@ def timezone_named(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ValueError, OSError, LookupError):
         raise InputError(
-            f"there is no timezone {name!r}; name one of the IANA database, as 'Europe/Berlin'"
+            f"unknown timezone {name!r}; give a name of the IANA database, as 'Europe/Berlin'"
         ) from None
 
 
 def _parsed(since: Any) -> datetime:
     if is_output(since) or not isinstance(since, str):
         raise InputError(
-            f"since={since!r} is no moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
+            f"since={since!r} is not a moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
         )
     if since.strip() in ("", "None"):
         raise InputError(
-            "since= is empty once rendered: a run without a logical date has no data interval; "
+            "since= rendered to an empty text: a run without a logical date has no data interval; "
             "leave since= out for the DAG run's start, or give 'day' or 'month'"
         )
     try:
         return datetime.fromisoformat(since.strip())
     except ValueError:
         raise InputError(
-            f"since={since!r} is no moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
+            f"since={since!r} is not a moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
         ) from None

@@ -104,11 +104,11 @@ def test_values_that_cannot_be_combined_are_shown(how: str, values: list[Any]) -
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"combine": {"v": "average"}}, "combine['v']='average' is not known"),
-        ({"combine": {"v": 1}}, "combine['v']=1 is not known"),
+        ({"combine": {"v": "average"}}, "combine['v']='average' is unknown"),
+        ({"combine": {"v": 1}}, "combine['v']=1 is unknown"),
         ({"combine": ["v"]}, "must be a dict"),
         ({"group_by": "table"}, "group_by='table' must be a list"),
-        ({"group_by": [1]}, "which is not the name of a field"),
+        ({"group_by": [1]}, "which is not a field name"),
         ({"match": "rows >"}, "is not JMESPath"),
         ({"match": {}}, "match= is an empty dict"),
     ],
@@ -136,6 +136,6 @@ def test_rules_travel_as_plain_data() -> None:
         }
     ]
     assert rules_from_json(data) == [rule]
-    with pytest.raises(InputError, match="is not known"):
+    with pytest.raises(InputError, match="is unknown"):
         rules_from_json([{**data[0], "combine": {"part": "rendered"}}])
     assert rules_from_json([{"match": "a", "of_a_later_version": 1}]) == [Merge("a")]

@@ -47,7 +47,7 @@ def test_template_that_became_json_text_is_a_list() -> None:
     assert payloads_from_json('[{"a": 1}, "b"]') == [{"a": 1}, "b"]
     with pytest.raises(InputError, match="tojson"):
         payloads_from_json("['a']")
-    with pytest.raises(InputError, match="became a dict"):
+    with pytest.raises(InputError, match="rendered to a dict"):
         payloads_from_json('{"a": 1}')
 
 
@@ -70,10 +70,14 @@ def test_what_is_no_text_and_no_json_is_refused(payload: Any) -> None:
     [
         (KafkaMessage, {"payload": None}, "payload=None is a tombstone"),
         (KafkaMessage, {"payload": object()}, "payload= is a object"),
-        (KafkaMessage, {"payload": 1, "key": ""}, "key='' must be a text"),
-        (KafkaMessage, {"payload": 1, "key": 7}, "key=7 must be a text"),
+        (KafkaMessage, {"payload": 1, "key": ""}, "key='' must be a non-empty text"),
+        (KafkaMessage, {"payload": 1, "key": 7}, "key=7 must be a non-empty text"),
         (KafkaMessage, {"payload": 1, "headers": {"a": 1}}, "headers['a']=1 must be a text"),
-        (KafkaMessage, {"payload": 1, "headers": {"deferrable-ops-id": "x"}}, "from this library"),
+        (
+            KafkaMessage,
+            {"payload": 1, "headers": {"deferrable-ops-id": "x"}},
+            "is reserved for the message id",
+        ),
         (KafkaMessage, {"payload": 1, "partition": -1}, "partition=-1 is not allowed"),
         (KafkaMessage, {"payload": 1, "partition": 1.5}, "partition=1.5 is not allowed"),
         (KafkaMessage, {"payload": 1, "partition": True}, "partition=True is not allowed"),
@@ -83,7 +87,7 @@ def test_what_is_no_text_and_no_json_is_refused(payload: Any) -> None:
         (SqsMessage, {"payload": 1, "attributes": {"a": ""}}, "attributes['a']='' must be"),
         (SqsMessage, {"payload": 1, "attributes": {"a": True}}, "attributes['a']=True must be"),
         (SqsMessage, {"payload": 1, "attributes": dict.fromkeys("abcdefghij", 1)}, "more than 9"),
-        (SqsMessage, {"payload": 1, "group_id": 1}, "group_id=1 must be a text"),
+        (SqsMessage, {"payload": 1, "group_id": 1}, "group_id=1 must be a non-empty text"),
     ],
 )
 def test_bad_argument_is_named(kind: type[Any], arguments: dict[str, Any], message: str) -> None:
@@ -103,7 +107,7 @@ def test_messages_of_another_system_are_refused() -> None:
     data = messages_to_json([SqsMessage(1)])
     with pytest.raises(InputError, match=r"messages\[0\] is a SqsMessage"):
         messages_from_json(data, KafkaMessage)
-    with pytest.raises(InputError, match="a channel's events are payloads"):
+    with pytest.raises(InputError, match="give a plain payload for a channel"):
         payloads_from_json(data)
 
 

@@ -77,12 +77,12 @@ def test_a_since_travels_as_text() -> None:
 @pytest.mark.parametrize(
     ("since", "reason"),
     [
-        ("", "empty once rendered"),
-        ("None", "empty once rendered"),
-        ("week", "is no moment"),
-        ("yesterday", "is no moment"),
-        (5, "is no moment"),
-        (timedelta(days=1), "is no moment"),
+        ("", "rendered to an empty text"),
+        ("None", "rendered to an empty text"),
+        ("week", "is not a moment"),
+        ("yesterday", "is not a moment"),
+        (5, "is not a moment"),
+        (timedelta(days=1), "is not a moment"),
     ],
 )
 def test_what_is_no_since_is_refused(since: Any, reason: str) -> None:
@@ -112,14 +112,14 @@ def test_a_timeout_travels_as_seconds_or_cron(timeout: Any, sent: Any) -> None:
         (float("nan"), "above zero"),
         (float("inf"), "at most ten years"),
         (1e300, "at most ten years"),
-        (True, "not a time to wait"),
-        (None, "not a time to wait"),
-        ("3600", "not a cron expression"),
-        ("", "not a cron expression"),
-        ("0 6 * *", "not a cron expression"),
-        ("0 0 31 2 *", "not a cron expression that occurs"),
-        ("61 * * * *", "not a cron expression"),
-        ("@reboot", "not a cron expression"),
+        (True, "is invalid; give a timedelta"),
+        (None, "is invalid; give a timedelta"),
+        ("3600", "not a valid cron expression"),
+        ("", "not a valid cron expression"),
+        ("0 6 * *", "not a valid cron expression"),
+        ("0 0 31 2 *", "not a valid cron expression"),
+        ("61 * * * *", "not a valid cron expression"),
+        ("@reboot", "not a valid cron expression"),
         ("* * * * * *", "five fields"),
         ("R R * * *", "without R and H"),
         ("H * * * *", "cron expression"),
@@ -238,5 +238,5 @@ def test_timezones_go_by_airflows_names() -> None:
     assert timezone_named("+02:00") == timezone(timedelta(hours=2))
     assert timezone_named(pendulum.timezone("UTC").name).utcoffset(None) in (timedelta(0), None)
     for wrong in ("Europe/Nowhere", "", "../etc/passwd", "+99:00"):
-        with pytest.raises(InputError, match="no timezone"):
+        with pytest.raises(InputError, match="unknown timezone"):
             timezone_named(wrong)

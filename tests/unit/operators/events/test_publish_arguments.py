@@ -35,7 +35,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
         ({"sqs": "arn:aws:sqs:eu-west-1:1:q", "payload": 1}, "is an ARN"),
         ({"sqs": QUEUE}, "payload= is missing"),
         ({"sqs": QUEUE, "payload": 1, "key": "k"}, "key= is only for kafka="),
-        ({"channel": "a", "messages": [KafkaMessage(1)]}, "a channel's events are payloads"),
+        ({"channel": "a", "messages": [KafkaMessage(1)]}, "give a plain payload for a channel"),
         ({"channel": "a", "messages": ["x" * 300_000]}, "messages[0]: payload= has 300002 bytes"),
         ({"channel": "a", "messages": []}, "messages= is empty"),
         ({"channel": "a", "payload": 1, "select": "[]"}, "select= is only for file= or files="),

@@ -166,10 +166,10 @@ async def test_since_that_is_older_than_what_is_kept_is_warned_of(
         ({"events": {"a": {"type": "pulsar"}}}, "events['a']: "),
         ({"events": {"a": {"type": "channel", "name": "no spaces"}}}, "name='no spaces' is not allowed"),
         ({"events": {"a": {"type": "channel", "name": "x", "match": "status =="}}}, "is not JMESPath"),
-        ({"condition": "b"}, "there is no event 'b'"),
+        ({"condition": "b"}, "events= has no name 'b'"),
         ({"keep": "best"}, "keep='best' is not one of"),
-        ({"since": "None"}, "since= is empty once rendered"),
-        ({"timezone": "Mars/Olympus"}, "there is no timezone"),
+        ({"since": "None"}, "since= rendered to an empty text"),
+        ({"timezone": "Mars/Olympus"}, "unknown timezone"),
         ({"cron": "61 * * * *"}, "timeout="),
     ],
 )
