@@ -1,4 +1,4 @@
-"""A webhook task that a user clears or marks, with and without a triggerer to notice."""
+"""Webhook tasks that a user clears or marks, with and without a running triggerer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from real_airflow import Answer, OutsideService, RealAirflow, wait_until
 
 
 @pytest.mark.both_databases
-def test_cleared_task_stops_the_old_work_and_waits_anew(
+def test_cleared_task_cancels_the_old_work_and_waits_again(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
     run = airflow.trigger("webhook_cancel", {"service": outside.url})
@@ -27,7 +27,9 @@ def test_cleared_task_stops_the_old_work_and_waits_anew(
     assert run.worker_processes() == 0
 
 
-def test_task_marked_failed_has_its_work_stopped_once(airflow: RealAirflow, outside: OutsideService) -> None:
+def test_task_marked_failed_has_its_work_cancelled_once(
+    airflow: RealAirflow, outside: OutsideService
+) -> None:
     run = airflow.trigger("webhook_cancel", {"service": outside.url})
     [request] = outside.wait_for_requests("/job")
     task = run.task("job").wait_for("deferred")
@@ -40,7 +42,7 @@ def test_task_marked_failed_has_its_work_stopped_once(airflow: RealAirflow, outs
     assert len(outside.requests(f"/cancel/{request.idempotency_key}")) == 1
 
 
-def test_task_marked_failed_while_no_triggerer_runs_has_its_work_stopped(
+def test_task_marked_failed_without_a_triggerer_has_its_work_cancelled_later(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
     run = airflow.trigger("webhook_cancel", {"service": outside.url})
@@ -55,9 +57,7 @@ def test_task_marked_failed_while_no_triggerer_runs_has_its_work_stopped(
     assert outside.call_back(request, {}).status_code == 410
 
 
-def test_callback_that_comes_while_no_triggerer_runs_is_kept(
-    airflow: RealAirflow, outside: OutsideService
-) -> None:
+def test_callback_without_a_running_triggerer_is_kept(airflow: RealAirflow, outside: OutsideService) -> None:
     run = airflow.trigger("webhook_plain", {"service": outside.url})
     [request] = outside.wait_for_requests("/job")
     run.task("job").wait_for("deferred")

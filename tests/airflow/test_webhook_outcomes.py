@@ -27,7 +27,7 @@ def test_task_is_launched_called_back_and_ended_without_a_worker(
     assert run.worker_processes() == 0
 
 
-def test_expressions_tell_progress_from_success_and_pick_the_result(
+def test_expressions_distinguish_progress_from_success_and_select_the_result(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
     run = launch(airflow, outside, "webhook_expressions")
@@ -47,7 +47,7 @@ def test_expressions_tell_progress_from_success_and_pick_the_result(
 
 
 @pytest.mark.both_databases
-def test_failure_is_retried_in_a_wait_of_its_own(airflow: RealAirflow, outside: OutsideService) -> None:
+def test_failure_is_retried_in_a_new_wait(airflow: RealAirflow, outside: OutsideService) -> None:
     run = launch(airflow, outside, "webhook_retries")
     [first] = outside.wait_for_requests("/job")
     assert outside.call_back(first, {"reason": "no GPU"}, "failure").status_code == 200
@@ -99,7 +99,7 @@ def test_skip_skips_the_task(airflow: RealAirflow, outside: OutsideService) -> N
     assert run.worker_processes() == 0
 
 
-def test_deadline_fails_the_task_and_stops_the_work(airflow: RealAirflow, outside: OutsideService) -> None:
+def test_deadline_fails_the_task_and_cancels_the_work(airflow: RealAirflow, outside: OutsideService) -> None:
     runs = [launch(airflow, outside, dag_id) for dag_id in ("webhook_timeout", "webhook_execution_timeout")]
     requests = outside.wait_for_requests("/job", 2)
 
@@ -113,9 +113,7 @@ def test_deadline_fails_the_task_and_stops_the_work(airflow: RealAirflow, outsid
         assert outside.call_back(request, {"late": True}).status_code == 410
 
 
-def test_silence_where_heartbeats_are_expected_fails_the_task(
-    airflow: RealAirflow, outside: OutsideService
-) -> None:
+def test_missing_heartbeats_fail_the_task(airflow: RealAirflow, outside: OutsideService) -> None:
     run = launch(airflow, outside, "webhook_heartbeat")
     [request] = outside.wait_for_requests("/job")
     assert outside.call_back(request, {}, "heartbeat").status_code == 200
@@ -126,7 +124,7 @@ def test_silence_where_heartbeats_are_expected_fails_the_task(
     outside.wait_for_requests(f"/cancel/{request.idempotency_key}")
 
 
-def test_refused_launch_fails_the_task_and_shows_the_answer_without_the_token(
+def test_rejected_launch_fails_the_task_and_logs_the_answer_without_the_token(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
     outside.script("/job", Answer(503), Answer(422, {"error": "no such model"}))
@@ -140,9 +138,7 @@ def test_refused_launch_fails_the_task_and_shows_the_answer_without_the_token(
     assert run.worker_processes() == 0
 
 
-def test_launch_that_nobody_answers_fails_after_launch_timeout(
-    airflow: RealAirflow, outside: OutsideService
-) -> None:
+def test_unanswered_launch_fails_after_launch_timeout(airflow: RealAirflow, outside: OutsideService) -> None:
     outside.script("/job", Answer(drop=True))
     run = launch(airflow, outside, "webhook_launch_fails")
 
@@ -151,7 +147,7 @@ def test_launch_that_nobody_answers_fails_after_launch_timeout(
     assert len({request.idempotency_key for request in outside.requests("/job")}) == 1
 
 
-def test_wrong_argument_behind_a_template_is_the_failures_reason(airflow: RealAirflow) -> None:
+def test_wrong_rendered_argument_fails_the_task_with_the_reason(airflow: RealAirflow) -> None:
     run = airflow.trigger("webhook_bad_template", {"service": "ftp://example.com"}).wait_for("failed")
     assert "url= must be a full http:// or https:// URL" in run.task("job").log()
 
@@ -160,7 +156,7 @@ def test_wrong_argument_behind_a_template_is_the_failures_reason(airflow: RealAi
     assert run.worker_processes() == 0
 
 
-def test_template_with_an_undefined_name_fails_the_task_and_sends_nothing(airflow: RealAirflow) -> None:
+def test_undefined_name_in_a_template_fails_the_task_and_sends_nothing(airflow: RealAirflow) -> None:
     run = airflow.trigger("webhook_bad_template", {"servcie": "http://127.0.0.1:1"}).wait_for("failed")
     assert "a template could not be rendered" in run.task("job").log()
     assert run.worker_processes() == 0
@@ -176,9 +172,7 @@ def test_two_dozen_at_once(airflow: RealAirflow, outside: OutsideService) -> Non
     assert run.worker_processes() == 0
 
 
-def test_sensor_publishes_its_url_only_because_it_was_asked_to(
-    airflow: RealAirflow, outside: OutsideService
-) -> None:
+def test_sensor_publishes_its_url(airflow: RealAirflow, outside: OutsideService) -> None:
     run = airflow.trigger("webhook_sensor")
     task = run.task("wait").wait_for("deferred")
     wait_until(lambda: "callback_url" in task.xcom_keys(), "the URL to be published")

@@ -1,4 +1,4 @@
-"""Nothing that an Airflow writes holds a callback token, a password, or a header that comes from a connection."""
+"""No log of Airflow contains a callback token, a password, or a header of a connection."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HEADER = "jellyfish-0815"
 REFUSED = Answer(status=503, headers={"Retry-After": "1"})
 
 
-def test_no_log_holds_a_token_or_a_secret_although_the_service_echoes_them(
+def test_no_log_contains_a_secret_although_the_service_echoes_them(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
     connect(airflow, outside)
 
     ended, request = launch_at_second_try(airflow, outside, status=200)
-    ask_in_every_way(request)
+    use_token_in_every_way(request)
     assert outside.call_back(request, {"done": True}).status_code == 200
     ended.wait_for("success")
 
@@ -51,7 +51,7 @@ def test_no_log_holds_a_token_or_a_secret_although_the_service_echoes_them(
 
 
 def connect(airflow: RealAirflow, outside: OutsideService) -> None:
-    """Create the connection that the DAG names."""
+    """Create the connection that the DAG uses."""
     airflow.client.post(
         "/connections",
         {
@@ -70,7 +70,7 @@ def connect(airflow: RealAirflow, outside: OutsideService) -> None:
 def launch_at_second_try(
     airflow: RealAirflow, outside: OutsideService, status: int
 ) -> tuple[Run, ReceivedRequest]:
-    """Trigger a run whose first request is refused for now, and whose second is answered with all that it said."""
+    """Trigger a run whose first request gets 503, and whose later requests are answered with their own content."""
     before = len(outside.requests("/job"))
     outside.script("/job", REFUSED)
     run = airflow.trigger("webhook_secrets")
@@ -83,13 +83,13 @@ def launch_at_second_try(
 
 
 def echo(request: ReceivedRequest, status: int) -> Answer:
-    """Answer with everything that the request said."""
+    """Return an answer that contains everything from the request."""
     body = {"headers": request.headers, "text": request.text, "url": request.callback_url}
     return Answer(status=status, body=body, headers={"Retry-After": "1"})
 
 
-def ask_in_every_way(request: ReceivedRequest) -> None:
-    """Use the token well and badly: each leaves a line in the endpoint's access log."""
+def use_token_in_every_way(request: ReceivedRequest) -> None:
+    """Send valid and invalid requests with the token; each adds a line to the endpoint's access log."""
     url, token = request.callback_url, request.headers["x-token"]
     base = url.rpartition("/callbacks/")[0]
     bearer = {"Authorization": f"Bearer {token}"}
@@ -105,7 +105,7 @@ def ask_in_every_way(request: ReceivedRequest) -> None:
 
 
 async def signatures(airflow: RealAirflow) -> list[str]:
-    """Return what is secret of the token of every wait that this Airflow has ever had."""
+    """Return the signatures of the tokens of all waits."""
     inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     tokens = [await inbox.keys.token(wait.id, wait.key_id) for wait in await inbox.waits.find()]
     await inbox.close()
@@ -113,11 +113,11 @@ async def signatures(airflow: RealAirflow) -> list[str]:
 
 
 def everything_written(airflow: RealAirflow) -> str:
-    """Return every log, of tasks and of components."""
+    """Return all logs of tasks and components."""
     return "\n".join(file.read_text(errors="replace") for file in airflow.written_files())
 
 
 def excerpt(text: str, secret: str) -> str:
-    """Return the first place where a secret stands."""
+    """Return the text around the first occurrence of a secret."""
     place = text.index(secret)
     return text[max(0, place - 300) : place + 100]

@@ -1,4 +1,4 @@
-"""Ways in, ways out: what only a worker does is done by one, for a moment, and never dropped."""
+"""Tasks that start or end on a worker, because Airflow does some things only there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from real_airflow import Answer, OutsideService, RealAirflow, Run, wait_until
 
 
 def trace_of(run: Run) -> Path:
-    """Return the file that the DAG file's callback leaves behind."""
+    """Return the file that the callback of the DAG file creates."""
     return Path(tempfile.gettempdir(), f"called-{run.run_id}")
 
 
@@ -65,7 +65,7 @@ def test_output_of_another_task_and_xcom_pull(airflow: RealAirflow, answering: O
     assert run.task("job").worker_processes() == 1
 
 
-def test_outlets_and_success_callback_both_happen(airflow: RealAirflow, answering: OutsideService) -> None:
+def test_outlets_and_success_callback_take_effect(airflow: RealAirflow, answering: OutsideService) -> None:
     run = airflow.trigger("webhook_outlets", {"service": answering.url}).wait_for("success")
 
     assert run.task("job").worker_processes() == 1
@@ -103,7 +103,7 @@ def test_operator_with_the_mixin_works_on_a_worker_and_waits_in_the_triggerer(
     assert request.callback_url.rpartition("/")[2] not in task.log()
 
 
-def test_taskflow_function_is_given_the_url_and_its_output_is_the_payload(
+def test_taskflow_function_receives_the_url_and_its_output_is_the_payload(
     airflow: RealAirflow, answering: OutsideService
 ) -> None:
     run = airflow.trigger("webhook_taskflow", {"service": answering.url}).wait_for("success")
@@ -132,7 +132,7 @@ def test_dag_test_runs_the_whole_wait(
     assert printed.splitlines()[-1] == ("success" if succeeds else "failed")
 
 
-def test_listener_hears_of_the_success(
+def test_listener_is_notified_of_the_success(
     airflow: RealAirflow, answering: OutsideService, tmp_path: Path
 ) -> None:
     heard = tmp_path / "heard"

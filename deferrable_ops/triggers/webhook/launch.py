@@ -55,7 +55,7 @@ class LaunchRequest:
         return text
 
     async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> HttpResponse:
-        """Send the request until the service accepts it, and return that answer.
+        """Send the request until the service accepts it, and return that response.
 
         Connection errors, 429 and 5xx are retried with backoff.
 
@@ -67,21 +67,21 @@ class LaunchRequest:
         while True:
             retry_after: float | None = None
             try:
-                answer = await send(self._request, before_send=check)
+                response = await send(self._request, before_send=check)
             except aiohttp.InvalidURL:
                 # Its message is the URL, which may hold secrets.
                 raise LaunchFailed("url= is not a URL to which a request can be sent; correct it") from None
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 problem = self.redact(f"{type(error).__name__}: {error}")
             else:
-                if 200 <= answer.status < 300:
-                    return answer
-                problem = self._describe(answer)
-                if answer.status != 429 and answer.status < 500:
+                if 200 <= response.status < 300:
+                    return response
+                problem = self._describe(response)
+                if response.status != 429 and response.status < 500:
                     raise LaunchFailed(problem)
                 # Some services answer Retry-After: 0 while they are down.
-                if answer.retry_after is not None:
-                    retry_after = max(answer.retry_after, _FIRST_BACKOFF)
+                if response.retry_after is not None:
+                    retry_after = max(response.retry_after, _FIRST_BACKOFF)
             delay = retry_after if retry_after is not None else backoff * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + delay > stop_at:
                 raise LaunchFailed(
@@ -98,13 +98,13 @@ class LaunchRequest:
 
         :raises LaunchFailed: the service answered with another error.
         """
-        answer = await send(self._request)
-        if answer.status >= 300 and answer.status not in (404, 409, 410):
-            raise LaunchFailed(self._describe(answer))
+        response = await send(self._request)
+        if response.status >= 300 and response.status not in (404, 409, 410):
+            raise LaunchFailed(self._describe(response))
 
-    def _describe(self, answer: HttpResponse) -> str:
-        text = self.redact(answer.text.strip())[:_MAX_SHOWN_CHARACTERS]
-        return f"{self.redacted_url} answered {answer.status}" + (f": {text}" if text else "")
+    def _describe(self, response: HttpResponse) -> str:
+        text = self.redact(response.text.strip())[:_MAX_SHOWN_CHARACTERS]
+        return f"{self.redacted_url} answered {response.status}" + (f": {text}" if text else "")
 
 
 def _credentials(request: HttpRequest) -> list[str]:

@@ -184,9 +184,9 @@ class WebhookTrigger(TaskTrigger):
             request = await self._prepare(template, self.current, endpoint)
             async with self.inbox.launches.claim(self.current.id) as claim:
                 if claim is not None:
-                    answer = await request.send_with_retries(claim.check, self.launch_timeout)
-                    await claim.record({"status": answer.status, "body": request.redact(answer.text)})
-                    self.log.info("Launched: %s answered %d", request.redacted_url, answer.status)
+                    response = await request.send_with_retries(claim.check, self.launch_timeout)
+                    await claim.record({"status": response.status, "body": request.redact(response.text)})
+                    self.log.info("Launched: %s answered %d", request.redacted_url, response.status)
         except ClaimLost:
             return None
         except LaunchFailed as error:
