@@ -1,4 +1,4 @@
-"""One suite for every inbox: a SQLite file, SQLite in memory, and Postgres."""
+"""Fixtures that run the contract tests on a SQLite file, SQLite in memory, and Postgres."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from real_airflow import Postgres
 
 @pytest.fixture(scope="session")
 def postgres_url(postgres: Postgres) -> str:
-    """A database on Postgres for the whole session: making one for every test would take most of the time."""
+    """A Postgres database for the whole session: creating one for every test would take most of the time."""
     return postgres.create_database("contract", driver="asyncpg")
 
 
 @pytest.fixture
 def empty_postgres_url(postgres: Postgres) -> str:
-    """A database on Postgres that holds no tables."""
+    """A Postgres database without tables."""
     return postgres.create_database("empty", driver="asyncpg")
 
 
 @pytest.fixture(params=["file", "postgres"])
 async def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An inbox that several processes can share."""
+    """The URL of an inbox that several processes can share."""
     if request.param == "file":
         return f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
     return await _emptied(request.getfixturevalue("postgres_url"))
@@ -37,7 +37,7 @@ async def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["file", "memory", "postgres"])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An inbox of any kind."""
+    """The URL of an inbox, of every kind."""
     if request.param == "file":
         return f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
     if request.param == "memory":

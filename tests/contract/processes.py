@@ -1,4 +1,4 @@
-"""What the tests run in processes of their own, as Airflow's components do."""
+"""Functions that the contract tests run in other processes, as Airflow's components would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contract.support import RETRY_TIMEOUT, callback, new_attempt, new_event, ne
 from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.waits.callbacks import Verb
 
-# A server that has imported the library, and that nobody else's threads run in, forks each of them.
+# A fork server with the library imported and no threads: starting a process takes milliseconds and is safe.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["deferrable_ops.inbox.inbox", "aiosqlite", "asyncpg", "alembic.command"])
 
@@ -28,7 +28,8 @@ def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def _run(environment: dict[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.update(environment)  # the server that forks has that of its own start
+    # The fork server has the environment of its own start.
+    os.environ.update(environment)
     work(*arguments)
 
 
@@ -53,7 +54,7 @@ def open_and_forget(url: str) -> None:
 
 
 def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
-    """Register a wait for each task and write down how it ended; a line only after it is on the disk."""
+    """Register a wait for each task, and write its outcome to a file."""
 
     async def follow(inbox: Inbox, task: str, file: Any) -> None:
         attempt = new_attempt(task, ti_id=task)
@@ -78,7 +79,7 @@ def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
 
 
 def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> None:
-    """Send every wait this endpoint's own payload, and write down which were accepted, each after its answer."""
+    """Send a callback to every wait, and write the accepted ones to a file, each after its receipt."""
 
     async def post(inbox: Inbox, wait_id: str, file: Any) -> None:
         payload = [name, wait_id]
@@ -101,7 +102,7 @@ def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> No
 
 
 def appender(url: str, number: int, count: int, acknowledged: Path) -> None:
-    """Append events of this process alone, and others that all append, and write down each after its answer."""
+    """Append events with keys of this process and keys that all processes use; write each to a file after its commit."""
 
     async def append(inbox: Inbox, key: str, file: Any) -> None:
         appended = await inbox.events.append(new_event("channel:many", key))

@@ -1,4 +1,4 @@
-"""What the contract tests share: attempts that nobody else uses, callbacks, and waiting for a condition."""
+"""Helpers of the contract tests: new attempts, waits, callbacks and events, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRY_TIMEOUT = 20.0
 
 
 def new_attempt(task: str | None = None, **fields: Any) -> Attempt:
-    """Return an attempt of a task of its own, or of the task named."""
+    """Return an attempt of a new task, or of the named task."""
     task = task or uuid4().hex
     return Attempt(
         **{
@@ -34,7 +34,7 @@ def new_attempt(task: str | None = None, **fields: Any) -> Attempt:
 
 
 def new_wait(attempt: Attempt | None = None, *, late: bool = False, **fields: Any) -> NewWait:
-    """Return a wait to register; a late one has its deadline behind it."""
+    """Return a wait to register; the deadline of a late one has passed."""
     wait = {"feature": "webhook", "timeout": 3600.0, "latest_deadline": 1.0 if late else None, **fields}
     return NewWait(attempt or new_attempt(), **wait)
 
@@ -65,7 +65,7 @@ async def eventually(condition: Callable[[], Awaitable[T]], what: str, timeout: 
 
 
 def new_event(source: str = "channel:orders", key: str | None = None, **fields: Any) -> NewEvent:
-    """Return an event that nobody else appends, or the one with this key."""
+    """Return an event with a new key, or with this one."""
     return NewEvent(
         source, key or uuid4().hex, fields.pop("payload", {}), fields.pop("attributes", {}), **fields
     )

@@ -1,4 +1,4 @@
-"""What a callback does to its wait, and what its sender is told. The order of the checks is docs/callbacks.md's."""
+"""The effect of a callback on its wait, and its receipt. docs/callbacks.md documents the order of the checks."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ EXPRESSIONS = {"success_when": "state == 'done'", "failure_when": "state == 'fai
         (Verb.SKIP, None, Skip("the outside service skipped the work")),
     ],
 )
-async def test_the_verb_says_how_the_wait_ends(
-    inbox: Inbox, verb: Verb, payload: object, outcome: object
-) -> None:
+async def test_verb_decides_the_outcome(inbox: Inbox, verb: Verb, payload: object, outcome: object) -> None:
     wait = await register(inbox)
     receipt = await send(inbox, wait.id, payload, verb)
     settled = await inbox.waits.get(wait.id)
@@ -42,7 +40,7 @@ async def test_the_verb_says_how_the_wait_ends(
     assert json.loads(receipt.body)["state"] == settled.state
 
 
-async def test_expressions_say_what_is_progress_and_what_is_the_end(inbox: Inbox) -> None:
+async def test_expressions_distinguish_progress_from_the_end(inbox: Inbox) -> None:
     wait = await register(inbox, expected=EXPRESSIONS)
     assert (await send(inbox, wait.id, {"state": "running", "step": 1})).status == 202
     assert (await inbox.waits.get(wait.id)).progress == {"state": "running", "step": 1}
@@ -50,19 +48,19 @@ async def test_expressions_say_what_is_progress_and_what_is_the_end(inbox: Inbox
     assert (await inbox.waits.get(wait.id)).outcome == Success(7)
 
 
-async def test_a_failure_is_looked_for_first(inbox: Inbox) -> None:
+async def test_failure_when_is_evaluated_first(inbox: Inbox) -> None:
     wait = await register(inbox, expected={"success_when": "`true`", "failure_when": "`true`"})
     await send(inbox, wait.id, {})
     assert (await inbox.waits.get(wait.id)).state is WaitState.FAILED
 
 
-async def test_an_unknown_wait_is_not_found(inbox: Inbox) -> None:
+async def test_unknown_wait_is_not_found(inbox: Inbox) -> None:
     receipt = await send(inbox, new_attempt().wait_id, 1)
     assert receipt.status == 404
     assert "has never seen this wait" in receipt.body
 
 
-async def test_the_same_callback_again_gets_the_original_receipt_byte_for_byte(inbox: Inbox) -> None:
+async def test_duplicate_callback_gets_exactly_the_original_receipt(inbox: Inbox) -> None:
     wait = await register(inbox)
     first = await send(inbox, wait.id, {"a": 1}, idempotency_key="k")
     assert await send(inbox, wait.id, {"a": 1}) == first
@@ -70,14 +68,14 @@ async def test_the_same_callback_again_gets_the_original_receipt_byte_for_byte(i
     assert await send(inbox, wait.id, {"a": 1}, idempotency_key="another") == first
 
 
-async def test_the_same_callbacks_in_one_batch_get_one_receipt(inbox: Inbox) -> None:
+async def test_duplicates_in_one_batch_get_one_receipt(inbox: Inbox) -> None:
     wait = await register(inbox)
     receipts = await asyncio.gather(*(send(inbox, wait.id, {"a": 1}) for _ in range(20)))
     assert len(set(receipts)) == 1
     assert receipts[0].status == 200
 
 
-async def test_a_key_that_comes_again_with_other_content_is_refused(inbox: Inbox) -> None:
+async def test_idempotency_key_with_other_content_is_refused(inbox: Inbox) -> None:
     wait = await register(inbox)
     await send(inbox, wait.id, 1, idempotency_key="k")
     assert (await send(inbox, wait.id, 2, idempotency_key="k")).status == 422
@@ -87,7 +85,7 @@ async def test_a_key_that_comes_again_with_other_content_is_refused(inbox: Inbox
 
 
 @pytest.mark.parametrize("verb", list(Verb))
-async def test_a_settled_wait_conflicts_with_every_other_verb(inbox: Inbox, verb: Verb) -> None:
+async def test_settled_wait_conflicts_with_every_other_verb(inbox: Inbox, verb: Verb) -> None:
     wait = await register(inbox)
     await send(inbox, wait.id, "first")
     receipt = await send(inbox, wait.id, "other", verb)
@@ -96,7 +94,7 @@ async def test_a_settled_wait_conflicts_with_every_other_verb(inbox: Inbox, verb
     assert await send(inbox, wait.id, "other", verb) == receipt
 
 
-async def test_the_first_of_callbacks_that_come_at_once_wins(two: tuple[Inbox, Inbox]) -> None:
+async def test_first_of_concurrent_callbacks_wins(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     receipts = await asyncio.gather(*(send(two[i % 2], wait.id, i) for i in range(40)))
     accepted = [i for i, receipt in enumerate(receipts) if receipt.status == 200]
@@ -105,24 +103,25 @@ async def test_the_first_of_callbacks_that_come_at_once_wins(two: tuple[Inbox, I
     assert {receipt.status for receipt in receipts} == {200, 409}
 
 
-async def test_a_deadline_that_passed_is_gone_before_anyone_noticed_it(inbox: Inbox) -> None:
+async def test_callback_after_the_deadline_gets_410_before_the_wait_is_expired(inbox: Inbox) -> None:
     wait = await register(inbox, late=True)
     assert wait.state is WaitState.WAITING
     assert (await send(inbox, wait.id, 1)).status == 410
     assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 410
 
 
-async def test_a_callback_before_the_deadline_wins_though_it_is_read_later(inbox: Inbox) -> None:
+async def test_callback_before_the_deadline_wins_over_a_later_expiry(inbox: Inbox) -> None:
     wait = await register(inbox, timeout=0.3)
     assert (await send(inbox, wait.id, 1)).status == 200
     await inbox.waits.expire(None)
     assert (await inbox.waits.get(wait.id)).state is WaitState.SUCCESS
 
 
-async def test_one_bad_callback_does_not_fail_its_neighbours(inbox: Inbox) -> None:
+async def test_invalid_callback_does_not_fail_others_in_its_batch(inbox: Inbox) -> None:
     bad = await register(inbox)
     good = [await register(inbox) for _ in range(3)]
-    poison = Callback(bad.id, Verb.POST, b"\xff", payload="?")  # cannot be kept
+    # Not UTF-8: it cannot be stored.
+    poison = Callback(bad.id, Verb.POST, b"\xff", payload="?")
     calls = [
         asyncio.create_task(inbox.callbacks.record(one))
         for one in [callback(good[0].id), poison, callback(good[1].id)]
@@ -134,7 +133,7 @@ async def test_one_bad_callback_does_not_fail_its_neighbours(inbox: Inbox) -> No
 
 
 @pytest.mark.parametrize("result", ["&name", "sort(@)", "to_number(a).b | join(',', @)"])
-async def test_a_result_that_cannot_be_evaluated_fails_the_wait_and_says_so(
+async def test_result_that_cannot_be_evaluated_fails_the_wait_with_the_reason(
     inbox: Inbox, result: str
 ) -> None:
     wait = await register(inbox, expected={"result": result})
@@ -145,7 +144,7 @@ async def test_a_result_that_cannot_be_evaluated_fails_the_wait_and_says_so(
     assert not outcome.retryable
 
 
-async def test_an_expression_that_cannot_be_evaluated_is_not_true_and_the_sender_is_told(
+async def test_expression_that_cannot_be_evaluated_is_false_and_noted_in_the_receipt(
     inbox: Inbox,
 ) -> None:
     wait = await register(inbox, expected={"success_when": "length(a) > `1`"})
@@ -154,7 +153,7 @@ async def test_an_expression_that_cannot_be_evaluated_is_not_true_and_the_sender
     assert "success_when cannot be evaluated" in receipt.body
 
 
-async def test_refusals_without_end_do_not_fill_the_disk(inbox: Inbox) -> None:
+async def test_recorded_refusals_are_limited(inbox: Inbox) -> None:
     wait = await register(inbox)
     await send(inbox, wait.id, "first")
     refused = await asyncio.gather(*(send(inbox, wait.id, i) for i in range(300)))

@@ -1,4 +1,4 @@
-"""Outside work of waits that nobody needs any more is stopped by one process, again when that fails, then given up."""
+"""Cancellation: the outside work of ended waits is stopped by one process at a time, with a limited number of tries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def lapse(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("ending", ["killed", "superseded", "expired", "silent"])
-async def test_what_a_wait_launched_is_stopped_when_nobody_needs_it(inbox: Inbox, ending: str) -> None:
+async def test_work_of_an_abandoned_wait_is_cancelled(inbox: Inbox, ending: str) -> None:
     attempt = new_attempt("task")
     wait = await register(inbox, attempt, trigger=TRIGGER, late=ending == "expired", heartbeat_timeout=0.0)
     match ending:
@@ -45,20 +45,20 @@ async def test_what_a_wait_launched_is_stopped_when_nobody_needs_it(inbox: Inbox
     assert (await inbox.waits.get(wait.id)).cancel == "done"
 
 
-async def test_what_ended_by_itself_is_not_stopped(inbox: Inbox) -> None:
+async def test_work_of_a_successful_wait_is_not_cancelled(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER)
     await send(inbox, wait.id, 1)
     await inbox.waits.kill([wait.id])
     assert await inbox.cancellations.claim() is None
 
 
-async def test_what_launched_nothing_is_not_stopped(inbox: Inbox) -> None:
+async def test_wait_without_work_has_no_cancellation(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=None)
     await inbox.waits.kill([wait.id])
     assert await inbox.cancellations.claim() is None
 
 
-async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox]) -> None:
+async def test_each_cancellation_is_claimed_by_exactly_one_process(two: tuple[Inbox, Inbox]) -> None:
     killed = await asyncio.gather(*(two[0].waits.register(new_wait(trigger=TRIGGER)) for _ in range(20)))
     await two[0].waits.kill([wait.id for wait in killed])
 
@@ -72,7 +72,9 @@ async def test_each_cancellation_is_taken_by_exactly_one(two: tuple[Inbox, Inbox
     assert sorted(chain.from_iterable(taken)) == sorted(wait.id for wait in killed)
 
 
-async def test_a_taker_that_died_is_replaced_once_its_lease_is_over(two: tuple[Inbox, Inbox]) -> None:
+async def test_cancellation_of_a_dead_process_can_be_claimed_after_its_lease(
+    two: tuple[Inbox, Inbox],
+) -> None:
     wait = await register(two[0], trigger=TRIGGER)
     await two[0].waits.kill([wait.id])
     assert await two[0].cancellations.claim() is not None
@@ -81,7 +83,7 @@ async def test_a_taker_that_died_is_replaced_once_its_lease_is_over(two: tuple[I
     assert await two[1].cancellations.claim() is not None
 
 
-async def test_a_cancellation_that_fails_is_tried_ten_times_and_then_given_up(inbox: Inbox) -> None:
+async def test_failing_cancellation_is_tried_ten_times(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER)
     await inbox.waits.kill([wait.id])
     again = []
@@ -95,7 +97,7 @@ async def test_a_cancellation_that_fails_is_tried_ten_times_and_then_given_up(in
     assert (await inbox.waits.get(wait.id)).cancel == "failed"
 
 
-async def test_only_the_wait_asked_for_is_taken(inbox: Inbox) -> None:
+async def test_claim_for_one_wait_ignores_others(inbox: Inbox) -> None:
     killed = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
     await inbox.waits.kill([wait.id for wait in killed])
     cancellation = await inbox.cancellations.claim(killed[1].id)
@@ -103,7 +105,7 @@ async def test_only_the_wait_asked_for_is_taken(inbox: Inbox) -> None:
     assert cancellation.wait_id == killed[1].id
 
 
-async def test_nothing_is_stopped_while_a_process_may_be_launching_it(two: tuple[Inbox, Inbox]) -> None:
+async def test_work_is_not_cancelled_while_it_is_being_launched(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0], trigger=TRIGGER)
     async with two[0].launches.claim(wait.id) as claim:
         assert claim is not None
@@ -118,7 +120,7 @@ async def test_nothing_is_stopped_while_a_process_may_be_launching_it(two: tuple
     assert await two[1].cancellations.claim() is not None
 
 
-async def test_what_a_failure_leaves_running_is_stopped(inbox: Inbox) -> None:
+async def test_work_that_a_failure_leaves_running_is_cancelled(inbox: Inbox) -> None:
     left, over = [await register(inbox, trigger=TRIGGER) for _ in range(2)]
     assert (await inbox.waits.settle(left.id, Failure("refused"), stop_work=True)).cancel == "due"
     assert (await inbox.waits.settle(over.id, Failure("refused"))).cancel is None
@@ -127,13 +129,13 @@ async def test_what_a_failure_leaves_running_is_stopped(inbox: Inbox) -> None:
     assert cancellation.wait_id == left.id
 
 
-async def test_an_outcome_that_came_first_decides_what_is_stopped(inbox: Inbox) -> None:
+async def test_first_outcome_decides_whether_work_is_cancelled(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER)
     await inbox.waits.settle(wait.id, Success(1))
     assert (await inbox.waits.settle(wait.id, Failure("late"), stop_work=True)).cancel is None
 
 
-async def test_settling_an_expired_wait_takes_no_cancellation_from_who_is_at_it(inbox: Inbox) -> None:
+async def test_settling_an_expired_wait_keeps_the_lease_of_its_cancellation(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=TRIGGER, late=True)
     await inbox.waits.expire(None)
     assert await inbox.cancellations.claim() is not None
@@ -141,7 +143,7 @@ async def test_settling_an_expired_wait_takes_no_cancellation_from_who_is_at_it(
     assert await inbox.cancellations.claim() is None
 
 
-async def test_an_attempt_learns_what_others_of_its_task_have_left_to_be_stopped(inbox: Inbox) -> None:
+async def test_requeue_returns_the_other_attempts_whose_work_may_run(inbox: Inbox) -> None:
     old = new_attempt("task")
     first = await register(inbox, old, trigger=TRIGGER)
     elsewhere = await register(inbox, trigger=TRIGGER)
@@ -150,12 +152,13 @@ async def test_an_attempt_learns_what_others_of_its_task_have_left_to_be_stopped
     assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]
     cancellation = await inbox.cancellations.claim(first.id)
     assert cancellation is not None
-    assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]  # under way is not done
+    # Claimed, but not stopped yet.
+    assert await inbox.cancellations.requeue_other_attempts(second.id) == [first.id]
     await inbox.cancellations.mark_stopped(cancellation)
     assert await inbox.cancellations.requeue_other_attempts(second.id) == []
 
 
-async def test_what_was_given_up_is_tried_again_for_an_attempt_that_cannot_start_beside_it(
+async def test_requeue_makes_failed_cancellations_due_again(
     inbox: Inbox,
 ) -> None:
     old = new_attempt("task")

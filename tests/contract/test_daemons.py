@@ -1,4 +1,4 @@
-"""Where supervisords live: one host each, whoever says so first."""
+"""The hosts of supervisords: each supervisord has one host, the first that claims it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def claim(
     )
 
 
-async def test_first_host_has_the_daemon_and_another_learns_whose_it_is(two: tuple[Inbox, Inbox]) -> None:
+async def test_second_host_gets_the_record_of_the_first(two: tuple[Inbox, Inbox]) -> None:
     assert await claim(two[0]) is None
     whose = await claim(two[1], "web-2", "boot-2")
     assert whose is not None
@@ -30,14 +30,14 @@ async def test_first_host_has_the_daemon_and_another_learns_whose_it_is(two: tup
     assert kept == whose, "the other host has changed nothing"
 
 
-async def test_of_many_that_claim_at_once_one_host_gets_it(two: tuple[Inbox, Inbox]) -> None:
+async def test_of_concurrent_claims_one_host_wins(two: tuple[Inbox, Inbox]) -> None:
     answers = await asyncio.gather(*(claim(two[i % 2], f"web-{i}") for i in range(8)))
     assert answers.count(None) == 1
     winner = f"web-{answers.index(None)}"
     assert {answer.host for answer in answers if answer is not None} == {winner}
 
 
-async def test_its_own_host_claims_it_again_for_the_run_that_uses_it_now(inbox: Inbox) -> None:
+async def test_same_host_can_claim_it_again_for_another_run(inbox: Inbox) -> None:
     await claim(inbox)
     first = await inbox.daemons.find(NAME)
     before = await claim(inbox, run_id="tuesday")
@@ -48,7 +48,7 @@ async def test_its_own_host_claims_it_again_for_the_run_that_uses_it_now(inbox: 
     assert (now.run_id, now.since) == ("tuesday", first.since)
 
 
-async def test_a_new_start_of_the_host_is_told(inbox: Inbox) -> None:
+async def test_claim_after_a_reboot_returns_the_previous_boot(inbox: Inbox) -> None:
     await claim(inbox)
     before = await claim(inbox, boot_id="boot-2")
     now = await inbox.daemons.find(NAME)
@@ -58,7 +58,7 @@ async def test_a_new_start_of_the_host_is_told(inbox: Inbox) -> None:
     assert now.since >= before.since
 
 
-async def test_one_that_is_reached_from_everywhere_may_move(inbox: Inbox) -> None:
+async def test_allow_move_replaces_the_host(inbox: Inbox) -> None:
     await claim(inbox)
     before = await claim(inbox, "web-2", "boot-2", allow_move=True)
     now = await inbox.daemons.find(NAME)
@@ -67,7 +67,7 @@ async def test_one_that_is_reached_from_everywhere_may_move(inbox: Inbox) -> Non
     assert (before.host, now.host, now.boot_id) == ("web-1", "web-2", "boot-2")
 
 
-async def test_only_its_host_releases_it(inbox: Inbox) -> None:
+async def test_only_the_recorded_host_can_release_it(inbox: Inbox) -> None:
     await claim(inbox)
     await inbox.daemons.release(NAME, "web-2")
     assert await inbox.daemons.find(NAME) is not None
@@ -77,7 +77,7 @@ async def test_only_its_host_releases_it(inbox: Inbox) -> None:
     assert await claim(inbox, "web-2") is None
 
 
-async def test_what_is_forgotten_is_free_for_any_host(inbox: Inbox) -> None:
+async def test_forgotten_daemon_can_be_claimed_by_any_host(inbox: Inbox) -> None:
     await claim(inbox)
     forgotten = await inbox.daemons.forget(NAME)
     assert forgotten is not None
@@ -87,6 +87,6 @@ async def test_what_is_forgotten_is_free_for_any_host(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("name", ["/srv/a b", "ssh_prod@web-3:/srv/é", "/srv/'; DROP TABLE x --"])
-async def test_a_name_is_any_text(inbox: Inbox, name: str) -> None:
+async def test_name_can_be_any_text(inbox: Inbox, name: str) -> None:
     await inbox.daemons.claim(name, "h", "b", dag_id="d", run_id="r")
     assert [daemon.name for daemon in await inbox.daemons.all()] == [name]

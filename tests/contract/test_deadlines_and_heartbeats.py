@@ -1,4 +1,4 @@
-"""A wait ends by itself at its deadline, or when beats that could have arrived did not."""
+"""A wait ends at its deadline, or when expected heartbeats that could have arrived did not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def state_of(inbox: Inbox, wait_id: str) -> WaitState:
     return (await inbox.waits.get(wait_id)).state
 
 
-async def test_a_deadline_ends_the_wait_wherever_a_watcher_runs(two: tuple[Inbox, Inbox]) -> None:
+async def test_deadline_expires_a_wait_from_any_process(two: tuple[Inbox, Inbox]) -> None:
     late, other = await register(two[0], timeout=0.2), await register(two[0])
     with two[1].watcher.subscribe(other.id):
 
@@ -30,7 +30,7 @@ async def test_a_deadline_ends_the_wait_wherever_a_watcher_runs(two: tuple[Inbox
     assert await state_of(two[0], other.id) is WaitState.WAITING
 
 
-async def test_a_deadline_wakes_its_wait(inbox: Inbox) -> None:
+async def test_deadline_wakes_its_wait(inbox: Inbox) -> None:
     wait = await register(inbox, timeout=0.2)
     with inbox.watcher.subscribe(wait.id) as changes:
         async with asyncio.timeout(20):
@@ -38,7 +38,7 @@ async def test_a_deadline_wakes_its_wait(inbox: Inbox) -> None:
                 pass
 
 
-async def test_thousands_of_deadlines_that_pass_together_all_end(inbox: Inbox) -> None:
+async def test_many_deadlines_that_pass_together_all_expire(inbox: Inbox) -> None:
     waits = await asyncio.gather(*(inbox.waits.register(new_wait(late=True)) for _ in range(1100)))
     await inbox.waits.expire(None)
     assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {
@@ -46,7 +46,7 @@ async def test_thousands_of_deadlines_that_pass_together_all_end(inbox: Inbox) -
     }
 
 
-async def test_a_silent_wait_fails(inbox: Inbox) -> None:
+async def test_wait_without_a_timely_heartbeat_fails(inbox: Inbox) -> None:
     wait = await register(inbox, heartbeat_timeout=0.0)
     await inbox.waits.expire(LONG_AGO)
     failed = await inbox.waits.get(wait.id)
@@ -55,19 +55,19 @@ async def test_a_silent_wait_fails(inbox: Inbox) -> None:
     assert (await send(inbox, wait.id, None, Verb.HEARTBEAT)).status == 409
 
 
-async def test_a_wait_without_heartbeats_is_never_silent(inbox: Inbox) -> None:
+async def test_wait_that_expects_no_heartbeats_does_not_fail(inbox: Inbox) -> None:
     wait = await register(inbox)
     await inbox.waits.expire(LONG_AGO)
     assert await state_of(inbox, wait.id) is WaitState.WAITING
 
 
-async def test_nobody_is_blamed_while_no_endpoint_is_up(inbox: Inbox) -> None:
+async def test_missing_heartbeats_do_not_count_while_no_endpoint_runs(inbox: Inbox) -> None:
     wait = await register(inbox, heartbeat_timeout=0.0)
     await inbox.waits.expire(None)
     assert await state_of(inbox, wait.id) is WaitState.WAITING
 
 
-async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> None:
+async def test_heartbeats_get_a_full_interval_after_an_outage(inbox: Inbox) -> None:
     await register(inbox, heartbeat_timeout=0.0)
     silent = await register(inbox, heartbeat_timeout=0.001)
     patient = await register(inbox, heartbeat_timeout=60.0)
@@ -80,7 +80,7 @@ async def test_after_an_outage_beats_have_one_full_interval(inbox: Inbox) -> Non
     ("verb", "payload"),
     [(Verb.HEARTBEAT, None), (Verb.HEARTBEAT, {"progress": 0.4}), (Verb.POST, {"step": 1})],
 )
-async def test_heartbeats_and_progress_move_the_clock_as_often_as_they_come(
+async def test_heartbeats_and_progress_restart_the_timeout_every_time(
     inbox: Inbox, verb: Verb, payload: object
 ) -> None:
     wait = await register(inbox, heartbeat_timeout=60.0, expected={"success_when": "done"})
@@ -93,7 +93,7 @@ async def test_heartbeats_and_progress_move_the_clock_as_often_as_they_come(
     assert (await inbox.waits.get(wait.id)).deadline == wait.deadline
 
 
-async def test_a_wait_whose_beats_stop_fails_while_an_endpoint_is_up(two: tuple[Inbox, Inbox]) -> None:
+async def test_wait_whose_heartbeats_stop_fails_while_an_endpoint_runs(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0], heartbeat_timeout=0.5)
     announcing = asyncio.create_task(two[1].endpoints.announce())
     with two[0].watcher.subscribe(wait.id) as changes:
@@ -104,7 +104,7 @@ async def test_a_wait_whose_beats_stop_fails_while_an_endpoint_is_up(two: tuple[
     assert ended.outcome == Failure("no heartbeat arrived within heartbeat_timeout")
 
 
-async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stops(
+async def test_endpoint_counts_as_running_while_it_announces_itself(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.02)
@@ -119,18 +119,18 @@ async def test_an_endpoint_is_up_since_it_announced_itself_and_gone_when_it_stop
     async def younger() -> bool:
         return (await inbox.endpoints.up_since() or 0) > first
 
-    await eventually(younger, "the second endpoint, which is the younger")
+    await eventually(younger, "the second endpoint's start")
     announcing.cancel()
     second_announcing.cancel()
 
-    async def nobody() -> bool:
+    async def all_down() -> bool:
         return await inbox.endpoints.up_since() is None
 
-    await eventually(nobody, "the endpoints to be gone")
+    await eventually(all_down, "the endpoints to count as down")
     await inbox.close()
 
 
-async def test_an_endpoint_writes_nothing_while_no_wait_expects_beats(
+async def test_endpoint_writes_nothing_while_no_wait_expects_heartbeats(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.01)
@@ -151,17 +151,17 @@ async def test_an_endpoint_writes_nothing_while_no_wait_expects_beats(
     assert await inbox.endpoints.up_since() is None
 
 
-async def test_the_next_deadline_is_known_so_that_nobody_looks_too_late(inbox: Inbox) -> None:
+async def test_expire_returns_the_seconds_until_the_next_deadline(inbox: Inbox) -> None:
     assert await inbox.waits.expire(None) == float("inf")
     await register(inbox, timeout=60)
     await register(inbox, timeout=30)
     assert 0 < await inbox.waits.expire(None) <= 30
 
 
-async def test_a_watcher_that_stood_still_gives_beats_another_interval(
+async def test_paused_watcher_gives_heartbeats_another_interval(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A paused triggerer wakes up to beats that are overdue only because nobody could look."""
+    """After a pause of the triggerer, heartbeats look overdue only because it did not run."""
     seen: list[float | None] = []
 
     async def expire(beats_since: float | None) -> float:

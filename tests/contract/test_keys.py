@@ -10,14 +10,14 @@ from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.waits import keys
 
 
-async def test_a_token_is_the_same_in_every_process_and_at_any_time(two: tuple[Inbox, Inbox]) -> None:
+async def test_token_is_the_same_in_every_process_and_at_any_time(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     tokens = {await inbox.keys.token(wait.id, wait.key_id) for inbox in (*two, *two)}
     assert len(tokens) == 1
     assert await two[1].keys.verify(tokens.pop()) == wait.id
 
 
-async def test_a_token_is_known_everywhere_as_soon_as_it_exists(two: tuple[Inbox, Inbox]) -> None:
+async def test_token_is_valid_in_other_processes_at_once(two: tuple[Inbox, Inbox]) -> None:
     """An endpoint that read the keys a moment before the first wait made one must not refuse its callbacks."""
     with pytest.raises(TokenRefused):
         await two[1].keys.verify(f"{new_wait().attempt.wait_id}.00000000.{'A' * 43}")
@@ -26,7 +26,7 @@ async def test_a_token_is_known_everywhere_as_soon_as_it_exists(two: tuple[Inbox
     assert await asyncio.gather(*(two[1].keys.verify(token) for _ in range(20))) == [wait.id] * 20
 
 
-async def test_processes_that_make_the_first_key_at_once_know_each_others_tokens(
+async def test_processes_that_create_the_first_key_concurrently_accept_each_others_tokens(
     two: tuple[Inbox, Inbox],
 ) -> None:
     waits = await asyncio.gather(*(inbox.waits.register(new_wait()) for inbox in two))
@@ -35,7 +35,7 @@ async def test_processes_that_make_the_first_key_at_once_know_each_others_tokens
         assert await two[0].keys.verify(token) == await two[1].keys.verify(token) == wait.id
 
 
-async def test_tokens_of_an_older_key_stay_good_after_a_rotation(inbox: Inbox) -> None:
+async def test_tokens_of_an_older_key_stay_valid_after_a_rotation(inbox: Inbox) -> None:
     old = await register(inbox)
     token = await inbox.keys.token(old.id, old.key_id)
     new_key = await inbox.keys.rotate(revoke_old=False)
@@ -60,7 +60,7 @@ async def test_tokens_of_a_revoked_key_are_refused_everywhere(
     assert await two[0].keys.verify(await two[1].keys.token(fresh.id, fresh.key_id)) == fresh.id
 
 
-async def test_a_token_of_one_wait_is_no_good_for_another(inbox: Inbox) -> None:
+async def test_signature_of_one_wait_is_invalid_for_another(inbox: Inbox) -> None:
     one, other = await register(inbox), await register(inbox)
     signature = (await inbox.keys.token(one.id, one.key_id)).rpartition(".")[2]
     with pytest.raises(TokenRefused):

@@ -27,7 +27,7 @@ async def lapse(inbox: Inbox, wait: Wait) -> None:
         await connection.execute(update(waits).where(waits.c.id == wait.id).values(launch_lease=1.0))
 
 
-async def test_what_was_recorded_is_never_launched_again(two: tuple[Inbox, Inbox]) -> None:
+async def test_recorded_launch_is_not_repeated(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     async with two[0].launches.claim(wait.id) as claim:
         assert claim is not None
@@ -40,7 +40,7 @@ async def test_what_was_recorded_is_never_launched_again(two: tuple[Inbox, Inbox
     assert launched.launched_at is not None
 
 
-async def test_an_owner_learns_until_when_it_may_send(inbox: Inbox) -> None:
+async def test_check_returns_until_when_a_request_may_be_sent(inbox: Inbox) -> None:
     wait = await register(inbox)
     async with inbox.launches.claim(wait.id) as claim:
         assert claim is not None
@@ -53,7 +53,7 @@ async def test_an_owner_learns_until_when_it_may_send(inbox: Inbox) -> None:
         assert until - time.monotonic() < lease - await inbox.database.now()
 
 
-async def test_a_second_process_waits_while_the_first_launches(two: tuple[Inbox, Inbox]) -> None:
+async def test_second_process_waits_while_the_first_launches(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     launched: list[str] = []
 
@@ -70,7 +70,7 @@ async def test_a_second_process_waits_while_the_first_launches(two: tuple[Inbox,
     assert (await two[0].waits.get(wait.id)).launch_answer == launched[0]
 
 
-async def test_a_claim_that_was_let_go_is_taken_over_at_once(two: tuple[Inbox, Inbox]) -> None:
+async def test_released_claim_can_be_acquired_at_once(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     with pytest.raises(OSError, match="no route"):
         async with two[0].launches.claim(wait.id):
@@ -79,7 +79,7 @@ async def test_a_claim_that_was_let_go_is_taken_over_at_once(two: tuple[Inbox, I
         assert claim is not None
 
 
-async def test_a_lapsed_claim_is_taken_over_and_its_first_owner_sends_nothing_more(
+async def test_expired_claim_is_taken_over_and_lost_by_its_first_owner(
     two: tuple[Inbox, Inbox],
 ) -> None:
     wait = await register(two[0])
@@ -96,7 +96,7 @@ async def test_a_lapsed_claim_is_taken_over_and_its_first_owner_sends_nothing_mo
     assert (await two[0].waits.get(wait.id)).launch_answer == "second"
 
 
-async def test_letting_go_of_a_claim_that_was_taken_over_leaves_the_new_owner_alone(
+async def test_releasing_a_claim_that_was_taken_over_does_not_affect_the_new_owner(
     two: tuple[Inbox, Inbox],
 ) -> None:
     wait = await register(two[0])
@@ -112,7 +112,7 @@ async def test_letting_go_of_a_claim_that_was_taken_over_leaves_the_new_owner_al
             await old_owner.check()
 
 
-async def test_the_lease_is_renewed_while_the_owner_works(
+async def test_lease_is_renewed_while_the_claim_is_held(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launches, "_RENEW_EVERY", 0.02)
@@ -128,7 +128,7 @@ async def test_the_lease_is_renewed_while_the_owner_works(
 
 
 @pytest.mark.parametrize("ending", ["settled", "killed", "superseded"])
-async def test_a_wait_that_ended_is_never_launched(inbox: Inbox, ending: str) -> None:
+async def test_wait_that_ended_is_never_launched(inbox: Inbox, ending: str) -> None:
     attempt = new_attempt("task", ti_id=new_attempt().ti_id)
     wait = await register(inbox, attempt)
     async with inbox.launches.claim(wait.id) as claim:
@@ -145,7 +145,7 @@ async def test_a_wait_that_ended_is_never_launched(inbox: Inbox, ending: str) ->
         assert claim is None
 
 
-async def test_a_wait_that_nobody_registered_is_never_launched(inbox: Inbox) -> None:
+async def test_wait_that_was_not_registered_is_never_launched(inbox: Inbox) -> None:
     async with inbox.launches.claim(new_attempt().wait_id) as claim:
         assert claim is None
 

@@ -1,4 +1,4 @@
-"""Four endpoints and two triggerers on one inbox, some of them killed: all that was acknowledged is seen, and once."""
+"""Four endpoints and two triggerers on one inbox, some of them killed: each acknowledged callback is delivered once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tasks() -> list[str]:
 
 
 @pytest.mark.parametrize("notify", ["True", "False"])
-def test_each_acknowledged_callback_is_seen_exactly_once_and_none_is_invented(
+def test_each_acknowledged_callback_is_delivered_exactly_once(
     shared_url: str, tmp_path: Path, tasks: list[str], notify: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", notify)
@@ -36,7 +36,7 @@ def test_each_acknowledged_callback_is_seen_exactly_once_and_none_is_invented(
     assert sorted(seen) == sorted(acknowledged)
 
 
-def test_what_was_acknowledged_survives_endpoints_and_triggerers_that_are_killed(
+def test_acknowledged_callbacks_survive_killed_endpoints_and_triggerers(
     shared_url: str, tmp_path: Path, tasks: list[str]
 ) -> None:
     triggerers = _start_triggerers(shared_url, tmp_path, tasks)
@@ -46,13 +46,13 @@ def test_what_was_acknowledged_survives_endpoints_and_triggerers_that_are_killed
         process.kill()
     _join(endpoints[2:] + triggerers[1:])
     acknowledged = _lines(tmp_path, "acknowledged")
-    # As after a restart: the same triggers run again from scratch, and see what they saw before.
+    # As after a restart: the same triggers run again, and get the same outcomes.
     _join(_start_triggerers(shared_url, tmp_path, tasks))
     seen = dict(_lines(tmp_path, "seen"))
     assert set(seen) == set(_ids(tasks))
     assert all(seen[wait_id] == payload for wait_id, payload in acknowledged)
     assert all(payload[0] in ENDPOINTS and payload[1] == wait_id for wait_id, payload in seen.items())
-    assert len(set(map(json.dumps, _lines(tmp_path, "seen")))) == WAITS, "a wait was seen to end in two ways"
+    assert len(set(map(json.dumps, _lines(tmp_path, "seen")))) == WAITS, "a wait had two outcomes"
 
 
 def _start_triggerers(url: str, folder: Path, tasks: list[str]) -> list:  # type: ignore[type-arg]

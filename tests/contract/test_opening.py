@@ -1,4 +1,4 @@
-"""Opening: the tables are made once, whoever comes first; the users on one event loop share one inbox."""
+"""Opening an inbox: the first process creates the tables; the users on one event loop share one inbox."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("empty_postgres_url"))
 
 
-def test_processes_that_start_together_on_an_empty_database_all_open_it(empty_url: str) -> None:
+def test_processes_that_start_together_create_the_tables_once(empty_url: str) -> None:
     processes = [start(open_and_close, empty_url) for _ in range(8)]
     for process in processes:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0] * 8
 
 
-async def test_the_migrations_make_the_tables_that_the_code_uses(inbox: Inbox) -> None:
+async def test_migrations_create_the_tables_of_the_schema(inbox: Inbox) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"version_table": alembic_version.name, "compare_type": False}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
@@ -47,12 +47,12 @@ async def test_the_migrations_make_the_tables_that_the_code_uses(inbox: Inbox) -
     assert [one for one in found if alembic_version.name not in str(one)] == []
 
 
-def test_the_newest_migration_is_the_one_that_counts_as_up_to_date() -> None:
+def test_head_is_the_newest_migration() -> None:
     folder = Path(str(deferrable_ops.inbox.__file__)).parent / "migrations"
     assert ScriptDirectory(str(folder)).get_current_head() == HEAD
 
 
-async def test_tables_of_a_newer_release_are_left_alone(empty_url: str) -> None:
+async def test_tables_of_a_newer_release_are_refused(empty_url: str) -> None:
     inbox = await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.begin() as connection:
         await connection.execute(text(f"UPDATE {alembic_version.name} SET version_num = '9999'"))
@@ -77,7 +77,7 @@ async def test_users_share_one_inbox_and_the_last_closes_it(setting: str) -> Non
         await register(later)
 
 
-async def test_users_who_come_and_go_at_once_each_have_a_working_inbox(setting: str) -> None:
+async def test_concurrent_users_each_have_a_working_inbox(setting: str) -> None:
     async def use(i: int) -> None:
         await asyncio.sleep(i % 7 / 1000)
         async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
@@ -86,7 +86,7 @@ async def test_users_who_come_and_go_at_once_each_have_a_working_inbox(setting: 
     await asyncio.gather(*(use(i) for i in range(60)))
 
 
-async def test_a_user_who_is_cancelled_while_it_opens_leaves_it_to_the_others(setting: str) -> None:
+async def test_user_cancelled_while_opening_does_not_affect_others(setting: str) -> None:
     async def use() -> None:
         async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             await register(inbox)
@@ -98,7 +98,7 @@ async def test_a_user_who_is_cancelled_while_it_opens_leaves_it_to_the_others(se
     assert first.cancelled() or first.cancelling()
 
 
-async def test_a_user_who_is_cancelled_again_and_again_while_it_leaves_still_closes_it(setting: str) -> None:
+async def test_user_cancelled_repeatedly_while_leaving_closes_the_inbox(setting: str) -> None:
     before = set(asyncio.all_tasks())
     opened = asyncio.Event()
 
@@ -120,11 +120,11 @@ async def test_a_user_who_is_cancelled_again_and_again_while_it_leaves_still_clo
     await eventually(nothing_runs, "the inbox to be closed")
 
 
-async def test_what_users_share_does_not_run_in_the_context_of_the_first(
+async def test_shared_work_does_not_run_in_the_context_of_the_first_user(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Airflow routes a trigger's logs by its context, and the context keeps the trigger's whole DAG alive."""
-    owner = contextvars.ContextVar("owner", default="nobody")
+    """Airflow routes a trigger's logs by its context, which also keeps the trigger's DAG in memory."""
+    owner = contextvars.ContextVar("owner", default="no trigger")
     owner.set("the first trigger")
     seen = []
     async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
@@ -136,10 +136,10 @@ async def test_what_users_share_does_not_run_in_the_context_of_the_first(
 
         monkeypatch.setattr(inbox.waits.register, "_write_all", write_all)
         await register(inbox)
-    assert seen == ["nobody"]
+    assert seen == ["no trigger"]
 
 
-async def test_all_who_wait_for_an_inbox_that_is_away_learn_it_together(
+async def test_all_users_of_an_unreachable_inbox_fail_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "postgresql+asyncpg://nobody@127.0.0.1:1/none")
@@ -153,7 +153,7 @@ async def test_all_who_wait_for_an_inbox_that_is_away_learn_it_together(
     assert {type(result) for result in results} == {InboxUnavailable}
 
 
-def test_two_event_loops_have_an_inbox_each(setting: str) -> None:
+def test_each_event_loop_has_its_own_inbox(setting: str) -> None:
     async def use() -> Inbox:
         async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             await register(inbox)
@@ -162,9 +162,7 @@ def test_two_event_loops_have_an_inbox_each(setting: str) -> None:
     assert asyncio.run(use()) is not asyncio.run(use())
 
 
-async def test_a_forked_process_opens_its_own_and_leaves_its_parents_alone(
-    setting: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_forked_process_opens_its_own_inbox(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
         wait = await register(inbox)
         child = multiprocessing.get_context("fork").Process(target=_settle_in_child, args=(wait.id,))
@@ -183,7 +181,7 @@ def _settle_in_child(wait_id: str) -> None:
     asyncio.run(settle())
 
 
-async def test_the_file_of_the_inbox_is_private(tmp_path: Path) -> None:
+async def test_file_of_the_inbox_is_private(tmp_path: Path) -> None:
     path = tmp_path / "inbox.db"
     inbox = await Inbox.open(f"sqlite+aiosqlite:///{path}", retry_timeout=RETRY_TIMEOUT)
     await register(inbox)
@@ -191,15 +189,15 @@ async def test_the_file_of_the_inbox_is_private(tmp_path: Path) -> None:
     await inbox.close()
 
 
-async def test_opening_a_file_again_keeps_the_locks_of_those_who_have_it_open(tmp_path: Path) -> None:
-    """To close a file drops all locks that the process holds on it: another's last close would then drop commits."""
+async def test_opening_a_file_again_keeps_the_locks_of_open_connections(tmp_path: Path) -> None:
+    """Closing a file releases all locks of the process on it; another process could then truncate the log in use."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
     inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     wait = await register(inbox)
     await (await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)).close()
     other = start(open_and_close, url)
     await eventually(lambda: ended(other), "the other process to end")
-    assert (tmp_path / "inbox.db-wal").exists(), "the other process took itself for the last, and cut the log"
+    assert (tmp_path / "inbox.db-wal").exists(), "the other process removed the write-ahead log"
     await send(inbox, wait.id, 1)
     await inbox.close()
     reopened = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
@@ -207,13 +205,13 @@ async def test_opening_a_file_again_keeps_the_locks_of_those_who_have_it_open(tm
     await reopened.close()
 
 
-async def test_a_process_ends_though_it_forgot_to_close(shared_url: str) -> None:
+async def test_process_exits_although_its_inbox_was_not_closed(shared_url: str) -> None:
     process = start(open_and_forget, shared_url)
     await eventually(lambda: ended(process), "the process to end")
     assert process.exitcode == 0
 
 
-async def test_registering_after_reopening_finds_what_was_registered(shared_url: str) -> None:
+async def test_waits_are_kept_after_reopening(shared_url: str) -> None:
     first = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     wait = await first.waits.register(new_wait())
     await first.close()

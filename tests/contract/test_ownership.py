@@ -1,4 +1,4 @@
-"""The newest attempt registered of a task owns it. Three clocks say which that is, and one of them may be wrong."""
+"""The newest attempt of a task owns it. Two of three values decide which is the newest; any one may be wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EARLY, LATE = "01900000-0000-7000-8000-000000000000", "01a00000-0000-7000-8000-0
 
 
 def ids(order: str) -> tuple[str, str]:
-    """Return ids of task instances that sort as told, used by nobody else."""
+    """Return two new task instance ids in this order."""
     tail = uuid4().hex[-12:]
     early, late = EARLY[:-12] + tail, LATE[:-12] + tail
     return {"rising": (early, late), "falling": (late, early), "same": (early, early)}[order]
@@ -30,7 +30,7 @@ def ids(order: str) -> tuple[str, str]:
         pytest.param("rising", (3, 1), id="run deleted after some tries and made again"),
     ],
 )
-async def test_a_newer_attempt_supersedes_the_older(inbox: Inbox, order: str, tries: tuple[int, int]) -> None:
+async def test_newer_attempt_supersedes_the_older(inbox: Inbox, order: str, tries: tuple[int, int]) -> None:
     (old_id, new_id), task = ids(order), uuid4().hex
     old = await register(inbox, new_attempt(task, ti_id=old_id, try_number=tries[0]))
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=tries[1]))
@@ -41,9 +41,7 @@ async def test_a_newer_attempt_supersedes_the_older(inbox: Inbox, order: str, tr
 
 
 @pytest.mark.parametrize("order", ["rising", "same"])
-async def test_an_attempt_that_a_paused_triggerer_registers_late_is_superseded_at_once(
-    inbox: Inbox, order: str
-) -> None:
+async def test_older_attempt_that_registers_late_is_superseded_at_once(inbox: Inbox, order: str) -> None:
     (old_id, new_id), task = ids(order), uuid4().hex
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=2))
     old = await register(inbox, new_attempt(task, ti_id=old_id, try_number=1))
@@ -52,7 +50,7 @@ async def test_an_attempt_that_a_paused_triggerer_registers_late_is_superseded_a
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "same"])
-async def test_of_two_attempts_in_one_batch_the_later_try_owns_the_task(inbox: Inbox, order: str) -> None:
+async def test_of_two_attempts_in_one_batch_the_higher_try_owns_the_task(inbox: Inbox, order: str) -> None:
     (old_id, new_id), task = ids(order), uuid4().hex
     new, old = await asyncio.gather(
         inbox.waits.register(new_wait(new_attempt(task, ti_id=new_id, try_number=2))),
@@ -61,7 +59,7 @@ async def test_of_two_attempts_in_one_batch_the_later_try_owns_the_task(inbox: I
     assert (old.state, new.state) == (WaitState.SUPERSEDED, WaitState.WAITING)
 
 
-async def test_of_two_attempts_that_register_at_once_in_two_processes_one_owns_each_task(
+async def test_of_two_attempts_registered_concurrently_one_owns_the_task(
     two: tuple[Inbox, Inbox],
 ) -> None:
     tasks = [uuid4().hex for _ in range(100)]
@@ -84,7 +82,7 @@ async def test_of_two_attempts_that_register_at_once_in_two_processes_one_owns_e
     assert {wait.state for wait in news} == {WaitState.WAITING}
 
 
-async def test_other_map_indexes_tasks_and_runs_are_left_alone(inbox: Inbox) -> None:
+async def test_other_map_indexes_tasks_and_runs_are_not_superseded(inbox: Inbox) -> None:
     task = uuid4().hex
     base = {"ti_id": EARLY[:-12] + uuid4().hex[-12:], "try_number": 1}
     mine = await register(inbox, new_attempt(task, map_index=0, **base))
@@ -94,7 +92,7 @@ async def test_other_map_indexes_tasks_and_runs_are_left_alone(inbox: Inbox) -> 
     assert (await inbox.waits.get(mine.id)).state is WaitState.WAITING
 
 
-async def test_a_settled_attempt_keeps_its_outcome_when_a_newer_one_comes(inbox: Inbox) -> None:
+async def test_settled_attempt_keeps_its_outcome(inbox: Inbox) -> None:
     (old_id, new_id), task = ids("rising"), uuid4().hex
     old = await register(inbox, new_attempt(task, ti_id=old_id))
     await send(inbox, old.id, 1)
@@ -102,7 +100,7 @@ async def test_a_settled_attempt_keeps_its_outcome_when_a_newer_one_comes(inbox:
     assert (await inbox.waits.get(old.id)).state is WaitState.SUCCESS
 
 
-async def test_a_callback_to_a_superseded_attempt_is_gone_and_kept(inbox: Inbox) -> None:
+async def test_callback_to_a_superseded_attempt_gets_410(inbox: Inbox) -> None:
     (old_id, new_id), task = ids("rising"), uuid4().hex
     old = await register(inbox, new_attempt(task, ti_id=old_id))
     new = await register(inbox, new_attempt(task, ti_id=new_id, try_number=2))

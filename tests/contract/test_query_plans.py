@@ -1,4 +1,4 @@
-"""What an idle process asks costs the same with ten waits and with a hundred thousand: the answer is in an index."""
+"""The cost of a query does not grow with the number of waits or events: every query uses an index."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FROM ({numbers}) AS numbers
 
 @pytest.fixture
 async def full(shared_url: str) -> Any:
-    """An inbox with so many waits that nobody wants to read them all, of which a half expect beats."""
+    """An inbox with 40,000 waits, half of them waiting, and half of those expecting heartbeats."""
     inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     numbers = _NUMBERS[inbox.database.dialect]
     async with inbox.database.begin() as connection:
@@ -55,7 +55,7 @@ async def full(shared_url: str) -> Any:
     await inbox.close()
 
 
-async def test_what_an_idle_process_asks_is_answered_by_indexes(full: Inbox) -> None:
+async def test_queries_of_an_idle_process_use_indexes(full: Inbox) -> None:
     _, cursor = await read_changes(full.database, None)
     with _asked(full) as asked:
         await full.waits.expire(beats_since=1.0)
@@ -68,7 +68,7 @@ async def test_what_an_idle_process_asks_is_answered_by_indexes(full: Inbox) -> 
     await _assert_no_scans(full, asked)
 
 
-async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
+async def test_queries_of_a_wait_use_indexes(full: Inbox) -> None:
     with _asked(full) as asked:
         wait = await full.waits.register(
             new_wait(new_attempt("waiting", run_id="run", map_index=7, try_number=2))
@@ -84,11 +84,11 @@ async def test_what_a_wait_asks_is_answered_by_indexes(full: Inbox) -> None:
     await _assert_no_scans(full, asked)
 
 
-async def test_what_a_follower_asks_is_answered_by_indexes(full_of_events: Inbox) -> None:
+async def test_queries_of_a_follower_use_indexes(full_of_events: Inbox) -> None:
     events = full_of_events.events
     with _asked(full_of_events, "deferrable_ops_events") as asked:
         newest = await events.newest()
-        # A busy source, a quiet one whose events lie far apart, and one that has none.
+        # A busy source, a quiet one with few events in between, and one without events.
         for sources in (["busy"], ["quiet", "empty"]):
             first = await events.first_since(sources, EVENTS * 0.9)
             assert first == EVENTS * 0.9 + (sources == ["busy"])
@@ -100,7 +100,7 @@ async def test_what_a_follower_asks_is_answered_by_indexes(full_of_events: Inbox
 
 @pytest.fixture
 async def full_of_events(shared_url: str) -> Any:
-    """An inbox with a busy source and a quiet one, whose every thousandth event is the latter's."""
+    """An inbox with a busy source and a quiet one, which has every thousandth event."""
     inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.begin() as connection:
         fill = _FILL_EVENTS.format(numbers=_NUMBERS[inbox.database.dialect])
@@ -126,9 +126,9 @@ def _asked(inbox: Inbox, table: str = "deferrable_ops_waits") -> Iterator[list[t
 
 
 async def _assert_no_scans(inbox: Inbox, asked: list[tuple[str, Any]], *names: str) -> None:
-    """Explain what was asked.
+    """Assert that no statement scans the table.
 
-    :param names: by which the statements call the table.
+    :param names: the names and aliases of the table in the statements.
     """
     assert asked
     table, *others = names or ("deferrable_ops_waits",)

@@ -13,7 +13,7 @@ from deferrable_ops.inbox.events.event_schema import event_keys, events, source_
 from deferrable_ops.inbox.events.events import SourcePosition
 
 
-async def test_settled_waits_are_forgotten_after_their_days_with_their_callbacks(inbox: Inbox) -> None:
+async def test_settled_waits_and_their_callbacks_are_deleted_after_their_retention(inbox: Inbox) -> None:
     settled, waiting = await register(inbox), await register(inbox)
     await send(inbox, settled.id, 1)
     assert await inbox.retention.prune(days=1) == 0
@@ -26,7 +26,7 @@ async def test_settled_waits_are_forgotten_after_their_days_with_their_callbacks
     assert await inbox.database.read(count) == 0
 
 
-async def test_work_that_is_still_to_be_stopped_is_not_forgotten(inbox: Inbox) -> None:
+async def test_wait_with_a_due_cancellation_is_not_deleted(inbox: Inbox) -> None:
     wait = await register(inbox, trigger=b"sealed")
     await inbox.waits.kill([wait.id])
     assert await inbox.retention.prune(days=0) == 0
@@ -36,19 +36,19 @@ async def test_work_that_is_still_to_be_stopped_is_not_forgotten(inbox: Inbox) -
     assert await inbox.retention.prune(days=0) == 1
 
 
-async def test_many_waits_are_forgotten_in_batches(inbox: Inbox) -> None:
+async def test_many_waits_are_deleted_in_batches(inbox: Inbox) -> None:
     settled = await asyncio.gather(*(inbox.waits.register(new_wait()) for _ in range(1100)))
     await inbox.waits.kill([wait.id for wait in settled])
     assert await inbox.retention.prune(days=0) == 1100
 
 
-async def test_two_processes_that_prune_at_once_forget_each_wait_once(two: tuple[Inbox, Inbox]) -> None:
+async def test_two_processes_that_prune_concurrently_delete_each_wait_once(two: tuple[Inbox, Inbox]) -> None:
     settled = await asyncio.gather(*(two[0].waits.register(new_wait()) for _ in range(700)))
     await two[0].waits.kill([wait.id for wait in settled])
     assert sum(await asyncio.gather(*(inbox.retention.prune(days=0) for inbox in two))) == 700
 
 
-async def test_a_chore_is_one_process_turn_at_a_time(two: tuple[Inbox, Inbox]) -> None:
+async def test_lock_is_held_by_one_process_until_it_expires(two: tuple[Inbox, Inbox]) -> None:
     turns = await asyncio.gather(*(two[i % 2].database.try_lock("chore", 60) for i in range(6)))
     assert sorted(turns) == [False] * 5 + [True]
     assert await two[0].database.try_lock("another chore", 60)
@@ -56,7 +56,7 @@ async def test_a_chore_is_one_process_turn_at_a_time(two: tuple[Inbox, Inbox]) -
     assert await two[1].database.try_lock("chore without pause", 0)
 
 
-async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) -> None:
+async def test_deleted_wait_can_be_registered_again(inbox: Inbox) -> None:
     wait = await register(inbox)
     await send(inbox, wait.id, 1)
     async with inbox.database.begin() as connection:
@@ -65,7 +65,7 @@ async def test_a_wait_that_was_forgotten_can_be_registered_anew(inbox: Inbox) ->
     assert (await register(inbox, wait.attempt)).outcome is None
 
 
-async def test_events_are_forgotten_after_their_days_and_their_repetitions_known_for_30_more(
+async def test_duplicates_of_a_deleted_event_are_detected_for_another_30_days(
     inbox: Inbox,
 ) -> None:
     old = await inbox.events.append(new_event(key="old"))
@@ -83,7 +83,7 @@ async def test_events_are_forgotten_after_their_days_and_their_repetitions_known
     assert (await inbox.events.append(new_event(key="new"))).is_duplicate
 
 
-async def test_how_far_was_read_for_a_wait_is_forgotten_once_it_is_over(inbox: Inbox) -> None:
+async def test_positions_of_ended_waits_are_deleted(inbox: Inbox) -> None:
     waiting, settled, killed = [await register(inbox) for _ in range(3)]
     forgotten = str(uuid4())
     ids = (waiting.id, settled.id, killed.id, forgotten)
@@ -97,7 +97,7 @@ async def test_how_far_was_read_for_a_wait_is_forgotten_once_it_is_over(inbox: I
     assert left == [waiting.id]
 
 
-async def test_how_far_was_read_is_kept_for_as_long_as_its_wait_waits(inbox: Inbox) -> None:
+async def test_position_is_kept_while_its_wait_is_waiting(inbox: Inbox) -> None:
     waiting = await register(inbox)
     await inbox.events.append_all([], positions=[SourcePosition("kafka:x", waiting.id, 1)])
     async with inbox.database.begin() as connection:
@@ -107,7 +107,7 @@ async def test_how_far_was_read_is_kept_for_as_long_as_its_wait_waits(inbox: Inb
     assert await inbox.events.position_of("kafka:x", waiting.id) == 1
 
 
-async def test_positions_of_many_waits_are_forgotten_by_two_processes_at_once(
+async def test_two_processes_that_prune_concurrently_delete_each_position_once(
     two: tuple[Inbox, Inbox],
 ) -> None:
     reached = [SourcePosition("kafka:x", str(uuid4()), number) for number in range(1300)]
@@ -115,7 +115,7 @@ async def test_positions_of_many_waits_are_forgotten_by_two_processes_at_once(
     assert sum(await asyncio.gather(*(inbox.retention.prune_positions() for inbox in two))) == 1300
 
 
-async def test_many_events_are_forgotten_in_batches_by_two_processes_at_once(
+async def test_two_processes_that_prune_concurrently_delete_each_event_once(
     two: tuple[Inbox, Inbox],
 ) -> None:
     await two[0].events.append_all([new_event(time=float(i)) for i in range(1300)])

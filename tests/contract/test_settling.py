@@ -18,22 +18,20 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
         (Skip("not needed"), WaitState.SKIPPED),
     ],
 )
-async def test_an_outcome_comes_back_as_it_was_given(
-    inbox: Inbox, outcome: Outcome, state: WaitState
-) -> None:
+async def test_outcome_is_stored_unchanged(inbox: Inbox, outcome: Outcome, state: WaitState) -> None:
     wait = await register(inbox)
     settled = await inbox.waits.settle(wait.id, outcome)
     assert (settled.state, settled.outcome) == (state, outcome)
     assert await inbox.waits.get(wait.id) == settled
 
 
-async def test_a_wait_settles_once(inbox: Inbox) -> None:
+async def test_wait_settles_once(inbox: Inbox) -> None:
     wait = await register(inbox)
     first = await inbox.waits.settle(wait.id, Success(1))
     assert await inbox.waits.settle(wait.id, Failure("late")) == first
 
 
-async def test_the_first_of_many_who_settle_at_once_wins_and_all_learn_it(two: tuple[Inbox, Inbox]) -> None:
+async def test_first_of_concurrent_settlements_wins(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     settled = await asyncio.gather(*(two[i % 2].waits.settle(wait.id, Success(i)) for i in range(10)))
     assert {one.outcome for one in settled} == {(await two[0].waits.get(wait.id)).outcome}
@@ -57,7 +55,7 @@ async def test_killing_many_waits_kills_each(inbox: Inbox) -> None:
     }
 
 
-async def test_a_wait_whose_deadline_passed_takes_its_features_outcome_once(inbox: Inbox) -> None:
+async def test_expired_wait_gets_its_features_outcome_once(inbox: Inbox) -> None:
     wait = await register(inbox, late=True)
     await inbox.waits.expire(None)
     assert (await inbox.waits.get(wait.id)).outcome is None
@@ -66,7 +64,7 @@ async def test_a_wait_whose_deadline_passed_takes_its_features_outcome_once(inbo
     assert (await inbox.waits.settle(wait.id, Success(1))).outcome == Failure("nothing came")
 
 
-async def test_callbacks_kills_and_deadlines_that_meet_leave_one_truth(two: tuple[Inbox, Inbox]) -> None:
+async def test_concurrent_callbacks_kills_and_deadlines_agree_on_one_end(two: tuple[Inbox, Inbox]) -> None:
     # On Postgres these lock the same rows from several connections: none may be lost to a deadlock.
     waits = await asyncio.gather(*(two[0].waits.register(new_wait(late=i % 3 == 0)) for i in range(300)))
     ids = [wait.id for wait in waits]
@@ -83,7 +81,7 @@ async def test_callbacks_kills_and_deadlines_that_meet_leave_one_truth(two: tupl
         assert found[wait_id].state is not WaitState.WAITING
 
 
-async def test_progress_is_kept_for_whoever_runs_the_trigger_next(two: tuple[Inbox, Inbox]) -> None:
+async def test_progress_is_kept_for_the_next_run_of_the_trigger(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     await asyncio.gather(*(two[0].waits.save_progress(wait.id, {"seen": seen}) for seen in range(5)))
     assert (await two[1].waits.register(new_wait(wait.attempt))).progress == {"seen": 4}

@@ -1,4 +1,4 @@
-"""What goes wrong is told apart: away for now, set up wrongly, or refused. No message quotes a secret."""
+"""Database errors: outages, misconfigurations and rejected statements are distinguished. No message has a secret."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ def message_of(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"database": "nowhere"}, "does not exist"),
         ({"username": "stranger"}, "does not exist"),
         ({"query": {"sslmode": "require"}}, "ssl=require"),
     ],
 )
-async def test_a_wrong_setting_is_told_at_once_and_not_waited_out(
-    empty_postgres_url: str, change: dict[str, object], says: str
+async def test_wrong_setting_fails_at_once(
+    empty_postgres_url: str, change: dict[str, object], message: str
 ) -> None:
     url = make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=says) as raised:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         await Inbox.open(url.render_as_string(hide_password=False), retry_timeout=float("inf"))
     assert "inbox_url" in str(raised.value)
     assert SECRET not in message_of(raised.value)
 
 
 @pytest.mark.parametrize("url", [f"postgresql+asyncpg://user@host:{SECRET}/db", f"{SECRET}"])
-async def test_a_url_that_is_none_is_refused_without_quoting_it(url: str) -> None:
+async def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="inbox_url is not a database URL") as raised:
         await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     assert SECRET not in message_of(raised.value)
 
 
-async def test_a_role_that_may_not_create_tables_is_told_so(
+async def test_role_without_permission_to_create_tables_fails(
     postgres: Postgres, empty_postgres_url: str
 ) -> None:
     owner = create_async_engine(empty_postgres_url)
@@ -66,24 +66,24 @@ async def test_a_role_that_may_not_create_tables_is_told_so(
         await Inbox.open(url, retry_timeout=float("inf"))
 
 
-async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
+async def test_file_that_cannot_be_created_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be created"):
         await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", retry_timeout=float("inf"))
 
 
-async def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_database_fails_at_once(tmp_path: Path) -> None:
     (tmp_path / "inbox.db").write_text("a text that is long enough to be no database" * 100)
     with pytest.raises(ConfigurationError, match="file is not a database"):
         await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=float("inf"))
 
 
-async def test_a_database_that_is_away_is_retried_until_the_timeout() -> None:
+async def test_unreachable_database_is_retried_until_the_timeout() -> None:
     async with asyncio.timeout(10):
         with pytest.raises(InboxUnavailable, match="the inbox does not answer"):
             await Inbox.open("postgresql+asyncpg://nobody@127.0.0.1:1/none", retry_timeout=0.3)
 
 
-async def test_a_statement_that_is_refused_quotes_no_parameter(
+async def test_error_of_a_rejected_statement_contains_no_parameter(
     inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -97,7 +97,7 @@ async def test_a_statement_that_is_refused_quotes_no_parameter(
     assert SECRET not in caplog.text
 
 
-async def test_a_parameter_of_the_wrong_kind_is_refused_and_not_taken_for_an_outage(inbox: Inbox) -> None:
+async def test_parameter_of_the_wrong_type_is_not_an_outage(inbox: Inbox) -> None:
     async def read(connection: AsyncConnection) -> None:
         await connection.execute(waits.select().where(waits.c.try_number == 2**70))
 
@@ -108,15 +108,14 @@ async def test_a_parameter_of_the_wrong_kind_is_refused_and_not_taken_for_an_out
     assert str(2**70) not in str(raised.value)
 
 
-async def test_a_file_that_another_process_keeps_locked_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_write_waits_for_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_SQLITE_BUSY_SECONDS", 0.05)
     inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=RETRY_TIMEOUT)
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     registering = asyncio.create_task(inbox.waits.register(new_wait()))
-    assert (await inbox.waits.find()) == []  # readers are not kept waiting
+    # The lock does not affect readers.
+    assert (await inbox.waits.find()) == []
     await asyncio.wait([registering], timeout=0.3)
     assert not registering.done()
     other.execute("COMMIT")
@@ -125,7 +124,7 @@ async def test_a_file_that_another_process_keeps_locked_is_waited_for(
     await inbox.close()
 
 
-async def test_connections_that_the_server_closed_are_replaced(two: tuple[Inbox, Inbox]) -> None:
+async def test_closed_connections_are_replaced(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0])
     if two[0].database.dialect == "postgresql":
         async with two[1].database.begin() as connection:
@@ -135,14 +134,15 @@ async def test_connections_that_the_server_closed_are_replaced(two: tuple[Inbox,
     assert (await send(two[0], wait.id, 1)).status == 200
 
 
-async def test_a_standby_that_became_the_primary_is_found(empty_postgres_url: str) -> None:
-    """The old connections answer, but read only: they must be given up."""
+async def test_read_only_connections_are_replaced_after_a_failover(empty_postgres_url: str) -> None:
+    """Connections to the former primary still work, but are read-only: they must be closed."""
     inbox = await Inbox.open(empty_postgres_url, retry_timeout=RETRY_TIMEOUT)
     name = inbox.database.url.database
     async with inbox.database.begin() as connection:
         await connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
     await inbox.database.engine.dispose()
-    await inbox.waits.find()  # a connection that can only read is in the pool now
+    # Now the pool has a read-only connection.
+    await inbox.waits.find()
     registering = asyncio.create_task(inbox.waits.register(new_wait()))
     await asyncio.wait([registering], timeout=0.2)
     assert not registering.done()
@@ -155,7 +155,7 @@ async def test_a_standby_that_became_the_primary_is_found(empty_postgres_url: st
     await inbox.close()
 
 
-async def test_a_reader_who_gives_up_in_the_middle_disturbs_nobody(inbox: Inbox) -> None:
+async def test_cancelled_reader_does_not_affect_others(inbox: Inbox) -> None:
     wait = await register(inbox)
     for steps in range(12):
         reading = asyncio.create_task(inbox.waits.get(wait.id))

@@ -1,4 +1,4 @@
-"""An inbox of an older release is upgraded by whoever opens it first, and keeps what it holds."""
+"""The first process that opens an inbox of an older release upgrades it, and keeps its data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OLD_WAIT = {
 
 @pytest.fixture(params=["file", "postgres"])
 async def old_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An inbox as release 0.1 before events left it: a wait, and the key that signed its token."""
+    """An inbox of the first schema, without events: it has a wait and the key that signed its token."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
     if request.param == "postgres":
         url = str(request.getfixturevalue("empty_postgres_url"))
@@ -56,7 +56,7 @@ def _upgrade_to_the_first(connection: Connection) -> None:
     command.upgrade(config, "0001")
 
 
-async def test_what_an_older_inbox_holds_is_kept(old_url: str) -> None:
+async def test_upgrade_keeps_the_data(old_url: str) -> None:
     inbox = await Inbox.open(old_url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.engine.connect() as connection:
         version = (await connection.execute(text(f"SELECT version_num FROM {alembic_version.name}"))).scalar()
@@ -71,7 +71,7 @@ async def test_what_an_older_inbox_holds_is_kept(old_url: str) -> None:
     await inbox.close()
 
 
-async def test_processes_that_start_together_on_an_older_inbox_all_open_it(old_url: str) -> None:
+async def test_processes_that_start_together_upgrade_an_older_inbox_once(old_url: str) -> None:
     processes = [start(open_and_close, old_url) for _ in range(6)]
     for process in processes:
         await asyncio.to_thread(process.join, 60)

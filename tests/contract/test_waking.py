@@ -1,4 +1,4 @@
-"""How a process learns that a wait has changed: by a signal at once, or by the sweep, and never not at all."""
+"""A process sees every change of a wait: at once by a signal, or else by the sweep."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ async def woken(subscription: Subscription) -> object:
         return wait.outcome
 
 
-async def test_a_wait_is_woken_in_its_own_process(inbox: Inbox) -> None:
+async def test_wait_is_woken_in_its_own_process(inbox: Inbox) -> None:
     wait = await register(inbox)
     with inbox.watcher.subscribe(wait.id) as changes:
         await send(inbox, wait.id, {"a": 1})
         assert await woken(changes) == Success({"a": 1})
 
 
-async def test_a_wait_is_woken_by_another_process_with_the_sweep_off(
+async def test_wait_is_woken_by_another_process_with_the_sweep_off(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sweep_interval(monkeypatch, 3600.0)
@@ -49,7 +49,7 @@ async def test_a_wait_is_woken_by_another_process_with_the_sweep_off(
         assert time.monotonic() - sent_at < 2
 
 
-async def test_a_wait_is_woken_by_the_sweep_with_every_signal_off(
+async def test_wait_is_woken_by_the_sweep_with_every_signal_off(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
@@ -67,17 +67,17 @@ async def test_a_wait_is_woken_by_the_sweep_with_every_signal_off(
     await other.close()
 
 
-async def test_progress_is_told_and_the_wait_goes_on(inbox: Inbox) -> None:
+async def test_progress_wakes_the_wait_and_it_keeps_waiting(inbox: Inbox) -> None:
     wait = await register(inbox, expected={"success_when": "done"})
     with inbox.watcher.subscribe(wait.id) as changes:
         await send(inbox, wait.id, {"done": False, "step": 1})
         async with asyncio.timeout(WITHIN):
-            while (told := await changes.next()).progress is None:
+            while (changed := await changes.next()).progress is None:
                 pass
-        assert (told.state, told.progress) == (WaitState.WAITING, {"done": False, "step": 1})
+        assert (changed.state, changed.progress) == (WaitState.WAITING, {"done": False, "step": 1})
 
 
-async def test_everyone_who_waits_for_a_wait_is_woken(inbox: Inbox) -> None:
+async def test_all_subscribers_of_a_wait_are_woken(inbox: Inbox) -> None:
     wait = await register(inbox)
     with inbox.watcher.subscribe(wait.id) as one, inbox.watcher.subscribe(wait.id) as other:
         await send(inbox, wait.id, 1)
@@ -85,7 +85,7 @@ async def test_everyone_who_waits_for_a_wait_is_woken(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 2])
-async def test_who_stops_waiting_for_a_wait_leaves_the_others(inbox: Inbox, leaves: int) -> None:
+async def test_leaving_a_subscription_does_not_affect_the_others(inbox: Inbox, leaves: int) -> None:
     wait = await register(inbox)
     all_of_them = [inbox.watcher.subscribe(wait.id) for _ in range(3)]
     for changes in all_of_them:
@@ -100,10 +100,10 @@ async def test_who_stops_waiting_for_a_wait_leaves_the_others(inbox: Inbox, leav
     assert wait.id not in inbox.watcher.watched
 
 
-async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
+async def test_change_that_commits_late_is_not_missed(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cursor trap: a transaction that began first and commits last must not be overlooked."""
+    """A transaction that starts first and commits last must not fall before the cursor."""
     watching, writing = two
     monkeypatch.setattr(NotificationSignal, "run", NoSignal.run)
     _sweep_interval(monkeypatch, 0.05)
@@ -126,7 +126,8 @@ async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
         await _first_look(watching, slow_changes, listening=False)
         late = asyncio.create_task(late_commit())
         await began.wait()
-        if writing.database.dialect == "postgresql":  # SQLite lets no other transaction begin meanwhile
+        # SQLite does not start another write transaction meanwhile.
+        if writing.database.dialect == "postgresql":
             await send(two[1], quick.id, 1)
             assert await woken(quick_changes) == Success(1)
         finish.set()
@@ -136,23 +137,21 @@ async def test_changes_that_come_in_any_order_of_commit_are_all_seen(
                 pass
 
 
-async def test_thousands_of_waits_of_which_each_is_woken_once(two: tuple[Inbox, Inbox]) -> None:
+async def test_each_of_many_waits_is_woken_once(two: tuple[Inbox, Inbox]) -> None:
     registered = await asyncio.gather(*(two[0].waits.register(new_wait()) for _ in range(1000)))
-    told: list[object] = []
+    outcomes: list[object] = []
 
     async def follow(wait_id: str) -> None:
         with two[0].watcher.subscribe(wait_id) as changes:
-            told.append(await woken(changes))
+            outcomes.append(await woken(changes))
 
     followers = [asyncio.create_task(follow(wait.id)) for wait in registered]
     await asyncio.gather(*(send(two[1], wait.id, wait.id) for wait in registered))
     await asyncio.gather(*followers)
-    assert sorted(str(outcome) for outcome in told) == sorted(str(Success(wait.id)) for wait in registered)
+    assert sorted(map(str, outcomes)) == sorted(str(Success(wait.id)) for wait in registered)
 
 
-async def test_the_watcher_outlives_trouble_of_any_kind(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_watcher_continues_after_errors(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = await register(inbox)
     troubles = iter([ValueError("a bug"), OSError("the network"), None])
     real = watcher.read_changes
@@ -169,7 +168,7 @@ async def test_the_watcher_outlives_trouble_of_any_kind(
         assert await woken(changes) == Success(1)
 
 
-async def test_a_row_of_a_newer_version_does_not_keep_the_others_from_being_woken(inbox: Inbox) -> None:
+async def test_unreadable_row_does_not_affect_other_waits(inbox: Inbox) -> None:
     strange, ordinary = await register(inbox), await register(inbox)
     async with inbox.database.begin() as connection:
         await connection.execute(update(waits).where(waits.c.id == strange.id).values(state="hibernating"))
@@ -180,7 +179,7 @@ async def test_a_row_of_a_newer_version_does_not_keep_the_others_from_being_woke
 
 # SQLite keeps no connection that could be closed.
 @pytest.mark.parametrize("shared_url", ["postgres"], indirect=True)
-async def test_the_signal_is_listened_for_again_after_it_broke_off(
+async def test_listener_reconnects_after_its_connection_was_closed(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watching, writing = two
@@ -200,15 +199,15 @@ def _sweep_interval(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 async def _first_look(inbox: Inbox, changes: Subscription, *, listening: bool = True) -> None:
-    """Wait until the watcher has looked for the first time, and listens where there is something to listen to."""
+    """Wait for the watcher's first query, and on Postgres for its LISTEN."""
     async with asyncio.timeout(WITHIN):
         await changes.next()
 
     async def listeners(connection: AsyncConnection) -> int:
         return int((await connection.execute(text(f"SELECT count(*) {LISTENERS}"))).scalar_one())
 
-    async def somebody_listens() -> bool:
+    async def is_listening() -> bool:
         return await inbox.database.read(listeners) > 0
 
     if inbox.database.notify and listening:
-        await eventually(somebody_listens, "somebody who listens")
+        await eventually(is_listening, "LISTEN")

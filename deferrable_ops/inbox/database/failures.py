@@ -85,7 +85,7 @@ def is_outage(error: BaseException) -> bool:
         return _sqlite_code(cause) in _SQLITE_OUTAGES
     if isinstance(cause, (OSError, TimeoutError, PoolTimeout)):
         return True
-    # A ValueError means a wrong parameter, whatever its other base classes.
+    # A ValueError means a wrong parameter, even if another base class means an outage.
     return bool(_names(cause) & _OUTAGES) and not isinstance(cause, ValueError)
 
 

@@ -3,7 +3,7 @@
 A new follower starts behind, at its own time or number. Followers that are behind are caught up together: one page of
 events serves all that need it. When a follower has caught up it is live: it receives what the feed reads from then on.
 Both are done by one task, in turns, so no event is missed or delivered twice. A follower whose buffer is full falls
-behind again, and does not delay the others. At idle, a check reads one number, whatever the number of followers.
+behind again, and does not delay the others. At idle, a check reads one number, for any number of followers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever happens to a wait, in whatever order: it settles once, and every sender's answer agrees with its end."""
+"""Any sequence of callbacks and other changes settles a wait once, and every receipt agrees with its final state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ events = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=events, late=st.booleans(), at_once=st.booleans())
-def test_a_wait_settles_once_and_every_answer_agrees(events: list[Any], late: bool, at_once: bool) -> None:
+def test_wait_settles_once_and_every_answer_agrees(events: list[Any], late: bool, at_once: bool) -> None:
     asyncio.run(_play(events, late, at_once))
 
 
@@ -67,7 +67,7 @@ async def _play(events: list[Any], late: bool, at_once: bool) -> None:
         receipt = await happen(event)
         wait = await inbox.waits.get(attempt.wait_id)
         if not at_once and receipt is not None and receipt.status == 202:
-            assert wait.state is WaitState.WAITING or event in seen, "progress of a wait that is over"
+            assert wait.state is WaitState.WAITING or event in seen, "progress of a wait that has ended"
         seen.append(event)
         if wait.state is not WaitState.WAITING:
             ends.append(wait)
@@ -80,14 +80,14 @@ async def _play(events: list[Any], late: bool, at_once: bool) -> None:
         for event in events:
             await look(event)
     await inbox.close()
-    # An expired wait is given its outcome later; nothing else changes once it has ended.
+    # An expired wait gets its outcome later; nothing else changes after the end.
     assert len({(wait.state, wait.settled_at) for wait in ends}) <= 1
     assert len({wait.outcome for wait in ends if not isinstance(wait.outcome, Success)} - {None}) <= 1
 
 
 @pytest.mark.parametrize("first", [Verb.SUCCESS, Verb.FAILURE, Verb.SKIP])
 @pytest.mark.parametrize("second", list(Verb))
-async def test_the_first_terminal_verb_wins(inbox: Inbox, first: Verb, second: Verb) -> None:
+async def test_first_terminal_verb_wins(inbox: Inbox, first: Verb, second: Verb) -> None:
     wait = await inbox.waits.register(new_wait())
     await send(inbox, wait.id, {"n": 1}, first)
     settled = await inbox.waits.get(wait.id)

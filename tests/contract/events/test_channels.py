@@ -1,4 +1,4 @@
-"""Channels: what every endpoint knows of them, and what nobody can read in the database."""
+"""Channels: their state in all processes, and the encryption of their secrets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SECRET = "whsec_hunter2"
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process looks again whenever it is asked."""
+    """Disable the cache."""
     monkeypatch.setattr(channels_module, "_RELOAD_SECONDS", -1.0)
     monkeypatch.setattr(channels_module, "_PAUSE_SECONDS", 0.0)
 
 
-async def test_a_channel_is_known_everywhere_as_soon_as_it_exists(two: tuple[Inbox, Inbox]) -> None:
+async def test_channel_is_known_to_other_processes_at_once(two: tuple[Inbox, Inbox]) -> None:
     with pytest.raises(UnknownChannel, match="deferrable-ops channels add"):
         await two[1].channels.get("orders")
     await two[0].channels.add("orders", "github", SECRET)
@@ -35,7 +35,7 @@ async def test_a_channel_is_known_everywhere_as_soon_as_it_exists(two: tuple[Inb
         assert (channel.scheme, channel.secrets) == ("github", (SECRET,))
 
 
-async def test_a_secret_is_kept_encrypted_and_never_shown(inbox: Inbox) -> None:
+async def test_secret_is_stored_encrypted_and_not_shown(inbox: Inbox) -> None:
     await inbox.channels.add("orders", "github", SECRET)
     await inbox.channels.rotate("orders", SECRET + "2", old_for=60)
     async with inbox.database.engine.connect() as connection:
@@ -46,7 +46,7 @@ async def test_a_secret_is_kept_encrypted_and_never_shown(inbox: Inbox) -> None:
     assert SECRET not in repr(await inbox.channels.get("orders"))
 
 
-async def test_a_name_is_taken_once_whoever_comes_first(two: tuple[Inbox, Inbox]) -> None:
+async def test_of_concurrent_additions_of_a_name_one_wins(two: tuple[Inbox, Inbox]) -> None:
     added = await asyncio.gather(
         *(two[i % 2].channels.add("orders", "github", str(i)) for i in range(6)), return_exceptions=True
     )
@@ -55,9 +55,7 @@ async def test_a_name_is_taken_once_whoever_comes_first(two: tuple[Inbox, Inbox]
     assert (await two[0].channels.get("orders")).secrets == (str(winner),)
 
 
-async def test_both_secrets_are_valid_during_a_rotation_and_never_a_third(
-    two: tuple[Inbox, Inbox], fresh: None
-) -> None:
+async def test_at_most_two_secrets_are_valid_during_a_rotation(two: tuple[Inbox, Inbox], fresh: None) -> None:
     await two[0].channels.add("orders", "bearer", "one")
     await two[0].channels.rotate("orders", "two", old_for=60)
     assert (await two[1].channels.get("orders")).secrets == ("two", "one")
@@ -67,7 +65,7 @@ async def test_both_secrets_are_valid_during_a_rotation_and_never_a_third(
     assert (await two[1].channels.get("orders")).secrets == ("four",)
 
 
-async def test_the_old_secret_ends_by_itself(inbox: Inbox) -> None:
+async def test_old_secret_expires(inbox: Inbox) -> None:
     await inbox.channels.add("orders", "bearer", "one")
     await inbox.channels.rotate("orders", "two", old_for=0.3)
 
@@ -77,7 +75,7 @@ async def test_the_old_secret_ends_by_itself(inbox: Inbox) -> None:
     await eventually(ended, "the old secret to end")
 
 
-async def test_a_channel_that_is_removed_is_unknown_everywhere(two: tuple[Inbox, Inbox], fresh: None) -> None:
+async def test_channel_that_is_removed_is_unknown_everywhere(two: tuple[Inbox, Inbox], fresh: None) -> None:
     await two[0].channels.add("orders", "none", None)
     assert (await two[1].channels.get("orders")).secrets == ()
     await two[0].channels.remove("orders")
@@ -89,7 +87,7 @@ async def test_a_channel_that_is_removed_is_unknown_everywhere(two: tuple[Inbox,
     assert await two[0].channels.all() == []
 
 
-async def test_only_a_channel_with_a_secret_can_be_given_another(inbox: Inbox) -> None:
+async def test_only_a_channel_with_a_secret_can_be_rotated(inbox: Inbox) -> None:
     await inbox.channels.add("open", "none", None)
     with pytest.raises(InputError, match="no secret to rotate"):
         await inbox.channels.rotate("open", "x", old_for=0)
@@ -97,9 +95,7 @@ async def test_only_a_channel_with_a_secret_can_be_given_another(inbox: Inbox) -
         await inbox.channels.rotate("nowhere", "x", old_for=0)
 
 
-async def test_the_database_is_asked_once_for_thousands_of_requests(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_thousands_of_requests_need_one_query(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     await inbox.channels.add("orders", "none", None)
     reads = 0
     real = inbox.database.read
@@ -121,20 +117,20 @@ async def test_the_database_is_asked_once_for_thousands_of_requests(
     assert reads <= 3
 
 
-async def test_its_clock_is_the_databases(inbox: Inbox) -> None:
+async def test_now_is_the_database_clock(inbox: Inbox) -> None:
     await inbox.channels.add("orders", "none", None)
     await inbox.channels.get("orders")
     assert abs(inbox.channels.now() - await inbox.database.now()) < 1
 
 
-async def test_without_a_key_no_secret_is_kept(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_secret_is_refused_without_a_fernet_key(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encryption, "get_fernet", _NullFernet)
     with pytest.raises(ConfigurationError, match="fernet_key is empty"):
         await inbox.channels.add("orders", "github", SECRET)
     await inbox.channels.add("open", "none", None)
 
 
-async def test_a_secret_of_another_key_says_so_and_the_other_channels_go_on(
+async def test_secret_of_another_fernet_key_fails_only_its_channel(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Events: appended once each, numbered as they were committed, and read in that order."""
+"""Events: each is stored once, numbered in commit order, and read in that order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Key:
     within: float | None = None
 
 
-async def test_an_event_is_read_as_it_was_appended(inbox: Inbox) -> None:
+async def test_event_is_read_as_it_was_appended(inbox: Inbox) -> None:
     before = await inbox.database.now()
     event = new_event("channel:a", "k", payload={"rows": [1, "ü", None]}, attributes={"headers": {"x": "y"}})
     appended = await inbox.events.append(event)
@@ -44,7 +44,7 @@ async def test_an_event_is_read_as_it_was_appended(inbox: Inbox) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(payload=JSON, key=st.text(min_size=1, max_size=300))
-async def test_any_json_and_any_key_can_be_kept(inbox: Inbox, payload: object, key: str) -> None:
+async def test_any_json_and_any_key_can_be_stored(inbox: Inbox, payload: object, key: str) -> None:
     after = await inbox.events.newest()
     event = new_event(payload=payload, attributes={"key": payload}, dedupe_keys=(Key(f"{after}/{key}"),))
     assert not (await inbox.events.append(event)).is_duplicate
@@ -53,7 +53,7 @@ async def test_any_json_and_any_key_can_be_kept(inbox: Inbox, payload: object, k
     assert json.dumps([kept.payload, kept.attributes]) == json.dumps([payload, {"key": payload}])
 
 
-async def test_a_source_that_has_a_clock_says_when_its_events_were(inbox: Inbox) -> None:
+async def test_event_time_of_the_source_is_used(inbox: Inbox) -> None:
     await inbox.events.append_all([new_event(time=1000.25), new_event(time=2000.5), new_event(time=1500.0)])
     assert [event.time for event in await read_all(inbox, "channel:orders")] == [1000.25, 2000.5, 1500.0]
     assert [event.time for event in await read_all(inbox, "channel:orders", since=1500)] == [2000.5, 1500.0]
@@ -64,7 +64,7 @@ async def test_a_source_that_has_a_clock_says_when_its_events_were(inbox: Inbox)
     assert third.number == await inbox.events.newest()
 
 
-async def test_a_repetition_changes_nothing_and_is_told_of_the_first(two: tuple[Inbox, Inbox]) -> None:
+async def test_duplicate_changes_nothing_and_returns_the_first(two: tuple[Inbox, Inbox]) -> None:
     first = await two[0].events.append(new_event(key="same", payload=1))
     again = await two[1].events.append(new_event(key="same", payload=2))
     assert (again.number, again.received_at) == (first.number, first.received_at)
@@ -72,21 +72,21 @@ async def test_a_repetition_changes_nothing_and_is_told_of_the_first(two: tuple[
     assert [event.payload for event in await read_all(two[0], "channel:orders")] == [1]
 
 
-async def test_the_same_key_of_another_source_is_another_event(inbox: Inbox) -> None:
+async def test_same_key_of_another_source_is_another_event(inbox: Inbox) -> None:
     one = await inbox.events.append(new_event("channel:a", "same"))
     other = await inbox.events.append(new_event("channel:b", "same"))
     assert not other.is_duplicate
     assert other.number > one.number
 
 
-async def test_any_of_an_events_keys_tells_its_repetition(inbox: Inbox) -> None:
+async def test_any_dedupe_key_detects_a_duplicate(inbox: Inbox) -> None:
     first = await inbox.events.append(new_event(dedupe_keys=(Key("id:1"), Key("body:x"))))
     for keys in ((Key("id:2"), Key("body:x")), (Key("id:1"),)):
         assert (await inbox.events.append(new_event(dedupe_keys=keys))).number == first.number
     assert not (await inbox.events.append(new_event(dedupe_keys=(Key("id:2"),)))).is_duplicate
 
 
-async def test_a_key_that_tells_for_a_while_is_another_events_later(inbox: Inbox) -> None:
+async def test_dedupe_key_can_be_limited_in_time(inbox: Inbox) -> None:
     first = await inbox.events.append(new_event(dedupe_keys=(Key("body:x", within=3600),)))
     assert (await inbox.events.append(new_event(dedupe_keys=(Key("body:x", 3600),)))).is_duplicate
     later = await inbox.events.append(new_event(dedupe_keys=(Key("body:x", within=-1),)))
@@ -95,14 +95,14 @@ async def test_a_key_that_tells_for_a_while_is_another_events_later(inbox: Inbox
     assert again.number == later.number
 
 
-async def test_repetitions_within_one_batch_are_found(inbox: Inbox) -> None:
+async def test_duplicates_within_one_batch_are_detected(inbox: Inbox) -> None:
     appended = await inbox.events.append_all([new_event(key=key) for key in ("a", "b", "a", "c", "b")])
     assert [one.is_duplicate for one in appended] == [False, False, True, False, True]
     assert [appended[2].number, appended[4].number] == [appended[0].number, appended[1].number]
     assert [event.dedupe_key for event in await read_all(inbox, "channel:orders")] == ["a", "b", "c"]
 
 
-async def test_how_far_sources_are_read_is_committed_with_their_events(two: tuple[Inbox, Inbox]) -> None:
+async def test_positions_are_committed_with_their_events(two: tuple[Inbox, Inbox]) -> None:
     assert await two[0].events.position_of("kafka:x", "a/orders") is None
     reached = [
         SourcePosition("kafka:x", "b/orders", [1]),
@@ -119,14 +119,14 @@ async def test_how_far_sources_are_read_is_committed_with_their_events(two: tupl
     assert await two[1].events.position_of("kafka:x", "b/orders") == [1]
 
 
-async def test_the_last_position_of_a_consumer_counts(inbox: Inbox) -> None:
+async def test_last_position_of_a_consumer_counts(inbox: Inbox) -> None:
     await inbox.events.append_all(
         [], positions=[SourcePosition("kafka:x", "a/orders", at) for at in (1, 3, 2)]
     )
     assert await inbox.events.position_of("kafka:x", "a/orders") == 2
 
 
-async def test_two_who_set_the_same_positions_in_another_order_do_not_wait_for_each_other(
+async def test_concurrent_updates_of_the_same_positions_do_not_deadlock(
     two: tuple[Inbox, Inbox],
 ) -> None:
     reached = [SourcePosition("kafka:x", f"{number}/orders", number) for number in range(200)]
@@ -137,7 +137,7 @@ async def test_two_who_set_the_same_positions_in_another_order_do_not_wait_for_e
     assert await two[0].events.position_of("kafka:x", "199/orders") == 199
 
 
-async def test_events_that_cannot_be_appended_leave_the_position_as_it_was(inbox: Inbox) -> None:
+async def test_failed_append_does_not_change_positions(inbox: Inbox) -> None:
     await inbox.events.append_all([], positions=[SourcePosition("kafka:x", "a/orders", 1)])
     with pytest.raises(TypeError):
         await inbox.events.append_all(
@@ -159,10 +159,10 @@ async def test_events_are_read_in_pages_over_several_sources(inbox: Inbox) -> No
     assert await inbox.events.read([], after=0, upto=newest, limit=7) == []
 
 
-async def test_numbers_grow_in_the_order_of_the_commits_and_none_is_seen_late(
+async def test_numbers_increase_in_commit_order(
     two: tuple[Inbox, Inbox],
 ) -> None:
-    """The cursor trap: whoever goes on from the highest number that was seen must miss nothing."""
+    """A reader that continues after the highest number it has read must not miss an event that commits late."""
     seen: list[int] = []
     done = asyncio.Event()
 
@@ -186,7 +186,7 @@ async def test_numbers_grow_in_the_order_of_the_commits_and_none_is_seen_late(
     assert sorted(numbers) == seen
 
 
-async def test_many_who_append_the_same_at_once_append_it_once(two: tuple[Inbox, Inbox]) -> None:
+async def test_concurrent_appends_of_the_same_event_store_it_once(two: tuple[Inbox, Inbox]) -> None:
     appended = await asyncio.gather(
         *(two[i % 2].events.append(new_event(key=str(i % 5))) for i in range(200)),
         *(two[i % 2].events.append_all([new_event(key=str(k)) for k in range(5)]) for i in range(20)),
@@ -196,7 +196,7 @@ async def test_many_who_append_the_same_at_once_append_it_once(two: tuple[Inbox,
     assert len(await read_all(two[0], "channel:orders")) == 5
 
 
-def test_what_was_acknowledged_survives_processes_that_are_killed(shared_url: str, tmp_path: Path) -> None:
+def test_acknowledged_events_survive_killed_processes(shared_url: str, tmp_path: Path) -> None:
     files = [tmp_path / f"acknowledged-{number}" for number in range(4)]
     processes = [start(appender, shared_url, number, 400, file) for number, file in enumerate(files)]
     wait_until(lambda: all(len(_numbers(file)) > 20 for file in files), "some events", every=0.005)
@@ -209,7 +209,8 @@ def test_what_was_acknowledged_survives_processes_that_are_killed(shared_url: st
     assert Counter(kept).most_common(1)[0][1] == 1, "an event was appended twice"
     for process, file in zip(processes, files, strict=True):
         assert process.exitcode in (0, -9)
-        assert process.exitcode or len(_numbers(file)) == 800  # 400 of its own, 400 shared with the others
+        # 400 events of its own, and 400 that all processes append.
+        assert process.exitcode or len(_numbers(file)) == 800
     assert set(acknowledged) <= set(kept)
 
 

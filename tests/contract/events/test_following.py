@@ -1,4 +1,4 @@
-"""Who follows sources gets each of their events once, in the order of the commits, from where it began."""
+"""A follower receives each event of its sources once, in commit order, from its start position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query 
 
 
 async def took(follower: Follower, count: int) -> list[StoredEvent]:
-    """Return the first so many events that come."""
+    """Return the next `count` events, or a few more."""
     taken: list[StoredEvent] = []
     async with asyncio.timeout(WITHIN):
         while len(taken) < count:
@@ -39,14 +39,14 @@ async def went_live(*followers: Follower) -> None:
     async def all_live() -> bool:
         return all(follower.is_live for follower in followers)
 
-    await eventually(all_live, "the followers to be brought up")
+    await eventually(all_live, "the followers to catch up")
 
 
 def payloads(events: Iterable[StoredEvent]) -> list[Any]:
     return [event.payload for event in events]
 
 
-async def test_events_before_and_after_the_beginning_come_in_their_order(two: tuple[Inbox, Inbox]) -> None:
+async def test_stored_and_new_events_arrive_in_order(two: tuple[Inbox, Inbox]) -> None:
     await two[1].events.append_all([new_event(payload=i) for i in range(450)])
     with two[0].feed.follow(["channel:orders"]) as follower:
         for i in range(450, 470):
@@ -54,7 +54,7 @@ async def test_events_before_and_after_the_beginning_come_in_their_order(two: tu
         assert payloads(await took(follower, 470)) == list(range(470))
 
 
-async def test_a_follower_begins_where_it_says(inbox: Inbox) -> None:
+async def test_follower_starts_at_its_time_or_number(inbox: Inbox) -> None:
     appended = await inbox.events.append_all(
         [new_event(payload=i, time=1000.0 + i) for i in (0, 5, 1, 6, 2, 7)]
     )
@@ -75,7 +75,7 @@ async def test_a_follower_begins_where_it_says(inbox: Inbox) -> None:
         assert payloads(await took(by_number, 2)) == ["old", "new"]
 
 
-async def test_events_of_several_sources_come_in_the_order_of_their_commits(inbox: Inbox) -> None:
+async def test_events_of_several_sources_arrive_in_commit_order(inbox: Inbox) -> None:
     with inbox.feed.follow(SOURCES[:2]) as follower, inbox.feed.follow(SOURCES[2:]) as other:
         for i in range(30):
             await inbox.events.append(new_event(SOURCES[i % 3], payload=i))
@@ -83,7 +83,7 @@ async def test_events_of_several_sources_come_in_the_order_of_their_commits(inbo
         assert payloads(await took(other, 10)) == list(range(2, 30, 3))
 
 
-async def test_whoever_comes_and_goes_meanwhile_misses_nothing_and_sees_nothing_twice(
+async def test_followers_that_start_and_stop_receive_each_event_once(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_EVENTS_PER_PAGE", 7)
@@ -122,7 +122,7 @@ async def test_whoever_comes_and_goes_meanwhile_misses_nothing_and_sees_nothing_
     assert not two[0].feed._live_sources
 
 
-async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
+async def test_slow_follower_does_not_delay_others_and_loses_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_MAX_PENDING", 5)
@@ -137,7 +137,7 @@ async def test_who_does_not_take_what_comes_holds_up_nobody_and_loses_nothing(
         await went_live(slow)
 
 
-async def test_who_begins_after_a_number_that_is_not_reached_yet_goes_live_and_gets_what_comes(
+async def test_follower_after_a_future_number_receives_new_events(
     inbox: Inbox,
 ) -> None:
     """The inbox was restored from a backup: its numbers start again below those that a wait remembers."""
@@ -148,7 +148,7 @@ async def test_who_begins_after_a_number_that_is_not_reached_yet_goes_live_and_g
         assert payloads(await took(follower, 1)) == ["restored"]
 
 
-async def test_what_several_processes_append_is_followed_though_some_are_killed(
+async def test_events_of_several_processes_are_followed_although_one_is_killed(
     shared_url: str, tmp_path: Path
 ) -> None:
     inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
@@ -179,11 +179,12 @@ async def test_what_several_processes_append_is_followed_though_some_are_killed(
     await eventually(all_of_them, "all events")
     following.cancel()
     assert seen == numbers
-    assert len(numbers) >= 600  # two of the processes' own, and what they share
+    # 200 events of each of the two surviving processes, and 200 that all append.
+    assert len(numbers) >= 600
     await inbox.close()
 
 
-async def test_a_route_spares_those_whom_an_event_does_not_concern(inbox: Inbox) -> None:
+async def test_route_selects_the_followers_of_an_event(inbox: Inbox) -> None:
     await inbox.events.append_all([new_event(payload=i % 4) for i in range(40)])
     followers = [inbox.feed.follow(["channel:orders"]) for _ in range(4)]
     inbox.feed.route = lambda event: [followers[event.payload]] if event.payload < 4 else []
@@ -193,7 +194,7 @@ async def test_a_route_spares_those_whom_an_event_does_not_concern(inbox: Inbox)
             assert payloads(await took(follower, 20)) == [wanted] * 20
 
 
-async def test_a_thousand_who_begin_together_are_brought_up_by_one_reading(
+async def test_thousand_new_followers_share_the_same_reads(
     two: tuple[Inbox, Inbox],
 ) -> None:
     await two[1].events.append_all([new_event(payload=i, time=1000.0 + i) for i in range(1000)])
@@ -214,7 +215,7 @@ async def test_a_thousand_who_begin_together_are_brought_up_by_one_reading(
         follower.__exit__()
 
 
-async def test_an_idle_follower_costs_a_look_at_one_number_a_sweep(
+async def test_idle_followers_cost_one_query_a_sweep(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sweep_interval(monkeypatch, 0.05)
@@ -238,7 +239,7 @@ async def test_an_idle_follower_costs_a_look_at_one_number_a_sweep(
         follower.__exit__()
 
 
-async def test_a_follower_is_woken_by_another_process_with_the_sweep_off(
+async def test_follower_is_woken_by_another_process_with_the_sweep_off(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sweep_interval(monkeypatch, 3600.0)
@@ -255,7 +256,7 @@ async def test_a_follower_is_woken_by_another_process_with_the_sweep_off(
         assert payloads(await took(follower, 1)) == ["bulk"]
 
 
-async def test_a_follower_is_woken_by_the_sweep_with_every_signal_off(
+async def test_follower_is_woken_by_the_sweep_with_every_signal_off(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__NOTIFY", "False")
@@ -272,7 +273,7 @@ async def test_a_follower_is_woken_by_the_sweep_with_every_signal_off(
 
 # SQLite keeps no connection that could be closed.
 @pytest.mark.parametrize("shared_url", ["postgres"], indirect=True)
-async def test_a_follower_is_woken_again_after_its_connections_were_closed(
+async def test_follower_is_woken_after_its_connections_were_closed(
     two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sweep_interval(monkeypatch, 3600.0)
@@ -286,7 +287,7 @@ async def test_a_follower_is_woken_again_after_its_connections_were_closed(
         assert payloads(await took(follower, 1)) == [1]
 
 
-async def test_the_feed_outlives_trouble_of_any_kind_and_repeats_nothing(
+async def test_feed_continues_after_errors_without_repeating_events(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_RETRY_SECONDS", 0.01)
@@ -306,7 +307,7 @@ async def test_the_feed_outlives_trouble_of_any_kind_and_repeats_nothing(
         assert payloads(await took(follower, 5)) == list(range(5, 10))
 
 
-async def test_events_after_a_server_that_lost_some_are_handed_out(inbox: Inbox) -> None:
+async def test_followers_receive_new_events_after_the_database_lost_some(inbox: Inbox) -> None:
     await inbox.events.append_all([new_event(payload=i) for i in range(5)])
     with inbox.feed.follow(["channel:orders"]) as follower:
         await took(follower, 5)

@@ -1,4 +1,4 @@
-"""What ends the sleep of who waits for changes of a wait."""
+"""What completes the calls that wait for changes of a wait."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.watcher import Subscription
 
-CHANGED: Any = "the wait as it stands"
-AGAIN: Any = "the wait as it stands later"
+CHANGED: Any = "the wait's row"
+AGAIN: Any = "the wait's row after another change"
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ async def next_unless_woken(changes: Subscription) -> Wait | None:
 
 
 async def sleeping(sleep: Any) -> asyncio.Task[Any]:
-    """Return a sleep that is under way."""
+    """Start the call, and return its task while it waits."""
     task = asyncio.ensure_future(sleep)
     await asyncio.wait([task], timeout=0.02)
     assert not task.done()
     return task
 
 
-async def test_wake_ends_the_sleep_without_a_change(changes: Subscription) -> None:
+async def test_wake_completes_next_change_without_a_change(changes: Subscription) -> None:
     task = await sleeping(next_unless_woken(changes))
     changes.wake()
     changes.wake()
@@ -40,26 +40,26 @@ async def test_wake_ends_the_sleep_without_a_change(changes: Subscription) -> No
     (await sleeping(next_unless_woken(changes))).cancel()
 
 
-async def test_wake_before_the_sleep_is_not_lost(changes: Subscription) -> None:
+async def test_wake_before_next_change_is_not_lost(changes: Subscription) -> None:
     changes.wake()
     assert await asyncio.wait_for(next_unless_woken(changes), 20) is None
 
 
-async def test_change_is_handed_over_whoever_wakes_too(changes: Subscription) -> None:
-    for tell in (
+async def test_change_is_delivered_despite_a_wake(changes: Subscription) -> None:
+    for events in (
         (lambda: changes.deliver(CHANGED), changes.wake),
         (changes.wake, lambda: changes.deliver(CHANGED)),
     ):
         task = await sleeping(next_unless_woken(changes))
-        for one in tell:
-            one()
+        for happen in events:
+            happen()
         assert await asyncio.wait_for(task, 20) is CHANGED
     changes.deliver(CHANGED)
     changes.deliver(AGAIN)
     assert await asyncio.wait_for(next_unless_woken(changes), 20) is AGAIN
 
 
-async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -> None:
+async def test_wake_does_not_complete_next(changes: Subscription) -> None:
     task = await sleeping(changes.next())
     changes.wake()
     await asyncio.wait([task], timeout=0.02)
@@ -68,7 +68,7 @@ async def test_who_waits_for_a_change_only_is_not_woken(changes: Subscription) -
     assert await asyncio.wait_for(task, 20) is CHANGED
 
 
-async def test_change_after_an_interrupted_sleep_is_handed_over(changes: Subscription) -> None:
+async def test_change_after_a_cancelled_call_is_delivered(changes: Subscription) -> None:
     for sleep in (Subscription.next, next_unless_woken):
         task = await sleeping(sleep(changes))
         task.cancel()

@@ -13,17 +13,17 @@ asyncpg = pytest.importorskip("asyncpg")
 
 
 def wrapped(cause: Exception) -> DBAPIError:
-    """Return the error as SQLAlchemy hands it on."""
+    """Return the error as SQLAlchemy wraps it."""
     return DBAPIError("INSERT ...", {"payload": "secret"}, cause, hide_parameters=True)
 
 
 def sqlite_error(code: int) -> sqlite3.Error:
-    error = sqlite3.OperationalError("told by SQLite")
+    error = sqlite3.OperationalError("an error of SQLite")
     error.sqlite_errorcode = code
     return error
 
 
-AWAY = [
+OUTAGES = [
     ConnectionRefusedError(111, "refused"),
     TimeoutError(),
     PoolTimeout("no connection left"),
@@ -39,7 +39,7 @@ AWAY = [
     sqlite_error(sqlite3.SQLITE_BUSY | 2 << 8),
     sqlite_error(sqlite3.SQLITE_FULL),
 ]
-WRONG = [
+MISCONFIGURATIONS = [
     asyncpg.InvalidPasswordError("password authentication failed"),
     asyncpg.InvalidAuthorizationSpecificationError("no pg_hba.conf entry"),
     asyncpg.InvalidCatalogNameError('database "x" does not exist'),
@@ -48,7 +48,7 @@ WRONG = [
     sqlite_error(sqlite3.SQLITE_READONLY),
     sqlite_error(sqlite3.SQLITE_NOTADB),
 ]
-REFUSED = [
+REJECTED = [
     asyncpg.UndefinedTableError("relation does not exist"),
     asyncpg.UniqueViolationError("duplicate key"),
     asyncpg.DataError("invalid input for query argument $1: 'secret'"),
@@ -61,27 +61,27 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        *((error, "away") for error in AWAY),
-        *((error, "set up wrongly") for error in WRONG),
-        *((error, "refused") for error in REFUSED),
+        *((error, "outage") for error in OUTAGES),
+        *((error, "misconfiguration") for error in MISCONFIGURATIONS),
+        *((error, "rejected") for error in REJECTED),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_goes_wrong_is_told_apart(error: Exception, kind: str, wrap: object) -> None:
+def test_errors_are_classified(error: Exception, kind: str, wrap: object) -> None:
     shown = wrap(error)  # type: ignore[operator]
     assert is_database_error(shown)
-    assert is_misconfiguration(shown) is (kind == "set up wrongly")
-    if kind != "set up wrongly":  # asked first, so the answer to the other question does not matter
-        assert is_outage(shown) is (kind == "away")
+    assert is_misconfiguration(shown) is (kind == "misconfiguration")
+    if kind != "misconfiguration":
+        assert is_outage(shown) is (kind == "outage")
     assert "secret" not in describe(shown)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a bug"), RuntimeError("a bug")])
-def test_a_bug_is_not_taken_for_the_databases_fault(error: Exception) -> None:
+def test_other_errors_are_not_database_errors(error: Exception) -> None:
     assert not is_database_error(error)
 
 
-def test_only_the_first_line_is_told() -> None:
+def test_describe_returns_only_the_first_line() -> None:
     assert describe(asyncpg.UniqueViolationError("duplicate key\nDETAIL: Key (a)=(secret)")) == (
         "UniqueViolationError: duplicate key"
     )

@@ -36,13 +36,11 @@ async def group(batches: list[list[int]]) -> Any:
     await database.close()
 
 
-async def test_each_caller_is_answered_with_its_own_result(group: Any) -> None:
+async def test_each_caller_gets_its_own_result(group: Any) -> None:
     assert await asyncio.gather(*(group(i) for i in range(1201))) == [2 * i for i in range(1201)]
 
 
-async def test_what_comes_during_a_commit_goes_into_the_next_together(
-    group: Any, batches: list[list[int]]
-) -> None:
+async def test_items_that_arrive_during_a_commit_share_the_next(group: Any, batches: list[list[int]]) -> None:
     first = asyncio.create_task(group(0))
     while not batches:
         await asyncio.sleep(0)
@@ -51,7 +49,7 @@ async def test_what_comes_during_a_commit_goes_into_the_next_together(
 
 
 @pytest.mark.parametrize("writers", [1, 2])
-async def test_no_more_commits_are_under_way_than_there_are_writers(writers: int) -> None:
+async def test_concurrent_commits_are_limited_to_the_writers(writers: int) -> None:
     database = Database("sqlite+aiosqlite://", retry_timeout=5)
     under_way, most = 0, 0
 
@@ -74,13 +72,13 @@ async def test_no_more_commits_are_under_way_than_there_are_writers(writers: int
     await database.close()
 
 
-async def test_a_bad_item_fails_alone(group: Any) -> None:
+async def test_invalid_item_fails_alone(group: Any) -> None:
     results = await asyncio.gather(*(group(i) for i in (1, -1, 2)), return_exceptions=True)
     assert (results[0], results[2]) == (2, 4)
     assert isinstance(results[1], ValueError)
 
 
-async def test_items_of_callers_who_gave_up_are_not_written(group: Any, batches: list[list[int]]) -> None:
+async def test_items_of_cancelled_callers_are_not_written(group: Any, batches: list[list[int]]) -> None:
     calls = [asyncio.create_task(group(i)) for i in range(3)]
     await asyncio.sleep(0)
     calls[1].cancel()
@@ -88,7 +86,7 @@ async def test_items_of_callers_who_gave_up_are_not_written(group: Any, batches:
     assert batches == [[0, 2]]
 
 
-async def test_nobody_is_left_waiting_when_the_writer_is_ended(group: Any, batches: list[list[int]]) -> None:
+async def test_callers_fail_when_the_writer_is_cancelled(group: Any, batches: list[list[int]]) -> None:
     hanging, queued = asyncio.create_task(group(-2)), None
     while not batches:
         await asyncio.sleep(0)

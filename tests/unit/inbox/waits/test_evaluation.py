@@ -34,7 +34,7 @@ expected = st.dictionaries(st.sampled_from(["success_when", "failure_when", "res
 
 
 @given(verb=st.sampled_from(list(Verb)), payload=json_values, expected=expected)
-def test_every_evaluation_can_be_kept_and_read_again(
+def test_every_evaluation_can_be_stored_and_read(
     verb: Verb, payload: object, expected: dict[str, str]
 ) -> None:
     evaluation = evaluate(verb, payload, expected)
@@ -45,7 +45,7 @@ def test_every_evaluation_can_be_kept_and_read_again(
 
 
 @given(payload=st.fixed_dictionaries({"retryable": json_values, "reason": json_values}))
-def test_only_false_makes_a_failure_final(payload: dict[str, object]) -> None:
+def test_only_retryable_false_makes_a_failure_final(payload: dict[str, object]) -> None:
     outcome = evaluate(Verb.FAILURE, payload, {}).outcome
     assert isinstance(outcome, Failure)
     assert outcome.retryable is (payload["retryable"] is not False)
@@ -66,7 +66,7 @@ def test_only_false_makes_a_failure_final(payload: dict[str, object]) -> None:
         ({}, False),
     ],
 )
-def test_truth_is_jmespaths(value: object, true: bool) -> None:
+def test_truth_values_are_those_of_jmespath(value: object, true: bool) -> None:
     ends = evaluate(Verb.POST, {"a": value}, {"success_when": "a"}).outcome is not None
     assert ends is true
 
@@ -75,5 +75,5 @@ def test_without_expressions_any_payload_is_success() -> None:
     assert evaluate(Verb.POST, {"state": "failed"}, {}).outcome == Success({"state": "failed"})
 
 
-def test_a_wait_with_only_a_result_ends_at_the_first_callback() -> None:
+def test_wait_with_only_a_result_ends_at_the_first_callback() -> None:
     assert evaluate(Verb.POST, {"rows": 3}, {"result": "rows"}).outcome == Success(3)
