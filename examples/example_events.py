@@ -1,7 +1,7 @@
-"""Wait for what other systems and other DAGs have done. No worker runs while anything is waited for.
+"""Wait for events of other systems and other DAGs. No worker process runs while a task waits.
 
-Trigger `example_events`, look at its gate in the Grid, and then trigger `example_events_publish`, which releases it.
-`example_events_sources` is what a wait for Kafka and SQS looks like; it needs their connections to run.
+Trigger `example_events` and look at its gate in the Grid. Then trigger `example_events_publish`, which releases it.
+`example_events_sources` shows a wait for Kafka, SQS and a channel; it needs their connections to run.
 """
 
 from datetime import timedelta
@@ -16,8 +16,8 @@ TODAY = "{{ dag_run.run_after | ds }}"
 
 @task
 def report() -> str:
-    """Stand for whatever needs all of it."""
-    return "all tables of the day are there"
+    """Stand for the work that needs all tables."""
+    return "all tables of the day are loaded"
 
 
 with DAG("example_events", schedule=None):
@@ -27,7 +27,8 @@ with DAG("example_events", schedule=None):
             name: ChannelEvent("tables", match={"table": name, "date": TODAY})
             for name in ("orders", "payments")
         },
-        since="day",  # also what came before this run, if it came today
+        # Events of today count, even if they arrived before this run.
+        since="day",
         timeout=timedelta(hours=6),
     )
     gate >> report()
