@@ -1,4 +1,4 @@
-"""The supervisor pipelines, the models of their configuration, and what airflow-config names in YAML."""
+"""Supervisor and SupervisorSSH, the models of their configuration, and the classes that YAML files name."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ __all__ = [
 SupervisorLocal = Supervisor
 SupervisorRemote = SupervisorSSH
 
-# They need airflow-pydantic where that is installed, which takes seconds to import.
+# Imported on first use: if airflow-pydantic is installed, these modules import it, which takes seconds.
 _LAZY: Final = ("airflow_config_tasks", "airflow_config")
 
 

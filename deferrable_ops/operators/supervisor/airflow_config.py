@@ -1,4 +1,4 @@
-"""A supervisord's configuration from the YAML files of airflow-config."""
+"""Loads the configuration of a supervisord from the YAML files of airflow-config."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def load_airflow_config(
     basepath: str | Path = "",
     extension: str = "supervisor",
 ) -> SupervisorAirflowConfiguration:
-    """Return the configuration that stands under ``extensions:`` in a file of airflow-config.
+    """Return the configuration under ``extensions:`` in a file of airflow-config.
 
-    :param config_dir: a folder beside the calling file, or above it.
-    :param config_name: the file in it, without ``.yaml``.
-    :param overrides: of Hydra's, as ``["+extensions.supervisor.check_interval=10"]``.
-    :param basepath: the file or folder from which `config_dir` is looked for; the calling file by default.
+    :param config_dir: a folder beside the calling file, or in one of its parent folders.
+    :param config_name: name of the file in this folder, without ``.yaml``.
+    :param overrides: overrides of Hydra, for example ``["+extensions.supervisor.check_interval=10"]``.
+    :param basepath: the file or folder from which `config_dir` is searched; by default the calling file.
     :param extension: the name under ``extensions:``.
-    :raises ConfigurationError: airflow-config is not installed, or cannot be imported.
-    :raises InputError: there is no such configuration.
+    :raises ConfigurationError: airflow-config is not installed or cannot be imported.
+    :raises InputError: the file has no such configuration.
     """
     try:
         airflow_config: Any = import_module("airflow_config")
@@ -42,8 +42,9 @@ def load_airflow_config(
     found = config.extensions.get(extension)
     if not isinstance(found, SupervisorAirflowConfiguration):
         raise InputError(
-            f"extensions.{extension} of {config_dir}/{config_name} is no configuration of a supervisord; its _target_ "
-            "must be deferrable_ops.operators.supervisor.SupervisorAirflowConfiguration, or SupervisorSSH..."
+            f"extensions.{extension} of {config_dir}/{config_name} is not a configuration of a supervisord; set its "
+            "_target_ to deferrable_ops.operators.supervisor.SupervisorAirflowConfiguration, or to "
+            "SupervisorSSHAirflowConfiguration"
         )
     return found
 

@@ -1,6 +1,6 @@
-"""Supervisors as models of airflow-pydantic, for YAML files that airflow-config reads.
+"""Models of airflow-pydantic that create Supervisors, for YAML files of airflow-config.
 
-Where airflow-pydantic is not installed, they are plain models, which still make their tasks.
+If airflow-pydantic is not installed, they are plain pydantic models, which create the same tasks.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ __all__ = [
     "SupervisorTaskArgs",
 ]
 
-_FOUND: Final[Any] = import_module("airflow_pydantic") if find_spec("airflow_pydantic") else None
+_AIRFLOW_PYDANTIC: Final[Any] = import_module("airflow_pydantic") if find_spec("airflow_pydantic") else None
 
 
 class _PlainTaskArgs(BaseModel, extra="allow"):
-    """What airflow-pydantic's TaskArgs would be: arguments for all tasks."""
+    """Replaces TaskArgs of airflow-pydantic: arguments of all tasks."""
 
 
 class _PlainTask(_PlainTaskArgs):
-    """What airflow-pydantic's Task would be: it makes what ``operator`` names."""
+    """Replaces Task of airflow-pydantic: it calls ``operator``."""
 
     task_id: str | None = None
     operator: Callable[..., Any]
 
     def instantiate(self, **kwargs: Any) -> Any:
-        """Make the tasks.
+        """Create the tasks.
 
-        :param kwargs: ``dag``, and what shall replace this model's own arguments.
+        :param kwargs: ``dag``, and arguments that override those of this model.
         """
         return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
 
 
-_TaskArgs: Any = _FOUND.TaskArgs if _FOUND else _PlainTaskArgs
-_Task: Any = _FOUND.Task if _FOUND else _PlainTask
+_TaskArgs: Any = _AIRFLOW_PYDANTIC.TaskArgs if _AIRFLOW_PYDANTIC else _PlainTaskArgs
+_Task: Any = _AIRFLOW_PYDANTIC.Task if _AIRFLOW_PYDANTIC else _PlainTask
 
 
-def _a(kind: type) -> Any:
+def _subclass_of(kind: type) -> Any:
     def check(value: Any) -> Any:
         found = resolve_callable(value)
         if not (isinstance(found, type) and issubclass(found, kind)):
-            raise InputError(f"operator={value!r} is no {kind.__name__}")
+            raise InputError(f"operator={value!r} is not {kind.__name__} or a subclass of it")
         return found
 
     return BeforeValidator(check)
@@ -75,14 +75,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, StrEnum) else value
 
 
-# airflow-pydantic writes a dump as Python, in which an enum's value would be no expression.
+# airflow-pydantic renders a dump as Python code, in which the repr of an enum member is not valid.
 _AsPlainData: Final = WrapSerializer(lambda value, write: _plain(write(value)))
 _AsPath: Final = PlainSerializer(_path_of, when_used="json")
-_Given: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), _AsPath]
+_HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), _AsPath]
 
 
 class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
-    """The arguments of a :class:`Supervisor`: its configuration, and those of an operator, for all its tasks."""
+    """Arguments of a :class:`Supervisor`: its configuration, and operator arguments for all its tasks."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,33 +90,36 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
-    """A :class:`Supervisor`, to be made in a DAG by ``instantiate(dag=dag)`` or by airflow-config.
+    """A :class:`Supervisor` that ``instantiate(dag=dag)`` or airflow-config creates in a DAG.
 
-    :param task_id: by which other tasks of the YAML file name it; its own tasks are named after the DAG, or `name`.
+    :param task_id: name for references from other tasks of the YAML file. The ids of its tasks begin with the DAG's
+        id, or with `name`.
     """
 
-    operator: Annotated[type, _a(Supervisor), _AsPath] = Field(default=Supervisor, validate_default=True)
+    operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
+        default=Supervisor, validate_default=True
+    )
 
 
 class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
-    """The arguments of a :class:`SupervisorSSH`.
+    """Arguments of a :class:`SupervisorSSH`.
 
-    :param host: a name, airflow-pydantic's Host or HostQuery, a function that returns one of them, or its dotted path.
-        A function is called each time that the DAG is parsed.
-    :param port: as `host`, a number, Port or PortQuery.
+    :param host: a host name, a Host or HostQuery of airflow-pydantic, or a function that returns one of them, or the
+        dotted path of such a function. A function is called at each parse of the DAG.
+    :param port: a port number, a Port or PortQuery, or a function, as for `host`.
     """
 
     model_config = ConfigDict(extra="allow")
 
     cfg: Annotated[SupervisorSSHAirflowConfiguration, _AsPlainData]
-    host: _Given = None
-    port: _Given = None
+    host: _HostOrPort = None
+    port: _HostOrPort = None
 
 
 class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
-    """A :class:`SupervisorSSH`, to be made in a DAG by ``instantiate(dag=dag)`` or by airflow-config."""
+    """A :class:`SupervisorSSH` that ``instantiate(dag=dag)`` or airflow-config creates in a DAG."""
 
-    operator: Annotated[type, _a(SupervisorSSH), _AsPath] = Field(
+    operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
         default=SupervisorSSH, validate_default=True
     )
 

@@ -1,4 +1,4 @@
-"""The arguments of a Supervisor: which are whose, and what they make of its configuration."""
+"""Validates the arguments of a Supervisor, and applies them to its configuration."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ from deferrable_ops.supervisord import (
     SupervisorSSHAirflowConfiguration,
 )
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, given_working_dir
+from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDOWN_STEPS
 
 C = TypeVar("C", bound=SupervisorAirflowConfiguration)
 
 CHECK: Final = "check-programs"
 FORCE_KILL: Final = "force-kill"
-STARTS: Final = ("configure-supervisor", "start-supervisor", "start-programs")
-STOPS: Final = ("stop-programs", "stop-supervisor", "unconfigure-supervisor")
-STEPS: Final = (*STARTS, CHECK, "restart-programs", *STOPS, FORCE_KILL)
+REPLACEABLE_STEPS: Final = (*START_STEPS, CHECK, "restart-programs", *TEARDOWN_STEPS, FORCE_KILL)
 
 REMOTE_ARGUMENTS: Final = (*SSHOperatorArgs.model_fields, "command_prefix")
 
-_OF_THE_FIRST: Final = ("trigger_rule", "depends_on_past", "wait_for_downstream")
-_OF_ONE_TASK: Final = frozenset({"dag", "task_id", "task_display_name", "inlets", "outlets", "params"})
-_OF_AN_OPERATOR: Final = frozenset(inspect.signature(BaseOperator.__init__).parameters) - {"self", "kwargs"}
+_FIRST_TASK_ARGUMENTS: Final = ("trigger_rule", "depends_on_past", "wait_for_downstream")
+_SINGLE_TASK_ARGUMENTS: Final = frozenset(
+    {"dag", "task_id", "task_display_name", "inlets", "outlets", "params"}
+)
+_OPERATOR_ARGUMENTS: Final = frozenset(inspect.signature(BaseOperator.__init__).parameters) - {
+    "self",
+    "kwargs",
+}
 
 
 def parse_configuration(kind: type[C], given: Any) -> C:
-    """Return the configuration that a user gave.
+    """Return the value of ``cfg=`` as a configuration of this class.
 
     :param given: a configuration, or a dict with its fields.
-    :raises InputError: it is none of this kind, or wrong.
+    :raises InputError: the value is invalid, or belongs to another class.
     """
     if given is None:
-        raise InputError(f"cfg= is missing; give a {kind.__name__}")
+        raise InputError(f"cfg= is missing; give a {kind.__name__}, or a dict with its fields")
     if isinstance(given, kind):
-        # One for SSH would say the same of another machine.
+        # A configuration for SSH describes another machine.
         if isinstance(given, SupervisorSSHAirflowConfiguration) and not issubclass(
             kind, SupervisorSSHAirflowConfiguration
         ):
-            raise InputError("cfg= is for a machine that is reached by SSH: use SupervisorSSH")
+            raise InputError("cfg= is a configuration for SSH; use SupervisorSSH")
         return given
     if isinstance(given, SupervisorAirflowConfiguration):
         given = given.given_fields
@@ -58,12 +62,12 @@ def parse_configuration(kind: type[C], given: Any) -> C:
 
 
 def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
-    """Return a configuration for SSH with other values in the places of its own.
+    """Return a configuration for SSH with some fields replaced.
 
-    :param host: the machine's name; None: as it is.
-    :param port: of the inet server; None: as it is.
-    :param own: fields of how the machine is reached, and ``command_prefix``.
-    :raises InputError: one of them is wrong.
+    :param host: name of the machine; None keeps it.
+    :param port: port of the inet server; None keeps it.
+    :param own: fields of SSHOperatorArgs, and ``command_prefix``; None values are ignored.
+    :raises InputError: a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}
     if host is not None:
@@ -86,62 +90,67 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
-    """Return a configuration whose working directory, where none was given, is named after its DAG.
+    """Return a configuration whose working directory, if none was given, is named after the DAG.
 
-    Two DAGs with the same programs would share one that is named after these, and it would move with each change of
-    them, away from the supervisord that runs there.
+    A directory named after the programs would be shared by DAGs with the same programs, and each change of a program
+    would move it away from the running supervisord.
 
-    :param name: the Supervisor's.
-    :param task_group: its tasks' TaskGroup, where that is not the one of the ``with`` around.
-    :raises InputError: the name is too long for a socket in that directory.
+    :param name: name of the Supervisor.
+    :param task_group: TaskGroup of its tasks, if it is not the one of the surrounding ``with``.
+    :raises InputError: the path is too long for a socket in the directory.
     """
     if given_working_dir(cfg) is not None:
         return cfg
     group = task_group or TaskGroupContext.get_current(dag)
     prefix = name if group is None else group.child_id(name)
-    # No id holds a "+".
+    # No id contains a "+", so this is unambiguous.
     whole = dag.dag_id if prefix == dag.dag_id else f"{dag.dag_id}+{prefix}"
     return _validated(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
 
 
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
-    """Return the tasks that a user puts in the places of steps.
+    """Return the tasks that replace steps.
 
-    :raises InputError: a name is no step's, or a value is no task.
+    :raises InputError: a name is not a step, or a value is not a task.
     """
-    return {_step(name): _task(name, task) for name, task in given.items()}
+    return {_step_name(name): _task(name, task) for name, task in given.items()}
 
 
 def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments that all tasks have, and those of the first one alone.
+    """Return the arguments of all tasks, and those of the first task only.
 
-    :param pool: the configuration's.
-    :raises InputError: one is no argument of an operator, or can only be one task's.
+    :param pool: pool of the configuration.
+    :raises InputError: an argument is unknown, or makes sense for a single task only.
     """
     for name in given:
-        if name in _OF_ONE_TASK:
+        if name in _SINGLE_TASK_ARGUMENTS:
             raise InputError(
-                f"{name}= would be the same for all tasks of a Supervisor; set it on one of them"
+                f"{name}= would be the same for all tasks of a Supervisor; set it on one of its tasks instead"
             )
-        if name not in _OF_AN_OPERATOR:
-            raise InputError(f"{name}= is unknown: it is neither a Supervisor's nor an operator's argument")
+        if name not in _OPERATOR_ARGUMENTS:
+            raise InputError(
+                f"{name}= is unknown: neither a Supervisor nor an operator has this argument; remove it"
+            )
     given = {
         name: getattr(value, "pool", value) if name == "pool" else value for name, value in given.items()
     }
-    shared = {name: value for name, value in given.items() if name not in _OF_THE_FIRST}
+    shared = {name: value for name, value in given.items() if name not in _FIRST_TASK_ARGUMENTS}
     if pool is not None:
         shared.setdefault("pool", pool)
-    return shared, {name: given[name] for name in _OF_THE_FIRST if name in given}
+    return shared, {name: given[name] for name in _FIRST_TASK_ARGUMENTS if name in given}
 
 
-def _step(name: str) -> str:
-    if name not in STEPS:
-        raise InputError(f"steps= has {name!r}, which is no step; they are {', '.join(STEPS)}")
+def _step_name(name: str) -> str:
+    if name not in REPLACEABLE_STEPS:
+        raise InputError(
+            f"steps= has {name!r}, which is not a step; give one of {', '.join(REPLACEABLE_STEPS)}"
+        )
     return name
 
 
 def _task(name: str, given: Any) -> BaseOperator:
-    task = getattr(given, "operator", given)  # what a function with @task returns
+    # The call of a function with @task returns an XComArg, which has the task as `operator`.
+    task = getattr(given, "operator", given)
     if not isinstance(task, BaseOperator):
         raise InputError(f"steps[{name!r}] is a {type(given).__name__}; give a task of the DAG")
     return task
@@ -156,4 +165,4 @@ def _validated(kind: type[C], data: dict[str, Any], context: dict[str, Any] | No
             f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
             for item in found
         ]
-        raise InputError("\n  ".join([f"cfg= is no {kind.__name__}:", *lines])) from None
+        raise InputError("\n  ".join([f"cfg= is not a valid {kind.__name__}:", *lines])) from None

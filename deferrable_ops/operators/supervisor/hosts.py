@@ -1,4 +1,4 @@
-"""Hosts and ports as they may be given: a name, an object that has one, what a balancer chooses, or a function."""
+"""Resolves the arguments host= and port=: a value, an object that has one, a query or a function."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from deferrable_ops.exceptions import InputError
 
 
 def host_name(given: Any) -> str | None:
-    """Return the name of a host; None where none is given.
+    """Return the name of a host; None if none is given.
 
-    :param given: a name, an object or a mapping with a ``name``, a query of airflow-pydantic's, or a function that
-        returns one of these. It is asked each time that the DAG is parsed, and must come to the same each time.
-    :raises InputError: it is none of them.
+    :param given: a name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that returns
+        one of them. It is evaluated at each parse of the DAG and must give the same result each time.
+    :raises InputError: the value is none of them.
     """
-    found = _chosen("host", given)
+    found = _resolve("host", given)
     name = found.get("name") if isinstance(found, Mapping) else getattr(found, "name", found)
     if name is None and found is None:
         return None
     if not isinstance(name, str) or not name.strip():
         raise InputError(
-            f"host={found!r} names no host; give its name, an object with a name, or a function that returns one"
+            f"host={found!r} is not a host; give its name, an object with a name, or a function that returns one"
         )
     return name
 
 
 def port_number(given: Any) -> int | str | None:
-    """Return a port, as a number or as ``host:port``; None where none is given.
+    """Return a port, as a number or as ``host:port``; None if none is given.
 
     :param given: as for :func:`host_name`, with a ``port``.
-    :raises InputError: it is none.
+    :raises InputError: the value is not a port.
     """
-    found = _chosen("port", given)
+    found = _resolve("port", given)
     port = found.get("port") if isinstance(found, Mapping) else getattr(found, "port", found)
     if port is None and found is None:
         return None
     if isinstance(port, bool) or not isinstance(port, (int, str)):
         raise InputError(
-            f"port={found!r} is no port; give its number, an object with a port, or a function that returns one"
+            f"port={found!r} is not a port; give its number, an object with a port, or a function that returns one"
         )
     return port
 
 
 def resolve_callable(path: Any) -> Any:
-    """Return the function that a dotted path names, and anything else as it is: a host's name has dots as well."""
+    """Return the function at a dotted path; return any other value unchanged, since host names contain dots, too."""
     if not isinstance(path, str) or "." not in path:
         return path
     try:
@@ -56,21 +56,23 @@ def resolve_callable(path: Any) -> Any:
 
 
 def run_query(given: Any) -> Any:
-    """Return what a query of airflow-pydantic's finds: the first by name, because a DAG must not change by itself.
+    """Return the first result by name of a query of airflow-pydantic; return any other value unchanged.
 
-    :raises InputError: it finds none.
+    airflow-pydantic chooses a random result, which would make a new version of the DAG at each parse.
+
+    :raises InputError: the query has no results.
     """
     if not callable(getattr(given, "execute", None)):
         return given
-    asked = given.model_copy(update={"kind": "filter"}) if hasattr(given, "model_copy") else given
+    query = given.model_copy(update={"kind": "filter"}) if hasattr(given, "model_copy") else given
     try:
-        found = asked.execute()
+        found = query.execute()
     except RuntimeError as error:
-        raise InputError(f"the query finds nothing: {error}") from None
+        raise InputError(f"the query for a host or a port has no results: {error}") from None
     return min(found) if isinstance(found, list) else found
 
 
-def _chosen(argument: str, given: Any) -> Any:
+def _resolve(argument: str, given: Any) -> Any:
     found = run_query(given)
     if _is_function(found):
         try:

@@ -1,4 +1,4 @@
-"""The tasks of a supervisord as one thing that others are chained to, and each by its name."""
+"""The tasks of a Supervisor, by name, and as one unit that other tasks can be chained to."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 class Pipeline(DependencyMixin):
     """The tasks of one supervisord.
 
-    :param cfg: its configuration.
+    :param cfg: configuration of the supervisord.
     """
 
     def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
         self.cfg = cfg
         self.tasks: dict[str, BaseOperator] = {}
-        """By the names of the steps, as ``start-programs``."""
+        """The tasks by the names of their steps, for example ``start-programs``."""
 
     def task_of(self, name: str) -> BaseOperator:
-        """Return the task of a step, or of what decides between steps, by its name."""
+        """Return the task with this name: a step, or a task that decides between steps."""
         return self.tasks[name]
 
     @property
     def configure_supervisor(self) -> BaseOperator:
-        """The task that writes the configuration."""
+        """The task that writes the configuration file."""
         return self.task_of("configure-supervisor")
 
     @property
     def start_supervisor(self) -> BaseOperator:
-        """The task that starts supervisord, or finds it running."""
+        """The task that starts supervisord, or adopts a running one."""
         return self.task_of("start-supervisor")
 
     @property
@@ -57,12 +57,12 @@ class Pipeline(DependencyMixin):
 
     @property
     def restart_programs(self) -> BaseOperator:
-        """The task that starts programs again, behind ``check_programs.retrigger_fail``."""
+        """The task after ``check_programs.retrigger_fail``, which restarts the programs."""
         return self.task_of("restart-programs")
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord's run ends with this DAG run; skipped where it goes on."""
+        """The task that decides whether supervisord is stopped with this DAG run; skipped if it keeps running."""
         return self.task_of("teardown")
 
     @property
@@ -82,22 +82,22 @@ class Pipeline(DependencyMixin):
 
     @property
     def force_kill(self) -> BaseOperator:
-        """The task that kills supervisord and its programs, once a user clears it."""
+        """The task that kills supervisord and its programs when a user clears it."""
         return self.task_of(FORCE_KILL)
 
     @property
     def supervisor_client(self) -> SupervisorClient:
-        """What asks supervisord from within a task of your own, on a worker."""
+        """A client that calls supervisord from your own task on a worker."""
         return SupervisorClient(self.cfg)
 
     @property
     def roots(self) -> Sequence[DependencyMixin]:
-        """What a task before all of it is before."""
+        """The tasks that run first."""
         return [self.configure_supervisor]
 
     @property
     def leaves(self) -> Sequence[DependencyMixin]:
-        """What a task behind all of it is behind: that the programs ended well, and that everything is put away."""
+        """The tasks that must succeed before downstream tasks run: the programs ended well, and all is torn down."""
         stopped = [self.stop_supervisor] if self.cfg.stop_on_exit else []
         last = [self.unconfigure_supervisor] if self.cfg.stop_on_exit and self.cfg.cleanup else stopped
         return [self.check_programs.stop_pass, *last]
@@ -107,7 +107,7 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Put tasks before the first of these."""
+        """Run other tasks before this supervisor."""
         self.configure_supervisor.set_upstream(other, edge_modifier)
 
     def set_downstream(
@@ -115,12 +115,12 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Put tasks behind the last of these."""
+        """Run other tasks after this supervisor."""
         for leaf in self.leaves:
             leaf.set_downstream(other, edge_modifier)
 
 
 def chain_in_order(*tasks: Any) -> None:
-    """Chain tasks, each behind the one before."""
+    """Chain tasks in this order."""
     for before, after in pairwise(tasks):
         before >> after

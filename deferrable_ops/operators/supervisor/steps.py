@@ -1,4 +1,4 @@
-"""The tasks of a supervisord: its steps, the check of its programs, and what decides between them."""
+"""The operators of a Supervisor: its steps, the check of its programs, and the gates that decide between them."""
 
 from __future__ import annotations
 
@@ -25,34 +25,36 @@ from deferrable_ops.triggers.supervisor.gate_triggers import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_ALONE = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
+# A gate does not wait for anything and has no cause to fail, so retries and earlier runs do not matter.
+_GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return why a task must start on a worker so that it reaches the right triggerer; None where it need not."""
+    """Return why a task must start on a worker to reach the right triggerer; None if it need not."""
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
     return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
 
 
 class SupervisorStepOperator(TriggererOperator):
-    """Takes one step with a supervisord. The XCom says what was found and done.
+    """Runs one step of a supervisord. Its XCom describes what it found and did.
 
-    :param step: its name, as ``start-supervisor``.
-    :param cfg: the configuration. It is encrypted where it holds a secret, and is no template.
+    :param step: name of the step, for example ``start-supervisor``.
+    :param cfg: the configuration. It is not a template; if it contains secrets, it is encrypted.
     :param check_task_id: the task that watches the programs.
-    :param rules: of that task; where its limits are over, a step that starts does nothing.
-    :param gate_task_id: the task that decides whether a step that stops is due; before a force-kill, the one that is
-        skipped.
-    :param skip_because: why the step is always skipped; None: it is not.
-    :raises InputError: the configuration cannot be used; the message names the field and the fix.
+    :param rules: rules of that task; after its ``runtime`` or ``endtime``, a start step does nothing.
+    :param gate_task_id: for a teardown step, the task that decides whether it runs; for a force-kill, the skipped task
+        before it.
+    :param skip_because: the reason why the step is always skipped; None if it is not.
+    :raises InputError: the configuration is invalid; the message names the field and the fix.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorDueStepTrigger
     template_fields: Sequence[str] = ()
     ui_color = "#f3ead8"
 
-    run_facts: dict[str, Any] | None = None  # on a worker, which defers the task
+    # Set on a worker, before it defers the task.
+    run_facts: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -77,22 +79,22 @@ class SupervisorStepOperator(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
+        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
         return self._queue_reason or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
-        """Defer the task to its trigger.
+        """Return the value if the wait is over already; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: the step is not taken yet.
+        :raises TaskDeferred: the wait is not over.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
 
 
 class SupervisorCheckOperator(HighAvailabilityOperator):
-    """Watches the programs of a supervisord, as a HighAvailabilityOperator does with its check.
+    """A HighAvailabilityOperator whose check is the state of a supervisord's programs.
 
-    :param cfg: the configuration, which has the interval, the timeout, the limits and the policies.
+    :param cfg: the configuration, which has the interval, the timeout, the limits and the policies of the check.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorCheckTrigger
@@ -106,7 +108,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
             "endtime": cfg.endtime,
             "maxretrigger": cfg.maxretrigger,
             "reference_date": cfg.reference_date,
-            # Where nothing was started there is nothing to watch, and nothing to start again.
+            # If the start steps did not succeed, there is nothing to watch.
             "trigger_rule": "all_success",
         }
         super().__init__(python_callable="", **{**declared, **kwargs})
@@ -115,41 +117,42 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker, which then defers it; None when it starts in the triggerer."""
+        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
         return self._queue_reason or super().worker_start_reason
 
     def _set_check(self, given: Any) -> None:
-        # The trigger knows how to look at programs; nothing else is called.
+        # The trigger itself reads the programs' states; there is no function to call.
         self.python_callable = self.check = self.worker_check_reason = None
 
 
 class _Gate(TriggererOperator):
-    """A task that reads what others came to, and ends at once."""
+    """A task that reads the states of other tasks and ends at once."""
 
     ui_color = "#e8f3e1"
     template_fields: Sequence[str] = ()
 
     def __init__(self, **kwargs: Any) -> None:
-        # It never waits and never fails by accident, so there is nothing to try again, or to wait for in earlier runs.
-        super().__init__(**{**kwargs, **_ALONE})
+        super().__init__(**{**kwargs, **_GATE_ARGUMENTS})
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker; its pool and its queue do not, because it does not wait."""
+        """Why this task starts on a worker. Its pool and queue are no reason, because it does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """Succeeds where supervisord's run ends with this DAG run; is skipped where it goes on.
+    """Succeeds if supervisord is to be stopped with this DAG run; is skipped if it keeps running.
 
-    :param first_task_id: the task that touches supervisord first.
-    :param check_task_id: the one that watches its programs.
-    :param retriggers: those that start the DAG again.
+    :param first_task_id: the first task that changes anything on supervisord's host.
+    :param check_task_id: the task that watches the programs.
+    :param retriggers: the tasks that start the DAG again.
+    :param stop_on_exit: ``stop_on_exit`` of the configuration.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorTeardownTrigger
 
-    run_facts: dict[str, Any] | None = None  # on a worker, which defers the task
+    # Set on a worker, before it defers the task.
+    run_facts: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -167,19 +170,19 @@ class SupervisorTeardownGate(_Gate):
         self.stop_on_exit = stop_on_exit
 
     def execute(self, context: Context) -> Any:
-        """Defer the task to its trigger.
+        """Return the value if the wait is over already; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: nothing is decided yet.
+        :raises TaskDeferred: the wait is not over.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
 
 
 class SupervisorAlarm(_Gate):
-    """Fails where one of the steps has, and names it, or where a user ended the run as failed.
+    """Fails if a step failed, and names it, or if a user marked the run as failed.
 
-    :param task_ids: of the steps.
-    :param leaf_task_id: a task that runs in every run, if only to be skipped.
+    :param task_ids: the tasks of the steps.
+    :param leaf_task_id: a task that runs in every DAG run, even if only to be skipped.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
@@ -191,9 +194,9 @@ class SupervisorAlarm(_Gate):
 
 
 class SupervisorSwitch(_Gate):
-    """Is always skipped: what is behind it is done only when a user clears that.
+    """Is always skipped, and with it the task after it, which runs only if a user clears it.
 
-    :param clears: the task that a user clears.
+    :param clears: the id of the task that a user clears.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

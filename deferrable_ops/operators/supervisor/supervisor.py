@@ -1,4 +1,4 @@
-"""Run programs under a supervisord that belongs to a DAG, here or on a machine that is reached by SSH."""
+"""Supervisor and SupervisorSSH run programs under a supervisord that belongs to a DAG."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from deferrable_ops.operators.supervisor.arguments import (
     CHECK,
     FORCE_KILL,
     REMOTE_ARGUMENTS,
-    STARTS,
-    STOPS,
     override_remote,
     parse_configuration,
     parse_steps,
@@ -35,24 +33,25 @@ from deferrable_ops.supervisord import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDOWN_STEPS
 
 
 class Supervisor(Pipeline):
-    """A supervisord on the triggerer's host and what it runs, as tasks of a DAG: each can be chained, or replaced.
+    """Adds tasks to a DAG that run programs under a supervisord on the triggerer's host.
 
-    It stands for all of them in ``before >> supervisor >> after``: `after` runs when the programs have ended well and
-    supervisord is gone. The DAG is made to have one active run at a time, and no catch-up.
+    ``before >> supervisor >> after`` works: `after` runs when the programs have ended well and supervisord is stopped.
+    The DAG is set to one active run at a time and no catch-up.
 
-    :param dag: the DAG; by default the one of the ``with DAG(...)`` around.
-    :param cfg: the configuration, or a dict with its fields. Without a ``working_dir``, that is named after `dag` and
+    :param dag: the DAG; by default that of the surrounding ``with DAG(...)``.
+    :param cfg: the configuration, or a dict with its fields. The default of ``working_dir`` is named after `dag` and
         `name`.
-    :param steps: tasks of the same DAG to put in the places of its own, by the name of the step, as
-        ``restart-programs``; for ``check-programs``, a HighAvailabilityOperator.
-    :param name: what the ids of the tasks begin with; by default the DAG's id.
-    :param task_id: the name that airflow-config has for it. It names no task.
-    :param kwargs: arguments of an operator, as ``retries``, ``queue`` and ``owner``, for all tasks; ``trigger_rule``,
-        ``depends_on_past`` and ``wait_for_downstream`` are the first one's.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param steps: tasks of the same DAG that replace steps, by the name of the step, for example ``restart-programs``.
+        The replacement of ``check-programs`` must be a HighAvailabilityOperator.
+    :param name: the ids of the tasks begin with it; by default the DAG's id.
+    :param task_id: the name of this supervisor in a file of airflow-config; not used for the ids of tasks.
+    :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
+        ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
+    :raises InputError: an argument is invalid; the message names it and the fix.
     """
 
     configuration_class: ClassVar[type[SupervisorAirflowConfiguration]] = SupervisorAirflowConfiguration
@@ -70,52 +69,52 @@ class Supervisor(Pipeline):
         found = dag or DagContext.get_current()
         if found is None:
             raise InputError(
-                f"{type(self).__name__} is in no DAG; make it in a `with DAG(...)`, or give dag="
+                f"{type(self).__name__} is in no DAG; create it inside `with DAG(...)`, or give dag="
             )
         self.dag = found
         self.name = name or found.dag_id
         given = parse_configuration(self.configuration_class, cfg)
         super().__init__(with_working_dir(given, found, self.name, kwargs.get("task_group")))
         self._steps = parse_steps(steps or {})
-        self._arguments, self._of_the_first = split_task_arguments(kwargs, self.cfg.pool)
+        self._arguments, self._first_task_arguments = split_task_arguments(kwargs, self.cfg.pool)
         self.setup_dag()
-        self._make_tasks()
+        self._create_tasks()
         self._chain()
 
     def setup_dag(self) -> None:
-        """Set what a DAG must have whose runs share one supervisord."""
+        """Set the DAG to one active run and no catch-up, because its runs share one supervisord."""
         self.dag.catchup = False
         self.dag.max_active_runs = 1
 
     def get_base_operator_kwargs(self) -> dict[str, Any]:
-        """Return the arguments that all tasks have."""
+        """Return the arguments of all tasks."""
         return {"dag": self.dag, **self._arguments}
 
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
-        """Return the arguments that the task of a step has besides.
+        """Return the additional arguments of the task of a step.
 
-        :param step: its name; when it is made, those that it refers to are in ``tasks``.
+        :param step: name of the step; the tasks that it refers to are already in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
         own: dict[str, Any] = {"step": step, "cfg": self.cfg, "check_task_id": self.check_programs.task_id}
-        if step in STARTS:
+        if step in START_STEPS:
             own["rules"] = self.check_programs.rules
-        if step == STARTS[0]:
-            own |= self._of_the_first
-        if step in STOPS:
+        if step == START_STEPS[0]:
+            own |= self._first_task_arguments
+        if step in TEARDOWN_STEPS:
             own["gate_task_id"] = self.teardown.task_id
         if step == "unconfigure-supervisor" and not self.cfg.cleanup:
-            own["skip_because"] = "cleanup=False: the configuration and the working directory stay"
+            own["skip_because"] = "cleanup=False: the configuration file and the working directory are kept"
         if step == FORCE_KILL:
             gate = self.task_of("force-kill-dag").task_id
             own |= {"gate_task_id": gate, "trigger_rule": "all_done", "retries": 0}
         return own
 
     def get_step_operator(self, step: str) -> Any:
-        """Return the task of a step, which a subclass may make otherwise.
+        """Create the task of a step. Subclasses may override this.
 
-        :param step: its name, as ``start-supervisor``.
+        :param step: name of the step, for example ``start-supervisor``.
         """
         arguments = {
             "task_id": f"{self.name}-{step}",
@@ -125,48 +124,50 @@ class Supervisor(Pipeline):
         if step == CHECK:
             return SupervisorCheckOperator(**arguments)
         task = SupervisorStepOperator(**arguments)
-        # Airflow lets a teardown run when a user ends the whole run, and skips everything else.
-        return task.as_teardown() if step in STOPS else task
+        # When a user ends the whole run, Airflow still runs teardown tasks, and skips all others.
+        return task.as_teardown() if step in TEARDOWN_STEPS else task
 
-    def _make_tasks(self) -> None:
-        for step in (CHECK, *STARTS, "restart-programs"):
-            self._make_step(step)
+    def _create_tasks(self) -> None:
+        for step in (CHECK, *START_STEPS, "restart-programs"):
+            self._create_step(step)
         check = self.check_programs
         retriggers = [check.retrigger_pass.task_id, check.retrigger_fail.task_id]
         self.tasks["teardown"] = SupervisorTeardownGate(
-            **self._of_gate("teardown"),
+            **self._gate_arguments("teardown"),
             first_task_id=self.configure_supervisor.task_id,
             check_task_id=check.task_id,
             retriggers=retriggers,
             stop_on_exit=self.cfg.stop_on_exit,
         ).as_teardown()
-        for step in STOPS:
-            self._make_step(step)
-        switch = SupervisorSwitch(**self._of_gate("force-kill-dag"), clears="")
+        for step in TEARDOWN_STEPS:
+            self._create_step(step)
+        switch = SupervisorSwitch(**self._gate_arguments("force-kill-dag"), clears="")
         self.tasks["force-kill-dag"] = switch
-        self._make_step(FORCE_KILL)
+        self._create_step(FORCE_KILL)
         switch.clears = self.force_kill.task_id
-        watched = [*STARTS, "restart-programs", *STOPS]
+        watched = [*START_STEPS, "restart-programs", *TEARDOWN_STEPS]
         self.tasks["check-config-failed"] = SupervisorAlarm(
-            **self._of_gate("check-config-failed", "on_failure_callback"),
+            **self._gate_arguments("check-config-failed", "on_failure_callback"),
             task_ids=[self.task_of(step).task_id for step in watched],
             leaf_task_id=f"{check.task_id}-force-dag-fail",
         ).as_teardown(on_failure_fail_dagrun=True)
 
-    def _make_step(self, step: str) -> None:
-        made = self._steps.get(step) or self.get_step_operator(step)
-        if step == CHECK and not isinstance(made, HighAvailabilityOperator):
-            raise InputError(f"steps[{CHECK!r}] must be a HighAvailabilityOperator: its branches are needed")
-        self.tasks[step] = made
+    def _create_step(self, step: str) -> None:
+        task = self._steps.get(step) or self.get_step_operator(step)
+        if step == CHECK and not isinstance(task, HighAvailabilityOperator):
+            raise InputError(
+                f"steps[{CHECK!r}] must be a HighAvailabilityOperator, because its branches are used"
+            )
+        self.tasks[step] = task
 
-    def _of_gate(self, suffix: str, *without: str) -> dict[str, Any]:
+    def _gate_arguments(self, suffix: str, *without: str) -> dict[str, Any]:
         shared = {key: value for key, value in self.get_base_operator_kwargs().items() if key not in without}
         return {**shared, "task_id": f"{self.name}-{suffix}"}
 
     def _chain(self) -> None:
         check = self.check_programs
-        starts = [self.task_of(step) for step in STARTS]
-        stops = [self.task_of(step) for step in STOPS]
+        starts = [self.task_of(step) for step in START_STEPS]
+        stops = [self.task_of(step) for step in TEARDOWN_STEPS]
         chain_in_order(*starts, check)
         check.retrigger_fail >> self.restart_programs
         branches = [check.stop_pass, check.stop_fail, check.retrigger_pass, check.retrigger_fail]
@@ -177,15 +178,15 @@ class Supervisor(Pipeline):
 
 
 class SupervisorSSH(Supervisor):
-    """A supervisord on a machine that is reached by SSH, and what it runs, as tasks of a DAG.
+    """Adds tasks to a DAG that run programs under a supervisord on another machine, over SSH.
 
-    :param host: the machine, in place of the connection's: its name, an object with a ``name`` as airflow-pydantic's
-        Host, or a function that returns one of them, which is called whenever the DAG is parsed. Whoever logs in, and
-        with which key, the connection says.
-    :param port: where an inet server listens besides the Unix socket: a number, an object with a ``port``, or such a
+    :param host: the machine, instead of the connection's host: its name, an object with a ``name`` such as a Host of
+        airflow-pydantic, or a function that returns one of them, which is called at each parse of the DAG. Login and
+        key are those of the connection.
+    :param port: port of an inet server, in addition to the Unix socket: a number, an object with a ``port``, or a
         function.
     :param kwargs: also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``, ``cmd_timeout``, ``banner_timeout``,
-        ``environment`` and ``command_prefix``, in place of the configuration's.
+        ``environment`` and ``command_prefix``, which override the fields of the configuration.
 
     The other parameters are those of :class:`Supervisor`.
     """

@@ -180,11 +180,11 @@ def fails() -> Any:
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"host": 17}, "host=17 names no host"),
+        ({"host": 17}, "host=17 is not a host"),
         ({"host": fails}, "host= is a function, and calling it failed with RuntimeError: no balancer"),
-        ({"host": SimpleNamespace(ip="10.0.0.1")}, "names no host"),
-        ({"port": True}, "port=True is no port"),
-        ({"port": SimpleNamespace(name="web")}, "is no port"),
+        ({"host": SimpleNamespace(ip="10.0.0.1")}, "is not a host"),
+        ({"port": True}, "port=True is not a port"),
+        ({"port": SimpleNamespace(name="web")}, "is not a port"),
         ({"host": "a", "remote_host": "b"}, "host='a' and remote_host='b' differ"),
         ({"get_pty": True}, "get_pty= is unknown"),
         ({"ssh_hook": object()}, "ssh_hook= is unknown"),

@@ -228,7 +228,10 @@ def test_subclass_makes_a_step_itself(dag: DAG) -> None:
 @pytest.mark.parametrize(
     "step, message",
     [
-        ({"begin": EmptyOperator}, "steps= has 'begin', which is no step; they are configure-supervisor"),
+        (
+            {"begin": EmptyOperator},
+            "steps= has 'begin', which is not a step; give one of configure-supervisor",
+        ),
         ({"stop-programs": print}, r"steps\['stop-programs'\] is a builtin_function_or_method"),
         ({"check-programs": EmptyOperator}, r"steps\['check-programs'\] must be a HighAvailabilityOperator"),
     ],

@@ -184,7 +184,7 @@ def test_configuration_is_found_beside_the_calling_file(load: Any, tmp_path: Pat
         "cfg = load_airflow_config('config', 'airflow', ['+extensions.supervisor.check_interval=17'])\n"
     )
     assert runpy.run_path(str(file))["cfg"].check_interval.total_seconds() == 17
-    with pytest.raises(InputError, match=r"extensions\.daemon of config/airflow is no configuration"):
+    with pytest.raises(InputError, match=r"extensions\.daemon of config/airflow is not a configuration"):
         operators.load_airflow_config("config", "airflow", basepath=tmp_path, extension="daemon")
 
 
@@ -246,7 +246,7 @@ def test_model_takes_an_operator_of_the_users(models: ModuleType, dag: DAG) -> N
         pass
 
     assert type(models.SupervisorTask(task_id="run", cfg=CFG, operator=Mine).instantiate(dag=dag)) is Mine
-    with pytest.raises(ValueError, match="is no Supervisor"):
+    with pytest.raises(ValueError, match="is not Supervisor or a subclass"):
         models.SupervisorTask(task_id="run", cfg=CFG, operator="datetime.datetime")
 
 
