@@ -1,4 +1,4 @@
-"""Kafka for tests: a mock cluster that can have faults, a real one, and what comes of subscription them."""
+"""Kafka for tests: a mock cluster that can have faults, a real one, and what reading them stores."""
 
 from real_kafka.mock import MockKafka
 from real_kafka.server import KafkaMissing, RealKafka

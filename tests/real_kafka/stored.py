@@ -1,4 +1,4 @@
-"""What a Kafka upstream hands over to be stored."""
+"""Test doubles for the store and the listener of a Kafka upstream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deferrable_ops.upstreams.kafka.consumers import Batch
 
 
 class Stored:
-    """Takes batches, as the inbox does, and keeps them.
+    """Stores batches in memory, in place of the inbox.
 
-    :ivar problem: what storing raises instead.
-    :ivar tries: how often storing was tried.
+    :ivar problem: the error that storing raises.
+    :ivar tries: how often storing was attempted.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Stored:
         return [event.payload for batch in self.batches for event in batch.events]
 
     def resume_offsets(self, key: str) -> dict[str, int]:
-        """Return where a subscription goes on."""
+        """Return the last resume offsets of a subscription."""
         return next((b.resume_offsets[key] for b in reversed(self.batches) if key in b.resume_offsets), {})
 
     async def until(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
@@ -51,21 +51,21 @@ class Stored:
             raise AssertionError(f"waited {seconds:g} s for {what}; stored: {self.payloads[-20:]}") from None
 
     async def until_count(self, count: int, seconds: float = 30) -> None:
-        """Wait for so many events."""
+        """Wait until `count` events are stored."""
         await self.until(lambda: len(self.payloads) >= count, f"{count} events", seconds)
 
 
 class RecordingListener:
-    """What a subscription says to its wait."""
+    """Records the warnings and failures of a subscription."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.failures: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Keep a warning."""
+        """Record a warning."""
         self.warnings.append(text)
 
     def fail(self, reason: str) -> None:
-        """Keep why it ended."""
+        """Record a failure."""
         self.failures.append(reason)

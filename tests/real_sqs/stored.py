@@ -1,4 +1,4 @@
-"""What an SQS upstream hands over to be stored, and what it says to the waits."""
+"""Test double for the store and the listener of an SQS upstream."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from deferrable_ops.upstreams.sqs.queues import SqsPollers
 
 
 class Stored:
-    """Takes messages, as the inbox does, and keeps each once.
+    """Stores each message once in memory, in place of the inbox.
 
-    :ivar problem: what storing raises instead.
-    :ivar tries: how often storing was tried.
-    :ivar again: how many messages came that had come before.
+    :ivar problem: the error that storing raises.
+    :ivar tries: how often storing was attempted.
+    :ivar again: the number of duplicates.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,18 @@ class Stored:
             self.events.setdefault(key, event)
 
     @contextmanager
-    def reading(self, sqs: SqsPollers, url: str) -> Iterator[SqsEvent]:
-        """Poll a queue, as a wait does."""
+    def subscribed(self, sqs: SqsPollers, url: str) -> Iterator[SqsEvent]:
+        """Poll a queue like a wait."""
         event = SqsEvent(url, dedicated=True)
         with sqs.subscribe(event, store=self, listener=self):
             yield event
 
     def warn(self, text: str) -> None:
-        """Take what the task's log should say."""
+        """Record a warning."""
         self.warnings.append(text)
 
     def fail(self, reason: str) -> None:
-        """Take why the wait ends."""
+        """Record a failure."""
         self.failures.append(reason)
 
     @property
@@ -68,9 +68,9 @@ class Stored:
                 while not condition():
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            said = f"stored: {self.payloads[-20:]}; said: {self.warnings} {self.failures}"
-            raise AssertionError(f"waited {seconds:g} s for {what}; {said}") from None
+            found = f"stored: {self.payloads[-20:]}; warnings and failures: {self.warnings} {self.failures}"
+            raise AssertionError(f"waited {seconds:g} s for {what}; {found}") from None
 
     async def until_count(self, count: int, seconds: float = 30) -> None:
-        """Wait for so many messages."""
+        """Wait until `count` messages are stored."""
         await self.until(lambda: len(self.events) >= count, f"{count} messages", seconds)

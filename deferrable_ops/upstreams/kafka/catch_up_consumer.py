@@ -68,7 +68,7 @@ class CatchUpConsumer:
 
     def _assign(self, consumer: AIOKafkaConsumer) -> bool:
         """Assign, seek, pause and resume partitions as needed; return whether any partition is to be read."""
-        wanted = self._wanted()
+        wanted = self._choose_offsets()
         if not set(wanted) <= set(self._positions):
             consumer.assign(list(wanted))
             self._positions = {}
@@ -84,7 +84,7 @@ class CatchUpConsumer:
             consumer.pause(tp)
         return bool(wanted)
 
-    def _wanted(self) -> dict[TopicPartition, int]:
+    def _choose_offsets(self) -> dict[TopicPartition, int]:
         from aiokafka import TopicPartition
 
         wanted = {}
@@ -96,7 +96,7 @@ class CatchUpConsumer:
                     continue
                 tp = TopicPartition(topic.name, number)
                 may_switch = now - self._switched_at.get(tp, now) > _SWITCH_SECONDS
-                start = partition.next_start(may_switch)
+                start = partition.choose_next_start(may_switch)
                 if may_switch:
                     self._switched_at[tp] = now
                 if start is not None:

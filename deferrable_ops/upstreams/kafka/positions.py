@@ -187,7 +187,7 @@ class Partition(Generic[R]):
                 self.behind.update(dict.fromkeys(group.subscriptions, largest))
         return False
 
-    def next_start(self, may_switch: bool) -> int | None:
+    def choose_next_start(self, may_switch: bool) -> int | None:
         """Return the offset at which the catch-up consumer reads next; None: no subscription is behind.
 
         It stays at its offset while a group needs it. Otherwise it alternates between the lowest and the highest

@@ -1,4 +1,4 @@
-"""The Kafka upstream against librdkafka's mock cluster, which has the faults that a real one rarely has."""
+"""The Kafka upstream against librdkafka's mock cluster, which can inject faults."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def read(
     offsets: Mapping[str, int] | None = None,
     failures: list[str] | None = None,
 ) -> AbstractContextManager[None]:
-    said = RecordingListener()
-    said.failures = [] if failures is None else failures
-    return kafka.subscribe(key, [event], since=since, offsets=offsets, listener=said)
+    listener = RecordingListener()
+    listener.failures = [] if failures is None else failures
+    return kafka.subscribe(key, [event], since=since, offsets=offsets, listener=listener)
 
 
 def numbers(begin: int, end: int) -> list[bytes]:
@@ -80,7 +80,7 @@ def found(stored: Stored) -> list[int]:
     return [payload["n"] for payload in stored.payloads]
 
 
-async def test_record_is_stored_with_where_to_go_on(
+async def test_record_is_stored_with_its_resume_offset(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 3))
@@ -90,10 +90,10 @@ async def test_record_is_stored_with_where_to_go_on(
 
     assert found(stored) == [4]
     assert stored.resume_offsets("w")["0"] in (5, 6)
-    assert stored.threads == {threading.get_ident()}, "in the event loop of the waits"
+    assert stored.threads == {threading.get_ident()}, "stored on the event loop of the waits"
 
 
-async def test_reading_goes_on_from_its_offsets_through_to_what_comes_live(
+async def test_subscription_resumes_at_its_offsets_and_switches_to_live(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 2_000))
@@ -105,11 +105,11 @@ async def test_reading_goes_on_from_its_offsets_through_to_what_comes_live(
             await asyncio.to_thread(mock.produce, "logs", *numbers(begin, begin + 100))
         await stored.until_count(3_500)
 
-    assert found(stored) == list(range(500, 4_000)), "no gap, none twice, in order"
+    assert found(stored) == list(range(500, 4_000)), "no gap, no repetition, in order"
     assert stored.resume_offsets("w") == {"0": 4_000}
 
 
-async def test_each_wait_begins_at_an_offset_of_its_own(
+async def test_each_wait_starts_at_its_own_offset(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 1_000))
@@ -125,7 +125,7 @@ async def test_each_wait_begins_at_an_offset_of_its_own(
     assert sorted(found(stored)) == sorted([*range(50, 1_000, 100)] * 2)
 
 
-async def test_record_from_before_since_is_left_out(
+async def test_record_older_than_since_does_not_match(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     now = time.time()
@@ -137,7 +137,7 @@ async def test_record_from_before_since_is_left_out(
     assert found(stored) == [2]
 
 
-async def test_tombstones_keys_headers_and_text_arrive_as_they_are(
+async def test_tombstones_keys_headers_and_text_arrive_unchanged(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
@@ -167,7 +167,7 @@ async def test_compressed_records_are_read(
     assert found(stored) == list(range(50))
 
 
-async def test_broker_that_comes_back_is_read_on(
+async def test_reading_continues_when_brokers_return(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -177,7 +177,8 @@ async def test_broker_that_comes_back_is_read_on(
         caplog.clear()
         for broker in (1, 2, 3):
             mock.broker_down(broker)
-        await asyncio.sleep(3)  # a time, not a condition: how much is tried in it
+        # A fixed time: the number of attempts in it is counted.
+        await asyncio.sleep(3)
         lines = len(caplog.records)
         for broker in (1, 2, 3):
             mock.broker_up(broker)
@@ -185,17 +186,18 @@ async def test_broker_that_comes_back_is_read_on(
         await stored.until_count(10)
 
     assert found(stored) == list(range(10))
-    assert 0 < lines < 150, "with aiokafka alone it was 5,165"
+    assert 0 < lines < 150, "aiokafka alone logs 5,165 lines"
 
 
-async def test_cluster_that_is_down_at_first_is_waited_for(mock: MockKafka, stored: Stored) -> None:
+async def test_unavailable_cluster_is_waited_for(mock: MockKafka, stored: Stored) -> None:
     mock.produce("logs", *numbers(0, 1))
     for broker in (1, 2, 3):
         mock.broker_down(broker)
     kafka = await open_consumers(settings(mock.servers), stored)
     failures: list[str] = []
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING, failures=failures):
-        await asyncio.sleep(1.5)  # a time, not a condition: an outage is no reason to fail
+        # A fixed time: no failure may occur in it.
+        await asyncio.sleep(1.5)
         for broker in (1, 2, 3):
             mock.broker_up(broker)
         await stored.until_count(1)
@@ -204,7 +206,7 @@ async def test_cluster_that_is_down_at_first_is_waited_for(mock: MockKafka, stor
     assert failures == []
 
 
-async def test_leader_that_moves_is_followed(kafka: KafkaConsumers, mock: MockKafka, stored: Stored) -> None:
+async def test_leader_changes_are_followed(kafka: KafkaConsumers, mock: MockKafka, stored: Stored) -> None:
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
         for round_ in range(6):
             mock.set_leader("logs", 0, round_ % 3 + 1)
@@ -214,7 +216,7 @@ async def test_leader_that_moves_is_followed(kafka: KafkaConsumers, mock: MockKa
     assert found(stored) == list(range(60))
 
 
-async def test_errors_of_brokers_lose_nothing_and_fail_nobody(
+async def test_broker_errors_lose_no_record_and_fail_no_wait(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.produce("logs", *numbers(0, 100))
@@ -229,7 +231,7 @@ async def test_errors_of_brokers_lose_nothing_and_fail_nobody(
     assert found(stored) == list(range(200))
 
 
-async def test_topic_that_may_not_be_read_fails_its_waits_only(
+async def test_unauthorized_topic_fails_its_own_waits_only(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     mock.create_topic("secret")
@@ -246,7 +248,7 @@ async def test_topic_that_may_not_be_read_fails_its_waits_only(
     assert "'secret'" in failures[0]
 
 
-async def test_topic_that_is_missing_fails_its_waits(
+async def test_missing_topic_fails_its_waits(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
@@ -259,7 +261,7 @@ async def test_topic_that_is_missing_fails_its_waits(
     assert "there is no topic 'absent'" in failures[0]
 
 
-async def test_nothing_is_read_on_while_nothing_can_be_stored(
+async def test_reading_pauses_while_storing_fails(
     kafka: KafkaConsumers, mock: MockKafka, stored: Stored
 ) -> None:
     stored.problem = InboxUnavailable("no database")
@@ -273,7 +275,7 @@ async def test_nothing_is_read_on_while_nothing_can_be_stored(
     assert found(stored) == list(range(20))
 
 
-async def test_waits_that_are_interrupted_at_any_moment_lose_and_double_nothing(
+async def test_interrupted_waits_lose_and_repeat_no_record(
     mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.kafka.catch_up_consumer._SWITCH_SECONDS", 0.01)
@@ -324,7 +326,8 @@ async def test_hundreds_of_waits_share_two_consumers_and_one_thread(
         connections = [
             one for one in psutil.Process().net_connections("tcp") if one.raddr and one.raddr.port in ports
         ]
-        of_producer = 4  # one for each broker, and one that began
+        # One connection for each broker, and the bootstrap connection.
+        of_producer = 4
 
         assert threading.active_count() <= threads
         assert len(connections) <= 2 * 3 + of_producer
@@ -332,7 +335,7 @@ async def test_hundreds_of_waits_share_two_consumers_and_one_thread(
     assert sorted(found(stored)) == list(range(300))
 
 
-async def test_closing_leaves_nothing_behind(mock: MockKafka, stored: Stored) -> None:
+async def test_closing_ends_the_thread(mock: MockKafka, stored: Stored) -> None:
     kafka = await open_consumers(settings(mock.servers), stored)
     with read(kafka, "w", ALL, since=0, offsets=BEGINNING):
         mock.produce("logs", *numbers(0, 1))

@@ -1,4 +1,4 @@
-"""The producer on librdkafka's mock cluster: what goes wrong passes or is named, and nothing is left running."""
+"""The producer against librdkafka's mock cluster: errors are transient or named, and no task is left running."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kafka() -> Iterator[MockKafka]:
 
 @pytest.fixture
 async def producers(kafka: MockKafka) -> AsyncIterator[ProducerPool]:
-    """Its producers; at the end nothing of them may run."""
+    """The cluster's producer pool; no task of it may be left running."""
     yield await open_producer_pool(ClusterSettings("kafka_tests", kafka.servers, "PLAINTEXT", "", None, None))
     own = asyncio.current_task()
     deadline = time.monotonic() + 10
@@ -39,9 +39,7 @@ async def producers(kafka: MockKafka) -> AsyncIterator[ProducerPool]:
 
 
 @pytest.mark.parametrize("transactional_id", ["deferrable-ops-1", None])
-async def test_records_are_appended_in_their_order(
-    producers: ProducerPool, transactional_id: str | None
-) -> None:
+async def test_records_are_appended_in_order(producers: ProducerPool, transactional_id: str | None) -> None:
     async with producers.open("etl", transactional_id) as producer:
         assert producer.partitions == {0}
         if transactional_id:
@@ -56,19 +54,19 @@ async def test_records_are_appended_in_their_order(
 
 
 @pytest.mark.parametrize("transactional_id", ["deferrable-ops-1", None])
-async def test_broker_that_cannot_be_reached_is_trouble_that_passes(
+async def test_unreachable_broker_is_a_transient_error(
     kafka: MockKafka, producers: ProducerPool, transactional_id: str | None
 ) -> None:
     kafka.broker_down()
     with pytest.raises(KafkaUnavailable, match="kafka_tests"):
         async with asyncio.timeout(10), producers.open("etl", transactional_id):
-            pytest.fail("nobody answers")
+            pytest.fail("no broker answers")
     kafka.broker_up()
     async with producers.open("etl", transactional_id):
         pass
 
 
-async def test_broker_that_stops_meanwhile_is_waited_for(kafka: MockKafka, producers: ProducerPool) -> None:
+async def test_producer_waits_for_a_broker_to_return(kafka: MockKafka, producers: ProducerPool) -> None:
     async with producers.open("etl", "deferrable-ops-1") as producer:
         await producer.begin()
         await producer.append(RECORDS)
@@ -82,7 +80,7 @@ async def test_broker_that_stops_meanwhile_is_waited_for(kafka: MockKafka, produ
 
 
 @pytest.mark.parametrize("while_", ["append", "commit"])
-async def test_nothing_goes_on_after_a_producer_that_was_left_in_an_outage(
+async def test_closing_a_producer_in_an_outage_leaves_no_retries(
     kafka: MockKafka,
     producers: ProducerPool,
     monkeypatch: pytest.MonkeyPatch,
@@ -105,12 +103,12 @@ async def test_nothing_goes_on_after_a_producer_that_was_left_in_an_outage(
     publishing = asyncio.create_task(publish())
     await began.wait()
     await asyncio.wait([publishing], timeout=2)
-    assert not publishing.done(), "nobody answers"
+    assert not publishing.done(), "no broker answers"
     publishing.cancel()
     async with asyncio.timeout(20):
         await asyncio.gather(publishing, return_exceptions=True)
     lines = [record for record in caplog.records if record.name.startswith("aiokafka")]
-    assert len(lines) < 200, "it was tried again and again without a pause"
+    assert len(lines) < 200, "it was retried without a pause"
 
 
 async def test_at_most_eight_producers_are_open_at_once(producers: ProducerPool) -> None:

@@ -1,4 +1,4 @@
-"""The Kafka upstream against a real Apache Kafka: what a mock cluster cannot say."""
+"""The Kafka upstream against a real Apache Kafka, for what a mock cluster does not implement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +60,7 @@ async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[KafkaCo
 
 
 class RecordingListener(real_kafka.RecordingListener):
-    """What a subscription says to its wait."""
+    """Records the warnings and failures of a subscription."""
 
     def read(
         self,
@@ -99,7 +99,7 @@ def produce_at(server: RealKafka, topic: str, moment: float, *values: bytes) -> 
     server.produce(topic, *values, timestamp=int(moment * 1_000))
 
 
-async def test_wait_takes_what_came_since_and_what_comes(
+async def test_wait_matches_records_since_its_start_and_new_ones(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     now = time.time()
@@ -114,7 +114,7 @@ async def test_wait_takes_what_came_since_and_what_comes(
     assert stored.resume_offsets("w") == {"0": 5}
 
 
-async def test_search_begins_before_since_because_clocks_differ(
+async def test_search_starts_before_since_because_clocks_differ(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     now = time.time()
@@ -128,19 +128,20 @@ async def test_search_begins_before_since_because_clocks_differ(
     assert found(stored) == [2, 3]
 
 
-async def test_since_that_is_newer_than_everything_begins_at_the_end(
+async def test_since_newer_than_all_records_starts_at_the_end(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     produce_at(kafka_server, topic, time.time() - 60 * MINUTE, *numbers(0, 3))
     with RecordingListener().read(kafka, topic, since=time.time()):
-        await asyncio.sleep(0.5)  # so that it does begin before; what comes later counts in any case
+        # Let the subscription start before the next record. A later start finds it too.
+        await asyncio.sleep(0.5)
         kafka_server.produce(topic, b'{"n": 3}')
         await stored.until_count(1)
 
     assert found(stored) == [3]
 
 
-async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
+async def test_no_record_is_lost_or_repeated_while_subscriptions_start(
     kafka_server: RealKafka, kafka: KafkaConsumers, stored: Stored
 ) -> None:
     topic = new_topic(kafka_server, partitions=3)
@@ -158,16 +159,15 @@ async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
         done.set()
 
     threading.Thread(target=produce).start()
-    subscriptions = [
-        RecordingListener().read(kafka, topic, since=began, match={"w": n}, key=f"w{n}") for n in range(50)
-    ]
-    for subscription in subscriptions:
-        subscription.__enter__()
-        await asyncio.sleep(0.02)
-    await stored.until(done.is_set, "the producer", 60)
-    await stored.until_count(total, 60)
-    for subscription in subscriptions:
-        subscription.__exit__(None, None, None)
+    with ExitStack() as subscriptions:
+        for number in range(50):
+            subscription = RecordingListener().read(
+                kafka, topic, since=began, match={"w": number}, key=f"w{number}"
+            )
+            subscriptions.enter_context(subscription)
+            await asyncio.sleep(0.02)
+        await stored.until(done.is_set, "the producer", 60)
+        await stored.until_count(total, 60)
 
     events = [event for batch in stored.batches for event in batch.events]
     assert len({event.dedupe_key for event in events}) == len(events) == total
@@ -178,7 +178,7 @@ async def test_nothing_is_lost_or_doubled_while_readings_begin_and_records_come(
             assert offsets == sorted(offsets), "the order within a partition"
 
 
-async def test_reopened_wait_goes_on_where_it_was(
+async def test_reopened_wait_resumes_at_its_offsets(
     kafka_server: RealKafka, topic: str, stored: Stored
 ) -> None:
     extra = {"bootstrap.servers": kafka_server.servers}
@@ -190,7 +190,7 @@ async def test_reopened_wait_goes_on_where_it_was(
                 await stored.until_count(round_ * 10 + 10)
         offsets = stored.resume_offsets("w")
 
-    assert found(stored) == list(range(30)), "none twice: not even to be deduplicated"
+    assert found(stored) == list(range(30)), "no record is read twice"
 
 
 async def test_transactions_count_when_they_are_committed(
@@ -212,7 +212,7 @@ async def test_transactions_count_when_they_are_committed(
     assert found(stored) == [0, 2]
 
 
-async def test_log_that_ends_with_marks_of_transactions_is_caught_up_with(
+async def test_subscription_catches_up_past_transaction_markers(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     producer = kafka_server.producer(transactional_id="marks")
@@ -246,28 +246,28 @@ async def test_compressed_records_are_read(
     assert found(stored) == list(range(200))
 
 
-async def test_deleted_records_are_warned_of(
+async def test_deleted_records_cause_a_warning(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
     kafka_server.produce(topic, *numbers(0, 10))
     kafka_server.delete_records(topic, 6)
-    said, reopened, late = RecordingListener(), RecordingListener(), RecordingListener()
+    listener, reopened, late = RecordingListener(), RecordingListener(), RecordingListener()
     with (
-        said.read(kafka, topic, since=time.time() - 60 * MINUTE),
+        listener.read(kafka, topic, since=time.time() - 60 * MINUTE),
         reopened.read(kafka, topic, offsets={"0": 2}, key="x"),
         late.read(kafka, topic, since=time.time(), key="y"),
     ):
         await stored.until_count(4)
-        await stored.until(lambda: bool(said.warnings and reopened.warnings), "the warnings")
+        await stored.until(lambda: bool(listener.warnings and reopened.warnings), "the warnings")
 
     assert sorted(set(found(stored))) == [6, 7, 8, 9]
-    assert "may be deleted already" in said.warnings[0]
+    assert "may be deleted already" in listener.warnings[0]
     assert "from offset 2 to 6 were deleted" in reopened.warnings[0]
     assert late.warnings == []
-    assert not said.failures + reopened.failures
+    assert not listener.failures + reopened.failures
 
 
-async def test_compacted_topic_is_read_as_far_as_it_is_left(
+async def test_compacted_topic_is_read(
     kafka_server: RealKafka, kafka: KafkaConsumers, stored: Stored
 ) -> None:
     topic = new_topic(
@@ -279,7 +279,8 @@ async def test_compacted_topic_is_read_as_far_as_it_is_left(
     )
     for number in range(10):
         kafka_server.produce(topic, b'{"n": %d}' % number, key=b"one")
-        await asyncio.sleep(0.12)  # a segment each
+        # One segment for each record.
+        await asyncio.sleep(0.12)
     kafka_server.produce(topic, None, key=b"two")
     with RecordingListener().read(kafka, topic):
         await stored.until(lambda: None in stored.payloads, "the tombstone")
@@ -302,31 +303,29 @@ async def test_new_partitions_are_read_from_their_beginning(
         kafka_server.produce(topic, b'{"n": 0}')
         await stored.until_count(1)
         kafka_server.add_partitions(topic, 3)
-        await asyncio.to_thread(_produce_patiently, kafka_server, topic, 2)
+        await asyncio.to_thread(_produce_to_new_partition, kafka_server, topic, 2)
         await stored.until_count(2, 60)
 
     assert found(stored) == [0, 1]
     assert stored.resume_offsets("w") == {"0": 1, "1": 0, "2": 1}
 
 
-async def test_topic_that_is_made_again_is_read_again(
-    kafka_server: RealKafka, topic: str, stored: Stored
-) -> None:
+async def test_recreated_topic_is_read_again(kafka_server: RealKafka, topic: str, stored: Stored) -> None:
     kafka_server.produce(topic, *numbers(0, 10))
-    said = RecordingListener()
+    listener = RecordingListener()
     async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
-        with said.read(kafka, topic, offsets={"0": 1_000}):
+        with listener.read(kafka, topic, offsets={"0": 1_000}):
             await stored.until_count(10)
 
     assert found(stored) == list(range(10))
-    assert "recreated" in said.warnings[0]
+    assert "recreated" in listener.warnings[0]
 
 
-async def test_broker_that_is_killed_and_started_again_is_read_on(
+async def test_reading_continues_after_a_broker_restart(
     kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
-    said = RecordingListener()
-    with said.read(kafka, topic):
+    listener = RecordingListener()
+    with listener.read(kafka, topic):
         kafka_server.produce(topic, *numbers(0, 10))
         await stored.until_count(10)
         await asyncio.to_thread(kafka_server.kill)
@@ -335,7 +334,7 @@ async def test_broker_that_is_killed_and_started_again_is_read_on(
         await stored.until_count(20, 60)
 
     assert found(stored) == list(range(20))
-    assert said.failures == []
+    assert listener.failures == []
 
 
 def login(server: RealKafka, mechanism: str = "SCRAM-SHA-256", **changes: str) -> dict[str, Any]:
@@ -363,50 +362,50 @@ async def test_users_may_log_in(
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-async def test_credentials_that_are_refused_fail_the_waits(
+async def test_refused_credentials_fail_the_waits(
     kafka_server: RealKafka, topic: str, stored: Stored, mechanism: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    said = RecordingListener()
+    listener = RecordingListener()
     async with opened(stored, login(kafka_server, mechanism, sasl_password="rabbit-hole")) as kafka:
-        with said.read(kafka, topic):
-            await stored.until(lambda: bool(said.failures), "the failure")
+        with listener.read(kafka, topic):
+            await stored.until(lambda: bool(listener.failures), "the failure")
 
-    assert kafka_server.sasl_servers in said.failures[0]
-    assert "sasl.password" in said.failures[0]
-    assert "rabbit-hole" not in said.failures[0] + caplog.text
+    assert kafka_server.sasl_servers in listener.failures[0]
+    assert "sasl.password" in listener.failures[0]
+    assert "rabbit-hole" not in listener.failures[0] + caplog.text
 
 
-async def test_connection_is_encrypted_and_the_broker_known(
+async def test_tls_connection_verifies_the_broker(
     kafka_server: RealKafka, topic: str, stored: Stored
 ) -> None:
     kafka_server.produce(topic, b'{"n": 1}')
     extra = login(
         kafka_server, "PLAIN", security_protocol="SASL_SSL", bootstrap_servers=kafka_server.tls_servers
     )
-    said = RecordingListener()
+    listener = RecordingListener()
     async with opened(stored, extra) as kafka:
-        with said.read(kafka, topic):
-            await stored.until(lambda: bool(said.failures), "the failure")
-    assert "ssl.ca.location" in said.failures[0]
+        with listener.read(kafka, topic):
+            await stored.until(lambda: bool(listener.failures), "the failure")
+    assert "ssl.ca.location" in listener.failures[0]
 
     async with opened(stored, {**extra, "ssl.ca.location": str(kafka_server.authority)}) as kafka:
         with RecordingListener().read(kafka, topic):
             await stored.until_count(1)
 
 
-async def test_topic_that_is_not_there_fails_its_waits(
+async def test_absent_topic_fails_its_waits(
     kafka: KafkaConsumers, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
-    said = RecordingListener()
-    with said.read(kafka, "absent"):
-        await stored.until(lambda: bool(said.failures), "the failure")
+    listener = RecordingListener()
+    with listener.read(kafka, "absent"):
+        await stored.until(lambda: bool(listener.failures), "the failure")
 
-    assert "there is no topic 'absent'" in said.failures[0]
+    assert "there is no topic 'absent'" in listener.failures[0]
 
 
-async def test_topic_that_may_not_be_read_fails_its_waits_only(
+async def test_unauthorized_topic_fails_its_own_waits_only(
     kafka_server: RealKafka, topic: str, stored: Stored
 ) -> None:
     secret = new_topic(kafka_server)
@@ -418,17 +417,17 @@ async def test_topic_that_may_not_be_read_fails_its_waits_only(
         for future in kafka_server.admin.create_acls([acl]).values():
             future.result(30)
     kafka_server.produce(topic, b'{"n": 1}')
-    said = RecordingListener()
+    listener = RecordingListener()
     async with opened(stored, login(kafka_server)) as kafka:
-        with said.read(kafka, secret), RecordingListener().read(kafka, topic, key="x"):
-            await stored.until(lambda: bool(said.failures), "the failure")
+        with listener.read(kafka, secret), RecordingListener().read(kafka, topic, key="x"):
+            await stored.until(lambda: bool(listener.failures), "the failure")
             await stored.until_count(1)
 
-    assert f"read the topic '{secret}'" in said.failures[0]
+    assert f"read the topic '{secret}'" in listener.failures[0]
 
 
-def _produce_patiently(server: RealKafka, topic: str, partition: int) -> None:
-    """Produce to a partition that is so new that the producer may not know it yet."""
+def _produce_to_new_partition(server: RealKafka, topic: str, partition: int) -> None:
+    """Produce to a new partition that the producer may not know yet."""
     producer = server.producer(topic_metadata_refresh_interval_ms="500")
     producer.produce(topic, b'{"n": 1}', partition=partition)
     producer.flush(30)

@@ -1,4 +1,4 @@
-"""A process with a wait for a queue, until it is killed: python sqs_process.py INBOX_URL QUEUE_URL."""
+"""A process that waits for a queue until it is killed: python sqs_process.py INBOX_URL QUEUE_URL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 
 async def wait(inbox_url: str, queue_url: str) -> None:
-    """Wait for what never comes."""
+    """Wait for a message that never arrives."""
     given_inbox.set(await Inbox.open(inbox_url, retry_timeout=60))
     never = specification_to_json(SqsEvent(queue_url, dedicated=True, match={"never": True}))
     attempt = asdict(Attempt(str(uuid4()), 1, "dag", uuid4().hex, "wait"))

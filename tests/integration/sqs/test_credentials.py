@@ -1,4 +1,4 @@
-"""Who we are to AWS: keys, roles that are assumed, and what is said of them."""
+"""AWS credentials: keys, assumed roles, and their errors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's credentials are on this machine, and a refusal is believed after three tries."""
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remove the machine's credentials, and make a refusal permanent after three attempts."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -45,19 +45,19 @@ async def opened(settings: AwsSettings) -> AsyncIterator[SqsPollers]:
 
 async def one_message(server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str) -> None:
     await asyncio.to_thread(server.send, queue, "hello")
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until(lambda: stored.events or stored.failures, "a message")
     assert stored.payloads == ["hello"], stored.failures
 
 
 async def why_refused(sqs: SqsPollers, stored: Stored, queue: str) -> str:
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until(lambda: stored.failures, "a failure")
     return stored.failures[0]
 
 
 def signed_with(server: RealSqs, queue: str) -> set[str]:
-    """Return the ids of the keys that signed what was asked of a queue."""
+    """Return the ids of the keys that signed the requests for a queue."""
     calls = [call for call in server.proxy.calls if queue in str(call.request)]
     return {call.authorization.partition("Credential=")[2].partition("/")[0] for call in calls}
 
@@ -67,20 +67,20 @@ async def test_role_is_assumed_with_the_external_id(server: RealSqs, stored: Sto
     role = Role(ROLE, {"ExternalId": "airflow-7", "DurationSeconds": 3600})
     async with opened(server.settings(role=role)) as sqs:
         await one_message(server, sqs, stored, queue)
-    (asked,) = [parse_qs(call.request) for call in server.proxy.calls_of("AssumeRole")[before:]]
-    assert asked["RoleArn"] == [ROLE]
-    assert asked["ExternalId"] == ["airflow-7"]
-    assert asked["RoleSessionName"] == ["deferrable-ops_aws_tests"]
+    (request,) = [parse_qs(call.request) for call in server.proxy.calls_of("AssumeRole")[before:]]
+    assert request["RoleArn"] == [ROLE]
+    assert request["ExternalId"] == ["airflow-7"]
+    assert request["RoleSessionName"] == ["deferrable-ops_aws_tests"]
     keys = signed_with(server, queue)
     assert keys
     assert all(key.startswith("ASIA") for key in keys), keys
 
 
 async def test_credentials_of_a_role_are_refreshed(server: RealSqs, stored: Stored, queue: str) -> None:
-    # From 15 minutes before they expire, botocore asks for new ones.
+    # botocore refreshes them from 15 minutes before they expire.
     before = server.proxy.count("AssumeRole")
     async with opened(server.settings(role=Role(ROLE, {"DurationSeconds": 900}))) as sqs:
-        with stored.reading(sqs, queue):
+        with stored.subscribed(sqs, queue):
             for count in (1, 2, 3):
                 await asyncio.to_thread(server.send, queue, {"n": count})
                 await stored.until_count(count)
@@ -88,9 +88,7 @@ async def test_credentials_of_a_role_are_refreshed(server: RealSqs, stored: Stor
     assert len(signed_with(server, queue)) >= 3
 
 
-async def test_role_that_may_not_be_assumed_fails_the_wait(
-    server: RealSqs, stored: Stored, queue: str
-) -> None:
+async def test_denied_role_fails_the_wait(server: RealSqs, stored: Stored, queue: str) -> None:
     server.proxy.fail("AssumeRole", 403, "AccessDenied")
     async with opened(server.settings(role=Role(ROLE, {"ExternalId": "airflow-7"}))) as sqs:
         reason = await why_refused(sqs, stored, queue)
@@ -99,18 +97,18 @@ async def test_role_that_may_not_be_assumed_fails_the_wait(
     assert "airflow-7" not in reason
 
 
-async def test_sts_that_is_away_never_fails_a_wait(server: RealSqs, stored: Stored, queue: str) -> None:
+async def test_unavailable_sts_does_not_fail_a_wait(server: RealSqs, stored: Stored, queue: str) -> None:
     before = server.proxy.count("AssumeRole")
     away = server.proxy.fail("AssumeRole", 503, "ServiceUnavailable")
     async with opened(server.settings(role=Role(ROLE))) as sqs:
-        with stored.reading(sqs, queue):
+        with stored.subscribed(sqs, queue):
             await stored.until(lambda: server.proxy.count("AssumeRole") >= before + 4, "four tries")
             assert not stored.failures
         server.proxy.heal(away)
         await one_message(server, sqs, stored, queue)
 
 
-async def test_role_of_a_web_identity_is_assumed_with_the_token_of_a_file(
+async def test_web_identity_role_is_assumed_with_the_token_file(
     server: RealSqs, stored: Stored, queue: str, tmp_path: Path
 ) -> None:
     before = server.proxy.count("AssumeRoleWithWebIdentity")
@@ -121,10 +119,10 @@ async def test_role_of_a_web_identity_is_assumed_with_the_token_of_a_file(
         await one_message(server, sqs, stored, queue)
     calls = server.proxy.calls_of("AssumeRoleWithWebIdentity")[before:]
     assert parse_qs(calls[0].request)["WebIdentityToken"] == ["eyJhbGciOi.of.kubernetes"]
-    assert not calls[0].authorization, "signed, although there is nothing to sign with"
+    assert not calls[0].authorization, "signed without credentials"
 
 
-async def test_token_that_cannot_be_read_fails_the_wait(
+async def test_unreadable_token_file_fails_the_wait(
     server: RealSqs, stored: Stored, queue: str, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "nothing")
@@ -136,12 +134,14 @@ async def test_token_that_cannot_be_read_fails_the_wait(
     ("status", "code"),
     [(403, "InvalidClientTokenId"), (403, "SignatureDoesNotMatch"), (400, "UnrecognizedClientException")],
 )
-async def test_credentials_that_are_refused_are_named_and_not_shown(
+async def test_refused_credentials_are_reported_without_secrets(
     server: RealSqs, stored: Stored, queue: str, status: int, code: str
 ) -> None:
-    # What AWS says of a wrong signature holds all that was signed.
-    said = f"It is not right, {server.secret_key}.\n\nThe Canonical String was\nx-amz-security-token:{TOKEN}"
-    server.proxy.fail("*", status, code, message=said)
+    # AWS's message for a wrong signature contains everything that was signed.
+    message = (
+        f"It is not right, {server.secret_key}.\n\nThe Canonical String was\nx-amz-security-token:{TOKEN}"
+    )
+    server.proxy.fail("*", status, code, message=message)
     async with opened(server.settings(session_token=TOKEN)) as sqs:
         reason = await why_refused(sqs, stored, queue)
     assert "AWS refuses the credentials of the connection 'aws_tests'" in reason
@@ -149,22 +149,23 @@ async def test_credentials_that_are_refused_are_named_and_not_shown(
     assert TOKEN not in reason
 
 
-async def test_no_credentials_at_all_fail_the_wait(server: RealSqs, stored: Stored, queue: str) -> None:
+async def test_missing_credentials_fail_the_wait(server: RealSqs, stored: Stored, queue: str) -> None:
     async with opened(AwsSettings()) as sqs:
         assert "there are no AWS credentials" in await why_refused(sqs, stored, queue)
 
 
-async def test_credentials_of_the_machine_are_found(
+async def test_credentials_of_the_machine_are_used(
     server: RealSqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFTHEMACHINE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the machine")
-    async with opened(AwsSettings()) as sqs:  # the queue's URL says where it is
+    # The region comes from the queue's URL.
+    async with opened(AwsSettings()) as sqs:
         await one_message(server, sqs, stored, queue)
     assert signed_with(server, queue) == {"AKIAOFTHEMACHINE"}
 
 
-async def test_credentials_of_a_profile_are_found(
+async def test_credentials_of_a_profile_are_used(
     server: RealSqs, stored: Stored, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOTTHISONE")
@@ -175,10 +176,10 @@ async def test_credentials_of_a_profile_are_found(
         await one_message(server, sqs, stored, queue)
     assert signed_with(server, queue) == {"AKIAOFTHEPROFILE"}
     with pytest.raises(ConfigurationError, match="profile"):
-        await open_pollers(AwsSettings(conn_id="aws", profile="nobody"))
+        await open_pollers(AwsSettings(conn_id="aws", profile="absent"))
 
 
-async def test_nothing_that_is_logged_holds_a_secret(
+async def test_logs_contain_no_secret(
     server: RealSqs, stored: Stored, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = len(server.proxy.calls)
@@ -186,7 +187,7 @@ async def test_nothing_that_is_logged_holds_a_secret(
         for role in (None, Role(ROLE, {"ExternalId": "airflow-7"})):
             async with opened(server.settings(session_token=TOKEN, role=role)) as sqs:
                 await asyncio.to_thread(server.send, queue, {"role": str(role)})
-                with stored.reading(sqs, queue):
+                with stored.subscribed(sqs, queue):
                     await stored.until_count(1 if role is None else 2)
     answers = [str(call.answer) for call in server.proxy.calls[before:] if call.action == "AssumeRole"]
     (temporary,) = [text.partition("<SecretAccessKey>")[2].partition("<")[0] for text in answers]
@@ -218,16 +219,16 @@ async def test_airflow_connection_is_read(
     extra: dict[str, Any],
     expected: str,
 ) -> None:
-    told = json.loads(json.dumps(extra).replace("OURS", server.url))
-    told.setdefault("service_config", {})["sts"] = {"endpoint_url": server.url}
-    for name, value in server.connection(conn_id, **told).items():
+    settings = json.loads(json.dumps(extra).replace("OURS", server.url))
+    settings.setdefault("service_config", {})["sts"] = {"endpoint_url": server.url}
+    for name, value in server.connection(conn_id, **settings).items():
         monkeypatch.setenv(name, value)
     async with use_sqs(conn_id) as sqs:
         await one_message(server, sqs, stored, queue)
     assert all(key.startswith(expected or server.access_key) for key in signed_with(server, queue))
 
 
-async def test_connection_that_is_missing_is_named_but_for_the_default(
+async def test_missing_connection_is_an_error_except_for_the_default(
     server: RealSqs, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFTHEMACHINE")
@@ -238,12 +239,12 @@ async def test_connection_that_is_missing_is_named_but_for_the_default(
     for count, conn_id in enumerate(["aws_default", None], 1):
         async with use_sqs(conn_id) as sqs:
             await asyncio.to_thread(server.send, queue, {"n": count})
-            with stored.reading(sqs, queue):
+            with stored.subscribed(sqs, queue):
                 await stored.until_count(count)
     assert signed_with(server, queue) == {"AKIAOFTHEMACHINE"}
 
 
-async def test_extra_that_is_no_json_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_invalid_json_in_the_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"conn_type": "aws", "extra": "region_name=eu-west-1"}
     monkeypatch.setenv("AIRFLOW_CONN_PAYMENTS", json.dumps(value))
     with pytest.raises(ConfigurationError, match="no JSON"):

@@ -1,4 +1,4 @@
-"""Processes that poll one queue, and are killed at any moment."""
+"""Processes that poll one queue and are killed at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROCESS = Path(__file__).with_name("sqs_process.py")
 
 
 class Processes:
-    """Processes that poll, each with an inbox of its own on one database."""
+    """Polling processes, each with its own inbox on one database."""
 
     def __init__(self, server: RealSqs, inbox_url: str) -> None:
         self._server = server
@@ -72,8 +72,8 @@ async def payloads_in(inbox: Inbox, queue: str) -> list[Any]:
     return [event.payload for event in await inbox.events.read({source}, after=0, upto=newest, limit=10_000)]
 
 
-async def until_there(inbox: Inbox, queue: str, count: int, seconds: float = 90) -> list[Any]:
-    """Return what is in the inbox, once it is so much."""
+async def wait_for_payloads(inbox: Inbox, queue: str, count: int, seconds: float = 90) -> list[Any]:
+    """Return the payloads in the inbox once there are `count` of them."""
     try:
         async with asyncio.timeout(seconds):
             while len(found := await payloads_in(inbox, queue)) < count:
@@ -83,28 +83,28 @@ async def until_there(inbox: Inbox, queue: str, count: int, seconds: float = 90)
     return found
 
 
-async def until_empty(server: RealSqs, queue: str) -> None:
+async def wait_until_empty(server: RealSqs, queue: str) -> None:
     await eventually(lambda: server.count(queue) == 0, "the queue to be empty", 60)
 
 
-async def test_kill_between_commit_and_delete_loses_nothing_and_repeats_nothing(
+async def test_kill_between_commit_and_delete_neither_loses_nor_repeats_a_message(
     server: RealSqs, processes: Processes, inbox: Inbox, queue: str
 ) -> None:
     fault = server.proxy.fail("DeleteMessageBatch")
     server.send_all(queue, list(range(10)))
     process = processes.start(queue)
-    await until_there(inbox, queue, 10)
+    await wait_for_payloads(inbox, queue, 10)
     await eventually(lambda: server.proxy.count("DeleteMessageBatch", name_of(queue)), "a delete")
     processes.kill(process)
     assert server.count(queue) == 10
     server.proxy.heal(fault)
     processes.start(queue)
-    await until_empty(server, queue)
+    await wait_until_empty(server, queue)
     assert sorted(await payloads_in(inbox, queue)) == list(range(10))
 
 
 @pytest.mark.parametrize("kind", ["standard", "fifo"])
-async def test_killed_again_and_again_it_keeps_each_message_once_and_in_order(
+async def test_repeated_kills_keep_each_message_once_and_in_order(
     server: RealSqs, processes: Processes, inbox: Inbox, queue: str, ordered: str, kind: str
 ) -> None:
     url = ordered if kind == "fifo" else queue
@@ -113,11 +113,11 @@ async def test_killed_again_and_again_it_keeps_each_message_once_and_in_order(
             rows = [{"group": group, "n": n} for n in range(kills * 30, kills * 30 + 30)]
             server.send_all(url, rows, group=group if kind == "fifo" else None)
         process = processes.start(url)
-        await until_there(inbox, url, kills * 60 + 7)
+        await wait_for_payloads(inbox, url, kills * 60 + 7)
         processes.kill(process)
     processes.start(url)
-    found = await until_there(inbox, url, 240)
-    await until_empty(server, url)
+    found = await wait_for_payloads(inbox, url, 240)
+    await wait_until_empty(server, url)
     assert len(await payloads_in(inbox, url)) == 240
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for payload in found:
@@ -141,8 +141,8 @@ async def test_two_processes_share_a_queue(
             rows = [{"group": group, "n": n} for n in range(begin // 2, begin // 2 + 10)]
             await asyncio.to_thread(server.send_all, url, rows, group=group if kind == "fifo" else None)
     count = 100 * len(groups)
-    found = await until_there(inbox, url, count)
-    await until_empty(server, url)
+    found = await wait_for_payloads(inbox, url, count)
+    await wait_until_empty(server, url)
     assert len(await payloads_in(inbox, url)) == count
     assert polls("DeleteMessageBatch", name_of(url))
     for group in groups:

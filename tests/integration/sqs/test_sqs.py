@@ -17,7 +17,7 @@ async def test_messages_are_stored_and_then_deleted(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.send_all(queue, [{"n": n} for n in range(25)])
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until_count(25)
         await stored.until(lambda: server.count(queue) == 0, "the queue to be empty")
     assert sorted(payload["n"] for payload in stored.payloads) == list(range(25))
@@ -25,10 +25,10 @@ async def test_messages_are_stored_and_then_deleted(
     assert stored.threads == {threading.get_ident()}, "stored on another event loop"
 
 
-async def test_message_is_there_soon_after_it_was_sent(
+async def test_message_is_stored_soon_after_it_was_sent(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until(lambda: server.proxy.under_way("ReceiveMessage", name_of(queue)), "the poll")
         for count in range(1, 6):
             sent = time.monotonic()
@@ -43,17 +43,17 @@ async def test_all_waits_of_a_queue_share_one_long_poll(
     name, proxy = name_of(queue), server.proxy
     with ExitStack() as waits:
         for _ in range(50):
-            waits.enter_context(stored.reading(sqs, queue))
+            waits.enter_context(stored.subscribed(sqs, queue))
         await stored.until(lambda: proxy.under_way("ReceiveMessage", name), "the poll")
         used, began = server.cpu_seconds(), time.monotonic()
-        # A server that answered at once would be asked again within this time.
+        # A server without long polling would be polled again within this time.
         await stored.until(lambda: time.monotonic() - began > 3, "a while")
         assert proxy.count("ReceiveMessage", name) == 1
         assert proxy.count("GetQueueAttributes", name) == 1
-        assert server.cpu_seconds() - used < 0.5, "the server does not wait, but spins"
+        assert server.cpu_seconds() - used < 0.5, "the server spins instead of waiting"
     (call,) = proxy.calls_of("ReceiveMessage", name)
-    asked = json.loads(call.request)
-    assert (asked["WaitTimeSeconds"], asked["MaxNumberOfMessages"]) == (20, 10)
+    parameters = json.loads(call.request)
+    assert (parameters["WaitTimeSeconds"], parameters["MaxNumberOfMessages"]) == (20, 10)
 
 
 async def test_order_of_each_group_is_kept(
@@ -63,7 +63,7 @@ async def test_order_of_each_group_is_kept(
         for group in "abc":
             rows = [{"group": group, "n": n} for n in range(begin, begin + 10)]
             server.send_all(ordered, rows, group=group)
-    with stored.reading(sqs, ordered):
+    with stored.subscribed(sqs, ordered):
         await stored.until_count(120, seconds=60)
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for payload in stored.payloads:
@@ -71,30 +71,31 @@ async def test_order_of_each_group_is_kept(
     assert groups == {group: list(range(40)) for group in "abc"}
 
 
-async def test_more_is_received_at_a_time_while_there_is_plenty(
+async def test_more_receivers_start_under_load(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, ordered: str
 ) -> None:
     for url in (queue, ordered):
         group = {"group": "a"} if url == ordered else {}
         server.send_all(url, list(range(100)), **group)
-    with stored.reading(sqs, queue), stored.reading(sqs, ordered):
+    with stored.subscribed(sqs, queue), stored.subscribed(sqs, ordered):
         await stored.until_count(200, seconds=60)
         await stored.until(lambda: server.count(queue) + server.count(ordered) == 0, "empty queues")
     requests = [json.loads(call.request) for call in server.proxy.calls_of("ReceiveMessage", name_of(queue))]
-    assert {asked["WaitTimeSeconds"] for asked in requests} == {0, 20}
+    assert {parameters["WaitTimeSeconds"] for parameters in requests} == {0, 20}
     requests = [
         json.loads(call.request) for call in server.proxy.calls_of("ReceiveMessage", name_of(ordered))
     ]
-    assert {asked["WaitTimeSeconds"] for asked in requests} == {20}
+    assert {parameters["WaitTimeSeconds"] for parameters in requests} == {20}
 
 
-async def test_large_message_is_kept_without_its_payload(
+async def test_large_message_is_stored_without_its_payload(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
-    large = "x" * 900_000  # SQS takes up to 1 MiB
+    # SQS accepts up to 1 MiB.
+    large = "x" * 900_000
     message = server.send(queue, large, shop="web")
     server.send(queue, "small")
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until_count(2)
         await stored.until(lambda: server.count(queue) == 0, "the queue to be empty")
     by_id = {event.dedupe_key: event for event in stored.events.values()}
@@ -107,11 +108,11 @@ async def test_large_message_is_kept_without_its_payload(
     assert not stored.failures
 
 
-async def test_message_says_its_group_and_its_place_in_the_order(
+async def test_fifo_message_has_its_group_and_sequence_number(
     server: RealSqs, sqs: SqsPollers, stored: Stored, ordered: str
 ) -> None:
     server.send(ordered, {"n": 1}, group="a", shop="web")
-    with stored.reading(sqs, ordered):
+    with stored.subscribed(sqs, ordered):
         await stored.until_count(1)
     (event,) = stored.events.values()
     metadata = event.attributes["metadata"]
@@ -121,32 +122,32 @@ async def test_message_says_its_group_and_its_place_in_the_order(
     assert event.time == int(metadata["SentTimestamp"]) / 1_000
 
 
-async def test_queue_is_polled_while_somebody_needs_it_and_again_later(
+async def test_queue_is_polled_only_while_it_has_readers(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
-    with stored.reading(sqs, queue) as event:
+    with stored.subscribed(sqs, queue) as event:
         await stored.until(lambda: proxy.under_way("ReceiveMessage", name), "the poll")
     assert not sqs.has_readers(event)
-    # What comes to the poll under way is not lost to whoever waits next.
+    # A message that reaches the poll in progress is not lost for the next reader.
     server.send(queue, "late")
     await asyncio.wait_for(sqs.wait_until_idle(event), 30)
     assert stored.payloads == ["late"]
     assert (server.count(queue), proxy.under_way("ReceiveMessage", name)) == (0, 0)
     polls = proxy.count("ReceiveMessage", name)
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         server.send(queue, "again")
         await stored.until_count(2)
     assert proxy.count("ReceiveMessage", name) > polls
 
 
-async def test_who_comes_while_the_last_poll_is_under_way_joins_it(
+async def test_new_reader_joins_a_poll_in_progress(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     name, proxy = name_of(queue), server.proxy
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until(lambda: proxy.under_way("ReceiveMessage", name), "the poll")
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await asyncio.to_thread(server.send, queue, "for the second")
         await stored.until_count(1)
         await stored.until(lambda: proxy.under_way("ReceiveMessage", name), "the next poll")
@@ -154,13 +155,11 @@ async def test_who_comes_while_the_last_poll_is_under_way_joins_it(
         assert proxy.under_way("ReceiveMessage", name) == 1
 
 
-async def test_many_queues_do_not_wait_for_each_other(
-    server: RealSqs, sqs: SqsPollers, stored: Stored
-) -> None:
+async def test_queues_are_polled_independently(server: RealSqs, sqs: SqsPollers, stored: Stored) -> None:
     urls = [server.create_queue(f"one-of-many-{n}") for n in range(30)]
     with ExitStack() as waits:
         for url in urls:
-            waits.enter_context(stored.reading(sqs, url))
+            waits.enter_context(stored.subscribed(sqs, url))
         await stored.until(
             lambda: server.proxy.under_way("ReceiveMessage", "one-of-many") == 30, "a poll of each"
         )
@@ -174,9 +173,9 @@ async def test_two_urls_of_one_queue_are_refused(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     other = Stored()
-    with stored.reading(sqs, queue):
+    with stored.subscribed(sqs, queue):
         await stored.until(lambda: server.proxy.under_way("ReceiveMessage", name_of(queue)), "the poll")
-        with other.reading(sqs, queue.replace("127.0.0.1", "localhost")):
+        with other.subscribed(sqs, queue.replace("127.0.0.1", "localhost")):
             await other.until(lambda: other.failures, "a refusal")
         assert "are one queue" in other.failures[0]
         assert queue in other.failures[0]

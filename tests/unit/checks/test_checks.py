@@ -1,4 +1,4 @@
-"""The ready checks, against real servers on loopback."""
+"""The ready-made checks, against real servers on loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WELL, ILL = (Result.PASS, Action.CONTINUE), (Result.FAIL, Action.RETRIGGER)
 
 @pytest.fixture
 async def server() -> AsyncIterator[TestServer]:
-    """An HTTP service: /status/503 answers 503, /slow nothing at all."""
+    """An HTTP service: /status/503 returns status 503, /slow never responds."""
 
     async def status(request: web.Request) -> web.Response:
         text = f"{request.method} {request.headers.get('X-Key', '')} ready"
@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[TestServer]:
 
 
 @pytest.mark.parametrize(
-    "path, arguments, said",
+    "path, arguments, expected",
     [
         ("/status/200", {}, WELL),
         ("/status/299", {}, WELL),
@@ -56,11 +56,11 @@ async def server() -> AsyncIterator[TestServer]:
         ("/status/500", {"on_fail": "continue"}, (Result.FAIL, Action.CONTINUE)),
     ],
 )
-async def test_http_check(server: TestServer, path: str, arguments: dict[str, Any], said: Any) -> None:
-    assert await HttpCheck(str(server.make_url(path)), **arguments)() == said
+async def test_http_check(server: TestServer, path: str, arguments: dict[str, Any], expected: Any) -> None:
+    assert await HttpCheck(str(server.make_url(path)), **arguments)() == expected
 
 
-async def test_http_check_of_nobody_tells_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_http_check_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     check = HttpCheck(
         "http://user:hunter2@127.0.0.1:1/health?key=hunter2", headers={"Authorization": "Bearer hunter2"}
     )
@@ -92,7 +92,7 @@ async def test_file_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [HttpCheck("https://x"), TcpCheck("h", 1), FileCheck("/x", max_age=5)])
-def test_check_is_made_again_by_its_path_and_arguments(check: ReadyCheck) -> None:
+def test_check_is_recreated_from_its_path_and_arguments(check: ReadyCheck) -> None:
     import json
     import pkgutil
 
@@ -124,12 +124,12 @@ def test_check_is_made_again_by_its_path_and_arguments(check: ReadyCheck) -> Non
         (lambda: FileCheck("x", max_age=0), "max_age="),
     ],
 )
-def test_bad_argument_is_named(make: Any, named: str) -> None:
+def test_invalid_argument_is_named(make: Any, named: str) -> None:
     with pytest.raises(InputError, match=named):
         make()
 
 
-def test_templates_are_judged_when_they_are_rendered() -> None:
+def test_templates_are_validated_after_rendering() -> None:
     HttpCheck("{{ conn.orders.host }}/health")
     TcpCheck("{{ conn.orders.host }}", "{{ conn.orders.port }}")
     FileCheck("/data/{{ ds }}")

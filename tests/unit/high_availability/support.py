@@ -1,4 +1,4 @@
-"""What the tests of high availability share."""
+"""Shared by the tests of high availability."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def facts(
     conf: dict[str, Any] | None = None, params: dict[str, Any] | None = None, **moments: datetime | None
 ) -> RunFacts:
-    """Return a run that started at noon, for the day before."""
+    """Return the facts of a run that started at noon, for the day before."""
     times: dict[str, datetime | None] = {
         "logical_date": datetime(2026, 2, 28, tzinfo=UTC),
         "data_interval_start": datetime(2026, 2, 28, tzinfo=UTC),
@@ -22,5 +22,5 @@ def facts(
         "start_date": START,
         **moments,
     }
-    told = {name: None if moment is None else moment.isoformat() for name, moment in times.items()}
-    return RunFacts("dag", "run", "manual", told, conf or {}, params or {})
+    moments_json = {name: None if moment is None else moment.isoformat() for name, moment in times.items()}
+    return RunFacts("dag", "run", "manual", moments_json, conf or {}, params or {})

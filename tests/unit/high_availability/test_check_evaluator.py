@@ -1,4 +1,4 @@
-"""What a series of checks comes to."""
+"""How a series of check results is evaluated."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def make_evaluator(
 
 @pytest.mark.parametrize("result", Result)
 @pytest.mark.parametrize("action", [Action.STOP, Action.RETRIGGER])
-def test_check_that_wants_an_end_has_it(result: Result, action: Action) -> None:
+def test_stop_and_retrigger_end_the_checks(result: Result, action: Action) -> None:
     decision = make_evaluator().evaluate((result, action), START)
     assert decision is not None
     assert decision.as_json() == [result.value, action.value]
 
 
 @pytest.mark.parametrize("checked", [WELL, ILL])
-def test_continue_goes_on(checked: CheckResult) -> None:
+def test_continue_does_not_end_the_checks(checked: CheckResult) -> None:
     assert make_evaluator().evaluate(checked, START) is None
 
 
-def test_failure_counts_once_it_has_come_often_enough_in_a_row() -> None:
+def test_failure_counts_at_its_threshold() -> None:
     evaluator = make_evaluator(thresholds=Thresholds.of(success=1, failure=3))
     assert [evaluator.evaluate(one, START) for one in (AGAIN, AGAIN, WELL, AGAIN, AGAIN)] == [None] * 5
     decision = evaluator.evaluate(AGAIN, START)
@@ -57,13 +57,13 @@ def test_failure_counts_once_it_has_come_often_enough_in_a_row() -> None:
     assert decision.as_json() == ["fail", "retrigger"]
 
 
-def test_success_counts_once_it_has_come_often_enough_in_a_row() -> None:
+def test_success_counts_at_its_threshold() -> None:
     evaluator = make_evaluator(thresholds=Thresholds.of(success=2, failure=1))
     assert [evaluator.evaluate(one, START) for one in (DONE, ILL, DONE)] == [None] * 3
     assert evaluator.evaluate(DONE, START) is not None
 
 
-def test_streak_goes_on_after_a_restart() -> None:
+def test_consecutive_results_survive_a_restart() -> None:
     rules = {"thresholds": Thresholds.of(success=1, failure=3)}
     before = make_evaluator(**rules)
     before.evaluate(AGAIN, START)
@@ -72,7 +72,7 @@ def test_streak_goes_on_after_a_restart() -> None:
     assert after.evaluate(AGAIN, START) is not None
 
 
-def test_state_stays_the_same_while_nothing_changes() -> None:
+def test_state_is_unchanged_by_equal_results() -> None:
     evaluator = make_evaluator(thresholds=Thresholds.of(success=2, failure=3))
     states = []
     for _ in range(5):
@@ -85,23 +85,21 @@ def test_state_stays_the_same_while_nothing_changes() -> None:
     "checks, health",
     [([], "pass"), ([WELL], "pass"), ([ILL], "fail"), ([WELL, ILL], "fail"), ([ILL, WELL], "pass")],
 )
-def test_timeout_retriggers_with_the_last_result_and_as_pass_without_one(
-    checks: list[CheckResult], health: str
-) -> None:
+def test_timeout_retriggers_with_the_last_result_or_pass(checks: list[CheckResult], health: str) -> None:
     evaluator = make_evaluator()
     for one in checks:
         evaluator.evaluate(one, START)
     assert evaluator.timed_out(START).as_json() == [health, "retrigger"]
 
 
-def test_timeout_does_not_take_a_result_for_health_that_has_not_come_often_enough() -> None:
+def test_timeout_ignores_a_result_below_its_threshold() -> None:
     evaluator = make_evaluator(thresholds=Thresholds.of(success=1, failure=3))
     evaluator.evaluate(WELL, START)
     evaluator.evaluate(ILL, START)
     assert evaluator.timed_out(START).as_json() == ["pass", "retrigger"]
 
 
-def test_retrigger_becomes_stop_when_maxretrigger_is_used_up_and_a_healthy_run_goes_on() -> None:
+def test_retrigger_becomes_stop_at_maxretrigger_while_a_healthy_run_continues() -> None:
     evaluator = make_evaluator({"ha-retrigger": "2"}, limits=Limits.of(None, None, 2))
     assert evaluator.evaluate(WELL, START) is None
     assert evaluator.timed_out(START).as_json() == ["pass", "stop"]
@@ -111,7 +109,7 @@ def test_retrigger_becomes_stop_when_maxretrigger_is_used_up_and_a_healthy_run_g
     assert "maxretrigger=2" in decision.reason
 
 
-def test_limit_ends_the_checks_as_pass_whatever_they_say() -> None:
+def test_limit_ends_the_checks_as_pass_regardless_of_results() -> None:
     evaluator = make_evaluator(limits=Limits.of(60, None, None))
     assert evaluator.at_limit(START + timedelta(seconds=59)) is None
     assert evaluator.pause(START + timedelta(seconds=50)) == 10
@@ -148,7 +146,7 @@ def test_pause_is_the_interval_and_doubles_with_failures_alone() -> None:
     assert pauses == [10, 10, 20, 35, 35, 10]
 
 
-def test_interval_longer_than_max_wait_stays_what_it_is() -> None:
+def test_interval_longer_than_max_wait_is_not_shortened() -> None:
     evaluator = make_evaluator(pace=PollSchedule(interval=100, backoff=True, max_wait=35))
     evaluator.evaluate(ILL, START)
     evaluator.evaluate(ILL, START)
@@ -162,7 +160,7 @@ def test_jitter_spreads_the_pauses_by_its_share() -> None:
     assert 11 < max(pauses) <= 12
 
 
-def test_rules_travel_as_json_and_may_come_from_another_version() -> None:
+def test_rules_round_trip_as_json_across_versions() -> None:
     rules = CheckRules(
         Limits.of(1.5, "06:00", 3),
         "start_date",
@@ -170,14 +168,14 @@ def test_rules_travel_as_json_and_may_come_from_another_version() -> None:
         Thresholds.of(2, 3),
         PollSchedule(interval=5, backoff=True, jitter=0.1),
     )
-    told = json.loads(json.dumps(rules.as_json()))
-    assert CheckRules.from_json(told) == rules
-    told["pace"]["of_the_future"] = told["of_the_future"] = 1
-    assert CheckRules.from_json(told) == rules
+    stored = json.loads(json.dumps(rules.as_json()))
+    assert CheckRules.from_json(stored) == rules
+    stored["pace"]["of_the_future"] = stored["of_the_future"] = 1
+    assert CheckRules.from_json(stored) == rules
     assert CheckRules.from_json({}) == CheckRules()
 
 
-def test_watch_says_until_when_at_the_latest() -> None:
+def test_end_is_the_time_of_the_limit() -> None:
     assert make_evaluator().end is None
     assert make_evaluator(limits=Limits.of(None, "18:00", None)).end == datetime(
         2026, 3, 1, 18, tzinfo=START.tzinfo

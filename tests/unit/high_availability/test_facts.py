@@ -1,4 +1,4 @@
-"""What is known of a DAG run, and what its next one is told."""
+"""The facts of a DAG run, and the conf of its next one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from deferrable_ops.high_availability.facts import RunFacts
 NO_INTERVAL: dict[str, Any] = {"logical_date": None, "data_interval_start": None, "data_interval_end": None}
 
 
-def test_facts_travel_as_json() -> None:
-    told = facts({"counter": 3}, {"ha-force-run": True})
-    assert RunFacts.from_json(json.loads(json.dumps(told.as_json()))) == told
+def test_facts_round_trip_as_json() -> None:
+    run = facts({"counter": 3}, {"ha-force-run": True})
+    assert RunFacts.from_json(json.loads(json.dumps(run.as_json()))) == run
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_facts_travel_as_json() -> None:
         ("start_date", START),
     ],
 )
-def test_reference_is_the_moment_that_is_asked_for(reference_date: str, moment: datetime) -> None:
+def test_reference_is_the_named_date(reference_date: str, moment: datetime) -> None:
     assert facts().reference("ha", reference_date) == moment
 
 
 @pytest.mark.parametrize("reference_date", ["data_interval_end", "logical_date"])
-def test_run_without_a_data_interval_counts_from_when_it_was_due(reference_date: str) -> None:
+def test_run_without_a_data_interval_uses_run_after(reference_date: str) -> None:
     assert facts(**NO_INTERVAL).reference("ha", reference_date) == datetime(2026, 3, 1, 11, tzinfo=UTC)
     assert facts(**NO_INTERVAL, run_after=None).reference("ha", reference_date) == START
 
 
 @pytest.mark.parametrize("text", ["2026-01-02T03:04:05", "2026-01-02T04:04:05+01:00"])
-def test_carried_reference_date_counts_first_and_is_utc_unless_it_says_otherwise(text: str) -> None:
+def test_carried_reference_date_takes_precedence_and_defaults_to_utc(text: str) -> None:
     moment = facts({"ha-referencedate": text}).reference("ha", "start_date")
     assert moment == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -64,42 +64,46 @@ def test_count_of_retriggers_is_carried_and_can_be_forced(
 @pytest.mark.parametrize(
     "conf", [{"ha-retrigger": "many"}, {"ha-retrigger": [1]}, {"ha-referencedate": "soon"}]
 )
-def test_conf_that_cannot_be_read_is_named(conf: dict[str, Any]) -> None:
+def test_malformed_conf_value_is_named(conf: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(conf))):
         next_conf({}, facts(conf), task_id="ha", reference_date="start_date")
 
 
-def test_next_run_is_told_its_count_and_the_reference_of_the_chain() -> None:
+def test_next_conf_has_the_count_and_the_reference_of_the_chain() -> None:
     first = next_conf({"counter": 2}, facts(), task_id="ha", reference_date="start_date")
     assert first == {"counter": 2, "ha-retrigger": 1, "ha-referencedate": START.isoformat()}
     second = next_conf({}, facts(first), task_id="ha", reference_date="start_date")
     assert second == {"ha-retrigger": 2, "ha-referencedate": START.isoformat()}
 
 
-def test_what_was_forced_holds_for_the_chain_but_not_the_count() -> None:
+def test_forced_values_are_carried_over_except_the_count() -> None:
     conf = {
         "airflow_ha_force_run": True,
         "ha-force-runtime": 60,
         "ha-force-retrigger": 4,
         "mine": 1,
     }
-    told = next_conf({}, facts(conf, {"ha-force-retrigger": 4}), task_id="ha", reference_date="start_date")
-    assert told["airflow_ha_force_run"] is True
-    assert told["ha-force-runtime"] == 60
-    assert told["ha-retrigger"] == 5
-    assert "ha-force-retrigger" not in told
-    assert "mine" not in told
+    conf_after = next_conf(
+        {}, facts(conf, {"ha-force-retrigger": 4}), task_id="ha", reference_date="start_date"
+    )
+    assert conf_after["airflow_ha_force_run"] is True
+    assert conf_after["ha-force-runtime"] == 60
+    assert conf_after["ha-retrigger"] == 5
+    assert "ha-force-retrigger" not in conf_after
+    assert "mine" not in conf_after
 
 
 def test_other_high_availability_tasks_keep_their_count() -> None:
     conf = {"payments-retrigger": 3, "payments-referencedate": "2026-01-01T00:00:00+00:00", "x-retrigger": 1}
-    told = next_conf({}, facts(conf), task_id="orders", reference_date="start_date", others=["payments"])
-    assert told["payments-retrigger"] == 3
-    assert told["payments-referencedate"] == "2026-01-01T00:00:00+00:00"
-    assert "x-retrigger" not in told
+    conf_after = next_conf(
+        {}, facts(conf), task_id="orders", reference_date="start_date", others=["payments"]
+    )
+    assert conf_after["payments-retrigger"] == 3
+    assert conf_after["payments-referencedate"] == "2026-01-01T00:00:00+00:00"
+    assert "x-retrigger" not in conf_after
 
 
-def test_what_a_user_gives_is_not_changed() -> None:
+def test_given_conf_is_not_changed() -> None:
     given = {"counter": 2}
     next_conf(given, facts(), task_id="ha", reference_date="start_date")
     assert given == {"counter": 2}
@@ -108,21 +112,21 @@ def test_what_a_user_gives_is_not_changed() -> None:
 @pytest.mark.parametrize(
     "conf, expected", [(None, {}), ("", {}), ({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1})]
 )
-def test_conf_is_a_dict_or_the_text_of_one(conf: Any, expected: dict[str, Any]) -> None:
+def test_conf_is_a_dict_or_a_json_string(conf: Any, expected: dict[str, Any]) -> None:
     assert read_conf("conf", conf) == expected
 
 
 @pytest.mark.parametrize("conf", ["{'a': 1}", "[1]", [1], 5])
-def test_conf_that_is_neither_is_refused(conf: Any) -> None:
+def test_conf_of_another_type_is_refused(conf: Any) -> None:
     with pytest.raises(InputError, match="conf "):
         check_conf("conf", conf)
 
 
-def test_conf_with_templates_is_judged_when_they_are_rendered() -> None:
+def test_conf_with_templates_is_validated_after_rendering() -> None:
     check_conf("conf", '{"counter": {{ ti.xcom_pull("get-count") }}}')
 
 
-def test_check_is_given_the_run_as_plain_data() -> None:
+def test_check_gets_the_run_as_plain_data() -> None:
     context = facts({"counter": 3}, {"p": 1}).context()
     assert context["dag_run"].conf == {"counter": 3}
     assert context["dag_run"].start_date == START

@@ -1,4 +1,4 @@
-"""Runtime, endtime, maxretrigger, and what a run may force."""
+"""Runtime, endtime and maxretrigger, declared and forced."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ AT_22 = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("runtime, expected", [(1.5, 1.5), (2, 2.0), (timedelta(minutes=1), 60.0), (0, 0.0)])
-def test_runtime_is_a_number_of_any_kind_or_a_timedelta(runtime: Any, expected: float) -> None:
+def test_runtime_is_a_number_or_a_timedelta(runtime: Any, expected: float) -> None:
     assert Limits.of(runtime, None, None).runtime == expected
     end = Limits.of(runtime, None, None).end(AT_22, "UTC")
     assert end is not None
     assert end[0] == AT_22 + timedelta(seconds=expected)
 
 
-def test_overnight_endtime_is_the_next_days() -> None:
+def test_overnight_endtime_is_on_the_next_day() -> None:
     end = Limits.of(None, "06:00", None).end(AT_22, "UTC")
     assert end == (datetime(2026, 3, 2, 6, tzinfo=UTC), "endtime=06:00:00")
 
 
-def test_endtime_is_on_the_dags_clock() -> None:
+def test_endtime_is_in_the_dags_timezone() -> None:
     # 22:00 in UTC is 17:00 in New York, and 07:00 of the next day in Tokyo.
     for zone, moment in (
         ("America/New_York", datetime(2026, 3, 1, 23, tzinfo=UTC)),
@@ -44,7 +44,7 @@ def test_endtime_is_on_the_dags_clock() -> None:
         assert end[0] == moment
 
 
-def test_endtime_at_the_very_reference_date_is_the_next_days() -> None:
+def test_endtime_equal_to_the_reference_is_on_the_next_day() -> None:
     assert next_occurrence(AT_22, time(22), UTC) == AT_22 + timedelta(days=1)
     assert next_occurrence(AT_22, time(22, 0, 1), UTC) == AT_22 + timedelta(seconds=1)
 
@@ -52,13 +52,13 @@ def test_endtime_at_the_very_reference_date_is_the_next_days() -> None:
 @pytest.mark.parametrize(
     "reference, expected",
     [
-        # 02:30 does not come on 29 March 2026 in Berlin, and comes twice on 25 October.
+        # In Berlin, 02:30 is skipped on 29 March 2026 and occurs twice on 25 October.
         (datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 3, 29, 1, 30, tzinfo=UTC)),
         (datetime(2026, 10, 24, 12, tzinfo=UTC), datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),
         (datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 26, 1, 30, tzinfo=UTC)),
     ],
 )
-def test_endtime_on_the_days_when_clocks_change(reference: datetime, expected: datetime) -> None:
+def test_endtime_when_daylight_saving_time_changes(reference: datetime, expected: datetime) -> None:
     assert next_occurrence(reference, time(2, 30), timezone_by_name("Europe/Berlin")) == expected
 
 
@@ -71,13 +71,13 @@ def test_earlier_of_runtime_and_endtime_ends() -> None:
 @pytest.mark.parametrize(
     "most, count, is_last", [(None, 99, False), (0, 0, True), (2, 1, False), (2, 2, True), (2, 3, True)]
 )
-def test_maxretrigger_of_zero_means_none_and_without_one_there_is_no_end(
+def test_maxretrigger_zero_means_never_and_none_means_no_limit(
     most: int | None, count: int, is_last: bool
 ) -> None:
     assert Limits.of(None, None, most).is_last(count) is is_last
 
 
-def test_forced_limits_stand_in_for_declared_ones_even_when_they_are_zero() -> None:
+def test_forced_limits_override_declared_ones_even_as_zero() -> None:
     declared = Limits.of(60, "18:00", 3)
     forced = forced_limits(
         "ha", {"ha-force-runtime": 0, "ha-force-maxretrigger": 0, "other-force-runtime": 9}
@@ -101,22 +101,22 @@ def test_forced_limits_stand_in_for_declared_ones_even_when_they_are_zero() -> N
         ((None, None, True), "maxretrigger"),
     ],
 )
-def test_bad_limit_is_named(arguments: tuple[Any, Any, Any], named: str) -> None:
+def test_invalid_limit_is_named(arguments: tuple[Any, Any, Any], named: str) -> None:
     with pytest.raises(InputError, match=f"^{named}="):
         Limits.of(*arguments)
 
 
-def test_bad_forced_limit_is_named_as_the_param() -> None:
+def test_invalid_forced_limit_is_named_by_its_param() -> None:
     with pytest.raises(InputError, match="ha-force-endtime='noon'"):
         forced_limits("ha", {"ha-force-endtime": "noon"})
 
 
-def test_runtime_beyond_the_calendar_is_refused() -> None:
+def test_runtime_beyond_the_year_9999_is_refused() -> None:
     with pytest.raises(InputError, match="9999"):
         Limits.of(1e12, None, None).end(AT_22, "UTC")
 
 
-def test_timezone_that_is_not_known_is_refused() -> None:
+def test_unknown_timezone_is_refused() -> None:
     with pytest.raises(InputError, match="Mars/Olympus"):
         timezone_by_name("Mars/Olympus")
 

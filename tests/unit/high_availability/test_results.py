@@ -1,4 +1,4 @@
-"""What counts as a check's result."""
+"""Results of checks, and the arguments that checks accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deferrable_ops.high_availability.thresholds import Thresholds
 
 
 @pytest.mark.parametrize("returned", [(Result.PASS, Action.STOP), ("pass", "stop"), ["pass", "stop"]])
-def test_result_is_a_pair_of_words(returned: Any) -> None:
+def test_result_is_a_pair(returned: Any) -> None:
     assert read_result(returned) == (Result.PASS, Action.STOP)
 
 
@@ -70,5 +70,7 @@ def takes_by_position(url: str, /, ds: str) -> None: ...
         (lambda **kwargs: None, (), {"ds", "ti", "url"}),
     ],
 )
-def test_check_is_given_what_it_takes(function: Any, op_args: tuple[Any, ...], names: set[str]) -> None:
+def test_check_gets_the_arguments_that_it_accepts(
+    function: Any, op_args: tuple[Any, ...], names: set[str]
+) -> None:
     assert set(accepted_kwargs(function, op_args, CONTEXT)) == names

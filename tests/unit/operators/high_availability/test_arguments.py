@@ -1,4 +1,4 @@
-"""Arguments that are refused when the DAG is parsed."""
+"""Invalid arguments are refused when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from deferrable_ops.operators.high_availability import HighAvailabilityOperator,
         ({"fail_trigger_kwargs": {"conf": 5}}, "conf"),
     ],
 )
-def test_bad_argument_is_named(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_argument_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         operator(**arguments)
 
 
-def test_operator_without_a_dag_says_so() -> None:
+def test_operator_requires_a_dag() -> None:
     with pytest.raises(InputError, match="has no DAG"):
         HighAvailabilityOperator(task_id="ha", python_callable=CHECK)

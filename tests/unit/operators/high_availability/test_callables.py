@@ -44,7 +44,7 @@ def test_function_of_an_installed_package_runs_in_the_triggerer(folders: Path) -
     assert dotted_path(json.dumps) == "json:dumps"
 
 
-def test_function_of_a_plugin_does_too_even_within_the_dags_folder(folders: Path) -> None:
+def test_function_of_a_plugin_runs_in_the_triggerer(folders: Path) -> None:
     plugin = module("ha_test_plugin")
     assert triggerer_import_problem(plugin.check, dag_file(folders)) is None
     assert triggerer_import_problem(plugin.Checks.check, dag_file(folders)) is None
@@ -58,8 +58,8 @@ def test_function_beside_the_dag_runs_on_workers(folders: Path) -> None:
     )
 
 
-def test_function_of_the_dags_file_itself_runs_on_workers(folders: Path) -> None:
-    # Airflow loads it under a name that no sys.path leads to.
+def test_function_of_the_dag_file_runs_on_workers(folders: Path) -> None:
+    # Airflow loads it under a name that cannot be imported from sys.path.
     from importlib.util import module_from_spec, spec_from_file_location
 
     spec = spec_from_file_location("unusual_prefix_0123_watch", folders / "ha_test_beside.py")
@@ -73,7 +73,7 @@ def test_function_of_the_dags_file_itself_runs_on_workers(folders: Path) -> None
         del sys.modules["unusual_prefix_0123_watch"]
 
 
-def test_what_has_no_path_of_its_own_runs_on_workers(folders: Path) -> None:
+def test_function_without_a_path_runs_on_workers(folders: Path) -> None:
     plugin = module("ha_test_plugin")
     file = dag_file(folders)
     assert triggerer_import_problem(lambda: None, file) == "python_callable is a lambda"

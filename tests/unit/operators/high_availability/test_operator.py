@@ -1,4 +1,4 @@
-"""What a HighAvailabilityOperator makes of its arguments. Each known fault of airflow-ha has a test."""
+"""The HighAvailabilityOperator and its tasks. Each known bug of airflow-ha has a test."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def context(
     return {"dag_run": SimpleNamespace(**run), "params": params or {}}
 
 
-def test_plain_check_and_its_branches_start_in_the_triggerer() -> None:
+def test_check_and_gates_start_in_the_triggerer() -> None:
     ha = operator()
     dag = ha.get_dag()
     assert dag is not None
@@ -59,14 +59,14 @@ def test_plain_check_and_its_branches_start_in_the_triggerer() -> None:
     assert all(back.get_task(task_id).start_from_trigger for task_id in dag.task_ids)
 
 
-def test_sensor_is_the_same_and_the_check_decides() -> None:
+def test_sensor_is_the_operator_and_decides_itself() -> None:
     ha = operator()
     assert HighAvailabilitySensor is HighAvailabilityOperator
     assert ha.decide_task is ha
     assert ha.trigger_rule == "none_failed"
 
 
-def test_branches_follow_the_check_and_the_leaf_follows_what_can_fail() -> None:
+def test_gates_follow_the_check_and_the_leaf_follows_gates_that_can_fail() -> None:
     ha = operator()
     dag = ha.get_dag()
     assert dag is not None
@@ -86,7 +86,7 @@ def test_branches_follow_the_check_and_the_leaf_follows_what_can_fail() -> None:
     assert ha.retrigger_pass.trigger_dag_id == "dag"
 
 
-def test_gates_have_no_retries_and_wait_for_no_earlier_run_whatever_the_defaults_say() -> None:
+def test_gates_ignore_default_retries_and_depends_on_past() -> None:
     defaults = {"retries": 3, "depends_on_past": True, "wait_for_downstream": True, "trigger_rule": "always"}
     ha = operator(dag=DAG("dag", schedule=None, start_date=START, default_args=defaults))
     for gate in ha.downstream_list:
@@ -95,7 +95,7 @@ def test_gates_have_no_retries_and_wait_for_no_earlier_run_whatever_the_defaults
     assert ha.retries == 3
 
 
-def test_gates_start_in_the_triggerer_whatever_pool_and_templates_they_have() -> None:
+def test_gates_start_in_the_triggerer_despite_pool_and_templates() -> None:
     ha = operator(
         pool="narrow",
         queue="gpu",
@@ -106,10 +106,10 @@ def test_gates_start_in_the_triggerer_whatever_pool_and_templates_they_have() ->
     assert {(gate.pool, gate.queue) for gate in ha.downstream_list} == {("narrow", "gpu")}
 
 
-def test_failure_is_told_once() -> None:
+def test_failure_callback_is_called_once() -> None:
     ha = operator(on_failure_callback=print, on_retry_callback=repr)
-    told = {gate.task_id: bool(gate.on_failure_callback) for gate in ha.downstream_list}
-    assert told == {
+    callbacks = {gate.task_id: bool(gate.on_failure_callback) for gate in ha.downstream_list}
+    assert callbacks == {
         "ha-stop-pass": True,
         "ha-stop-fail": False,
         "ha-retrigger-pass": True,
@@ -127,7 +127,7 @@ def test_only_a_chosen_retrigger_ends_on_a_worker() -> None:
     }
 
 
-def test_ids_in_a_task_group_have_its_name_once() -> None:
+def test_task_ids_have_the_group_prefix_once() -> None:
     with DAG("dag", schedule=None, start_date=START) as dag, TaskGroup("outer"), TaskGroup("inner"):
         ha = HighAvailabilityOperator(task_id="ha", python_callable=CHECK, task_display_name="Watch")
     assert set(dag.task_ids) == {"outer.inner.ha", *(f"outer.inner.ha-{suffix}" for suffix in SUFFIXES)}
@@ -135,7 +135,7 @@ def test_ids_in_a_task_group_have_its_name_once() -> None:
     assert ha.stop_pass.check_task_id == "outer.inner.ha"
 
 
-def test_task_group_that_gives_no_prefix_is_respected() -> None:
+def test_task_group_without_a_prefix_adds_none() -> None:
     with DAG("dag", schedule=None, start_date=START) as dag, TaskGroup("outer", prefix_group_id=False):
         HighAvailabilityOperator(task_id="ha", python_callable=CHECK)
     assert set(dag.task_ids) == {"ha", *(f"ha-{suffix}" for suffix in SUFFIXES)}
@@ -163,7 +163,7 @@ def test_same_arguments_make_two_operators() -> None:
     assert one.retrigger_pass.conf == other.retrigger_pass.conf == {"counter": 1}
 
 
-def test_params_of_the_dag_can_force_everything() -> None:
+def test_dag_has_params_for_forced_values() -> None:
     dag = operator().get_dag()
     assert dag is not None
     names = ("run", "runtime", "endtime", "maxretrigger", "retrigger")
@@ -177,7 +177,7 @@ def test_params_of_the_dag_can_force_everything() -> None:
     assert dag.params.get_param("ha-force-runtime").resolve(1.5) == 1.5
 
 
-def test_params_that_the_dag_has_are_kept() -> None:
+def test_existing_params_of_the_dag_are_kept() -> None:
     dag = DAG("dag", schedule=None, start_date=START, params={"ha-force-runtime": Param(60, type="integer")})
     operator(dag=dag)
     assert dag.params["ha-force-runtime"] == 60
@@ -190,7 +190,7 @@ def test_params_do_not_make_other_tasks_start_on_a_worker() -> None:
     assert other.worker_start_reason is None
 
 
-def test_what_the_triggerer_is_told() -> None:
+def test_trigger_kwargs() -> None:
     with DAG("dag", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
         ha = HighAvailabilityOperator(
             task_id="ha",
@@ -222,7 +222,7 @@ def test_what_the_triggerer_is_told() -> None:
     [lambda: None, random.Random().choice, HttpCheck],
     ids=["a lambda", "a method", "a class of ours"],
 )
-def test_check_is_on_a_worker_only_where_no_triggerer_can_import_it(check: Any) -> None:
+def test_check_runs_on_a_worker_only_if_a_triggerer_cannot_import_it(check: Any) -> None:
     because = operator(check).worker_start_reason
     assert (because is None) == (check is HttpCheck)
     if check is not HttpCheck:
@@ -234,7 +234,7 @@ def test_object_that_cannot_be_called_is_refused() -> None:
         operator(SimpleNamespace())
 
 
-async def test_worker_that_defers_the_task_tells_the_trigger_of_the_run() -> None:
+async def test_deferring_worker_passes_the_run_to_the_trigger() -> None:
     ha = operator(pool="narrow")
     ti = SimpleNamespace(
         id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
@@ -266,7 +266,7 @@ def test_end_conditions_are_those_of_airflow_ha() -> None:
     assert ha.check_end_conditions(**forced) is None
 
 
-def test_count_of_retriggers_and_the_initial_run() -> None:
+def test_retrigger_count_and_initial_run() -> None:
     ha = operator()
     assert ha.get_retrigger_count(**context()) == 0
     assert ha.is_initial_run(**context())
@@ -279,7 +279,7 @@ def test_operator_cannot_be_mapped() -> None:
         HighAvailabilityOperator.partial(task_id="ha")
 
 
-def test_function_that_is_no_plain_data_may_be_an_argument_on_a_worker() -> None:
+def test_argument_that_is_not_serializable_is_allowed_on_a_worker() -> None:
     ha = operator(lambda fn: fn(), op_kwargs={"fn": print})
     assert ha.worker_start_reason == "python_callable is a lambda"
 

@@ -1,4 +1,4 @@
-"""Starting the next run, on the worker that a chosen branch takes."""
+"""Starting the next run on a worker, after a retrigger."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CHOSEN = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a"}))}
 
 
 class Retrigger:
-    """The branch of a chain's run, and what it asks Airflow for.
+    """The retrigger gate of a run, and a fake of Airflow.
 
-    :param exists: whether Airflow has the run already.
+    :param exists: whether the next run exists already.
     """
 
     def __init__(self, exists: bool = False, conf: Any = None, **wanted: Any) -> None:
@@ -42,20 +42,20 @@ class Retrigger:
         }
 
     def start(self, event: dict[str, Any] = CHOSEN) -> DagRunTriggerException:
-        """Return what Airflow is asked to start."""
+        """Return the request to start the next run."""
         with pytest.raises(DagRunTriggerException) as started:
             self.check.retrigger_pass.retrigger(self.context, event)
         return started.value
 
 
-def test_next_run_is_named_after_the_attempt_that_chose_it() -> None:
+def test_next_run_id_contains_the_attempt_of_the_check() -> None:
     started = Retrigger().start()
     assert (started.trigger_dag_id, started.dag_run_id) == ("dag", "retrigger_1__01a1fd9a")
     assert started.conf == {"ha-retrigger": 1, "ha-referencedate": START.isoformat()}
     assert Retrigger(conf={"ha-retrigger": "4"}).start().dag_run_id == "retrigger_5__01a1fd9a"
 
 
-def test_run_that_is_there_is_not_started_again() -> None:
+def test_existing_run_is_not_started_again() -> None:
     retrigger = Retrigger(exists=True)
     retrigger.check.retrigger_pass.retrigger(retrigger.context, CHOSEN)
     retrigger.ti.get_dr_count.assert_called_once_with("dag", run_ids=["retrigger_1__01a1fd9a"])
@@ -63,7 +63,7 @@ def test_run_that_is_there_is_not_started_again() -> None:
 
 
 @pytest.mark.parametrize("conf", [{"counter": 2}, '{"counter": 2}'])
-def test_conf_is_a_dict_or_the_text_of_one(conf: Any) -> None:
+def test_conf_is_a_dict_or_a_json_string(conf: Any) -> None:
     with DAG("dag", schedule=None, start_date=START):
         ha = HighAvailabilityOperator(task_id="ha", python_callable="a.b", pass_trigger_kwargs={"conf": conf})
     retrigger = Retrigger()
@@ -74,14 +74,14 @@ def test_conf_is_a_dict_or_the_text_of_one(conf: Any) -> None:
     assert started["ha-retrigger"] == 1
 
 
-def test_conf_that_its_templates_made_unreadable_is_named() -> None:
+def test_invalid_json_after_rendering_is_named() -> None:
     retrigger = Retrigger()
     retrigger.check.retrigger_pass.conf = '{"counter": }'
     with pytest.raises(InputError, match="conf is not valid JSON"):
         retrigger.check.retrigger_pass.retrigger(retrigger.context, CHOSEN)
 
 
-def test_count_of_the_other_check_is_carried_over() -> None:
+def test_counts_of_other_checks_are_carried_over() -> None:
     assert Retrigger(conf={"other-retrigger": 3, "mine": 1}).start().conf == {
         "other-retrigger": 3,
         "ha-retrigger": 1,
@@ -89,15 +89,15 @@ def test_count_of_the_other_check_is_carried_over() -> None:
     }
 
 
-def test_arguments_of_airflows_operator_hold() -> None:
+def test_arguments_of_airflows_operator_are_used() -> None:
     started = Retrigger(trigger_dag_id="other_dag", trigger_run_id="mine", note="again", reset_dag_run=True)
-    asked = started.start()
-    assert (asked.trigger_dag_id, asked.dag_run_id, asked.note) == ("other_dag", "mine", "again")
-    assert asked.reset_dag_run is True
+    request = started.start()
+    assert (request.trigger_dag_id, request.dag_run_id, request.note) == ("other_dag", "mine", "again")
+    assert request.reset_dag_run is True
     started.ti.get_dr_count.assert_not_called()
 
 
-def test_branch_that_is_not_chosen_starts_nothing() -> None:
+def test_skipped_gate_starts_no_run() -> None:
     retrigger = Retrigger()
     with pytest.raises(AirflowSkipException, match="ended as"):
         retrigger.check.retrigger_pass.retrigger(

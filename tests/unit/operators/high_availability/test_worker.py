@@ -1,4 +1,4 @@
-"""Checks that only a worker can run: what each of them does, and what is kept between two."""
+"""Checks that only a worker can import: each run, and the state between two."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Worker:
-    """Runs a task as workers do, one after the other, with a deferral between."""
+    """Runs a task like a series of workers, deferred in between."""
 
     def __init__(self, check: Callable[..., Any], **arguments: Any) -> None:
         dag_run = {
@@ -76,13 +76,13 @@ class Worker:
         return run_sync(read())
 
 
-def saying(*said: Any) -> Callable[..., Any]:
-    left = list(said)
+def returning(*results: Any) -> Callable[..., Any]:
+    left = list(results)
     return lambda **context: left.pop(0)
 
 
-def test_check_that_goes_on_is_deferred_until_the_next_is_due() -> None:
-    worker = Worker(saying(("pass", "continue"), ("fail", "stop")))
+def test_task_is_deferred_until_the_next_check() -> None:
+    worker = Worker(returning(("pass", "continue"), ("fail", "stop")))
     assert worker.run_once() is None
     [deferred] = worker.deferred
     assert deferred.method_name == "check_again"
@@ -91,17 +91,17 @@ def test_check_that_goes_on_is_deferred_until_the_next_is_due() -> None:
     assert worker.wait().outcome == Success(["fail", "stop"])
 
 
-def test_log_says_once_what_takes_the_workers_and_how_to_avoid_it(capsys: pytest.CaptureFixture[str]) -> None:
-    worker = Worker(saying(("pass", "continue"), ("pass", "continue"), ("pass", "stop")))
+def test_worker_reason_and_fix_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(returning(("pass", "continue"), ("pass", "continue"), ("pass", "stop")))
     for _ in range(3):
         worker.run_once()
-    [told] = [line for line in capsys.readouterr().out.splitlines() if "runs on a worker" in line]
-    assert "python_callable is a lambda" in told
-    assert "plugins folder" in told
+    [line_found] = [line for line in capsys.readouterr().out.splitlines() if "runs on a worker" in line]
+    assert "python_callable is a lambda" in line_found
+    assert "plugins folder" in line_found
 
 
-def test_failures_in_a_row_are_counted_over_the_workers() -> None:
-    worker = Worker(saying(*[("fail", "retrigger")] * 3), failure_threshold=3)
+def test_failures_in_a_row_are_counted_across_workers() -> None:
+    worker = Worker(returning(*[("fail", "retrigger")] * 3), failure_threshold=3)
     assert [worker.run_once() for _ in range(3)] == [None, None, ["fail", "retrigger"]]
 
 
@@ -115,11 +115,11 @@ def test_failures_in_a_row_are_counted_over_the_workers() -> None:
     ],
     ids=["exits", "raises", "hangs", "nonsense"],
 )
-def test_troubled_check_counts_as_it_does_in_a_triggerer(check: Any, decided: list[str]) -> None:
+def test_broken_check_counts_as_in_a_triggerer(check: Any, decided: list[str]) -> None:
     assert Worker(check, check_timeout=0.3).run_once() == decided
 
 
-def test_check_may_be_a_coroutine_and_has_the_whole_context() -> None:
+def test_coroutine_check_gets_the_complete_context() -> None:
     seen: list[Any] = []
 
     async def check(url: str, ds: str, **context: Any) -> Any:
@@ -141,7 +141,7 @@ def test_check_that_skips_skips_the_task() -> None:
 
 
 def test_timeout_retriggers_with_the_last_result_and_without_another_check() -> None:
-    worker = Worker(saying(("fail", "continue")), timeout=0.5)
+    worker = Worker(returning(("fail", "continue")), timeout=0.5)
     assert worker.run_once() is None
     assert worker.deferred[0].trigger.until <= worker.wait().deadline
     deadline = worker.wait().deadline
@@ -150,7 +150,7 @@ def test_timeout_retriggers_with_the_last_result_and_without_another_check() -> 
 
 
 def test_timeout_of_a_soft_task_skips_it() -> None:
-    worker = Worker(saying(("fail", "continue")), timeout=0.5, soft_fail=True)
+    worker = Worker(returning(("fail", "continue")), timeout=0.5, soft_fail=True)
     worker.run_once()
     deadline = worker.wait().deadline
     wait_until(lambda: time.time() >= deadline, "the timeout to be over")
@@ -158,13 +158,13 @@ def test_timeout_of_a_soft_task_skips_it() -> None:
         worker.run_once()
 
 
-def test_limit_that_is_over_needs_no_check() -> None:
+def test_no_check_runs_when_a_limit_is_over() -> None:
     long_ago = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-    worker = Worker(saying(), runtime=60, conf={"ha-referencedate": long_ago})
+    worker = Worker(returning(), runtime=60, conf={"ha-referencedate": long_ago})
     assert worker.run_once() == ["pass", "stop"]
 
 
-def test_attempt_that_has_ended_is_not_checked_again() -> None:
-    worker = Worker(saying(("pass", "stop")))
+def test_ended_attempt_does_not_check_again() -> None:
+    worker = Worker(returning(("pass", "stop")))
     assert worker.run_once() == ["pass", "stop"]
     assert worker.run_once() == ["pass", "stop"]

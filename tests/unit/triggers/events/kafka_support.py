@@ -1,4 +1,4 @@
-"""A Kafka that finds what a test tells it to."""
+"""A fake Kafka whose records are set by a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAID = KafkaEvent("orders", match={"db": "b"}, kafka_conn_id="logs")
 
 
 class FakeKafka:
-    """A cluster that finds what it is listener to."""
+    """A fake cluster; :meth:`find` delivers a record."""
 
     def __init__(self) -> None:
         self.conn_ids: list[str] = []
@@ -40,11 +40,13 @@ class FakeKafka:
             del self.read_for[key]
 
     async def find(self, offset: int, payload: bytes, *keys: str, too_large: bool = False) -> None:
-        """Find a record for the subscriptions that go by these keys."""
+        """Deliver a record to the subscriptions with these keys."""
         event = order_event(offset, payload)
         event = event.without_payload(len(payload)) if too_large else event
-        asked = tuple(self.read_for[key]["listener"] for key in keys)
-        await self.store(Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}, (asked,)))
+        listeners = tuple(self.read_for[key]["listener"] for key in keys)
+        await self.store(
+            Batch(ORDERS.source, (event,), {key: {"0": offset + 1} for key in keys}, (listeners,))
+        )
 
 
 def order_event(offset: int, payload: bytes) -> Event:

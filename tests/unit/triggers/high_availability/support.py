@@ -1,4 +1,4 @@
-"""Checks for the tests of the triggers, and what each of them has seen."""
+"""Checks for the tests of the triggers; they record their calls."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 
 PATH = f"{__name__}:"
-said: list[Any] = []
-asked: list[dict[str, Any]] = []
+results: list[Any] = []
+calls: list[dict[str, Any]] = []
 go_on = threading.Event()
 
 
 def scripted(**context: Any) -> Any:
-    """Say the next of what is to be said; the last again and again."""
-    asked.append(context)
-    return said.pop(0) if len(said) > 1 else said[0]
+    """Return the next of the scripted results; repeat the last one."""
+    calls.append(context)
+    return results.pop(0) if len(results) > 1 else results[0]
 
 
 async def scripted_on_the_loop(**context: Any) -> Any:
@@ -40,7 +40,7 @@ async def scripted_on_the_loop(**context: Any) -> Any:
 
 
 def takes_url(url: str, ds: str, retries: int = 1) -> CheckResult:
-    asked.append({"url": url, "ds": ds, "retries": retries})
+    calls.append({"url": url, "ds": ds, "retries": retries})
     return Result.PASS, Action.STOP
 
 
@@ -100,7 +100,7 @@ def returns_a_coroutine() -> Any:
 
 
 class Queue:
-    """A check that is made once, of its arguments."""
+    """A check that is a class."""
 
     made: list[str] = []  # noqa: RUF012
 
@@ -109,8 +109,8 @@ class Queue:
         Queue.made.append(name)
 
     def __call__(self, ds: str) -> CheckResult:
-        asked.append({"queue": self.name, "ds": ds})
-        return said.pop(0)
+        calls.append({"queue": self.name, "ds": ds})
+        return results.pop(0)
 
 
 class CannotBeMade:
@@ -123,9 +123,9 @@ nested = SimpleNamespace(check=scripted)
 
 
 def forget() -> None:
-    """Begin anew."""
-    said.clear()
-    asked.clear()
+    """Reset everything that is recorded."""
+    results.clear()
+    calls.clear()
     Queue.made.clear()
     go_on.clear()
 
@@ -139,7 +139,7 @@ def trigger(
     reference_date: str = "start_date",
     **arguments: Any,
 ) -> HighAvailabilityTrigger:
-    """Return a trigger that checks every 50 ms, in a run that started now."""
+    """Return a trigger that checks every 50 ms, for a run that started now."""
     rules = CheckRules(
         limits or Limits(), reference_date, "UTC", thresholds or Thresholds(), PollSchedule(interval=0.05)
     )

@@ -1,4 +1,4 @@
-"""The gates behind a check: which of them is chosen, and what a user's hand makes of them."""
+"""The gates behind a check: which of them run, also if a user set the check's state."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ async def ended(inbox: Inbox, check: Attempt, outcome: Outcome | None) -> str:
 
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What Airflow says of the check."""
-    told = SimpleNamespace(state="nobody asked")
+    """The state of the check in Airflow."""
+    airflow = SimpleNamespace(state="unused")
 
     async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
-        return {run_id: dict.fromkeys(task_ids, told.state) for run_id in run_ids}
+        return {run_id: dict.fromkeys(task_ids, airflow.state) for run_id in run_ids}
 
     monkeypatch.setattr(dag_run, "ask_supervisor", ask)
-    return told
+    return airflow
 
 
 @pytest.mark.parametrize("decided", DECISIONS)
-async def test_gate_is_chosen_by_what_the_check_came_to(runs: Runs, decided: tuple[str, str]) -> None:
+async def test_gate_runs_only_for_its_result_and_action(runs: Runs, decided: tuple[str, str]) -> None:
     attempts = [new_attempt() for _ in DECISIONS]
     for attempt in attempts:
         await ended(runs.inbox, check_of(attempt), Success(list(decided)))
@@ -66,7 +66,7 @@ async def test_leaf_fails_whenever_the_result_is_fail(runs: Runs, decided: tuple
     assert isinstance(outcome, Failure) == (decided[0] == "fail")
 
 
-async def test_chosen_gate_is_told_which_attempt_chose_it(runs: Runs) -> None:
+async def test_gate_outcome_names_the_attempt_of_the_check(runs: Runs) -> None:
     attempt = new_attempt()
     first = check_of(attempt)
     await ended(runs.inbox, first, Success(["pass", "retrigger"]))
@@ -75,7 +75,7 @@ async def test_chosen_gate_is_told_which_attempt_chose_it(runs: Runs) -> None:
     assert outcome == Success({"attempt": newest})
 
 
-async def test_cleared_check_counts_with_its_newest_attempt(runs: Runs) -> None:
+async def test_gate_uses_the_newest_attempt_of_a_cleared_check(runs: Runs) -> None:
     attempt = new_attempt()
     first = check_of(attempt)
     await ended(runs.inbox, first, Success(["fail", "retrigger"]))
@@ -83,14 +83,14 @@ async def test_cleared_check_counts_with_its_newest_attempt(runs: Runs) -> None:
     assert isinstance(await runs.start(gate("fail", "retrigger"), attempt).outcome(), Skip)
 
 
-async def test_check_of_another_run_is_not_ours(runs: Runs, state: SimpleNamespace) -> None:
+async def test_check_of_another_run_is_ignored(runs: Runs, state: SimpleNamespace) -> None:
     attempt, state.state = new_attempt(), "success"
     await ended(runs.inbox, check_of(new_attempt()), Success(["fail", "stop"]))
     assert isinstance(await runs.start(gate("fail", "stop", fails=True), attempt).outcome(), Skip)
 
 
 @pytest.mark.parametrize(
-    "airflow_says, stop_pass, leaf",
+    "task_state, stop_pass, leaf",
     [
         ("success", Success, Skip),
         ("failed", Skip, Failure),
@@ -99,10 +99,10 @@ async def test_check_of_another_run_is_not_ours(runs: Runs, state: SimpleNamespa
     ],
 )
 @pytest.mark.parametrize("was_there", [True, False])
-async def test_check_without_a_result_counts_as_the_state_it_has(
-    runs: Runs, state: SimpleNamespace, was_there: bool, airflow_says: str, stop_pass: type, leaf: type
+async def test_check_without_a_result_counts_by_its_task_state(
+    runs: Runs, state: SimpleNamespace, was_there: bool, task_state: str, stop_pass: type, leaf: type
 ) -> None:
-    attempt, state.state = new_attempt(), airflow_says
+    attempt, state.state = new_attempt(), task_state
     if was_there:
         await ended(runs.inbox, check_of(attempt), None)
     assert isinstance(await runs.start(gate("pass", "stop"), attempt).outcome(), stop_pass)

@@ -1,4 +1,4 @@
-"""The check that polls: what it says, when it asks, and what a restart changes."""
+"""The trigger that polls a check: results, limits and restarts."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ def _afresh() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("check", ["scripted", "scripted_on_the_loop", "returns_a_coroutine", "nested.check"])
-async def test_check_is_asked_again_until_it_says_otherwise(runs: Runs, check: str) -> None:
-    checks.said[:] = [("pass", "continue"), ("fail", "continue"), ("fail", "retrigger")]
+async def test_check_runs_until_its_action_ends_it(runs: Runs, check: str) -> None:
+    checks.results[:] = [("pass", "continue"), ("fail", "continue"), ("fail", "retrigger")]
     path = f"{checks.PATH}{check}"
     outcome = await runs.start(trigger(path)).outcome()
     assert outcome == Success(["fail", "retrigger"])
-    assert len(checks.asked) == 3
+    assert len(checks.calls) == 3
 
 
-async def test_check_is_given_its_run_and_its_arguments(runs: Runs) -> None:
-    checks.said[:] = [("pass", "stop")]
+async def test_check_gets_its_run_and_its_arguments(runs: Runs) -> None:
+    checks.results[:] = [("pass", "stop")]
     attempt = new_attempt(task_id="ha")
     started = trigger(conf={"counter": 3}, op_kwargs={"mine": 1}, templates_dict={"day": "monday"})
     await runs.start(started, attempt).outcome()
-    [context] = checks.asked
+    [context] = checks.calls
     assert context["dag_run"].conf == {"counter": 3}
     assert context["ti"] is context["task_instance"]
     assert (context["ti"].task_id, context["ti"].try_number) == ("ha", 1)
     assert (context["mine"], context["templates_dict"], context["ds"]) == (1, {"day": "monday"}, "2026-02-28")
 
 
-async def test_check_is_given_only_what_it_takes(runs: Runs) -> None:
+async def test_check_gets_only_accepted_arguments(runs: Runs) -> None:
     await runs.start(trigger("takes_url", op_args=["https://x"], op_kwargs={"retries": 2})).outcome()
-    assert checks.asked == [{"url": "https://x", "ds": "2026-02-28", "retries": 2}]
+    assert checks.calls == [{"url": "https://x", "ds": "2026-02-28", "retries": 2}]
 
 
-async def test_class_is_made_once_and_called_each_time(runs: Runs) -> None:
-    checks.said[:] = [("pass", "continue"), ("pass", "stop")]
+async def test_class_is_instantiated_once_and_called_each_time(runs: Runs) -> None:
+    checks.results[:] = [("pass", "continue"), ("pass", "stop")]
     await runs.start(trigger("Queue", op_kwargs={"name": "orders"})).outcome()
     assert checks.Queue.made == ["orders"]
-    assert checks.asked == [{"queue": "orders", "ds": "2026-02-28"}] * 2
+    assert checks.calls == [{"queue": "orders", "ds": "2026-02-28"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,7 @@ async def test_class_is_made_once_and_called_each_time(runs: Runs) -> None:
         ("not_callable", "cannot be called"),
     ],
 )
-async def test_check_that_cannot_be_had_fails_the_task_and_retriggers_nothing(
-    runs: Runs, check: str, because: str
-) -> None:
+async def test_check_that_cannot_be_loaded_fails_the_task(runs: Runs, check: str, because: str) -> None:
     outcome = await runs.start(trigger(check)).outcome()
     assert isinstance(outcome, Failure)
     assert because in outcome.reason
@@ -80,29 +78,29 @@ async def test_conf_that_cannot_be_read_fails_the_task(runs: Runs, conf: dict[st
     outcome = await runs.start(trigger(conf=conf), new_attempt(task_id="task")).outcome()
     assert isinstance(outcome, Failure)
     assert next(iter(conf)) in outcome.reason
-    assert not checks.asked
+    assert not checks.calls
 
 
 async def test_check_that_skips_skips_the_task(runs: Runs) -> None:
     assert await runs.start(trigger("skips")).outcome() == Skip("nothing to watch today")
 
 
-async def test_runtime_that_is_over_before_the_first_check_needs_none(runs: Runs) -> None:
+async def test_no_check_runs_when_the_runtime_is_over(runs: Runs) -> None:
     outcome = await runs.start(trigger(limits=Limits.of(0, None, None))).outcome()
     assert outcome == Success(["pass", "stop"])
-    assert not checks.asked
+    assert not checks.calls
 
 
 async def test_runtime_ends_the_pause_between_two_checks(runs: Runs) -> None:
-    checks.said[:] = [("fail", "continue")]
+    checks.results[:] = [("fail", "continue")]
     limited = trigger(limits=Limits.of(0.5, None, None))
     limited.rules["pace"]["interval"] = 600  # type: ignore[index]
     assert await runs.start(limited).outcome() == Success(["pass", "stop"])
-    assert len(checks.asked) == 1
+    assert len(checks.calls) == 1
 
 
 async def test_timeout_retriggers_with_the_last_result(runs: Runs) -> None:
-    checks.said[:] = [("fail", "continue")]
+    checks.results[:] = [("fail", "continue")]
     run = runs.start(trigger(timeout=1.0))
     assert await run.outcome() == Success(["fail", "retrigger"])
     assert (await run.wait()).state is WaitState.EXPIRED
@@ -113,64 +111,64 @@ async def test_timeout_without_any_result_retriggers_as_pass(runs: Runs) -> None
 
 
 async def test_timeout_of_a_soft_task_skips_it(runs: Runs) -> None:
-    checks.said[:] = [("fail", "continue")]
+    checks.results[:] = [("fail", "continue")]
     outcome = await runs.start(trigger(timeout=0.5, soft_fail=True)).outcome()
     assert isinstance(outcome, Skip)
 
 
-async def test_timeout_stops_when_maxretrigger_is_used_up(runs: Runs) -> None:
-    checks.said[:] = [("fail", "continue")]
+async def test_timeout_stops_at_maxretrigger(runs: Runs) -> None:
+    checks.results[:] = [("fail", "continue")]
     last = trigger(timeout=0.5, limits=Limits.of(None, None, 0))
     assert await runs.start(last).outcome() == Success(["fail", "stop"])
 
 
 async def test_failures_before_a_restart_count_after_it(runs: Runs) -> None:
-    checks.said[:] = [("fail", "retrigger")]
+    checks.results[:] = [("fail", "retrigger")]
     attempt, needed = new_attempt(), Thresholds.of(1, 40)
     first = runs.start(trigger(thresholds=needed), attempt)
-    await eventually(lambda: len(checks.asked) >= 20, "twenty checks")
+    await eventually(lambda: len(checks.calls) >= 20, "twenty checks")
     await first.kill_process()
-    before = len(checks.asked)
+    before = len(checks.calls)
     again = runs.start(trigger(thresholds=needed), attempt)
     assert await again.outcome() == Success(["fail", "retrigger"])
-    # The killed process may have asked once more than it could note.
-    assert len(checks.asked) <= 41
-    assert len(checks.asked) > before
+    # The killed process may have run one more check than it stored.
+    assert len(checks.calls) <= 41
+    assert len(checks.calls) > before
 
 
 async def test_health_before_a_restart_is_the_last_result_at_the_timeout(runs: Runs) -> None:
-    checks.said[:] = [("fail", "continue")]
+    checks.results[:] = [("fail", "continue")]
     attempt = new_attempt()
     first = runs.start(trigger(timeout=2.0), attempt)
-    while not (checks.asked and (await first.wait()).progress):
-        await eventually(lambda: bool(checks.asked), "a check")
+    while not (checks.calls and (await first.wait()).progress):
+        await eventually(lambda: bool(checks.calls), "a check")
     await first.kill_process()
     assert await runs.start(trigger("hangs", timeout=2.0), attempt).outcome() == Success(
         ["fail", "retrigger"]
     )
 
 
-async def test_settled_check_is_not_asked_again(runs: Runs) -> None:
-    checks.said[:] = [("pass", "retrigger"), ("fail", "stop")]
+async def test_settled_check_does_not_run_again(runs: Runs) -> None:
+    checks.results[:] = [("pass", "retrigger"), ("fail", "stop")]
     attempt = new_attempt()
     assert await runs.start(trigger(), attempt).outcome() == Success(["pass", "retrigger"])
     assert await runs.start(trigger(), attempt).outcome() == Success(["pass", "retrigger"])
-    assert len(checks.asked) == 1
+    assert len(checks.calls) == 1
 
 
-async def test_two_triggerers_at_once_come_to_one_outcome(runs: Runs) -> None:
-    checks.said[:] = [("pass", "continue"), ("pass", "retrigger"), ("fail", "stop")]
+async def test_two_triggerers_return_the_same_outcome(runs: Runs) -> None:
+    checks.results[:] = [("pass", "continue"), ("pass", "retrigger"), ("fail", "stop")]
     attempt = new_attempt()
     one, other = runs.start(trigger(), attempt), runs.start(trigger(), attempt)
     assert await one.outcome() == await other.outcome()
 
 
-async def test_unchanged_health_is_told_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unchanged_result_is_logged_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "task")
-    checks.said[:] = [*[("pass", "continue")] * 10, ("pass", "stop")]
+    checks.results[:] = [*[("pass", "continue")] * 10, ("pass", "stop")]
     await runs.start(trigger()).outcome()
-    told = [record.getMessage() for record in caplog.records if "The check returned" in record.getMessage()]
-    assert len(told) == 1
+    lines = [record.getMessage() for record in caplog.records if "The check returned" in record.getMessage()]
+    assert len(lines) == 1
 
 
 async def test_endtime_counts_from_the_reference_date_of_the_chain(runs: Runs) -> None:
@@ -179,13 +177,13 @@ async def test_endtime_counts_from_the_reference_date_of_the_chain(runs: Runs) -
     assert await runs.start(over, new_attempt(task_id="task")).outcome() == Success(["pass", "stop"])
 
 
-async def test_users_can_run_an_operator_in_a_test_of_their_own() -> None:
+async def test_users_can_run_an_operator_in_their_own_tests() -> None:
     from airflow.sdk import DAG
 
     from deferrable_ops.operators.high_availability import HighAvailabilityOperator
     from deferrable_ops.testing import running
 
-    checks.said[:] = [("pass", "stop")]
+    checks.results[:] = [("pass", "stop")]
     with DAG("dag", schedule=None):
         task = HighAvailabilityOperator(
             task_id="ha", python_callable="unit.triggers.high_availability.support.scripted"

@@ -1,4 +1,4 @@
-"""Checks that do what no check should: the task ends as documented, and others go on."""
+"""Checks that raise, hang or block: the task ends as documented, and other checks continue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _afresh() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "check, told",
+    "check, logged",
     [
         ("raises", "no such host"),
         ("raises_on_the_loop", "no such host"),
@@ -44,16 +44,17 @@ def _afresh() -> Iterator[None]:
         ("cancels_itself", "cancelled itself"),
     ],
 )
-async def test_check_that_fails_to_say_anything_counts_as_failed_and_says_why(
-    runs: Runs, caplog: pytest.LogCaptureFixture, check: str, told: str
+async def test_check_without_a_result_counts_as_failed_and_logs_why(
+    runs: Runs, caplog: pytest.LogCaptureFixture, check: str, logged: str
 ) -> None:
     outcome = await runs.start(trigger(check, check_timeout=0.3)).outcome()
     assert outcome == Success(["fail", "retrigger"])
-    assert told in caplog.text
-    checks.go_on.set()  # the loop waits for all its tasks when it ends
+    assert logged in caplog.text
+    # The event loop waits for all its tasks when it closes.
+    checks.go_on.set()
 
 
-async def test_nonsense_fails_and_stops(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_return_value_fails_and_stops(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     assert await runs.start(trigger("returns_nonsense")).outcome() == Success(["fail", "stop"])
     assert "returned a MagicMock" in caplog.text
 
@@ -66,26 +67,24 @@ async def test_check_that_raises_counts_for_the_threshold(
     assert caplog.text.count("The check failed") == 3
 
 
-async def test_check_that_takes_arguments_it_is_not_given_counts_as_failed(runs: Runs) -> None:
+async def test_check_with_missing_arguments_counts_as_failed(runs: Runs) -> None:
     assert await runs.start(trigger("takes_url")).outcome() == Success(["fail", "retrigger"])
 
 
-async def test_coroutine_that_blocks_the_loop_is_told_so(
-    runs: Runs, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_coroutine_that_blocks_the_loop_is_logged(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "task")
     assert await runs.start(trigger("blocks")).outcome() == Success(["pass", "stop"])
     assert "blocked the triggerer" in caplog.text
 
 
-async def test_others_go_on_while_some_checks_hang(runs: Runs) -> None:
+async def test_other_checks_run_while_some_hang(runs: Runs) -> None:
     hanging = [runs.start(trigger("hangs", check_timeout=30)) for _ in range(20)]
-    checks.said[:] = [("pass", "stop")]
+    checks.results[:] = [("pass", "stop")]
     assert await runs.start(trigger()).outcome() == Success(["pass", "stop"])
     assert not any(run.task.done() for run in hanging)
 
 
-async def test_threads_at_once_are_limited_and_the_others_take_their_turn() -> None:
+async def test_running_threads_are_limited() -> None:
     running: set[int] = set()
     most = 0
     lock = threading.Lock()
@@ -103,43 +102,41 @@ async def test_threads_at_once_are_limited_and_the_others_take_their_turn() -> N
     assert 1 < most <= threads.MAX_RUNNING
 
 
-async def test_check_that_waits_for_its_turn_does_not_use_up_its_timeout(
+async def test_waiting_for_a_slot_does_not_count_towards_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "_slots", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
     await asyncio.gather(*(call_in_thread(partial(time.sleep, 0.1), 0.5) for _ in range(10)))
 
 
-async def test_hanging_check_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_check_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_slots", {asyncio.get_running_loop(): asyncio.Semaphore(1)})
     with pytest.raises(TimeoutError):
         await call_in_thread(checks.hangs, 0.05)
     assert await call_in_thread(lambda: 1, 5) == 1
 
 
-async def test_no_more_checks_are_tried_when_too_many_hang(
-    monkeypatch: pytest.MonkeyPatch, runs: Runs
-) -> None:
+async def test_no_checks_start_when_too_many_hang(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
     monkeypatch.setattr(threads, "MAX_HANGING", 2)
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await call_in_thread(checks.hangs, 0.05)
     with pytest.raises(TooManyHangingChecks, match="restart it"):
         await call_in_thread(lambda: 1, 5)
-    checks.said[:] = [("pass", "stop")]
+    checks.results[:] = [("pass", "stop")]
     assert await runs.start(trigger()).outcome() == Success(["fail", "retrigger"])
     checks.go_on.set()
     await eventually(lambda: not threads._hanging, "the hanging checks to return")
     assert await call_in_thread(lambda: 1, 5) == 1
 
 
-async def test_thread_of_a_check_does_not_keep_the_process() -> None:
+async def test_check_threads_are_daemons() -> None:
     found: list[Any] = []
     await call_in_thread(lambda: found.append(threading.current_thread().daemon), 5)
     assert found == [True]
 
 
-async def test_threads_are_kept_for_the_next_checks() -> None:
+async def test_threads_are_reused() -> None:
     def thread() -> int:
         return threading.get_ident()
 

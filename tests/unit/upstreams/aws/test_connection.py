@@ -24,7 +24,7 @@ def settings(login: str | None = None, password: str | None = None, **extra: Any
     return aws_settings(Connection(login=login, password=password), extra)
 
 
-def test_empty_connection_leaves_all_to_the_machine() -> None:
+def test_empty_connection_uses_the_machines_settings() -> None:
     assert settings(region_name=None, role_arn="") == AwsSettings(conn_id="aws")
 
 
@@ -37,7 +37,7 @@ def test_empty_connection_leaves_all_to_the_machine() -> None:
         (None, None, {"session_kwargs": {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}}),
     ],
 )
-def test_keys_are_found_where_the_provider_finds_them(
+def test_keys_are_read_where_the_provider_reads_them(
     login: str | None, password: str | None, extra: dict[str, Any]
 ) -> None:
     found = settings(login, password, aws_session_token="token", **extra)
@@ -53,7 +53,7 @@ def test_keys_are_found_where_the_provider_finds_them(
         (None, None, {"aws_access_key_id": "key"}),
     ],
 )
-def test_half_a_key_is_refused_and_not_replaced_by_the_machines(
+def test_partial_access_key_is_an_error(
     login: str | None, password: str | None, extra: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError, match="only a part of an access key") as refused:
@@ -61,7 +61,7 @@ def test_half_a_key_is_refused_and_not_replaced_by_the_machines(
     assert "secret'" not in str(refused.value)
 
 
-def test_settings_of_the_session_and_the_client_are_taken() -> None:
+def test_session_and_client_settings_are_read() -> None:
     found = settings(
         region_name="eu-west-1",
         profile_name="reader",
@@ -77,7 +77,7 @@ def test_settings_of_the_session_and_the_client_are_taken() -> None:
     ("extra", "expected"),
     [
         ({}, {}),
-        # As in the provider, the URL for all services is not the one of STS.
+        # As in the provider, the common URL does not apply to STS.
         ({"endpoint_url": "http://all"}, {"sqs": "http://all"}),
         ({"endpoint_url": "http://all", "service_config": {"sqs": {"endpoint_url": None}}}, {"sqs": None}),
         (
@@ -87,7 +87,7 @@ def test_settings_of_the_session_and_the_client_are_taken() -> None:
         ({"service_config": {"sts": {"endpoint_url": "http://sts"}, "s3": {}}}, {"sts": "http://sts"}),
     ],
 )
-def test_endpoint_of_the_service_goes_before_the_one_of_all(
+def test_service_endpoint_overrides_the_common_endpoint(
     extra: dict[str, Any], expected: dict[str, str | None]
 ) -> None:
     assert settings(**extra).endpoints == expected
@@ -103,7 +103,7 @@ def test_role_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "expected"),
     [
         ({"role_arn": ROLE, "assume_role_method": "assume_role_with_saml"}, "assume_role_method"),
         (
@@ -122,13 +122,13 @@ def test_role_is_read() -> None:
         ({"session_kwargs": {"botocore_session": 1}}, "botocore_session"),
     ],
 )
-def test_setting_that_cannot_be_meant_is_refused(extra: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_invalid_setting_is_an_error(extra: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigurationError, match=expected):
         settings(**extra)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("aws_iam_role", "role_arn"),
         ("external_id", "assume_role_kwargs"),
@@ -140,18 +140,18 @@ def test_setting_that_cannot_be_meant_is_refused(extra: dict[str, Any], said: st
         ("s3_config_file", "s3_config_file"),
     ],
 )
-def test_unknown_setting_that_guards_the_connection_is_refused(name: str, said: str) -> None:
+def test_unknown_security_setting_is_an_error(name: str, expected: str) -> None:
     with pytest.raises(ConfigurationError, match=name) as refused:
         settings(**{name: "hush-hush"})
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
     assert "hush-hush" not in str(refused.value)
 
 
-def test_setting_of_another_service_is_passed_over() -> None:
+def test_setting_of_another_service_is_ignored() -> None:
     assert settings(s3_bucket="x", emr_conf={}) == AwsSettings(conn_id="aws")
 
 
-def test_extra_that_is_no_object_is_refused() -> None:
+def test_extra_must_be_a_json_object() -> None:
     with pytest.raises(ConfigurationError, match="JSON object"):
         aws_settings(Connection(), ["region_name"])
 

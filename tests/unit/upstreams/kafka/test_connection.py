@@ -33,18 +33,18 @@ def test_bootstrap_servers_are_enough() -> None:
     )
 
 
-def test_host_stands_in_for_bootstrap_servers() -> None:
+def test_host_is_used_without_bootstrap_servers() -> None:
     assert kafka_settings(*connection(host="a", port=9093)).servers == "a:9093"
 
 
-def test_settings_of_consumer_groups_and_producers_are_passed_over() -> None:
+def test_settings_of_consumer_groups_and_producers_are_ignored() -> None:
     group = {"group.id": "g", "auto.offset.reset": "earliest", "enable.auto.commit": False, "acks": "all"}
 
     assert kafka_settings(*connection({"bootstrap.servers": "a:9092", **group})) == settings()
 
 
 @pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
-def test_sasl_maps_over(name: str) -> None:
+def test_sasl_settings_are_read(name: str) -> None:
     found = kafka_settings(
         *connection(
             {
@@ -65,7 +65,7 @@ def test_sasl_maps_over(name: str) -> None:
     )
 
 
-def test_login_and_password_of_the_connection_stand_in_for_those_of_the_extra() -> None:
+def test_login_and_password_are_used_when_the_extra_has_none() -> None:
     extra = {"bootstrap.servers": "a:9092", "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
     found = kafka_settings(*connection(extra, login="me", password="hush"))
 
@@ -89,12 +89,12 @@ def test_login_and_password_of_the_connection_stand_in_for_those_of_the_extra() 
         (["a:9092"], "JSON object"),
     ],
 )
-def test_what_is_wrong_is_named(extra: Any, named: str) -> None:
+def test_error_names_the_wrong_setting(extra: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         kafka_settings(*connection(extra))
 
 
-def test_oauth_maps_over() -> None:
+def test_oauth_settings_are_read() -> None:
     found = settings(
         security_protocol="SASL_SSL",
         sasl_mechanism="OAUTHBEARER",
@@ -126,11 +126,11 @@ def test_no_secret_is_shown() -> None:
     assert found.without_secrets("the key quiet of hush") == "the key *** of ***"
 
 
-def test_connection_in_the_clear_has_no_tls() -> None:
+def test_plaintext_connection_has_no_tls_context() -> None:
     assert tls_context(settings()) is None
 
 
-def test_tls_checks_the_certificate_and_the_host_unless_told_otherwise() -> None:
+def test_tls_verifies_certificate_and_host_by_default() -> None:
     context = tls_context(settings(security_protocol="SSL"))
     assert context is not None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
@@ -144,6 +144,6 @@ def test_tls_checks_the_certificate_and_the_host_unless_told_otherwise() -> None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
 
 
-def test_authority_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> None:
+def test_unreadable_authority_file_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="'logs'"):
         tls_context(settings(security_protocol="SSL", ssl_ca_location=str(tmp_path / "absent.pem")))

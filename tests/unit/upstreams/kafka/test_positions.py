@@ -1,4 +1,4 @@
-"""Every subscription sees every record from its beginning on, once, in order, whichever consumer reads it."""
+"""Each subscription reads every record from its start once and in order, from either consumer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1_000_000.0
 
 
 class Log:
-    """A partition of a topic with its two consumers, moved by hand."""
+    """A partition with its two consumers, which the test advances."""
 
     def __init__(self) -> None:
         self.end = 0
@@ -44,7 +44,8 @@ class Log:
 
     def live(self, records: int) -> None:
         if not self.topic.subscriptions or not self.topic.has_live(self.partition):
-            return  # paused
+            # Paused.
+            return
         end = min(self.partition.live + records, self.end)
         for offset in range(self.partition.live, end):
             for subscription in self.topic.subscriptions:
@@ -56,23 +57,24 @@ class Log:
         return sorted(group.offset for group in self.partition.behind.values())
 
     def catch_up(
-        self, records: int, may_switch: bool = False, comes_meanwhile: Callable[[], object] | None = None
+        self, records: int, may_switch: bool = False, during_store: Callable[[], object] | None = None
     ) -> None:
         if not self.topic.subscriptions:
             return
-        begin = self.partition.next_start(may_switch)
+        begin = self.partition.choose_next_start(may_switch)
         if begin is None:
             self.partition.catch_up = None
             return
-        assert begin in self.offsets_behind(), "somebody needs it"
+        assert begin in self.offsets_behind(), "a subscription is at this offset"
         end = min(begin + records, self.end)
         covered = self.partition.close_groups(begin, end)
         for offset in range(begin, end):
             for subscription in self.topic.subscriptions:
                 if self.partition.is_covered(subscription, begin, offset):
                     self.seen[subscription].append(offset)
-        if comes_meanwhile is not None:  # while what was found is being stored
-            comes_meanwhile()
+        # While the matches are being stored.
+        if during_store is not None:
+            during_store()
         self.partition.advance(covered, end)
         self.partition.catch_up = end
 
@@ -94,7 +96,7 @@ steps = st.lists(
 
 @settings(max_examples=500)
 @given(steps)
-def test_reading_sees_every_record_from_its_beginning_once_and_in_order(steps: list[tuple[str, int]]) -> None:
+def test_subscription_reads_every_record_once_and_in_order(steps: list[tuple[str, int]]) -> None:
     log = Log()
     began: dict[BaseSubscription, int] = {}
     for what, number in steps:
@@ -111,23 +113,23 @@ def test_reading_sees_every_record_from_its_beginning_once_and_in_order(steps: l
             log.live(number)
         elif what == "enter while catching up":
             offset = min(number, log.end)
-            log.catch_up(5, comes_meanwhile=lambda o=offset: began.setdefault(log.add(o), o))  # type: ignore[misc]
+            log.catch_up(5, during_store=lambda o=offset: began.setdefault(log.add(o), o))  # type: ignore[misc]
         elif what in ("catch up", "turn"):
             log.catch_up(number, may_switch=what == "turn")
     for subscription, offset in began.items():
         seen = log.seen[subscription]
         assert seen == list(range(offset, offset + len(seen)))
-        # Where it would go on after a restart is what it sees next, or what it begins with.
+        # It would resume at the next record.
         assert log.topic.offsets(subscription)["0"] == offset + len(seen)
     for _ in range(200):
         log.catch_up(50, may_switch=True)
         log.live(50)
     for subscription, offset in began.items():
-        assert log.seen[subscription] == list(range(offset, log.end)), "it comes to the end"
+        assert log.seen[subscription] == list(range(offset, log.end)), "it reaches the end"
         assert subscription not in log.partition.behind
 
 
-def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
+def test_live_consumer_starts_at_the_end_without_live_subscriptions() -> None:
     log = Log()
     log.end = 1_000
     log.add(10)
@@ -138,13 +140,13 @@ def test_live_consumer_begins_at_the_end_when_nobody_else_reads() -> None:
     assert log.offsets_behind() == [10, 4_000]
 
 
-def test_long_way_holds_up_no_short_one_nor_the_other_way_round() -> None:
+def test_catch_up_alternates_between_far_and_near_offsets() -> None:
     log = Log()
     log.end = 1_000_000
     far, near = log.add(0), log.add(999_000)
     starts = []
     for _ in range(4):
-        starts.append(log.partition.next_start(may_switch=True))
+        starts.append(log.partition.choose_next_start(may_switch=True))
         log.catch_up(100, may_switch=False)
 
     assert far in log.partition.behind
@@ -152,12 +154,13 @@ def test_long_way_holds_up_no_short_one_nor_the_other_way_round() -> None:
     assert {one < 999_000 for one in starts if one is not None} == {True, False}
 
 
-def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> None:
+def test_resume_offsets_cover_only_what_is_stored_with_them() -> None:
     log = Log()
     log.end = 100
     live, behind = log.add(100), log.add(20)
     log.end = 110
-    log.partition.live = 105  # found, and not stored yet
+    # Read, but not stored yet.
+    log.partition.live = 105
     covered = log.partition.close_groups(20, 50)
 
     assert log.topic.offsets(live) == {"0": 100}
@@ -167,7 +170,7 @@ def test_offsets_of_a_match_count_what_is_stored_with_it_and_nothing_else() -> N
     assert log.topic.offsets(live, covered={0: (covered, 50)}) == {"0": 100}
 
 
-def test_met_leaves_out_who_wants_nothing_so_old() -> None:
+def test_event_older_than_since_does_not_match() -> None:
     topic: Topic[BaseSubscription] = Topic("t", "kafka:c/t")
     old, new = (BaseSubscription([KafkaEvent("t", match={"n": 1})], since) for since in (NOW - 60, NOW))
     for subscription in (old, new):
@@ -187,7 +190,7 @@ def test_met_leaves_out_who_wants_nothing_so_old() -> None:
     assert topic.subscribers_of(event) == {old}
 
 
-def test_search_begins_five_minutes_before_since_and_shares_the_minute() -> None:
+def test_search_starts_five_minutes_before_since_and_is_shared_within_a_minute() -> None:
     assert NOW * 1_000 - search_from(NOW) >= 300_000
     assert search_from(NOW) == search_from(NOW + 1)
     assert all(
@@ -200,34 +203,34 @@ def test_search_begins_five_minutes_before_since_and_shares_the_minute() -> None
 @pytest.mark.parametrize(
     ("bounds", "begins"),
     [
-        (Bounds(0, 50), 50),  # nothing is so new: at the end that was read before the search
+        (Bounds(0, 50), 50),  # no record is new enough: start at the end
         (Bounds(0, 50, (20, 0)), 20),
-        (Bounds(0, 50, (60, 0)), 50),  # it came while the search went on
+        (Bounds(0, 50, (60, 0)), 50),  # it arrived during the search
         (Bounds(30, 50, (20, 0)), 30),
         (Bounds(50, 50), 50),
     ],
 )
-def test_reading_begins_at_the_first_record_that_may_concern_it(bounds: Bounds, begins: int) -> None:
+def test_subscription_starts_at_the_first_record_that_may_match(bounds: Bounds, begins: int) -> None:
     assert first_offset(NOW, bounds) == begins
 
 
 @pytest.mark.parametrize(
     ("bounds", "since", "deleted"),
     [
-        (Bounds(0, 50, (0, int(NOW * 1_000))), NOW - 60, False),  # nothing was ever deleted
+        (Bounds(0, 50, (0, int(NOW * 1_000))), NOW - 60, False),  # no record was deleted
         (Bounds(30, 50, (30, int(NOW * 1_000))), NOW - 60, True),
         (
             Bounds(30, 50, (30, int(NOW * 1_000) - 90_000)),
             NOW - 60,
             False,
-        ),  # what is left is older than since
+        ),  # the first remaining record is older than since
         (Bounds(30, 50, (40, int(NOW * 1_000))), NOW - 60, False),
         (Bounds(30, 50), NOW - 60, False),
         (Bounds(50, 50), NOW - 60, False),  # an idle topic
         (Bounds(50, 50), NOW - 86_400, True),
     ],
 )
-def test_deleted_records_are_suspected_where_they_may_have_mattered(
+def test_deleted_records_are_suspected_only_if_they_may_have_matched(
     bounds: Bounds, since: float, deleted: bool
 ) -> None:
     assert may_be_deleted(since, bounds, NOW) is deleted

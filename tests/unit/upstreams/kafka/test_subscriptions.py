@@ -1,4 +1,4 @@
-"""Subscriptions come, go and are stored; what goes wrong on the way is listener, and no secret with it."""
+"""Subscriptions, their storage and their errors, which contain no secrets."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Store:
         self.batches.append(batch)
 
 
-def subscription(key: str, topic: str = "t", said: list[str] | None = None) -> Subscription:
+def subscription(key: str, topic: str = "t", messages: list[str] | None = None) -> Subscription:
     listener = RecordingListener()
-    listener.warnings = listener.failures = [] if said is None else said
+    listener.warnings = listener.failures = [] if messages is None else messages
     return Subscription(key, [KafkaEvent(topic)], since=0, offsets=None, listener=listener)
 
 
-def begun(subscriptions: Subscriptions, one: Subscription, offset: int = 0, end: int = 0) -> Subscription:
+def started(subscriptions: Subscriptions, one: Subscription, offset: int = 0, end: int = 0) -> Subscription:
     subscriptions.add(one)
     subscriptions.start(one, {0: (offset, end)})
     return one
 
 
-async def test_reading_waits_begins_and_leaves() -> None:
+async def test_subscription_is_pending_then_started_then_removed() -> None:
     subscriptions = Subscriptions(Store())
     one = subscription("a")
     subscriptions.add(one)
@@ -60,11 +60,11 @@ async def test_reading_waits_begins_and_leaves() -> None:
     assert not subscriptions
 
 
-async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
+async def test_checkpoint_stores_only_advanced_subscriptions() -> None:
     store = Store()
     subscriptions = Subscriptions(store)
-    begun(subscriptions, subscription("a"), 5, 10)
-    begun(subscriptions, subscription("b"), 10, 10)
+    started(subscriptions, subscription("a"), 5, 10)
+    started(subscriptions, subscription("b"), 10, 10)
     topic = subscriptions.topics["t"]
     await subscriptions.checkpoint(topic)
     await subscriptions.checkpoint(topic)
@@ -78,7 +78,7 @@ async def test_checkpoint_tells_only_of_those_who_have_moved_on() -> None:
     assert all(batch.events == () for batch in store.batches)
 
 
-async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_storing_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.backoff._FIRST_PAUSE", 0.001)
     store = Store(OSError("away"), ValueError("odd"))
     batch = Batch("kafka:c/t", (), {})
@@ -87,23 +87,23 @@ async def test_what_cannot_be_stored_is_tried_again(monkeypatch: pytest.MonkeyPa
     assert store.batches == [batch]
 
 
-async def test_warning_is_said_once_and_failure_ends_the_topic_only() -> None:
-    said: list[str] = []
+async def test_warning_is_passed_once_and_failure_ends_only_its_topic() -> None:
+    messages: list[str] = []
     other: list[str] = []
     subscriptions = Subscriptions(Store())
-    one = begun(subscriptions, subscription("a", said=said))
-    begun(subscriptions, subscription("b", "u", other))
+    one = started(subscriptions, subscription("a", messages=messages))
+    started(subscriptions, subscription("b", "u", other))
     one.warn("old")
     one.warn("old")
     subscriptions.fail(subscriptions.for_topic("t"), KafkaRefused("no"))
     await asyncio.sleep(0)
 
-    assert said == ["old", "no"]
+    assert messages == ["old", "no"]
     assert other == []
     assert list(subscriptions.topics) == ["u"]
 
 
-def test_backoff_grows_to_five_seconds_with_jitter_and_starts_over() -> None:
+def test_backoff_grows_to_five_seconds_with_jitter_and_resets() -> None:
     backoff = Backoff()
     pauses = [backoff.failed() for _ in range(20)]
     for number, pause in enumerate(pauses):
@@ -115,7 +115,7 @@ def test_backoff_grows_to_five_seconds_with_jitter_and_starts_over() -> None:
     assert backoff.failed() <= 0.2
 
 
-def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiokafka.client", None)
     with pytest.raises(ConfigurationError, match=r'pip install "airflow-deferrable-ops\[kafka\]"'):
         import_aiokafka()
@@ -132,20 +132,20 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (TimeoutError(), False),
     ],
 )
-def test_refusal_is_told_from_trouble(error: Exception, is_refusal: bool) -> None:
+def test_permanent_refusals_are_told_apart_from_transient_errors(error: Exception, is_refusal: bool) -> None:
     assert _is_refusal(error) is is_refusal
 
 
-def test_reason_of_a_refusal_holds_no_secret() -> None:
+def test_refusal_message_contains_no_secret() -> None:
     settings = ClusterSettings("c", "a:1", "SASL_SSL", "PLAIN", "me", "hush")
-    said = Cluster(settings, None)._describe_refusal("a", 1, SaslAuthenticationFailed("hush is wrong"))
+    messages = Cluster(settings, None)._describe_refusal("a", 1, SaslAuthenticationFailed("hush is wrong"))
 
-    assert "hush" not in said
-    assert "*** is wrong" in said
-    assert "'c'" in said
+    assert "hush" not in messages
+    assert "*** is wrong" in messages
+    assert "'c'" in messages
 
 
-def test_request_that_logs_in_is_not_logged() -> None:
+def test_sasl_requests_are_not_logged() -> None:
     def record(*arguments: Any) -> logging.LogRecord:
         return logging.LogRecord("aiokafka.conn", logging.DEBUG, "f", 1, "%s: %s", arguments, None)
 
@@ -155,13 +155,13 @@ def test_request_that_logs_in_is_not_logged() -> None:
     assert _holds_no_credentials(record("a", "b"))
 
 
-async def test_token_is_fetched_once_and_a_refusal_is_none_to_wait_for() -> None:
-    asked: list[tuple[str | None, str]] = []
+async def test_token_is_cached_and_a_refusal_is_permanent() -> None:
+    requests: list[tuple[str | None, str]] = []
 
     async def answer(request: web.Request) -> web.Response:
         form = await request.post()
-        asked.append((request.headers.get("Authorization"), str(form.get("scope"))))
-        if len(asked) > 1:
+        requests.append((request.headers.get("Authorization"), str(form.get("scope"))))
+        if len(requests) > 1:
             return web.json_response({"error": "invalid_client"}, status=401)
         return web.json_response({"access_token": "token", "expires_in": 3_600})
 
@@ -176,7 +176,7 @@ async def test_token_is_fetched_once_and_a_refusal_is_none_to_wait_for() -> None
     try:
         tokens = token_provider(oauth)
         assert [await tokens.token(), await tokens.token()] == ["token", "token"]
-        assert asked == [(BasicAuth("me", "hush").encode(), "kafka")]
+        assert requests == [(BasicAuth("me", "hush").encode(), "kafka")]
         with pytest.raises(Exception, match="refuses the client me: status 401") as refused:
             await token_provider(oauth).token()
         assert _is_refusal(refused.value)

@@ -1,4 +1,4 @@
-"""What SQS says no to, and what passes."""
+"""Permanent refusals of SQS, and transient errors."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def refusal(raised: Exception, settings: AwsSettings = SETTINGS) -> str | None:
         TimeoutError(),
     ],
 )
-def test_trouble_is_no_refusal(raised: Exception) -> None:
+def test_transient_errors_are_not_refusals(raised: Exception) -> None:
     assert refusal(raised) is None
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         (
             error("AccessDenied", 403),
@@ -82,25 +82,25 @@ def test_trouble_is_no_refusal(raised: Exception) -> None:
         (ConfigurationError("the token cannot be read"), "the token cannot be read"),
     ],
 )
-def test_refusal_names_what_is_to_be_fixed(raised: Exception, said: str) -> None:
-    assert said in str(refusal(raised))
+def test_refusal_names_the_fix(raised: Exception, message: str) -> None:
+    assert message in str(refusal(raised))
 
 
-def test_role_that_cannot_be_assumed_is_named() -> None:
+def test_role_refused_by_sts_is_named() -> None:
     settings = AwsSettings(conn_id="aws", role=Role("arn:aws:iam::1:role/reader"))
-    said = str(refusal(error("AccessDenied", 403, operation="AssumeRole"), settings))
-    assert "arn:aws:iam::1:role/reader (assumed by the connection 'aws')" in said
-    assert "trust policy" in said
+    message = str(refusal(error("AccessDenied", 403, operation="AssumeRole"), settings))
+    assert "arn:aws:iam::1:role/reader (assumed by the connection 'aws')" in message
+    assert "trust policy" in message
 
 
-def test_only_the_first_line_is_shown_and_no_secret() -> None:
-    said = summarize(error("SignatureDoesNotMatch", 403, "wrong: hush-hush\nsigned: FwoGZX\n"), SETTINGS)
-    assert said == "SignatureDoesNotMatch: wrong: ***"
+def test_summary_is_one_line_without_secrets() -> None:
+    message = summarize(error("SignatureDoesNotMatch", 403, "wrong: hush-hush\nsigned: FwoGZX\n"), SETTINGS)
+    assert message == "SignatureDoesNotMatch: wrong: ***"
     assert len(summarize(error("X", 400, "x" * 5_000), SETTINGS)) < 400
     assert summarize(TimeoutError(), SETTINGS) == "TimeoutError"
 
 
-def test_denied_is_only_what_is_not_permitted() -> None:
+def test_only_missing_permissions_are_denied() -> None:
     assert is_denied(error("AccessDenied", 403))
     assert is_denied(error("AccessDeniedException", 400))
     assert not is_denied(error("Throttling", 400))
