@@ -46,7 +46,7 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 
 
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
-    """Return how another user could replace a directory entry, and the fix; None if nobody else can.
+    """Return how another user could replace a directory entry, and the fix; None if no other user can.
 
     A user who may rename entries of the parent directory can replace them, now or after ours was removed. In a
     directory that is writable for all users, such as /tmp, the sticky bit ensures that only the owner of an entry, the
