@@ -42,6 +42,14 @@ def test_every_page_that_is_linked_exists() -> None:
             assert (page.parent / target).exists(), f"{page.name} links {target}"
 
 
+def test_files_that_the_architecture_page_names_exist() -> None:
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deferrable_ops").rglob("*.py")}
+    named = re.findall(r"`([a-z_/]+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert named
+    for name in named:
+        assert any(file.endswith(f"/{name}") for file in files) or (ROOT / name).is_file(), name
+
+
 def test_settings_and_their_documentation_name_the_same_options() -> None:
     from deferrable_ops.provider import get_provider_info
 
