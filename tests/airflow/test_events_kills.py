@@ -14,7 +14,7 @@ def channel(airflow: RealAirflow) -> GitHubChannel:
     return GitHubChannel.add(airflow)
 
 
-def test_triggerer_killed_between_two_events_forgets_none_and_takes_none_twice(
+def test_triggerer_killed_between_two_events_loses_none_and_repeats_none(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     run = airflow.trigger("events_all_of_them", {"channel": channel.name})
@@ -44,7 +44,7 @@ def test_triggerer_killed_between_two_events_forgets_none_and_takes_none_twice(
 
 
 @pytest.mark.both_databases
-def test_cleared_wait_begins_anew_with_what_has_come_since_the_run_began(
+def test_cleared_wait_restarts_with_the_events_since_the_run_started(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     run = airflow.trigger("events_several", {"channel": channel.name})
@@ -65,7 +65,7 @@ def test_cleared_wait_begins_anew_with_what_has_come_since_the_run_began(
     assert run.worker_processes() == 0
 
 
-def test_wait_that_was_marked_failed_stays_so_whatever_comes(
+def test_wait_marked_failed_stays_failed_when_events_arrive(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     marked, other = (airflow.trigger("events_one", {"channel": channel.name}) for _ in range(2))

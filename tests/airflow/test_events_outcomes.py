@@ -1,4 +1,4 @@
-"""Waits for the events of a channel on a real Airflow: how they end, what they show, and that no worker process ran."""
+"""Waits for events of a channel on a real Airflow: outcomes, progress, and no worker process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_signed_event_that_matches_ends_the_wait_without_a_worker(
     assert channel.secret not in task.log()
 
 
-def test_wait_for_several_shows_what_has_come_and_ends_as_soon_as_its_condition_is_true(
+def test_wait_for_several_shows_progress_and_ends_when_its_condition_is_true(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     run = start(airflow, channel, "events_several")
@@ -70,7 +70,7 @@ def test_wait_for_several_shows_what_has_come_and_ends_as_soon_as_its_condition_
 
 
 @pytest.mark.both_databases
-def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
+def test_late_event_fails_only_its_task_which_succeeds_after_a_clear(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     hard, soft, several = runs = [
@@ -93,7 +93,7 @@ def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
         **dict.fromkeys(["inputs.payments", "inputs.join", "inputs.merge", "transform"], "skipped"),
     }
     several.wait_for("failed")
-    # Postgres keeps the keys of a serialized DAG in an order of its own.
+    # Postgres stores the keys of a serialized DAG in another order.
     assert re.search("missing: payments; received: (orders, stock|stock, orders)", several.task("wait").log())
 
     assert channel.post({"table": "payments", "late": True}).status_code == 200
@@ -105,7 +105,7 @@ def test_late_event_fails_alone_and_its_wait_is_cleared_once_it_has_come(
     assert [run.worker_processes() for run in runs] == [0, 0, 0]
 
 
-def test_one_dag_publishes_and_another_is_released(airflow: RealAirflow, channel: GitHubChannel) -> None:
+def test_event_of_one_dag_releases_another(airflow: RealAirflow, channel: GitHubChannel) -> None:
     waiting = start(airflow, channel, "events_one")
     waiting.task("wait").wait_for("deferred")
 
@@ -126,7 +126,7 @@ def test_one_dag_publishes_and_another_is_released(airflow: RealAirflow, channel
     assert waiting.worker_processes() == publishing.worker_processes() == 0
 
 
-def test_mapped_waits_defer_from_a_worker_and_end_each_with_its_event(
+def test_mapped_waits_defer_from_a_worker_and_each_gets_its_event(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:
     run = start(airflow, channel, "events_mapped")

@@ -1,4 +1,4 @@
-"""Publishing on a real Airflow: to all destinations, without a worker, and once though the triggerer is killed."""
+"""Publishing on a real Airflow: to all destinations, without a worker, once also when the triggerer is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conf(sources: dict[str, Source]) -> dict[str, str]:
     return {"run": uuid.uuid4().hex, **{name: source.name for name, source in sources.items()}}
 
 
-def test_what_one_dag_publishes_releases_another_without_a_worker(
+def test_message_of_one_dag_releases_another_without_a_worker(
     airflow: RealAirflow, conf: dict[str, str]
 ) -> None:
     waiting = airflow.trigger("events_published", conf)
@@ -49,7 +49,7 @@ def test_what_one_dag_publishes_releases_another_without_a_worker(
 
 
 @once
-def test_files_are_published_once_and_whole_though_the_triggerer_is_killed(
+def test_files_are_published_completely_and_once_when_the_triggerer_is_killed(
     airflow: RealAirflow, conf: dict[str, str], kafka_server: RealKafka, tmp_path: Path
 ) -> None:
     messages = [

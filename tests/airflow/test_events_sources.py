@@ -10,7 +10,7 @@ from real_kafka import RealKafka
 from real_sqs import RealSqs
 
 
-def test_wait_takes_an_event_of_each_source_without_a_worker(
+def test_wait_receives_an_event_of_each_source_without_a_worker(
     airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs
 ) -> None:
     sources = all_sources(airflow, kafka_server, sqs_server)

@@ -1,4 +1,4 @@
-"""Waits for events of a real Apache Kafka, each by its trigger, as a triggerer runs it."""
+"""Waits for records of a real Apache Kafka, with the triggers run like in a triggerer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MINUTE = 60.0
 
 @pytest.fixture
 def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A topic of two partitions, on the cluster of Airflow's connection kafka_default."""
+    """A topic of two partitions, on the cluster of the connection kafka_default."""
     connection = {"conn_type": "kafka", "extra": {"bootstrap.servers": kafka_server.servers}}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps(connection))
     name = f"etl-{next(_numbers)}"
@@ -40,7 +40,7 @@ def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def appended(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> list[AppendResult]:
-    """What became of each event that was found."""
+    """Records the result of each append."""
     seen: list[AppendResult] = []
     append_all = runs.inbox.events.append_all
 
@@ -69,7 +69,7 @@ def both(topic: str, **arguments: Any) -> EventsTrigger:
 
 
 async def stored(run: Run, topic: str, is_there: Callable[[Any], bool]) -> None:
-    """Return once it is stored how far a topic is read for a wait."""
+    """Wait until the read offsets of a wait are stored."""
     async with asyncio.timeout(30):
         source = KafkaEvent(topic).source
         while not is_there(await run.inbox.events.position_of(source, run.attempt.wait_id)):
@@ -77,7 +77,7 @@ async def stored(run: Run, topic: str, is_there: Callable[[Any], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_sensor_takes_a_record_of_the_past(kafka_server: RealKafka, topic: str) -> None:
+async def test_sensor_finds_an_earlier_record(kafka_server: RealKafka, topic: str) -> None:
     produce(kafka_server, topic, {"table": "orders", "n": 1}, age=20 * MINUTE)
     produce(kafka_server, topic, {"table": "payments"}, {"table": "orders", "n": 2}, age=5 * MINUTE, key=b"k")
     sensor = EventSensor(
@@ -92,7 +92,9 @@ async def test_sensor_takes_a_record_of_the_past(kafka_server: RealKafka, topic:
     assert outcome.value["attributes"]["metadata"]["offset"] == 2
 
 
-async def test_wait_takes_past_records_and_live_ones(kafka_server: RealKafka, topic: str, runs: Runs) -> None:
+async def test_wait_receives_earlier_and_live_records(
+    kafka_server: RealKafka, topic: str, runs: Runs
+) -> None:
     for n in range(3):
         produce(kafka_server, topic, {"table": "orders", "n": n}, age=5 * MINUTE, partition=n % 2)
     run = runs.start(both(topic))
@@ -103,7 +105,7 @@ async def test_wait_takes_past_records_and_live_ones(kafka_server: RealKafka, to
     assert value["payments"] == [{"table": "payments", "n": 4}]
 
 
-async def test_restart_goes_on_from_the_stored_offsets(
+async def test_restart_resumes_at_the_stored_offsets(
     kafka_server: RealKafka, topic: str, runs: Runs, appended: list[AppendResult]
 ) -> None:
     trigger = both(topic)
@@ -111,7 +113,7 @@ async def test_restart_goes_on_from_the_stored_offsets(
     run = runs.start(trigger)
     await stored(run, topic, lambda offsets: offsets == {"0": 2, "1": 0})
     await run.kill_process()
-    produce(kafka_server, topic, {"table": "orders", "n": 3})  # nobody reads meanwhile
+    produce(kafka_server, topic, {"table": "orders", "n": 3})  # while no wait reads
     again = runs.start(trigger, run.attempt)
     await stored(again, topic, lambda offsets: offsets["0"] == 3)
     produce(kafka_server, topic, {"table": "payments", "n": 4})
@@ -120,7 +122,7 @@ async def test_restart_goes_on_from_the_stored_offsets(
     assert [one.is_duplicate for one in appended] == [False] * 4, "a record was read again"
 
 
-async def test_two_triggerers_on_one_wait_come_to_the_same(
+async def test_two_triggerers_on_one_wait_have_the_same_outcome(
     kafka_server: RealKafka, topic: str, runs: Runs, tmp_path: Path
 ) -> None:
     trigger = both(topic)
@@ -145,7 +147,7 @@ async def test_two_triggerers_on_one_wait_come_to_the_same(
     assert [one["n"] for one in payloads(value)["orders"]] == list(range(100))
 
 
-async def test_record_that_is_too_large_is_kept_without_its_payload(
+async def test_too_large_record_is_stored_without_its_payload(
     kafka_server: RealKafka, topic: str, runs: Runs
 ) -> None:
     large = {"table": "orders", "text": "x" * 300_000}
@@ -160,7 +162,7 @@ async def test_record_that_is_too_large_is_kept_without_its_payload(
     assert came["attributes"]["metadata"]["dropped_payload_bytes"] > 300_000
 
 
-async def test_wait_for_what_the_match_no_longer_sees_is_told_why(
+async def test_wait_whose_match_needs_a_dropped_payload_gets_a_warning(
     kafka_server: RealKafka, topic: str, runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(both(topic))
@@ -170,7 +172,7 @@ async def test_wait_for_what_the_match_no_longer_sees_is_told_why(
     await eventually(lambda: "it is kept without its payload" in caplog.text, "the warning")
 
 
-async def test_topic_that_is_missing_fails_the_wait(topic: str, runs: Runs) -> None:
+async def test_missing_topic_fails_the_wait(topic: str, runs: Runs) -> None:
     run = runs.start(waiting_for_events({"orders": KafkaEvent("nowhere")}))
     async with asyncio.timeout(60):
         await run.task
@@ -179,7 +181,7 @@ async def test_topic_that_is_missing_fails_the_wait(topic: str, runs: Runs) -> N
     assert "nowhere" in outcome.reason
 
 
-async def test_connection_that_is_missing_fails_the_wait(runs: Runs) -> None:
+async def test_missing_connection_fails_the_wait(runs: Runs) -> None:
     outcome = await runs.start(
         waiting_for_events({"orders": KafkaEvent("etl", kafka_conn_id="no_such")})
     ).outcome()

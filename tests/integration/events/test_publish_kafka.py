@@ -1,4 +1,4 @@
-"""Publishing to a real Apache Kafka: each message once, whatever is killed meanwhile."""
+"""Publishing to a real Apache Kafka: each message exactly once, also after kills."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ID = "deferrable-ops-id"
 
 @pytest.fixture
 def topic(kafka_server: RealKafka, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A topic of two partitions, on the cluster of Airflow's connection kafka_default."""
+    """A topic of two partitions, on the cluster of the connection kafka_default."""
     connect(monkeypatch, {"bootstrap.servers": kafka_server.servers})
     name = f"published-{next(_numbers)}"
     kafka_server.create_topic(name, 2)
@@ -53,7 +53,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]) -> None:
 
 
 def values(server: RealKafka, topic: str) -> list[Any]:
-    """Return the payloads that count, those of one partition in their order."""
+    """Return the committed payloads, those of one partition in order."""
     return [json.loads(value) for records in committed(server, topic).values() for value, *_ in records]
 
 
@@ -109,7 +109,7 @@ async def test_many_messages_keep_their_order(
 
 
 class Interruptions:
-    """Kills a run before or after its n-th step outside the process: what it asks of Kafka, or of the inbox."""
+    """Kills a run before or after its n-th call to Kafka or the inbox."""
 
     def __init__(self, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = -1
@@ -140,19 +140,20 @@ class Interruptions:
             await asyncio.Event().wait()
 
     async def interrupt(self, run: Run, at: int) -> bool:
-        """Kill a run when it reaches a step; return False when it ended before."""
+        """Kill a run when it reaches a step; return False if it ended before."""
         self.left = at
         self.reached.clear()
         reached = asyncio.create_task(self.reached.wait())
         await asyncio.wait([reached, run.task], return_when=asyncio.FIRST_COMPLETED)
         was_reached = self.reached.is_set()
-        self.left = -1  # what it does while it is killed goes through
+        # Calls during the kill are not interrupted.
+        self.left = -1
         reached.cancel()
         await run.kill_process() if was_reached else await run.task
         return was_reached
 
 
-async def test_killed_at_every_step_each_message_is_there_once(
+async def test_each_message_is_published_once_after_a_kill_at_any_step(
     kafka_server: RealKafka, topic: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interruptions = Interruptions(runs, monkeypatch)
@@ -171,14 +172,15 @@ async def test_killed_at_every_step_each_message_is_there_once(
     assert sorted(values(kafka_server, topic), key=json.dumps) == sorted(expected, key=json.dumps)
 
 
-async def test_without_a_transaction_what_is_repeated_has_the_same_id(
+async def test_without_a_transaction_repeated_messages_have_the_same_id(
     kafka_server: RealKafka, topic: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interruptions = Interruptions(runs, monkeypatch)
     messages = list(range(250))
     publish = PublishEventTrigger(kafka=topic, messages=messages, transactional=False)
     run = runs.start(publish)
-    assert await interruptions.interrupt(run, 12)  # the second hundred is appended, and not noted yet
+    # The second hundred is appended, but its progress is not stored yet.
+    assert await interruptions.interrupt(run, 12)
     value = await value_of(runs.start(publish, run.attempt))
     assert value["count"] == 250
     records = [record for found in committed(kafka_server, topic).values() for record in found]
@@ -210,7 +212,7 @@ async def test_two_triggerers_at_once_publish_once(
 
 
 @pytest.mark.parametrize("step", ["append", "commit"])
-async def test_triggerer_that_was_paused_cannot_publish_again(
+async def test_paused_triggerer_cannot_publish_again(
     kafka_server: RealKafka, topic: str, runs: Runs, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     paused, resume = asyncio.Event(), asyncio.Event()
@@ -223,7 +225,8 @@ async def test_triggerer_that_was_paused_cannot_publish_again(
         return await original(*arguments)
 
     monkeypatch.setattr(transactional_producer.Producer, step, pause)
-    monkeypatch.setattr(launches, "LEASE", 0.5)  # not renewed: the paused one would not do it either
+    # Not renewed: a paused triggerer would not renew it either.
+    monkeypatch.setattr(launches, "LEASE", 0.5)
     monkeypatch.setattr(launches, "_MARGIN", 0.05)
     attempt, publish = new_attempt(), PublishEventTrigger(kafka=topic, messages=[1, 2])
     first = runs.start(publish, attempt)
@@ -254,7 +257,7 @@ async def test_record_is_found_where_it_was_committed(kafka_server: RealKafka, t
     assert await producers.find(topic, first[0], ("id", b"2")) == first[2], "what is before it was deleted"
 
 
-async def test_topic_that_is_missing_fails_the_task(topic: str, runs: Runs) -> None:
+async def test_missing_topic_fails_the_task(topic: str, runs: Runs) -> None:
     run = runs.start(PublishEventTrigger(kafka="nowhere", payload=1))
     async with asyncio.timeout(40):
         await run.task
@@ -263,7 +266,7 @@ async def test_topic_that_is_missing_fails_the_task(topic: str, runs: Runs) -> N
     assert "there is no topic 'nowhere'" in outcome.reason
 
 
-async def test_message_that_is_too_large_is_named(kafka_server: RealKafka, topic: str, runs: Runs) -> None:
+async def test_too_large_message_is_named(kafka_server: RealKafka, topic: str, runs: Runs) -> None:
     messages = ["small", "x" * 2_000_000]
     outcome = await runs.start(PublishEventTrigger(kafka=topic, messages=messages)).outcome()
     assert isinstance(outcome, Failure)
@@ -272,7 +275,7 @@ async def test_message_that_is_too_large_is_named(kafka_server: RealKafka, topic
     assert values(kafka_server, topic) == [], "some of a transaction count"
 
 
-async def test_cluster_that_cannot_be_reached_is_tried_until_the_timeout(
+async def test_unreachable_cluster_is_retried_until_the_timeout(
     topic: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(monkeypatch, {"bootstrap.servers": f"127.0.0.1:{free_port()}"})
@@ -282,7 +285,7 @@ async def test_cluster_that_cannot_be_reached_is_tried_until_the_timeout(
     assert "kafka_default" in outcome.reason
 
 
-async def test_partition_that_is_missing_is_named(topic: str, runs: Runs) -> None:
+async def test_missing_partition_is_named(topic: str, runs: Runs) -> None:
     publish = PublishEventOperator(task_id="t", kafka=topic, messages=[KafkaMessage("x", partition=7)])
     async with running(publish) as task, asyncio.timeout(30):
         outcome = await task.outcome()
@@ -297,7 +300,7 @@ async def test_partition_that_is_missing_is_named(topic: str, runs: Runs) -> Non
         (ResourceType.TRANSACTIONAL_ID, "deferrable-ops-", True, "transactional ids that begin with"),
     ],
 )
-async def test_permission_that_is_missing_is_named(
+async def test_missing_permission_is_named(
     kafka_server: RealKafka,
     topic: str,
     runs: Runs,

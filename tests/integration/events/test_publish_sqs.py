@@ -1,4 +1,4 @@
-"""Publishing to SQS queues: in order, with what tells repetitions, whatever is killed meanwhile."""
+"""Publishing to SQS queues: in order, with ids for repetitions, also after kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ID = "deferrable-ops-id"
 
 @pytest.fixture
 def queue(sqs_server: RealSqs, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a queue that Airflow's connection aws_default reaches."""
+    """The URL of a queue of the connection aws_default."""
     for name, value in sqs_server.connection().items():
         monkeypatch.setenv(name, value)
     return sqs_server.create_queue(f"published-{next(_numbers)}")
@@ -41,7 +41,7 @@ def fifo(sqs_server: RealSqs, queue: str) -> str:
 
 
 def received(server: RealSqs, url: str) -> list[dict[str, Any]]:
-    """Take all messages out of a queue."""
+    """Receive all messages of a queue."""
     sqs, found = client("sqs", server.url), []
     told = {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": ["All"]}
     while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, **told).get("Messages"):
@@ -56,7 +56,7 @@ def bodies(messages: list[dict[str, Any]]) -> list[Any]:
 
 
 def ids(messages: list[dict[str, Any]]) -> list[int]:
-    """Return the messages' numbers, which the library's attribute tells."""
+    """Return the message numbers from the attribute deferrable-ops-id."""
     return [int(one["MessageAttributes"][ID]["StringValue"].rpartition("/")[2]) for one in messages]
 
 
@@ -72,7 +72,7 @@ async def test_message_releases_a_wait_of_another_task(queue: str, runs: Runs) -
     async with running(publish) as task, asyncio.timeout(30):
         value = (await task.outcome()).value
     assert (value["count"], value["queue_url"], len(value["message_ids"])) == (1, queue, 1)
-    # The operator ran on an inbox of its own; the queue is what they have in common.
+    # The operator ran on another inbox; both use the same queue.
     assert payloads(await value_of(wait))["paid"] == {"amount": 7, "day": "ä"}
 
 
@@ -112,7 +112,7 @@ async def test_fifo_queue_keeps_the_order_of_each_group(sqs_server: RealSqs, fif
 
 
 @pytest.mark.parametrize("kind", ["standard", "fifo"])
-async def test_answer_that_is_lost_is_asked_for_again(
+async def test_lost_response_causes_a_retry(
     sqs_server: RealSqs, queue: str, fifo: str, runs: Runs, kind: str
 ) -> None:
     url = queue if kind == "standard" else fifo
@@ -126,7 +126,7 @@ async def test_answer_that_is_lost_is_asked_for_again(
     assert sorted(found) == ([0, 0, 1, 1, 2, 2] if kind == "standard" else [0, 1, 2])
 
 
-async def test_what_sqs_did_not_take_of_a_batch_is_sent_again(
+async def test_messages_of_a_batch_that_sqs_refused_are_sent_again(
     sqs_server: RealSqs, queue: str, runs: Runs
 ) -> None:
     def two_fail(answer: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ async def test_what_sqs_did_not_take_of_a_batch_is_sent_again(
 
 
 @pytest.mark.parametrize("kind, most_repeated", [("standard", 10), ("fifo", 0)])
-async def test_killed_triggerer_repeats_at_most_the_batch_under_way(
+async def test_killed_triggerer_repeats_at_most_one_batch(
     sqs_server: RealSqs,
     queue: str,
     fifo: str,
@@ -195,7 +195,7 @@ async def test_two_triggerers_at_once_publish_once(
     assert sorted(ids(received(sqs_server, queue))) == list(range(100))
 
 
-async def test_file_that_changed_while_it_was_published_is_not_mixed(
+async def test_file_that_changed_during_publishing_fails_the_task(
     queue: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "messages.jsonl"
@@ -219,7 +219,7 @@ async def run_progress(run: Run) -> Any:
     return found[0].progress if found else None
 
 
-async def test_trouble_that_passes_is_waited_out(sqs_server: RealSqs, queue: str, runs: Runs) -> None:
+async def test_temporary_errors_are_retried(sqs_server: RealSqs, queue: str, runs: Runs) -> None:
     fault = sqs_server.proxy.fail("SendMessageBatch", times=3, status=503, code="ServiceUnavailable")
     try:
         value = await value_of(runs.start(publishing(queue, payload=1)))
@@ -229,7 +229,7 @@ async def test_trouble_that_passes_is_waited_out(sqs_server: RealSqs, queue: str
     assert ids(received(sqs_server, queue)) == [0]
 
 
-async def test_what_does_not_pass_until_the_timeout_is_named(
+async def test_error_that_lasts_until_the_timeout_is_named(
     sqs_server: RealSqs, queue: str, runs: Runs
 ) -> None:
     fault = sqs_server.proxy.fail("SendMessageBatch", times=1_000, status=503, code="ServiceUnavailable")
@@ -242,14 +242,14 @@ async def test_what_does_not_pass_until_the_timeout_is_named(
     assert "ServiceUnavailable" in outcome.reason
 
 
-async def test_queue_that_is_missing_fails_the_task(queue: str, runs: Runs) -> None:
+async def test_missing_queue_fails_the_task(queue: str, runs: Runs) -> None:
     outcome = await runs.start(publishing(f"{queue}-not", payload=1)).outcome()
     assert isinstance(outcome, Failure)
     assert "there is no queue" in outcome.reason
     assert f"{queue}-not" in outcome.reason
 
 
-async def test_permission_that_is_missing_is_named(sqs_server: RealSqs, queue: str, runs: Runs) -> None:
+async def test_missing_permission_is_named(sqs_server: RealSqs, queue: str, runs: Runs) -> None:
     fault = sqs_server.proxy.fail("SendMessageBatch", times=1, status=403, code="AccessDenied")
     try:
         outcome = await runs.start(publishing(queue, payload=1)).outcome()
@@ -269,9 +269,7 @@ async def test_permission_that_is_missing_is_named(sqs_server: RealSqs, queue: s
         (SqsMessage(1, deduplication_id="a"), "deduplication_id= needs a FIFO queue"),
     ],
 )
-async def test_message_that_sqs_does_not_take_is_named(
-    queue: str, runs: Runs, message: Any, said: str
-) -> None:
+async def test_message_that_sqs_refuses_is_named(queue: str, runs: Runs, message: Any, said: str) -> None:
     publish = PublishEventOperator(task_id="t", sqs=queue, messages=[message])
     outcome = await runs.start(PublishEventTrigger(**publish.trigger_kwargs())).outcome()
     assert isinstance(outcome, Failure)

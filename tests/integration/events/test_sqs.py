@@ -1,4 +1,4 @@
-"""Waits for messages of SQS queues, each by its trigger, as a triggerer runs it."""
+"""Waits for messages of SQS queues, with the triggers run like in a triggerer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from real_sqs import RealSqs, name_of
 
 @pytest.fixture(autouse=True)
 def connection(server: RealSqs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow's connection aws_default reaches the server."""
+    """Make the connection aws_default point to the server."""
     for name, value in server.connection().items():
         monkeypatch.setenv(name, value)
 
@@ -39,7 +39,7 @@ async def until_polled(server: RealSqs, queue: str) -> None:
     await eventually(lambda: server.proxy.under_way("ReceiveMessage", name_of(queue)), "the poll")
 
 
-async def test_sensor_ends_with_a_message_that_matches(server: RealSqs, queue: str) -> None:
+async def test_sensor_ends_with_a_matching_message(server: RealSqs, queue: str) -> None:
     match = "status == 'done' && amount > `0` && attributes.shop == 'web'"
     sensor = EventSensor(
         task_id="paid", event=SqsEvent(queue, dedicated=True, match=match), since="2020-01-01"
@@ -59,7 +59,7 @@ async def test_sensor_ends_with_a_message_that_matches(server: RealSqs, queue: s
     assert abs(datetime.now(UTC) - datetime.fromisoformat(came["time"])).total_seconds() < 20
 
 
-async def test_message_is_there_for_every_wait_that_it_matches_and_for_later_ones(
+async def test_message_reaches_every_matching_wait_and_later_ones(
     server: RealSqs, runs: Runs, queue: str
 ) -> None:
     waits = [runs.start(waiting_for(paid(queue, {"n": n % 3}))) for n in range(9)]
@@ -71,13 +71,11 @@ async def test_message_is_there_for_every_wait_that_it_matches_and_for_later_one
     values = [payloads(await value_of(wait)) for wait in waits]
     assert values == [{"paid": {"n": n % 3}} for n in range(9)]
     await eventually(lambda: server.count(queue) == 0, "the queue to be empty")
-    # Nobody waited for this one when it came, and it is no longer in the queue.
+    # No wait existed when this message arrived, and it is no longer in the queue.
     assert payloads(await value_of(runs.start(waiting_for(paid(queue, {"n": 3}))))) == {"paid": {"n": 3}}
 
 
-async def test_wait_that_is_killed_goes_on_in_another_process(
-    server: RealSqs, runs: Runs, queue: str
-) -> None:
+async def test_killed_wait_resumes_in_another_process(server: RealSqs, runs: Runs, queue: str) -> None:
     attempt = new_attempt()
     trigger = waiting_for_events({"a": paid(queue, {"n": 1}), "b": paid(queue, {"n": 2})}, since=LONG_AGO)
     first = runs.start(trigger, attempt)
@@ -90,7 +88,7 @@ async def test_wait_that_is_killed_goes_on_in_another_process(
     assert payloads(await value_of(second)) == {"a": {"n": 1}, "b": {"n": 2}}
 
 
-async def test_next_wait_need_not_wait_for_what_was_sent_to_the_poll_of_the_last(
+async def test_message_sent_during_the_last_poll_is_available_to_the_next_wait(
     server: RealSqs, runs: Runs
 ) -> None:
     queue = server.create_queue("one-after-another", visibility=120)
@@ -103,7 +101,7 @@ async def test_next_wait_need_not_wait_for_what_was_sent_to_the_poll_of_the_last
         assert time.monotonic() - began < 10, "it was hidden"
 
 
-async def test_thread_ends_once_the_last_poll_is_over(server: RealSqs, runs: Runs, queue: str) -> None:
+async def test_thread_ends_after_the_last_poll(server: RealSqs, runs: Runs, queue: str) -> None:
     run = runs.start(waiting_for(paid(queue)))
     await until_polled(server, queue)
     await asyncio.to_thread(server.send, queue, "first")
@@ -140,13 +138,13 @@ async def test_refusal_fails_the_wait_with_the_reason(
     assert "may not sqs:ReceiveMessage" in outcome.reason
 
 
-async def test_connection_that_is_missing_fails_the_wait(runs: Runs, queue: str) -> None:
+async def test_missing_connection_fails_the_wait(runs: Runs, queue: str) -> None:
     outcome = await runs.start(waiting_for(paid(queue, aws_conn_id="aws_payments"))).outcome()
     assert isinstance(outcome, Failure)
     assert "there is no connection 'aws_payments'" in outcome.reason
 
 
-async def test_large_message_is_told_in_the_log(
+async def test_large_message_is_logged(
     server: RealSqs, runs: Runs, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     taking = runs.start(waiting_for(paid(queue, "attributes.shop == 'web' && !payload")))

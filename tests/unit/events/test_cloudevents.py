@@ -84,7 +84,7 @@ def test_an_event_without_data_has_none() -> None:
 @pytest.mark.parametrize(
     ("header", "value"),
     [
-        # http-protocol-binding.md 3.1.3.2: the example, its lower case, and an older sender's quoted string.
+        # http-protocol-binding.md 3.1.3.2: the example, its lower-case form, and the quoted string of older senders.
         ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro € 😀"),
         ("Euro%20%e2%82%ac", "Euro €"),
         (r'"a \"quoted\" value"', 'a "quoted" value'),
@@ -99,7 +99,7 @@ def test_header_values_are_decoded_once(header: str, value: str) -> None:
 
 
 def test_an_overlong_encoding_is_refused() -> None:
-    # The specification's own example of what MUST be rejected.
+    # The specification's example of a value that MUST be rejected.
     found = parse_cloud_event(BINARY | {"ce-id": "1", "ce-subject": "%C0%A0"}, b"")
     assert found == Malformed("the percent-encoded header ce-subject is not UTF-8")
 
@@ -133,9 +133,7 @@ def test_other_requests_carry_no_cloud_event() -> None:
         ({"content-type": "application/cloudevents+avro"}, b"", "avro is not supported"),
     ],
 )
-def test_what_claims_to_be_one_and_is_not_is_refused(
-    headers: dict[str, str], body: bytes, reason: str
-) -> None:
+def test_malformed_cloud_event_is_refused(headers: dict[str, str], body: bytes, reason: str) -> None:
     found = parse_cloud_event(headers, body)
     assert isinstance(found, Malformed)
     assert reason in found.reason
@@ -151,7 +149,7 @@ def test_what_claims_to_be_one_and_is_not_is_refused(
         lambda value: json.dumps(value).encode()
     ),
 )
-def test_no_request_breaks_anything(headers: dict[str, str], body: bytes) -> None:
+def test_parsing_never_raises(headers: dict[str, str], body: bytes) -> None:
     found = parse_cloud_event(headers, body)
     if isinstance(found, CloudEvent):
         json.dumps(found.attributes)

@@ -41,7 +41,7 @@ def name(text: str) -> tuple[str, Truth]:
     return text, lambda come: text in come
 
 
-# The text of a condition, and what it means, made side by side.
+# Generates the text of a condition together with its meaning.
 terms = st.recursive(
     st.sampled_from(NAMES).map(name),
     lambda inner: (
@@ -55,7 +55,7 @@ conditions = st.lists(st.lists(terms, min_size=1, max_size=3).map(all_of), min_s
 
 
 @given(conditions)
-def test_a_condition_is_what_its_truth_table_says(drawn: tuple[str, Truth]) -> None:
+def test_a_condition_equals_its_truth_table(drawn: tuple[str, Truth]) -> None:
     text, truth = drawn
     condition = parse_condition(text, NAMES)
     for come in SUBSETS:
@@ -63,7 +63,7 @@ def test_a_condition_is_what_its_truth_table_says(drawn: tuple[str, Truth]) -> N
 
 
 @given(conditions)
-def test_a_condition_never_becomes_false_again(drawn: tuple[str, Truth]) -> None:
+def test_a_true_condition_stays_true(drawn: tuple[str, Truth]) -> None:
     condition = parse_condition(drawn[0], NAMES)
     assert holds(condition, set(NAMES))
     assert not holds(condition, set())
@@ -73,7 +73,7 @@ def test_a_condition_never_becomes_false_again(drawn: tuple[str, Truth]) -> None
 
 
 @given(conditions)
-def test_what_is_missing_is_what_makes_a_condition_true(drawn: tuple[str, Truth]) -> None:
+def test_receiving_the_missing_events_makes_a_condition_true(drawn: tuple[str, Truth]) -> None:
     condition = parse_condition(drawn[0], NAMES)
     for come in SUBSETS:
         left = missing(condition, come)
@@ -88,7 +88,7 @@ def test_what_is_missing_is_what_makes_a_condition_true(drawn: tuple[str, Truth]
 @given(
     st.text() | st.lists(st.sampled_from([*"abz&|(),2 ", "at_least", "not", "-"]), max_size=12).map("".join)
 )
-def test_any_text_is_a_condition_or_refused_with_a_reason(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_a_reason(text: str) -> None:
     try:
         condition = parse_condition(text, NAMES)
     except InputError:
@@ -97,7 +97,7 @@ def test_any_text_is_a_condition_or_refused_with_a_reason(text: str) -> None:
         assert names_in(condition) <= set(NAMES)
 
 
-def test_by_default_all_must_come() -> None:
+def test_by_default_all_events_are_needed() -> None:
     condition = parse_condition(None, ["a", "b"])
     assert not holds(condition, {"a"})
     assert holds(condition, {"a", "b"})
@@ -122,7 +122,7 @@ def test_and_binds_more_tightly_than_or() -> None:
         ("a & b", {"a", "b"}, "nothing"),
     ],
 )
-def test_what_is_missing_is_said_in_words(text: str, come: set[str], words: str) -> None:
+def test_missing_events_are_described_in_words(text: str, come: set[str], words: str) -> None:
     assert describe(missing(parse_condition(text, NAMES), come)) == words
 
 
@@ -161,7 +161,7 @@ def test_what_is_missing_is_said_in_words(text: str, come: set[str], words: str)
         ("at_least(1, " * 10_000, "more than 50 parentheses"),
     ],
 )
-def test_what_is_no_condition_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_invalid_condition_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         parse_condition(text, [*NAMES, "sign"])
 
@@ -177,7 +177,7 @@ def test_what_is_no_condition_is_refused_with_the_reason(text: str, reason: str)
         ([5], "has the name 5"),
     ],
 )
-def test_a_name_that_no_condition_could_speak_of_is_refused(names: list[Any], reason: str) -> None:
+def test_invalid_event_name_is_refused(names: list[Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         check_names(names)
 
@@ -187,11 +187,11 @@ def test_a_condition_must_be_text() -> None:
         parse_condition(["a"], NAMES)  # type: ignore[arg-type]
 
 
-def test_any_number_of_parentheses_may_stand_side_by_side() -> None:
+def test_any_number_of_parentheses_is_allowed_side_by_side() -> None:
     assert holds(parse_condition(" & ".join(["(a)", "at_least(1, b)"] * 200), NAMES), {"a", "b"})
 
 
-def test_names_may_hold_dots_and_dashes() -> None:
+def test_names_may_have_dots_and_dashes() -> None:
     assert names_in(parse_condition("eu-orders & v1.payments", ["eu-orders", "v1.payments"])) == {
         "eu-orders",
         "v1.payments",

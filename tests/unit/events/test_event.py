@@ -57,18 +57,20 @@ def test_a_tombstone_has_no_payload() -> None:
 
 
 @given(timestamp=st.none() | st.integers(), key=st.none() | st.binary(), value=st.none() | st.binary())
-def test_no_record_breaks_anything(timestamp: int | None, key: bytes | None, value: bytes | None) -> None:
+def test_converting_a_record_never_raises(
+    timestamp: int | None, key: bytes | None, value: bytes | None
+) -> None:
     found = record(timestamp=timestamp, key=key, value=value, headers=[("a\x00\ud800", value)])
     json.dumps(found.as_result(), ensure_ascii=False).encode()
 
 
-def test_a_record_without_a_usable_timestamp_is_as_old_as_its_receipt() -> None:
+def test_a_record_without_a_valid_timestamp_has_the_time_of_receipt() -> None:
     assert record(timestamp=-1).time == 5.0
     assert record(timestamp=None).time == 5.0
     assert record(timestamp=2**62).time == 5.0
 
 
-def test_a_topic_made_again_is_not_taken_for_the_old_one() -> None:
+def test_a_recreated_topic_has_other_dedupe_keys() -> None:
     assert record().dedupe_key != record(timestamp=1_800_000_000_000).dedupe_key
 
 
@@ -85,13 +87,13 @@ def test_a_message_keeps_what_can_be_matched() -> None:
     )
 
 
-def test_a_message_with_nothing_but_an_id_is_taken() -> None:
+def test_a_message_with_only_an_id_is_accepted() -> None:
     bare = sqs_event("sqs:q", {"MessageId": "m-1"}, received_at=5.0)
     assert (bare.time, bare.payload, bare.attributes["attributes"]) == (5.0, "", {})
     assert message(Attributes={"SentTimestamp": "soon"}).time == 5.0
 
 
-def test_a_payload_cannot_pass_for_what_the_source_reports() -> None:
+def test_a_payload_cannot_forge_the_fields_of_its_source() -> None:
     forged = message(Body='{"metadata": {"SenderId": "root"}, "rows": 1}')
     assert forged.fields()["metadata"]["SenderId"] == "AIDA"
     assert forged.fields()["rows"] == 1
@@ -99,11 +101,12 @@ def test_a_payload_cannot_pass_for_what_the_source_reports() -> None:
 
 
 def test_a_payloads_own_key_payload_stays_reachable() -> None:
-    assert event({"payload": {"op": "c"}}).fields()["payload"] == {"op": "c"}  # as Debezium sends it
+    # Debezium sends such payloads.
+    assert event({"payload": {"op": "c"}}).fields()["payload"] == {"op": "c"}
     assert event("text").fields() == {"payload": "text"}
 
 
-def test_an_event_that_is_too_large_is_kept_without_its_payload() -> None:
+def test_a_too_large_event_is_stored_without_its_payload() -> None:
     kept = message().without_payload(2_000_000)
     assert kept.payload is None
     assert kept.attributes["metadata"]["dropped_payload_bytes"] == 2_000_000

@@ -12,7 +12,7 @@ from unit.events.support import event
 
 from deferrable_ops.events.match_index import MatchIndex
 
-# Few keys and values, so that matches share paths, and events meet them.
+# Few keys and values, so that matches share paths, and events fulfil them.
 keys = st.sampled_from(["a", "b", "payload", "headers"])
 leaves = st.sampled_from([None, True, False, 0, 1, 1.0, "x", "1", [], [1], [True], [{"a": 1}]])
 wanted = st.recursive(
@@ -42,7 +42,7 @@ headers = st.dictionaries(keys, leaves, max_size=2)
 
 
 def met(match: Any, fields: Mapping[str, Any]) -> bool:
-    """Say whether a match is met, written without the code under test."""
+    """Return whether an event fulfils a match, without the code under test."""
     if match is None:
         return True
     if isinstance(match, str):
@@ -74,12 +74,12 @@ def _one(value: Any) -> bool:
 def _value_met(value: Any, found: Any) -> bool:
     if isinstance(value, dict):
         return isinstance(found, dict) and met(value, found)
-    # Of these few values, the types tell what Python's == confuses: True and 1, [True] and [1].
+    # Types distinguish values that are equal in Python: True and 1, [True] and [1].
     return value == found and str(value).replace("1.0", "1") == str(found).replace("1.0", "1")
 
 
 class AnyChanges(RuleBasedStateMachine):
-    """An index through additions and removals finds what a scan of all matches finds, where keys have several."""
+    """After additions and removals, an index finds the same as a scan of all matches, also if keys have several."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,14 +150,15 @@ def test_a_thousand_equalities_cost_a_message_at_most_twice_what_ten_do() -> Non
             )
             for n in random.Random(1).choices(range(10), k=200)
         ]
-        for _ in range(5):  # the machine may be busy with something else for a moment
+        # The machine may be busy for a moment.
+        for _ in range(5):
             if _seconds(many, messages) <= 2 * _seconds(few, messages):
                 break
         else:
             raise AssertionError(f"a thousand matches like {shape(1)} cost more than twice what ten do")
 
 
-def test_an_expression_is_tried_once_for_all_who_have_it() -> None:
+def test_an_expression_is_evaluated_once_for_all_matches_that_use_it() -> None:
     index: MatchIndex[int] = MatchIndex()
     for key in range(1000):
         index.add(key, "a == 'x'")

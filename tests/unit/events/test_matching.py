@@ -31,7 +31,7 @@ expressions = st.sampled_from(
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Equality as JSON has it, written without the code under test."""
+    """Return whether two values are equal in JSON, without the code under test."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, list) and isinstance(other, list):
@@ -51,13 +51,13 @@ def test_matching_never_raises(match: Any, payload: Any, headers: Any) -> None:
 
 
 @given(one=json_values, other=json_values)
-def test_values_are_comparable_exactly_when_json_says_so(one: Any, other: Any) -> None:
+def test_comparable_values_are_equal_exactly_when_equal_in_json(one: Any, other: Any) -> None:
     assert (comparable(one) == comparable(other)) is same_json(one, other)
     assert hash(comparable(one)) == hash(comparable(one))
 
 
 @given(st.data())
-def test_small_values_are_comparable_exactly_when_json_says_so(data: st.DataObject) -> None:
+def test_comparable_small_values_are_equal_exactly_when_equal_in_json(data: st.DataObject) -> None:
     small = st.recursive(
         st.sampled_from([None, True, False, 0, 1, 0.0, 1.0, "", "1"]),
         lambda children: st.lists(children, max_size=2) | st.dictionaries(st.just("a"), children),
@@ -67,13 +67,14 @@ def test_small_values_are_comparable_exactly_when_json_says_so(data: st.DataObje
     assert (comparable(one) == comparable(other)) is same_json(one, other)
 
 
-def test_a_payload_beyond_all_depth_matches_nothing() -> None:
+def test_a_too_deeply_nested_payload_matches_nothing() -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
     assert not matches({"a": [1]}, event({"a": deep}))
     assert not matches("a[0][0] == `1`", event({"a": deep}))
-    while deep:  # Python itself cannot free it at once
+    # Python cannot free it in one step.
+    while deep:
         deep = deep.pop()
 
 

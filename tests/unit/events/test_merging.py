@@ -1,4 +1,4 @@
-"""Messages that belong together become one, by rules."""
+"""Rules merge groups of messages."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def test_messages_of_a_group_become_one_and_the_rest_is_counted() -> None:
     assert LOADS[0]["part"] == "a", "a message was changed"
 
 
-def test_fields_tell_the_groups_of_a_rule_in_the_order_in_which_they_came() -> None:
+def test_messages_are_grouped_by_fields_in_order_of_arrival() -> None:
     merged, left_over = merge(LOADS, [Merge(group_by=["table"], combine={"rows": "list"})])
     assert [(one["table"], one["rows"]) for one in merged] == [("orders", [2, 3.5, 1]), ("payments", [5])]
     assert left_over == 1
 
 
-def test_first_rule_that_matches_takes_a_message() -> None:
+def test_first_matching_rule_applies() -> None:
     rules = [Merge("rows > `4`", combine={"db": "list"}), Merge(group_by=["db"], combine={"rows": "sum"})]
     merged, _ = merge(LOADS, rules)
     assert [one["rows"] for one in merged] == [5.5, 5, 1]
     assert merged[1]["db"] == ["sales"]
 
 
-def test_groups_are_told_as_json_tells_values() -> None:
+def test_groups_use_the_equality_of_json() -> None:
     payloads: list[Any] = [{"k": 1}, {"k": True}, {"k": 1.0}, {"k": "1"}, {"k": [1]}, {}, {"k": None}]
     merged, _ = merge(payloads, [Merge(group_by=["k"], combine={"k": "list"})])
     assert [one.get("k") for one in merged] == [[1, 1.0], [True], ["1"], [[1]], [None]]
@@ -120,12 +120,12 @@ def test_bad_rule_is_named(arguments: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("rules", [[], {}, [{"match": None}], "rule"])
-def test_what_is_no_rule_is_refused(rules: Any) -> None:
+def test_invalid_rule_is_refused(rules: Any) -> None:
     with pytest.raises(InputError, match="merge= must be a Merge"):
         rules_to_json(rules)
 
 
-def test_rules_travel_as_plain_data() -> None:
+def test_rules_are_serialized_as_plain_data() -> None:
     rule = Merge({"db": "{{ params.db }}"}, group_by=["table"], combine={"part": "{{ params.how }}"})
     data = rules_to_json(rule)
     assert data == [

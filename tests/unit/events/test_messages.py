@@ -1,4 +1,4 @@
-"""Messages: payloads, alone or with what Kafka and SQS carry beside them."""
+"""Messages to publish: plain payloads, Kafka records and SQS messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deferrable_ops.events.messages import (
 from deferrable_ops.exceptions import InputError
 
 
-def test_kafka_messages_come_back_from_the_plain_data_in_which_they_travel() -> None:
+def test_kafka_messages_survive_serialization() -> None:
     messages = [
         {"key": "a payload's own"},
         KafkaMessage([1], key="k", headers={"a": "b"}, partition=2),
@@ -33,7 +33,7 @@ def test_kafka_messages_come_back_from_the_plain_data_in_which_they_travel() -> 
     ]
 
 
-def test_sqs_messages_come_back_from_the_plain_data_in_which_they_travel() -> None:
+def test_sqs_messages_survive_serialization() -> None:
     messages = [
         "text",
         SqsMessage(1, attributes={"n": 1.5}, group_id="g", deduplication_id="d", delay=timedelta(minutes=1)),
@@ -43,7 +43,7 @@ def test_sqs_messages_come_back_from_the_plain_data_in_which_they_travel() -> No
     assert found[1].delay == 60
 
 
-def test_template_that_became_json_text_is_a_list() -> None:
+def test_template_rendered_to_json_text_is_a_list() -> None:
     assert payloads_from_json('[{"a": 1}, "b"]') == [{"a": 1}, "b"]
     with pytest.raises(InputError, match="tojson"):
         payloads_from_json("['a']")
@@ -55,12 +55,12 @@ def test_template_that_became_json_text_is_a_list() -> None:
     "payload, encoded",
     [("ä", "ä".encode()), ({"b": [1, "ü"]}, '{"b":[1,"ü"]}'.encode()), (None, b"null"), (1.5, b"1.5")],
 )
-def test_texts_are_sent_as_they_are_and_all_else_as_json(payload: Any, encoded: bytes) -> None:
+def test_text_is_sent_unchanged_and_other_values_as_json(payload: Any, encoded: bytes) -> None:
     assert encode_payload("payload=", payload) == encoded
 
 
 @pytest.mark.parametrize("payload", ["\ud800", ["\ud800"], float("nan"), {"a": object()}])
-def test_what_is_no_text_and_no_json_is_refused(payload: Any) -> None:
+def test_value_that_is_neither_text_nor_json_is_refused(payload: Any) -> None:
     with pytest.raises(InputError, match=r"^messages\[3\] "):
         encode_payload("messages[3]", payload)
 
@@ -96,7 +96,7 @@ def test_bad_argument_is_named(kind: type[Any], arguments: dict[str, Any], messa
     assert message in str(caught.value)
 
 
-def test_message_at_fault_is_named_once_its_templates_are_rendered() -> None:
+def test_invalid_rendered_message_is_named() -> None:
     data = messages_to_json(["fine", SqsMessage("x", delay="{{ params.delay }}")])
     data[1]["delay"] = "soon"
     with pytest.raises(InputError, match=r"^messages\[1\]: delay='soon'"):

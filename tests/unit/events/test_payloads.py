@@ -12,7 +12,7 @@ from deferrable_ops.events.payloads import decode_payload
 
 
 @given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_body_becomes_a_value_that_can_be_kept(body: bytes) -> None:
+def test_any_body_becomes_a_storable_value(body: bytes) -> None:
     value = decode_payload(body)
     kept = json.dumps(value, allow_nan=False, ensure_ascii=False)
     kept.encode()
@@ -43,5 +43,5 @@ def test_any_body_becomes_a_value_that_can_be_kept(body: bytes) -> None:
         (b"[" * 100_000, "[" * 100_000),
     ],
 )
-def test_what_is_json_and_what_stays_text(body: bytes, value: Any) -> None:
+def test_json_is_decoded_and_other_bodies_stay_text(body: bytes, value: Any) -> None:
     assert decode_payload(body) == value

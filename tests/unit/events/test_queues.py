@@ -1,4 +1,4 @@
-"""What a queue's URL says of it."""
+"""Parsing the URL of a queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAYMENTS = "arn:aws:sqs:eu-west-1:123456789012:payments"
         "https://eu-west-1a.vpce-0a1b-c2d3.sqs.eu-west-1.vpce.amazonaws.com/123456789012/payments",
     ],
 )
-def test_all_urls_of_a_queue_name_one_source(url: str) -> None:
+def test_all_urls_of_a_queue_have_one_source(url: str) -> None:
     queue = queue_of(url)
     assert queue.source == f"sqs:{PAYMENTS}"
     assert queue.region == "eu-west-1"
@@ -42,7 +42,7 @@ def test_all_urls_of_a_queue_name_one_source(url: str) -> None:
         ),
     ],
 )
-def test_arn_names_the_partition_of_the_region(url: str, arn: str) -> None:
+def test_arn_has_the_partition_of_the_region(url: str, arn: str) -> None:
     assert queue_of(url).arn == arn
 
 
@@ -57,25 +57,25 @@ def test_arn_names_the_partition_of_the_region(url: str, arn: str) -> None:
         "https://xsqs.eu-west-1.amazonaws.com/123456789012/payments",
     ],
 )
-def test_queue_of_another_server_goes_by_its_url_and_is_reached_there(url: str) -> None:
+def test_queue_of_another_server_is_identified_by_its_url(url: str) -> None:
     queue = queue_of(url)
     assert queue.source == f"sqs:{url}"
     assert queue.region is None
     assert queue.own_endpoint == "/".join(url.split("/")[:3])
 
 
-def test_other_path_than_an_accounts_tells_no_arn() -> None:
+def test_path_without_an_account_has_no_arn() -> None:
     assert queue_of("https://sqs.eu-west-1.amazonaws.com/queue/payments").arn is None
 
 
-def test_only_the_regions_usual_endpoint_is_left_to_botocore_to_find() -> None:
+def test_only_regional_endpoints_are_derived_by_botocore() -> None:
     path = "/123456789012/payments"
     assert queue_of(f"https://sqs.eu-west-1.amazonaws.com{path}").own_endpoint is None
     private = "https://vpce-0a1b.sqs.eu-west-1.vpce.amazonaws.com"
     assert queue_of(private + path).own_endpoint == private
 
 
-def test_order_is_told_by_the_name() -> None:
+def test_fifo_queue_is_recognized_by_its_name() -> None:
     assert queue_of("https://sqs.eu-west-1.amazonaws.com/123456789012/a.fifo").is_fifo
     assert queue_of("https://sqs.eu-west-1.amazonaws.com/123456789012/a.fifo/").is_fifo
     assert not queue_of("https://sqs.eu-west-1.amazonaws.com/123456789012/fifo").is_fifo

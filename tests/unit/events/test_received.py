@@ -22,7 +22,7 @@ keeps = st.sampled_from(["first", "last", "all"])
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> list[Arrival]:
-    """Events in commit order, with gaps in it, as other waits' events leave them."""
+    """Events in commit order, with gaps for the events of other waits."""
     orders = sorted(draw(st.sets(st.integers(1, 60), max_size=15)))
     names = st.sets(st.sampled_from([*NAMES, "of another wait"]), max_size=3)
     return [(order, event({"number": order}, time=float(order)), draw(names)) for order in orders]

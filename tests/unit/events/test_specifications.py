@@ -39,7 +39,7 @@ specifications = (
 
 
 class Task(Templater):
-    """What renders templates in Airflow, on a worker and in a triggerer: operators and triggers are both this."""
+    """Renders templates like Airflow's operators on a worker and triggers in a triggerer, which share this class."""
 
     template_fields = ("events",)
     template_ext = ()
@@ -53,20 +53,20 @@ class Task(Templater):
 
 
 class Output:
-    """What an operator is given as another task's output."""
+    """Return the output of another task, as passed to an operator."""
 
     def iter_references(self) -> list[Any]:
         return []
 
 
 @given(specifications)
-def test_a_specification_travels_as_json(specification: Specification) -> None:
+def test_a_specification_is_serialized_as_json(specification: Specification) -> None:
     sent = json.loads(json.dumps(specification_to_json(specification)))
     assert specification_from_json(sent) == specification
     assert pickle.loads(pickle.dumps(specification)) == specification
 
 
-def test_airflow_renders_what_travels_and_leaves_the_specification_as_it_was() -> None:
+def test_rendering_does_not_change_the_specification() -> None:
     orders = KafkaEvent(
         "etl-{{ env }}", match={"partition": "{{ ds }}", "deep": {"list": ["{{ ds }}", 1, None]}, "rows": 5}
     )
@@ -82,7 +82,7 @@ def test_airflow_renders_what_travels_and_leaves_the_specification_as_it_was() -
     assert orders.match == {"partition": "{{ ds }}", "deep": {"list": ["{{ ds }}", 1, None]}, "rows": 5}
 
 
-def test_a_specification_cannot_change() -> None:
+def test_a_specification_is_immutable() -> None:
     given_match = {"a": [1]}
     specification = ChannelEvent("signoff", match=given_match)
     given_match["a"].append(2)
@@ -93,7 +93,7 @@ def test_a_specification_cannot_change() -> None:
         specification.name = "other"  # type: ignore[misc]
 
 
-def test_what_is_known_later_is_judged_later() -> None:
+def test_templates_are_checked_after_rendering() -> None:
     ChannelEvent("{{ params.channel }}", match="status == '{{ params.status }}' &&")
     with pytest.raises(InputError, match="name="):
         specification_from_json({"type": "channel", "name": "not a channel"})
@@ -101,7 +101,7 @@ def test_what_is_known_later_is_judged_later() -> None:
         specification_from_json({"type": "channel", "name": "signoff", "match": "status == 'done' &&"})
 
 
-def test_another_tasks_output_stays_itself() -> None:
+def test_output_of_another_task_stays_unchanged() -> None:
     output = Output()
     specification = KafkaEvent("orders", match={"id": output})  # type: ignore[dict-item]
     assert specification_to_json(specification)["match"]["id"] is output
@@ -140,7 +140,7 @@ def test_another_tasks_output_stays_itself() -> None:
         (lambda: ChannelEvent("a", match="not_null()"), r"at least 1"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(make: Any, says: str) -> None:
+def test_a_wrong_argument_is_named(make: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         make()
 
@@ -153,7 +153,7 @@ def test_a_match_nested_too_deeply_is_refused() -> None:
         ChannelEvent("a", match=match)
 
 
-def test_a_queue_that_is_not_dedicated_is_refused_with_the_way_out() -> None:
+def test_a_queue_that_is_not_dedicated_is_refused_with_the_fix() -> None:
     with pytest.raises(InputError, match=r"dedicated=True is missing.*SNS topic.*fan-out"):
         SqsEvent(QUEUE)
     with pytest.raises(InputError, match="dedicated=True is missing"):
@@ -166,13 +166,13 @@ def test_credentials_of_a_queues_url_stay_out_of_the_error() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_sources_are_told_apart() -> None:
+def test_different_sources_have_different_names() -> None:
     assert ChannelEvent("a").source == "channel:a"
     assert KafkaEvent("a").source == "kafka:kafka_default/a"
     assert SqsEvent(QUEUE, dedicated=True).source == "sqs:arn:aws:sqs:eu-west-1:123456789012:payments"
 
 
-def test_source_of_a_queue_whose_url_is_not_rendered_yet_can_be_shown() -> None:
+def test_source_of_a_templated_queue_url_can_be_shown() -> None:
     url = "https://{{ var.value.host }}[/1/payments"
     assert SqsEvent(url, dedicated=True).source == f"sqs:{url}"
 
@@ -180,12 +180,12 @@ def test_source_of_a_queue_whose_url_is_not_rendered_yet_can_be_shown() -> None:
 @pytest.mark.parametrize(
     "data", [None, {}, {"type": "pigeon"}, {"type": "kafka"}, "kafka", {"type": ["kafka"]}]
 )
-def test_what_is_no_specification_is_refused(data: Any) -> None:
+def test_invalid_specification_is_refused(data: Any) -> None:
     with pytest.raises(InputError):
         specification_from_json(data)
     with pytest.raises(InputError, match="is not an event"):
         specification_to_json(data)
 
 
-def test_what_another_version_wrote_is_read() -> None:
+def test_unknown_keys_of_another_version_are_ignored() -> None:
     assert specification_from_json({"type": "channel", "name": "a", "newer": 1}) == ChannelEvent("a")

@@ -23,7 +23,9 @@ from deferrable_ops.events.windows import (
 from deferrable_ops.exceptions import InputError
 
 BERLIN = ZoneInfo("Europe/Berlin")  # 2026: forward on 29 March at 2:00, back on 25 October at 3:00
-SANTIAGO = ZoneInfo("America/Santiago")  # 2026: forward on 6 September at 0:00, which that day does not have
+SANTIAGO = ZoneInfo(
+    "America/Santiago"
+)  # 2026: forward on 6 September at 0:00, a time that does not exist on that day
 NEW_YORK = ZoneInfo("America/New_York")
 
 
@@ -39,7 +41,7 @@ def utc(text: str) -> datetime:
         ("day", "2026-05-05T23:30:00+00:00", UTC, "2026-05-05T00:00:00+00:00"),
         ("month", "2026-05-31T23:30:00+00:00", BERLIN, "2026-05-31T22:00:00+00:00"),
         ("month", "2026-05-31T23:30:00+00:00", NEW_YORK, "2026-05-01T04:00:00+00:00"),
-        # The days on which clocks change: 23 and 25 hours long, and one without a midnight.
+        # Days with a clock change: 23 and 25 hours long, and one without a midnight.
         ("day", "2026-03-29T20:00:00+02:00", BERLIN, "2026-03-28T23:00:00+00:00"),
         ("day", "2026-10-25T20:00:00+01:00", BERLIN, "2026-10-24T22:00:00+00:00"),
         ("month", "2026-03-31T20:00:00+02:00", BERLIN, "2026-02-28T23:00:00+00:00"),
@@ -51,19 +53,21 @@ def utc(text: str) -> datetime:
         ("2026-10-25T02:30:00", "2026-05-06T00:00:00+00:00", BERLIN, "2026-10-25T00:30:00+00:00"),
     ],
 )
-def test_from_when_on_events_count(since: str | None, run_start: str, zone: tzinfo, moment: str) -> None:
+def test_since_is_converted_into_a_moment(
+    since: str | None, run_start: str, zone: tzinfo, moment: str
+) -> None:
     found = since_moment(since, run_start=utc(run_start), timezone=zone)
     assert found == utc(moment)
     assert found.tzinfo is UTC
 
 
-def test_what_airflow_renders_is_a_since() -> None:
+def test_rendered_template_is_a_valid_since() -> None:
     interval_start = pendulum.datetime(2026, 5, 5, 12, tz="Europe/Berlin")
     rendered = str(interval_start)
     assert since_moment(rendered, run_start=utc("2026-05-06T00:00:00+00:00"), timezone=UTC) == interval_start
 
 
-def test_a_since_travels_as_text() -> None:
+def test_a_since_is_serialized_as_text() -> None:
     assert check_since(datetime(2026, 5, 5, tzinfo=UTC)) == "2026-05-05T00:00:00+00:00"
     assert check_since("{{ data_interval_start }}") == "{{ data_interval_start }}"
     assert [check_since(since) for since in (None, "day", "month")] == [None, "day", "month"]
@@ -85,14 +89,14 @@ def test_a_since_travels_as_text() -> None:
         (timedelta(days=1), "is not a moment"),
     ],
 )
-def test_what_is_no_since_is_refused(since: Any, reason: str) -> None:
+def test_invalid_since_is_refused(since: Any, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         check_since(since)
     with pytest.raises(InputError, match=reason):
         since_moment(since, run_start=datetime.now(UTC), timezone=UTC)
 
 
-def test_a_since_outside_all_calendars_is_refused() -> None:
+def test_a_since_outside_the_calendar_is_refused() -> None:
     with pytest.raises(InputError, match="before the year 1"):
         since_moment("0001-01-01T00:00:00+05:00", run_start=datetime.now(UTC), timezone=UTC)
 
@@ -100,7 +104,7 @@ def test_a_since_outside_all_calendars_is_refused() -> None:
 @pytest.mark.parametrize(
     ("timeout", "sent"), [(60, 60.0), (timedelta(hours=6), 21600.0), ("0 6 * * *", "0 6 * * *")]
 )
-def test_a_timeout_travels_as_seconds_or_cron(timeout: Any, sent: Any) -> None:
+def test_a_timeout_is_serialized_as_seconds_or_cron(timeout: Any, sent: Any) -> None:
     assert check_timeout(timeout) == sent
 
 
@@ -125,14 +129,14 @@ def test_a_timeout_travels_as_seconds_or_cron(timeout: Any, sent: Any) -> None:
         ("H * * * *", "cron expression"),
     ],
 )
-def test_what_is_no_timeout_is_refused(timeout: Any, reason: str) -> None:
+def test_invalid_timeout_is_refused(timeout: Any, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         check_timeout(timeout)
 
 
 @given(st.text() | st.lists(st.sampled_from("0159*/-,#LWRH? @"), max_size=14).map("".join))
 @settings(deadline=None)
-def test_any_text_is_a_cron_expression_or_refused(text: str) -> None:
+def test_any_text_is_a_cron_expression_or_is_refused(text: str) -> None:
     try:
         check_cron("timeout", text)
     except InputError:
@@ -150,7 +154,7 @@ def test_any_text_is_a_cron_expression_or_refused(text: str) -> None:
         ("@daily", "2026-05-05T06:00:00+02:00", "2026-05-06T00:00:00+02:00"),
         ("@quarterly", "2026-05-05T06:00:00+02:00", "2026-07-01T00:00:00+02:00"),
         ("0 6 * * *", "2026-03-28T12:00:00+01:00", "2026-03-29T06:00:00+02:00"),
-        # 2:30 does not come on 29 March, and comes twice on 25 October.
+        # 2:30 does not exist on 29 March, and exists twice on 25 October.
         ("30 2 * * *", "2026-03-28T12:00:00+01:00", "2026-03-29T03:30:00+02:00"),
         ("30 2 * * *", "2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00"),
         ("30 2 * * *", "2026-10-25T01:00:00+02:00", "2026-10-25T02:30:00+01:00"),
@@ -185,8 +189,8 @@ def test_cron_occurs_when_airflow_schedules_it(expression: str, zone: str) -> No
             assert moment == scheduled.run_after
 
 
-def test_an_hour_that_does_not_come_is_not_taken_for_the_one_before() -> None:
-    # On 6 September, whose first hour Santiago skips: not at 23:30 on the day before.
+def test_a_skipped_hour_is_not_replaced_by_the_one_before() -> None:
+    # Santiago skips the first hour of 6 September: not at 23:30 on the day before.
     after = utc("2026-09-05T12:00:00-04:00")
     assert next_occurrence("30 * 6 9 *", after, SANTIAGO) == utc("2026-09-06T01:30:00-03:00")
 
@@ -208,7 +212,7 @@ def test_a_deadline_is_never_past_the_next_data_interval() -> None:
 @pytest.mark.parametrize(
     ("schedule", "start", "end", "moment"),
     [
-        # With a data interval as long as the day, and with none, as Airflow 3 has it by default.
+        # With a data interval of one day, and with an empty one, the default in Airflow 3.
         ("0 0 * * *", "2026-03-28T00:00:00+01:00", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00"),
         ("@daily", "2026-03-29T00:00:00+01:00", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00"),
         (
@@ -228,12 +232,12 @@ def test_a_deadline_is_never_past_the_next_data_interval() -> None:
         ("@once", "2026-05-05T00:00:00+00:00", "2026-05-05T00:00:00+00:00", None),
     ],
 )
-def test_when_the_next_data_interval_ends(schedule: Any, start: str, end: str, moment: str | None) -> None:
+def test_end_of_the_next_data_interval(schedule: Any, start: str, end: str, moment: str | None) -> None:
     found = next_interval_end(schedule, interval_start=utc(start), interval_end=utc(end), timezone=BERLIN)
     assert found == (None if moment is None else utc(moment))
 
 
-def test_timezones_go_by_airflows_names() -> None:
+def test_timezones_have_airflows_names() -> None:
     assert timezone_named("Europe/Berlin") == BERLIN
     assert timezone_named("+02:00") == timezone(timedelta(hours=2))
     assert timezone_named(pendulum.timezone("UTC").name).utcoffset(None) in (timedelta(0), None)

@@ -1,4 +1,4 @@
-"""Bad arguments get an error that names the argument and the fix, when the DAG is parsed; good ones travel."""
+"""Wrong arguments fail when the DAG is parsed; valid ones reach the trigger."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("argument", ["events", "condition", "keep"])
-def test_sensor_for_one_event_refuses_what_is_for_several(argument: str) -> None:
+def test_sensor_for_one_event_refuses_arguments_for_several(argument: str) -> None:
     with pytest.raises(InputError, match=f"EventSensor has no {argument}=, because it waits for one event"):
         EventSensor(task_id="signed", event=SIGNOFF, **{argument: "x"})
 
@@ -68,7 +68,7 @@ def test_sensor_for_one_event_refuses_what_is_for_several(argument: str) -> None
     [None, "@once", "@continuous", [Asset("a")]],
     ids=["none", "once", "continuous", "assets"],
 )
-def test_next_interval_that_nobody_can_tell_is_refused(schedule: Any) -> None:
+def test_unknown_next_interval_is_refused(schedule: Any) -> None:
     with (
         DAG("dag", schedule=schedule, start_date=START, max_active_runs=1),
         pytest.raises(InputError, match="until_next_interval=True needs"),
@@ -87,7 +87,7 @@ def test_next_interval_that_nobody_can_tell_is_refused(schedule: Any) -> None:
     ],
     ids=str,
 )
-def test_next_interval_travels_as_what_the_schedule_says(schedule: Any, told: dict[str, Any]) -> None:
+def test_next_interval_is_serialized_as_the_schedule(schedule: Any, told: dict[str, Any]) -> None:
     with DAG("dag", schedule=schedule, start_date=START):
         task = multi(until_next_interval=True)
     assert task.trigger_kwargs()["next_interval"] == told
@@ -122,7 +122,8 @@ def test_everything_reaches_the_trigger_through_the_serialized_dag() -> None:
     single = EventsTrigger(**decoded(one.trigger_kwargs))
     assert (single.cron, single.single, single.soft_fail) == ("0 6 * * *", True, True)
     assert single.events is not None
-    assert list(single.events) == ["_2_signed"]  # what a reason calls it
+    # The name in messages.
+    assert list(single.events) == ["_2_signed"]
 
 
 def decoded(kwargs: Any) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def test_tasks_start_in_the_triggerer_unless_they_need_another_tasks_output() ->
         assert "ti.xcom_pull" in str(pulling.worker_start_reason)
 
 
-def test_specification_that_tasks_share_is_not_changed_by_rendering_one() -> None:
+def test_rendering_one_task_does_not_change_a_shared_specification() -> None:
     with DAG("dag", schedule=None, start_date=START):
         one, other = (EventSensor(task_id=name, event=SIGNOFF) for name in ("one", "other"))
     one.render_template_fields({"run_id": "r1"})  # type: ignore[typeddict-item]
@@ -151,7 +152,7 @@ def test_specification_that_tasks_share_is_not_changed_by_rendering_one() -> Non
     assert SIGNOFF.match == {"run": "{{ run_id }}"}
 
 
-async def test_worker_tells_the_trigger_when_the_run_started() -> None:
+async def test_worker_passes_the_runs_start_to_the_trigger() -> None:
     times = {"start_date": START, "data_interval_start": None, "data_interval_end": None}
     ti = SimpleNamespace(
         id="01a1fd9a-991e-7f0c-8071-3e438f570c00",
@@ -170,7 +171,7 @@ async def test_worker_tells_the_trigger_when_the_run_started() -> None:
     assert trigger.serialize()[1]["attempt"]["map_index"] == 3
 
 
-def test_mapped_sensor_is_made_for_each_event() -> None:
+def test_mapped_sensor_is_created_for_each_event() -> None:
     with DAG("dag", schedule=None, start_date=START) as dag:
         EventSensor.partial(task_id="each", timeout=60.0).expand(event=[ChannelEvent("a"), ChannelEvent("b")])
     assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("each").is_mapped
@@ -196,7 +197,7 @@ def test_bad_argument_of_a_publisher_is_named(arguments: dict[str, Any], message
     assert message in str(caught.value)
 
 
-def test_publisher_leaves_templates_and_outputs_for_later() -> None:
+def test_publisher_checks_templates_and_outputs_at_run_time() -> None:
     with DAG("dag", schedule=None, start_date=START):
         up = BaseOperator(task_id="up")
         templated = PublishEventOperator(

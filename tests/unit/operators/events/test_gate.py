@@ -1,4 +1,4 @@
-"""A gate has a task for each event, and lets through what follows it once all have come."""
+"""A gate has one task per event; downstream tasks start when all events were received."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def dag() -> DAG:
 
 
 def downstream(dag: DAG) -> dict[str, set[str]]:
-    """Return what follows each task, as Airflow's scheduler has it."""
+    """Return the downstream tasks of each task."""
     tasks: dict[str, Any] = DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_dict
     return {task_id: set(task.downstream_task_ids) for task_id, task in tasks.items()}
 
 
-def test_each_event_has_a_task_and_a_join_follows_them(dag: DAG) -> None:
+def test_each_event_has_a_task_and_all_have_a_join_downstream(dag: DAG) -> None:
     with dag:
         with event_gate("inputs", events=EVENTS, since="day", timeout=timedelta(hours=6)) as gate:
             pass
@@ -50,7 +50,7 @@ def test_gate_needs_no_with_statement(dag: DAG) -> None:
     assert downstream(dag)["inputs.join"] == {"transform"}
 
 
-def test_tasks_inside_the_gate_start_once_all_events_have_come(dag: DAG) -> None:
+def test_tasks_inside_the_gate_are_downstream_of_the_join(dag: DAG) -> None:
     with dag:
         with event_gate("inputs", events=EVENTS) as gate:
             EmptyOperator(task_id="merge") >> EmptyOperator(task_id="check")
@@ -61,7 +61,7 @@ def test_tasks_inside_the_gate_start_once_all_events_have_come(dag: DAG) -> None
     assert after["inputs.check"] == {"transform"}
 
 
-def test_gate_can_stand_in_another_group(dag: DAG) -> None:
+def test_gate_can_be_inside_another_group(dag: DAG) -> None:
     with dag, TaskGroup("morning"):
         gate = event_gate("inputs", events=EVENTS)
         gate >> EmptyOperator(task_id="transform")
@@ -69,7 +69,7 @@ def test_gate_can_stand_in_another_group(dag: DAG) -> None:
     assert downstream(dag)["morning.inputs.join"] == {"morning.transform"}
 
 
-def test_waits_cost_no_worker_and_neither_does_the_join(dag: DAG) -> None:
+def test_waits_and_join_need_no_worker(dag: DAG) -> None:
     with dag:
         gate = event_gate("inputs", events=EVENTS, soft_fail=True)
     assert [wait.worker_start_reason for wait in gate.waits.values()] == [None, None]
@@ -77,7 +77,7 @@ def test_waits_cost_no_worker_and_neither_does_the_join(dag: DAG) -> None:
     assert gate.waits["orders"].soft_fail
 
 
-async def test_late_event_fails_alone_and_by_its_name(dag: DAG) -> None:
+async def test_late_event_fails_only_its_task_and_is_named(dag: DAG) -> None:
     with dag:
         gate = event_gate("inputs", events=EVENTS, timeout=0.4)
     async with running(gate.waits["orders"]) as orders:
@@ -95,6 +95,6 @@ async def test_late_event_fails_alone_and_by_its_name(dag: DAG) -> None:
     "events, message",
     [({}, "events= is empty"), ({"join": ChannelEvent("x")}, "events= has the name 'join'"), ([], "a dict")],
 )
-def test_gate_refuses_what_it_cannot_make_tasks_of(dag: DAG, events: Any, message: str) -> None:
+def test_gate_refuses_invalid_events(dag: DAG, events: Any, message: str) -> None:
     with dag, pytest.raises(InputError, match=message):
         event_gate("inputs", events=events)

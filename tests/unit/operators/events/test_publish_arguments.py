@@ -1,4 +1,4 @@
-"""What a publishing task is given, and what is refused when its DAG is parsed."""
+"""The arguments of a publishing task; wrong ones are refused when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
         {"channel": "a", "files": ["/data/a.json"], "merge": Merge({"day": "{{ ds }}"})},
     ],
 )
-def test_templates_are_left_for_later_and_need_no_worker(arguments: dict[str, Any]) -> None:
+def test_templates_are_rendered_at_run_time_and_need_no_worker(arguments: dict[str, Any]) -> None:
     with DAG("dag", schedule=None, start_date=START):
         operator = PublishEventOperator(**{"task_id": "announce", **arguments})
     assert operator.worker_start_reason is None
@@ -103,13 +103,13 @@ def test_outputs_of_other_tasks_need_a_worker() -> None:
             assert "is the output of another task" in (operator.worker_start_reason or "")
 
 
-def test_tasks_with_the_machines_own_credentials_say_so_to_the_trigger() -> None:
+def test_connection_of_none_reaches_the_trigger() -> None:
     for conn_id in (None, "aws_other"):
         operator = PublishEventOperator(task_id="t", sqs=QUEUE, payload=1, aws_conn_id=conn_id)
         assert PublishEventTrigger(**operator.trigger_kwargs()).aws_conn_id == conn_id
 
 
-def test_operator_is_where_its_users_look() -> None:
+def test_operator_is_exported_by_the_package() -> None:
     from deferrable_ops.operators import events
     from deferrable_ops.operators.events import publish
 

@@ -1,4 +1,4 @@
-"""What the tests of the events triggers share."""
+"""Helpers for the tests of the events triggers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LONG_AGO = "2020-01-01T00:00:00+00:00"
 
 
 def waiting_for(*names: str, match: Match = None, **arguments: Any) -> EventsTrigger:
-    """Return a trigger that waits for events of channels that are called as the events are."""
+    """Return a trigger that waits for one event of each of the named channels."""
     return waiting_for_events({name: ChannelEvent(name, match=match) for name in names}, **arguments)
 
 
 def waiting_for_events(events: dict[str, Specification], **arguments: Any) -> EventsTrigger:
-    told = {name: specification_to_json(event) for name, event in events.items()}
-    return EventsTrigger(events=told, **arguments)
+    serialized = {name: specification_to_json(event) for name, event in events.items()}
+    return EventsTrigger(events=serialized, **arguments)
 
 
 async def post(inbox: Inbox, channel: str, payload: Any = None, at: float | None = None) -> int:
@@ -37,7 +37,7 @@ async def post(inbox: Inbox, channel: str, payload: Any = None, at: float | None
 
 
 async def begun(run: Run) -> None:
-    """Return once the run follows its events."""
+    """Wait until the run follows its events."""
     async with asyncio.timeout(20):
         while run.attempt.wait_id not in run.inbox.watcher.watched or not run.inbox.feed._followers:
             assert not run.task.done(), await run.outcome()
@@ -45,7 +45,7 @@ async def begun(run: Run) -> None:
 
 
 async def progress_kept(run: Run, come: dict[str, int]) -> None:
-    """Return once the wait's row says that this has come."""
+    """Wait until the stored progress has these counts."""
     deadline = time.monotonic() + 20
     while ((await run.wait()).progress or {}).get("come") != come:
         assert time.monotonic() < deadline, (await run.wait()).progress
@@ -61,7 +61,7 @@ def payloads(value: dict[str, Any]) -> dict[str, Any]:
 
 
 async def value_of(run: Run) -> Any:
-    """Return what a run succeeds with."""
+    """Return the value with which a run succeeds."""
     outcome = await run.outcome()
     assert isinstance(outcome, Success), outcome
     return outcome.value

@@ -1,4 +1,4 @@
-"""Many waits, many events, and a triggerer that is killed again and again: each wait ends as a plain loop says."""
+"""Many waits, many events and repeated kills: each wait ends like a simple loop over the events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A wait, and what it needs to be judged by."""
+    """A wait with its expected result."""
 
     attempt: Attempt
     trigger: EventsTrigger
@@ -41,7 +41,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Posted:
-    """An event, in the order of the commits."""
+    """An event in commit order."""
 
     channel: str
     wait: int
@@ -51,7 +51,7 @@ class Posted:
 
 @pytest.mark.usefixtures("telling_at_once")
 @pytest.mark.parametrize("seed", range(3))
-async def test_every_wait_ends_as_a_plain_loop_over_the_events_says(runs: Runs, seed: int) -> None:
+async def test_every_wait_ends_like_a_simple_loop_over_the_events(runs: Runs, seed: int) -> None:
     chance = random.Random(seed)
     now = time.time()
     planned = [plan(number, chance, now) for number in range(WAITS)]
@@ -87,7 +87,8 @@ async def post_some(runs: Runs, chance: random.Random, now: float, count: int) -
     ]
     for start in range(0, count, 20):
         await append(runs, some[start : start + 20])
-        await asyncio.sleep(0)  # so that triggers come in between
+        # Lets triggers run in between.
+        await asyncio.sleep(0)
     return some
 
 

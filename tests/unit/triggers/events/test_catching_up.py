@@ -1,4 +1,4 @@
-"""A wait that goes on after a restart begins with all that was read for it before, however much came for others."""
+"""After a restart, a wait first replays the records read for it, however many arrived for other waits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record(offset: int, payload: str) -> NewEvent:
     return NewEvent(event.source, event.dedupe_key, event.payload, event.attributes, event.time)
 
 
-async def test_what_was_read_before_is_taken_although_the_feed_is_busy_with_what_came_for_others(
+async def test_records_read_before_a_restart_count_while_the_feed_is_busy(
     runs: Runs, kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trigger = waiting_for_events({"orders": ORDERS, "paid": PAID}, since=LONG_AGO)

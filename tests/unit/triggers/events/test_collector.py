@@ -44,9 +44,7 @@ async def next_unless_woken(changes: Subscription) -> Wait | None:
     return changes.take()
 
 
-async def test_event_wakes_once_and_not_again_until_there_is_another(
-    inbox: Inbox, changes: Subscription
-) -> None:
+async def test_event_wakes_the_wait_once(inbox: Inbox, changes: Subscription) -> None:
     collector = collector_for(changes, "orders", "payments")
     with collector.follow(inbox.feed):
         await post(inbox, "orders")

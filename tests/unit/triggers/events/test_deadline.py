@@ -1,4 +1,4 @@
-"""A wait for events ends at its deadline, however that is given, and what came before it counts."""
+"""A wait ends at its deadline; events received before it count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deferrable_ops.outcome import Failure, Skip
 from deferrable_ops.triggers.events.arguments import RunTimes
 
 
-async def test_deadline_names_what_is_missing_and_what_has_come(runs: Runs) -> None:
+async def test_deadline_names_missing_and_received_events(runs: Runs) -> None:
     run = runs.start(waiting_for("orders", "payments", "signoff", timeout=1.0))
     await begun(run)
     await post(runs.inbox, "orders")
@@ -33,7 +33,7 @@ async def test_soft_fail_skips_instead(runs: Runs) -> None:
     assert outcome == Skip("the deadline passed; missing: orders; received: nothing")
 
 
-async def test_event_that_came_before_the_deadline_counts_though_it_is_seen_later(runs: Runs) -> None:
+async def test_event_received_before_the_deadline_counts_when_seen_later(runs: Runs) -> None:
     trigger = waiting_for("orders", timeout=0.8)
     run = runs.start(trigger)
     await begun(run)
@@ -44,7 +44,7 @@ async def test_event_that_came_before_the_deadline_counts_though_it_is_seen_late
     assert payloads(await value_of(runs.start(trigger, run.attempt))) == {"orders": "in time"}
 
 
-async def test_event_that_came_after_the_deadline_does_not_count(runs: Runs) -> None:
+async def test_event_received_after_the_deadline_does_not_count(runs: Runs) -> None:
     trigger = waiting_for("orders", timeout=0.3)
     run = runs.start(trigger)
     await begun(run)
@@ -57,7 +57,8 @@ async def test_event_that_came_after_the_deadline_does_not_count(runs: Runs) -> 
 
 
 async def eventually_after(moment: float) -> None:
-    await eventually(lambda: time.time() > moment + 0.001, "the deadline")  # SQLite's clock has milliseconds
+    # SQLite's clock has milliseconds.
+    await eventually(lambda: time.time() > moment + 0.001, "the deadline")
 
 
 async def test_cron_timeout_ends_the_wait_at_its_next_occurrence(runs: Runs) -> None:
@@ -79,7 +80,7 @@ async def test_wait_never_goes_past_the_next_data_interval(runs: Runs) -> None:
     assert (await run.wait()).deadline == pytest.approx(now.timestamp() + 600, abs=5)
 
 
-async def test_run_without_a_data_interval_waits_until_the_next_run_begins(runs: Runs) -> None:
+async def test_run_without_a_data_interval_waits_until_the_next_run_starts(runs: Runs) -> None:
     started = datetime.now(UTC) - timedelta(hours=1)
     schedule: dict[str, Any] = {
         "next_interval": {"seconds": 7200.0},
@@ -90,7 +91,7 @@ async def test_run_without_a_data_interval_waits_until_the_next_run_begins(runs:
     assert (await run.wait()).deadline == pytest.approx(started.timestamp() + 7200, abs=5)
 
 
-async def test_wait_of_an_interval_long_past_takes_what_has_come_and_ends(runs: Runs) -> None:
+async def test_wait_of_a_past_interval_checks_the_received_events_and_ends(runs: Runs) -> None:
     then = datetime(2026, 1, 1, tzinfo=UTC)
     times = RunTimes(datetime.now(UTC), then, then + timedelta(days=1)).as_json()
     arguments: dict[str, Any] = {"next_interval": {}, "run_times": times, "since": then.isoformat()}
@@ -100,7 +101,7 @@ async def test_wait_of_an_interval_long_past_takes_what_has_come_and_ends(runs: 
     assert outcome == Failure("the deadline passed; missing: payments; received: nothing")
 
 
-async def test_wait_whose_next_interval_nobody_can_tell_fails_with_the_reason(runs: Runs) -> None:
+async def test_wait_with_unknown_next_interval_fails_with_the_reason(runs: Runs) -> None:
     outcome = await runs.start(waiting_for("orders", next_interval={})).outcome()
     assert isinstance(outcome, Failure)
     assert "until_next_interval=True needs" in outcome.reason

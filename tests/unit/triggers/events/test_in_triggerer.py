@@ -1,4 +1,4 @@
-"""A wait that the scheduler deferred, made by the code of Airflow's triggerer from a serialized DAG."""
+"""A wait that the scheduler deferred: Airflow's triggerer code creates it from a serialized DAG."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def inbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inbox]:
 
 
 def in_triggerer(dag: DAG, task_id: str, started: float, **of_run: Any) -> EventsTrigger:
-    """Return the trigger of a task as Airflow's triggerer makes it, its templates rendered."""
+    """Return the trigger of a task as created by Airflow's triggerer, with rendered templates."""
     encoded = DagSerialization.to_dict(dag)
     start = DagSerialization.from_dict(encoded).get_task(task_id).start_trigger_args
     ti = TaskInstanceDTO(
@@ -82,7 +82,7 @@ async def end_of(trigger: EventsTrigger) -> TriggerEvent:
 
 
 @pytest.mark.parametrize("since", [None, "{{ dag_run.start_date }}"])
-async def test_events_count_from_the_start_of_the_run_which_the_triggerer_knows(
+async def test_events_count_from_the_runs_start_in_the_triggerer(
     inbox: Inbox, airflow_comms: AirflowComms, since: str | None
 ) -> None:
     now = time.time()
@@ -109,7 +109,7 @@ async def test_templates_of_several_events_are_rendered(inbox: Inbox, airflow_co
     assert set(airflow_comms.xcoms["return_value"]) == {"orders", "signoff"}
 
 
-async def test_template_that_renders_to_nothing_fails_with_the_fix(
+async def test_template_that_renders_to_an_empty_text_fails_with_the_fix(
     inbox: Inbox, airflow_comms: AirflowComms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with DAG("dag", schedule=None, start_date=INTERVAL[0]) as dag:
@@ -139,7 +139,7 @@ async def test_deadline_is_that_of_the_next_data_interval_and_before_airflows_ow
     assert trigger.new_wait(trigger.identify()).timeout == pytest.approx(55, abs=1)
 
 
-async def test_cron_timeout_leaves_airflows_own_deadline_far_behind(
+async def test_cron_timeout_is_long_before_airflows_own_deadline(
     inbox: Inbox, airflow_comms: AirflowComms
 ) -> None:
     with DAG("dag", schedule=None, start_date=INTERVAL[0]) as dag:

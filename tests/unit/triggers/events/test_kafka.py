@@ -1,4 +1,4 @@
-"""What Kafka finds for a wait is in the inbox, together with where the wait goes on."""
+"""Kafka records of a wait are stored in the inbox together with the offsets at which it resumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.outcome import Failure
 
 
-async def test_record_is_in_the_inbox_with_where_the_wait_goes_on(runs: Runs, kafka: FakeKafka) -> None:
+async def test_record_and_resume_offsets_are_stored_together(runs: Runs, kafka: FakeKafka) -> None:
     run = runs.start(waiting_for_events({"orders": ORDERS, "paid": PAID}, since=LONG_AGO))
     wait_id = run.attempt.wait_id
     await eventually(lambda: kafka.read_for, "the topic to be read")
@@ -40,9 +40,7 @@ async def test_record_is_in_the_inbox_with_where_the_wait_goes_on(runs: Runs, ka
     assert kafka.read_for == {}
 
 
-async def test_order_of_a_partition_is_kept_although_another_wait_has_read_on(
-    runs: Runs, kafka: FakeKafka
-) -> None:
+async def test_order_of_a_partition_is_kept_when_another_wait_is_ahead(runs: Runs, kafka: FakeKafka) -> None:
     ahead = runs.start(waiting_for_events({"all": ORDERS, "end": PAID}, since=LONG_AGO))
     await eventually(lambda: len(kafka.read_for) == 1, "the one ahead")
     await kafka.find(7, b'{"db": "a", "n": 7}', ahead.attempt.wait_id)
@@ -79,7 +77,7 @@ async def test_order_of_a_partition_is_kept_over_a_restart(runs: Runs, kafka: Fa
     assert [one["payload"]["n"] for one in value["all"]] == [3, 7, 8, 9]
 
 
-async def test_what_the_inbox_was_given_first_counts_first(runs: Runs, kafka: FakeKafka) -> None:
+async def test_event_committed_first_counts_first(runs: Runs, kafka: FakeKafka) -> None:
     waiting = {"record": ORDERS, "post": ChannelEvent("c"), "late": ChannelEvent("late")}
     run = runs.start(waiting_for_events(waiting, condition="record | late", keep="all", since=LONG_AGO))
     await eventually(lambda: kafka.read_for, "the topic to be read")
@@ -91,7 +89,7 @@ async def test_what_the_inbox_was_given_first_counts_first(runs: Runs, kafka: Fa
     assert [one["payload"] for one in value["post"]] == [0, 1, 2]
 
 
-async def test_record_without_its_payload_is_taken_by_its_key(runs: Runs, kafka: FakeKafka) -> None:
+async def test_record_without_its_payload_matches_by_its_key(runs: Runs, kafka: FakeKafka) -> None:
     by_key = KafkaEvent("orders", match={"key": "k"}, kafka_conn_id="logs")
     run = runs.start(waiting_for_events({"orders": by_key}, since=LONG_AGO))
     await eventually(lambda: kafka.read_for, "it to be read for")
@@ -101,7 +99,7 @@ async def test_record_without_its_payload_is_taken_by_its_key(runs: Runs, kafka:
     assert came["attributes"]["metadata"]["dropped_payload_bytes"] == 300
 
 
-async def test_kafka_can_warn_in_the_log_and_end_the_wait(
+async def test_kafka_can_warn_in_the_log_and_fail_the_wait(
     runs: Runs, kafka: FakeKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO))
@@ -113,9 +111,7 @@ async def test_kafka_can_warn_in_the_log_and_end_the_wait(
     assert await run.outcome() == Failure("there is no topic orders")
 
 
-async def test_connection_that_cannot_be_used_fails_the_wait_with_the_reason(
-    runs: Runs, kafka: FakeKafka
-) -> None:
+async def test_unusable_connection_fails_the_wait_with_the_reason(runs: Runs, kafka: FakeKafka) -> None:
     kafka.refuses = ConfigurationError("there is no connection 'logs'")
     run = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO))
     async with asyncio.timeout(20):

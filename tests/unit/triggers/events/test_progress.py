@@ -1,4 +1,4 @@
-"""A wait for several events says what has come and what is missing."""
+"""A wait for several events shows which were received and which are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deferrable_ops.triggers.events import progress as events_progress
 pytestmark = pytest.mark.usefixtures("telling_at_once")
 
 
-async def test_log_and_xcom_say_what_has_come_and_what_is_missing(
+async def test_log_and_xcom_show_received_and_missing_events(
     runs: Runs, airflow_comms: AirflowComms, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(waiting_for("orders", "payments", "signoff", condition="orders & (payments | signoff)"))
@@ -37,7 +37,7 @@ async def test_log_and_xcom_say_what_has_come_and_what_is_missing(
     assert airflow_comms.xcoms["progress"] == {"come": {"orders": 1, "signoff": 1}, "missing": "nothing"}
 
 
-async def test_many_events_are_told_of_seldom(
+async def test_progress_is_reported_rarely_for_many_events(
     runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_progress, "_EVERY", 60.0)
@@ -60,28 +60,31 @@ async def test_wait_for_one_event_shows_no_progress(runs: Runs, airflow_comms: A
     assert "progress" not in airflow_comms.xcoms
 
 
-async def test_wait_that_was_killed_shows_nothing_more(
+async def test_killed_wait_pushes_no_more_progress(
     runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
     await eventually(lambda: "progress" in airflow_comms.xcoms, "the first progress")
     with events_progress._pushing.slot() as granted:
-        await granted  # as if another wait's XCom were under way
+        # Like another wait that is pushing its XCom.
+        await granted
         await post(runs.inbox, "orders")
         await progress_kept(run, {"orders": 1})
         await run.kill_process()
     async with asyncio.timeout(20):
         with events_progress._pushing.slot() as granted:
-            await granted  # after the wait's
+            # After the slot of the killed wait.
+            await granted
     assert airflow_comms.xcoms["progress"]["come"] == {}
 
 
-async def test_what_is_much_is_not_kept_twice(runs: Runs, airflow_comms: AirflowComms) -> None:
+async def test_large_state_is_not_stored(runs: Runs, airflow_comms: AirflowComms) -> None:
     run = runs.start(waiting_for("orders", "signoff", keep="all"))
     await begun(run)
     for number in range(60):
         await post(runs.inbox, "orders", number)
     shown = {"come": {"orders": 60}, "missing": "signoff"}
     await eventually(lambda: airflow_comms.xcoms.get("progress") == shown, "the progress")
-    assert (await run.wait()).progress == shown  # and no state
+    # The state is not stored.
+    assert (await run.wait()).progress == shown

@@ -1,4 +1,4 @@
-"""A wait for events goes on where it was, whoever runs its trigger next."""
+"""A wait for events resumes after a restart, in any triggerer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("telling_at_once")
 
 
 @pytest.mark.parametrize("keep, expected", [("first", 1), ("last", 2), ("all", [1, 2])])
-async def test_trigger_that_is_killed_in_the_middle_goes_on(runs: Runs, keep: Any, expected: Any) -> None:
+async def test_killed_trigger_resumes(runs: Runs, keep: Any, expected: Any) -> None:
     trigger = waiting_for("orders", "signoff", keep=keep)
     run = runs.start(trigger)
     await begun(run)
@@ -38,7 +38,7 @@ async def test_trigger_that_is_killed_in_the_middle_goes_on(runs: Runs, keep: An
     }
 
 
-async def test_restart_remembers_events_that_are_no_longer_kept(runs: Runs) -> None:
+async def test_restart_keeps_events_that_were_pruned(runs: Runs) -> None:
     trigger = waiting_for("orders", "signoff")
     run = runs.start(trigger)
     await begun(run)
@@ -50,9 +50,7 @@ async def test_restart_remembers_events_that_are_no_longer_kept(runs: Runs) -> N
     assert payloads(await value_of(runs.start(trigger, run.attempt))) == {"orders": 1, "signoff": 2}
 
 
-async def test_restart_needs_no_progress_that_was_not_kept(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_restart_works_without_a_stored_state(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_progress, "_MAX_STATE_CHARACTERS", 10)
     trigger = waiting_for("orders", "signoff", keep="all")
     run = runs.start(trigger)
@@ -65,7 +63,7 @@ async def test_restart_needs_no_progress_that_was_not_kept(
     assert (await again.wait()).progress is None
 
 
-async def test_two_triggers_of_one_wait_come_to_the_same(runs: Runs) -> None:
+async def test_two_triggers_of_one_wait_have_the_same_outcome(runs: Runs) -> None:
     trigger = waiting_for("orders", "signoff", keep="all", since=LONG_AGO)
     one = runs.start(trigger)
     other = runs.start(trigger, one.attempt)

@@ -31,7 +31,7 @@ def seconds_ago(seconds: float) -> str:
     return datetime.fromtimestamp(time.time() - seconds, UTC).isoformat()
 
 
-async def test_one_event_is_the_value_with_when_and_where_from(runs: Runs) -> None:
+async def test_value_of_one_event_has_time_and_source(runs: Runs) -> None:
     run = runs.start(waiting_for("signoff", match={"run": "r1"}, single=True))
     await begun(run)
     await post(runs.inbox, "signoff", {"run": "r2"})
@@ -44,7 +44,7 @@ async def test_one_event_is_the_value_with_when_and_where_from(runs: Runs) -> No
     }
 
 
-async def test_several_events_are_all_waited_for_whatever_order_they_come_in(runs: Runs) -> None:
+async def test_several_events_are_received_in_any_order(runs: Runs) -> None:
     run = runs.start(waiting_for("orders", "payments"))
     await begun(run)
     await post(runs.inbox, "payments", 2)
@@ -52,7 +52,7 @@ async def test_several_events_are_all_waited_for_whatever_order_they_come_in(run
     assert payloads(await value_of(run)) == {"orders": 1, "payments": 2}
 
 
-async def test_events_count_from_since_on_though_the_task_started_later(runs: Runs) -> None:
+async def test_events_count_from_since_on_when_the_task_starts_later(runs: Runs) -> None:
     now = time.time()
     await post(runs.inbox, "orders", "before", at=now - 3601)
     await post(runs.inbox, "orders", "after", at=now - 3500)
@@ -60,7 +60,7 @@ async def test_events_count_from_since_on_though_the_task_started_later(runs: Ru
     assert payloads(await value_of(run)) == {"orders": "after"}
 
 
-async def test_events_count_from_the_start_of_the_dag_run_where_nothing_else_is_said(runs: Runs) -> None:
+async def test_events_count_from_the_start_of_the_dag_run_by_default(runs: Runs) -> None:
     now = time.time()
     await post(runs.inbox, "orders", "before the run", at=now - 100)
     await post(runs.inbox, "orders", "before the task", at=now - 50)
@@ -71,7 +71,7 @@ async def test_events_count_from_the_start_of_the_dag_run_where_nothing_else_is_
 
 
 @pytest.mark.parametrize("since, first", [("day", 20), ("month", 10)])
-async def test_day_and_month_are_those_in_which_the_run_started_on_the_clock_of_the_dag(
+async def test_day_and_month_are_those_of_the_runs_start_in_the_dags_timezone(
     runs: Runs, since: str, first: int
 ) -> None:
     midnight = datetime(2026, 3, 20, tzinfo=UTC) - timedelta(hours=1)  # in Berlin
@@ -85,7 +85,7 @@ async def test_day_and_month_are_those_in_which_the_run_started_on_the_clock_of_
 @pytest.mark.parametrize(
     "keep, expected", [("first", 1), ("last", 3), ("all", [1, 2, 3])], ids=["first", "last", "all"]
 )
-async def test_keep_sees_the_events_up_to_the_one_that_ended_the_wait(
+async def test_keep_considers_events_up_to_the_one_that_ended_the_wait(
     runs: Runs, keep: Any, expected: Any
 ) -> None:
     for number in (1, 2, 3):
@@ -113,9 +113,7 @@ async def test_one_message_may_satisfy_several_names(runs: Runs) -> None:
     assert payloads(await value_of(run)) == {"any": "no JSON object at all", "large": {"amount": 9}}
 
 
-async def test_each_event_concerns_only_the_waits_that_match_it(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_event_reaches_only_matching_waits(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = []
     to_event = collector.to_event
     monkeypatch.setattr(collector, "to_event", lambda kept: looked_at.append(kept) or to_event(kept))
@@ -125,10 +123,11 @@ async def test_each_event_concerns_only_the_waits_that_match_it(
     for number in range(300):
         await post(runs.inbox, "orders", {"id": number})
     assert [(await value_of(run))["payload"]["id"] for run in waits] == list(range(300))
-    assert len(looked_at) == 300  # and not each by every wait
+    # Not every event by every wait.
+    assert len(looked_at) == 300
 
 
-async def test_every_wait_sees_an_event_that_all_match(runs: Runs) -> None:
+async def test_event_reaches_every_matching_wait(runs: Runs) -> None:
     waits = [runs.start(waiting_for("orders", single=True)) for _ in range(50)]
     for run in waits:
         await begun(run)
@@ -136,7 +135,7 @@ async def test_every_wait_sees_an_event_that_all_match(runs: Runs) -> None:
     assert {(await value_of(run))["payload"] for run in waits} == {"for all"}
 
 
-async def test_nothing_is_left_of_waits_that_have_ended(runs: Runs) -> None:
+async def test_finished_waits_leave_nothing_behind(runs: Runs) -> None:
     run = runs.start(waiting_for("orders"))
     await begun(run)
     killed = runs.start(waiting_for("orders"))
@@ -147,7 +146,7 @@ async def test_nothing_is_left_of_waits_that_have_ended(runs: Runs) -> None:
     assert runs.inbox.feed.route.__self__._indexes == {}  # type: ignore[attr-defined]
 
 
-async def test_since_that_is_older_than_what_is_kept_is_warned_of(
+async def test_since_before_the_retention_time_causes_a_warning(
     runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     await post(runs.inbox, "orders", 1)
@@ -196,7 +195,7 @@ async def test_templates_are_rendered_in_every_part_of_an_event(runs: Runs) -> N
     assert payloads(await value_of(run)) == {"orders": {"run": {"day": "2026-11-21"}}}
 
 
-async def test_wait_that_a_user_ends_ends(runs: Runs) -> None:
+async def test_wait_ends_when_a_user_ends_it(runs: Runs) -> None:
     run = runs.start(waiting_for("orders"))
     await begun(run)
     await runs.inbox.waits.kill([run.attempt.wait_id])
@@ -213,10 +212,11 @@ async def test_event_is_reported_within_moments_of_its_commit(runs: Runs) -> Non
 
 
 def test_a_wait_shares_the_keys_of_its_attributes_with_all_others() -> None:
-    assert len(vars(waiting_for("orders"))) < 30  # Python shares no more, and each wait would cost 1.3 kB
+    # Python shares the keys of at most 30 attributes; beyond that each wait would take 1.3 kB more.
+    assert len(vars(waiting_for("orders"))) < 30
 
 
-def test_trigger_that_waits_for_its_turn_can_still_be_made_again() -> None:
+def test_queued_trigger_can_be_serialized() -> None:
     trigger = waiting_for("orders", "payments", match={"id": 1}, condition="orders | payments")
     as_made = trigger.serialize()
     trigger.validate()
@@ -224,7 +224,7 @@ def test_trigger_that_waits_for_its_turn_can_still_be_made_again() -> None:
     assert trigger.serialize() == as_made
 
 
-async def test_trigger_that_waits_can_still_be_made_again(runs: Runs) -> None:
+async def test_waiting_trigger_can_be_serialized(runs: Runs) -> None:
     trigger = waiting_for("orders", match={"id": 1}, attempt=asdict(new_attempt()))
     as_made = trigger.serialize()
     task = asyncio.create_task(anext(aiter(trigger.run())))  # type: ignore[arg-type]

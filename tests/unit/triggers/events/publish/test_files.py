@@ -1,4 +1,4 @@
-"""What a publishing task reads from files."""
+"""Reading the messages to publish from files."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
         ("a.txt", "", []),
     ],
 )
-def test_file_is_read_as_its_name_says(tmp_path: Path, name: str, content: str, payloads: list[Any]) -> None:
+def test_format_follows_the_suffix(tmp_path: Path, name: str, content: str, payloads: list[Any]) -> None:
     assert read_payloads([write(tmp_path, name, content)]) == (payloads, 0)
 
 
-def test_format_that_is_given_counts_before_the_name(tmp_path: Path) -> None:
+def test_given_format_overrides_the_suffix(tmp_path: Path) -> None:
     assert read_payloads([write(tmp_path, "a.json", "1\n2")], "text") == (["1", "2"], 0)
     assert read_payloads([write(tmp_path, "a", "1\n2")], "jsonl") == ([1, 2], 0)
 
 
-def test_files_are_read_one_after_the_other_and_patterns_in_the_order_of_names(tmp_path: Path) -> None:
+def test_files_are_read_in_order_and_patterns_sorted_by_name(tmp_path: Path) -> None:
     for name in ("10", "9", "a[1]", ".hidden"):
         write(tmp_path, f"{name}.txt", name)
     assert read_payloads([f"{tmp_path}/9.txt", f"{tmp_path}/*.txt"])[0] == ["9", "10", "9", "a[1]"]
     assert read_payloads([f"{tmp_path}/a[1].txt"])[0] == ["a[1]"], "a file's own name comes before a pattern"
 
 
-def test_messages_are_picked_and_merged(tmp_path: Path) -> None:
+def test_messages_are_selected_and_merged(tmp_path: Path) -> None:
     lines = [
         {"topic": "etl", "data": [{"table": "a", "rows": 1}, {"table": "b", "rows": 2}]},
         {"topic": "other", "data": [{"table": "a", "rows": 100}]},
@@ -119,7 +119,7 @@ def test_expression_that_yields_no_list_is_named(tmp_path: Path) -> None:
         read_payloads([path], select="map(&abs(@), [*].a || ['x'])")
 
 
-async def test_file_is_published_to_a_channel_in_its_order(runs: Runs, tmp_path: Path) -> None:
+async def test_messages_of_a_file_are_published_in_order(runs: Runs, tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", "\n".join(str(n) for n in range(2_500)))
     publish = PublishEventTrigger(channel="loads", files=[path])
     value = await value_of(runs.start(publish))
@@ -149,7 +149,7 @@ async def test_file_without_messages_publishes_nothing(
     assert "nothing to publish" in caplog.text
 
 
-async def test_payload_of_a_file_that_a_channel_does_not_take_is_named(runs: Runs, tmp_path: Path) -> None:
+async def test_too_large_payload_of_a_file_is_named(runs: Runs, tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "fine\n" + "x" * 300_000)
     outcome = await runs.start(PublishEventTrigger(channel="loads", file=path)).outcome()
     assert isinstance(outcome, Failure)
@@ -157,7 +157,7 @@ async def test_payload_of_a_file_that_a_channel_does_not_take_is_named(runs: Run
     assert await runs.inbox.events.read(["channel:loads"], after=0, upto=10**9, limit=1) == []
 
 
-async def test_reading_does_not_hold_up_the_event_loop(
+async def test_reading_does_not_block_the_event_loop(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "pipe.txt"
@@ -171,6 +171,7 @@ async def test_reading_does_not_hold_up_the_event_loop(
 
     monkeypatch.setattr(publish_files, "_read", slow)
     run = runs.start(PublishEventTrigger(channel="loads", file=str(path)))
-    await asyncio.wait_for(reading.wait(), 20)  # the loop runs while the thread waits for it
+    # The event loop runs while the thread waits for it.
+    await asyncio.wait_for(reading.wait(), 20)
     go_on.set()
     assert (await value_of(run))["count"] == 1

@@ -1,4 +1,4 @@
-"""An event is published once an attempt, whoever runs the trigger, and however often."""
+"""An event is published once per attempt, however often and wherever the trigger runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_published_event_releases_a_wait_that_can_match_its_publisher(runs
     assert payloads(released.value) == {"loaded": {"table": "orders", "rows": 7}}
 
 
-async def test_event_of_an_attempt_is_posted_once_though_its_trigger_runs_again(runs: Runs) -> None:
+async def test_event_is_published_once_when_the_trigger_runs_again(runs: Runs) -> None:
     attempt = new_attempt()
     publish = PublishEventTrigger(channel="loads", payload=[1, None])
     outcomes = await asyncio.gather(*(runs.start(publish, attempt).outcome() for _ in range(3)))
@@ -39,7 +39,7 @@ async def test_event_of_an_attempt_is_posted_once_though_its_trigger_runs_again(
     assert len(await posted(runs)) == 2
 
 
-async def test_event_whose_recording_was_interrupted_is_posted_once(
+async def test_event_is_published_once_when_its_append_was_interrupted(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt = new_attempt()
