@@ -58,12 +58,12 @@ def check_expression(argument: str, expression: str) -> None:
 def is_true(expression: str, value: Any) -> bool:
     """Return whether an expression is true for a value; False if it cannot be evaluated. Never raises."""
     try:
-        return is_truth(compiled(expression).search(value))
+        return is_truthy(compiled(expression).search(value))
     except EVALUATION_ERRORS:
         return False
 
 
-def is_truth(found: Any) -> bool:
+def is_truthy(found: Any) -> bool:
     """Return whether JMESPath regards a value as true.
 
     False, null and empty strings, lists and objects are not true; 0 is.

@@ -54,7 +54,7 @@ def get_provider_info() -> dict[str, Any]:
                         kind="integer",
                     ),
                     "wait_retention_days": _option(
-                        "Days for which a wait is kept in the inbox after it has ended.",
+                        "Days for which the inbox keeps a wait, with its large XCom values, after the wait has ended.",
                         default="14",
                         kind="integer",
                     ),

@@ -16,10 +16,8 @@ def upgrade_inbox(_options: argparse.Namespace) -> int:
     """Create the inbox's tables, or upgrade them to the newest schema."""
     from deferrable_ops.inbox.database.schema import HEAD
 
-    async def do_nothing(_inbox: Inbox) -> None:
-        """Opening the inbox has upgraded it."""
-
-    with_inbox(do_nothing)
+    # Opening the inbox upgrades it.
+    with_inbox(_do_nothing)
     print(f"The inbox is at schema {HEAD}")
     return 0
 
@@ -47,6 +45,10 @@ def rotate_keys(options: argparse.Namespace) -> int:
     if options.revoke_old:
         print("Tokens of all older keys are refused within 5 s: clear the tasks that still wait for them")
     return 0
+
+
+async def _do_nothing(_inbox: Inbox) -> None:
+    pass
 
 
 def add_commands(commands: Any) -> None:

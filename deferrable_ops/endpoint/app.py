@@ -40,7 +40,7 @@ _RETRY_AFTER: Final = ((b"retry-after", b"2"),)
 
 
 def create_app(*, background: Iterable[BackgroundJob] = ()) -> FastAPI:
-    """Return the endpoint.
+    """Create the endpoint's app.
 
     :param background: jobs that run during the app's lifespan, besides those that announce the endpoint and prune the
         inbox. Each receives the inbox, and is restarted when it fails.

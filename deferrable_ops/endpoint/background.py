@@ -58,9 +58,9 @@ async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox) -> None:
             await job(await inbox.get())
             return
         except DeferrableOpsError as error:
-            log.warning("%s failed: %s; retrying in %g s", _name(job), error, backoff)
+            log.warning("Background job %s failed: %s; retrying in %g s", _name(job), error, backoff)
         except Exception:
-            log.exception("%s failed; retrying in %g s", _name(job), backoff)
+            log.exception("Background job %s failed; retrying in %g s", _name(job), backoff)
         await asyncio.sleep(backoff)
         backoff = min(2 * backoff, _MAX_BACKOFF)
 

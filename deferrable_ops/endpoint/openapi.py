@@ -1,4 +1,4 @@
-"""The endpoint's OpenAPI description. FastAPI does not know its routes, which are dispatched before it."""
+"""The endpoint's OpenAPI description. FastAPI cannot generate it, because the routes are dispatched before FastAPI."""
 
 from __future__ import annotations
 

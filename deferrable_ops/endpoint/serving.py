@@ -56,7 +56,7 @@ def serve_until_interrupted(
 
 
 def create_standalone_app() -> FastAPI:
-    """Return the endpoint for a process that serves nothing else; called in each of uvicorn's workers."""
+    """Create the endpoint's app for a process that serves nothing else; called in each of uvicorn's workers."""
     # uvicorn has configured logging, but importing Airflow has replaced that.
     logging.config.dictConfig(_log_config())
     app = create_app()

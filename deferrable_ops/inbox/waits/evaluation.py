@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from deferrable_ops.expressions import EVALUATION_ERRORS, compiled, is_truth
+from deferrable_ops.expressions import EVALUATION_ERRORS, compiled, is_truthy
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 
 
@@ -73,7 +73,7 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
 
 def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool:
     try:
-        return is_truth(compiled(expression).search(payload))
+        return is_truthy(compiled(expression).search(payload))
     except EVALUATION_ERRORS as error:
         notes.append(f"{name} cannot be evaluated on this payload and counts as false: {error}")
         return False

@@ -1,4 +1,4 @@
-"""`deferrable-ops serve` as a process of its own."""
+"""Runs `deferrable-ops serve` as a process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from real_airflow.ports import free_port
 class Served:
     """A running endpoint.
 
-    :ivar output: the file that it writes to.
+    :ivar output: the file with its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -29,7 +29,7 @@ class Served:
     output: Path
 
     def kill(self) -> None:
-        """Kill it with all its processes, as a machine that loses its power does."""
+        """Kill all of its processes at once, as a power failure does."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -37,7 +37,7 @@ class Served:
 
 @contextmanager
 def served(inbox_url: str, folder: Path, *options: str) -> Iterator[Served]:
-    """Run `deferrable-ops serve` until the end, which it may have come to before."""
+    """Run `deferrable-ops serve` for the duration of the block; the block may kill it earlier."""
     port, output = free_port(), folder / "serve.out"
     command = [sys.executable, "-m", "deferrable_ops.cli", "serve", "--host", "127.0.0.1"]
     environment = {
@@ -63,7 +63,7 @@ def served(inbox_url: str, folder: Path, *options: str) -> Iterator[Served]:
 
 @contextmanager
 def serving(inbox_url: str, folder: Path, *options: str) -> Iterator[tuple[httpx.Client, Path]]:
-    """Run `deferrable-ops serve`, and yield a client of it and the file that it writes to; it must end well."""
+    """Run `deferrable-ops serve`, and yield a client and the file with its output; it must exit without an error."""
     with served(inbox_url, folder, *options) as endpoint:
         with httpx.Client(base_url=endpoint.url, timeout=30) as client:
             yield client, endpoint.output

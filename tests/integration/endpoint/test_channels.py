@@ -1,4 +1,4 @@
-"""Channels on a running endpoint: told of by the command, killed in the middle, and without their database."""
+"""Channels on a running endpoint: added by the command, killed in the middle, and without the database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def channels(inbox_url: str, *arguments: str) -> str:
-    """Run the command as an operator of Airflow does, and return what it printed."""
+    """Run the command as an administrator does, and return its output."""
     environment = {**os.environ, "AIRFLOW__DEFERRABLE_OPS__INBOX_URL": inbox_url}
     command = [sys.executable, "-m", "deferrable_ops.cli", "channels", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -68,7 +68,7 @@ def secret_in(output: str) -> str:
     return found[1]
 
 
-def test_a_running_endpoint_learns_of_channels_and_of_their_secrets(tmp_path: Path) -> None:
+def test_a_running_endpoint_uses_new_channels_and_secrets(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'inbox.db'}"
     with serving(url, tmp_path, "--workers", "2") as (client, output):
         path = "/deferrable-ops/channels/builds"
@@ -91,11 +91,11 @@ def test_a_running_endpoint_learns_of_channels_and_of_their_secrets(tmp_path: Pa
 
 
 def _new_client(client: httpx.Client, path: str, secret: str) -> int:
-    """Return the answer on a new connection, so perhaps of another process."""
+    """Send on a new connection, which another process may serve, and return the response."""
     return httpx.post(f"{client.base_url}{path}", **signed(secret, {"n": 1})).status_code
 
 
-def test_what_was_acknowledged_is_kept_once_though_the_endpoint_is_killed(
+def test_acknowledged_events_are_stored_once_although_the_endpoint_is_killed(
     inbox_url: str, tmp_path: Path
 ) -> None:
     channels(inbox_url, "add", "many", "--verify", "none", "--allow-unauthenticated")
@@ -126,7 +126,7 @@ def test_what_was_acknowledged_is_kept_once_though_the_endpoint_is_killed(
     assert set(acknowledged) == set(payloads)
 
 
-def test_a_database_that_goes_away_is_503_until_it_is_back(tmp_path: Path) -> None:
+def test_a_lost_database_is_503_until_it_is_back(tmp_path: Path) -> None:
     server = Postgres()
     server.start()
     try:

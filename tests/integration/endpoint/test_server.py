@@ -1,4 +1,4 @@
-"""The endpoint as a process: on its own and in Airflow's API server, with what they write and without its database."""
+"""The endpoint as a process, standalone and in Airflow's API server: its logs, and without its database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _with_driver(url: str) -> str:
 
 
 def call_in_every_way(client: httpx.Client, prefix: str, token: str) -> list[int]:
-    """Send a token to every route that takes one, and to some that do not."""
+    """Send a token to every route that accepts one, and to some that do not."""
     bearer = {"Authorization": f"Bearer {token}"}
     requests: list[dict[str, Any]] = [
         {"method": "POST", "url": f"/callbacks/{token}/heartbeat", "json": {}},
@@ -58,7 +58,7 @@ EXPECTED = [200, 200, 404, 400, 405, 404, 200, 400, 200]
 
 
 @pytest.mark.parametrize("prefix", ["", "/deferrable-ops"])
-def test_serve_takes_callbacks_and_writes_no_token(tmp_path: Path, prefix: str) -> None:
+def test_serve_accepts_callbacks_and_logs_no_token(tmp_path: Path, prefix: str) -> None:
     url = f"sqlite:///{tmp_path / 'inbox.db'}"
     wait, token = register(url)
     with serving(url, tmp_path) as (client, output):
@@ -88,7 +88,7 @@ def test_serve_with_several_processes_shares_one_inbox(tmp_path: Path) -> None:
     assert not any(signature in written for signature in signatures)
 
 
-def test_postgres_that_goes_away_is_503_until_it_is_back(tmp_path: Path) -> None:
+def test_lost_postgres_is_503_until_it_is_back(tmp_path: Path) -> None:
     server = Postgres()
     server.start()
     try:
@@ -131,7 +131,7 @@ async def test_postgres_that_never_answers_is_503_within_seconds(monkeypatch: py
     silent.close()
 
 
-async def test_postgres_that_falls_silent_is_503_within_seconds(
+async def test_postgres_that_stops_answering_is_503_within_seconds(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = postgres.create_database("endpoint", driver="asyncpg")
@@ -154,7 +154,7 @@ async def test_postgres_that_falls_silent_is_503_within_seconds(
 
 
 class Gate:
-    """A way to Postgres that can be closed without a word: connections stay, and nothing comes through."""
+    """A proxy to Postgres that can drop all traffic while its connections stay open."""
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -182,7 +182,7 @@ class Gate:
         writer.close()
 
 
-def test_api_server_takes_callbacks_and_writes_no_token(tmp_path: Path) -> None:
+def test_api_server_accepts_callbacks_and_logs_no_token(tmp_path: Path) -> None:
     airflow = RealAirflow(tmp_path, sqlite_database(tmp_path), [])
     write_passwords(tmp_path)
     airflow.run_command("db", "migrate")
@@ -191,7 +191,7 @@ def test_api_server_takes_callbacks_and_writes_no_token(tmp_path: Path) -> None:
         wait, token = register(f"sqlite:///{tmp_path / 'deferrable_ops.db'}")
         with httpx.Client(base_url=airflow.url, timeout=30) as client:
             statuses = call_in_every_way(client, "/deferrable-ops", token)
-            # The API server notices sooner or later that Airflow knows no such task, and then nobody waits.
+            # Airflow has no such task, so the API server may have settled the wait already.
             assert all(status in (expected, 410) for status, expected in zip(statuses, EXPECTED, strict=True))
             assert client.get("/deferrable-ops/docs").status_code == 404
         airflow.api_server.stop()
@@ -203,7 +203,7 @@ def test_api_server_takes_callbacks_and_writes_no_token(tmp_path: Path) -> None:
         airflow.stop()
 
 
-def test_api_server_starts_although_the_inbox_cannot_be_used(tmp_path: Path) -> None:
+def test_api_server_starts_with_an_unusable_inbox(tmp_path: Path) -> None:
     unusable = {"AIRFLOW__DEFERRABLE_OPS__INBOX_URL": "mysql://user:hunter2@nowhere/x"}
     airflow = RealAirflow(tmp_path, sqlite_database(tmp_path), [], unusable)
     write_passwords(tmp_path)

@@ -45,11 +45,11 @@ def test_render_as_airflow_adds_what_a_dag_would(
 ) -> None:
     file.write_text(FOR_A_DAG)
     assert run("render", file, "--as", "airflow") == 0
-    asked = capsys.readouterr().out
+    rendered = capsys.readouterr().out
     file.write_text("_target_: deferrable_ops.supervisord.SupervisorAirflowConfiguration\n" + FOR_A_DAG)
     assert run("render", file) == 0
-    assert capsys.readouterr().out == asked
-    assert "[unix_http_server]\nfile=/data/s/supervisor.sock\n" in asked
+    assert capsys.readouterr().out == rendered
+    assert "[unix_http_server]\nfile=/data/s/supervisor.sock\n" in rendered
 
 
 def test_password_is_written_with_mode_600_and_never_printed(
