@@ -1,7 +1,7 @@
-"""Programs under a supervisord of their own, for as long as a DAG run lasts. No worker runs.
+"""Run programs under supervisord during a DAG run, without a worker.
 
-Trigger `example_supervisor` and look at its Grid, and at the log of `example_supervisor-check-programs`, which holds
-what the programs say. After ten seconds they have ended, and supervisord is gone with all its files.
+Trigger `example_supervisor`, and read the log of `example_supervisor-check-programs`: it contains the output of the
+programs. After about ten seconds they have ended, and supervisord and its files are removed.
 """
 
 from datetime import timedelta
@@ -31,7 +31,7 @@ cfg = SupervisorAirflowConfiguration(
 
 @task
 def page() -> str:
-    """Stand for whatever tells somebody. Without it, the programs would be started again all the same."""
+    """Replace this with a task that alerts someone. The programs are restarted with or without it."""
     return "a program of example_supervisor has died"
 
 

@@ -1,6 +1,6 @@
-"""Programs under a supervisord on another machine, over one SSH connection. No worker runs, and no port is open.
+"""Run programs under supervisord on another machine, over SSH, without a worker and without an open port.
 
-The machine needs `supervisor` and an account that the Airflow connection `ssh_default` logs in to:
+The machine needs `supervisor`, and an account for the Airflow connection `ssh_default`:
     airflow connections add ssh_default --conn-type ssh --conn-host jobs.example.com --conn-login airflow \
         --conn-extra '{"key_file": "/home/airflow/.ssh/id_ed25519"}'
 """

@@ -38,7 +38,9 @@ def test_readme_shows_the_example_as_it_is() -> None:
 
 def test_every_page_that_is_linked_exists() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"(?:\]\(|^\[[^]]+\]: )(?!https?:)([^)#:\s]+)", page.read_text(), re.MULTILINE):
+        for target in re.findall(
+            r"(?:\]\(|^\[[^]]+\]: )(?!https?:)([^)#:\s]+)", page.read_text(), re.MULTILINE
+        ):
             assert (page.parent / target).exists(), f"{page.name} links {target}"
 
 

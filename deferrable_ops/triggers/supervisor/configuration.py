@@ -154,11 +154,11 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
     """Return the supervisord's name in the inbox: ``/the/working_dir``, or ``connection:/the/working_dir``."""
-    where = machine_address(cfg)
-    if where.ssh_conn_id is None:
+    address = machine_address(cfg)
+    if address.ssh_conn_id is None:
         return str(cfg.working_dir)
-    host = f"@{where.remote_host}" if where.remote_host else ""
-    return f"{where.ssh_conn_id}{host}:{cfg.working_dir}"
+    host = f"@{address.remote_host}" if address.remote_host else ""
+    return f"{address.ssh_conn_id}{host}:{cfg.working_dir}"
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
@@ -201,8 +201,8 @@ def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
     for form in forms:
         text = text.replace(form, "***")
     quoted = _OUTPUT.search(text)
-    for begin in (0, *([quoted.end()] if quoted else [])):
-        text = text[:begin] + _mask_truncated_start(text[begin:], forms)
+    for start in (0, *([quoted.end()] if quoted else [])):
+        text = text[:start] + _mask_truncated_start(text[start:], forms)
     return text
 
 
