@@ -17,7 +17,7 @@ from deferrable_ops.inbox.waits.wait import WaitState
 
 log = logging.getLogger(__name__)
 
-_EVERY = 3600.0
+_INTERVAL = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
 _KEY_DAYS_AFTER_EVENT = 30.0
@@ -33,13 +33,13 @@ class Retention:
         """Delete old rows every hour, in one process at a time. Runs until cancelled."""
         while True:
             try:
-                if await self._database.try_lock("retention", _EVERY):
+                if await self._database.try_lock("retention", _INTERVAL):
                     await self.prune(settings.wait_retention_days())
                     await self.prune_events(settings.event_retention_days())
                     await self.prune_positions()
             except DeferrableOpsError as error:
                 log.warning("Cannot delete old rows of the inbox; retrying later: %s", error)
-            await asyncio.sleep(_EVERY / 4)
+            await asyncio.sleep(_INTERVAL / 4)
 
     async def prune(self, days: float) -> int:
         """Delete the waits that were settled more than `days` ago, and return their number."""

@@ -171,7 +171,7 @@ class Watcher:
                     changed, cursor = await read_changes(self._database, cursor)
                     await self._deliver([*self._subscriptions] if changed is None else changed)
             except Exception as error:
-                _log_trouble("Cannot read which waits have changed; retrying", error)
+                _log_error("Cannot read which waits have changed; retrying", error)
                 cursor, self._sweep_now = None, True
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -208,7 +208,7 @@ class Watcher:
                 # Expire on time: Airflow's own deadline follows soon after the wait's.
                 pause = min(pause, left + _DEADLINE_MARGIN)
             except Exception as error:
-                _log_trouble("Cannot check the deadlines of waits; retrying", error)
+                _log_error("Cannot check the deadlines of waits; retrying", error)
                 checked_at = float("-inf")
             await asyncio.sleep(pause)
 
@@ -217,5 +217,5 @@ class Watcher:
         return None if endpoint_since is None else max(up_since, endpoint_since)
 
 
-def _log_trouble(what: str, error: Exception) -> None:
+def _log_error(what: str, error: Exception) -> None:
     log.warning("%s: %s", what, error, exc_info=not isinstance(error, InboxUnavailable))

@@ -102,7 +102,7 @@ def endpoint(url: str, name: str, wait_ids: list[str], acknowledged: Path) -> No
 
 
 def appender(url: str, number: int, count: int, acknowledged: Path) -> None:
-    """Append events with keys of this process and keys that all processes use; write each to a file after its commit."""
+    """Append events with keys of this process and with shared keys, and write each to a file after its commit."""
 
     async def append(inbox: Inbox, key: str, file: Any) -> None:
         appended = await inbox.events.append(new_event("channel:many", key))

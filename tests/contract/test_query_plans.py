@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import read_changes
-from deferrable_ops.inbox.waits.endpoints import _some_wait_expects_beats
+from deferrable_ops.inbox.waits.endpoints import _any_wait_expects_heartbeats
 
 WAITING, SETTLED = 20_000, 20_000
 EVENTS = 40_000
@@ -57,19 +57,19 @@ async def full(shared_url: str) -> Any:
 
 async def test_queries_of_an_idle_process_use_indexes(full: Inbox) -> None:
     _, cursor = await read_changes(full.database, None)
-    with _asked(full) as asked:
+    with _statements(full) as statements:
         await full.waits.expire(beats_since=1.0)
         await full.waits.expire(beats_since=None)
         await read_changes(full.database, cursor)
-        await full.database.read(_some_wait_expects_beats)
+        await full.database.read(_any_wait_expects_heartbeats)
         await full.cancellations.claim()
         await full.endpoints.up_since()
         await full.keys.verify(await _a_token(full))
-    await _assert_no_scans(full, asked)
+    await _assert_no_scans(full, statements)
 
 
 async def test_queries_of_a_wait_use_indexes(full: Inbox) -> None:
-    with _asked(full) as asked:
+    with _statements(full) as statements:
         wait = await full.waits.register(
             new_wait(new_attempt("waiting", run_id="run", map_index=7, try_number=2))
         )
@@ -81,12 +81,12 @@ async def test_queries_of_a_wait_use_indexes(full: Inbox) -> None:
         await full.cancellations.requeue_other_attempts(wait.id)
         await full.waits.kill([wait.id])
         await full.waits.get_many([wait.id])
-    await _assert_no_scans(full, asked)
+    await _assert_no_scans(full, statements)
 
 
 async def test_queries_of_a_follower_use_indexes(full_of_events: Inbox) -> None:
     events = full_of_events.events
-    with _asked(full_of_events, "deferrable_ops_events") as asked:
+    with _statements(full_of_events, "deferrable_ops_events") as statements:
         newest = await events.newest()
         # A busy source, a quiet one with few events in between, and one without events.
         for sources in (["busy"], ["quiet", "empty"]):
@@ -95,7 +95,7 @@ async def test_queries_of_a_follower_use_indexes(full_of_events: Inbox) -> None:
             page = await events.read(sources, after=first - 1, upto=newest, limit=10)
             assert page[0].number == first
             await events.read(sources, after=0, upto=newest, since=EVENTS * 0.9, limit=10)
-    await _assert_no_scans(full_of_events, asked, "deferrable_ops_events", "events", "found")
+    await _assert_no_scans(full_of_events, statements, "deferrable_ops_events", "events", "found")
 
 
 @pytest.fixture
@@ -113,31 +113,31 @@ async def full_of_events(shared_url: str) -> Any:
 
 
 @contextmanager
-def _asked(inbox: Inbox, table: str = "deferrable_ops_waits") -> Iterator[list[tuple[str, Any]]]:
-    asked: list[tuple[str, Any]] = []
+def _statements(inbox: Inbox, table: str = "deferrable_ops_waits") -> Iterator[list[tuple[str, Any]]]:
+    statements: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         if table in statement and not statement.startswith("INSERT"):
-            asked.append((statement, parameters[0] if many else parameters))
+            statements.append((statement, parameters[0] if many else parameters))
 
     event.listen(inbox.database.engine.sync_engine, "before_cursor_execute", note)
-    yield asked
+    yield statements
     event.remove(inbox.database.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def _assert_no_scans(inbox: Inbox, asked: list[tuple[str, Any]], *names: str) -> None:
+async def _assert_no_scans(inbox: Inbox, statements: list[tuple[str, Any]], *names: str) -> None:
     """Assert that no statement scans the table.
 
     :param names: the names and aliases of the table in the statements.
     """
-    assert asked
+    assert statements
     table, *others = names or ("deferrable_ops_waits",)
     explain, scans = {
         "sqlite": ("EXPLAIN QUERY PLAN", [f"SCAN {name}" for name in (table, *others)]),
         "postgresql": ("EXPLAIN", [f"Seq Scan on {table}"]),
     }[inbox.database.dialect]
     async with inbox.database.engine.connect() as connection:
-        for statement, parameters in asked:
+        for statement, parameters in statements:
             rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
             plan = "\n".join(str(row[-1]) for row in rows)
             whole = [

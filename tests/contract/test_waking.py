@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
@@ -87,16 +88,16 @@ async def test_all_subscribers_of_a_wait_are_woken(inbox: Inbox) -> None:
 @pytest.mark.parametrize("leaves", [0, 1, 2])
 async def test_leaving_a_subscription_does_not_affect_the_others(inbox: Inbox, leaves: int) -> None:
     wait = await register(inbox)
-    all_of_them = [inbox.watcher.subscribe(wait.id) for _ in range(3)]
-    for changes in all_of_them:
-        changes.__enter__()
-    all_of_them.pop(leaves).__exit__()
+    stacks = [ExitStack() for _ in range(3)]
+    subscriptions = [stack.enter_context(inbox.watcher.subscribe(wait.id)) for stack in stacks]
+    stacks.pop(leaves).close()
+    del subscriptions[leaves]
     await send(inbox, wait.id, 1)
-    for changes in all_of_them:
+    for changes in subscriptions:
         assert await woken(changes) == Success(1)
     assert wait.id in inbox.watcher.watched
-    for changes in all_of_them:
-        changes.__exit__()
+    for stack in stacks:
+        stack.close()
     assert wait.id not in inbox.watcher.watched
 
 

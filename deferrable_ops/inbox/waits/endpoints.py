@@ -45,7 +45,7 @@ class Endpoints:
         identity = uuid4().hex
         while True:
             try:
-                if await self._database.read(_some_wait_expects_beats):
+                if await self._database.read(_any_wait_expects_heartbeats):
                     await self._database.write(lambda transaction: self._record(transaction, identity))
             except DeferrableOpsError as error:
                 log.warning("Cannot record that this endpoint is running; retrying: %s", error)
@@ -69,7 +69,7 @@ class Endpoints:
         await transaction.connection.execute(delete(endpoints).where(endpoints.c.seen_at < now - 3600))
 
 
-async def _some_wait_expects_beats(connection: AsyncConnection) -> bool:
+async def _any_wait_expects_heartbeats(connection: AsyncConnection) -> bool:
     # min() reads the first entry of an index, regardless of the planner's statistics.
     first = select(func.min(waits.c.beat_due)).where(IS_WAITING, waits.c.beat_due.is_not(None))
     return (await connection.execute(first)).scalar_one() is not None

@@ -15,7 +15,7 @@ _MINE: Final = waits.alias("mine")
 _NEWER: Final = waits.alias("newer")
 
 
-def stale_among_tasks_of(wait_ids: Sequence[str]) -> Select[Any]:
+def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
     """Select the waits of these waits' tasks that are still waiting although a newer attempt is registered."""
     return (
         select(waits.c.id)

@@ -28,7 +28,7 @@ from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
 from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire
 from deferrable_ops.inbox.waits.keys import Keys
-from deferrable_ops.inbox.waits.ownership import has_newer_attempt, stale_among_tasks_of
+from deferrable_ops.inbox.waits.ownership import has_newer_attempt, superseded_waits
 from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState, state_of, wait_from_row
 from deferrable_ops.outcome import Outcome, outcome_to_json
 
@@ -184,8 +184,8 @@ class Waits:
         rows = [_row(wait, transaction, key_id) for wait in new]
         ids = [row["id"] for row in rows]
         await connection.execute(self._database.insert(waits).on_conflict_do_nothing(), rows)
-        stale = (await connection.execute(stale_among_tasks_of(ids))).scalars().all()
-        await end_waits(transaction, WaitState.SUPERSEDED, stale)
+        superseded = (await connection.execute(superseded_waits(ids))).scalars().all()
+        await end_waits(transaction, WaitState.SUPERSEDED, superseded)
         found = {row.id: row for row in await connection.execute(_select_waits().where(waits.c.id.in_(ids)))}
         rows_of_new = [(found[wait.wait_id], wait) for wait in new]
         return [

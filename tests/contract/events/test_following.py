@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -198,21 +199,22 @@ async def test_thousand_new_followers_share_the_same_reads(
     two: tuple[Inbox, Inbox],
 ) -> None:
     await two[1].events.append_all([new_event(payload=i, time=1000.0 + i) for i in range(1000)])
-    asked: list[str] = []
+    statements: list[str] = []
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
+        statements.append(statement)
 
     sqlalchemy_event.listen(two[0].database.engine.sync_engine, "before_cursor_execute", note)
     followers = [two[0].feed.follow(["channel:orders"], since=1000.0 + i % 100) for i in range(1000)]
-    for follower in followers:
-        follower.__enter__()
-    taken = await asyncio.gather(*(took(follower, 1000 - i % 100) for i, follower in enumerate(followers)))
-    await went_live(*followers)
+    with ExitStack() as entered:
+        for follower in followers:
+            entered.enter_context(follower)
+        taken = await asyncio.gather(
+            *(took(follower, 1000 - i % 100) for i, follower in enumerate(followers))
+        )
+        await went_live(*followers)
     assert all(payloads(events) == list(range(i % 100, 1000)) for i, events in enumerate(taken))
-    assert sum("payload" in statement for statement in asked) < 30
-    for follower in followers:
-        follower.__exit__()
+    assert sum("payload" in statement for statement in statements) < 30
 
 
 async def test_idle_followers_cost_one_query_a_sweep(
@@ -220,23 +222,22 @@ async def test_idle_followers_cost_one_query_a_sweep(
 ) -> None:
     _sweep_interval(monkeypatch, 0.05)
     followers = [two[0].feed.follow([f"channel:{i}"]) for i in range(300)]
-    for follower in followers:
-        follower.__enter__()
-    await went_live(*followers)
-    asked: list[str] = []
-    sqlalchemy_event.listen(
-        two[0].database.engine.sync_engine,
-        "before_cursor_execute",
-        lambda _c, _cursor, statement, *_: asked.append(statement),
-    )
+    statements: list[str] = []
 
     async def sweeps() -> bool:
-        return sum("event_counter" in statement for statement in asked) > 5
+        return sum("event_counter" in statement for statement in statements) > 5
 
-    await eventually(sweeps, "a few sweeps")
-    assert [statement for statement in asked if "deferrable_ops_events" in statement] == []
-    for follower in followers:
-        follower.__exit__()
+    with ExitStack() as entered:
+        for follower in followers:
+            entered.enter_context(follower)
+        await went_live(*followers)
+        sqlalchemy_event.listen(
+            two[0].database.engine.sync_engine,
+            "before_cursor_execute",
+            lambda _c, _cursor, statement, *_: statements.append(statement),
+        )
+        await eventually(sweeps, "a few sweeps")
+    assert [statement for statement in statements if "deferrable_ops_events" in statement] == []
 
 
 async def test_follower_is_woken_by_another_process_with_the_sweep_off(
@@ -246,7 +247,7 @@ async def test_follower_is_woken_by_another_process_with_the_sweep_off(
     with two[0].feed.follow(["channel:orders"]) as follower:
         await went_live(follower)
         if two[0].database.dialect == "postgresql":
-            await eventually(lambda: _listeners(two[1]), "somebody who listens")
+            await eventually(lambda: _listeners(two[1]), "LISTEN")
         for i in range(3):
             appended_at = time.monotonic()
             await two[1].events.append(new_event(payload=i))
@@ -279,7 +280,7 @@ async def test_follower_is_woken_after_its_connections_were_closed(
     _sweep_interval(monkeypatch, 3600.0)
     with two[0].feed.follow(["channel:orders"]) as follower:
         await went_live(follower)
-        await eventually(lambda: _listeners(two[1]), "somebody who listens")
+        await eventually(lambda: _listeners(two[1]), "LISTEN")
         others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
         async with two[1].database.begin() as connection:
             await connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
