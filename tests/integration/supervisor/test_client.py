@@ -12,7 +12,7 @@ from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.client import SupervisorClient
 
 
-async def test_client_asks_and_orders_without_an_event_loop_of_its_callers() -> None:
+async def test_client_works_without_an_event_loop_in_the_caller() -> None:
     async with daemon(program={"test": {"command": "sleep 100"}}) as found:
         client = SupervisorClient(found.config)
 

@@ -9,7 +9,7 @@ from integration.supervisor.support import BEGIN, Place
 pytest.importorskip("supervisor.supervisord")
 
 
-async def test_restart_behind_a_supervisord_that_is_gone_is_left_to_the_next_run_at_once(
+async def test_restart_without_supervisord_is_left_to_the_next_run(
     place: Place,
 ) -> None:
     cfg = place.cfg()

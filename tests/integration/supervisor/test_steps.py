@@ -49,7 +49,7 @@ asyncio.run(main())
 """
 
 
-async def test_all_steps_leave_programs_running_and_then_nothing(place: Place) -> None:
+async def test_start_steps_run_programs_and_teardown_steps_leave_nothing(place: Place) -> None:
     cfg = place.cfg()
     told = await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -69,7 +69,7 @@ async def test_all_steps_leave_programs_running_and_then_nothing(place: Place) -
     assert await place.runs.inbox.daemons.all() == []
 
 
-async def test_started_again_it_is_adopted_with_what_runs(place: Place) -> None:
+async def test_running_supervisord_and_programs_are_adopted(place: Place) -> None:
     cfg = place.cfg()
     first = await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -79,7 +79,7 @@ async def test_started_again_it_is_adopted_with_what_runs(place: Place) -> None:
     assert place.daemons() == [daemon]
 
 
-async def test_of_twenty_starts_at_once_one_starts_it_although_a_stale_socket_is_there(place: Place) -> None:
+async def test_twenty_concurrent_starts_start_one_supervisord_despite_a_stale_socket(place: Place) -> None:
     cfg = place.cfg()
     await place.take(cfg, *BEGIN[:2])
     os.kill(place.daemons()[0], signal.SIGKILL)
@@ -104,7 +104,7 @@ def can_be_locked(folder: Path | None) -> bool:
     return subprocess.run(["flock", "-n", folder / "supervisord.lock", "true"], check=False).returncode == 0
 
 
-async def test_daemon_outlives_the_process_that_started_it_and_its_group(place: Place) -> None:
+async def test_supervisord_outlives_the_process_group_that_started_it(place: Place) -> None:
     cfg = place.cfg()
     await place.take(cfg, "configure-supervisor")
     starter = await asyncio.create_subprocess_exec(
@@ -117,7 +117,7 @@ async def test_daemon_outlives_the_process_that_started_it_and_its_group(place: 
     assert (told["pid"], told["started"]) == (daemon, False)
 
 
-async def test_pid_file_is_not_believed(place: Place) -> None:
+async def test_pid_file_is_ignored(place: Place) -> None:
     cfg = place.cfg()
     bystander = subprocess.Popen(["sleep", "1000"])
     try:
@@ -136,7 +136,7 @@ async def test_pid_file_is_not_believed(place: Place) -> None:
         bystander.wait()
 
 
-async def test_half_written_file_is_told_without_its_password_and_made_whole(
+async def test_truncated_file_fails_without_its_password_and_is_repaired(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     login = {"username": "me", "password": "hunter2hunter2"}
@@ -154,7 +154,7 @@ async def test_half_written_file_is_told_without_its_password_and_made_whole(
     assert "hunter2" not in serialize_configuration(cfg)
 
 
-async def test_step_that_is_cut_off_between_any_two_actions_comes_to_the_same(
+async def test_step_interrupted_between_any_two_actions_gives_the_same_result(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg, cuts = place.cfg(), 0
@@ -177,7 +177,7 @@ async def test_step_that_is_cut_off_between_any_two_actions_comes_to_the_same(
     assert cuts > 40
 
 
-async def test_two_triggerers_on_one_step_come_to_one_outcome(place: Place) -> None:
+async def test_two_triggerers_on_one_step_get_one_outcome(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": f"sh -c 'echo started >> {place.folder}/log'"}})
     for step in BEGIN:
         attempt = new_attempt(task_id=step)
@@ -189,7 +189,7 @@ async def test_two_triggerers_on_one_step_come_to_one_outcome(place: Place) -> N
     )
 
 
-async def test_program_that_has_ended_is_not_started_twice_by_a_step_that_goes_on(place: Place) -> None:
+async def test_resumed_step_does_not_start_an_ended_program_again(place: Place) -> None:
     ran = place.folder / "ran"
     program = {"a": {"command": f"sh -c 'echo started >> {ran}'"}, "b": {"command": SLEEP, "startsecs": 2}}
     cfg = place.cfg(program=program)
@@ -206,7 +206,7 @@ async def test_program_that_has_ended_is_not_started_twice_by_a_step_that_goes_o
     assert ran.read_text() == "started\n"
 
 
-async def test_programs_of_a_daemon_that_was_killed_do_not_run_beside_the_new_ones(place: Place) -> None:
+async def test_orphans_of_a_killed_supervisord_end_before_the_new_programs_start(place: Place) -> None:
     cfg = place.cfg()
     await place.take(cfg, *BEGIN)
     old = place.processes()
@@ -238,7 +238,7 @@ async def test_step_on_another_host_fails_with_both_names(
     assert claimed.host == "web-2"
 
 
-async def test_after_a_new_start_of_the_host_it_is_started_again(
+async def test_supervisord_is_started_again_after_a_reboot(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()
@@ -254,7 +254,7 @@ async def test_after_a_new_start_of_the_host_it_is_started_again(
     assert len(place.processes()) == 2
 
 
-async def test_triggerer_that_was_stopped_for_long_changes_nothing_more(
+async def test_triggerer_that_was_suspended_for_long_changes_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()

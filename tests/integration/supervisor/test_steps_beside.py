@@ -17,7 +17,7 @@ from deferrable_ops.upstreams.machine.machine import CommandResult
 pytest.importorskip("supervisor.supervisord")
 
 
-async def test_lock_that_another_step_holds_for_a_moment_is_waited_for(
+async def test_step_waits_for_a_lock_that_another_step_holds_briefly(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()

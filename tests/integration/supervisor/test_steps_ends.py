@@ -30,7 +30,7 @@ pytest.importorskip("supervisor.supervisord")
 STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
 
 
-async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothing_waits(
+async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_programs, "POLL_SECONDS", POLL_SECONDS)
@@ -59,7 +59,7 @@ async def test_slow_program_has_its_time_and_meanwhile_little_is_asked_and_nothi
     assert place.processes() == []
 
 
-async def test_programs_stop_together_however_many(place: Place) -> None:
+async def test_all_programs_stop_at_the_same_time(place: Place) -> None:
     cfg = place.cfg(program={f"p{i}": {"command": STUBBORN, "stopwaitsecs": 1} for i in range(6)})
     await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -70,7 +70,7 @@ async def test_programs_stop_together_however_many(place: Place) -> None:
     assert not cfg.socket_path.exists()
 
 
-async def test_daemon_that_does_not_answer_is_killed_in_the_end_by_the_step_that_stops_it(
+async def test_stop_step_kills_a_supervisord_that_does_not_answer(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_daemon, "_SHUTDOWN_SECONDS", 0.5)
@@ -88,7 +88,7 @@ async def test_daemon_that_does_not_answer_is_killed_in_the_end_by_the_step_that
     assert list(place.folder.iterdir()) == []
 
 
-async def test_force_kill_reaches_what_left_its_group_or_its_environment_and_nothing_else(
+async def test_force_kill_reaches_processes_with_another_group_or_environment_and_no_others(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
@@ -123,7 +123,7 @@ def children_of(pid: int) -> list[str]:
     return found.stdout.split()
 
 
-async def test_what_is_removed_is_what_was_made(place: Place) -> None:
+async def test_only_created_files_are_removed(place: Place) -> None:
     outside = place.folder / "outside"
     outside.mkdir()
     (outside / "kept").write_text("mine")
@@ -140,7 +140,7 @@ async def test_what_is_removed_is_what_was_made(place: Place) -> None:
     await place.take(cfg, "unconfigure-supervisor")
 
 
-async def test_supervisord_that_a_user_has_started_is_adopted_and_ended_like_another(place: Place) -> None:
+async def test_supervisord_started_by_a_user_is_adopted_and_stopped(place: Place) -> None:
     cfg = place.cfg()
     await place.take(cfg, "configure-supervisor")
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(cfg.config_path)]
@@ -156,7 +156,7 @@ async def test_supervisord_that_a_user_has_started_is_adopted_and_ended_like_ano
     assert (place.daemons(), place.processes(), list(place.folder.iterdir())) == ([], [], [])
 
 
-async def test_directory_with_files_of_its_own_keeps_them(place: Place) -> None:
+async def test_directory_with_other_files_keeps_them(place: Place) -> None:
     own = place.folder / "s"
     (own / "a").mkdir(parents=True, mode=0o700)
     own.chmod(0o700)
@@ -203,7 +203,7 @@ async def start_and_stay(place: Place, cfg: Any, run_id: str = "monday") -> Run:
     return run
 
 
-async def test_user_who_kills_a_task_ends_programs_daemon_and_files(place: Place) -> None:
+async def test_killing_a_task_tears_down_programs_supervisord_and_files(place: Place) -> None:
     cfg = place.cfg(startsecs=30)
     await killed(place, await start_and_stay(place, cfg))
     assert (place.daemons(), place.processes()) == ([], [])
@@ -211,13 +211,13 @@ async def test_user_who_kills_a_task_ends_programs_daemon_and_files(place: Place
     assert await place.runs.inbox.daemons.all() == []
 
 
-async def test_nothing_is_stopped_where_all_shall_go_on(place: Place) -> None:
+async def test_nothing_is_stopped_without_stop_on_exit(place: Place) -> None:
     cfg = place.cfg(startsecs=30, stop_on_exit=False)
     await killed(place, await start_and_stay(place, cfg))
     assert len(place.processes()) == 2
 
 
-async def test_triggerer_that_ends_and_a_newer_attempt_stop_nothing(place: Place) -> None:
+async def test_ending_triggerer_and_newer_attempt_stop_nothing(place: Place) -> None:
     cfg = place.cfg(startsecs=30)
     run = await start_and_stay(place, cfg)
     await run.kill_process()
@@ -236,7 +236,7 @@ def _wait_of(run: Run) -> Any:
     return NewWait(attempt, "supervisor", 60.0)
 
 
-async def test_supervisord_that_another_run_uses_by_now_goes_on(place: Place) -> None:
+async def test_supervisord_used_by_another_run_keeps_running(place: Place) -> None:
     cfg = place.cfg(startsecs=30)
     monday = await start_and_stay(place, cfg)
     tuesday = await start_and_stay(place, cfg, "tuesday")
@@ -257,9 +257,7 @@ class Triggerer:
         return SimpleNamespace(task_states=dict.fromkeys(question.run_ids, states))
 
 
-async def test_user_who_calls_a_task_a_success_stops_nothing(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_marking_a_task_as_success_stops_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = place.cfg(startsecs=30)
     run = await start_and_stay(place, cfg)
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Triggerer("success"), raising=False)
@@ -270,7 +268,7 @@ async def test_user_who_calls_a_task_a_success_stops_nothing(
     assert place.processes() == []
 
 
-async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_step_timeout_names_the_cause(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.1)
     monkeypatch.setattr(daemon_daemon, "_ANSWER_SECONDS", 0.2)
     cfg = place.cfg()
@@ -286,7 +284,7 @@ async def test_step_that_takes_too_long_says_why(place: Place, monkeypatch: pyte
     assert place.daemons() == [daemon], "no second one beside it"
 
 
-def test_the_tools_of_these_tests_are_there() -> None:
+def test_required_tools_are_installed() -> None:
     assert shutil.which("setsid")
     assert shutil.which("pgrep")
     assert given_inbox.get() is None

@@ -40,7 +40,7 @@ async def listening(path: Path) -> AsyncIterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("step", [*BEGIN, "restart-programs", *END, "force-kill"])
-async def test_no_step_trusts_a_directory_that_others_write_to(place: Place, step: str) -> None:
+async def test_every_step_refuses_a_directory_that_others_can_write_to(place: Place, step: str) -> None:
     cfg = place.cfg()
     await place.take(cfg, "configure-supervisor")
     cfg.config_path.write_text(f"[supervisord]\nlogfile={place.folder / 'was run'}\n")
@@ -55,7 +55,7 @@ async def test_no_step_trusts_a_directory_that_others_write_to(place: Place, ste
     assert not (place.folder / "was run").exists()
 
 
-async def test_socket_and_file_in_a_directory_for_everybody_are_refused(place: Place) -> None:
+async def test_socket_and_file_in_a_shared_directory_are_refused(place: Place) -> None:
     shared = place.folder / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -68,7 +68,7 @@ async def test_socket_and_file_in_a_directory_for_everybody_are_refused(place: P
         assert f"{shared} is shared by all users; give a directory below it" in failed.reason
 
 
-async def test_whoever_makes_a_missing_directory_is_not_asked(place: Place) -> None:
+async def test_socket_in_a_directory_created_later_is_not_called(place: Place) -> None:
     cfg = place.cfg()
     assert cfg.working_dir is not None
     async with open_host(cfg, log) as site:
@@ -104,7 +104,7 @@ async def answering(path: Path, *answers: Any) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-async def test_process_that_a_supervisord_says_it_is_and_is_not_stays(place: Place) -> None:
+async def test_process_that_a_false_supervisord_names_is_not_ended(place: Place) -> None:
     cfg = place.cfg()
     await place.take(cfg, "configure-supervisor")
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, start_new_session=True)

@@ -25,7 +25,7 @@ def pids(told: dict[str, Any]) -> dict[str, int]:
     return {name: one["pid"] for name, one in told["programs"].items()}
 
 
-async def test_what_runs_is_started_anew_only_in_the_runs_for_which_that_was_asked(place: Place) -> None:
+async def test_running_programs_are_restarted_only_in_the_configured_runs(place: Place) -> None:
     before = pids(await place.take(place.cfg(), *BEGIN))
     for initial, retrigger, retriggers in (
         (False, True, 0),
@@ -44,7 +44,7 @@ async def test_what_runs_is_started_anew_only_in_the_runs_for_which_that_was_ask
     assert sorted(before.values()) == sorted(place.processes())
 
 
-async def test_restart_starts_all_anew_and_what_had_ended_too(place: Place) -> None:
+async def test_restart_restarts_all_programs_including_ended_ones(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": SLEEP}, "b": {"command": f"{sys.executable} -c 'exit(3)'"}})
     first = await place.take(cfg, *BEGIN)
     again = await place.take(cfg, "restart-programs")
@@ -76,7 +76,7 @@ async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_o
         assert told["programs"]["c:c"]["state"] == "FATAL"
 
 
-async def test_changed_configuration_reaches_what_does_not_run_and_is_told_of_what_does(
+async def test_changed_configuration_applies_to_idle_groups_and_warns_of_running_ones(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     sleeps = {"command": SLEEP}
@@ -104,7 +104,7 @@ async def test_changed_configuration_reaches_what_does_not_run_and_is_told_of_wh
     assert b"COLOUR=blue" in environment
 
 
-async def test_restart_takes_the_changed_configuration_over(place: Place) -> None:
+async def test_restart_applies_the_changed_configuration(place: Place) -> None:
     await place.take(place.cfg(program={"a": {"command": SLEEP}}), *BEGIN)
     changed = place.cfg(program={"a": {"command": SLEEP, "environment": {"COLOUR": "red"}}})
     told = await place.take(changed, "configure-supervisor", "restart-programs")

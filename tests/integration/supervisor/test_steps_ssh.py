@@ -38,7 +38,7 @@ def remote(place: Place, sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch)
     return cfg
 
 
-async def test_all_steps_leave_programs_running_there_and_then_nothing(place: Place, remote: Any) -> None:
+async def test_steps_over_ssh_run_programs_and_leave_nothing(place: Place, remote: Any) -> None:
     cfg = remote()
     told = await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -52,7 +52,7 @@ async def test_all_steps_leave_programs_running_there_and_then_nothing(place: Pl
     assert await place.runs.inbox.daemons.all() == []
 
 
-async def test_what_does_not_answer_there_is_killed_and_started_again(
+async def test_silent_remote_supervisord_is_killed_and_started_again(
     place: Place, remote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.5)
@@ -68,7 +68,7 @@ async def test_what_does_not_answer_there_is_killed_and_started_again(
     assert place.daemons() != [daemon]
 
 
-async def test_machine_without_supervisord_says_what_to_do(place: Place, remote: Any) -> None:
+async def test_machine_without_supervisord_fails_with_the_fix(place: Place, remote: Any) -> None:
     cfg = remote().model_copy(update={"command_prefix": "export PATH=/usr/bin:/bin"})
     await place.take(cfg, "configure-supervisor")
     failed = await place.fail(cfg, "start-supervisor")
@@ -77,7 +77,7 @@ async def test_machine_without_supervisord_says_what_to_do(place: Place, remote:
     assert not failed.retryable
 
 
-async def test_any_triggerer_takes_the_steps_and_a_connection_that_leads_elsewhere_is_told(
+async def test_any_triggerer_runs_remote_steps_and_a_moved_connection_is_logged(
     place: Place, remote: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = remote()

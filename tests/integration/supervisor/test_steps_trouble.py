@@ -15,7 +15,7 @@ pytest.importorskip("supervisor.supervisord")
 STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
 
 
-async def test_supervisord_that_is_shutting_down_is_waited_for_and_followed_by_another(place: Place) -> None:
+async def test_start_waits_for_a_shutdown_and_starts_a_new_supervisord(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
     await place.take(cfg, *BEGIN)
     (before,) = place.daemons()
@@ -27,7 +27,7 @@ async def test_supervisord_that_is_shutting_down_is_waited_for_and_followed_by_a
     assert place.daemons() == [told["pid"]] != [before]
 
 
-async def test_supervisord_that_is_shutting_down_has_its_time_to_stop(place: Place) -> None:
+async def test_shutdown_in_progress_has_its_time(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
     await place.take(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -38,7 +38,7 @@ async def test_supervisord_that_is_shutting_down_has_its_time_to_stop(place: Pla
     assert place.daemons() == place.processes() == []
 
 
-async def test_programs_that_were_promised_more_time_than_is_left_are_ended_all_the_same(
+async def test_programs_with_longer_stop_times_are_ended_too(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
@@ -53,7 +53,7 @@ async def test_programs_that_were_promised_more_time_than_is_left_are_ended_all_
     assert not (place.folder / "s").exists()
 
 
-async def test_program_that_names_another_server_is_ended_with_its_supervisord(place: Place) -> None:
+async def test_program_with_another_server_url_is_ended_with_its_supervisord(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": SLEEP, "serverurl": "http://127.0.0.1:9001"}})
     first = await place.take(cfg, *BEGIN)
     os.kill(place.daemons()[0], signal.SIGKILL)

@@ -22,7 +22,7 @@ pytest.importorskip("supervisor.supervisord")
 ECHO = "import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
 
 
-async def test_program_gets_exactly_what_was_configured() -> None:
+async def test_program_gets_its_exact_arguments() -> None:
     environment = {"A": "100% ; #x %(here)s %%(here)s", "B": "it's", "C": 'say "hi" now', "D": " é😀 "}
     program = {
         "command": python(ECHO) + " 'a ; b' 100% #c %(process_num)02d '%%(here)s' é",
@@ -43,7 +43,7 @@ async def test_program_gets_exactly_what_was_configured() -> None:
         assert found.config.socket_path.stat().st_mode & 0o777 == 0o700
 
 
-async def test_exit_code_means_what_the_policy_says() -> None:
+async def test_exit_code_is_interpreted_by_the_policy() -> None:
     async with daemon(
         program={"test": {"command": python("exit(99)")}, "dead": {"command": "/no/such/program"}},
         policies={"test": {"exit_codes": {99: "skip"}}, "dead": {"otherwise": "fail"}},
@@ -66,7 +66,7 @@ async def ended(found: Daemon, name: str) -> Process | None:
     return process if process.start and not process.pid else None
 
 
-async def test_program_that_a_signal_ends_has_failed_and_one_that_is_stopped_is_done() -> None:
+async def test_signalled_program_has_failed_and_stopped_program_is_done() -> None:
     program = {"command": python("import signal; signal.pause()")}
     async with daemon(program={"test": program}, startsecs=0) as found:
         await found.start()
@@ -86,7 +86,7 @@ async def running(found: Daemon) -> bool:
     return process.state is ProcessState.RUNNING
 
 
-async def test_crash_loop_is_seen_and_paused() -> None:
+async def test_crash_loop_is_detected_and_paused() -> None:
     async with daemon(
         program={"test": {"command": python("exit(1)"), "autorestart": True, "startsecs": 0}},
         policy={"crash_restarts": 2, "crash_window": 60, "crash_delay": 1, "crash_give_up": 1},
@@ -116,7 +116,7 @@ async def stopped(found: Daemon) -> bool:
     return True
 
 
-async def test_several_calls_are_one_and_each_may_fail() -> None:
+async def test_multicall_may_fail_partly() -> None:
     async with daemon(program={"test": {"command": python("pass")}}) as found:
         state, refused, processes = await found.client.multicall(
             [
@@ -133,7 +133,7 @@ async def test_several_calls_are_one_and_each_may_fail() -> None:
             await found.client.call("supervisor.getProcessInfo", "nobody")
 
 
-async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_watchers_share_one_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     async with daemon(program={"test": {"command": python("pass")}}) as found:
         asked, call = list[str](), found.client.call
 
@@ -159,7 +159,7 @@ async def test_all_who_watch_share_one_question(monkeypatch: pytest.MonkeyPatch)
         assert asked == ["supervisor.getAllProcessInfo"] * 4
 
 
-async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: int) -> None:
+async def test_port_with_a_password_refuses_calls_without_it(unused_tcp_port: int) -> None:
     url, secret = f"http://127.0.0.1:{unused_tcp_port}/RPC2", "50% ü:x"
     async with daemon(
         program={"test": {"command": python("pass")}},
@@ -180,13 +180,13 @@ async def test_port_with_a_password_refuses_whoever_has_none(unused_tcp_port: in
         assert (await found.client.call("supervisor.getState"))["statename"] == "RUNNING"
 
 
-async def test_supervisord_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+async def test_missing_supervisord_is_unavailable(tmp_path: Path) -> None:
     async with use_supervisord(SupervisordAddress(socket=tmp_path / "none.sock")) as client:
         with pytest.raises(SupervisordUnavailable, match=r"none\.sock: UnixClientConnectorError"):
             await client.processes()
 
 
-def test_address_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+def test_contradictory_address_is_refused(tmp_path: Path) -> None:
     for wrong, message in (
         ({}, "either socket or url"),
         ({"socket": tmp_path, "url": "http://x"}, "either socket or url"),

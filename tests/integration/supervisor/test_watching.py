@@ -79,7 +79,7 @@ async def looked(run: Run) -> dict[str, Any]:
         (1, Success(["fail", "retrigger"])),
     ],
 )
-async def test_last_words_come_before_the_end_that_the_exit_code_means(
+async def test_last_output_is_copied_before_the_task_ends(
     runs: Runs, told: Callable[[], list[str]], code: int, outcome: Any
 ) -> None:
     code_of_program = (
@@ -132,7 +132,7 @@ for number in range(1500):
 """
 
 
-async def test_rotated_output_comes_once_through_restarts_of_the_triggerer(
+async def test_rotated_output_is_copied_once_across_triggerer_restarts(
     runs: Runs, told: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     script = tmp_path / "count.py"
@@ -159,7 +159,7 @@ async def test_rotated_output_comes_once_through_restarts_of_the_triggerer(
         assert len(list(found.config.program["test"].stdout_logfile.parent.glob("output.log.*"))) > 5
 
 
-async def test_next_run_goes_on_with_the_output_and_finds_the_programs_running(
+async def test_next_run_continues_the_output_of_running_programs(
     runs: Runs, told: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go_on"
@@ -216,7 +216,7 @@ OTHER = {"test": {"command": python("import time; time.sleep(99)")}, "new": SLEE
 
 
 @pytest.mark.parametrize("drift", ["warn", "apply", "fail"])
-async def test_drift_is_told_of_or_put_right_or_ends_it(
+async def test_drift_is_logged_or_applied_or_fails_the_task(
     runs: Runs, caplog: pytest.LogCaptureFixture, drift: str
 ) -> None:
     async with daemon(
@@ -247,7 +247,7 @@ async def test_drift_is_told_of_or_put_right_or_ends_it(
             assert await found.client.call("supervisor.reloadConfig") == [[[], [], []]]
 
 
-async def test_group_that_runs_as_before_is_not_touched_by_drift(runs: Runs) -> None:
+async def test_unchanged_group_keeps_running_on_drift(runs: Runs) -> None:
     async with daemon(program={"test": SLEEPS}, drift="apply", **QUICK) as found:
         await found.start()
         (before,) = await found.client.processes()
@@ -259,7 +259,7 @@ async def test_group_that_runs_as_before_is_not_touched_by_drift(runs: Runs) -> 
         assert by_name["new"]["statename"] == "RUNNING"
 
 
-async def test_bytes_that_are_no_text_and_colours_arrive(runs: Runs, told: Callable[[], list[str]]) -> None:
+async def test_invalid_utf8_and_colours_are_copied(runs: Runs, told: Callable[[], list[str]]) -> None:
     code = r"import sys; sys.stdout.buffer.write(b'\x1b[31mred\x1b[0m\r\ncaf\xe9 \xe2\x82\n')"
     async with daemon(program={"test": {"command": python(code.replace("\\\\", "\\"))}}, **QUICK) as found:
         run = runs.start(watching(found))

@@ -41,7 +41,7 @@ def some_host() -> Any:
     return SimpleNamespace(name="picked.example.com")
 
 
-def test_operators_arguments_are_all_tasks(dag: DAG) -> None:
+def test_operator_arguments_apply_to_all_tasks(dag: DAG) -> None:
     Supervisor(cfg=LOCAL, owner="ops", retries=4, queue="web-3")
     assert {one.owner for one in dag.tasks} == {"ops"}
     assert {one.queue for one in dag.tasks} == {"web-3"}
@@ -52,7 +52,7 @@ def test_operators_arguments_are_all_tasks(dag: DAG) -> None:
     }
 
 
-def test_what_a_run_waits_for_is_the_first_tasks(dag: DAG) -> None:
+def test_dependency_arguments_apply_to_the_first_task(dag: DAG) -> None:
     supervisor = Supervisor(cfg=LOCAL, trigger_rule="all_done", depends_on_past=True)
     assert supervisor.configure_supervisor.trigger_rule == "all_done"
     assert [one.task_id for one in dag.tasks if one.depends_on_past] == ["d-configure-supervisor"]
@@ -60,7 +60,7 @@ def test_what_a_run_waits_for_is_the_first_tasks(dag: DAG) -> None:
 
 
 @pytest.mark.parametrize("given", [{"pool": "narrow"}, {"pool": SimpleNamespace(pool="narrow")}, {}])
-def test_pool_is_the_arguments_else_the_configurations(dag: DAG, given: dict[str, Any]) -> None:
+def test_pool_argument_overrides_the_configuration(dag: DAG, given: dict[str, Any]) -> None:
     Supervisor(cfg={**LOCAL, "pool": "wide" if given else "narrow"}, **given)
     assert {one.pool for one in dag.tasks} == {"narrow"}
     on_worker = {one.task_id.removeprefix("d-") for one in dag.tasks if one.worker_start_reason}
@@ -76,7 +76,7 @@ def test_pool_is_the_arguments_else_the_configurations(dag: DAG, given: dict[str
         ({"ssh_conn_id": "jobs"}, "ssh_conn_id= is unknown"),
     ],
 )
-def test_argument_that_nobody_has_is_refused(given: dict[str, Any], message: str) -> None:
+def test_unknown_argument_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Supervisor(cfg=LOCAL, **given)
 
@@ -91,12 +91,12 @@ def test_argument_that_nobody_has_is_refused(given: dict[str, Any], message: str
         (Supervisor, remote(), "use SupervisorSSH"),
     ],
 )
-def test_configuration_that_is_none_is_refused(kind: type[Supervisor], given: Any, message: str) -> None:
+def test_invalid_configuration_is_refused(kind: type[Supervisor], given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         kind(cfg=given)
 
 
-def test_error_of_a_configuration_holds_none_of_its_values() -> None:
+def test_configuration_error_contains_no_values() -> None:
     with pytest.raises(InputError) as refused:
         Supervisor(cfg={**LOCAL, "username": "u", "password": ["hunter22"]})
     assert "hunter22" not in str(refused.value)
@@ -113,7 +113,7 @@ def test_supervisor_outside_a_dag_is_refused() -> None:
         DagContext.push(DAG("d", schedule=None))
 
 
-def test_local_steps_start_on_a_worker_only_where_queues_can_pin_them(
+def test_local_steps_start_on_a_worker_only_with_triggerer_queues(
     dag: DAG, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Supervisor(cfg=LOCAL, queue="default")
@@ -130,7 +130,7 @@ def test_local_steps_start_on_a_worker_only_where_queues_can_pin_them(
     assert pinned.teardown.worker_start_reason is None
 
 
-def test_remote_arguments_replace_the_configurations() -> None:
+def test_remote_arguments_override_the_configuration() -> None:
     supervisor = SupervisorSSH(
         cfg=remote(remote_host="a.example.com", cmd_timeout=63),
         ssh_conn_id="other",
@@ -157,12 +157,12 @@ def test_remote_arguments_replace_the_configurations() -> None:
         lambda: "picked.example.com",
     ],
 )
-def test_host_is_a_name_or_what_has_one_or_a_function(host: Any) -> None:
+def test_host_is_a_name_an_object_or_a_function(host: Any) -> None:
     assert SupervisorSSH(cfg=remote(), host=host).cfg.ssh_operator_args.remote_host == "picked.example.com"
 
 
 @pytest.mark.parametrize("port", [9010, "9010", {"port": 9010}, SimpleNamespace(port=9010), lambda: 9010])
-def test_port_is_a_number_or_what_has_one_or_a_function(port: Any) -> None:
+def test_port_is_a_number_an_object_or_a_function(port: Any) -> None:
     config = remote(username="airflow", password="correct horse", port="*:9001", startsecs=3)
     made = SupervisorSSH(cfg=config, port=port).cfg
     assert made.airflow.port == "*:9010"
@@ -190,12 +190,12 @@ def fails() -> Any:
         ({"ssh_hook": object()}, "ssh_hook= is unknown"),
     ],
 )
-def test_machine_that_cannot_be_reached_so_is_refused(given: dict[str, Any], message: str) -> None:
+def test_invalid_host_or_port_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SupervisorSSH(cfg=remote(), **given)
 
 
-def test_query_that_finds_several_is_answered_the_same_at_each_parse() -> None:
+def test_query_gives_the_same_result_at_each_parse() -> None:
     class Query:
         kind = "select"
 
@@ -218,7 +218,7 @@ def test_configuration_of_this_host_can_be_used_for_another() -> None:
 
 
 @pytest.mark.parametrize("name", ["configure_supervisor", "check_programs", "teardown", "force_kill"])
-async def test_worker_that_defers_a_task_tells_the_trigger_of_the_run(name: str) -> None:
+async def test_worker_passes_the_run_facts_to_the_trigger(name: str) -> None:
     pinned = Supervisor(cfg=LOCAL, pool="narrow")
     one: Any = getattr(pinned, name)
     dag_run = SimpleNamespace(
@@ -244,7 +244,7 @@ async def test_worker_that_defers_a_task_tells_the_trigger_of_the_run(name: str)
     assert deferred.value.timeout.total_seconds() == one.timeout
 
 
-def test_step_has_the_time_that_its_programs_need() -> None:
+def test_step_timeout_includes_the_programs_times() -> None:
     slow = {"test": {"command": "sleep 10", "stopwaitsecs": 600}}
     supervisor = Supervisor(cfg={"working_dir": "/data/sup", "program": slow, "command_timeout": 90})
     assert supervisor.stop_programs.timeout >= 690

@@ -78,7 +78,7 @@ def test_steps_follow_each_other_and_the_teardown_follows_every_branch(dag: DAG)
     assert not alarm.downstream_task_ids
 
 
-def test_teardown_is_airflows_own_so_that_it_runs_when_a_user_ends_the_run(dag: DAG) -> None:
+def test_teardown_steps_are_airflow_teardowns(dag: DAG) -> None:
     supervisor = Supervisor(dag=dag, cfg=cfg())
     stops = [supervisor.stop_programs, supervisor.stop_supervisor, supervisor.unconfigure_supervisor]
     assert {t.task_id for t in dag.tasks if t.is_teardown} == {
@@ -92,7 +92,7 @@ def test_teardown_is_airflows_own_so_that_it_runs_when_a_user_ends_the_run(dag: 
     assert dag.get_task("d-check-config-failed").leaf_task_id == "d-check-programs-force-dag-fail"
 
 
-def test_nothing_is_watched_where_nothing_was_started(dag: DAG) -> None:
+def test_check_needs_successful_start_steps(dag: DAG) -> None:
     supervisor = Supervisor(dag=dag, cfg=cfg())
     assert supervisor.check_programs.trigger_rule == "all_success"  # a skipped task before it skips it too
 
@@ -109,7 +109,7 @@ def test_each_property_is_the_step_of_its_name(dag: DAG) -> None:
     assert SupervisorRemote is SupervisorSSH
 
 
-def test_check_has_what_the_configuration_says(dag: DAG) -> None:
+def test_check_has_the_limits_of_the_configuration(dag: DAG) -> None:
     config = cfg(
         check_interval=7,
         check_timeout=timedelta(hours=1),
@@ -134,7 +134,7 @@ def test_dag_has_one_run_at_a_time_and_no_catch_up() -> None:
 
 
 @pytest.mark.parametrize("how", ["operators", "lists", "methods", "chain"])
-def test_tasks_are_chained_before_and_behind_it(dag: DAG, how: str) -> None:
+def test_tasks_are_chained_before_and_after_it(dag: DAG, how: str) -> None:
     before, after = EmptyOperator(task_id="before"), EmptyOperator(task_id="after")
     supervisor = Supervisor(cfg=cfg())
     match how:
@@ -152,7 +152,7 @@ def test_tasks_are_chained_before_and_behind_it(dag: DAG, how: str) -> None:
     assert short(after.upstream_task_ids) == {"check-programs-stop-pass", "unconfigure-supervisor"}
 
 
-def test_tasks_are_chained_the_other_way_round(dag: DAG) -> None:
+def test_tasks_are_chained_with_left_shift(dag: DAG) -> None:
     before, after = EmptyOperator(task_id="before"), EmptyOperator(task_id="after")
     after << Supervisor(cfg=cfg()) << before
     assert before.downstream_task_ids == {"d-configure-supervisor"}
@@ -176,7 +176,7 @@ def test_two_supervisors_follow_each_other_by_their_names(dag: DAG) -> None:
         ({"stop_on_exit": False}, set()),
     ],
 )
-def test_what_follows_waits_for_no_step_that_is_always_skipped(
+def test_downstream_waits_for_no_step_that_is_always_skipped(
     dag: DAG, fields: dict[str, Any], last: set[str]
 ) -> None:
     after = EmptyOperator(task_id="after")
@@ -184,7 +184,7 @@ def test_what_follows_waits_for_no_step_that_is_always_skipped(
     assert short(after.upstream_task_ids) == {"check-programs-stop-pass"} | last
 
 
-def test_what_a_configuration_leaves_in_place_is_skipped(dag: DAG) -> None:
+def test_steps_without_cleanup_are_skipped(dag: DAG) -> None:
     kept = Supervisor(cfg=cfg(cleanup=False))
     assert "cleanup=False" in kept.unconfigure_supervisor.trigger_kwargs()["skip_because"]
     assert "skip_because" not in kept.stop_supervisor.trigger_kwargs()
@@ -202,7 +202,7 @@ def test_ids_in_a_task_group_have_its_name_once_and_refer_to_each_other_by_it(da
     assert dag.get_task("outer.d-force-kill-dag").clears == "outer.d-force-kill"
 
 
-def test_task_of_the_users_takes_the_place_of_a_step(dag: DAG) -> None:
+def test_user_task_replaces_a_step(dag: DAG) -> None:
     @task
     def page_somebody() -> None: ...
 
@@ -213,7 +213,7 @@ def test_task_of_the_users_takes_the_place_of_a_step(dag: DAG) -> None:
     assert "d-restart-programs" not in dag.task_ids
 
 
-def test_subclass_makes_a_step_itself(dag: DAG) -> None:
+def test_subclass_creates_a_step(dag: DAG) -> None:
     class Mine(Supervisor):
         def get_step_operator(self, step: str) -> Any:
             if step == "stop-programs":
@@ -236,7 +236,7 @@ def test_subclass_makes_a_step_itself(dag: DAG) -> None:
         ({"check-programs": EmptyOperator}, r"steps\['check-programs'\] must be a HighAvailabilityOperator"),
     ],
 )
-def test_step_that_cannot_be_replaced_so_is_refused(dag: DAG, step: dict[str, Any], message: str) -> None:
+def test_invalid_replacement_of_a_step_is_refused(dag: DAG, step: dict[str, Any], message: str) -> None:
     steps = {name: made(task_id="mine") if made is EmptyOperator else made for name, made in step.items()}
     with pytest.raises(InputError, match=message):
         Supervisor(cfg=cfg(), steps=steps)
@@ -250,7 +250,7 @@ def serialized(dag: DAG) -> str:
     return json.dumps(DagSerialization.to_dict(dag), sort_keys=True)
 
 
-def test_dag_is_the_same_at_each_parse_and_holds_no_secret() -> None:
+def test_dag_is_the_same_at_each_parse_without_secrets() -> None:
     parses = []
     for _ in range(2):
         with new_dag() as dag:
@@ -265,13 +265,13 @@ def test_dag_is_the_same_at_each_parse_and_holds_no_secret() -> None:
     }
 
 
-def test_no_secret_is_in_an_attribute_that_can_be_seen(dag: DAG) -> None:
+def test_no_attribute_contains_a_secret(dag: DAG) -> None:
     Supervisor(cfg=secret())
     for one in dag.tasks:
         assert PASSWORD not in f"{one!r} {vars(one)} {getattr(one, 'start_trigger_args', None)}", one.task_id
 
 
-def test_seeds_example_makes_its_dag() -> None:
+def test_example_of_airflow_supervisor_makes_its_dag() -> None:
     from deferrable_ops.operators.supervisor import AirflowConfiguration
 
     with pytest.warns(UserWarning, match="Unix socket instead"):

@@ -112,7 +112,7 @@ def test_dags_with_the_same_programs_have_a_directory_each(way: Any, fields: dic
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-def test_program_more_does_not_move_the_directory(way: Any) -> None:
+def test_added_program_does_not_move_the_directory(way: Any) -> None:
     before, after = (way(new_dag(), {"program": program}).cfg for program in (PROGRAM, ANOTHER))
     assert before.working_dir == after.working_dir == default("d")
     assert after.program["db"].directory == default("d") / "db"
@@ -122,14 +122,14 @@ def test_program_more_does_not_move_the_directory(way: Any) -> None:
     "given", [{"working_dir": "/data/s"}, {"supervisord": {"directory": "/data/s", "loglevel": "debug"}}]
 )
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-def test_directory_that_is_given_stays(way: Any, given: dict[str, Any]) -> None:
+def test_given_directory_is_kept(way: Any, given: dict[str, Any]) -> None:
     cfg = way(new_dag(), {"program": PROGRAM, "config_path": "web.conf", **given}).cfg
     assert cfg.working_dir == cfg.supervisord.directory == Path("/data/s")
     assert cfg.config_path == Path("/data/s/web.conf")
     assert str(default("")) not in cfg.to_cfg()
 
 
-def test_path_outside_the_directory_that_is_given_stays() -> None:
+def test_given_path_outside_the_directory_is_kept() -> None:
     fields = {
         "config_path": "/etc/web.conf",
         "unix_http_server": {"file": "/run/web.sock"},
@@ -162,7 +162,7 @@ def test_supervisors_of_one_name_in_two_dags_have_a_directory_each() -> None:
     assert [one.cfg.working_dir for one in made] == [default("a+web"), default("b+web")]
 
 
-def test_configuration_that_two_dags_share_is_placed_for_each() -> None:
+def test_configuration_shared_by_two_dags_gets_a_directory_for_each() -> None:
     cfg = SupervisorAirflowConfiguration(program=PROGRAM)
     first = Supervisor(dag=new_dag("a"), cfg=cfg)
     second = Supervisor(dag=new_dag("b"), cfg=cfg)
@@ -172,7 +172,7 @@ def test_configuration_that_two_dags_share_is_placed_for_each() -> None:
 
 
 @pytest.mark.parametrize("dag_id", ["a" * 200, "préisé", "prices.of.every.market.in.the.world"])
-def test_long_or_foreign_id_is_made_short_and_stays_its_own(dag_id: str) -> None:
+def test_long_or_unusual_id_is_hashed_and_stays_unique(dag_id: str) -> None:
     one, other, again = (
         Supervisor(dag=new_dag(named), cfg={"program": PROGRAM}).cfg
         for named in (dag_id, f"{dag_id}2", dag_id)
@@ -192,14 +192,14 @@ def test_directory_without_room_for_the_socket_is_refused(monkeypatch: pytest.Mo
         Supervisor(dag=new_dag("a" * 24), cfg=cfg)
 
 
-def test_what_was_changed_in_a_copy_is_kept() -> None:
+def test_changes_of_a_copy_are_kept() -> None:
     cfg = SupervisorAirflowConfiguration(program=PROGRAM, maxretrigger=1)
     copy = cfg.model_copy(update={"maxretrigger": 7, "forward_logs": True})
     made = Supervisor(dag=new_dag(), cfg=copy).cfg
     assert (made.maxretrigger, made.forward_logs, made.working_dir) == (7, True, default("d"))
 
 
-def test_program_of_the_users_class_keeps_what_it_says() -> None:
+def test_program_of_a_subclass_keeps_its_fields() -> None:
     class Prices(ProgramConfiguration):
         command: str = "/opt/feeds/prices"
 
@@ -210,7 +210,7 @@ def test_program_of_the_users_class_keeps_what_it_says() -> None:
         assert made.program["p"].command == "/opt/feeds/prices"
 
 
-def test_secrets_are_kept_and_warned_of_once() -> None:
+def test_secrets_are_kept_with_one_warning() -> None:
     login = {"username": "u", "password": PASSWORD}
     cfg = SupervisorAirflowConfiguration(program=PROGRAM, port=9001, **login, supervisorctl=login)
     made = Supervisor(dag=new_dag(), cfg=cfg).cfg
@@ -232,7 +232,7 @@ def test_serialized_twice_it_is_the_same_and_the_trigger_has_the_dags_directory(
     assert opened.working_dir == default("d")
 
 
-def test_only_what_was_given_is_in_a_dump_of_that() -> None:
+def test_dump_of_set_fields_contains_only_those() -> None:
     given = {"config_path": "web.conf", "program": PROGRAM, "supervisord": {"loglevel": "debug"}}
     cfg = SupervisorAirflowConfiguration(**given)
     text = cfg.model_dump_json(exclude_unset=True)

@@ -188,7 +188,7 @@ def test_configuration_is_found_beside_the_calling_file(load: Any, tmp_path: Pat
         operators.load_airflow_config("config", "airflow", basepath=tmp_path, extension="daemon")
 
 
-def test_missing_airflow_config_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_airflow_config_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "airflow_config", None)
     with pytest.raises(ConfigurationError, match=r'pip install "airflow-config\[airflow3\]"'):
         operators.load_airflow_config("config", "airflow")
@@ -227,7 +227,7 @@ def test_model_makes_its_supervisor(models: ModuleType, dag: DAG) -> None:
 @pytest.mark.parametrize(
     "host", [some_host, f"{__name__}.some_host", "picked.example.com", {"name": "picked.example.com"}]
 )
-def test_model_takes_a_host_as_a_name_a_function_or_its_path(
+def test_model_accepts_a_host_name_a_function_or_its_path(
     models: ModuleType, dag: DAG, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, __name__, sys.modules[some_host.__module__])
@@ -241,7 +241,7 @@ def test_model_takes_a_host_as_a_name_a_function_or_its_path(
     assert "hunter22" not in f"{task!r} {task.model_dump_json(exclude={'port'})}"
 
 
-def test_model_takes_an_operator_of_the_users(models: ModuleType, dag: DAG) -> None:
+def test_model_accepts_a_subclass_as_operator(models: ModuleType, dag: DAG) -> None:
     class Mine(Supervisor):
         pass
 
@@ -250,7 +250,7 @@ def test_model_takes_an_operator_of_the_users(models: ModuleType, dag: DAG) -> N
         models.SupervisorTask(task_id="run", cfg=CFG, operator="datetime.datetime")
 
 
-def test_names_of_airflow_supervisor_are_all_there() -> None:
+def test_all_names_of_airflow_supervisor_exist() -> None:
     for name in (
         "SupervisorOperator",
         "SupervisorOperatorArgs",

@@ -51,7 +51,7 @@ async def kept(run: Run) -> dict[str, Any]:
     ],
 )
 @pytest.mark.usefixtures("place")
-async def test_exit_codes_end_the_task_as_the_policy_says(
+async def test_exit_codes_end_the_task_by_the_policy(
     runs: Runs, daemon: Daemon, tmp_path: Path, code: int, outcome: Any
 ) -> None:
     policy = {"exit_codes": {3: "fail", 4: "skip", 5: "retry"}}
@@ -67,7 +67,7 @@ async def test_exit_codes_end_the_task_as_the_policy_says(
 
 
 @pytest.mark.usefixtures("place")
-async def test_each_program_has_a_policy_of_its_own(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_each_program_has_its_own_policy(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
     cfg = two(tmp_path, policy={"otherwise": "fail"}, policies={"b": {"exit_codes": {1: "success"}}})
     run = runs.start(watching(cfg))
     daemon.set("b", ProcessState.EXITED, 1)
@@ -85,16 +85,14 @@ async def test_last_retrigger_stops(runs: Runs, daemon: Daemon, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("place")
-async def test_runtime_ends_the_watching_between_two_looks(runs: Runs, tmp_path: Path) -> None:
+async def test_runtime_ends_the_check_between_two_polls(runs: Runs, tmp_path: Path) -> None:
     cfg = two(tmp_path).model_copy(update={"check_interval": timedelta(hours=1)})
     async with asyncio.timeout(10):
         assert await runs.start(watching(cfg, runtime=0.3)).outcome() == Success(["pass", "stop"])
 
 
 @pytest.mark.usefixtures("place")
-async def test_timeout_retriggers_as_the_programs_were_last(
-    runs: Runs, daemon: Daemon, tmp_path: Path
-) -> None:
+async def test_timeout_retriggers_with_the_last_result(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
     run = runs.start(watching(two(tmp_path), timeout=0.5))
     assert await run.outcome() == Success(["pass", "retrigger"])
     assert (await run.wait()).state is WaitState.EXPIRED
@@ -102,7 +100,9 @@ async def test_timeout_retriggers_as_the_programs_were_last(
 
 
 @pytest.mark.usefixtures("place")
-async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_running_programs_cause_no_calls_and_no_writes(
+    runs: Runs, daemon: Daemon, tmp_path: Path
+) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
     before = await kept(run)
@@ -114,7 +114,7 @@ async def test_what_runs_on_is_asked_for_and_nothing_else(runs: Runs, daemon: Da
 
 
 @pytest.mark.usefixtures("place")
-async def test_reading_in_which_nothing_has_happened_is_not_judged_again(
+async def test_unchanged_reading_is_not_evaluated_again(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged, look = list[Any](), program_watcher.evaluate
@@ -165,7 +165,7 @@ async def test_crash_loop_is_paused_and_resumed_and_given_up(
 
 
 @pytest.mark.usefixtures("place")
-async def test_pause_is_kept_before_the_program_is_stopped(
+async def test_pause_is_saved_before_the_program_is_stopped(
     runs: Runs, daemon: Daemon, tmp_path: Path
 ) -> None:
     """Otherwise a restart in between would take the stopped program for one that is done."""
@@ -249,7 +249,7 @@ async def test_pause_does_not_hold_for_the_next_run(runs: Runs, daemon: Daemon, 
 
 
 @pytest.mark.usefixtures("place")
-async def test_refusal_of_a_step_is_no_failure_and_it_is_asked_for_again(
+async def test_refused_pause_is_no_failure_and_is_requested_again(
     runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon.refusals["supervisor.stopProcess"] = SupervisordRefused("no", 10)

@@ -30,7 +30,7 @@ def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
     return place
 
 
-def test_drift_says_what_differs() -> None:
+def test_drift_describes_the_differences() -> None:
     assert not Drift()
     assert str(Drift(True, False, ("new",), ("a", "b"), ("old",))) == (
         "its configuration file differs; not loaded: new; loaded with another configuration: a, b; "
@@ -39,7 +39,7 @@ def test_drift_says_what_differs() -> None:
     assert "cannot read its configuration file" in str(Drift(unreadable=True))
 
 
-async def test_it_is_asked_again_when_a_process_came_or_started_and_not_all_the_time(
+async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.3)
@@ -56,7 +56,7 @@ async def test_it_is_asked_again_when_a_process_came_or_started_and_not_all_the_
     assert daemon.calls.count(RELOAD) == 2
 
 
-async def test_supervisord_that_does_not_answer_it_is_asked_again(
+async def test_drift_is_checked_again_after_no_answer(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.1)
@@ -72,7 +72,7 @@ async def test_supervisord_that_does_not_answer_it_is_asked_again(
     assert not run.task.done()
 
 
-async def test_other_file_is_told_of_once_and_ends_nothing(
+async def test_changed_file_is_logged_once_and_ends_nothing(
     runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = two(tmp_path)
@@ -88,7 +88,7 @@ async def test_other_file_is_told_of_once_and_ends_nothing(
     )
 
 
-async def test_drift_that_is_to_fail_fails_without_another_run(
+async def test_drift_fail_ends_the_task_without_a_retrigger(
     runs: Runs, daemon: Daemon, tmp_path: Path
 ) -> None:
     daemon.differences = ([], ["a"], [])
@@ -105,7 +105,7 @@ async def test_file_that_supervisord_cannot_read_is_drift(
     assert await runs.start(watching(two(tmp_path, drift="fail"))).outcome() == Success(["fail", "stop"])
 
 
-async def test_only_what_ran_before_is_started_again(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_only_running_processes_are_restarted(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
     daemon.set("b", ProcessState.EXITED, 0)
     daemon.differences = (["new"], ["a", "b"], ["old"])
     runs.start(watching(two(tmp_path, drift="apply")))
@@ -126,7 +126,7 @@ async def test_only_what_ran_before_is_started_again(runs: Runs, daemon: Daemon,
     ]
 
 
-async def test_reading_of_a_change_is_not_judged(
+async def test_reading_during_a_change_is_not_evaluated(
     runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one watcher changes supervisord, another one would take what is stopped for what is done."""

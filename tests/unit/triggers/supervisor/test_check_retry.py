@@ -58,7 +58,7 @@ def cfg(tmp_path: Path) -> SupervisorAirflowConfiguration:
     return two(tmp_path, policy=RETRY)
 
 
-async def test_each_retry_runs_the_program_once_and_goes_by_its_new_end(
+async def test_each_retry_restarts_the_program_once_and_uses_its_new_end(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = new_attempt()
@@ -105,7 +105,7 @@ async def test_triggerer_that_is_killed_after_the_start_starts_nothing_twice(
     assert daemon.started == ["b:b"]
 
 
-async def test_start_waits_for_the_second_in_which_it_can_be_told_from_the_one_before(
+async def test_restart_waits_until_its_start_time_differs(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration
 ) -> None:
     daemon.set("b", ProcessState.EXITED, 75, start=daemon.programs["b"]["now"])
@@ -121,7 +121,7 @@ async def test_start_waits_for_the_second_in_which_it_can_be_told_from_the_one_b
     assert daemon.started == ["b:b"]
 
 
-async def test_reading_from_before_the_start_is_not_judged_and_starts_nothing_again(
+async def test_reading_before_the_restart_is_not_evaluated(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = new_attempt()
@@ -137,7 +137,7 @@ async def test_reading_from_before_the_start_is_not_judged_and_starts_nothing_ag
     assert daemon.started == ["b:b"]
 
 
-async def test_program_that_cannot_be_started_fails_the_retry_too(
+async def test_program_that_cannot_be_restarted_fails_the_retry(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = new_attempt()
@@ -148,7 +148,7 @@ async def test_program_that_cannot_be_started_fails_the_retry_too(
     assert "b:b exited with 75 and could not be restarted: no such file" in caplog.text
 
 
-async def test_start_that_supervisord_did_not_answer_is_asked_for_again(
+async def test_unanswered_restart_is_requested_again(
     runs: Runs, daemon: Starting, cfg: SupervisorAirflowConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, asked = new_attempt(), list[Any]()
@@ -167,7 +167,7 @@ async def test_start_that_supervisord_did_not_answer_is_asked_for_again(
     assert len(asked) == 2
 
 
-async def test_program_that_was_given_up_has_its_pauses_again(
+async def test_retry_resets_the_pauses_of_a_given_up_program(
     runs: Runs, daemon: Starting, tmp_path: Path
 ) -> None:
     policy = {"otherwise": "retry", "crash_restarts": 2, "crash_give_up": 0}

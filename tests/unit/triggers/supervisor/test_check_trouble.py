@@ -38,7 +38,7 @@ def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("silence", [AWAY, SupervisordRefused("it shuts down", 6)])
-async def test_supervisord_that_stays_silent_is_started_again_by_another_run(
+async def test_supervisord_that_does_not_answer_retriggers(
     runs: Runs, daemon: Daemon, tmp_path: Path, silence: Exception
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
@@ -50,9 +50,7 @@ async def test_supervisord_that_stays_silent_is_started_again_by_another_run(
 
 
 @pytest.mark.usefixtures("place")
-async def test_supervisord_that_is_silent_for_a_moment_is_watched_on(
-    runs: Runs, daemon: Daemon, tmp_path: Path
-) -> None:
+async def test_short_silence_of_supervisord_is_tolerated(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
     run = runs.start(watching(two(tmp_path)))
     for _ in range(4):
         await daemon.looked()
@@ -64,7 +62,7 @@ async def test_supervisord_that_is_silent_for_a_moment_is_watched_on(
     assert not run.task.done()
 
 
-async def test_machine_that_cannot_be_reached_is_waited_for(
+async def test_check_waits_for_an_unreachable_machine(
     runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
@@ -91,7 +89,7 @@ async def test_machine_that_cannot_be_reached_is_waited_for(
 
 
 @pytest.mark.usefixtures("place")
-async def test_directory_that_is_anybodys_by_now_ends_the_watching(
+async def test_directory_that_others_can_write_to_ends_the_check(
     runs: Runs, daemon: Daemon, tmp_path: Path
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
@@ -105,7 +103,7 @@ async def test_directory_that_is_anybodys_by_now_ends_the_watching(
 
 
 @pytest.mark.usefixtures("place")
-async def test_supervisord_whose_directory_is_gone_is_not_asked_again(
+async def test_supervisord_without_its_directory_is_not_called_again(
     runs: Runs, daemon: Daemon, tmp_path: Path
 ) -> None:
     folder = tmp_path / "s"
@@ -118,7 +116,7 @@ async def test_supervisord_whose_directory_is_gone_is_not_asked_again(
     assert daemon.readings - before == 1
 
 
-async def test_machine_that_is_away_when_the_watching_begins_is_waited_for(
+async def test_check_waits_for_a_machine_that_is_unreachable_at_its_start(
     runs: Runs, daemon: Daemon, place: Place, tmp_path: Path
 ) -> None:
     place.failing = [MachineUnavailable("away")]
@@ -127,7 +125,7 @@ async def test_machine_that_is_away_when_the_watching_begins_is_waited_for(
 
 
 @pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
-async def test_refused_login_fails_for_good(
+async def test_refused_login_fails_without_a_retry(
     runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, refused: Exception
 ) -> None:
     if isinstance(refused, MachineRefused):
@@ -137,7 +135,7 @@ async def test_refused_login_fails_for_good(
 
 
 @pytest.mark.usefixtures("place")
-async def test_daemon_of_another_host_is_not_looked_for_here(
+async def test_supervisord_of_another_host_fails_the_check(
     runs: Runs, daemon: Daemon, tmp_path: Path
 ) -> None:
     await runs.inbox.daemons.claim(str(tmp_path), "web-9", "boot", dag_id="dag", run_id="run")

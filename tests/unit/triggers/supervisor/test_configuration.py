@@ -64,7 +64,7 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("what", HIDDEN)
-def test_secret_is_sealed_and_comes_back(what: str, key: Any) -> None:
+def test_secret_is_encrypted_and_decrypted(what: str, key: Any) -> None:
     cfg = HIDDEN[what]
     sealed = serialize_configuration(cfg)
     assert SECRET not in sealed
@@ -76,7 +76,7 @@ def test_secret_is_sealed_and_comes_back(what: str, key: Any) -> None:
     assert mask_secrets(f"cannot read: {SECRET}!", cfg) == "cannot read: ***!"
 
 
-def test_text_without_secrets_can_be_read(key: Any) -> None:
+def test_text_without_secrets_is_plain(key: Any) -> None:
     cfg = local(check_interval=7, program={"test": {"command": "docker ps --format '{{.ID}}'"}})
     told = json.loads(serialize_configuration(cfg))
     assert told["configuration"]["program"]["test"]["command"] == "docker ps --format '{{.ID}}'"
@@ -101,7 +101,7 @@ def test_another_configuration_or_key_is_another_text(key: Any) -> None:
     assert serialize_configuration(local(port="*:9001", username="me", password=SECRET)) != one
 
 
-def test_key_that_is_replaced_opens_what_it_has_sealed_for_as_long_as_it_is_named(key: Any) -> None:
+def test_replaced_key_decrypts_while_it_is_configured(key: Any) -> None:
     key(OLD_KEY)
     sealed = serialize_configuration(HIDDEN["password of a port"])
     key(KEY, OLD_KEY)
@@ -112,7 +112,7 @@ def test_key_that_is_replaced_opens_what_it_has_sealed_for_as_long_as_it_is_name
     assert SECRET not in str(raised.value)
 
 
-def test_without_a_key_no_password_is_taken_and_plain_variables_are(key: Any) -> None:
+def test_without_a_key_passwords_are_refused_and_variables_are_plain(key: Any) -> None:
     key("")
     with pytest.raises(ConfigurationError, match="fernet_key is empty"):
         serialize_configuration(HIDDEN["password of a port"])
@@ -121,12 +121,12 @@ def test_without_a_key_no_password_is_taken_and_plain_variables_are(key: Any) ->
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kind": "other"}', "sealed:%%%", "sealed:abcd"])
-def test_text_that_is_no_configuration_says_so(text: str, key: Any) -> None:
+def test_invalid_text_is_an_error(text: str, key: Any) -> None:
     with pytest.raises((InputError, ConfigurationError), match="configuration"):
         load_configuration(text)
 
 
-def test_field_that_is_wrong_is_named_without_its_value(key: Any) -> None:
+def test_invalid_field_is_named_without_its_value(key: Any) -> None:
     told = json.loads(serialize_configuration(local()))
     told["configuration"]["airflow"]["password"] = SECRET
     with pytest.raises(InputError) as raised:
@@ -135,7 +135,7 @@ def test_field_that_is_wrong_is_named_without_its_value(key: Any) -> None:
     assert SECRET not in str(raised.value)
 
 
-def test_what_nobody_could_use_is_refused_when_the_dag_is_parsed(key: Any) -> None:
+def test_unusable_configuration_is_refused_at_dag_parsing(key: Any) -> None:
     server = {
         "file": "/srv/s/s.sock",
         "username": "me",
@@ -164,7 +164,7 @@ def test_machine_and_name_follow_from_the_configuration() -> None:
     assert (str(address), address.username, address.password) == ("/tmp/x", "me", SECRET)
 
 
-def test_step_has_time_for_what_its_programs_need() -> None:
+def test_step_timeout_covers_the_programs() -> None:
     quick = local(command_timeout=10)
     slow = local(
         command_timeout=10,

@@ -93,7 +93,7 @@ async def ended(runs: Runs, other: Attempt, task_id: str, outcome: Outcome | Non
         {"configure": None},
     ],
 )
-async def test_run_that_starts_no_other_ends(
+async def test_run_without_a_retrigger_is_torn_down(
     runs: Runs, states: dict[str, Any], told: dict[str, Any]
 ) -> None:
     states.update(told)
@@ -101,7 +101,7 @@ async def test_run_that_starts_no_other_ends(
 
 
 @pytest.mark.parametrize("retrigger", ["retrigger-pass", "retrigger-fail"])
-async def test_supervisord_goes_on_for_the_run_that_was_started(
+async def test_supervisord_keeps_running_for_the_retriggered_run(
     runs: Runs, states: dict[str, Any], retrigger: str
 ) -> None:
     states.update({"configure": "success", retrigger: "success"})
@@ -111,7 +111,7 @@ async def test_supervisord_goes_on_for_the_run_that_was_started(
 
 
 @pytest.mark.parametrize("state", ["skipped", "upstream_failed", "removed"])
-async def test_run_that_began_nothing_stops_nothing_unless_the_one_before_left_it(
+async def test_run_that_started_nothing_is_torn_down_only_after_a_retrigger(
     runs: Runs, states: dict[str, Any], state: str
 ) -> None:
     states["configure"] = state
@@ -120,9 +120,7 @@ async def test_run_that_began_nothing_stops_nothing_unless_the_one_before_left_i
     assert await runs.start(teardown(**{"check-retrigger": 2})).outcome() == Success(None)
 
 
-async def test_supervisord_goes_on_where_the_configuration_says_so(
-    runs: Runs, states: dict[str, Any]
-) -> None:
+async def test_supervisord_keeps_running_without_stop_on_exit(runs: Runs, states: dict[str, Any]) -> None:
     states["configure"] = "success"
     outcome = await runs.start(teardown(stop_on_exit=False)).outcome()
     assert isinstance(outcome, Skip)
@@ -138,7 +136,7 @@ async def test_supervisord_goes_on_where_the_configuration_says_so(
         (None, True),
     ],
 )
-async def test_where_nobody_tells_states_the_check_decides(
+async def test_teardown_without_task_states_uses_the_check(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, check: Outcome | None, ends: bool
 ) -> None:
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)  # as in dag.test()
@@ -160,7 +158,7 @@ async def test_where_nobody_tells_states_the_check_decides(
         ),
     ],
 )
-async def test_step_that_stops_is_due_when_the_run_ends(
+async def test_teardown_step_follows_its_gate(
     runs: Runs, name: str, decided: Outcome, expected: Outcome
 ) -> None:
     attempt = new_attempt(task_id=name)
@@ -171,7 +169,7 @@ async def test_step_that_stops_is_due_when_the_run_ends(
 @pytest.mark.parametrize(
     "state, due", [("success", True), ("failed", False), ("skipped", False), (None, False)]
 )
-async def test_step_that_stops_follows_a_state_that_a_user_gave(
+async def test_teardown_step_follows_a_state_set_by_a_user(
     runs: Runs, states: dict[str, Any], state: str | None, due: bool
 ) -> None:
     states["teardown"] = state
@@ -180,9 +178,7 @@ async def test_step_that_stops_follows_a_state_that_a_user_gave(
 
 
 @pytest.mark.parametrize("other_run", ["watches", "ended", "none"])
-async def test_step_that_is_cleared_in_an_old_run_leaves_a_newer_ones_supervisord_alone(
-    runs: Runs, other_run: str
-) -> None:
+async def test_teardown_step_cleared_in_an_old_run_spares_a_newer_run(runs: Runs, other_run: str) -> None:
     attempt, newer = new_attempt(), new_attempt()
     await ended(runs, newer, "configure", TAKEN)
     if other_run == "watches":
@@ -195,7 +191,7 @@ async def test_step_that_is_cleared_in_an_old_run_leaves_a_newer_ones_supervisor
     assert outcome == (uses if other_run == "watches" else TAKEN)
 
 
-async def test_step_that_is_left_out_says_why(runs: Runs) -> None:
+async def test_omitted_step_is_skipped_with_a_reason(runs: Runs) -> None:
     attempt = new_attempt()
     await ended(runs, attempt, "teardown", Success(None))
     skipped = step("unconfigure-supervisor", gate_task_id="teardown", skip_because="cleanup=False: it stays")
@@ -203,7 +199,7 @@ async def test_step_that_is_left_out_says_why(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("name", ["configure-supervisor", "start-supervisor", "start-programs"])
-async def test_step_that_starts_does_nothing_in_a_run_whose_time_is_over(runs: Runs, name: str) -> None:
+async def test_start_step_does_nothing_after_the_time_limit(runs: Runs, name: str) -> None:
     over = CheckRules(Limits.of(0, None, None), "start_date").as_json()
     outcome = await runs.start(step(name, rules=over)).outcome()
     assert outcome == Success({"done": False, "because": "runtime=0 s is over"})
@@ -221,7 +217,7 @@ def kill() -> SupervisorDueStepTrigger:
     return step("force-kill", gate_task_id="force-kill-dag")
 
 
-async def test_kill_is_asked_for_by_clearing_that_task_alone(runs: Runs) -> None:
+async def test_clearing_only_the_kill_task_kills(runs: Runs) -> None:
     first = new_attempt(task_id="force-kill")
     await ended(runs, first, "force-kill-dag", Skip("..."))
     assert isinstance(await runs.start(kill(), first).outcome(), Skip)
@@ -240,14 +236,14 @@ async def test_clearing_the_whole_run_kills_nothing_also_after_a_kill(runs: Runs
 
 
 @pytest.mark.parametrize("try_number, killed", [(1, False), (2, True)])
-async def test_kill_of_a_run_that_the_inbox_has_forgotten_is_told_by_its_attempt(
+async def test_kill_of_a_run_missing_in_the_inbox_is_detected_by_its_attempt(
     runs: Runs, try_number: int, killed: bool
 ) -> None:
     outcome = await runs.start(kill(), new_attempt(try_number)).outcome()
     assert outcome == TAKEN if killed else isinstance(outcome, Skip)
 
 
-async def test_switch_is_skipped_and_says_what_to_clear(runs: Runs) -> None:
+async def test_switch_is_skipped_with_the_task_to_clear(runs: Runs) -> None:
     outcome = await runs.start(SupervisorSwitchTrigger(clears="dag-force-kill")).outcome()
     assert isinstance(outcome, Skip)
     assert "clear the task dag-force-kill" in outcome.reason
@@ -276,9 +272,7 @@ async def test_alarm_names_the_steps_that_failed(
 
 
 @pytest.mark.parametrize("what_ran", ["check", "before"])
-async def test_run_that_a_user_marked_as_failed_fails(
-    runs: Runs, states: dict[str, Any], what_ran: str
-) -> None:
+async def test_run_marked_as_failed_fails(runs: Runs, states: dict[str, Any], what_ran: str) -> None:
     states.update({"a": "success", what_ran: "failed", "leaf": "skipped"})
     ended_by_user = Failure("a user marked this run as failed while its programs were running")
     assert await runs.start(alarm()).outcome() == ended_by_user
@@ -287,7 +281,7 @@ async def test_run_that_a_user_marked_as_failed_fails(
     assert await runs.start(alarm(), attempt).outcome() == Skip("no step failed")
 
 
-async def test_run_that_a_user_marked_as_a_success_does_not_fail(runs: Runs, states: dict[str, Any]) -> None:
+async def test_run_marked_as_success_does_not_fail(runs: Runs, states: dict[str, Any]) -> None:
     states.update({"a": "success", "check": "success", "leaf": "skipped"})
     assert await runs.start(alarm()).outcome() == Skip("no step failed")
 
@@ -300,7 +294,7 @@ async def test_run_that_a_user_marked_as_a_success_does_not_fail(runs: Runs, sta
         (None, Skip("no step failed")),
     ],
 )
-async def test_where_nobody_tells_states_the_steps_outcomes_are_read(
+async def test_alarm_without_task_states_reads_the_steps_outcomes(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, outcome: Outcome | None, expected: Outcome
 ) -> None:
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
@@ -310,7 +304,7 @@ async def test_where_nobody_tells_states_the_steps_outcomes_are_read(
 
 
 @pytest.mark.parametrize("trigger", [teardown(), step("stop-programs"), alarm(), SupervisorSwitchTrigger()])
-def test_trigger_is_made_again_from_what_is_kept_of_it(trigger: Any) -> None:
+def test_trigger_is_restored_from_its_serialized_form(trigger: Any) -> None:
     import pkgutil
 
     path, kwargs = trigger.serialize()
@@ -318,7 +312,7 @@ def test_trigger_is_made_again_from_what_is_kept_of_it(trigger: Any) -> None:
     assert type(trigger)(**kwargs, of_a_later_version=1).serialize() == (path, kwargs)
 
 
-def test_run_that_nobody_told_of_is_an_error() -> None:
+def test_missing_run_facts_are_an_error() -> None:
     trigger = SimpleNamespace(run_facts=None, task_instance=object(), task=None)
     with pytest.raises(Exception, match="The trigger has no DAG run details"):
         dag_run.run_facts_of(trigger)

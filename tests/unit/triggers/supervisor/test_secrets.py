@@ -58,9 +58,7 @@ def supervisor() -> None:
 
 @pytest.mark.parametrize("where", ["program", "daemon"])
 @pytest.mark.parametrize("value", SECRETS)
-def test_what_supervisord_cannot_expand_is_told_without_what_is_beside_it(
-    tmp_path: Path, value: str, where: str
-) -> None:
+def test_expansion_error_is_shown_without_secrets(tmp_path: Path, value: str, where: str) -> None:
     environment = {"TOKEN": value, "BAD": "x%(ENV_NOT_THERE)s"}
     config = (
         cfg(tmp_path, value)
@@ -82,9 +80,7 @@ def test_what_supervisord_cannot_expand_is_told_without_what_is_beside_it(
 
 @pytest.mark.parametrize("value", SECRETS)
 @pytest.mark.parametrize("where", ["program", "daemon"])
-def test_line_that_supervisord_does_not_understand_is_shown_without_the_value(
-    tmp_path: Path, value: str, where: str
-) -> None:
+def test_parse_error_is_shown_without_the_value(tmp_path: Path, value: str, where: str) -> None:
     config = cfg(tmp_path, value)
     if where == "daemon":
         config = cfg(tmp_path, "1234", supervisord={"environment": {"TOKEN": value, "OTHER": "it's"}})
@@ -112,7 +108,7 @@ def test_value_is_hidden_in_each_form(tmp_path: Path, value: str, doubled: int) 
 
 
 @pytest.mark.parametrize("value", SECRETS)
-def test_output_that_begins_within_a_value_is_told_without_the_rest_of_it(tmp_path: Path, value: str) -> None:
+def test_truncated_value_at_the_start_is_masked(tmp_path: Path, value: str) -> None:
     config = cfg(tmp_path, value)
     for form in (value, repr(value)[1:-1]):
         for start in range(1, len(form) - 4):
@@ -131,7 +127,7 @@ def test_of_two_values_the_longer_is_hidden_first() -> None:
     assert mask_secrets("abcd%%efgh, abcd and 'one\\ntwo': no", config) == "***, *** and '***': no"
 
 
-def test_what_is_no_secret_is_told(tmp_path: Path) -> None:
+def test_other_values_are_shown(tmp_path: Path) -> None:
     text = (
         "Error: The directory named as part of the path /x/y.log does not exist\nFor help, use supervisord -h"
     )
@@ -143,7 +139,7 @@ def test_what_is_no_secret_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [500, 8192])
-async def test_launch_that_takes_too_long_is_told_without_the_secrets_it_quotes(
+async def test_launch_timeout_is_shown_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     secret = "s3cr%et\\Key" * 60

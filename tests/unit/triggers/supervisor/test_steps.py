@@ -106,7 +106,7 @@ def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"/proc/self/cgroup": "0::/system.slice/airflow-triggerer.service\n"}, None, "KillMode=unknown"),
     ],
 )
-async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
+async def test_lifetime_warning_names_the_unit_or_the_container(
     files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
 ) -> None:
     machine = Paper(files, {} if ended is None else {"systemctl": CommandResult(0, ended + "\n")})
@@ -119,7 +119,7 @@ async def test_host_that_ends_the_daemon_with_the_triggerer_is_known(
 
 
 @pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "container"])
-async def test_container_is_known_by_its_environment_where_no_file_tells(
+async def test_container_is_detected_by_its_environment(
     variable: str, monkeypatch: pytest.MonkeyPatch, outside_containers: None
 ) -> None:
     monkeypatch.setenv(variable, "1")
@@ -139,11 +139,11 @@ async def test_container_is_known_by_its_environment_where_no_file_tells(
         (("grep", "-lzsxF", "-e", "/srv/s/supervisord.conf", "/proc/1/cmdline"), False),
     ],
 )
-def test_daemon_is_known_by_its_command(command: tuple[str, ...], expected: bool) -> None:
+def test_supervisord_is_identified_by_its_command(command: tuple[str, ...], expected: bool) -> None:
     assert _is_daemon_command(command, "/srv/s/supervisord.conf") is expected
 
 
-def test_programs_are_not_kept_from_the_metadata_database_as_triggers_are(
+def test_database_settings_blocked_for_triggers_are_unset_for_programs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///")
@@ -154,7 +154,7 @@ def test_programs_are_not_kept_from_the_metadata_database_as_triggers_are(
     assert _supervisord(site(Paper())) == command[3:]
 
 
-async def test_host_without_supervisord_or_flock_says_what_to_install(
+async def test_missing_supervisord_or_flock_fails_with_what_to_install(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -204,7 +204,7 @@ def configuring(**kwargs: Any) -> SupervisorStepTrigger:
 @pytest.mark.parametrize(
     ("kwargs", "named"), [({"step": "stop"}, "step='stop'"), ({"configuration": "x"}, "configuration")]
 )
-async def test_argument_that_is_wrong_fails_the_task_and_is_named(
+async def test_invalid_argument_fails_the_task_and_is_named(
     runs: Runs, kwargs: dict[str, Any], named: str
 ) -> None:
     outcome = await runs.start(configuring(**kwargs)).outcome()
@@ -212,7 +212,7 @@ async def test_argument_that_is_wrong_fails_the_task_and_is_named(
     assert named in outcome.reason
 
 
-async def test_machine_that_is_away_is_tried_again_and_one_that_refuses_is_not(
+async def test_unreachable_machine_is_retried_and_refusal_is_not(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Paper()
@@ -225,7 +225,7 @@ async def test_machine_that_is_away_is_tried_again_and_one_that_refuses_is_not(
     assert outcome == Failure("web-3 has another host key", retryable=False)
 
 
-async def test_deadline_tells_what_was_in_the_way(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timeout_names_the_last_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Paper()
     machine.errors = [MachineUnavailable("web-3 is away")] * 10_000
     with on(monkeypatch, machine):
@@ -233,7 +233,7 @@ async def test_deadline_tells_what_was_in_the_way(runs: Runs, monkeypatch: pytes
     assert outcome == Failure("configure-supervisor did not end within 0.5 s: web-3 is away")
 
 
-async def test_step_that_another_triggerer_has_taken_is_not_taken_again(
+async def test_step_run_by_another_triggerer_is_not_repeated(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Paper()
@@ -257,16 +257,14 @@ async def test_step_that_another_triggerer_has_taken_is_not_taken_again(
         ("force-kill", True, False),
     ],
 )
-def test_only_what_leaves_something_is_stopped_for_a_user(
-    step: str, stop_on_exit: bool, expected: bool
-) -> None:
+def test_only_start_steps_are_cancellable(step: str, stop_on_exit: bool, expected: bool) -> None:
     cfg = SupervisorAirflowConfiguration(
         working_dir="/srv/s", program={"test": {"command": "x"}}, stop_on_exit=stop_on_exit
     )
     assert configuring(step=step, configuration=serialize_configuration(cfg)).cancellable is expected
 
 
-async def test_supervisord_that_another_dag_uses_too_is_told_of(
+async def test_supervisord_shared_with_another_dag_is_logged(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await runs.inbox.daemons.claim("/srv/s", "web-3", "boot", dag_id="other", run_id="r")
@@ -275,7 +273,7 @@ async def test_supervisord_that_another_dag_uses_too_is_told_of(
     assert "The DAG other uses this supervisord too" in caplog.text
 
 
-async def test_supervisord_that_the_dag_may_have_left_elsewhere_is_told_of(
+async def test_supervisord_left_in_another_directory_is_logged(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     dag_id = new_attempt().dag_id
@@ -291,7 +289,7 @@ async def test_supervisord_that_the_dag_may_have_left_elsewhere_is_told_of(
     assert re.findall(r"The supervisord (\S+) of this DAG may", caplog.text) == [f"/srv/web-3-boot-{dag_id}"]
 
 
-async def test_step_waits_for_what_an_earlier_attempt_still_has_to_stop(
+async def test_step_waits_for_cancellations_of_earlier_attempts(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped, asked = asyncio.Event(), 0

@@ -17,7 +17,7 @@ OTHERS = {"same": "", "longer": "\n", "huge": "#" * 2**23}
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_file_that_is_longer_is_another_one_however_long(tmp_path: Path, what: str) -> None:
+async def test_longer_file_is_drift_at_any_length(tmp_path: Path, what: str) -> None:
     cfg, machine, daemon = two(tmp_path), Machine("always"), Daemon()
     cfg.config_path.write_text(cfg.to_cfg() + OTHERS[what])
     drift = await find_drift(cfg, machine, daemon)  # type: ignore[arg-type]
@@ -26,7 +26,7 @@ async def test_file_that_is_longer_is_another_one_however_long(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_file_that_is_longer_is_written_anew(tmp_path: Path, what: str) -> None:
+async def test_longer_file_is_replaced(tmp_path: Path, what: str) -> None:
     cfg, machine = two(tmp_path), Machine("always")
     cfg.config_path.write_text(cfg.to_cfg() + OTHERS[what])
     site = SupervisorHost(cfg, machine, None, logging.getLogger())  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ async def test_file_that_is_longer_is_written_anew(tmp_path: Path, what: str) ->
     assert machine.bytes_read <= len(cfg.to_cfg().encode()) + 1
 
 
-async def test_file_that_is_the_beginning_of_the_configuration_is_another_one(tmp_path: Path) -> None:
+async def test_truncated_file_is_drift(tmp_path: Path) -> None:
     cfg, daemon = two(tmp_path), Daemon()
     cfg.config_path.write_text(cfg.to_cfg()[:-1])
     drift = await find_drift(cfg, Machine("always"), daemon)  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ async def test_line_that_begins_before_a_rotation_is_one_line_after_a_restart(
     assert told(caplog) == ["x" * 90, "begin" + "-" * 10 + "end"]
 
 
-async def test_kill_between_copying_and_keeping_repeats_no_more_than_that_look(
+async def test_kill_before_saving_repeats_one_poll_at_most(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path)
@@ -99,7 +99,7 @@ async def test_output_of_other_runs_is_not_copied_again(
     assert told(caplog) == ["one", "two"]
 
 
-async def test_log_of_a_new_daemon_is_read_from_its_start_and_nothing_is_missed(
+async def test_log_of_a_new_supervisord_is_read_from_its_start_without_a_gap(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The directory was removed and made again: by then the inode may be another file's."""
@@ -116,7 +116,7 @@ async def test_log_of_a_new_daemon_is_read_from_its_start_and_nothing_is_missed(
     assert not warned(caplog)
 
 
-async def test_output_before_the_programs_start_is_another_runs(
+async def test_output_before_the_start_of_the_program_is_ignored(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path)
@@ -129,7 +129,7 @@ async def test_output_before_the_programs_start_is_another_runs(
 
 
 @pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
-async def test_log_that_was_emptied_is_read_from_its_start_and_the_gap_is_told(
+async def test_emptied_log_is_read_from_its_start_with_a_warning(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, inodes: str
 ) -> None:
     program = Program(tmp_path)
@@ -143,7 +143,7 @@ async def test_log_that_was_emptied_is_read_from_its_start_and_the_gap_is_told(
     assert warned(caplog) == ["[a] output may be missing here: its log file was removed or emptied"]
 
 
-async def test_log_that_was_emptied_and_has_grown_beyond_the_place_is_noticed(
+async def test_emptied_log_that_has_grown_past_the_position_is_detected(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path, most=1000, backups=0)  # supervisord empties the same file
@@ -159,7 +159,7 @@ async def test_log_that_was_emptied_and_has_grown_beyond_the_place_is_noticed(
     assert len(warned(caplog)) == 1
 
 
-async def test_output_that_was_rotated_away_is_told_and_the_oldest_is_next(
+async def test_output_rotated_away_is_a_gap_and_the_oldest_file_follows(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path, most=10, backups=2)
@@ -174,7 +174,7 @@ async def test_output_that_was_rotated_away_is_told_and_the_oldest_is_next(
     assert len(warned(caplog)) == 1
 
 
-async def test_program_that_writes_a_lot_takes_turns_with_all_others(
+async def test_program_with_much_output_takes_turns_with_others(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     loud = Program(tmp_path)
@@ -195,7 +195,7 @@ async def test_program_that_writes_a_lot_takes_turns_with_all_others(
     assert told(caplog, "a"), "and the rest comes with the next looks"
 
 
-async def test_loop_goes_on_while_output_is_copied(
+async def test_event_loop_is_not_blocked_by_copying(
     tmp_path: Path, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = Program(tmp_path)
@@ -212,7 +212,7 @@ async def test_loop_goes_on_while_output_is_copied(
     assert turns == 5_000 // 50
 
 
-async def test_all_that_an_ended_program_wrote_is_copied_however_much(
+async def test_all_output_of_an_ended_program_is_copied(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)
@@ -243,7 +243,7 @@ async def test_line_that_a_running_program_has_not_ended_is_left_to_the_next_tas
     assert told(caplog) == ["one", "two"]
 
 
-async def test_machine_that_is_away_loses_nothing_and_is_told_of_once(
+async def test_unreachable_machine_loses_no_output_and_is_logged_once(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path)
@@ -260,7 +260,7 @@ async def test_machine_that_is_away_loses_nothing_and_is_told_of_once(
         caplog.clear()
 
 
-async def test_quiet_logs_cost_one_question_a_look_and_no_command(
+async def test_quiet_logs_cost_one_status_call_per_poll(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path)
@@ -293,7 +293,7 @@ async def test_stderr_is_labelled_and_a_process_that_never_started_has_no_output
     assert len(caplog.records) == 1
 
 
-async def test_rotated_file_is_told_by_its_inode_where_all_lines_are_the_same(
+async def test_rotated_file_with_equal_lines_is_identified_by_its_inode(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program(tmp_path, most=2000)
@@ -306,7 +306,7 @@ async def test_rotated_file_is_told_by_its_inode_where_all_lines_are_the_same(
 
 
 @pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
-async def test_pipe_in_a_logs_place_is_no_log(
+async def test_named_pipe_is_not_read_as_a_log(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, inodes: str
 ) -> None:
     program = Program(tmp_path)
