@@ -1,1 +1,1 @@
-"""What DAG files import: operators that only defer."""
+"""Operators, which DAG files import: each one defers its task to a trigger."""

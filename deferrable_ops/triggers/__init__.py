@@ -1,1 +1,1 @@
-"""The work: one trigger a feature, run by Airflow's Triggerer."""
+"""Triggers, which run in Airflow's Triggerer and do the work of their tasks: one folder per feature."""

@@ -1,1 +1,1 @@
-"""Outside systems, each reached through one shared client for all triggers of a process."""
+"""Clients of outside systems. All triggers of a process share the client of a system."""

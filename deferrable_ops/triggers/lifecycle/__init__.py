@@ -1,1 +1,1 @@
-"""What every trigger of a process shares, whatever it waits for."""
+"""What all triggers of a process share: throttling, the end of a task, cancellation and background work."""

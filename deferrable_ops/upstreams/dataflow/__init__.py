@@ -1,1 +1,1 @@
-"""Google Cloud Dataflow: launching, watching and stopping jobs."""
+"""The Google Cloud Dataflow client: launching, watching and stopping jobs."""

@@ -161,7 +161,7 @@ class MessageCursor:
 class MessagesWanted:
     """Which of a job's messages to read while it is watched.
 
-    :param least: the least importance, of `IMPORTANCES`.
+    :param least: the lowest importance, one of `IMPORTANCES`.
     :param after: where to continue; None reads from the start of the job.
     """
 

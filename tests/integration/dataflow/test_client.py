@@ -1,4 +1,4 @@
-"""The client, over gRPC: launching once, finding, stopping, and what its errors say."""
+"""The client, over gRPC: launching once, finding, stopping, and its error messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_classic_template_is_launched_in_snake_case(fake: FakeDataflow, da
 @pytest.mark.parametrize(
     "request_", [{"launchParameters": {}}, {"launchParameter": {"jobName": 1}}, {"launchParameter": {"x": 1}}]
 )
-async def test_what_is_no_request_is_never_sent(
+async def test_malformed_request_is_not_sent(
     fake: FakeDataflow, dataflow: Dataflow, request_: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match="body= is not a LaunchFlexTemplateRequest"):
@@ -62,7 +62,7 @@ async def test_what_is_no_request_is_never_sent(
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT))
-async def test_launch_is_uncertain_and_not_repeated(
+async def test_launch_with_an_uncertain_result_is_not_retried(
     fake: FakeDataflow, dataflow: Dataflow, code: str
 ) -> None:
     fake.trouble.fail("LaunchFlexTemplate", code)
@@ -73,14 +73,14 @@ async def test_launch_is_uncertain_and_not_repeated(
 
 
 @pytest.mark.parametrize("code", PERMANENT)
-async def test_launch_is_refused_for_good(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
+async def test_launch_is_refused_permanently(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
     fake.trouble.fail("LaunchFlexTemplate", code, "because")
     with pytest.raises(DataflowRefused, match="because") as refused:
         await launch(dataflow)
     assert refused.value.code == code
 
 
-async def test_second_launch_under_an_active_name_says_that_the_job_exists(
+async def test_second_launch_with_the_name_of_an_active_job_reports_that_the_job_exists(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     fake.script("etl")
@@ -90,7 +90,7 @@ async def test_second_launch_under_an_active_name_says_that_the_job_exists(
     assert uncertain.value.already_exists
 
 
-async def test_second_launch_under_an_active_name_may_return_the_job(
+async def test_second_launch_with_the_name_of_an_active_job_may_return_that_job(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     fake.script("etl")
@@ -111,7 +111,7 @@ async def test_job_whose_reply_was_lost_is_found(fake: FakeDataflow, dataflow: D
     assert [job.id for job in await dataflow.find("etl")] == [fake.job("etl").id]
 
 
-async def test_launch_that_is_forbidden_is_not_sent(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_launch_is_not_sent_if_the_check_fails(fake: FakeDataflow, dataflow: Dataflow) -> None:
     async def forbidden() -> float:
         raise RuntimeError("the claim is lost")
 
@@ -120,7 +120,7 @@ async def test_launch_that_is_forbidden_is_not_sent(fake: FakeDataflow, dataflow
     assert not fake.trouble.calls
 
 
-async def test_launch_is_not_sent_by_a_process_that_was_stopped_for_too_long(
+async def test_launch_is_not_sent_by_a_process_that_was_paused_for_too_long(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     async def stopped_after_the_check() -> float:
@@ -162,7 +162,7 @@ async def test_only_some_launches_are_under_way_at_once(fake: FakeDataflow, data
     await asyncio.gather(*launches, return_exceptions=True)
 
 
-async def test_find_returns_every_job_of_exactly_this_name_the_newest_first(
+async def test_find_returns_all_jobs_with_exactly_this_name_the_newest_first(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     fake.page_limit = 2
@@ -177,7 +177,7 @@ async def test_find_returns_every_job_of_exactly_this_name_the_newest_first(
     assert await dataflow.find("nothing") == []
 
 
-async def test_lists_lack_labels_and_get_has_them(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_get_returns_labels_and_lists_do_not(fake: FakeDataflow, dataflow: Dataflow) -> None:
     fake.script("etl")
     job = await dataflow.launch("flex", flex(additionalUserLabels={"team": "a"}), free_to_send)
     assert (await dataflow.find("etl"))[0].labels == {}
@@ -195,7 +195,7 @@ async def test_active_jobs_are_listed_over_all_pages(fake: FakeDataflow, dataflo
     assert fake.trouble.calls["ListJobs"] == 3
 
 
-async def test_an_incomplete_list_is_asked_for_again(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_incomplete_list_is_requested_again(fake: FakeDataflow, dataflow: Dataflow) -> None:
     await launch(dataflow)
     fake.failed_location = True
     finding = asyncio.create_task(dataflow.find("etl"))
@@ -206,7 +206,9 @@ async def test_an_incomplete_list_is_asked_for_again(fake: FakeDataflow, dataflo
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT))
-async def test_transient_errors_are_waited_out(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
+async def test_calls_are_retried_after_transient_errors(
+    fake: FakeDataflow, dataflow: Dataflow, code: str
+) -> None:
     job = await launch(dataflow)
     fake.trouble.fail("GetJob", code, times=3)
     fake.trouble.fail("ListJobs", code, times=3)
@@ -216,7 +218,7 @@ async def test_transient_errors_are_waited_out(fake: FakeDataflow, dataflow: Dat
     assert await dataflow.messages(job.id) == []
 
 
-async def test_server_that_is_away_is_waited_for(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_calls_are_retried_while_the_server_is_down(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = await launch(dataflow)
     await fake.disconnect()
     with pytest.raises(LaunchUncertain):
@@ -271,14 +273,14 @@ async def test_invalid_parameters_of_a_template_are_named(fake: FakeDataflow, da
         await launch(dataflow)
 
 
-async def test_stopping_is_asked_for_and_not_awaited(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_stop_does_not_wait_for_the_end_of_the_job(fake: FakeDataflow, dataflow: Dataflow) -> None:
     fake.script("etl", stop_seconds=3600)
     fake.script("stream", Step("RUNNING"), streaming=True, stop_seconds=3600)
     assert (await dataflow.stop((await launch(dataflow)).id, "cancel")).state == CANCELLING
     assert (await dataflow.stop((await launch(dataflow, "stream")).id, "drain")).state == DRAINING
 
 
-async def test_stopping_twice_does_no_harm(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_stop_is_idempotent(fake: FakeDataflow, dataflow: Dataflow) -> None:
     fake.script("etl")
     job = await launch(dataflow)
     await dataflow.stop(job.id, "cancel")
@@ -294,7 +296,7 @@ async def test_drain_of_a_batch_job_is_refused(fake: FakeDataflow, dataflow: Dat
         await dataflow.stop(job.id, "drain")
 
 
-async def test_messages_come_by_importance_and_time_over_all_pages(
+async def test_messages_are_selected_by_importance_and_time_over_all_pages(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     fake.script("etl")
@@ -313,7 +315,7 @@ async def test_messages_come_by_importance_and_time_over_all_pages(
     assert [message.text for message in later] == ["warning", "basic", "detailed", "debug"]
 
 
-async def test_a_place_has_one_client(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_target_has_one_client(fake: FakeDataflow, dataflow: Dataflow) -> None:
     async with (
         use_dataflow(DataflowTarget("p", "r")) as same,
         use_dataflow(DataflowTarget("p", "elsewhere")) as other,
@@ -322,7 +324,7 @@ async def test_a_place_has_one_client(fake: FakeDataflow, dataflow: Dataflow) ->
         assert other is not dataflow
 
 
-async def test_missing_extra_says_what_to_install(
+async def test_error_for_the_missing_extra_names_the_package(
     fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deferrable_ops.exceptions import ConfigurationError
@@ -386,7 +388,7 @@ async def test_credentials_are_loaded_in_a_thread(monkeypatch: pytest.MonkeyPatc
     assert threading.main_thread() not in loaded_in
 
 
-async def test_errors_that_are_waited_out_reach_the_log(
+async def test_retried_errors_are_logged(
     fake: FakeDataflow, dataflow: Dataflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = await launch(dataflow)

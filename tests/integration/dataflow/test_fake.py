@@ -1,4 +1,4 @@
-"""The fake itself, in a process of its own: what other processes tell it and ask of it."""
+"""The fake Dataflow itself, also in a separate process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_fake_in_another_process_is_scripted_and_read(monkeypatch: pytest.
     ]
 
 
-async def test_fake_in_another_process_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fake_in_another_process_disconnects_and_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
     with dataflow_process() as control:
         monkeypatch.setenv(SETTING, control.host)
         async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
@@ -48,7 +48,7 @@ async def test_fake_in_another_process_goes_away_and_comes_back(monkeypatch: pyt
             assert await dataflow.find("etl") == []
 
 
-def test_what_the_fake_cannot_be_told_is_said() -> None:
+def test_unknown_commands_and_settings_of_the_fake_are_errors() -> None:
     with dataflow_process() as control:
         with pytest.raises(ValueError, match="has no method explode"):
             control.tell("explode")
@@ -58,14 +58,14 @@ def test_what_the_fake_cannot_be_told_is_said() -> None:
             control.set(color="blue")
 
 
-async def test_setting_names_the_fake_within_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_setting_refers_to_the_fake_only_within_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SETTING, "of.the.user:1")
     async with fake_dataflow() as fake:
         assert os.environ[SETTING] == fake.host
     assert os.environ[SETTING] == "of.the.user:1"
 
 
-async def test_steps_of_a_job_are_taken_in_their_time(fake: FakeDataflow) -> None:
+async def test_steps_of_a_job_are_taken_when_they_are_due(fake: FakeDataflow) -> None:
     fake.script("etl", Step("RUNNING", after=60), Step("DONE", after=60))
     job = fake.create("etl", "p", "r", {}, {})
 
@@ -77,7 +77,7 @@ async def test_steps_of_a_job_are_taken_in_their_time(fake: FakeDataflow) -> Non
     assert [later(0), later(61), later(30), later(31)] == [QUEUED, RUNNING, RUNNING, DONE]
 
 
-async def test_jobs_are_missing_from_lists_for_as_long_as_all_or_their_script_says(
+async def test_new_jobs_are_missing_from_lists_for_the_configured_time(
     fake: FakeDataflow,
 ) -> None:
     fake.list_lag = 60
@@ -90,7 +90,7 @@ async def test_jobs_are_missing_from_lists_for_as_long_as_all_or_their_script_sa
 
 
 @pytest.mark.parametrize("name", ["Etl", "1etl", "etl-", "e" * 64, "etl_1"])
-async def test_job_name_that_dataflow_would_refuse_is_refused(name: str, fake: FakeDataflow) -> None:
+async def test_invalid_job_name_is_refused_as_by_dataflow(name: str, fake: FakeDataflow) -> None:
     async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
         with pytest.raises(DataflowRefused, match="invalid job name"):
             await dataflow.launch("flex", {"launchParameter": {"jobName": name}}, free_to_send)

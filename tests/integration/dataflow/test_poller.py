@@ -1,4 +1,4 @@
-"""The shared poller, over gRPC: what it costs, what it tells, and what does not make it fail."""
+"""The shared poller, over gRPC: its calls, its updates, and the errors that it survives."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ INTERVAL = 0.05
 
 
 def job_of(fake: FakeDataflow, name: str = "etl") -> FakeJob:
-    """Create a job that goes nowhere by itself."""
+    """Create a job without further steps."""
     fake.script(name)
     return fake.create(name, "p", "r", {"team": "a"}, {})
 
 
 async def next_state(watch: JobWatch) -> int:
-    """Return the next state that is told, whatever is said before it."""
+    """Return the next state, ignoring messages before it."""
     while (update := await asyncio.wait_for(watch.next(), 20)).job is None:
         pass
     return update.job.state
 
 
-async def said(watch: JobWatch, count: int) -> list[Update]:
-    """Return the updates until so many messages have been told."""
+async def messages_of(watch: JobWatch, count: int) -> list[Update]:
+    """Return the updates until `count` messages were delivered."""
     updates: list[Update] = []
     while sum(len(update.messages) for update in updates) < count:
         updates.append(await asyncio.wait_for(watch.next(), 20))
@@ -40,7 +40,7 @@ async def said(watch: JobWatch, count: int) -> list[Update]:
 
 
 async def lists(fake: FakeDataflow, more: int) -> Counter[str]:
-    """Let the poller list the jobs so many more times, and return the calls of that while."""
+    """Wait until the poller has listed the jobs `more` times, and return the calls made meanwhile."""
     before = Counter(fake.trouble.calls)
     while fake.trouble.calls["ListJobs"] < before["ListJobs"] + more:
         await asyncio.sleep(0.005)
@@ -55,7 +55,7 @@ async def watching(
     messages: MessagesWanted | None = None,
     interval: float = INTERVAL,
 ) -> AsyncIterator[list[JobWatch]]:
-    """Watch so many jobs, all of which have been told of once."""
+    """Watch some jobs, after the first update of each."""
     jobs = [job_of(fake, f"etl-{number}") for number in range(count)]
     with ExitStack() as stack:
         watches = [
@@ -65,7 +65,7 @@ async def watching(
         yield watches
 
 
-async def test_every_change_of_state_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_every_change_of_state_is_delivered(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = job_of(fake)
     with dataflow.watch(job.id, interval=INTERVAL) as watch:
         assert await next_state(watch) == QUEUED
@@ -80,7 +80,7 @@ async def test_every_change_of_state_is_told(fake: FakeDataflow, dataflow: Dataf
             assert await next_state(watch) == number
 
 
-async def test_finished_job_is_told_with_its_labels_and_ends_the_watch(
+async def test_finished_job_is_delivered_with_its_labels_and_ends_the_watch(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     job = job_of(fake)
@@ -108,7 +108,9 @@ async def test_updated_job_names_its_replacement(fake: FakeDataflow, dataflow: D
         assert (update.job.state, update.job.replaced_by) == (UPDATED, replacement)
 
 
-async def test_type_that_becomes_known_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_job_is_delivered_again_when_its_type_becomes_known(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
     fake.script("etl", streaming=True, hides_type=True)
     job = fake.create("etl", "p", "r", {}, {})
     with dataflow.watch(job.id, interval=INTERVAL) as watch:
@@ -120,7 +122,9 @@ async def test_type_that_becomes_known_is_told(fake: FakeDataflow, dataflow: Dat
     assert (first.job.is_streaming, second.job.is_streaming) == (None, True)
 
 
-async def test_new_job_that_lists_do_not_show_yet_is_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_new_job_that_is_missing_from_lists_is_delivered(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
     fake.list_lag = 3600
     with dataflow.watch(job_of(fake).id, interval=INTERVAL) as watch:
         assert await next_state(watch) == QUEUED
@@ -133,7 +137,7 @@ async def test_calls_do_not_grow_with_the_number_of_watches(fake: FakeDataflow, 
     assert calls["ListJobMessages"] <= 10 * (calls["ListJobs"] + 1)
 
 
-async def test_each_job_that_left_the_list_is_looked_at_once(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_each_job_that_left_the_list_is_read_once(fake: FakeDataflow, dataflow: Dataflow) -> None:
     async with watching(fake, dataflow, 20) as watches:
         for number in range(20):
             fake.move(f"etl-{number}", "DONE")
@@ -141,12 +145,12 @@ async def test_each_job_that_left_the_list_is_looked_at_once(fake: FakeDataflow,
         assert fake.trouble.calls["GetJob"] == 20
 
 
-async def test_watches_that_begin_together_share_their_lists(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_watches_that_start_together_share_their_lists(fake: FakeDataflow, dataflow: Dataflow) -> None:
     async with watching(fake, dataflow, 60, interval=3600) as _:
         assert fake.trouble.calls["ListJobs"] == 1
 
 
-async def test_job_that_begins_to_be_watched_is_told_of_before_the_interval_is_over(
+async def test_new_watch_gets_its_job_before_the_interval_is_over(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     with dataflow.watch(job_of(fake, "one").id, interval=3600) as one:
@@ -155,7 +159,7 @@ async def test_job_that_begins_to_be_watched_is_told_of_before_the_interval_is_o
             assert await next_state(two) == QUEUED
 
 
-async def test_nothing_is_polled_when_nobody_watches(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_polling_stops_without_watches(fake: FakeDataflow, dataflow: Dataflow) -> None:
     with dataflow.watch(job_of(fake).id, interval=INTERVAL) as watch:
         await next_state(watch)
     poller = dataflow._poller
@@ -170,7 +174,9 @@ async def test_all_pages_of_the_list_are_read(fake: FakeDataflow, dataflow: Data
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT))
-async def test_transient_errors_fail_no_watch(fake: FakeDataflow, dataflow: Dataflow, code: str) -> None:
+async def test_transient_errors_do_not_fail_a_watch(
+    fake: FakeDataflow, dataflow: Dataflow, code: str
+) -> None:
     job = job_of(fake)
     for method in ("ListJobs", "GetJob", "ListJobMessages"):
         fake.trouble.fail(method, code, times=2)
@@ -183,7 +189,7 @@ async def test_transient_errors_fail_no_watch(fake: FakeDataflow, dataflow: Data
     assert [message.text for message in update.messages] == ["it broke"]
 
 
-async def test_lost_connection_is_waited_out(
+async def test_polling_resumes_after_a_lost_connection(
     fake: FakeDataflow, dataflow: Dataflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with watching(fake, dataflow, 20) as watches:
@@ -196,7 +202,7 @@ async def test_lost_connection_is_waited_out(
         assert [await next_state(watch) for watch in watches] == [DONE] * 20
 
 
-async def test_missing_job_fails_its_own_watch_only(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_missing_job_fails_only_its_own_watch(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = job_of(fake)
     with (
         dataflow.watch(job.id, interval=INTERVAL) as watch,
@@ -226,7 +232,7 @@ async def test_forbidden_list_fails_every_watch_with_the_permission(
             assert await next_state(three) == QUEUED
 
 
-async def test_forbidden_messages_fail_no_watch(
+async def test_missing_permission_for_messages_does_not_fail_a_watch(
     fake: FakeDataflow, dataflow: Dataflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.trouble.fail("ListJobMessages", "PERMISSION_DENIED", times=None)
@@ -237,7 +243,7 @@ async def test_forbidden_messages_fail_no_watch(
     assert "dataflow.messages.list" in caplog.text
 
 
-async def test_messages_of_one_job_that_cannot_be_read_leave_those_of_others(
+async def test_unreadable_messages_of_one_job_do_not_affect_other_jobs(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
     job = job_of(fake)
@@ -245,10 +251,10 @@ async def test_messages_of_one_job_that_cannot_be_read_leave_those_of_others(
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
         assert await next_state(watch) == QUEUED
         job.say("heard", "WARNING")
-        await said(watch, 1)
+        await messages_of(watch, 1)
 
 
-async def test_error_that_nobody_expected_does_not_stop_the_poller(
+async def test_unexpected_error_does_not_stop_the_poller(
     fake: FakeDataflow, dataflow: Dataflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     api, list_jobs = dataflow._api, dataflow._api.list_jobs
@@ -265,7 +271,9 @@ async def test_error_that_nobody_expected_does_not_stop_the_poller(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_failed_job_is_told_together_with_its_errors(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_failed_job_is_delivered_together_with_its_error_messages(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
     fake.script("etl", Step("RUNNING"), Step("FAILED", message="out of memory"))
     job = fake.create("etl", "p", "r", {}, {})
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
@@ -275,7 +283,7 @@ async def test_failed_job_is_told_together_with_its_errors(fake: FakeDataflow, d
     assert [(message.importance, message.text) for message in update.messages] == [("ERROR", "out of memory")]
 
 
-async def test_messages_are_told_once_while_the_job_runs(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_messages_are_delivered_once_while_the_job_runs(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = job_of(fake)
     texts = [f"message {number}" for number in range(30)]
     fake.page_limit = 4
@@ -284,7 +292,7 @@ async def test_messages_are_told_once_while_the_job_runs(fake: FakeDataflow, dat
         for text in texts:
             job.say(text, "WARNING")
             job.say("not asked for", "DEBUG")
-            told += [message.text for update in await said(watch, 1) for message in update.messages]
+            told += [message.text for update in await messages_of(watch, 1) for message in update.messages]
         job.move("DONE")
         assert (await watch.next()).messages == ()
     assert told == texts
@@ -294,35 +302,33 @@ async def test_messages_are_not_repeated_after_a_restart(fake: FakeDataflow, dat
     job = job_of(fake)
     job.say("before", "WARNING")
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
-        stored = (await said(watch, 1))[-1].cursor
+        stored = (await messages_of(watch, 1))[-1].cursor
     assert stored is not None
     after = MessageCursor.from_json(stored.as_json())
     job.say("after", "WARNING")
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted(after=after)) as watch:
-        again = [message.text for update in await said(watch, 1) for message in update.messages]
+        again = [message.text for update in await messages_of(watch, 1) for message in update.messages]
     assert again == ["after"]
 
 
-async def test_messages_that_turn_up_late_are_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_late_messages_are_delivered(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = job_of(fake)
     job.say("prompt", "WARNING")
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
-        await said(watch, 1)
+        await messages_of(watch, 1)
         job.say("late", "WARNING", at=job.messages[0].time - 5)
-        assert [message.text for message in (await said(watch, 1))[-1].messages] == ["late"]
+        assert [message.text for message in (await messages_of(watch, 1))[-1].messages] == ["late"]
 
 
-async def test_every_job_gets_its_turn_to_have_its_messages_read(
-    fake: FakeDataflow, dataflow: Dataflow
-) -> None:
+async def test_messages_of_all_jobs_are_read_in_turn(fake: FakeDataflow, dataflow: Dataflow) -> None:
     async with watching(fake, dataflow, 35, MessagesWanted()) as watches:
         for job in fake.jobs():
             job.say("heard", "WARNING")
         for watch in watches:
-            await said(watch, 1)
+            await messages_of(watch, 1)
 
 
-async def test_two_watches_of_one_job_are_both_told(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_two_watches_of_one_job_both_get_its_changes(fake: FakeDataflow, dataflow: Dataflow) -> None:
     job = job_of(fake)
     with (
         dataflow.watch(job.id, interval=INTERVAL) as one,

@@ -1,4 +1,4 @@
-"""Bad arguments get an error that names the argument and the fix: when parsed, or once templates are rendered."""
+"""Errors for invalid arguments name the argument and the fix: at parse time, or once templates are rendered."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
         {"on_kill": "leave", "wait_until_finished": False, "expected_state": "drained"},
     ],
 )
-def test_good_arguments_are_taken(arguments: dict[str, Any]) -> None:
+def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
     flex(**arguments)
 
 
@@ -108,7 +108,7 @@ def test_good_arguments_are_taken(arguments: dict[str, Any]) -> None:
         ({"body": "no dict"}, "body= must be a dict"),
     ],
 )
-def test_what_templates_brought_is_checked_before_anything_is_sent(
+def test_rendered_arguments_are_validated_before_anything_is_sent(
     arguments: dict[str, Any], message: str
 ) -> None:
     attempt = {"ti_id": "x", "try_number": 1, "dag_id": "dag", "run_id": "run", "task_id": "load"}
@@ -118,7 +118,7 @@ def test_what_templates_brought_is_checked_before_anything_is_sent(
     assert message in str(caught.value)
 
 
-def test_classic_template_is_made_of_its_parts_or_of_a_body() -> None:
+def test_classic_template_takes_separate_arguments_or_a_body() -> None:
     made = DataflowTemplateOperator(
         task_id="load", **PLACE, template="gs://b/t", parameters={"a": "{{ ds }}"}, environment={"zone": "z"}
     )
@@ -139,7 +139,7 @@ def test_classic_template_is_made_of_its_parts_or_of_a_body() -> None:
         ({"template": "gs://b/t", "body": "{{ var.json.x }}"}, "write body= as a dict"),
     ],
 )
-def test_classic_template_says_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+def test_error_of_a_classic_template_names_the_argument(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         DataflowTemplateOperator(task_id="load", **PLACE, **arguments)
     assert message in str(caught.value)
@@ -203,7 +203,7 @@ def test_bad_trigger_kwargs_are_named(arguments: dict[str, Any], message: str) -
         ({"job_id": "1", "how": "kill"}, "how='kill' is not one of 'cancel', 'drain'"),
     ],
 )
-def test_stop_says_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+def test_error_of_the_stop_operator_names_the_argument(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         DataflowStopJobOperator(task_id="stop", **PLACE, **arguments)
     assert message in str(caught.value)
@@ -211,7 +211,7 @@ def test_stop_says_what_is_wrong(arguments: dict[str, Any], message: str) -> Non
         DataflowStopTrigger(**PLACE, **arguments).validate()
 
 
-def test_sensor_says_what_is_wrong() -> None:
+def test_error_of_the_sensor_names_the_argument() -> None:
     with pytest.raises(InputError, match="job_id='' is not a job's id"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="")
     with pytest.raises(InputError, match="expected_state='gone'"):
@@ -220,7 +220,7 @@ def test_sensor_says_what_is_wrong() -> None:
         DataflowJobSensor(task_id="wait", **PLACE)  # type: ignore[call-arg]
 
 
-def test_templates_are_rendered_in_every_field_nested_too() -> None:
+def test_templates_are_rendered_in_all_fields_also_nested_ones() -> None:
     task = flex(
         project_id="{{ p }}",
         region="{{ r }}",
@@ -275,7 +275,7 @@ def test_airflows_own_on_kill_stays_a_method() -> None:
     assert task.trigger_kwargs()["when_killed"] == "drain"
 
 
-def test_link_is_known_to_airflow() -> None:
+def test_link_is_registered_with_airflow() -> None:
     from deferrable_ops.provider import get_provider_info
 
     assert "deferrable_ops.operators.dataflow.DataflowJobLink" in get_provider_info()["extra-links"]
@@ -293,7 +293,7 @@ def test_dag_file_loads_no_heavy_client() -> None:
 
 
 class TaskInstance:
-    """What a worker gives a task: it takes XComs."""
+    """The task instance of a worker, which accepts XComs."""
 
     def __init__(self) -> None:
         self.xcoms: dict[str, Any] = {}
@@ -302,7 +302,7 @@ class TaskInstance:
         self.xcoms[key] = value
 
 
-def test_worker_that_ends_the_task_sets_the_id_and_the_link_once_more() -> None:
+def test_worker_that_ends_the_task_sets_the_id_and_the_link_again() -> None:
     task, ti = flex(), TaskInstance()
     assert DataflowJobLink().get_link(task, ti_key=None) == ""  # it only deferred the task so far
     event = {"outcome": {"outcome": "success", "value": {"id": "2026-1", "name": "load"}}}

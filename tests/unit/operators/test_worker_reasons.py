@@ -1,4 +1,4 @@
-"""Where a task starts and ends, and why."""
+"""Whether a task starts and ends in the triggerer or on a worker, and the reasons."""
 
 from __future__ import annotations
 
@@ -62,14 +62,16 @@ def test_plain_task_starts_in_the_triggerer() -> None:
         ({"max_active_tis_per_dagrun": 1}, "max_active_tis_per_dagrun"),
     ],
 )
-def test_what_only_a_worker_does_starts_on_a_worker(arguments: dict[str, Any], because: str) -> None:
+def test_task_with_a_feature_that_needs_a_worker_starts_on_a_worker(
+    arguments: dict[str, Any], because: str
+) -> None:
     job = operator(**arguments)
     assert because in str(job.worker_start_reason)
     assert job.start_from_trigger is False
     assert job.start_trigger_args is None
 
 
-def test_templates_that_a_triggerer_renders_as_a_worker_does_stay_there() -> None:
+def test_task_with_templates_that_a_triggerer_can_render_starts_there() -> None:
     job = operator(
         json=[
             "{% for n in range(3) %}{{ loop.index }}{{ macros.ds_add(ds, n) }}{% endfor %}",
@@ -89,7 +91,7 @@ def test_templates_that_a_triggerer_renders_as_a_worker_does_stay_there() -> Non
         ({"template_undefined": jinja2.DebugUndefined}, "template environment"),
     ],
 )
-def test_dag_that_changes_templates_matters_only_to_tasks_that_have_some(
+def test_template_options_of_the_dag_affect_only_tasks_with_templates(
     dag_arguments: dict[str, Any], because: str
 ) -> None:
     with DAG("dag", schedule=None, **dag_arguments):
@@ -99,7 +101,7 @@ def test_dag_that_changes_templates_matters_only_to_tasks_that_have_some(
     assert plain.worker_start_reason is None
 
 
-def test_task_that_renders_native_objects_by_itself_starts_on_a_worker() -> None:
+def test_task_with_its_own_native_rendering_starts_on_a_worker() -> None:
     job = operator(json={"date": "{{ ds }}"}, render_template_as_native_obj=True)
     assert "native objects" in str(job.worker_start_reason)
 
@@ -137,7 +139,7 @@ class MeasuringPython(WebhookOperatorMixin, PythonOperator):
         return len(super().callback_received(context, event))
 
 
-def test_subclass_with_its_own_end_ends_on_a_worker_however_it_ends() -> None:
+def test_subclass_with_its_own_end_method_ends_on_a_worker_with_any_outcome() -> None:
     with DAG("dag", schedule=None):
         operator_ends = worker_end_reasons(Measuring(task_id="job", url=URL))
         mixed_in_ends = worker_end_reasons(MeasuringPython(task_id="python", python_callable=print))
@@ -191,14 +193,14 @@ def test_mapped_task_starts_on_a_worker() -> None:
     assert serialized(dag, "job").start_from_trigger is False
 
 
-def test_decision_counts_what_happened_to_the_task_after_it_was_made() -> None:
+def test_decision_includes_changes_to_the_task_after_its_creation() -> None:
     job = WebhookOperator(task_id="job", url=URL, json={"date": "{{ ds }}"})
     assert job.start_from_trigger is True
     DAG("dag", schedule=None, user_defined_macros={"today": print}).add_task(job)
     assert job.start_from_trigger is False
 
 
-def test_kwargs_of_two_tasks_are_their_own() -> None:
+def test_two_tasks_do_not_share_trigger_kwargs() -> None:
     with DAG("dag", schedule=None) as dag:
         WebhookOperator(task_id="one", url=f"{URL}/1")
         WebhookOperator(task_id="two", url=f"{URL}/2", outlets=[Asset("done")])
@@ -227,13 +229,13 @@ class Overriding(WebhookOperator):
         ({"do_xcom_push": False}, {}),
     ],
 )
-def test_what_only_a_worker_does_ends_on_a_worker(
+def test_task_with_a_feature_that_needs_a_worker_ends_on_a_worker(
     arguments: dict[str, Any], expected: dict[str, str]
 ) -> None:
     assert operator(**arguments).trigger_kwargs()["ends_on_worker"] == expected
 
 
-def test_dependants_and_the_dag_are_asked_too() -> None:
+def test_downstream_tasks_and_the_dag_are_considered() -> None:
     with DAG("dag", schedule=None, fail_fast=True, default_args={"retries": 0}):
         job = WebhookOperator(task_id="job", url=URL)
 

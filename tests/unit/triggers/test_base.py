@@ -1,4 +1,4 @@
-"""What every trigger does around its feature's work."""
+"""The base of all triggers: outcomes, ends of tasks, kills and background work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
 
 
 class Scripted(TaskTrigger):
-    """A trigger that does as it is told."""
+    """A trigger with a scripted outcome, error or wait."""
 
     feature: ClassVar[str] = "scripted"
     classpath: ClassVar[str] = "unit.triggers.test_base.Scripted"
@@ -59,7 +59,7 @@ async def inbox() -> AsyncIterator[Inbox]:
 
 
 def in_triggerer(trigger: TaskTrigger, try_number: int = 1) -> TaskTrigger:
-    """Give a trigger what the triggerer gives it."""
+    """Set the task instance, as the triggerer does."""
     trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
         id=uuid4(), dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=try_number
     )
@@ -72,7 +72,7 @@ async def event_of(trigger: TaskTrigger) -> TriggerEvent:
     return events[0]
 
 
-async def test_success_sets_the_xcom_first_and_then_ends_bare(
+async def test_success_sets_the_xcom_and_then_sends_an_event_without_one(
     airflow_comms: AirflowComms, inbox: Inbox
 ) -> None:
     event = await event_of(in_triggerer(Scripted(Success({"a": 1}))))
@@ -83,7 +83,9 @@ async def test_success_sets_the_xcom_first_and_then_ends_bare(
     assert (xcom.key, xcom.value) == ("return_value", {"a": 1})
 
 
-async def test_no_xcom_is_set_where_none_is_wanted(airflow_comms: AirflowComms, inbox: Inbox) -> None:
+async def test_no_xcom_is_set_without_do_xcom_push_or_without_a_value(
+    airflow_comms: AirflowComms, inbox: Inbox
+) -> None:
     assert isinstance(
         await event_of(in_triggerer(Scripted(Success(1), do_xcom_push=False))), TaskSuccessEvent
     )
@@ -118,7 +120,7 @@ async def test_failure_and_skip_end_in_the_triggerer(airflow_comms: AirflowComms
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(1), ValueError()])
-async def test_whatever_the_work_raises_is_a_failure(
+async def test_any_error_of_the_work_is_a_failure(
     airflow_comms: AirflowComms, inbox: Inbox, error: BaseException
 ) -> None:
     trigger = in_triggerer(Scripted(error))
@@ -128,7 +130,7 @@ async def test_whatever_the_work_raises_is_a_failure(
     assert type(error).__name__ in wait.outcome.reason
 
 
-async def test_error_of_ours_is_its_own_reason(airflow_comms: AirflowComms, inbox: Inbox) -> None:
+async def test_message_of_a_library_error_is_the_reason(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     trigger = in_triggerer(Scripted(ConfigurationError("set endpoint_url")))
     await event_of(trigger)
     assert (await inbox.waits.get(trigger.identify().wait_id)).outcome == Failure("set endpoint_url")
@@ -146,7 +148,7 @@ async def test_cancelled_trigger_settles_nothing(airflow_comms: AirflowComms, in
 
 
 class Working(Scripted):
-    """A trigger whose work goes on beside the inbox."""
+    """A trigger whose work races with the inbox."""
 
     ended = False
 
@@ -164,7 +166,7 @@ class Working(Scripted):
 
 
 @pytest.mark.parametrize("does", [Success(1), RuntimeError("broken"), SystemExit(1)])
-async def test_work_beside_the_inbox_ends_the_wait(
+async def test_outcome_of_the_work_ends_the_wait(
     airflow_comms: AirflowComms, inbox: Inbox, does: Any
 ) -> None:
     trigger = in_triggerer(Working(does))
@@ -189,7 +191,7 @@ async def test_work_ends_with_its_trigger(airflow_comms: AirflowComms, inbox: In
     assert trigger.ended
 
 
-async def test_failure_that_leaves_work_running_has_it_stopped(
+async def test_work_that_still_runs_after_a_failure_is_cancelled(
     airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
@@ -205,7 +207,7 @@ async def test_failure_that_leaves_work_running_has_it_stopped(
     assert stopped == [failed.identify().wait_id]
 
 
-async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
+async def test_attempt_waits_until_the_work_of_an_earlier_one_is_cancelled(
     airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Launching(Scripted):
@@ -222,9 +224,7 @@ async def test_attempt_waits_until_what_an_earlier_one_launched_was_stopped(
     assert (await inbox.waits.get(second.identify().wait_id)).outcome == Success("done")
 
 
-async def test_second_run_of_the_same_wait_comes_to_the_same_outcome(
-    airflow_comms: AirflowComms, inbox: Inbox
-) -> None:
+async def test_second_run_of_a_wait_has_the_same_outcome(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     first = in_triggerer(Scripted(Success("first")))
     await event_of(first)
     second = Scripted(Success("second"))
@@ -254,7 +254,7 @@ async def test_task_whose_xcom_cannot_be_set_ends_on_a_worker(
         ({"skip": "it has on_skipped_callback"}, Skip("no"), True),
     ],
 )
-async def test_declared_reasons_apply_to_the_ending_they_are_for(
+async def test_declared_reasons_apply_to_their_outcome(
     airflow_comms: AirflowComms, inbox: Inbox, ends_on_worker: dict[str, str], does: Outcome, by_worker: bool
 ) -> None:
     event = await event_of(in_triggerer(Scripted(does, ends_on_worker=ends_on_worker)))
@@ -281,7 +281,7 @@ async def test_end_from_trigger_never_ends_every_task_on_a_worker(
         delivery._deployment_reason.cache_clear()
 
 
-async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
+async def test_background_work_does_not_write_to_the_log_of_the_task_that_starts_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -295,7 +295,7 @@ async def test_chores_do_not_write_to_the_log_of_the_task_that_starts_them(
         assert await seen == {}
 
 
-async def test_second_try_forgets_the_xcoms_of_the_first(airflow_comms: AirflowComms, inbox: Inbox) -> None:
+async def test_second_try_deletes_the_xcoms_of_the_first(airflow_comms: AirflowComms, inbox: Inbox) -> None:
     await event_of(in_triggerer(Scripted(Failure("again")), try_number=2))
     assert [(type(message), message.key) for message in airflow_comms.sent] == [(DeleteXCom, "return_value")]
 
@@ -334,7 +334,7 @@ async def register(inbox: Inbox, trigger: TaskTrigger) -> str:
 
 
 @pytest.mark.parametrize("state", ["failed", "success", None])
-async def test_killed_task_is_settled_and_its_work_stopped(
+async def test_wait_of_a_killed_task_is_settled_and_its_work_cancelled(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, state: str | None
 ) -> None:
     trigger = in_triggerer(Scripted())
@@ -370,7 +370,7 @@ async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fai
 
 
 @pytest.mark.parametrize(("ends_on_worker", "seconds"), [(None, 2), ({"success": "it has outlets"}, 8)])
-async def test_task_that_a_worker_deferred_is_not_resumed_while_that_worker_may_still_be_leaving(
+async def test_deferred_task_is_not_resumed_before_its_worker_process_has_exited(
     airflow_comms: AirflowComms,
     inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
@@ -389,7 +389,7 @@ async def test_task_that_a_worker_deferred_is_not_resumed_while_that_worker_may_
     assert slept[-1] == pytest.approx(seconds, abs=1)
 
 
-async def test_task_that_was_handed_to_another_triggerer_is_left_alone(
+async def test_wait_that_moved_to_another_triggerer_is_not_settled(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trigger = in_triggerer(Scripted())
@@ -416,7 +416,7 @@ async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
     assert (await inbox.waits.get(here_id)).state is not WaitState.KILLED
 
 
-async def test_many_that_start_together_take_turns_and_all_come_to_wait(
+async def test_many_triggers_that_start_together_register_a_limited_number_at_a_time(
     airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most = 0, 0

@@ -1,4 +1,4 @@
-"""A job is followed to the state that is waited for, through updates and trouble, and its messages are told once."""
+"""A trigger follows a job to the expected state, through updates and errors, and logs its messages once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNNING = Step("RUNNING")
 
 
 async def watched(fake: FakeDataflow, run: Run) -> None:
-    """Return once the run's job has been looked at a few times more."""
+    """Return after a few more polls of the run's job."""
     seen = fake.trouble.calls["ListJobs"]
     await eventually(
         lambda: fake.trouble.calls["ListJobs"] > seen + 2 or run.task.done(), "the job to be watched"
@@ -41,7 +41,7 @@ async def watched(fake: FakeDataflow, run: Run) -> None:
         (False, None, ["STOPPED", "PENDING", 99, "DONE"], True),
     ],
 )
-async def test_end_is_what_the_last_state_means(
+async def test_outcome_follows_from_the_final_state(
     fake: FakeDataflow, runs: Runs, streaming: bool, expected: str | None, steps: list[Any], ends_well: bool
 ) -> None:
     fake.script("load", *map(Step, steps), streaming=streaming)
@@ -49,7 +49,7 @@ async def test_end_is_what_the_last_state_means(
     assert isinstance(outcome, Success if ends_well else Failure)
 
 
-async def test_streaming_job_whose_type_shows_late_succeeds_when_it_runs(
+async def test_streaming_job_whose_type_is_returned_late_succeeds_when_it_runs(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.script("load", streaming=True, hides_type=True)
@@ -61,7 +61,7 @@ async def test_streaming_job_whose_type_shows_late_succeeds_when_it_runs(
     assert isinstance(await run.outcome(), Success)
 
 
-async def test_streaming_job_goes_on_running_until_it_is_drained(fake: FakeDataflow, runs: Runs) -> None:
+async def test_wait_for_drained_continues_while_the_job_runs(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING, streaming=True)
     run = launch(runs, expected_state="drained")
     await eventually(lambda: fake.jobs("load"), "the job")
@@ -71,7 +71,7 @@ async def test_streaming_job_goes_on_running_until_it_is_drained(fake: FakeDataf
     assert isinstance(await run.outcome(), Success)
 
 
-async def test_unknown_state_is_warned_of_and_the_wait_goes_on(
+async def test_unknown_state_is_logged_as_a_warning_and_the_wait_continues(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.script("load", Step(99))
@@ -113,7 +113,9 @@ async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, 
     assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket\nWorkflow failed")
 
 
-async def test_job_fails_also_when_its_messages_may_not_be_read(fake: FakeDataflow, runs: Runs) -> None:
+async def test_failed_job_fails_the_task_without_permission_to_read_its_messages(
+    fake: FakeDataflow, runs: Runs
+) -> None:
     fake.trouble.fail("ListJobMessages", "PERMISSION_DENIED", times=None)
     fake.script("load", RUNNING, Step("FAILED", message="no such bucket"))
     outcome = await launch(runs).outcome()
@@ -134,7 +136,7 @@ async def test_transient_errors_do_not_fail_a_wait(fake: FakeDataflow, runs: Run
     assert isinstance(await run.outcome(), Success)
 
 
-async def test_messages_appear_in_the_log_and_a_restart_repeats_none(
+async def test_messages_are_logged_once_also_after_a_restart(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.script("load", RUNNING)
@@ -164,7 +166,7 @@ async def test_messages_appear_in_the_log_and_a_restart_repeats_none(
 
 
 @pytest.mark.parametrize("level, seen", [("BASIC", True), ("ERROR", False), (None, False)])
-async def test_only_messages_that_were_asked_for_are_told(
+async def test_only_messages_of_the_chosen_importance_are_logged(
     fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture, level: str | None, seen: bool
 ) -> None:
     fake.script("load", Step("RUNNING", message="worker started", importance="BASIC"), Step("DONE"))

@@ -1,4 +1,4 @@
-"""A job is launched once for each attempt, whatever is killed, lost or run twice."""
+"""Each attempt launches one job, even if processes are killed, replies are lost or triggers run twice."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_job_of_a_run_that_was_killed_before_the_reply_is_adopted(
     assert len(fake.jobs()) == 1
 
 
-async def test_job_that_ended_while_nobody_watched_is_adopted(fake: FakeDataflow, runs: Runs) -> None:
+async def test_job_that_ended_between_two_runs_is_adopted(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", Step("RUNNING"), Step("FAILED", message="no such bucket"))
     fake.trouble.lose_replies("LaunchFlexTemplate")
     killed = launch(runs)
@@ -98,7 +98,7 @@ async def test_lost_reply_does_not_launch_a_second_job(fake: FakeDataflow, runs:
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
 
 
-async def test_job_that_lists_do_not_show_yet_is_found_in_the_end(fake: FakeDataflow, runs: Runs) -> None:
+async def test_job_that_is_missing_from_lists_at_first_is_found(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
     fake.list_lag = 0.5
     fake.trouble.lose_replies("LaunchFlexTemplate", code="UNAVAILABLE")
@@ -108,13 +108,13 @@ async def test_job_that_lists_do_not_show_yet_is_found_in_the_end(fake: FakeData
     assert fake.trouble.calls["LaunchFlexTemplate"] > 1  # ALREADY_EXISTS, until the list shows it
 
 
-async def test_want_of_quota_is_waited_out(fake: FakeDataflow, runs: Runs) -> None:
+async def test_launch_without_quota_is_retried(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "RESOURCE_EXHAUSTED", times=3)
     assert isinstance(await launch(runs).outcome(), Success)
     assert len(fake.jobs()) == 1
 
 
-async def test_launch_that_is_not_taken_in_time_is_given_up(fake: FakeDataflow, runs: Runs) -> None:
+async def test_launch_fails_after_launch_timeout(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "RESOURCE_EXHAUSTED", "quota exceeded", times=None)
     outcome = await launch(runs, launch_timeout=0.3).outcome()
     assert isinstance(outcome, Failure)
@@ -122,9 +122,7 @@ async def test_launch_that_is_not_taken_in_time_is_given_up(fake: FakeDataflow, 
     assert "quota exceeded" in outcome.reason
 
 
-async def test_refused_launch_names_the_permission_and_is_not_tried_again(
-    fake: FakeDataflow, runs: Runs
-) -> None:
+async def test_refused_launch_names_the_permission_and_is_not_retried(fake: FakeDataflow, runs: Runs) -> None:
     fake.trouble.fail("LaunchFlexTemplate", "PERMISSION_DENIED", times=None)
     outcome = await launch(runs).outcome()
     assert isinstance(outcome, Failure)
@@ -133,7 +131,7 @@ async def test_refused_launch_names_the_permission_and_is_not_tried_again(
 
 
 @pytest.mark.parametrize("labels", [{}, {WAIT_LABEL: "another-wait"}])
-async def test_foreign_job_of_our_name_is_named_and_left_alone(
+async def test_job_with_the_name_but_without_the_label_fails_the_task_and_keeps_running(
     fake: FakeDataflow, runs: Runs, labels: dict[str, str]
 ) -> None:
     attempt = new_attempt()
@@ -148,9 +146,7 @@ async def test_foreign_job_of_our_name_is_named_and_left_alone(
     assert fake.trouble.calls["LaunchFlexTemplate"] == 0
 
 
-async def test_job_that_does_not_show_its_labels_yet_is_looked_at_again(
-    fake: FakeDataflow, runs: Runs
-) -> None:
+async def test_job_returned_without_labels_is_read_again(fake: FakeDataflow, runs: Runs) -> None:
     attempt = new_attempt()
     name = job_name("load_orders", attempt.wait_id)
     ours = fake.create(name, "my-project", "europe-west1", {}, {})
@@ -200,7 +196,7 @@ async def test_retry_waits_until_the_superseded_job_can_be_stopped(
     assert [job.stops_asked for job in fake.jobs()] == [["cancel"], []]
 
 
-async def test_killed_before_the_reply_the_superseded_job_is_found_and_stopped(
+async def test_superseded_job_of_an_attempt_killed_before_the_reply_is_found_and_stopped(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.script("load", RUNNING)
@@ -223,7 +219,7 @@ async def test_killed_before_the_reply_the_superseded_job_is_found_and_stopped(
         ("leave", True, []),
     ],
 )
-async def test_kill_stops_the_job_as_asked(
+async def test_kill_stops_the_job_as_on_kill_requires(
     fake: FakeDataflow, runs: Runs, on_kill: str, streaming: bool, asked: list[str]
 ) -> None:
     fake.script("load", RUNNING, streaming=streaming)
@@ -236,7 +232,7 @@ async def test_kill_stops_the_job_as_asked(
     assert fake.job("load").stops_asked == asked
 
 
-async def test_kill_stops_what_replaced_the_job(fake: FakeDataflow, runs: Runs) -> None:
+async def test_kill_stops_the_job_that_replaced_the_first_one(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
     run = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
@@ -247,7 +243,7 @@ async def test_kill_stops_what_replaced_the_job(fake: FakeDataflow, runs: Runs) 
     assert fake.job(replacement).stops_asked == ["cancel"]
 
 
-async def test_nothing_is_looked_for_where_no_launch_was_sent_and_a_retry_is_not_held_up(
+async def test_attempt_without_a_launch_neither_searches_for_a_job_nor_delays_a_retry(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=None)
@@ -259,7 +255,7 @@ async def test_nothing_is_looked_for_where_no_launch_was_sent_and_a_retry_is_not
     assert (await first.wait()).cancel == "done"
 
 
-async def test_job_that_dataflow_has_forgotten_holds_up_no_retry(fake: FakeDataflow, runs: Runs) -> None:
+async def test_deleted_job_does_not_delay_a_retry(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING)
     first = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
@@ -269,7 +265,7 @@ async def test_job_that_dataflow_has_forgotten_holds_up_no_retry(fake: FakeDataf
     assert isinstance(await second.outcome(), Success)
 
 
-async def test_kill_before_any_launch_asks_nobody(fake: FakeDataflow, runs: Runs) -> None:
+async def test_kill_before_any_launch_makes_no_call(fake: FakeDataflow, runs: Runs) -> None:
     trigger = DataflowLaunchTrigger(**PLACE, body=BODY)
     attempt = new_attempt()
     trigger.attempt = {
@@ -312,14 +308,14 @@ async def test_wait_that_fails_while_its_job_runs_stops_the_job(fake: FakeDatafl
     await eventually(lambda: fake.job("load").stops_asked == ["cancel"], "the job to be stopped")
 
 
-async def test_failed_job_is_not_asked_to_stop(fake: FakeDataflow, runs: Runs) -> None:
+async def test_failed_job_is_not_stopped(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING, Step("FAILED", message="boom"))
     run = launch(runs)
     assert isinstance(await run.outcome(), Failure)
     assert (await run.wait()).cancel is None
 
 
-async def test_restart_of_a_watching_trigger_asks_for_no_launch_and_sets_no_xcom_again(
+async def test_restart_of_a_watching_trigger_neither_launches_nor_sets_xcoms_again(
     fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
 ) -> None:
     fake.script("load", RUNNING)

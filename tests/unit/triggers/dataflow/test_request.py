@@ -1,4 +1,4 @@
-"""The launch request: the job's name, its labels, and everything of the body."""
+"""The launch request: the job's name, its labels, and the other fields of the body."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_prefix_is_the_argument_or_the_bodys_name_or_the_tasks_id(
 
 @pytest.mark.parametrize("labels_key", ["additionalUserLabels", "additional_user_labels"])
 @pytest.mark.parametrize("name_key", ["jobName", "job_name"])
-def test_flex_body_keeps_what_it_says_besides_name_and_labels(labels_key: str, name_key: str) -> None:
+def test_flex_body_keeps_all_other_fields(labels_key: str, name_key: str) -> None:
     body = {
         name_key: "theirs",
         "container_spec_gcs_path": "gs://b/t.json",
@@ -105,13 +105,13 @@ def test_flex_body_keeps_what_it_says_besides_name_and_labels(labels_key: str, n
 
 
 @pytest.mark.parametrize("wrapper", ["launchParameter", "launch_parameter"])
-def test_whole_flex_request_is_taken_too(wrapper: str) -> None:
+def test_body_may_be_a_whole_flex_request(wrapper: str) -> None:
     inner = {"containerSpecGcsPath": "gs://b/t.json"}
     whole = built("flex", {wrapper: inner, "projectId": "p", "validateOnly": False})
     assert whole == built("flex", inner)
 
 
-def test_classic_body_becomes_path_and_parameters() -> None:
+def test_classic_body_is_split_into_path_and_parameters() -> None:
     body = {"gcs_path": "gs://b/t", "parameters": {"a": "1"}, "environment": {"zone": "z"}}
     request = built("classic", body)
     assert request["gcsPath"] == "gs://b/t"
@@ -123,7 +123,7 @@ def test_classic_body_becomes_path_and_parameters() -> None:
     assert built("classic", {"gcs_path": "gs://b/t", "launch_parameters": {}})["gcs_path"] == "gs://b/t"
 
 
-def test_parameters_that_are_numbers_or_booleans_are_sent_as_text() -> None:
+def test_numbers_and_booleans_in_parameters_are_sent_as_strings() -> None:
     body = {"containerSpecGcsPath": "gs://b/t", "parameters": {"n": 3, "x": 0.5, "on": True, "s": "s"}}
     parameters = built("flex", body)["launchParameter"]["parameters"]
     assert parameters == {"n": "3", "x": "0.5", "on": "true", "s": "s"}

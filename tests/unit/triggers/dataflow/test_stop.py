@@ -1,4 +1,4 @@
-"""Jobs are stopped by their id or by the beginning of their names, and waited for until they have ended."""
+"""Jobs are stopped by id or name prefix, and the task waits until they are finished."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stop(**arguments: Any) -> DataflowStopTrigger:
         ("drain", False, "cancel", "JOB_STATE_CANCELLED"),
     ],
 )
-async def test_job_is_stopped_and_returned_as_it_ended(
+async def test_job_is_stopped_and_its_final_state_is_returned(
     fake: FakeDataflow, runs: Runs, how: str, streaming: bool, asked: str, state: str
 ) -> None:
     job = running_job(fake, "etl", streaming, stop_seconds=0.2)
@@ -51,7 +51,7 @@ async def test_streaming_job_that_has_not_started_is_cancelled_instead_of_draine
     assert job.stops_asked == ["cancel"]
 
 
-async def test_job_that_has_ended_is_fine(fake: FakeDataflow, runs: Runs) -> None:
+async def test_finished_job_is_not_an_error(fake: FakeDataflow, runs: Runs) -> None:
     job = running_job(fake, "etl")
     job.move("DONE")
     outcome = await runs.start(stop(job_id=job.id)).outcome()
@@ -71,11 +71,11 @@ async def test_all_active_jobs_with_the_prefix_are_stopped_and_no_other(
     assert [job.stops_asked for job in jobs] == [["cancel"], ["cancel"], [], []]
 
 
-async def test_prefix_that_no_job_has_is_fine(fake: FakeDataflow, runs: Runs) -> None:
+async def test_prefix_without_a_job_is_not_an_error(fake: FakeDataflow, runs: Runs) -> None:
     assert await runs.start(stop(job_name_prefix="etl-")).outcome() == Success([])
 
 
-async def test_restart_waits_for_the_jobs_that_were_chosen(fake: FakeDataflow, runs: Runs) -> None:
+async def test_restart_waits_for_the_jobs_that_were_selected_before(fake: FakeDataflow, runs: Runs) -> None:
     job = running_job(fake, "etl", stop_seconds=3600)
     first = runs.start(stop(job_name_prefix="etl"))
     await eventually(lambda: job.stops_asked, "the job to be stopped")
@@ -86,7 +86,7 @@ async def test_restart_waits_for_the_jobs_that_were_chosen(fake: FakeDataflow, r
     assert [job["id"] for job in outcome.value] == [job.id]
 
 
-async def test_task_that_does_not_wait_ends_once_the_job_is_asked_to_stop(
+async def test_task_that_does_not_wait_ends_once_the_request_is_accepted(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     job = running_job(fake, "etl", stop_seconds=3600)
@@ -95,7 +95,7 @@ async def test_task_that_does_not_wait_ends_once_the_job_is_asked_to_stop(
     assert outcome.value["currentState"] == "JOB_STATE_CANCELLING"
 
 
-async def test_job_that_is_updated_meanwhile_is_stopped_in_its_new_shape(
+async def test_job_that_is_updated_meanwhile_is_stopped_under_its_new_id(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     job = running_job(fake, "etl", stop_seconds=3600)

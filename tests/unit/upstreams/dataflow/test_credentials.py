@@ -1,4 +1,4 @@
-"""Loading Google credentials, as far as that goes without Google and without its provider."""
+"""Google credentials are loaded; tested without Google and without the google provider."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deferrable_ops.upstreams.dataflow.credentials import describe_account, load
 
 
 class TokenService:
-    """Stands for Google's: it gives tokens, or refuses."""
+    """A fake of Google's token service, which returns or refuses tokens."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, dict[str, Any]] = (200, {"access_token": "a token", "expires_in": 3600})
@@ -75,7 +75,7 @@ def key_file(tmp_path: Path, tokens: TokenService, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("key_file")
-def test_application_default_credentials_are_loaded_and_tried() -> None:
+def test_application_default_credentials_are_loaded_and_a_token_is_fetched() -> None:
     credentials: Any = load_credentials(None, ())
     assert credentials.service_account_email == "etl@p.iam.gserviceaccount.com"
     assert credentials.scopes == ("https://www.googleapis.com/auth/cloud-platform",)
@@ -96,7 +96,7 @@ def test_credentials_are_accepted_while_the_network_is_down(tokens: TokenService
     assert load_credentials(None, ()) is not None
 
 
-def test_missing_credentials_say_where_they_may_come_from(
+def test_error_for_missing_credentials_names_the_ways_to_provide_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
@@ -104,12 +104,12 @@ def test_missing_credentials_say_where_they_may_come_from(
         load_credentials(None, ())
 
 
-def test_a_connection_without_the_provider_says_what_to_install() -> None:
+def test_error_for_a_connection_without_the_provider_names_the_package() -> None:
     with pytest.raises(ConfigurationError, match="pip install apache-airflow-providers-google"):
         load_credentials("my_gcp", ())
 
 
-def test_whose_credentials_they_are_is_said_in_words() -> None:
+def test_account_is_described_in_words() -> None:
     assert describe_account("my_gcp", ()) == "the account of the connection 'my_gcp'"
     assert describe_account(None, ("a@p", "b@p")).startswith(
         "b@p (impersonated by the account of the application default"

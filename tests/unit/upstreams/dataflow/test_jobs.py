@@ -1,4 +1,4 @@
-"""What the library makes of the API's jobs and messages."""
+"""Jobs and messages of the API are converted to Python types."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_state_numbers_are_those_of_the_api() -> None:
     assert (DRAINED, PAUSED) == (api.JobState.JOB_STATE_DRAINED, api.JobState.JOB_STATE_PAUSED)
 
 
-def test_a_state_that_nobody_knows_yet_keeps_its_number() -> None:
+def test_unknown_state_keeps_its_number() -> None:
     message = api.Job.pb(api.Job(id="1"))
     message.current_state = 99
     job = job_from_api(message, "p", "r")
@@ -43,7 +43,7 @@ def test_a_state_that_nobody_knows_yet_keeps_its_number() -> None:
 
 
 @pytest.mark.parametrize("kind, streaming", [(0, None), (1, False), (2, True)])
-def test_type_of_a_job_is_unknown_until_the_api_says_it(kind: int, streaming: bool | None) -> None:
+def test_type_of_a_job_is_unknown_until_the_api_returns_it(kind: int, streaming: bool | None) -> None:
     assert job_from_api(api.Job.pb(api.Job(type_=kind)), "p", "r").is_streaming is streaming
 
 
@@ -68,7 +68,7 @@ def test_a_job_made_by_hand_becomes_the_same_json() -> None:
     assert by_hand.as_dict() == job_from_api(api.Job.pb(described), "p", "r").as_dict()
 
 
-def test_a_job_does_not_keep_the_list_that_it_came_in() -> None:
+def test_job_does_not_keep_its_list_in_memory() -> None:
     megabyte = "x" * 1_000_000
     in_list = api.ListJobsResponse(jobs=[api.Job(id="1"), api.Job(id="2", name=megabyte)])
     answer = api.ListJobsResponse.serialize(in_list)
@@ -79,7 +79,7 @@ def test_a_job_does_not_keep_the_list_that_it_came_in() -> None:
     assert all(job.message.id == "1" for job in kept)
 
 
-def test_times_sort_as_texts() -> None:
+def test_times_sort_as_strings() -> None:
     times = [message(second).time for second in (9.5, 10, 10.25, 1_700_000_000)]
     assert times == sorted(times)
     assert times[2] == "1970-01-01T00:00:10.250000000Z"
@@ -91,14 +91,14 @@ def test_the_cursor_skips_what_was_read() -> None:
     assert cursor.unread([*read, new := message(100, "c")]) == (new,)
 
 
-def test_the_cursor_lets_late_messages_in() -> None:
+def test_cursor_includes_late_messages() -> None:
     cursor = MessageCursor("").after([message(100, "prompt")])
     late = message(95, "late")
     assert cursor.time <= late.time
     assert cursor.unread([late, message(100, "prompt")]) == (late,)
 
 
-def test_the_cursor_does_not_grow_with_what_a_job_says() -> None:
+def test_cursor_does_not_grow_with_the_number_of_messages() -> None:
     said = [message(100 + number / 1000, str(number)) for number in range(1_000)]
     cursor = MessageCursor("").after(said)
     assert len(cursor.ids) == 200
