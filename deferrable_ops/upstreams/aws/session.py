@@ -168,16 +168,16 @@ def _role_credentials(settings: AwsSettings, role: Role, sts: Any) -> Any:
     from aiobotocore.credentials import AioDeferredRefreshableCredentials
     from botocore import UNSIGNED
 
-    asked = {"RoleSessionName": _session_name(settings), **role.arguments, "RoleArn": role.arn}
+    parameters = {"RoleSessionName": _session_name(settings), **role.arguments, "RoleArn": role.arn}
 
     async def refresh() -> dict[str, Any]:
         if role.token_file is None:
             async with sts() as client:
-                answer = await client.assume_role(**asked)
+                answer = await client.assume_role(**parameters)
         else:
             token = _token(settings, role.token_file)
             async with sts(signature_version=UNSIGNED) as client:
-                answer = await client.assume_role_with_web_identity(**asked, WebIdentityToken=token)
+                answer = await client.assume_role_with_web_identity(**parameters, WebIdentityToken=token)
         found = answer["Credentials"]
         return {
             "access_key": found["AccessKeyId"],

@@ -59,7 +59,7 @@ def backoff_client(
             response = await super().send(node_id, request, group=group)
             if type(request).__name__.startswith("FetchRequest"):
                 backoff = self._fetch_backoffs.setdefault(node_id, Backoff())
-                # A partition without a leader is answered at once, and would be asked for again at once.
+                # A broker answers at once for a partition without a leader; do not fetch again at once.
                 if any(partition[1] for _, partitions in response.topics for partition in partitions):
                     await asyncio.sleep(backoff.failed() / 4)
                 else:

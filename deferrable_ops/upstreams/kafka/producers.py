@@ -1,4 +1,4 @@
-"""The producers of a Kafka cluster, and whether what one of them published was committed."""
+"""Opens producers for a Kafka cluster, and finds records that an earlier producer committed."""
 
 from __future__ import annotations
 

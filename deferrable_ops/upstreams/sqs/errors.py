@@ -1,4 +1,4 @@
-"""Tells permanent SQS errors from transient ones, and turns permanent ones into messages that name the fix."""
+"""Separates permanent SQS errors from transient ones, and turns permanent ones into messages that name the fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _TRANSIENT: Final = frozenset(
         "InternalFailure",
         "KMS.ThrottlingException",
         "KmsThrottled",
-        "OverLimit",  # too many messages that were received and not deleted
+        # Too many messages are in flight: received and not deleted.
+        "OverLimit",
         "PriorRequestNotComplete",
         "RequestLimitExceeded",
         "RequestThrottled",
@@ -87,7 +88,9 @@ def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRe
             "on a machine with an IAM role"
         )
     if name in _CONFIGURATION_ERRORS:
-        return SqsRefused(f"the AWS settings of {settings.identity} cannot be used: {detail}")
+        return SqsRefused(
+            f"the AWS settings of {settings.identity} cannot be used: {detail}; check the extra of the connection"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return SqsRefused(
             f"the certificate of the server of {queue.url} is not trusted: {detail}; set verify in the connection's "

@@ -251,5 +251,5 @@ class QueuePoller:
         if seconds > _WARN_SECONDS:
             for reader in self.readers:
                 reader.warn(
-                    f"SQS has not answered for {self.queue.url} for {seconds:.0f} s; retrying: {detail}"
+                    f"SQS has not answered for {self.queue.url} for more than {_WARN_SECONDS:g} s; retrying: {detail}"
                 )
