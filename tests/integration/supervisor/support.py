@@ -74,15 +74,17 @@ class Place:
         trigger = SupervisorStepTrigger(step=step, configuration=serialize_configuration(cfg), **kwargs)
         return self.runs.start(trigger, attempt)
 
-    async def take(self, cfg: SupervisorAirflowConfiguration, *steps: str, **kwargs: Any) -> dict[str, Any]:
-        """Take steps, each of which succeeds, and return what the last one told."""
+    async def run_steps(
+        self, cfg: SupervisorAirflowConfiguration, *steps: str, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Take steps, each of which succeeds, and return what the last one result."""
         for step in steps:
             outcome = await self.run(step, cfg, **kwargs).outcome()
             assert isinstance(outcome, Success), outcome
         value: dict[str, Any] = outcome.value
         return value
 
-    async def fail(self, cfg: SupervisorAirflowConfiguration, step: str, **kwargs: Any) -> Failure:
+    async def fail_step(self, cfg: SupervisorAirflowConfiguration, step: str, **kwargs: Any) -> Failure:
         """Take a step that fails."""
         outcome: Outcome = await self.run(step, cfg, **kwargs).outcome()
         assert isinstance(outcome, Failure), outcome

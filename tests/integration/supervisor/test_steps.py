@@ -51,19 +51,19 @@ asyncio.run(main())
 
 async def test_start_steps_run_programs_and_teardown_steps_leave_nothing(place: Place) -> None:
     cfg = place.cfg()
-    told = await place.take(cfg, *BEGIN)
+    result = await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
-    assert {name: one["state"] for name, one in told["programs"].items()} == {
+    assert {name: one["state"] for name, one in result["programs"].items()} == {
         "a:a": "RUNNING",
         "b:b": "RUNNING",
     }
-    assert sorted(one["pid"] for one in told["programs"].values()) == sorted(place.processes())
+    assert sorted(one["pid"] for one in result["programs"].values()) == sorted(place.processes())
     assert cfg.config_path.stat().st_mode & 0o777 == 0o600
     assert place.folder.joinpath("s").stat().st_mode & 0o777 == 0o700
     assert os.getsid(daemon) == daemon
     stdio = [Path(f"/proc/{daemon}/fd/{number}").readlink() for number in range(3)]
     assert stdio == [Path("/dev/null")] * 3
-    told = await place.take(cfg, *END)
+    result = await place.run_steps(cfg, *END)
     assert (place.daemons(), place.processes()) == ([], [])
     assert list(place.folder.iterdir()) == []
     assert await place.runs.inbox.daemons.all() == []
@@ -71,17 +71,17 @@ async def test_start_steps_run_programs_and_teardown_steps_leave_nothing(place: 
 
 async def test_running_supervisord_and_programs_are_adopted(place: Place) -> None:
     cfg = place.cfg()
-    first = await place.take(cfg, *BEGIN)
+    first = await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
-    told = await place.take(cfg, *BEGIN[:2])
-    assert (told["pid"], told["started"]) == (daemon, False)
-    assert (await place.take(cfg, "start-programs"))["programs"] == first["programs"]
+    result = await place.run_steps(cfg, *BEGIN[:2])
+    assert (result["pid"], result["started"]) == (daemon, False)
+    assert (await place.run_steps(cfg, "start-programs"))["programs"] == first["programs"]
     assert place.daemons() == [daemon]
 
 
 async def test_twenty_concurrent_starts_start_one_supervisord_despite_a_stale_socket(place: Place) -> None:
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN[:2])
+    await place.run_steps(cfg, *BEGIN[:2])
     os.kill(place.daemons()[0], signal.SIGKILL)
     assert cfg.socket_path.exists()
 
@@ -106,29 +106,29 @@ def can_be_locked(folder: Path | None) -> bool:
 
 async def test_supervisord_outlives_the_process_group_that_started_it(place: Place) -> None:
     cfg = place.cfg()
-    await place.take(cfg, "configure-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
     starter = await asyncio.create_subprocess_exec(
         sys.executable, "-c", STARTER, stdin=subprocess.PIPE, start_new_session=True
     )
     await starter.communicate(serialize_configuration(cfg).encode())
     assert starter.returncode == -signal.SIGKILL
     (daemon,) = place.daemons()
-    told = await place.take(cfg, "start-supervisor")
-    assert (told["pid"], told["started"]) == (daemon, False)
+    result = await place.run_steps(cfg, "start-supervisor")
+    assert (result["pid"], result["started"]) == (daemon, False)
 
 
 async def test_pid_file_is_ignored(place: Place) -> None:
     cfg = place.cfg()
     bystander = subprocess.Popen(["sleep", "1000"])
     try:
-        await place.take(cfg, "configure-supervisor")
+        await place.run_steps(cfg, "configure-supervisor")
         cfg.supervisord.pidfile.write_text(f"{bystander.pid}\n")
         cfg.socket_path.write_text("no socket")
         cfg.socket_path.unlink()
-        await place.take(cfg, "stop-supervisor", "force-kill")
+        await place.run_steps(cfg, "stop-supervisor", "force-kill")
         assert bystander.poll() is None
         cfg.supervisord.pidfile.write_text(f"{bystander.pid}\n")
-        await place.take(cfg, *BEGIN[1:], "force-kill")
+        await place.run_steps(cfg, *BEGIN[1:], "force-kill")
         assert bystander.poll() is None
         assert (place.daemons(), place.processes()) == ([], [])
     finally:
@@ -141,14 +141,14 @@ async def test_truncated_file_fails_without_its_password_and_is_repaired(
 ) -> None:
     login = {"username": "me", "password": "hunter2hunter2"}
     cfg = place.cfg(unix_http_server={"file": place.folder / "s" / "supervisor.sock", **login})
-    failed = await place.fail(cfg, "start-supervisor")
+    failed = await place.fail_step(cfg, "start-supervisor")
     assert "clear the task configure-supervisor" in failed.reason
-    await place.take(cfg, "configure-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
     cfg.config_path.write_text(f"[supervisord]\npassword hunter2hunter2\n{cfg.to_cfg()[:40]}")
-    failed = await place.fail(cfg, "start-supervisor")
+    failed = await place.fail_step(cfg, "start-supervisor")
     assert "supervisord exited with" in failed.reason
     assert place.daemons() == []
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     assert len(place.processes()) == 2
     assert "hunter2" not in failed.reason + caplog.text
     assert "hunter2" not in serialize_configuration(cfg)
@@ -193,13 +193,13 @@ async def test_resumed_step_does_not_start_an_ended_program_again(place: Place) 
     ran = place.folder / "ran"
     program = {"a": {"command": f"sh -c 'echo started >> {ran}'"}, "b": {"command": SLEEP, "startsecs": 2}}
     cfg = place.cfg(program=program)
-    await place.take(cfg, *BEGIN[:2])
+    await place.run_steps(cfg, *BEGIN[:2])
     attempt = new_attempt(task_id="start-programs")
     run = place.run("start-programs", cfg, attempt)
     await asyncio.to_thread(until, ran.exists)
     await run.kill_process()
-    told = (await place.run("start-programs", cfg, attempt).outcome()).value  # type: ignore[union-attr]
-    assert {name: one["state"] for name, one in told["programs"].items()} == {
+    result = (await place.run("start-programs", cfg, attempt).outcome()).value  # type: ignore[union-attr]
+    assert {name: one["state"] for name, one in result["programs"].items()} == {
         "a:a": "EXITED",
         "b:b": "RUNNING",
     }
@@ -208,31 +208,31 @@ async def test_resumed_step_does_not_start_an_ended_program_again(place: Place) 
 
 async def test_orphans_of_a_killed_supervisord_end_before_the_new_programs_start(place: Place) -> None:
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     old = place.processes()
     os.kill(place.daemons()[0], signal.SIGKILL)
-    told = await place.take(cfg, *BEGIN)
+    result = await place.run_steps(cfg, *BEGIN)
     new = place.processes()
     assert len(new) == 2
     assert not set(new) & set(old)
     assert not any(alive(pid) for pid in old)
-    assert sorted(one["pid"] for one in told["programs"].values()) == sorted(new)
+    assert sorted(one["pid"] for one in result["programs"].values()) == sorted(new)
 
 
 async def test_step_on_another_host_fails_with_both_names(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()
-    told = await place.take(cfg, *BEGIN)
+    result = await place.run_steps(cfg, *BEGIN)
     with on_host(monkeypatch, "web-2"):
         for step in (*BEGIN, "restart-programs", *END, "force-kill"):
-            failed = await place.fail(cfg, step)
-            assert f"runs on {told['host']}, but this triggerer runs on web-2" in failed.reason
+            failed = await place.fail_step(cfg, step)
+            assert f"runs on {result['host']}, but this triggerer runs on web-2" in failed.reason
             assert f"supervisord forget {daemon_name(cfg)}" in failed.reason
             assert not failed.retryable
         assert len(place.processes()) == 2
         await place.runs.inbox.daemons.forget(daemon_name(cfg))
-        await place.take(cfg, "configure-supervisor")
+        await place.run_steps(cfg, "configure-supervisor")
     claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.host == "web-2"
@@ -242,12 +242,12 @@ async def test_supervisord_is_started_again_after_a_reboot(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     place.clean()
     with on_host(monkeypatch, os.uname().nodename, "another boot"):
-        told = await place.take(cfg, "start-supervisor")
-        assert told["started"]
-        await place.take(cfg, "start-programs")
+        result = await place.run_steps(cfg, "start-supervisor")
+        assert result["started"]
+        await place.run_steps(cfg, "start-programs")
     claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.boot_id == "another boot"
@@ -258,7 +258,7 @@ async def test_triggerer_that_was_suspended_for_long_changes_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     attempt = new_attempt(task_id="stop-supervisor")
     sleeper = place.run("stop-supervisor", cfg, attempt)
     asked, go_on = asyncio.Event(), asyncio.Event()
@@ -273,10 +273,10 @@ async def test_triggerer_that_was_suspended_for_long_changes_nothing(
     await asked.wait()
     monkeypatch.setattr(Claim, "check", real)
     await _let_lease_expire(place, attempt.wait_id)
-    told = await place.run("stop-supervisor", cfg, attempt).outcome()
-    next_run = await place.take(cfg, *BEGIN)
+    result = await place.run("stop-supervisor", cfg, attempt).outcome()
+    next_run = await place.run_steps(cfg, *BEGIN)
     go_on.set()
-    assert await sleeper.outcome() == told
+    assert await sleeper.outcome() == result
     assert sorted(one["pid"] for one in next_run["programs"].values()) == sorted(place.processes())
 
 

@@ -21,7 +21,7 @@ async def test_step_waits_for_a_lock_that_another_step_holds_briefly(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGKILL)
     until(lambda: not alive(daemon))
@@ -39,8 +39,8 @@ async def test_step_waits_for_a_lock_that_another_step_holds_briefly(
             return await real(machine, arguments, **kwargs)
 
     monkeypatch.setattr(LocalMachine, "run", run_beside_another)
-    await place.take(cfg, "stop-supervisor")
+    await place.run_steps(cfg, "stop-supervisor")
     assert not cfg.socket_path.exists()
-    await place.take(cfg, "unconfigure-supervisor")
+    await place.run_steps(cfg, "unconfigure-supervisor")
     assert not list(place.folder.iterdir())
     assert len(removals) == 2

@@ -35,7 +35,7 @@ async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
 ) -> None:
     monkeypatch.setattr(daemon_programs, "POLL_SECONDS", POLL_SECONDS)
     cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 2}})
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     asked: list[str] = []
     real = Supervisord.call
 
@@ -61,10 +61,10 @@ async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
 
 async def test_all_programs_stop_at_the_same_time(place: Place) -> None:
     cfg = place.cfg(program={f"p{i}": {"command": STUBBORN, "stopwaitsecs": 1} for i in range(6)})
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     async with asyncio.timeout(5):  # one after the other they would take six seconds
-        await place.take(cfg, "stop-supervisor")
+        await place.run_steps(cfg, "stop-supervisor")
     assert not alive(daemon)
     assert place.processes() == []
     assert not cfg.socket_path.exists()
@@ -76,15 +76,15 @@ async def test_stop_step_kills_a_supervisord_that_does_not_answer(
     monkeypatch.setattr(daemon_daemon, "_SHUTDOWN_SECONDS", 0.5)
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
     cfg = place.cfg(stopwaitsecs=1)
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    told = await place.take(cfg, "stop-supervisor")
-    assert told["stopped"] == [daemon]
+    result = await place.run_steps(cfg, "stop-supervisor")
+    assert result["stopped"] == [daemon]
     assert (place.daemons(), place.processes()) == ([], [])
     assert not cfg.socket_path.exists()
-    await place.take(cfg, "unconfigure-supervisor")
+    await place.run_steps(cfg, "unconfigure-supervisor")
     assert list(place.folder.iterdir()) == []
 
 
@@ -100,22 +100,22 @@ async def test_force_kill_reaches_processes_with_another_group_or_environment_an
     )
     other = place.cfg()
     other = type(cfg)(working_dir=place.folder / "other", program={"a": {"command": SLEEP}}, startsecs=0)
-    await place.take(other, *BEGIN)
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(other, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     bare = [pid for pid in map(int, children_of(daemon)) if alive(pid)]
     left = await asyncio.to_thread(until, place.processes)
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    told = await place.take(cfg, "force-kill")
-    assert set(told["killed"]) >= {daemon, *bare, *left}
+    result = await place.run_steps(cfg, "force-kill")
+    assert set(result["killed"]) >= {daemon, *bare, *left}
     assert not any(alive(pid) for pid in (daemon, *bare, *left))
     assert not cfg.socket_path.exists()
     assert cfg.config_path.exists()
     async with asyncio.timeout(10):
-        beside = await place.take(other, "start-programs")
+        beside = await place.run_steps(other, "start-programs")
     assert beside["programs"]["a:a"]["state"] == "RUNNING"
-    await place.take(other, *END)
+    await place.run_steps(other, *END)
 
 
 def children_of(pid: int) -> list[str]:
@@ -128,31 +128,31 @@ async def test_only_created_files_are_removed(place: Place) -> None:
     outside.mkdir()
     (outside / "kept").write_text("mine")
     cfg = place.cfg(config_path=place.folder / "supervisord.conf")
-    await place.take(cfg, *BEGIN)
-    refused = await place.fail(cfg, "unconfigure-supervisor")
+    await place.run_steps(cfg, *BEGIN)
+    refused = await place.fail_step(cfg, "unconfigure-supervisor")
     assert "supervisord still runs" in refused.reason
     assert cfg.config_path.exists()
     (place.folder / "s" / "link").symlink_to(outside)
     (place.folder / "s" / "a" / "written-by-program").write_text("x")
-    await place.take(cfg, *END)
+    await place.run_steps(cfg, *END)
     assert [path.name for path in place.folder.iterdir()] == ["outside"]
     assert (outside / "kept").read_text() == "mine"
-    await place.take(cfg, "unconfigure-supervisor")
+    await place.run_steps(cfg, "unconfigure-supervisor")
 
 
 async def test_supervisord_started_by_a_user_is_adopted_and_stopped(place: Place) -> None:
     cfg = place.cfg()
-    await place.take(cfg, "configure-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(cfg.config_path)]
     subprocess.run(command, check=True, start_new_session=True)
     (daemon,) = await asyncio.to_thread(until, place.daemons)
-    told = await place.take(cfg, "start-supervisor")
-    assert (told["pid"], told["started"]) == (daemon, False)
-    await place.take(cfg, "start-programs")
-    refused = await place.fail(cfg, "unconfigure-supervisor")
+    result = await place.run_steps(cfg, "start-supervisor")
+    assert (result["pid"], result["started"]) == (daemon, False)
+    await place.run_steps(cfg, "start-programs")
+    refused = await place.fail_step(cfg, "unconfigure-supervisor")
     assert "supervisord still runs" in refused.reason
     assert cfg.config_path.exists()
-    await place.take(cfg, *END)
+    await place.run_steps(cfg, *END)
     assert (place.daemons(), place.processes(), list(place.folder.iterdir())) == ([], [], [])
 
 
@@ -163,7 +163,7 @@ async def test_directory_with_other_files_keeps_them(place: Place) -> None:
     (own / "settings.toml").write_text("mine")
     (own / "a" / "data").write_text("mine")
     cfg = place.cfg(program={"a": {"command": SLEEP, "numprocs": 2, "process_name": "%(process_num)s"}})
-    await place.take(cfg, *BEGIN, *END)
+    await place.run_steps(cfg, *BEGIN, *END)
     left = sorted(str(path.relative_to(own)) for path in own.rglob("*"))
     assert left == ["a", "a/data", "settings.toml"]
 
@@ -173,7 +173,7 @@ async def test_directory_that_is_a_link_is_refused(place: Place) -> None:
     elsewhere.mkdir(mode=0o700)
     (elsewhere / "kept").write_text("mine")
     (place.folder / "s").symlink_to(elsewhere)
-    failed = await place.fail(place.cfg(), "configure-supervisor")
+    failed = await place.fail_step(place.cfg(), "configure-supervisor")
     assert "link" in failed.reason
     assert not failed.retryable
     assert [path.name for path in elsewhere.iterdir()] == ["kept"]
@@ -272,11 +272,11 @@ async def test_step_timeout_names_the_cause(place: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.1)
     monkeypatch.setattr(daemon_daemon, "_ANSWER_SECONDS", 0.2)
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN[:2])
+    await place.run_steps(cfg, *BEGIN[:2])
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    failed = await place.fail(cfg, "start-supervisor", timeout=3.0)
+    failed = await place.fail_step(cfg, "start-supervisor", timeout=3.0)
     assert failed.retryable
     assert "start-supervisor did not end within 3 s" in failed.reason
     assert f"(pid {daemon}) runs" in failed.reason

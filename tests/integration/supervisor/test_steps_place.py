@@ -29,29 +29,29 @@ log = logging.getLogger("task")
 @asynccontextmanager
 async def listening(path: Path) -> AsyncIterator[list[bytes]]:
     """Listen in supervisord's place, and note what is sent there."""
-    told: list[bytes] = []
+    received: list[bytes] = []
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        told.append(await reader.read(4096))
+        received.append(await reader.read(4096))
         writer.close()
 
     async with await asyncio.start_unix_server(note, path):
-        yield told
+        yield received
 
 
 @pytest.mark.parametrize("step", [*BEGIN, "restart-programs", *END, "force-kill"])
 async def test_every_step_refuses_a_directory_that_others_can_write_to(place: Place, step: str) -> None:
     cfg = place.cfg()
-    await place.take(cfg, "configure-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
     cfg.config_path.write_text(f"[supervisord]\nlogfile={place.folder / 'was run'}\n")
     assert cfg.working_dir is not None
     cfg.working_dir.chmod(0o777)
-    async with listening(cfg.socket_path) as told:
-        failed = await place.fail(cfg, step)
+    async with listening(cfg.socket_path) as received:
+        failed = await place.fail_step(cfg, step)
         assert (failed.retryable, f"chmod go-w {cfg.working_dir}" in failed.reason) == (False, True)
         with pytest.raises(MachineRefused):
             await asyncio.to_thread(SupervisorClient(cfg).processes)
-    assert told == []
+    assert received == []
     assert not (place.folder / "was run").exists()
 
 
@@ -64,7 +64,7 @@ async def test_socket_and_file_in_a_shared_directory_are_refused(place: Place) -
         {"config_path": str(shared / "s.conf")},
     ]
     for fields in given:
-        failed = await place.fail(place.cfg(**fields), "configure-supervisor")
+        failed = await place.fail_step(place.cfg(**fields), "configure-supervisor")
         assert f"{shared} is shared by all users; give a directory below it" in failed.reason
 
 
@@ -74,15 +74,15 @@ async def test_socket_in_a_directory_created_later_is_not_called(place: Place) -
     async with open_host(cfg, log) as site:
         assert await site.missing_directories() == [cfg.working_dir]
         cfg.working_dir.mkdir(mode=0o700)
-        async with listening(cfg.socket_path) as told:
+        async with listening(cfg.socket_path) as received:
             assert await site.daemon() is None
             with pytest.raises(SupervisordUnavailable):
                 await site.processes()
-        assert told == []
-    failed = await place.fail(cfg, "start-supervisor")
+        assert received == []
+    failed = await place.fail_step(cfg, "start-supervisor")
     assert f"the file {cfg.config_path} does not exist" in failed.reason
     shutil.rmtree(cfg.working_dir)
-    failed = await place.fail(cfg, "start-supervisor")
+    failed = await place.fail_step(cfg, "start-supervisor")
     assert f"the directory {cfg.working_dir} does not exist" in failed.reason
 
 
@@ -106,11 +106,11 @@ async def answering(path: Path, *answers: Any) -> AsyncIterator[None]:
 
 async def test_process_that_a_false_supervisord_names_is_not_ended(place: Place) -> None:
     cfg = place.cfg()
-    await place.take(cfg, "configure-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, start_new_session=True)
     try:
         async with answering(cfg.socket_path, {"statecode": 0, "statename": "RESTARTING"}, other.pid):
-            assert (await place.take(cfg, "stop-supervisor"))["stopped"] == []
+            assert (await place.run_steps(cfg, "stop-supervisor"))["stopped"] == []
         assert other.poll() is None
     finally:
         other.kill()

@@ -21,12 +21,12 @@ def run_facts(retriggers: int) -> dict[str, Any]:
     return RunFacts("prices", "monday", "scheduled", {}, conf).as_json()
 
 
-def pids(told: dict[str, Any]) -> dict[str, int]:
-    return {name: one["pid"] for name, one in told["programs"].items()}
+def pids(result: dict[str, Any]) -> dict[str, int]:
+    return {name: one["pid"] for name, one in result["programs"].items()}
 
 
 async def test_running_programs_are_restarted_only_in_the_configured_runs(place: Place) -> None:
-    before = pids(await place.take(place.cfg(), *BEGIN))
+    before = pids(await place.run_steps(place.cfg(), *BEGIN))
     for initial, retrigger, retriggers in (
         (False, True, 0),
         (False, True, 2),
@@ -36,18 +36,18 @@ async def test_running_programs_are_restarted_only_in_the_configured_runs(place:
     ):
         cfg = place.cfg(restart_on_initial=initial, restart_on_retrigger=retrigger)
         facts = run_facts(retriggers)
-        told = await place.take(cfg, "start-programs", check_task_id=CHECK, run_facts=facts)
-        same = {name for name, pid in pids(told).items() if pid == before[name]}
+        result = await place.run_steps(cfg, "start-programs", check_task_id=CHECK, run_facts=facts)
+        same = {name for name, pid in pids(result).items() if pid == before[name]}
         restarts = retrigger if retriggers else initial
         assert same == (set() if restarts else {"a:a", "b:b"}), (initial, retrigger, retriggers)
-        before = pids(told)
+        before = pids(result)
     assert sorted(before.values()) == sorted(place.processes())
 
 
 async def test_restart_restarts_all_programs_including_ended_ones(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": SLEEP}, "b": {"command": f"{sys.executable} -c 'exit(3)'"}})
-    first = await place.take(cfg, *BEGIN)
-    again = await place.take(cfg, "restart-programs")
+    first = await place.run_steps(cfg, *BEGIN)
+    again = await place.run_steps(cfg, "restart-programs")
     assert again["programs"]["a:a"]["state"] == "RUNNING"
     assert pids(again)["a:a"] != pids(first)["a:a"]
     assert cfg.supervisord.logfile.read_text().count("spawned: 'b'") == 2
@@ -58,22 +58,22 @@ async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_o
 ) -> None:
     gone, fatal = {"command": "/no/such/program"}, {"command": "false", "startsecs": 1, "startretries": 0}
     cfg = place.cfg(program={"a": gone, "b": {"command": SLEEP}})
-    await place.take(cfg, *BEGIN[:2])
-    failed = await place.fail(cfg, "start-programs")
+    await place.run_steps(cfg, *BEGIN[:2])
+    failed = await place.fail_step(cfg, "start-programs")
     assert "a:a: " in failed.reason
     assert "NO_FILE" in failed.reason
     # A forked process has the environment by which it is found only after it has executed its command.
     assert until(lambda: len(place.processes()) == 1), "the others are started all the same"
     cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies={"c": {"otherwise": "fail"}})
-    await place.take(cfg, *BEGIN[:2])
-    failed = await place.fail(cfg, "start-programs")
+    await place.run_steps(cfg, *BEGIN[:2])
+    failed = await place.fail_step(cfg, "start-programs")
     assert "c:c is FATAL" in failed.reason
     assert not failed.retryable
     for judged_later in ("skip", "retrigger"):
         policies = {"c": {"otherwise": judged_later}}
         cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies=policies)
-        told = await place.take(cfg, "start-programs")
-        assert told["programs"]["c:c"]["state"] == "FATAL"
+        result = await place.run_steps(cfg, "start-programs")
+        assert result["programs"]["c:c"]["state"] == "FATAL"
 
 
 async def test_changed_configuration_applies_to_idle_groups_and_warns_of_running_ones(
@@ -81,31 +81,31 @@ async def test_changed_configuration_applies_to_idle_groups_and_warns_of_running
 ) -> None:
     sleeps = {"command": SLEEP}
     cfg = place.cfg(program={"stays": sleeps, "idle": sleeps, "leaves": sleeps})
-    await place.take(cfg, *BEGIN[:2])
-    first = pids(await place.take(cfg, "start-programs"))
+    await place.run_steps(cfg, *BEGIN[:2])
+    first = pids(await place.run_steps(cfg, "start-programs"))
     site_program = {"command": SLEEP, "environment": {"COLOUR": "blue"}}
     changed = place.cfg(program={"stays": site_program, "idle": sleeps, "new": sleeps})
     with caplog.at_level(logging.WARNING):
-        told = await place.take(changed, *BEGIN)
+        result = await place.run_steps(changed, *BEGIN)
     assert "loaded with another configuration: stays" in caplog.text
     assert "no longer configured: leaves" in caplog.text
-    assert pids(told)["stays:stays"] == first["stays:stays"]
-    assert told["programs"]["new:new"]["state"] == "RUNNING"
+    assert pids(result)["stays:stays"] == first["stays:stays"]
+    assert result["programs"]["new:new"]["state"] == "RUNNING"
     failing = place.cfg(program=dict(changed.program), drift="fail")
-    failed = await place.fail(failing, "start-supervisor")
+    failed = await place.fail_step(failing, "start-supervisor")
     assert not failed.retryable
     assert "drift='apply'" in failed.reason
     applying = place.cfg(program=dict(changed.program), drift="apply")
-    told = await place.take(applying, *BEGIN)
-    assert pids(told)["stays:stays"] != first["stays:stays"]
-    assert pids(told)["idle:idle"] == first["idle:idle"]
-    assert sorted(pids(told).values()) == sorted(place.processes()), "what was removed runs no more"
-    environment = place.environment(pids(told)["stays:stays"])
+    result = await place.run_steps(applying, *BEGIN)
+    assert pids(result)["stays:stays"] != first["stays:stays"]
+    assert pids(result)["idle:idle"] == first["idle:idle"]
+    assert sorted(pids(result).values()) == sorted(place.processes()), "what was removed runs no more"
+    environment = place.environment(pids(result)["stays:stays"])
     assert b"COLOUR=blue" in environment
 
 
 async def test_restart_applies_the_changed_configuration(place: Place) -> None:
-    await place.take(place.cfg(program={"a": {"command": SLEEP}}), *BEGIN)
+    await place.run_steps(place.cfg(program={"a": {"command": SLEEP}}), *BEGIN)
     changed = place.cfg(program={"a": {"command": SLEEP, "environment": {"COLOUR": "red"}}})
-    told = await place.take(changed, "configure-supervisor", "restart-programs")
-    assert b"COLOUR=red" in place.environment(pids(told)["a:a"])
+    result = await place.run_steps(changed, "configure-supervisor", "restart-programs")
+    assert b"COLOUR=red" in place.environment(pids(result)["a:a"])

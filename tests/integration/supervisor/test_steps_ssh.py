@@ -40,13 +40,13 @@ def remote(place: Place, sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch)
 
 async def test_steps_over_ssh_run_programs_and_leave_nothing(place: Place, remote: Any) -> None:
     cfg = remote()
-    told = await place.take(cfg, *BEGIN)
+    result = await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
-    assert place.processes() == [told["programs"]["a:a"]["pid"]]
+    assert place.processes() == [result["programs"]["a:a"]["pid"]]
     assert cfg.config_path.stat().st_mode & 0o777 == 0o600
-    told = await place.take(cfg, "start-supervisor")
-    assert (told["pid"], told["started"]) == (daemon, False)
-    await place.take(cfg, "restart-programs", *END)
+    result = await place.run_steps(cfg, "start-supervisor")
+    assert (result["pid"], result["started"]) == (daemon, False)
+    await place.run_steps(cfg, "restart-programs", *END)
     assert (place.daemons(), place.processes()) == ([], [])
     assert list(place.folder.iterdir()) == []
     assert await place.runs.inbox.daemons.all() == []
@@ -57,21 +57,21 @@ async def test_silent_remote_supervisord_is_killed_and_started_again(
 ) -> None:
     monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.5)
     cfg = remote()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     (program,) = place.processes()
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: is_stopped(daemon))
-    assert (await place.take(cfg, "force-kill"))["killed"] == sorted([daemon, program])
-    told = await place.take(cfg, *BEGIN)
-    assert place.processes() == [told["programs"]["a:a"]["pid"]]
+    assert (await place.run_steps(cfg, "force-kill"))["killed"] == sorted([daemon, program])
+    result = await place.run_steps(cfg, *BEGIN)
+    assert place.processes() == [result["programs"]["a:a"]["pid"]]
     assert place.daemons() != [daemon]
 
 
 async def test_machine_without_supervisord_fails_with_the_fix(place: Place, remote: Any) -> None:
     cfg = remote().model_copy(update={"command_prefix": "export PATH=/usr/bin:/bin"})
-    await place.take(cfg, "configure-supervisor")
-    failed = await place.fail(cfg, "start-supervisor")
+    await place.run_steps(cfg, "configure-supervisor")
+    failed = await place.fail_step(cfg, "start-supervisor")
     assert "supervisord is not installed on" in failed.reason
     assert "command_prefix" in failed.reason
     assert not failed.retryable
@@ -81,9 +81,9 @@ async def test_any_triggerer_runs_remote_steps_and_a_moved_connection_is_logged(
     place: Place, remote: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = remote()
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     with on_host(monkeypatch, "web-4"):
-        await place.take(cfg, "configure-supervisor", "stop-programs")
+        await place.run_steps(cfg, "configure-supervisor", "stop-programs")
     assert "to web-4" in caplog.text
     claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None

@@ -17,23 +17,23 @@ STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IG
 
 async def test_start_waits_for_a_shutdown_and_starts_a_new_supervisord(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (before,) = place.daemons()
     os.kill(before, signal.SIGTERM)
     log = cfg.supervisord.logfile
     until(lambda: "waiting for a to die" in log.read_text())
-    told = await place.take(cfg, "start-supervisor")
-    assert told["started"]
-    assert place.daemons() == [told["pid"]] != [before]
+    result = await place.run_steps(cfg, "start-supervisor")
+    assert result["started"]
+    assert place.daemons() == [result["pid"]] != [before]
 
 
 async def test_shutdown_in_progress_has_its_time(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
-    await place.take(cfg, *BEGIN)
+    await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGTERM)
     until(lambda: "waiting for a to die" in cfg.supervisord.logfile.read_text())
-    await place.take(cfg, "stop-supervisor")
+    await place.run_steps(cfg, "stop-supervisor")
     assert "killing 'a'" in cfg.supervisord.logfile.read_text(), "its supervisord was killed before"
     assert place.daemons() == place.processes() == []
 
@@ -44,25 +44,25 @@ async def test_programs_with_longer_stop_times_are_ended_too(
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._SHUTDOWN_SECONDS", 1.0)
     promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
-    await place.take(promised, *BEGIN)
+    await place.run_steps(promised, *BEGIN)
     now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})
-    failed = await place.fail(now, "stop-programs")
+    failed = await place.fail_step(now, "stop-programs")
     assert "a:a did not stop within the 1 s of this configuration" in failed.reason
-    await place.take(now, *END[1:])
+    await place.run_steps(now, *END[1:])
     assert place.daemons() == place.processes() == []
     assert not (place.folder / "s").exists()
 
 
 async def test_program_with_another_server_url_is_ended_with_its_supervisord(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": SLEEP, "serverurl": "http://127.0.0.1:9001"}})
-    first = await place.take(cfg, *BEGIN)
+    first = await place.run_steps(cfg, *BEGIN)
     os.kill(place.daemons()[0], signal.SIGKILL)
     pid = first["programs"]["a:a"]["pid"]
     assert alive(pid)
-    again = await place.take(cfg, *BEGIN[1:])
+    again = await place.run_steps(cfg, *BEGIN[1:])
     assert not alive(pid)
     assert alive(again["programs"]["a:a"]["pid"])
-    await place.take(cfg, *END)
+    await place.run_steps(cfg, *END)
     assert not alive(again["programs"]["a:a"]["pid"])
 
 
@@ -76,5 +76,5 @@ async def test_directory_that_cannot_be_removed_is_left_empty(
     (tools / "rmdir").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     cfg = place.cfg()
-    await place.take(cfg, *BEGIN, *END)
+    await place.run_steps(cfg, *BEGIN, *END)
     assert list((place.folder / "s").iterdir()) == []

@@ -41,7 +41,7 @@ async def runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+def copied(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What the task's log says that the programs wrote."""
     return lambda: [
         message for record in caplog.records if (message := record.getMessage()).startswith("[test")
@@ -80,7 +80,7 @@ async def looked(run: Run) -> dict[str, Any]:
     ],
 )
 async def test_last_output_is_copied_before_the_task_ends(
-    runs: Runs, told: Callable[[], list[str]], code: int, outcome: Any
+    runs: Runs, copied: Callable[[], list[str]], code: int, outcome: Any
 ) -> None:
     code_of_program = (
         f"import sys; print('started'); sys.stderr.write('oh\\n'); print('bye', end=''); exit({code})"
@@ -93,11 +93,11 @@ async def test_last_output_is_copied_before_the_task_ends(
         run = runs.start(watching(found))
         await found.start()
         assert await run.outcome() == outcome
-        assert sorted(told()) == ["[test stderr] oh", "[test] bye", "[test] started"]
+        assert sorted(copied()) == ["[test stderr] oh", "[test] bye", "[test] started"]
 
 
 async def test_retry_runs_the_program_again_until_it_ends_well(
-    runs: Runs, told: Callable[[], list[str]], caplog: pytest.LogCaptureFixture, tmp_path: Path
+    runs: Runs, copied: Callable[[], list[str]], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     counter, script = tmp_path / "runs", tmp_path / "third_time.py"
     script.write_text(
@@ -120,8 +120,8 @@ async def test_retry_runs_the_program_again_until_it_ends_well(
             outcomes.append(await runs.start(trigger, attempt).outcome())
         assert outcomes == [Failure("test:test exited with 75")] * 2 + [Success(["pass", "stop"])]
         assert counter.read_text() == "..."
-        told_once = list(dict.fromkeys(told()))  # one look may be repeated after each kill
-        assert told_once == ["[test] run 1", "[test] run 2", "[test] run 3"]
+        copied_once = list(dict.fromkeys(copied()))  # one look may be repeated after each kill
+        assert copied_once == ["[test] run 1", "[test] run 2", "[test] run 3"]
 
 
 COUNTS = """
@@ -133,7 +133,7 @@ for number in range(1500):
 
 
 async def test_rotated_output_is_copied_once_across_triggerer_restarts(
-    runs: Runs, told: Callable[[], list[str]], tmp_path: Path
+    runs: Runs, copied: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     script = tmp_path / "count.py"
     script.write_text(COUNTS)
@@ -147,20 +147,20 @@ async def test_rotated_output_is_copied_once_across_triggerer_restarts(
         await found.start()
         for _ in range(4):
             run = runs.start(trigger, attempt)
-            await eventually(lambda: len(told()) > seen, "output")  # noqa: B023
+            await eventually(lambda: len(copied()) > seen, "output")  # noqa: B023
             await looked(run)
             await run.kill_process()
-            seen = len(told())
+            seen = len(copied())
         assert await runs.start(trigger, attempt).outcome() == Success(["pass", "stop"])
         expected = [f"[test] {number} {'x' * 90 * (number % 2)}" for number in range(1500)]
-        repeated = len(told()) - len(expected)
-        assert list(dict.fromkeys(told())) == expected, "nothing is lost, and nothing is out of order"
+        repeated = len(copied()) - len(expected)
+        assert list(dict.fromkeys(copied())) == expected, "nothing is lost, and nothing is out of order"
         assert repeated <= 4 * 200, "at most the look that was not kept is repeated"
         assert len(list(found.config.program["test"].stdout_logfile.parent.glob("output.log.*"))) > 5
 
 
 async def test_next_run_continues_the_output_of_running_programs(
-    runs: Runs, told: Callable[[], list[str]], tmp_path: Path
+    runs: Runs, copied: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go_on"
     script = tmp_path / "waits.py"
@@ -170,12 +170,12 @@ async def test_next_run_continues_the_output_of_running_programs(
     async with daemon(program={"test": {"command": f"{sys.executable} {script}"}}, **QUICK) as found:
         await found.start()
         first = runs.start(watching(found))
-        await eventually(lambda: told() == ["[test] one"], "output")
+        await eventually(lambda: copied() == ["[test] one"], "output")
         await eventually_async(lambda: looked(first), lambda kept: bool(kept["output"]))
         await first.kill_process()
         go_on.touch()
         assert await runs.start(watching(found)).outcome() == Success(["pass", "stop"])
-        assert told() == ["[test] one", "[test] two"]
+        assert copied() == ["[test] one", "[test] two"]
 
 
 async def eventually_async(ask: Callable[[], Any], holds: Callable[[Any], bool]) -> None:
@@ -237,7 +237,7 @@ async def test_drift_is_logged_or_applied_or_fails_the_task(
             for run in two:
                 await looked(run)
             now = {process["name"]: process for process in await found.client.processes()}
-            assert {name: told["statename"] for name, told in now.items()} == {
+            assert {name: process["statename"] for name, process in now.items()} == {
                 "test": "RUNNING",
                 "new": "RUNNING",
             }
@@ -259,11 +259,11 @@ async def test_unchanged_group_keeps_running_on_drift(runs: Runs) -> None:
         assert by_name["new"]["statename"] == "RUNNING"
 
 
-async def test_invalid_utf8_and_colours_are_copied(runs: Runs, told: Callable[[], list[str]]) -> None:
+async def test_invalid_utf8_and_colours_are_copied(runs: Runs, copied: Callable[[], list[str]]) -> None:
     code = r"import sys; sys.stdout.buffer.write(b'\x1b[31mred\x1b[0m\r\ncaf\xe9 \xe2\x82\n')"
     async with daemon(program={"test": {"command": python(code.replace("\\\\", "\\"))}}, **QUICK) as found:
         run = runs.start(watching(found))
         await found.start()
         assert await run.outcome() == Success(["pass", "stop"])
         replaced = "\N{REPLACEMENT CHARACTER}"
-        assert told() == ["[test] \x1b[31mred\x1b[0m", f"[test] caf{replaced} {replaced}"]
+        assert copied() == ["[test] \x1b[31mred\x1b[0m", f"[test] caf{replaced} {replaced}"]

@@ -26,7 +26,7 @@ from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSu
 INTERVAL = 0.03
 
 
-class Daemon:
+class FakeSupervisord:
     """A supervisord with the programs a and b, which run."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Daemon:
         self.pass_time(seconds)
 
     def pass_time(self, seconds: int) -> None:
-        for told in self.programs.values():
-            told["now"] += seconds
+        for process in self.programs.values():
+            process["now"] += seconds
 
     async def looked(self) -> None:
         """Wait until everything was seen that is so now."""
@@ -83,10 +83,10 @@ class Daemon:
         return self.understood(list(self.programs.values()))
 
 
-class Place:
+class FakeHost:
     """Where a daemon is, in place of what ``open_host`` yields."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: FakeSupervisord) -> None:
         self.daemon = daemon
         self.machine = LocalMachine()
         self.failing: list[Exception] = []

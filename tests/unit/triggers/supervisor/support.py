@@ -40,8 +40,8 @@ class Machine(LocalMachine):
         self.asked.append(len(paths))
         self.commands += inodes
         found = await super().status(*paths, inodes=True)
-        told = self.inodes == "always" or (inodes and self.inodes == "when asked")
-        return [status if told or status is None else replace(status, inode=0) for status in found]
+        is_known = self.inodes == "always" or (inodes and self.inodes == "when asked")
+        return [status if is_known or status is None else replace(status, inode=0) for status in found]
 
     async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
         found = await super().read(path, offset, length)
@@ -109,7 +109,7 @@ class Reader:
         self._state = json.loads(json.dumps(self.output.state))
 
 
-def told(caplog: pytest.LogCaptureFixture, label: str = "a") -> list[str]:
+def copied(caplog: pytest.LogCaptureFixture, label: str = "a") -> list[str]:
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     return [line.removeprefix(f"[{label}] ") for line in lines if line.startswith(f"[{label}] ")]
 

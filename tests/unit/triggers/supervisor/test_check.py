@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watching
 from unit.triggers.support import Run, Runs, eventually, new_attempt
 
 from deferrable_ops.exceptions import (
@@ -24,13 +24,13 @@ CRASHES = {"crash_restarts": 2, "crash_window": 60, "crash_delay": 30, "crash_gi
 
 
 @pytest.fixture
-def daemon() -> Daemon:
-    return Daemon()
+def daemon() -> FakeSupervisord:
+    return FakeSupervisord()
 
 
 @pytest.fixture
-def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
-    place = Place(daemon)
+def place(daemon: FakeSupervisord, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    place = FakeHost(daemon)
     monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
@@ -52,7 +52,7 @@ async def kept(run: Run) -> dict[str, Any]:
 )
 @pytest.mark.usefixtures("place")
 async def test_exit_codes_end_the_task_by_the_policy(
-    runs: Runs, daemon: Daemon, tmp_path: Path, code: int, outcome: Any
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, code: int, outcome: Any
 ) -> None:
     policy = {"exit_codes": {3: "fail", 4: "skip", 5: "retry"}}
     run = runs.start(watching(two(tmp_path, policy=policy)))
@@ -67,7 +67,7 @@ async def test_exit_codes_end_the_task_by_the_policy(
 
 
 @pytest.mark.usefixtures("place")
-async def test_each_program_has_its_own_policy(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_each_program_has_its_own_policy(runs: Runs, daemon: FakeSupervisord, tmp_path: Path) -> None:
     cfg = two(tmp_path, policy={"otherwise": "fail"}, policies={"b": {"exit_codes": {1: "success"}}})
     run = runs.start(watching(cfg))
     daemon.set("b", ProcessState.EXITED, 1)
@@ -78,7 +78,7 @@ async def test_each_program_has_its_own_policy(runs: Runs, daemon: Daemon, tmp_p
 
 
 @pytest.mark.usefixtures("place")
-async def test_last_retrigger_stops(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_last_retrigger_stops(runs: Runs, daemon: FakeSupervisord, tmp_path: Path) -> None:
     daemon.set("a", ProcessState.FATAL, spawnerr="no such file")
     run = runs.start(watching(two(tmp_path), maxretrigger=0))
     assert await run.outcome() == Success(["fail", "stop"])
@@ -92,7 +92,9 @@ async def test_runtime_ends_the_check_between_two_polls(runs: Runs, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("place")
-async def test_timeout_retriggers_with_the_last_result(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_timeout_retriggers_with_the_last_result(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+) -> None:
     run = runs.start(watching(two(tmp_path), timeout=0.5))
     assert await run.outcome() == Success(["pass", "retrigger"])
     assert (await run.wait()).state is WaitState.EXPIRED
@@ -101,7 +103,7 @@ async def test_timeout_retriggers_with_the_last_result(runs: Runs, daemon: Daemo
 
 @pytest.mark.usefixtures("place")
 async def test_running_programs_cause_no_calls_and_no_writes(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
@@ -115,7 +117,7 @@ async def test_running_programs_cause_no_calls_and_no_writes(
 
 @pytest.mark.usefixtures("place")
 async def test_unchanged_reading_is_not_evaluated_again(
-    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged, look = list[Any](), program_watcher.evaluate
 
@@ -139,7 +141,7 @@ async def test_unchanged_reading_is_not_evaluated_again(
 
 @pytest.mark.usefixtures("place")
 async def test_crash_loop_is_paused_and_resumed_and_given_up(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     cfg = two(tmp_path, policy=CRASHES | {"otherwise": "fail"})
     run = runs.start(watching(cfg))
@@ -166,7 +168,7 @@ async def test_crash_loop_is_paused_and_resumed_and_given_up(
 
 @pytest.mark.usefixtures("place")
 async def test_pause_is_saved_before_the_program_is_stopped(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     """Otherwise a restart in between would take the stopped program for one that is done."""
     trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
@@ -201,7 +203,7 @@ async def test_pause_is_saved_before_the_program_is_stopped(
 
 @pytest.mark.usefixtures("place")
 async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
     run = runs.start(trigger, attempt)
@@ -214,7 +216,7 @@ async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
     await eventually(lambda: daemon.calls[-1] == ("supervisor.stopProcess", "a:a", False), "the pause")
 
 
-async def ended_with_a_retry(runs: Runs, daemon: Daemon, cfg: Any, first: Attempt) -> None:
+async def ended_with_a_retry(runs: Runs, daemon: FakeSupervisord, cfg: Any, first: Attempt) -> None:
     """Let an attempt crash twice, and end with an exit code that asks for a retry."""
     run = runs.start(watching(cfg), first)
     await daemon.looked()
@@ -227,7 +229,7 @@ async def ended_with_a_retry(runs: Runs, daemon: Daemon, cfg: Any, first: Attemp
 
 
 @pytest.mark.usefixtures("place")
-async def test_pause_holds_for_the_next_try(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_pause_holds_for_the_next_try(runs: Runs, daemon: FakeSupervisord, tmp_path: Path) -> None:
     cfg, first = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}}), new_attempt()
     await ended_with_a_retry(runs, daemon, cfg, first)
     daemon.set("a", ProcessState.EXITED, 5)  # as it was before it could be stopped
@@ -241,7 +243,9 @@ async def test_pause_holds_for_the_next_try(runs: Runs, daemon: Daemon, tmp_path
 
 
 @pytest.mark.usefixtures("place")
-async def test_pause_does_not_hold_for_the_next_run(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_pause_does_not_hold_for_the_next_run(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+) -> None:
     cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
     await ended_with_a_retry(runs, daemon, cfg, new_attempt())
     daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
@@ -250,7 +254,7 @@ async def test_pause_does_not_hold_for_the_next_run(runs: Runs, daemon: Daemon, 
 
 @pytest.mark.usefixtures("place")
 async def test_refused_pause_is_no_failure_and_is_requested_again(
-    runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon.refusals["supervisor.stopProcess"] = SupervisordRefused("no", 10)
     run = runs.start(watching(two(tmp_path, policy=CRASHES)))

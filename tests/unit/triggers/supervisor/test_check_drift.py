@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watching
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
@@ -19,13 +19,13 @@ RELOAD = ("supervisor.reloadConfig",)
 
 
 @pytest.fixture
-def daemon() -> Daemon:
-    return Daemon()
+def daemon() -> FakeSupervisord:
+    return FakeSupervisord()
 
 
 @pytest.fixture(autouse=True)
-def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
-    place = Place(daemon)
+def place(daemon: FakeSupervisord, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    place = FakeHost(daemon)
     monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
@@ -40,7 +40,7 @@ def test_drift_describes_the_differences() -> None:
 
 
 async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
-    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.3)
     runs.start(watching(two(tmp_path, policy={"crash_restarts": 99})))
@@ -57,7 +57,7 @@ async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
 
 
 async def test_drift_is_checked_again_after_no_answer(
-    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.1)
     call = daemon.call
@@ -73,7 +73,7 @@ async def test_drift_is_checked_again_after_no_answer(
 
 
 async def test_changed_file_is_logged_once_and_ends_nothing(
-    runs: Runs, daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = two(tmp_path)
     cfg.config_path.write_text("another")
@@ -89,14 +89,14 @@ async def test_changed_file_is_logged_once_and_ends_nothing(
 
 
 async def test_drift_fail_ends_the_task_without_a_retrigger(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     daemon.differences = ([], ["a"], [])
     assert await runs.start(watching(two(tmp_path, drift="fail"))).outcome() == Success(["fail", "stop"])
 
 
 async def test_file_that_supervisord_cannot_read_is_drift(
-    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unreadable(method: str, *arguments: object) -> object:
         raise SupervisordRefused("CANT_REREAD", 92)
@@ -105,7 +105,9 @@ async def test_file_that_supervisord_cannot_read_is_drift(
     assert await runs.start(watching(two(tmp_path, drift="fail"))).outcome() == Success(["fail", "stop"])
 
 
-async def test_only_running_processes_are_restarted(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_only_running_processes_are_restarted(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+) -> None:
     daemon.set("b", ProcessState.EXITED, 0)
     daemon.differences = (["new"], ["a", "b"], ["old"])
     runs.start(watching(two(tmp_path, drift="apply")))
@@ -127,7 +129,7 @@ async def test_only_running_processes_are_restarted(runs: Runs, daemon: Daemon, 
 
 
 async def test_reading_during_a_change_is_not_evaluated(
-    runs: Runs, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one watcher changes supervisord, another one would take what is stopped for what is done."""
     other = runs.start(watching(two(tmp_path, program={"a": {"command": "x"}})))

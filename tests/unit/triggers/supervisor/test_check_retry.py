@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watching
 from unit.triggers.support import Runs, eventually, new_attempt
 
 from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
@@ -21,7 +21,7 @@ RETRY = {"exit_codes": {0: "success", 75: "retry"}, "otherwise": "fail"}
 FAILED = Failure("b:b exited with 75")
 
 
-class Starting(Daemon):
+class Starting(FakeSupervisord):
     """A supervisord that starts what it is told to; each process then ends at once, as startsecs=0 allows."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Starting(Daemon):
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Starting:
     daemon = Starting()
-    monkeypatch.setattr(check_trigger, "open_host", Place(daemon).open_host)
+    monkeypatch.setattr(check_trigger, "open_host", FakeHost(daemon).open_host)
     return daemon
 
 

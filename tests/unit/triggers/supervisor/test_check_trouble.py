@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.triggers.supervisor.fakes import Daemon, Place, two, watching
+from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watching
 from unit.triggers.support import Runs
 
 from deferrable_ops.exceptions import (
@@ -25,13 +25,13 @@ AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor
 
 
 @pytest.fixture
-def daemon() -> Daemon:
-    return Daemon()
+def daemon() -> FakeSupervisord:
+    return FakeSupervisord()
 
 
 @pytest.fixture
-def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
-    place = Place(daemon)
+def place(daemon: FakeSupervisord, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    place = FakeHost(daemon)
     monkeypatch.setattr(check_trigger, "open_host", place.open_host)
     return place
 
@@ -39,7 +39,7 @@ def place(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("silence", [AWAY, SupervisordRefused("it shuts down", 6)])
 async def test_supervisord_that_does_not_answer_retriggers(
-    runs: Runs, daemon: Daemon, tmp_path: Path, silence: Exception
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, silence: Exception
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
@@ -50,7 +50,9 @@ async def test_supervisord_that_does_not_answer_retriggers(
 
 
 @pytest.mark.usefixtures("place")
-async def test_short_silence_of_supervisord_is_tolerated(runs: Runs, daemon: Daemon, tmp_path: Path) -> None:
+async def test_short_silence_of_supervisord_is_tolerated(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+) -> None:
     run = runs.start(watching(two(tmp_path)))
     for _ in range(4):
         await daemon.looked()
@@ -63,7 +65,7 @@ async def test_short_silence_of_supervisord_is_tolerated(runs: Runs, daemon: Dae
 
 
 async def test_check_waits_for_an_unreachable_machine(
-    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    runs: Runs, daemon: FakeSupervisord, place: FakeHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
@@ -90,7 +92,7 @@ async def test_check_waits_for_an_unreachable_machine(
 
 @pytest.mark.usefixtures("place")
 async def test_directory_that_others_can_write_to_ends_the_check(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
@@ -104,7 +106,7 @@ async def test_directory_that_others_can_write_to_ends_the_check(
 
 @pytest.mark.usefixtures("place")
 async def test_supervisord_without_its_directory_is_not_called_again(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     folder = tmp_path / "s"
     folder.mkdir(mode=0o700)
@@ -117,7 +119,7 @@ async def test_supervisord_without_its_directory_is_not_called_again(
 
 
 async def test_check_waits_for_a_machine_that_is_unreachable_at_its_start(
-    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, place: FakeHost, tmp_path: Path
 ) -> None:
     place.failing = [MachineUnavailable("away")]
     runs.start(watching(two(tmp_path)))
@@ -126,7 +128,7 @@ async def test_check_waits_for_a_machine_that_is_unreachable_at_its_start(
 
 @pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
 async def test_refused_login_fails_without_a_retry(
-    runs: Runs, daemon: Daemon, place: Place, tmp_path: Path, refused: Exception
+    runs: Runs, daemon: FakeSupervisord, place: FakeHost, tmp_path: Path, refused: Exception
 ) -> None:
     if isinstance(refused, MachineRefused):
         place.failing = [refused]
@@ -136,7 +138,7 @@ async def test_refused_login_fails_without_a_retry(
 
 @pytest.mark.usefixtures("place")
 async def test_supervisord_of_another_host_fails_the_check(
-    runs: Runs, daemon: Daemon, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     await runs.inbox.daemons.claim(str(tmp_path), "web-9", "boot", dag_id="dag", run_id="run")
     outcome = await runs.start(watching(two(tmp_path))).outcome()

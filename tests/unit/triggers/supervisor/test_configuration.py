@@ -78,8 +78,8 @@ def test_secret_is_encrypted_and_decrypted(what: str, key: Any) -> None:
 
 def test_text_without_secrets_is_plain(key: Any) -> None:
     cfg = local(check_interval=7, program={"test": {"command": "docker ps --format '{{.ID}}'"}})
-    told = json.loads(serialize_configuration(cfg))
-    assert told["configuration"]["program"]["test"]["command"] == "docker ps --format '{{.ID}}'"
+    data = json.loads(serialize_configuration(cfg))
+    assert data["configuration"]["program"]["test"]["command"] == "docker ps --format '{{.ID}}'"
     assert load_configuration(serialize_configuration(cfg)) == cfg
 
 
@@ -127,10 +127,10 @@ def test_invalid_text_is_an_error(text: str, key: Any) -> None:
 
 
 def test_invalid_field_is_named_without_its_value(key: Any) -> None:
-    told = json.loads(serialize_configuration(local()))
-    told["configuration"]["airflow"]["password"] = SECRET
+    data = json.loads(serialize_configuration(local()))
+    data["configuration"]["airflow"]["password"] = SECRET
     with pytest.raises(InputError) as raised:
-        load_configuration(json.dumps(told))
+        load_configuration(json.dumps(data))
     assert "username" in str(raised.value)
     assert SECRET not in str(raised.value)
 

@@ -36,13 +36,13 @@ CONFIGURATION = serialize_configuration(
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """What Airflow says of the run's tasks, by their ids."""
-    told: dict[str, str | None] = {}
+    reported: dict[str, str | None] = {}
 
     async def ask(dag_id: str, run_ids: list[str], task_ids: list[str] | None) -> dict[str, dict[str, Any]]:
-        return {run_id: {name: told.get(name) for name in task_ids or told} for run_id in run_ids}
+        return {run_id: {name: reported.get(name) for name in task_ids or reported} for run_id in run_ids}
 
     monkeypatch.setattr(dag_run, "ask_supervisor", ask)
-    return told
+    return reported
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ async def ended(runs: Runs, other: Attempt, task_id: str, outcome: Outcome | Non
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         {"configure": "success", "retrigger-pass": "skipped", "retrigger-fail": "skipped"},
         {"configure": "failed", "retrigger-pass": "upstream_failed", "retrigger-fail": "upstream_failed"},
@@ -94,9 +94,9 @@ async def ended(runs: Runs, other: Attempt, task_id: str, outcome: Outcome | Non
     ],
 )
 async def test_run_without_a_retrigger_is_torn_down(
-    runs: Runs, states: dict[str, Any], told: dict[str, Any]
+    runs: Runs, states: dict[str, Any], reported: dict[str, Any]
 ) -> None:
-    states.update(told)
+    states.update(reported)
     assert await runs.start(teardown()).outcome() == Success(None)
 
 
@@ -254,7 +254,7 @@ def alarm() -> SupervisorAlarmTrigger:
 
 
 @pytest.mark.parametrize(
-    "told, expected",
+    "reported, expected",
     [
         ({"a": "failed", "b": "upstream_failed"}, Failure("failed steps: a; read their logs")),
         ({"a": "failed", "b": "failed"}, Failure("failed steps: a, b; read their logs")),
@@ -265,9 +265,9 @@ def alarm() -> SupervisorAlarmTrigger:
     ],
 )
 async def test_alarm_names_the_steps_that_failed(
-    runs: Runs, states: dict[str, Any], told: dict[str, Any], expected: Outcome
+    runs: Runs, states: dict[str, Any], reported: dict[str, Any], expected: Outcome
 ) -> None:
-    states.update(told)
+    states.update(reported)
     assert await runs.start(alarm()).outcome() == expected
 
 

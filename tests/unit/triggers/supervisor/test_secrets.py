@@ -1,4 +1,4 @@
-"""What supervisord says of its file is told without the secrets that are in it."""
+"""What supervisord says of its file is masked without the secrets that are in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cfg(folder: Path, value: str, **fields: Any) -> SupervisorAirflowConfigurati
     )
 
 
-def said(config: SupervisorAirflowConfiguration, text: str | None = None) -> str:
+def error_of(config: SupervisorAirflowConfiguration, text: str | None = None) -> str:
     """What supervisord says of the file."""
     for folder in config.directories:
         folder.mkdir(exist_ok=True, parents=True)
@@ -65,17 +65,17 @@ def test_expansion_error_is_shown_without_secrets(tmp_path: Path, value: str, wh
         if where == "program"
         else cfg(tmp_path, "1", supervisord={"environment": environment})
     )
-    output = said(config)
+    output = error_of(config)
     assert "TOKEN=" in output, "supervisord shows all of it"
-    told = mask_secrets(output, config)
+    masked = mask_secrets(output, config)
     name = "environment" if where == "program" else "supervisord.environment"
-    assert told.startswith(f"for '{name}' contains names ('ENV_NOT_THERE') which cannot be expanded.")
-    assert "TOKEN=" not in told
+    assert masked.startswith(f"for '{name}' contains names ('ENV_NOT_THERE') which cannot be expanded.")
+    assert "TOKEN=" not in masked
     quoted = f"supervisord took longer than 3 s on web, and was killed; it wrote: {output[-8000:]!r}"
-    told = mask_secrets(quoted, config)
-    assert told.startswith("supervisord took longer than 3 s on web, and was killed; it wrote: ")
-    assert "contains names (" in told
-    assert "TOKEN=" not in told
+    masked = mask_secrets(quoted, config)
+    assert masked.startswith("supervisord took longer than 3 s on web, and was killed; it wrote: ")
+    assert "contains names (" in masked
+    assert "TOKEN=" not in masked
 
 
 @pytest.mark.parametrize("value", SECRETS)
@@ -85,16 +85,16 @@ def test_parse_error_is_shown_without_the_value(tmp_path: Path, value: str, wher
     if where == "daemon":
         config = cfg(tmp_path, "1234", supervisord={"environment": {"TOKEN": value, "OTHER": "it's"}})
     line = next(line for line in config.to_cfg().splitlines() if "TOKEN=" in line and "1234" not in line)
-    output = said(
+    output = error_of(
         config, f"[supervisord]\n{line.replace('environment=', 'environment ', 1).replace('=', ' ')}\n"
     )
     assert "TOKEN" in output, "supervisord shows the line"
     for text in (output, f"it wrote: {output!r}"):
-        told = mask_secrets(text, config)
-        assert "TOKEN" in told
-        assert "***" in told
+        masked = mask_secrets(text, config)
+        assert "TOKEN" in masked
+        assert "***" in masked
         for piece in ("s3cr", "secret", "quoted", "off", "spaces", "caf", "break", "NOT_THERE)s%"):
-            assert piece not in told.split("BAD")[0].split("OTHER")[0]
+            assert piece not in masked.split("BAD")[0].split("OTHER")[0]
 
 
 @pytest.mark.parametrize("value", SECRETS)
@@ -113,8 +113,8 @@ def test_truncated_value_at_the_start_is_masked(tmp_path: Path, value: str) -> N
     for form in (value, repr(value)[1:-1]):
         for start in range(1, len(form) - 4):
             assert mask_secrets(f'{form[start:]}" is wrong', config) == '***" is wrong'
-            told = mask_secrets(f"sh took longer; it wrote: '{form[start:]} and more'", config)
-            assert told == "sh took longer; it wrote: '*** and more'"
+            masked = mask_secrets(f"sh took longer; it wrote: '{form[start:]} and more'", config)
+            assert masked == "sh took longer; it wrote: '*** and more'"
 
 
 def test_of_two_values_the_longer_is_hidden_first() -> None:

@@ -30,7 +30,7 @@ from deferrable_ops.upstreams.machine.machine import CommandResult, FileStatus, 
 CFG = SupervisorAirflowConfiguration(working_dir="/srv/s", program={"test": {"command": "sleep 9"}})
 
 
-class Paper:
+class FakeMachine:
     """A machine that is what a test says it is."""
 
     name = "web-3"
@@ -70,13 +70,13 @@ class Paper:
 
 
 @contextmanager
-def on(monkeypatch: pytest.MonkeyPatch, machine: Paper) -> Iterator[None]:
+def on(monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(machine))
         yield
 
 
-def site(machine: Paper) -> SupervisorHost:
+def site(machine: FakeMachine) -> SupervisorHost:
     return SupervisorHost(CFG, machine, None, logging.getLogger())  # type: ignore[arg-type]
 
 
@@ -109,7 +109,7 @@ def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_lifetime_warning_names_the_unit_or_the_container(
     files: dict[str, str], ended: str | None, reason: str | None, outside_containers: None
 ) -> None:
-    machine = Paper(files, {} if ended is None else {"systemctl": CommandResult(0, ended + "\n")})
+    machine = FakeMachine(files, {} if ended is None else {"systemctl": CommandResult(0, ended + "\n")})
     found = await lifetime_warning(site(machine))
     if reason is None:
         assert found is None
@@ -123,7 +123,7 @@ async def test_container_is_detected_by_its_environment(
     variable: str, monkeypatch: pytest.MonkeyPatch, outside_containers: None
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    assert "container" in str(await lifetime_warning(site(Paper({}, {}))))
+    assert "container" in str(await lifetime_warning(site(FakeMachine({}, {}))))
 
 
 @pytest.mark.parametrize(
@@ -148,22 +148,22 @@ def test_database_settings_blocked_for_triggers_are_unset_for_programs(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///")
     monkeypatch.setenv("AIRFLOW__CORE__SQL_ALCHEMY_CONN", "sqlite://")
-    command = _supervisord(site(Paper()))
+    command = _supervisord(site(FakeMachine()))
     assert command[:4] == ["env", "-u", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", sys.executable]
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite://")
-    assert _supervisord(site(Paper())) == command[3:]
+    assert _supervisord(site(FakeMachine())) == command[3:]
 
 
 async def test_missing_supervisord_or_flock_fails_with_what_to_install(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(supervisor_host.SupervisorHost, "daemon", nobody)
+    monkeypatch.setattr(supervisor_host.SupervisorHost, "daemon", no_daemon)
     for code, fix in (
         (127, 'pip install "airflow-deferrable-ops\\[supervisor\\]"'),
         (77, "install util-linux"),
     ):
-        machine = Paper({"/srv/s/supervisord.conf": "x"})
+        machine = FakeMachine({"/srv/s/supervisord.conf": "x"})
         machine.run = Launching(code)  # type: ignore[method-assign]
         with on(monkeypatch, machine):
             outcome = await runs.start(configuring(step="start-supervisor")).outcome()
@@ -172,7 +172,7 @@ async def test_missing_supervisord_or_flock_fails_with_what_to_install(
         assert not outcome.retryable
 
 
-async def nobody(*_: SupervisorHost) -> None:
+async def no_daemon(*_: SupervisorHost) -> None:
     """No supervisord answers."""
 
 
@@ -215,7 +215,7 @@ async def test_invalid_argument_fails_the_task_and_is_named(
 async def test_unreachable_machine_is_retried_and_refusal_is_not(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Paper()
+    machine = FakeMachine()
     machine.errors = [MachineUnavailable("web-3 is away")] * 3
     with on(monkeypatch, machine):
         assert isinstance(await runs.start(configuring()).outcome(), Success)
@@ -226,7 +226,7 @@ async def test_unreachable_machine_is_retried_and_refusal_is_not(
 
 
 async def test_timeout_names_the_last_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Paper()
+    machine = FakeMachine()
     machine.errors = [MachineUnavailable("web-3 is away")] * 10_000
     with on(monkeypatch, machine):
         outcome = await runs.start(configuring(timeout=0.5)).outcome()
@@ -236,7 +236,7 @@ async def test_timeout_names_the_last_error(runs: Runs, monkeypatch: pytest.Monk
 async def test_step_run_by_another_triggerer_is_not_repeated(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Paper()
+    machine = FakeMachine()
     with on(monkeypatch, machine):
         first = runs.start(configuring())
         outcome = await first.outcome()
@@ -268,7 +268,7 @@ async def test_supervisord_shared_with_another_dag_is_logged(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await runs.inbox.daemons.claim("/srv/s", "web-3", "boot", dag_id="other", run_id="r")
-    with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
+    with on(monkeypatch, FakeMachine()), caplog.at_level(logging.WARNING):
         await runs.start(configuring()).outcome()
     assert "The DAG other uses this supervisord too" in caplog.text
 
@@ -284,7 +284,7 @@ async def test_supervisord_left_in_another_directory_is_logged(
         ("web-3", "boot", "b"),
     ):
         await runs.inbox.daemons.claim("/srv/" + "-".join(left), left[0], left[1], dag_id=left[2], run_id="r")
-    with on(monkeypatch, Paper()), caplog.at_level(logging.WARNING):
+    with on(monkeypatch, FakeMachine()), caplog.at_level(logging.WARNING):
         assert isinstance(await runs.start(configuring()).outcome(), Success)
     assert re.findall(r"The supervisord (\S+) of this DAG may", caplog.text) == [f"/srv/web-3-boot-{dag_id}"]
 
@@ -301,7 +301,7 @@ async def test_step_waits_for_cancellations_of_earlier_attempts(
 
     monkeypatch.setattr(runs.inbox.cancellations, "requeue_other_attempts", left)
     monkeypatch.setattr("deferrable_ops.triggers.base._RECHECK_PREVIOUS_ATTEMPTS_EVERY", 0.01)
-    machine = Paper()
+    machine = FakeMachine()
     with on(monkeypatch, machine):
         run = runs.start(configuring())
         await eventually(lambda: asked > 3, "the step to ask again and again")

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from unit.triggers.supervisor.fakes import Daemon, two
+from unit.triggers.supervisor.fakes import FakeSupervisord, two
 from unit.triggers.supervisor.support import Machine
 
 from deferrable_ops.triggers.supervisor.daemon.drift import find_drift
@@ -18,7 +18,7 @@ OTHERS = {"same": "", "longer": "\n", "huge": "#" * 2**23}
 
 @pytest.mark.parametrize("what", OTHERS)
 async def test_longer_file_is_drift_at_any_length(tmp_path: Path, what: str) -> None:
-    cfg, machine, daemon = two(tmp_path), Machine("always"), Daemon()
+    cfg, machine, daemon = two(tmp_path), Machine("always"), FakeSupervisord()
     cfg.config_path.write_text(cfg.to_cfg() + OTHERS[what])
     drift = await find_drift(cfg, machine, daemon)  # type: ignore[arg-type]
     assert drift.other_file == (what != "same")
@@ -36,7 +36,7 @@ async def test_longer_file_is_replaced(tmp_path: Path, what: str) -> None:
 
 
 async def test_truncated_file_is_drift(tmp_path: Path) -> None:
-    cfg, daemon = two(tmp_path), Daemon()
+    cfg, daemon = two(tmp_path), FakeSupervisord()
     cfg.config_path.write_text(cfg.to_cfg()[:-1])
     drift = await find_drift(cfg, Machine("always"), daemon)  # type: ignore[arg-type]
     assert drift.other_file

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from unit.supervisord.support import process
-from unit.triggers.supervisor.support import Program, Reader, lines_of, told, warned
+from unit.triggers.supervisor.support import Program, Reader, copied, lines_of, warned
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
 from deferrable_ops.supervisord.processes import ProcessState
@@ -50,13 +50,13 @@ async def test_each_line_is_copied_once_through_rotations_and_restarts(
             reader.restart()
     program.write(b"no end")
     await reader.finish()
-    assert told(caplog) == lines_of(program.written)
+    assert copied(caplog) == lines_of(program.written)
     assert program.path.with_name("output.log.9").exists(), "it was rotated often"
     assert not warned(caplog)
     await reader.finish()
     reader.restart()
     await reader.finish()
-    assert told(caplog) == lines_of(program.written), "nothing more"
+    assert copied(caplog) == lines_of(program.written), "nothing more"
 
 
 async def test_line_that_begins_before_a_rotation_is_one_line_after_a_restart(
@@ -69,7 +69,7 @@ async def test_line_that_begins_before_a_rotation_is_one_line_after_a_restart(
     program.write(b"end\n")
     reader.restart()
     await reader.look()
-    assert told(caplog) == ["x" * 90, "begin" + "-" * 10 + "end"]
+    assert copied(caplog) == ["x" * 90, "begin" + "-" * 10 + "end"]
 
 
 async def test_kill_before_saving_repeats_one_poll_at_most(
@@ -83,7 +83,7 @@ async def test_kill_before_saving_repeats_one_poll_at_most(
     await reader.output.forward(program.found)  # and killed before that is kept
     reader.restart()
     await reader.look()
-    assert told(caplog) == ["one", "two", "three", "four", "three", "four"]
+    assert copied(caplog) == ["one", "two", "three", "four", "three", "four"]
 
 
 async def test_output_of_other_runs_is_not_copied_again(
@@ -96,7 +96,7 @@ async def test_output_of_other_runs_is_not_copied_again(
     program.write(b"two\n")
     reader.restart(is_ours=False)
     await reader.look()
-    assert told(caplog) == ["one", "two"]
+    assert copied(caplog) == ["one", "two"]
 
 
 async def test_log_of_a_new_supervisord_is_read_from_its_start_without_a_gap(
@@ -112,7 +112,7 @@ async def test_log_of_a_new_supervisord_is_read_from_its_start_without_a_gap(
     program.write(b"two\n")
     reader.restart(is_ours=False)
     await reader.look()
-    assert told(caplog) == ["one", "and more", "two"]
+    assert copied(caplog) == ["one", "and more", "two"]
     assert not warned(caplog)
 
 
@@ -125,7 +125,7 @@ async def test_output_before_the_start_of_the_program_is_ignored(
     os.utime(old, (0, 0))
     program.write(b"one\n")
     await Reader(program, log).look()
-    assert told(caplog) == ["one"]
+    assert copied(caplog) == ["one"]
 
 
 @pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
@@ -139,7 +139,7 @@ async def test_emptied_log_is_read_from_its_start_with_a_warning(
     program.clear()
     program.write(b"two\n")
     await reader.look()
-    assert told(caplog) == ["one", "thr", "two"]
+    assert copied(caplog) == ["one", "thr", "two"]
     assert warned(caplog) == ["[a] output may be missing here: its log file was removed or emptied"]
 
 
@@ -155,7 +155,7 @@ async def test_emptied_log_that_has_grown_past_the_position_is_detected(
     program.write(b"two, and more\n")
     await reader.look()
     assert program.path.stat().st_ino == inode
-    assert told(caplog) == ["one", "two, and more"]
+    assert copied(caplog) == ["one", "two, and more"]
     assert len(warned(caplog)) == 1
 
 
@@ -170,7 +170,7 @@ async def test_output_rotated_away_is_a_gap_and_the_oldest_file_follows(
         program.write(f"number {number}...\n".encode())
     program.write(b"last\n")
     await reader.look()
-    assert told(caplog) == ["start", "number 4...", "number 5...", "last"]
+    assert copied(caplog) == ["start", "number 4...", "number 5...", "last"]
     assert len(warned(caplog)) == 1
 
 
@@ -187,12 +187,12 @@ async def test_program_with_much_output_takes_turns_with_others(
     loud.write((b"loud!" * 50 + b"\n") * 10_000)
     reader = Reader(loud, log)
     await reader.output.forward(found)
-    assert told(caplog, "b") == ["quiet"] * 3
+    assert copied(caplog, "b") == ["quiet"] * 3
     share = log_forwarding._CHUNKS_PER_POLL * loud.config.log_chunk_size
     assert 0 < reader.machine.bytes_read <= share + loud.config.log_chunk_size
     caplog.clear()
     await reader.output.forward(found)
-    assert told(caplog, "a"), "and the rest comes with the next looks"
+    assert copied(caplog, "a"), "and the rest comes with the next looks"
 
 
 async def test_event_loop_is_not_blocked_by_copying(
@@ -222,10 +222,10 @@ async def test_all_output_of_an_ended_program_is_copied(
         program.write(f"{number} {'-' * 100}\n".encode())
     program.write(b"bye")
     await reader.look()
-    assert len(told(caplog)) < 1000
+    assert len(copied(caplog)) < 1000
     await reader.finish()
-    assert told(caplog)[-1] == "bye"
-    assert len(told(caplog)) == 3001
+    assert copied(caplog)[-1] == "bye"
+    assert len(copied(caplog)) == 3001
 
 
 async def test_line_that_a_running_program_has_not_ended_is_left_to_the_next_task(
@@ -235,12 +235,12 @@ async def test_line_that_a_running_program_has_not_ended_is_left_to_the_next_tas
     reader = Reader(program, log)
     program.write(b"one\ntw")
     await reader.output.finish(program.found)
-    assert told(caplog) == ["one"]
+    assert copied(caplog) == ["one"]
     await reader.look()
     program.write(b"o\n")
     reader.restart(is_ours=False)
     await reader.look()
-    assert told(caplog) == ["one", "two"]
+    assert copied(caplog) == ["one", "two"]
 
 
 async def test_unreachable_machine_loses_no_output_and_is_logged_once(
@@ -256,7 +256,7 @@ async def test_unreachable_machine_loses_no_output_and_is_logged_once(
         assert warned(caplog) == [f"Could not read the programs' output; it is read later: {error}"]
         reader.machine.failing = None
         await reader.look()
-        assert told(caplog) == ["one"]
+        assert copied(caplog) == ["one"]
         caplog.clear()
 
 
@@ -289,7 +289,7 @@ async def test_stderr_is_labelled_and_a_process_that_never_started_has_no_output
     never = process(ProcessState.STOPPED, group="b", name="b", start=0, stdout_logfile=str(errors))
     reader = Reader(program, log)
     await reader.output.forward({"a": [seen], "b": [never]})
-    assert told(caplog, "g:a stderr") == ["oh"]
+    assert copied(caplog, "g:a stderr") == ["oh"]
     assert len(caplog.records) == 1
 
 
@@ -302,7 +302,7 @@ async def test_rotated_file_with_equal_lines_is_identified_by_its_inode(
         for _ in range(lines):
             program.write(b"same\n")
         await reader.look()
-    assert len(told(caplog)) == 750
+    assert len(copied(caplog)) == 750
 
 
 @pytest.mark.parametrize("inodes", ["always", "when asked", "never"])
@@ -321,5 +321,5 @@ async def test_named_pipe_is_not_read_as_a_log(
     program.clear()
     program.write(b"after\n")
     await reader.look()
-    assert told(caplog) == ["before", "after"]
+    assert copied(caplog) == ["before", "after"]
     assert not any("Could not read" in line for line in warned(caplog))
