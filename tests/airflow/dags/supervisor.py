@@ -1,4 +1,4 @@
-"""What tests/airflow/test_supervisor.py runs: each DAG's supervisord has a folder of its own."""
+"""DAGs of tests/airflow/test_supervisor.py; each supervisord has its own folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def config(name: str, command: str, **fields: Any) -> SupervisorAirflowConfigura
 
 
 def run_here_and_over_ssh(name: str, command: str, **fields: Any) -> None:
-    """Make two DAGs with these programs."""
+    """Create two DAGs with these programs."""
     with DAG(f"sup_{name}", schedule=None), TaskGroup("watched"):
         Supervisor(cfg=config(name, command, **fields))
     with DAG(f"sup_ssh_{name}", schedule=None):
@@ -76,12 +76,12 @@ run_here_and_over_ssh(
 
 run_here_and_over_ssh("never_ends", "sleep 14400", runtime=45)
 
-# The first run's program fails, and leaves word for the second's.
+# The program fails in the first run, and leaves a file for that of the second run.
 run_here_and_over_ssh("restarts", "sh -c 'sleep 2; test -e again || { touch again; exit 1; }'")
 
 run_here_and_over_ssh("force_killed", "sleep 14400", maxretrigger=0)
 
-# As it stands in airflow-supervisor's README, but for the folder, and for the module's name.
+# The example of airflow-supervisor's README, with another folder and module name.
 cfg = SupervisorAirflowConfiguration(
     airflow=AirflowConfiguration(port="*:9091"),
     working_dir=str(FOLDERS / "seed"),

@@ -1,7 +1,7 @@
-"""What tests/faults does to a supervisord's triggerer: a DAG for each step, in which the test holds it.
+"""DAGs of tests/faults, one for each step; the test holds the triggerer in that step.
 
 Each supervisord writes its pid to a file when it starts, by an event listener, and each program its own. The program
-leaves a process of its own behind, and ends when the test says so.
+leaves a child process behind, and ends when the test creates a file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def config(name: str, step: str) -> SupervisorAirflowConfiguration:
     command = PROGRAM.format(place, FIRST_FAILS.format(place) if step == "restart-programs" else "")
     programs = {"test": ProgramConfiguration(command=f"sh -c '{command}'")}
     policies = {}
-    if step == "stop-programs":  # there is something to stop where one program's end is that of all
+    if step == "stop-programs":  # one program ends the check, so that the other is left to stop
         programs["test"] = ProgramConfiguration(command=f"sh -c '{command}; exit 1'")
         programs["other"] = ProgramConfiguration(command="sleep 14400")
         policies["test"] = ProgramPolicy(exit_codes={1: "fail"})
@@ -59,7 +59,7 @@ def config(name: str, step: str) -> SupervisorAirflowConfiguration:
         startsecs=0,
         check_interval=0.5,
         stopwaitsecs=5,
-        command_timeout=300,  # a step that is held has its deadline as well
+        command_timeout=300,  # a held step must not time out
         reference_date="start_date",
         maxretrigger=0 if step == "force-kill" else 1,
     )

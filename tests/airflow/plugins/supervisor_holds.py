@@ -1,8 +1,8 @@
-"""The triggers of a supervisord's tasks, each of which a test can hold in its work: only a DAG of the tests has them.
+"""Triggers of a Supervisor that a test can hold; only DAGs of the tests use them.
 
-While there is a file `TASK_ID.hold` in the tests' folder, the trigger of that task stays where the file says: "before"
-its work, or "after" that is done, but before anybody was told. It writes its process's pid to `TASK_ID.held` when it is
-there, and to `TASK_ID.over` when it has gone on from there.
+While the tests' folder contains a file `TASK_ID.hold`, the trigger of that task waits: "before" its work, or "after"
+it, before the result is reported. It writes its pid to `TASK_ID.held` when it starts to wait, and to `TASK_ID.over`
+when it continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class HeldStep(SupervisorDueStepTrigger):
-    """A step, held while it has the claim."""
+    """A step that is held while it has the claim."""
 
     classpath = "supervisor_holds.HeldStep"
 
@@ -33,7 +33,7 @@ class HeldStep(SupervisorDueStepTrigger):
 
 
 class HeldCheck(SupervisorCheckTrigger):
-    """The check, held before it looks, or when it has seen how the programs ended."""
+    """The check, held before its first poll, or after the programs have ended."""
 
     classpath = "supervisor_holds.HeldCheck"
 

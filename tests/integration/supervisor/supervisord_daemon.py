@@ -1,4 +1,4 @@
-"""A real supervisord, for a test."""
+"""A real supervisord for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deferrable_ops.upstreams.supervisord.client import Supervisord, Supervisord
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
-    """Return what the condition returns, once it is true."""
+    """Wait until the condition is true, and return its result."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):
             await asyncio.sleep(0.05)
@@ -28,7 +28,7 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) 
 
 
 class Daemon:
-    """A supervisord that runs a configuration, and the client that reaches it."""
+    """A supervisord with a configuration, and its client."""
 
     def __init__(self, config: SupervisorAirflowConfiguration, client: Supervisord) -> None:
         self.config = config
@@ -41,7 +41,7 @@ class Daemon:
         return found
 
     async def verdict(self) -> Any:
-        """The verdict, once there is one."""
+        """Wait for the verdict, and return it."""
         found = (await self.look()).verdict
         return found if found.action is not None else None
 
@@ -78,5 +78,5 @@ async def daemon(*, address: SupervisordAddress | None = None, **fields: Any) ->
 
 
 def python(code: str) -> str:
-    """A command that runs this code, which holds no double quote."""
+    """Return a command that runs this code, which must not contain double quotes."""
     return f'{sys.executable} -c "{code}"'

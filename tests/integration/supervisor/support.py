@@ -1,4 +1,4 @@
-"""What the tests of a supervisord's steps share: a place of their own, and a look at its processes."""
+"""Support for tests of steps: a supervisord in its own directory, and its processes."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def is_stopped(pid: int) -> bool:
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Return what the condition returns, once it is true, while everything else of this process waits."""
+    """Wait until the condition is true, blocking this process, and return its result."""
     give_up_at = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < give_up_at, "in vain"
+        assert time.monotonic() < give_up_at, "the condition did not become true"
         time.sleep(0.01)
     return found
 
 
 class Place:
-    """A directory of its own for a supervisord, and what runs there."""
+    """A supervisord's directory, and the processes that run there."""
 
     def __init__(self, folder: Path, runs: Runs) -> None:
         self.folder = folder
         self.runs = runs
 
     def cfg(self, **fields: Any) -> SupervisorAirflowConfiguration:
-        """A configuration; without ``program``, of two that run until they are stopped."""
+        """Return a configuration; by default with two programs that run until they are stopped."""
         program = {"a": {"command": SLEEP}, "b": {"command": SLEEP}}
         given = {"program": program, "startsecs": 0, "stopwaitsecs": 5, **fields}
         return SupervisorAirflowConfiguration(working_dir=self.folder / "s", **given)
@@ -77,7 +77,7 @@ class Place:
     async def run_steps(
         self, cfg: SupervisorAirflowConfiguration, *steps: str, **kwargs: Any
     ) -> dict[str, Any]:
-        """Take steps, each of which succeeds, and return what the last one result."""
+        """Run steps, which must succeed, and return the result of the last one."""
         for step in steps:
             outcome = await self.run(step, cfg, **kwargs).outcome()
             assert isinstance(outcome, Success), outcome
@@ -85,13 +85,13 @@ class Place:
         return value
 
     async def fail_step(self, cfg: SupervisorAirflowConfiguration, step: str, **kwargs: Any) -> Failure:
-        """Take a step that fails."""
+        """Run a step that must fail."""
         outcome: Outcome = await self.run(step, cfg, **kwargs).outcome()
         assert isinstance(outcome, Failure), outcome
         return outcome
 
     def daemons(self) -> list[int]:
-        """The supervisords that run here."""
+        """Return the pids of the supervisords of this directory."""
         configs = {str(self.folder / "s" / "supervisord.conf"), str(self.folder / "supervisord.conf")}
         return [
             pid
@@ -101,12 +101,12 @@ class Place:
         ]
 
     def processes(self) -> list[int]:
-        """All that supervisords of this place have started, as their environment tells."""
+        """Return the pids of all processes started by them, found by their environment."""
         mark = f"SUPERVISOR_SERVER_URL=unix://{self.folder / 's' / 'supervisor.sock'}".encode()
         return [pid for pid in self._pids() if mark in self.environment(pid)]
 
     def clean(self) -> None:
-        """Kill every supervisord below the folder, and all that they have started."""
+        """Kill every supervisord below the folder, and all processes that they started."""
         names = ("SUPERVISOR_SERVER_URL=unix://", "DEFERRABLE_OPS_SUPERVISORD=")
         marks = tuple(f"{name}{self.folder}/".encode() for name in names)
         for pid in self._pids():
@@ -128,7 +128,7 @@ class Place:
 
 
 class OtherHost(LocalMachine):
-    """This host, under another name."""
+    """This host under another name."""
 
     def __init__(self, host: str, boot_id: str) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class OtherHost(LocalMachine):
 
 @contextmanager
 def on_host(monkeypatch: pytest.MonkeyPatch, host: str, boot_id: str = "boot-2") -> Iterator[None]:
-    """Let triggers run on another host, or on this one after another start of it."""
+    """Let triggers run on another host, or on this one after a reboot."""
 
     with monkeypatch.context() as patch:
         patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(OtherHost(host, boot_id)))
@@ -148,7 +148,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch, host: str, boot_id: str = "boot-2")
 
 
 class Life:
-    """Of a process that is killed after so many actions: what it would do next never comes."""
+    """The life of a process that is killed after a number of actions: the next action never happens."""
 
     def __init__(self, actions: int) -> None:
         self._left = actions
@@ -162,7 +162,7 @@ class Life:
 
 
 class Mortal:
-    """A machine, or a supervisord, in the hands of a process that will be killed."""
+    """A machine or a supervisord, used by a process that will be killed."""
 
     def __init__(self, thing: Any, life: Life) -> None:
         self._thing = thing
@@ -182,7 +182,7 @@ class Mortal:
 
 @contextmanager
 def until_killed(monkeypatch: pytest.MonkeyPatch, life: Life) -> Iterator[None]:
-    """Let triggers do so much, on the machine and with supervisord, and no more."""
+    """Limit the number of actions of triggers on the machine and with supervisord."""
     real = supervisor_host.use_supervisord
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Asking a real supervisord from a task on a worker."""
+"""SupervisorClient with a real supervisord."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_client_works_without_an_event_loop_in_the_caller() -> None:
             with pytest.raises(SupervisordRefused):
                 client.call("supervisor.startProcess", "nobody")
 
-        await asyncio.to_thread(on_worker)  # where no event loop runs
-        assert client.call("supervisor.getPID") > 0  # nor does one that runs matter
+        await asyncio.to_thread(on_worker)  # without a running event loop
+        assert client.call("supervisor.getPID") > 0  # and with a running event loop
     with pytest.raises(SupervisordUnavailable):
         client.processes()

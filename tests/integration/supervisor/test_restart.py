@@ -1,4 +1,4 @@
-"""Starting programs again behind a supervisord that is gone."""
+"""The restart step, if supervisord is gone."""
 
 from __future__ import annotations
 

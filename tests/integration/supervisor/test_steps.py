@@ -1,4 +1,4 @@
-"""The steps of a supervisord on this host, with a real supervisord: one of them, with the right programs, always."""
+"""Steps with a real supervisord on this host: there is always one supervisord, with the right programs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_twenty_concurrent_starts_start_one_supervisord_despite_a_stale_so
     (daemon,) = place.daemons()
     assert {pid for pid, _ in found} == {daemon}
     assert [started for _, started in found].count(True) == 1
-    assert not can_be_locked(cfg.working_dir), "its lock is the daemon's for as long as it lives"
+    assert not can_be_locked(cfg.working_dir), "supervisord must hold its lock while it runs"
     os.kill(daemon, signal.SIGKILL)
     until(lambda: can_be_locked(cfg.working_dir))
 

@@ -1,4 +1,4 @@
-"""Two steps of one supervisord at the same time, as a force-kill beside a teardown."""
+"""Two steps of one supervisord at the same time, such as a force-kill during a teardown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a supervisord's steps end what runs: in its time, by force, for a user who kills a task, and never too much."""
+"""Steps that stop processes: in time, by force, after a user kills a task, and no other processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
         longest = max(longest, loop.time() - before)
     assert isinstance(await run.outcome(), Success)
     assert 1.5 < loop.time() - began < 5
-    assert longest < 1, "the stop held up everything else"
+    assert longest < 1, "the stop blocked the event loop"
     assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / POLL_SECONDS + 2
     assert len(asked) <= asked.count("supervisor.getAllProcessInfo") + 3
     assert place.processes() == []
@@ -63,7 +63,7 @@ async def test_all_programs_stop_at_the_same_time(place: Place) -> None:
     cfg = place.cfg(program={f"p{i}": {"command": STUBBORN, "stopwaitsecs": 1} for i in range(6)})
     await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
-    async with asyncio.timeout(5):  # one after the other they would take six seconds
+    async with asyncio.timeout(5):  # one after the other would take six seconds
         await place.run_steps(cfg, "stop-supervisor")
     assert not alive(daemon)
     assert place.processes() == []
@@ -180,7 +180,7 @@ async def test_directory_that_is_a_link_is_refused(place: Place) -> None:
 
 
 async def killed(place: Place, run: Run, state: WaitState = WaitState.KILLED) -> None:
-    """End a run as a user does who kills its task."""
+    """End a task as a user does."""
     await run.wait()
     await run.kill_process()
     await place.runs.inbox.waits.kill([run.attempt.wait_id])
@@ -189,7 +189,7 @@ async def killed(place: Place, run: Run, state: WaitState = WaitState.KILLED) ->
 
 
 async def start_and_stay(place: Place, cfg: Any, run_id: str = "monday") -> Run:
-    """Take the first steps of a DAG run, up to a start of programs that goes on."""
+    """Run the first steps of a DAG run, up to a start of programs that does not end."""
     steps = {step: new_attempt(task_id=step) for step in BEGIN}
     steps = {step: type(one)(one.ti_id, 1, "dag", run_id, step) for step, one in steps.items()}
     for step in BEGIN[:2]:
@@ -247,7 +247,7 @@ async def test_supervisord_used_by_another_run_keeps_running(place: Place) -> No
 
 
 class Triggerer:
-    """Tells that all tasks have one state."""
+    """Answers that all tasks have this state."""
 
     def __init__(self, state: str) -> None:
         self._state = state
@@ -281,7 +281,7 @@ async def test_step_timeout_names_the_cause(place: Place, monkeypatch: pytest.Mo
     assert "start-supervisor did not end within 3 s" in failed.reason
     assert f"(pid {daemon}) runs" in failed.reason
     assert "force-kill" in failed.reason
-    assert place.daemons() == [daemon], "no second one beside it"
+    assert place.daemons() == [daemon], "a second supervisord was started"
 
 
 def test_required_tools_are_installed() -> None:

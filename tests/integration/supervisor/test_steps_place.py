@@ -1,4 +1,4 @@
-"""Steps in a place that may be another user's: his file is not run, and his socket is not told the password."""
+"""Steps in directories that may belong to another user: no file of his is run, no socket gets the password."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("task")
 
 @asynccontextmanager
 async def listening(path: Path) -> AsyncIterator[list[bytes]]:
-    """Listen in supervisord's place, and note what is sent there."""
+    """Listen instead of supervisord, and record what is received."""
     received: list[bytes] = []
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +88,7 @@ async def test_socket_in_a_directory_created_later_is_not_called(place: Place) -
 
 @asynccontextmanager
 async def answering(path: Path, *answers: Any) -> AsyncIterator[None]:
-    """Answer every call as supervisord might, in its place."""
+    """Answer calls instead of supervisord."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=xmlrpc.client.dumps(([*answers],), methodresponse=True))

@@ -1,4 +1,4 @@
-"""Which programs a supervisord's steps start, start anew or leave alone, and what a changed configuration does."""
+"""Which programs the steps start, restart or leave running, also after a change of the configuration."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_o
     failed = await place.fail_step(cfg, "start-programs")
     assert "a:a: " in failed.reason
     assert "NO_FILE" in failed.reason
-    # A forked process has the environment by which it is found only after it has executed its command.
-    assert until(lambda: len(place.processes()) == 1), "the others are started all the same"
+    # A forked process can be found by its environment only after it has executed its command.
+    assert until(lambda: len(place.processes()) == 1), "the other programs are started"
     cfg = place.cfg(program={"b": {"command": SLEEP}, "c": fatal}, policies={"c": {"otherwise": "fail"}})
     await place.run_steps(cfg, *BEGIN[:2])
     failed = await place.fail_step(cfg, "start-programs")
@@ -99,7 +99,7 @@ async def test_changed_configuration_applies_to_idle_groups_and_warns_of_running
     result = await place.run_steps(applying, *BEGIN)
     assert pids(result)["stays:stays"] != first["stays:stays"]
     assert pids(result)["idle:idle"] == first["idle:idle"]
-    assert sorted(pids(result).values()) == sorted(place.processes()), "what was removed runs no more"
+    assert sorted(pids(result).values()) == sorted(place.processes()), "a removed program still runs"
     environment = place.environment(pids(result)["stays:stays"])
     assert b"COLOUR=blue" in environment
 

@@ -1,4 +1,4 @@
-"""The steps of a supervisord on a machine behind a real sshd: the same, and no path of this host's."""
+"""Steps over a real sshd: the same as on this host, without paths of this host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("supervisor.supervisord")
 
 @pytest.fixture
 def remote(place: Place, sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes configurations for the machine behind sshd."""
+    """Return a function that creates configurations for the machine behind sshd."""
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
 
     def cfg(**fields: Any) -> SupervisorSSHAirflowConfiguration:

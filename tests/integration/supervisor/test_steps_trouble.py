@@ -1,4 +1,4 @@
-"""What a supervisord's steps meet that is not as they would have made it, and how they end all the same."""
+"""Steps in unusual situations: shutdowns in progress, long stop times, other servers, mounted volumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_shutdown_in_progress_has_its_time(place: Place) -> None:
     os.kill(daemon, signal.SIGTERM)
     until(lambda: "waiting for a to die" in cfg.supervisord.logfile.read_text())
     await place.run_steps(cfg, "stop-supervisor")
-    assert "killing 'a'" in cfg.supervisord.logfile.read_text(), "its supervisord was killed before"
+    assert "killing 'a'" in cfg.supervisord.logfile.read_text(), "its supervisord was killed too early"
     assert place.daemons() == place.processes() == []
 
 
@@ -69,7 +69,7 @@ async def test_program_with_another_server_url_is_ended_with_its_supervisord(pla
 async def test_directory_that_cannot_be_removed_is_left_empty(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place.folder / "s").mkdir(mode=0o700)  # as a volume that is mounted there
+    (place.folder / "s").mkdir(mode=0o700)  # like a mounted volume
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "rmdir").write_text("#!/bin/sh\necho 'Device or resource busy' >&2\nexit 1\n")

@@ -1,4 +1,4 @@
-"""The configuration, the client and the watching, on a real supervisord."""
+"""Configuration, client and evaluation with a real supervisord."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deferrable_ops.upstreams.supervisord.client import Processes, SupervisordAd
 
 pytest.importorskip("supervisor.supervisord")
 
-# Prints what it was started with.
+# Prints its arguments.
 ECHO = "import json,os,sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
 
 
@@ -155,7 +155,7 @@ async def test_all_watchers_share_one_poll(monkeypatch: pytest.MonkeyPatch) -> N
                     return [await watched.next() for _ in range(4)]
 
         assert await asyncio.gather(*(watch() for _ in range(20))) == [[["STOPPED"]] * 4] * 20
-        assert understood == 4, "what they are told is understood once for all"
+        assert understood == 4, "each answer is parsed once"
         assert asked == ["supervisor.getAllProcessInfo"] * 4
 
 

@@ -1,4 +1,4 @@
-"""The task that watches programs, on a real supervisord."""
+"""The check with a real supervisord."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLEEPS = {"command": python("import signal; signal.pause()")}
 
 @pytest.fixture
 async def runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Runs]:
-    """Runs triggers on an inbox of its own."""
+    """Runs triggers on an inbox for this test."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
     caplog.set_level(logging.INFO, "task")
     async with memory_inbox() as inbox:
@@ -42,7 +42,7 @@ async def runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 
 @pytest.fixture
 def copied(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the task's log says that the programs wrote."""
+    """Return the lines of programs in the task's log."""
     return lambda: [
         message for record in caplog.records if (message := record.getMessage()).startswith("[test")
     ]
@@ -59,7 +59,7 @@ def watching(found: Daemon, **changes: Any) -> SupervisorCheckTrigger:
 
 
 async def looked(run: Run) -> dict[str, Any]:
-    """What the run has kept, once it has looked."""
+    """Wait until the run has saved its state, and return it."""
     while True:
         found = await run.inbox.waits.find(waits.c.id == run.attempt.wait_id)
         if found and found[0].progress:
@@ -116,11 +116,11 @@ async def test_retry_runs_the_program_again_until_it_ends_well(
             trigger, attempt = watching(found), new_attempt(number, of=first)
             run, before = runs.start(trigger, attempt), caplog.text.count("; restarted it")
             await eventually(lambda: caplog.text.count("; restarted it") > before, "the start")  # noqa: B023
-            await run.kill_process()  # before anything is kept, or soon after
+            await run.kill_process()  # before the state is saved, or soon after
             outcomes.append(await runs.start(trigger, attempt).outcome())
         assert outcomes == [Failure("test:test exited with 75")] * 2 + [Success(["pass", "stop"])]
         assert counter.read_text() == "..."
-        copied_once = list(dict.fromkeys(copied()))  # one look may be repeated after each kill
+        copied_once = list(dict.fromkeys(copied()))  # one poll may be repeated after each kill
         assert copied_once == ["[test] run 1", "[test] run 2", "[test] run 3"]
 
 
@@ -154,8 +154,8 @@ async def test_rotated_output_is_copied_once_across_triggerer_restarts(
         assert await runs.start(trigger, attempt).outcome() == Success(["pass", "stop"])
         expected = [f"[test] {number} {'x' * 90 * (number % 2)}" for number in range(1500)]
         repeated = len(copied()) - len(expected)
-        assert list(dict.fromkeys(copied())) == expected, "nothing is lost, and nothing is out of order"
-        assert repeated <= 4 * 200, "at most the look that was not kept is repeated"
+        assert list(dict.fromkeys(copied())) == expected, "lost or reordered lines"
+        assert repeated <= 4 * 200, "more than the last poll was repeated"
         assert len(list(found.config.program["test"].stdout_logfile.parent.glob("output.log.*"))) > 5
 
 
@@ -230,7 +230,7 @@ async def test_drift_is_logged_or_applied_or_fails_the_task(
         if drift == "fail":
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
             assert "another configuration than this task's: its configuration file differs" in caplog.text
-        elif drift == "warn":  # what is configured and does not run fails, as always
+        elif drift == "warn":  # a configured program that does not run fails the check
             assert [await run.outcome() for run in two] == [Success(["fail", "stop"])] * 2
             assert caplog.text.count("supervisord runs another configuration") >= 2
         else:
@@ -241,7 +241,9 @@ async def test_drift_is_logged_or_applied_or_fails_the_task(
                 "test": "RUNNING",
                 "new": "RUNNING",
             }
-            assert caplog.text.count("Applied this task's configuration") == 1, "the second one finds it done"
+            assert caplog.text.count("Applied this task's configuration") == 1, (
+                "the second task finds it applied"
+            )
             assert found.config.config_path.read_text() != found.config.to_cfg()
             assert not any(run.task.done() for run in two)
             assert await found.client.call("supervisor.reloadConfig") == [[[], [], []]]

@@ -1,4 +1,4 @@
-"""The arguments of a Supervisor: which are all tasks', which are the machine's, and which are refused."""
+"""Arguments of a Supervisor: for all tasks, for the machine, and refused ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_operator_arguments_apply_to_all_tasks(dag: DAG) -> None:
     Supervisor(cfg=LOCAL, owner="ops", retries=4, queue="web-3")
     assert {one.owner for one in dag.tasks} == {"ops"}
     assert {one.queue for one in dag.tasks} == {"web-3"}
-    # What only decides has nothing to try again, and a kill is asked for once.
+    # Gates have nothing to retry, and a kill is done once.
     assert {one.task_id.removeprefix("d-") for one in dag.tasks if one.retries == 4} == {
         *("configure-supervisor", "start-supervisor", "start-programs", "check-programs"),
         *("restart-programs", "stop-programs", "stop-supervisor", "unconfigure-supervisor"),
@@ -64,8 +64,8 @@ def test_pool_argument_overrides_the_configuration(dag: DAG, given: dict[str, An
     Supervisor(cfg={**LOCAL, "pool": "wide" if given else "narrow"}, **given)
     assert {one.pool for one in dag.tasks} == {"narrow"}
     on_worker = {one.task_id.removeprefix("d-") for one in dag.tasks if one.worker_start_reason}
-    assert {"start-programs", "check-programs", "stop-programs"} <= on_worker  # where a slot is taken
-    assert not on_worker & {"teardown", "check-config-failed", "force-kill-dag"}  # which wait for nothing
+    assert {"start-programs", "check-programs", "stop-programs"} <= on_worker  # there they take a slot
+    assert not on_worker & {"teardown", "check-config-failed", "force-kill-dag"}  # they do not wait
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The tasks that a Supervisor makes of its configuration, how they hang together, and what can be put between them."""
+"""The tasks of a Supervisor, their dependencies, and tasks chained to or replacing them."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_teardown_steps_are_airflow_teardowns(dag: DAG) -> None:
         "d-check-config-failed",
     }
     assert {t.trigger_rule for t in stops} == {"all_done_setup_success"}  # without a setup: all_done
-    # By its leaves Airflow judges a run, and by no teardown but those that say so.
+    # Airflow sets a run's state by its leaves, and by teardowns only with on_failure_fail_dagrun.
     assert [t.task_id for t in dag.tasks if t.on_failure_fail_dagrun] == ["d-check-config-failed"]
     assert dag.get_task("d-check-config-failed").leaf_task_id == "d-check-programs-force-dag-fail"
 
 
 def test_check_needs_successful_start_steps(dag: DAG) -> None:
     supervisor = Supervisor(dag=dag, cfg=cfg())
-    assert supervisor.check_programs.trigger_rule == "all_success"  # a skipped task before it skips it too
+    assert supervisor.check_programs.trigger_rule == "all_success"  # a skipped upstream task skips it, too
 
 
 def test_each_property_is_the_step_of_its_name(dag: DAG) -> None:
@@ -130,7 +130,7 @@ def test_dag_has_one_run_at_a_time_and_no_catch_up() -> None:
     dag = new_dag(catchup=True, max_active_runs=16, max_active_tasks=9)
     Supervisor(dag, cfg())
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
-    assert dag.max_active_tasks == 9  # tasks of others may run beside it
+    assert dag.max_active_tasks == 9  # other tasks may run at the same time
 
 
 @pytest.mark.parametrize("how", ["operators", "lists", "methods", "chain"])
@@ -258,7 +258,7 @@ def test_dag_is_the_same_at_each_parse_without_secrets() -> None:
         parses.append(serialized(dag))
     assert parses[0] == parses[1]
     assert PASSWORD not in parses[0]
-    # Airflow's own TriggerDagRunOperator has some, in which nothing of the configuration is.
+    # Airflow's TriggerDagRunOperator has template fields; they contain nothing of the configuration.
     assert short(t.task_id for t in dag.tasks if t.template_fields) == {
         "check-programs-retrigger-pass",
         "check-programs-retrigger-fail",

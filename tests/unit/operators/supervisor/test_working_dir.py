@@ -1,4 +1,4 @@
-"""Where a supervisord's files are when nobody says so: in a directory of their own for each Supervisor of each DAG."""
+"""The default working directory: one for each Supervisor of each DAG."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ WAYS = {
     ).instantiate(dag=dag),
 }
 
-# Each section that is filled in is also given in part: the rest of it must not be taken for the user's.
+# Sections with defaults are also given in part; their defaults must not count as set by the user.
 GIVEN = [
     {},
     {
@@ -105,7 +105,7 @@ def test_dags_with_the_same_programs_have_a_directory_each(way: Any, fields: dic
         assert (daemon.logfile, daemon.pidfile) == (folder / "supervisord.log", folder / "supervisord.pid")
         assert cfg.program["web"].stdout_logfile == folder / "web" / "output.log"
         assert cfg.to_cfg().count(str(folder)) > 5
-        assert default("web").name not in cfg.to_cfg()  # what it was called before it was a DAG's
+        assert default("web").name not in cfg.to_cfg()  # its default name without a DAG
         for name, given in fields.get("supervisord", {}).items():
             assert getattr(daemon, name) == given
         assert cfg.program["web"].startsecs == fields.get("startsecs", 1)

@@ -118,7 +118,7 @@ CFG = {"working_dir": "/data", "program": {"echo": {"command": "echo"}}}
 
 @pytest.fixture
 def load(tmp_path: Path) -> Any:
-    """Load a YAML file of airflow-supervisor's, with the module's name changed."""
+    """Load a YAML file of airflow-supervisor, with the module's name changed."""
     (tmp_path / "config").mkdir()
 
     def load(text: str) -> Any:
@@ -196,7 +196,7 @@ def test_missing_airflow_config_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(params=["with", "without"])
 def models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The models, as airflow-pydantic's and as plain ones."""
+    """The models, with airflow-pydantic and without it."""
     if request.param == "without":
         found = importlib.util.find_spec
         missing = "airflow_pydantic"

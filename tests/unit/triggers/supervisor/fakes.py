@@ -1,4 +1,4 @@
-"""A supervisord that says and does what a test wants, and the trigger that watches it."""
+"""A fake supervisord, and the trigger that watches it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INTERVAL = 0.03
 
 
 class FakeSupervisord:
-    """A supervisord with the programs a and b, which run."""
+    """A supervisord with the running programs a and b."""
 
     def __init__(self) -> None:
         self.programs = {"a": info(name="a", group="a"), "b": info(name="b", group="b")}
@@ -43,7 +43,7 @@ class FakeSupervisord:
         self.programs[name] |= {"state": int(state), "exitstatus": exit_code} | pid | changes
 
     def restart(self, name: str, seconds: int = 1) -> None:
-        """Let a program have been started again since the last look."""
+        """Simulate a restart of a program since the last poll."""
         now = self.programs[name]["now"] + seconds
         self.set(name, ProcessState.RUNNING, start=now, pid=now - START + 100)
         self.pass_time(seconds)
@@ -53,7 +53,7 @@ class FakeSupervisord:
             process["now"] += seconds
 
     async def looked(self) -> None:
-        """Wait until everything was seen that is so now."""
+        """Wait until the current state has been read."""
         seen = self.readings
         async with asyncio.timeout(30):
             while self.readings < seen + 2:
@@ -84,7 +84,7 @@ class FakeSupervisord:
 
 
 class FakeHost:
-    """Where a daemon is, in place of what ``open_host`` yields."""
+    """Replaces ``open_host``."""
 
     def __init__(self, daemon: FakeSupervisord) -> None:
         self.daemon = daemon
@@ -99,7 +99,7 @@ class FakeHost:
 
 
 def two(folder: Path, **fields: Any) -> SupervisorAirflowConfiguration:
-    """A configuration of those programs, whose file is there."""
+    """Return a configuration of these programs, and write its file."""
     program = fields.pop("program", {"a": {"command": "x"}, "b": {"command": "y"}})
     made = config(working_dir=str(folder), program=program, check_interval=INTERVAL, **fields)
     made.config_path.write_text(made.to_cfg())
@@ -107,7 +107,7 @@ def two(folder: Path, **fields: Any) -> SupervisorAirflowConfiguration:
 
 
 def watching(cfg: SupervisorAirflowConfiguration, **arguments: Any) -> SupervisorCheckTrigger:
-    """The trigger that watches them, in a run that started now."""
+    """Return the trigger that watches them, in a run that starts now."""
     limits = Limits.of(arguments.pop("runtime", None), None, arguments.pop("maxretrigger", None))
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(

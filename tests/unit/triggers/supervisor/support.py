@@ -1,4 +1,4 @@
-"""A program whose log supervisord's own code writes, and who copies it to a task's log."""
+"""A program whose log is written by supervisord's code, and a reader that forwards it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ loggers = pytest.importorskip("supervisor.loggers")
 
 
 class Machine(LocalMachine):
-    """This host, which may be slow to tell inodes, may not tell them at all, and may be away."""
+    """This host, optionally without inodes, or unreachable."""
 
     def __init__(self, inodes: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Machine(LocalMachine):
 
 
 class Program:
-    """A program under supervisord, whose log supervisord's own code writes and rotates."""
+    """A program whose log is written and rotated by supervisord's code."""
 
     def __init__(self, folder: Path, name: str = "a", most: int = 0, backups: int = 10) -> None:
         self.path = folder / name / "output.log"
@@ -69,7 +69,7 @@ class Program:
         self._handler.emit(loggers.LogRecord(loggers.LevelsByName.INFO, data))
 
     def clear(self) -> None:
-        """Empty the log, as ``supervisorctl clear`` does."""
+        """Truncate the log, as ``supervisorctl clear`` does."""
         self._handler.remove()
         self._handler.reopen()
 
@@ -82,7 +82,7 @@ class Program:
 
 
 class Reader:
-    """Who copies a program's output; it can be restarted."""
+    """Forwards a program's output, and can be restarted."""
 
     def __init__(self, program: Program, log: logging.Logger, inodes: str = "always") -> None:
         self.machine = Machine(inodes)

@@ -1,4 +1,4 @@
-"""The task that watches a supervisord's programs: what ends it, what it does, and what a restart changes."""
+"""The check: what ends it, what it changes, and what a restart of the triggerer keeps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_exit_codes_end_the_task_by_the_policy(
     policy = {"exit_codes": {3: "fail", 4: "skip", 5: "retry"}}
     run = runs.start(watching(two(tmp_path, policy=policy)))
     await daemon.looked()
-    assert not run.task.done(), "they run"
+    assert not run.task.done(), "both are running"
     daemon.set("a", ProcessState.EXITED, code)
     daemon.set("b", ProcessState.EXITED, code)
     found = await run.outcome()
@@ -72,7 +72,7 @@ async def test_each_program_has_its_own_policy(runs: Runs, daemon: FakeSuperviso
     run = runs.start(watching(cfg))
     daemon.set("b", ProcessState.EXITED, 1)
     await daemon.looked()
-    assert not run.task.done(), "b has done well, and a still runs"
+    assert not run.task.done(), "b has ended well, and a is running"
     daemon.set("a", ProcessState.EXITED, 1)
     assert await run.outcome() == Success(["fail", "stop"])
 
@@ -110,7 +110,7 @@ async def test_running_programs_cause_no_calls_and_no_writes(
     before = await kept(run)
     for _ in range(5):
         await daemon.looked()
-    assert daemon.calls == [("supervisor.reloadConfig",)], "once, when it began"
+    assert daemon.calls == [("supervisor.reloadConfig",)], "only once, at the start"
     assert before["health"] == "pass"
     assert await kept(run) == before
 
@@ -136,7 +136,7 @@ async def test_unchanged_reading_is_not_evaluated_again(
     before = len(judged)
     daemon.pass_time(5)
     await daemon.looked()
-    assert len(judged) > before, "a restart becomes old with the time"
+    assert len(judged) > before, "a restart leaves the window with time"
 
 
 @pytest.mark.usefixtures("place")
@@ -170,7 +170,7 @@ async def test_crash_loop_is_paused_and_resumed_and_given_up(
 async def test_pause_is_saved_before_the_program_is_stopped(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
-    """Otherwise a restart in between would take the stopped program for one that is done."""
+    """Otherwise, after a restart in between, the stopped program would count as done."""
     trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
     run = runs.start(trigger, attempt)
     await daemon.looked()
@@ -180,7 +180,7 @@ async def test_pause_is_saved_before_the_program_is_stopped(
     async def killed(calls: Any) -> Any:
         before_the_stop.append(await kept(run))
         await multicall(calls)
-        raise asyncio.CancelledError  # the process dies right after supervisord was told
+        raise asyncio.CancelledError  # the process dies right after the call
 
     daemon.multicall = killed  # type: ignore[method-assign]
     daemon.restart("a")
@@ -194,7 +194,7 @@ async def test_pause_is_saved_before_the_program_is_stopped(
     daemon.set("b", ProcessState.EXITED, 0)
     again = runs.start(trigger, attempt)
     await daemon.looked()
-    assert not again.task.done(), "a is only kept stopped"
+    assert not again.task.done(), "a is paused"
     daemon.pass_time(40)
     await eventually(lambda: daemon.calls[-1][0] == "supervisor.startProcess", "the start")
     daemon.set("a", ProcessState.EXITED, 0, start=daemon.programs["a"]["now"])
@@ -217,7 +217,7 @@ async def test_restarts_before_a_restart_of_the_triggerer_count_after_it(
 
 
 async def ended_with_a_retry(runs: Runs, daemon: FakeSupervisord, cfg: Any, first: Attempt) -> None:
-    """Let an attempt crash twice, and end with an exit code that asks for a retry."""
+    """Let a program crash twice, then exit with the code for a retry."""
     run = runs.start(watching(cfg), first)
     await daemon.looked()
     for _ in range(2):
@@ -232,7 +232,7 @@ async def ended_with_a_retry(runs: Runs, daemon: FakeSupervisord, cfg: Any, firs
 async def test_pause_holds_for_the_next_try(runs: Runs, daemon: FakeSupervisord, tmp_path: Path) -> None:
     cfg, first = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}}), new_attempt()
     await ended_with_a_retry(runs, daemon, cfg, first)
-    daemon.set("a", ProcessState.EXITED, 5)  # as it was before it could be stopped
+    daemon.set("a", ProcessState.EXITED, 5)  # it ends before it is stopped
     again, before = runs.start(watching(cfg), new_attempt(2, of=first)), len(daemon.calls)
     start = ("supervisor.startProcess", "b:b", False)
     await eventually(lambda: start in daemon.calls[before:], "the start")
@@ -248,7 +248,7 @@ async def test_pause_does_not_hold_for_the_next_run(
 ) -> None:
     cfg = two(tmp_path, policy=CRASHES | {"exit_codes": {5: "retry"}})
     await ended_with_a_retry(runs, daemon, cfg, new_attempt())
-    daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # by its first steps
+    daemon.set("b", ProcessState.EXITED, 0, start=daemon.programs["b"]["now"])  # restarted by the start steps
     assert await runs.start(watching(cfg), new_attempt()).outcome() == Success(["pass", "stop"])
 
 

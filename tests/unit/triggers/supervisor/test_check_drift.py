@@ -1,4 +1,4 @@
-"""A supervisord that runs another configuration: when it is asked, what is said, and what is changed."""
+"""Drift: when it is looked for, what is logged, and what is changed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
     for _ in range(3):
         daemon.restart("a")
         await daemon.looked()
-    assert daemon.calls.count(RELOAD) == 1, "it is not asked for each restart of a program that crashes"
+    assert daemon.calls.count(RELOAD) == 1, "not for each restart of a crashing program"
     await eventually(lambda: daemon.calls.count(RELOAD) == 2, "the next question")
     for _ in range(12):
         await daemon.looked()
@@ -131,7 +131,7 @@ async def test_only_running_processes_are_restarted(
 async def test_reading_during_a_change_is_not_evaluated(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one watcher changes supervisord, another one would take what is stopped for what is done."""
+    """While one task changes supervisord, another would take stopped programs for ended ones."""
     other = runs.start(watching(two(tmp_path, program={"a": {"command": "x"}})))
     await daemon.looked()
     daemon.differences = ([], ["a"], [])

@@ -1,4 +1,4 @@
-"""Policy ``retry``: the next attempt of the task that watches runs the program again, once."""
+"""Policy ``retry``: the next attempt of the check restarts the program once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAILED = Failure("b:b exited with 75")
 
 
 class Starting(FakeSupervisord):
-    """A supervisord that starts what it is told to; each process then ends at once, as startsecs=0 allows."""
+    """A supervisord whose processes end right after their start, as startsecs=0 allows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ async def test_each_retry_restarts_the_program_once_and_uses_its_new_end(
 ) -> None:
     first = new_attempt()
     assert await runs.start(watching(cfg), first).outcome() == FAILED
-    assert daemon.started == [], "the first attempt takes what it finds"
+    assert daemon.started == [], "the first attempt restarts nothing"
     for number in (2, 3, 4, 5):
         daemon.pass_time(5)
         assert await runs.start(watching(cfg), new_attempt(number, of=first)).outcome() == FAILED
-        assert daemon.started == ["b:b"] * (number - 1), "and a, which has ended well, is left alone"
+        assert daemon.started == ["b:b"] * (number - 1), "a has ended well and is not restarted"
     daemon.next_code = 0
     daemon.pass_time(5)
     outcome = await runs.start(watching(cfg), new_attempt(6, of=first)).outcome()
@@ -90,7 +90,7 @@ async def test_triggerer_that_is_killed_after_the_start_starts_nothing_twice(
     first = new_attempt()
     assert await runs.start(watching(cfg), first).outcome() == FAILED
     trigger, second = watching(cfg), new_attempt(2, of=first)
-    daemon.answered.clear()  # supervisord has done it, and nobody has heard of it yet
+    daemon.answered.clear()  # supervisord has started it, but has not answered yet
     daemon.next_state = ProcessState.RUNNING if is_told else ProcessState.EXITED
     killed = runs.start(trigger, second)
     await eventually(lambda: daemon.started, "the start")
@@ -183,9 +183,9 @@ async def test_retry_resets_the_pauses_of_a_given_up_program(
     await daemon.looked()
     daemon.restart("a")
     await daemon.looked()
-    assert not again.task.done(), "within the window of the loop before"
+    assert not again.task.done(), "within the window of the last crash loop"
     daemon.restart("a")
     outcome = await again.outcome()
     assert isinstance(outcome, Failure)
     assert "a:a is in a crash loop (2 restarts" in outcome.reason
-    assert daemon.started == [], "supervisord does that"
+    assert daemon.started == [], "supervisord restarts it"

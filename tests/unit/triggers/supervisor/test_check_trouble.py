@@ -1,4 +1,4 @@
-"""The task that watches programs, where supervisord or its machine does not answer, or says no."""
+"""The check, if supervisord or its machine does not answer, or refuses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_check_waits_for_an_unreachable_machine(
     daemon.failing = AWAY
     for _ in range(5):
         await daemon.looked()
-    assert not run.task.done(), "nobody knows whether supervisord is gone"
+    assert not run.task.done(), "supervisord may still be running"
     assert (
         caplog.text.count(
             "Lost contact with the machine; the programs keep running: airflow@web-3:22 is away"

@@ -1,4 +1,4 @@
-"""A supervisord's configuration as its triggers are given it: the same text each time, and nothing secret in it."""
+"""The serialized configuration: always the same text, and without secrets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def remote(**fields: Any) -> SupervisorSSHAirflowConfiguration:
 
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets the key of this Airflow; another process of it has opened nothing yet."""
+    """Set Airflow's fernet key, and clear the cache as a new process would have it."""
 
     def use(*keys: str) -> None:
         monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", ",".join(keys))

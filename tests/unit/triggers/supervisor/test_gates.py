@@ -1,4 +1,4 @@
-"""When a DAG run with a supervisord tears it down, when its steps are due, and what a user's hand makes of that."""
+"""When supervisord is torn down, when steps are due, and what a user's changes of states do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONFIGURATION = serialize_configuration(
 
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
-    """What Airflow says of the run's tasks, by their ids."""
+    """States of the run's tasks in Airflow, by their ids."""
     reported: dict[str, str | None] = {}
 
     async def ask(dag_id: str, run_ids: list[str], task_ids: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -47,7 +47,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
 
 @pytest.fixture(autouse=True)
 def _step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that is taken needs no machine here."""
+    """Steps need no machine here."""
 
     async def wait(self: SupervisorStepTrigger) -> Outcome:
         return TAKEN
@@ -258,7 +258,7 @@ def alarm() -> SupervisorAlarmTrigger:
     [
         ({"a": "failed", "b": "upstream_failed"}, Failure("failed steps: a; read their logs")),
         ({"a": "failed", "b": "failed"}, Failure("failed steps: a, b; read their logs")),
-        # What failed is before it, or beside it; Airflow judges the run by that.
+        # A task before or beside it failed; Airflow sets the run's state by that.
         ({"a": "upstream_failed", "before": "failed", "leaf": "failed"}, Skip("no step failed")),
         ({"a": "success", "before": "failed", "leaf": "success"}, Skip("no step failed")),
         ({"a": "success", "b": "skipped", "leaf": "skipped"}, Skip("no step failed")),
@@ -277,7 +277,7 @@ async def test_run_marked_as_failed_fails(runs: Runs, states: dict[str, Any], wh
     ended_by_user = Failure("a user marked this run as failed while its programs were running")
     assert await runs.start(alarm()).outcome() == ended_by_user
     attempt = new_attempt()
-    await ended(runs, attempt, "leaf", Skip("the check ended as pass/stop"))  # it was not skipped by Airflow
+    await ended(runs, attempt, "leaf", Skip("the check ended as pass/stop"))  # not skipped by Airflow
     assert await runs.start(alarm(), attempt).outcome() == Skip("no step failed")
 
 

@@ -1,4 +1,4 @@
-"""What supervisord says of its file is masked without the secrets that are in it."""
+"""Errors of supervisord about its file are shown without the secrets in it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cfg(folder: Path, value: str, **fields: Any) -> SupervisorAirflowConfigurati
 
 
 def error_of(config: SupervisorAirflowConfiguration, text: str | None = None) -> str:
-    """What supervisord says of the file."""
+    """Return supervisord's error about the file."""
     for folder in config.directories:
         folder.mkdir(exist_ok=True, parents=True)
     config.config_path.write_text(config.to_cfg() if text is None else text)

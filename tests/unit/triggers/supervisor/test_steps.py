@@ -1,4 +1,4 @@
-"""What a supervisord's steps decide before they reach one: arguments, hosts that end daemons, errors and their ends."""
+"""Steps without a real supervisord: arguments, lifetime warnings, errors and retries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CFG = SupervisorAirflowConfiguration(working_dir="/srv/s", program={"test": {"co
 
 
 class FakeMachine:
-    """A machine that is what a test says it is."""
+    """A machine with the files and command results that a test sets."""
 
     name = "web-3"
 
@@ -82,7 +82,7 @@ def site(machine: FakeMachine) -> SupervisorHost:
 
 @pytest.fixture
 def outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget that these tests may run in one."""
+    """Hide that these tests may run in a container."""
     for name in ("KUBERNETES_SERVICE_HOST", "container"):
         monkeypatch.delenv(name, raising=False)
 
@@ -177,7 +177,7 @@ async def no_daemon(*_: SupervisorHost) -> None:
 
 
 class Launching:
-    """Runs every command well, but for the one that starts supervisord."""
+    """Every command succeeds, except the start of supervisord."""
 
     def __init__(self, code: int) -> None:
         self._code = code

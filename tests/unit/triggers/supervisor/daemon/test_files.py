@@ -1,4 +1,4 @@
-"""A file in the configuration's place is compared, and never read further than the configuration is long."""
+"""The configuration file is compared without reading more than the configuration's length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs' output in the task's log: each line once, whatever supervisord does with the files meanwhile."""
+"""Forwarded output: each line is copied once, also across rotations, truncation and removal of the files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_each_line_is_copied_once_through_rotations_and_restarts(
     inodes: str,
     seed: int,
 ) -> None:
-    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)  # so that it falls behind
+    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)  # so that copying falls behind
     chance = random.Random(seed)
     program = Program(tmp_path, most=4000, backups=50)
     reader = Reader(program, log, inodes)
@@ -51,12 +51,12 @@ async def test_each_line_is_copied_once_through_rotations_and_restarts(
     program.write(b"no end")
     await reader.finish()
     assert copied(caplog) == lines_of(program.written)
-    assert program.path.with_name("output.log.9").exists(), "it was rotated often"
+    assert program.path.with_name("output.log.9").exists(), "it was not rotated"
     assert not warned(caplog)
     await reader.finish()
     reader.restart()
     await reader.finish()
-    assert copied(caplog) == lines_of(program.written), "nothing more"
+    assert copied(caplog) == lines_of(program.written), "nothing is copied twice"
 
 
 async def test_line_that_begins_before_a_rotation_is_one_line_after_a_restart(
@@ -80,7 +80,7 @@ async def test_kill_before_saving_repeats_one_poll_at_most(
     program.write(b"one\ntwo\n")
     await reader.look()
     program.write(b"three\nfour\n")
-    await reader.output.forward(program.found)  # and killed before that is kept
+    await reader.output.forward(program.found)  # killed before the position is saved
     reader.restart()
     await reader.look()
     assert copied(caplog) == ["one", "two", "three", "four", "three", "four"]
@@ -102,7 +102,7 @@ async def test_output_of_other_runs_is_not_copied_again(
 async def test_log_of_a_new_supervisord_is_read_from_its_start_without_a_gap(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The directory was removed and made again: by then the inode may be another file's."""
+    """The directory was removed and created again; another file may have the inode now."""
     program = Program(tmp_path)
     reader = Reader(program, log)
     program.write(b"one\nand more\n")
@@ -192,7 +192,7 @@ async def test_program_with_much_output_takes_turns_with_others(
     assert 0 < reader.machine.bytes_read <= share + loud.config.log_chunk_size
     caplog.clear()
     await reader.output.forward(found)
-    assert copied(caplog, "a"), "and the rest comes with the next looks"
+    assert copied(caplog, "a"), "the rest follows in the next polls"
 
 
 async def test_event_loop_is_not_blocked_by_copying(
@@ -298,7 +298,7 @@ async def test_rotated_file_with_equal_lines_is_identified_by_its_inode(
 ) -> None:
     program = Program(tmp_path, most=2000)
     reader = Reader(program, log)
-    for lines in (300, 450):  # the new file is longer than what was read of the one before
+    for lines in (300, 450):  # the new file is longer than the part of the old one that was read
         for _ in range(lines):
             program.write(b"same\n")
         await reader.look()
