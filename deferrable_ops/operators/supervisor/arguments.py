@@ -58,7 +58,7 @@ def parse_configuration(kind: type[C], given: Any) -> C:
         raise InputError(
             f"cfg= is a {type(given).__name__}; give a {kind.__name__}, or a dict with its fields"
         )
-    return _validated(kind, dict(given))
+    return _validate(kind, dict(given))
 
 
 def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
@@ -86,7 +86,7 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
         data["ssh_operator_args"] = ssh.model_dump(exclude_unset=True) | given
     if port is not None:
         data["airflow"] = cfg.airflow.model_dump(exclude_unset=True) | {"port": port}
-    return _validated(type(cfg), data)
+    return _validate(type(cfg), data)
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
@@ -105,7 +105,7 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
     prefix = name if group is None else group.child_id(name)
     # No id contains a "+", so this is unambiguous.
     whole = dag.dag_id if prefix == dag.dag_id else f"{dag.dag_id}+{prefix}"
-    return _validated(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
+    return _validate(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
 
 
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
@@ -156,7 +156,7 @@ def _task(name: str, given: Any) -> BaseOperator:
     return task
 
 
-def _validated(kind: type[C], data: dict[str, Any], context: dict[str, Any] | None = None) -> C:
+def _validate(kind: type[C], data: dict[str, Any], context: dict[str, Any] | None = None) -> C:
     try:
         return kind.model_validate(data, context=context)
     except ValidationError as error:

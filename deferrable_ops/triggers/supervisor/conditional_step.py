@@ -87,7 +87,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
                 return Failure(
                     f"the task {gate} could not decide whether to stop supervisord: {reason}; clear it"
                 )
-            case None:  # A user set the state of the gate.
+            case None:
+                # A user set the state of the gate.
                 if ((await states_of_tasks(self.current.attempt, [gate])) or {}).get(gate) != "success":
                     return Skip(f"the task {gate} did not decide to stop supervisord")
         if self.skip_because is not None:

@@ -65,7 +65,7 @@ class StartSnapshot:
         return process.start > self.starts.get(process.full_name, 0)
 
 
-async def programs(host: SupervisorHost) -> list[Process]:
+async def read_programs(host: SupervisorHost) -> list[Process]:
     """Return the processes of the configuration's programs, in start order.
 
     :raises StepFailed: supervisord has not loaded one of the programs.
@@ -83,7 +83,7 @@ async def programs(host: SupervisorHost) -> list[Process]:
 
 async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
     """Stop the processes that were running at the snapshot, and wait until they have stopped."""
-    while old := [process for process in await programs(host) if not before.is_new(process)]:
+    while old := [process for process in await read_programs(host) if not before.is_new(process)]:
         if not await _stop(host, old):
             return
         await asyncio.sleep(POLL_SECONDS)
@@ -96,7 +96,7 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
     """
     requested: set[str] = set()
     while True:
-        found = await programs(host)
+        found = await read_programs(host)
         due = [process for process in found if process.state not in ALIVE and not before.is_new(process)]
         due = [process for process in due if process.full_name not in requested]
         if due:
