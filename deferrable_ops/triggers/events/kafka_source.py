@@ -47,6 +47,6 @@ async def _store(events: Events, batch: Batch) -> None:
         SourcePosition(batch.source, wait_id, offsets) for wait_id, offsets in batch.resume_offsets.items()
     ]
     appended = await events.append_all(new, positions=positions)
-    for event, commit, asked in zip(batch.events, appended, batch.listeners, strict=True):
-        for collector in cast("Iterable[EventCollector]", asked):
+    for event, commit, listeners in zip(batch.events, appended, batch.listeners, strict=True):
+        for collector in cast("Iterable[EventCollector]", listeners):
             collector.add_record(commit, event)

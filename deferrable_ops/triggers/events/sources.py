@@ -25,11 +25,13 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
 }
 
 
-async def while_reading(requests: Iterable[SourceRequest], body: Body) -> Outcome:
-    """Await `body` while the requested sources are read, and return its outcome.
+def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Outcome]:
+    """Return an awaitable that awaits `body` while the requested sources are read, and returns its outcome.
+
+    Not a coroutine function, because each coroutine costs memory, and there are thousands of waits.
 
     :raises InputError: this version cannot read one of the sources.
-    :raises ConfigurationError: an extra or a connection is missing, or one of its settings is wrong.
+    :raises ConfigurationError: when awaited; an extra or a connection is missing, or one of its settings is wrong.
     """
     # The first source is read first: it becomes the outermost body.
     for request in reversed(list(requests)):
@@ -43,4 +45,4 @@ async def while_reading(requests: Iterable[SourceRequest], body: Body) -> Outcom
         read = READERS[kind]
         if read is not None:
             body = partial(read, request, body)
-    return await body()
+    return body()

@@ -56,9 +56,8 @@ class EventsTrigger(TaskTrigger):
         "run_times",
     )
 
-    # None until run() sets them.
-    # Moved into _collector.
-    _wanted: dict[str, Specification] | None
+    # None until run() sets them; then _parsed_events becomes None again, because _collector has the events.
+    _parsed_events: dict[str, Specification] | None
     _collector: EventCollector
     _progress: ProgressReporter | None
 
@@ -88,7 +87,7 @@ class EventsTrigger(TaskTrigger):
         self.soft_fail = soft_fail
         self.single = single
         self.run_times = run_times
-        self._wanted = None
+        self._parsed_events = None
         self._collector = cast("Any", None)
         self._progress = None
 
@@ -107,8 +106,8 @@ class EventsTrigger(TaskTrigger):
 
         :raises InputError: one of them is wrong; the message names it and the fix.
         """
-        self._wanted = parse_events(self.events or {})
-        parse_condition(self.condition, list(self._wanted))
+        self._parsed_events = parse_events(self.events or {})
+        parse_condition(self.condition, list(self._parsed_events))
         # Frees memory: thousands of waits queue after this, and would hold their events twice.
         self.events = None
         check_keep(self.keep)
@@ -136,7 +135,9 @@ class EventsTrigger(TaskTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the classpath and the kwargs that recreate this trigger."""
         classpath, kwargs = super().serialize()
-        wanted = self._wanted if self._collector is None else dict(self._collector.named_specifications)
+        wanted = (
+            self._parsed_events if self._collector is None else dict(self._collector.named_specifications)
+        )
         if wanted is not None:
             kwargs["events"] = {name: specification_to_json(one) for name, one in wanted.items()}
         return classpath, kwargs
@@ -190,7 +191,7 @@ class EventsTrigger(TaskTrigger):
 
     def _prepare(self) -> EventCollector:
         if self._collector is None:
-            specifications = self._wanted or {}
+            specifications = self._parsed_events or {}
             condition = parse_condition(self.condition, list(specifications))
             started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
             zone = timezone_named(self.timezone)
@@ -203,7 +204,7 @@ class EventsTrigger(TaskTrigger):
                 latest=self.current.deadline,
                 changes=self.changes,
             )
-            self._wanted = None
+            self._parsed_events = None
             if not self.single:
                 # Kafka offsets are stored separately, so a stored state could contradict them.
                 stores_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
