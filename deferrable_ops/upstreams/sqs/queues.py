@@ -1,6 +1,6 @@
 """SQS: one long poll per queue for all waits of a process.
 
-A message is first stored and then deleted, so it is there for any number of waits, now and later.
+A message is stored before it is deleted from the queue, so any number of waits can match it, now or later.
 """
 
 from __future__ import annotations

@@ -247,6 +247,6 @@ async def test_missing_connection_is_an_error_except_for_the_default(
 async def test_invalid_json_in_the_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"conn_type": "aws", "extra": "region_name=eu-west-1"}
     monkeypatch.setenv("AIRFLOW_CONN_PAYMENTS", json.dumps(value))
-    with pytest.raises(ConfigurationError, match="no JSON"):
+    with pytest.raises(ConfigurationError, match="is not JSON"):
         async with use_sqs("payments"):
             pass
