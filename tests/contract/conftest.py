@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from contract.support import RETRY_TIMEOUT
-from sqlalchemy import delete
+from sqlalchemy import NullPool, create_engine, delete, make_url
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.schema import callbacks, daemons, endpoints, keys, locks, waits
@@ -18,7 +21,18 @@ from real_airflow import Postgres
 @pytest.fixture(scope="session")
 def postgres_url(postgres: Postgres) -> str:
     """A Postgres database for the whole session: creating one for every test would take most of the time."""
-    return postgres.create_database("contract", driver="asyncpg")
+    url = postgres.create_database("contract", driver="asyncpg")
+    _create_tables(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty inbox to copy: creating the tables for every test would take most of the time."""
+    file = tmp_path_factory.mktemp("migrated") / "inbox.db"
+    _create_tables(f"sqlite+aiosqlite:///{file}")
+    assert [*file.parent.iterdir()] == [file], "SQLite has not written everything to the file"
+    return file
 
 
 @pytest.fixture
@@ -28,21 +42,21 @@ def empty_postgres_url(postgres: Postgres) -> str:
 
 
 @pytest.fixture(params=["file", "postgres"])
-async def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an inbox that several processes can share."""
     if request.param == "file":
-        return f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
-    return await _emptied(request.getfixturevalue("postgres_url"))
+        return _copied(request.getfixturevalue("migrated_file"), tmp_path)
+    return _emptied(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an inbox, of every kind."""
     if request.param == "file":
-        return f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
+        return _copied(request.getfixturevalue("migrated_file"), tmp_path)
     if request.param == "memory":
         return "sqlite+aiosqlite://"
-    return await _emptied(request.getfixturevalue("postgres_url"))
+    return _emptied(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -65,9 +79,22 @@ async def two(shared_url: str) -> AsyncIterator[tuple[Inbox, Inbox]]:
     await other.close()
 
 
-async def _emptied(url: str) -> str:
-    opened = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
-    async with opened.database.begin() as connection:
+def _create_tables(url: str) -> None:
+    async def open_and_close() -> None:
+        await (await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)).close()
+
+    # In a thread, which has no event loop yet.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, open_and_close()).result()
+
+
+def _copied(migrated: Path, folder: Path) -> str:
+    return f"sqlite+aiosqlite:///{shutil.copy(migrated, folder / 'inbox.db')}"
+
+
+def _emptied(url: str) -> str:
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg2"), poolclass=NullPool)
+    with engine.begin() as connection:
         for table in (
             callbacks,
             waits,
@@ -80,6 +107,5 @@ async def _emptied(url: str) -> str:
             daemons,
             source_positions,
         ):
-            await connection.execute(delete(table))
-    await opened.close()
+            connection.execute(delete(table))
     return url
