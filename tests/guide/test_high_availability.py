@@ -24,7 +24,7 @@ from deferrable_ops.testing import outside_service, running
 
 @pytest.fixture
 def dag() -> Iterator[DAG]:
-    """Make a DAG for the tasks of a test: the operator adds its branches to it."""
+    """Make a DAG for the tasks of a test: the operator adds its gates to it."""
     with DAG("service", schedule=None) as dag:
         yield dag
 

@@ -50,7 +50,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def check_programs(self) -> HighAvailabilityOperator:
-        """The task that watches the programs, with its branches: ``stop_pass``, ``retrigger_fail`` and so on."""
+        """The task that watches the programs, with its gates: ``stop_pass``, ``retrigger_fail`` and so on."""
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
         return check

@@ -156,7 +156,7 @@ class Supervisor(Pipeline):
         task = self._steps.get(step) or self.get_step_operator(step)
         if step == CHECK and not isinstance(task, HighAvailabilityOperator):
             raise InputError(
-                f"steps[{CHECK!r}] must be a HighAvailabilityOperator, because its branches are used"
+                f"steps[{CHECK!r}] must be a HighAvailabilityOperator, because its gates are used"
             )
         self.tasks[step] = task
 
@@ -170,8 +170,8 @@ class Supervisor(Pipeline):
         stops = [self.task_of(step) for step in TEARDOWN_STEPS]
         chain_in_order(*starts, check)
         check.retrigger_fail >> self.restart_programs
-        branches = [check.stop_pass, check.stop_fail, check.retrigger_pass, check.retrigger_fail]
-        branches >> self.teardown
+        gates = [check.stop_pass, check.stop_fail, check.retrigger_pass, check.retrigger_fail]
+        gates >> self.teardown
         chain_in_order(self.teardown, *stops)
         chain_in_order(self.task_of("force-kill-dag"), self.force_kill)
         [*starts, self.restart_programs, *stops] >> self.task_of("check-config-failed")
