@@ -45,7 +45,7 @@ class DataflowJobLink(BaseOperatorLink):
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link. A worker calls this at the end of the task and replaces the link that the trigger has set."""
+        """Return the link. A worker calls this when the task ends, and replaces the link that the trigger has set."""
         from airflow.sdk.execution_time.xcom import XCom
 
         if not getattr(operator, "resumed", False):

@@ -188,7 +188,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return False
 
     async def wait(self) -> Outcome:
-        """Return the outcome by how the check, which has ended, ended."""
+        """Return the outcome of the gate. A gate starts only after its check has ended."""
         check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
