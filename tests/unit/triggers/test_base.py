@@ -21,6 +21,7 @@ from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
+from deferrable_ops.triggers.lifecycle.background import start as start_background
 
 
 class Scripted(TaskTrigger):
@@ -291,7 +292,7 @@ async def test_background_work_does_not_write_to_the_log_of_the_task_that_starts
 
     monkeypatch.setattr(background, "_run", look)
     with bound_contextvars(trigger_id=7):
-        background.start()
+        start_background()
         assert await seen == {}
 
 
