@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
+import runpy
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -105,5 +106,6 @@ def check(folder: Path, files: dict[str, str]) -> tuple[int, str]:
     (folder / "scripts").mkdir()
     script = Path(folder / "scripts" / SCRIPT.name)
     script.write_text(SCRIPT.read_text())
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(exit_.value.code or 0), printed.getvalue()
