@@ -29,6 +29,6 @@ class DeferrableOpsPlugin(AirflowPlugin):
 async def settle_ended_tasks(inbox: Inbox) -> None:
     """Settle waits whose task ended while no triggerer ran. The API server can query Airflow's metadata database."""
     from deferrable_ops.triggers.lifecycle.background import sweep_forever
-    from deferrable_ops.triggers.lifecycle.task_states import ask_metadata_database
+    from deferrable_ops.triggers.lifecycle.task_states import states_from_database
 
-    await sweep_forever(inbox, ask_metadata_database)
+    await sweep_forever(inbox, states_from_database)

@@ -12,7 +12,7 @@ from deferrable_ops.inbox import Attempt, Wait
 from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.lifecycle.task_states import ask_supervisor, states_of
+from deferrable_ops.triggers.lifecycle.task_states import states_from_supervisor, states_of
 
 
 def run_facts_of(trigger: Any) -> RunFacts:
@@ -59,10 +59,10 @@ async def states_of_tasks(
     if not hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "asend"):
         return None
     if task_ids is None:
-        return (await ask_supervisor(attempt.dag_id, [attempt.run_id], None)).get(attempt.run_id, {})
+        return (await states_from_supervisor(attempt.dag_id, [attempt.run_id], None)).get(attempt.run_id, {})
     attempts = {
         task_id: Attempt("", 0, attempt.dag_id, attempt.run_id, task_id, map_index=attempt.map_index)
         for task_id in task_ids
     }
-    states = await states_of(attempts.values(), ask_supervisor)
+    states = await states_of(attempts.values(), states_from_supervisor)
     return {task_id: states[one] for task_id, one in attempts.items()}

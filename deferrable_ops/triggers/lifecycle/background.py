@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
-from deferrable_ops.triggers.lifecycle.task_states import AskStates, ask_supervisor
+from deferrable_ops.triggers.lifecycle.task_states import StatesSource, states_from_supervisor
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ async def cancel_due(wait_id: str) -> None:
         await cancel_due_work(inbox, wait_id)
 
 
-async def sweep_forever(inbox: Inbox, ask: AskStates) -> None:
+async def sweep_forever(inbox: Inbox, source: StatesSource) -> None:
     """Sweep now and then every minute, until cancelled."""
     while True:
         try:
-            await sweep(inbox, ask)
+            await sweep(inbox, source)
         except Exception:
             log.warning("Could not look for waits whose task has ended; retrying in a minute", exc_info=True)
         await asyncio.sleep(SWEEP_EVERY)
@@ -54,7 +54,7 @@ async def sweep_forever(inbox: Inbox, ask: AskStates) -> None:
 
 async def _run() -> None:
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-        await asyncio.gather(inbox.retention.run(), sweep_forever(inbox, ask_supervisor))
+        await asyncio.gather(inbox.retention.run(), sweep_forever(inbox, states_from_supervisor))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

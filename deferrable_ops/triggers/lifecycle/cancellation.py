@@ -10,8 +10,8 @@ from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
 from deferrable_ops.triggers.lifecycle.task_states import (
     DEFERRED,
     UNDER_WAY,
-    AskStates,
-    ask_supervisor,
+    StatesSource,
+    states_from_supervisor,
     states_of,
 )
 
@@ -21,8 +21,8 @@ SWEEP_EVERY = 60.0
 
 # Shorter than the lease of a cancellation, 60 s.
 _CANCEL_TIMEOUT = 50.0
-_ASK_FOR = 10.0
-_ASK_EVERY = 1.0
+_CHECK_FOR = 10.0
+_CHECK_EVERY = 1.0
 _WAITS_PER_PAGE = 200
 
 
@@ -33,28 +33,28 @@ async def end_if_killed(attempt: Attempt) -> None:
     10 s, Airflow has moved the trigger to another triggerer. It takes 10 s because Airflow may update the state late.
     """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-        for _ in range(int(_ASK_FOR / _ASK_EVERY)):
+        for _ in range(int(_CHECK_FOR / _CHECK_EVERY)):
             if await inbox.waits.newer_attempt_exists(attempt.wait_id):
                 break
-            if (await states_of([attempt], ask_supervisor))[attempt] != DEFERRED:
+            if (await states_of([attempt], states_from_supervisor))[attempt] != DEFERRED:
                 await inbox.waits.kill([attempt.wait_id])
                 break
-            await asyncio.sleep(_ASK_EVERY)
+            await asyncio.sleep(_CHECK_EVERY)
         else:
             log.info("Airflow moved the trigger of wait %s to another triggerer", attempt.wait_id)
             return
         await cancel_due_work(inbox, attempt.wait_id)
 
 
-async def sweep(inbox: Inbox, ask: AskStates) -> None:
+async def sweep(inbox: Inbox, source: StatesSource) -> None:
     """Settle the waits whose task ended while no triggerer ran, and cancel all outside work that is due.
 
     Of all processes that call this, one a minute looks for such waits.
 
-    :param ask: returns the states of task instances.
+    :param source: returns the states of task instances.
     """
     if await inbox.database.try_lock("sweep", SWEEP_EVERY):
-        await _kill_ended(inbox, ask)
+        await _kill_ended(inbox, source)
     await cancel_due_work(inbox)
 
 
@@ -80,11 +80,11 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
             log.info("Cancelled the outside work of wait %s", cancellation.wait_id)
 
 
-async def _kill_ended(inbox: Inbox, ask: AskStates) -> None:
+async def _kill_ended(inbox: Inbox, source: StatesSource) -> None:
     # Read the ids first: this process watches most waits, and reading all of them in full would be the largest cost of
     # an idle triggerer.
     elsewhere = [wait_id for wait_id in await inbox.waits.waiting() if wait_id not in inbox.watcher.watched]
     for start in range(0, len(elsewhere), _WAITS_PER_PAGE):
         page = await inbox.waits.get_many(elsewhere[start : start + _WAITS_PER_PAGE])
-        states = await states_of([wait.attempt for wait in page], ask)
+        states = await states_of([wait.attempt for wait in page], source)
         await inbox.waits.kill([wait.id for wait in page if states[wait.attempt] not in UNDER_WAY])

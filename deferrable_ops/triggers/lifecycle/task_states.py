@@ -1,4 +1,4 @@
-"""Asks Airflow for the states of task instances."""
+"""Reads the states of task instances from Airflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deferrable_ops.inbox import Attempt
 
-AskStates = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
+StatesSource = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
 """From a DAG id, run ids and task ids to states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
 
 DEFERRED: Final = "deferred"
@@ -19,7 +19,7 @@ UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "resta
 _SUPERVISOR_TIMEOUT = 30.0
 
 
-async def ask_supervisor(
+async def states_from_supervisor(
     dag_id: str, run_ids: list[str], task_ids: list[str] | None
 ) -> dict[str, dict[str, Any]]:
     """Return the states, requested from the triggerer's supervisor process.
@@ -36,14 +36,14 @@ async def ask_supervisor(
     return dict(reply.task_states)
 
 
-async def ask_metadata_database(
+async def states_from_database(
     dag_id: str, run_ids: list[str], task_ids: list[str]
 ) -> dict[str, dict[str, Any]]:
     """Return the states, read from the metadata database. Only the API server may read it."""
     return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
 
 
-async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt, str | None]:
+async def states_of(attempts: Iterable[Attempt], source: StatesSource) -> dict[Attempt, str | None]:
     """Return the state of each attempt's task instance; None where the task instance no longer exists."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
@@ -51,7 +51,7 @@ async def states_of(attempts: Iterable[Attempt], ask: AskStates) -> dict[Attempt
     found: dict[Attempt, str | None] = {}
     for dag_id, of_dag in by_dag.items():
         run_ids = sorted({attempt.run_id for attempt in of_dag})
-        states = await ask(dag_id, run_ids, sorted({attempt.task_id for attempt in of_dag}))
+        states = await source(dag_id, run_ids, sorted({attempt.task_id for attempt in of_dag}))
         for attempt in of_dag:
             name = _instance_name(attempt.task_id, attempt.map_index)
             found[attempt] = states.get(attempt.run_id, {}).get(name)

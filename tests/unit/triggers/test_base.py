@@ -312,7 +312,7 @@ async def test_large_value_stays_in_the_inbox(
 
 
 async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypatch: Any) -> list[str]:
-    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+    async def source(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
         return {} if state is None else {"run": {"task": state}}
 
     stopped: list[str] = []
@@ -320,10 +320,10 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
     async def stop(_inbox: Inbox, wait_id: str | None = None) -> None:
         stopped.append(str(wait_id))
 
-    monkeypatch.setattr(cancellation, "ask_supervisor", ask)
+    monkeypatch.setattr(cancellation, "states_from_supervisor", source)
     monkeypatch.setattr(cancellation, "cancel_due_work", stop)
-    monkeypatch.setattr(cancellation, "_ASK_EVERY", 0.01)
-    monkeypatch.setattr(cancellation, "_ASK_FOR", 0.05)
+    monkeypatch.setattr(cancellation, "_CHECK_EVERY", 0.01)
+    monkeypatch.setattr(cancellation, "_CHECK_FOR", 0.05)
     await cancellation.end_if_killed(trigger.identify())
     return stopped
 

@@ -38,10 +38,10 @@ def state(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The state of the check in Airflow."""
     airflow = SimpleNamespace(state="unused")
 
-    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
+    async def source(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, dict[str, Any]]:
         return {run_id: dict.fromkeys(task_ids, airflow.state) for run_id in run_ids}
 
-    monkeypatch.setattr(dag_run, "ask_supervisor", ask)
+    monkeypatch.setattr(dag_run, "states_from_supervisor", source)
     return airflow
 
 

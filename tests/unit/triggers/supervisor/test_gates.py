@@ -38,10 +38,12 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """States of the run's tasks in Airflow, by their ids."""
     reported: dict[str, str | None] = {}
 
-    async def ask(dag_id: str, run_ids: list[str], task_ids: list[str] | None) -> dict[str, dict[str, Any]]:
+    async def source(
+        dag_id: str, run_ids: list[str], task_ids: list[str] | None
+    ) -> dict[str, dict[str, Any]]:
         return {run_id: {name: reported.get(name) for name in task_ids or reported} for run_id in run_ids}
 
-    monkeypatch.setattr(dag_run, "ask_supervisor", ask)
+    monkeypatch.setattr(dag_run, "states_from_supervisor", source)
     return reported
 
 
