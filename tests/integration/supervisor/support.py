@@ -26,6 +26,7 @@ from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import Identity
 
 SLEEP = f"{sys.executable} -c 'import signal; signal.pause()'"
+STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
 BEGIN = ("configure-supervisor", "start-supervisor", "start-programs")
 END = ("stop-programs", "stop-supervisor", "unconfigure-supervisor")
 
@@ -43,6 +44,12 @@ def alive(pid: int) -> bool:
 
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def ignores_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -83,6 +90,12 @@ class Place:
             assert isinstance(outcome, Success), outcome
         value: dict[str, Any] = outcome.value
         return value
+
+    async def start_stubborn(self, cfg: SupervisorAirflowConfiguration) -> None:
+        """Run the first steps, and wait until each program ignores SIGTERM."""
+        result = await self.run_steps(cfg, *BEGIN)
+        for process in result["programs"].values():
+            until(lambda: ignores_sigterm(process["pid"]))  # noqa: B023
 
     async def fail_step(self, cfg: SupervisorAirflowConfiguration, step: str, **kwargs: Any) -> Failure:
         """Run a step that must fail."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.execution_time import task_runner
-from integration.supervisor.support import BEGIN, END, SLEEP, Place, alive, is_stopped, until
+from integration.supervisor.support import BEGIN, END, SLEEP, STUBBORN, Place, alive, is_stopped, until
 from unit.triggers.support import Run, new_attempt
 
 from deferrable_ops.inbox import WaitState
@@ -27,15 +27,13 @@ from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 pytest.importorskip("supervisor.supervisord")
 
-STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
-
 
 async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_programs, "POLL_SECONDS", POLL_SECONDS)
     cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 2}})
-    await place.run_steps(cfg, *BEGIN)
+    await place.start_stubborn(cfg)
     asked: list[str] = []
     real = Supervisord.call
 
@@ -61,7 +59,7 @@ async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
 
 async def test_all_programs_stop_at_the_same_time(place: Place) -> None:
     cfg = place.cfg(program={f"p{i}": {"command": STUBBORN, "stopwaitsecs": 1} for i in range(6)})
-    await place.run_steps(cfg, *BEGIN)
+    await place.start_stubborn(cfg)
     (daemon,) = place.daemons()
     async with asyncio.timeout(5):  # one after the other would take six seconds
         await place.run_steps(cfg, "stop-supervisor")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
-from integration.supervisor.support import BEGIN, END, SLEEP, Place, alive, until
+from integration.supervisor.support import BEGIN, END, SLEEP, STUBBORN, Place, alive, until
 
 pytest.importorskip("supervisor.supervisord")
-
-STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
 
 
 async def test_start_waits_for_a_shutdown_and_starts_a_new_supervisord(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
-    await place.run_steps(cfg, *BEGIN)
+    await place.start_stubborn(cfg)
     (before,) = place.daemons()
     os.kill(before, signal.SIGTERM)
     log = cfg.supervisord.logfile
@@ -29,7 +26,7 @@ async def test_start_waits_for_a_shutdown_and_starts_a_new_supervisord(place: Pl
 
 async def test_shutdown_in_progress_has_its_time(place: Place) -> None:
     cfg = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 3}})
-    await place.run_steps(cfg, *BEGIN)
+    await place.start_stubborn(cfg)
     (daemon,) = place.daemons()
     os.kill(daemon, signal.SIGTERM)
     until(lambda: "waiting for a to die" in cfg.supervisord.logfile.read_text())
@@ -44,7 +41,7 @@ async def test_programs_with_longer_stop_times_are_ended_too(
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
     monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._SHUTDOWN_SECONDS", 1.0)
     promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
-    await place.run_steps(promised, *BEGIN)
+    await place.start_stubborn(promised)
     now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})
     failed = await place.fail_step(now, "stop-programs")
     assert "a:a did not stop within the 1 s of this configuration" in failed.reason
