@@ -111,7 +111,9 @@ async def test_one():
 def returns_of_tests(source: str) -> Iterator[int]:
     """Yield the line of each `return` of a test function, and not of those that it defines."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    for test in ast.walk(ast.parse(source)):
+    module = ast.parse(source).body
+    classes = [node for one in module if isinstance(one, ast.ClassDef) for node in one.body]
+    for test in module + classes:
         if not isinstance(test, functions[:2]) or not test.name.startswith("test_"):
             continue
         left: list[ast.AST] = [*test.body]
