@@ -33,7 +33,7 @@ class CloudEvent:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The source and id, which together are unique."""
+        """The source and the id of the event. Together they are unique."""
         return self.attributes["source"], self.attributes["id"]
 
 
@@ -50,7 +50,7 @@ class Malformed:
 def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed | None:
     """Return the CloudEvent of a request; None if the request is not a CloudEvent. Never raises.
 
-    :param headers: names in lower case.
+    :param headers: the request's headers, with names in lower case.
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.startswith("application/cloudevents-batch"):
@@ -99,7 +99,7 @@ def _checked(event: CloudEvent) -> CloudEvent | Malformed:
     for name in _REQUIRED:
         value = event.attributes.get(name)
         if not isinstance(value, str) or not value:
-            return Malformed(f"the CloudEvent attribute {name} is missing or not a text")
+            return Malformed(f"the CloudEvent attribute {name} is missing or not a non-empty string")
     version = event.attributes["specversion"]
     if not version.startswith("1."):
         return Malformed(f"version {version} of CloudEvents is not supported; send version 1.0")

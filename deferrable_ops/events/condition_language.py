@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from deferrable_ops.events.conditions import AtLeast, Condition, Name
 from deferrable_ops.exceptions import InputError
 
-# The parser recurses over them.
+# The parser calls itself for each level of parentheses.
 _MAX_NESTED_PARENTHESES: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(
@@ -28,7 +28,7 @@ _NO_NEGATION: Final = (
     "a condition that became true stays true when more events arrive; "
     "name the events that must arrive, with &, | and at_least(k, ...)"
 )
-# Operators of other languages, and why they are refused.
+# Operators that users may know from other languages, and the error text for each.
 _REFUSED: Final = {
     "not": f"'not' is not supported: {_NO_NEGATION}",
     "!": f"'!' is not supported: {_NO_NEGATION}",
@@ -49,7 +49,7 @@ _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 def check_names(names: Collection[str]) -> None:
     """Check the event names of a wait.
 
-    :raises InputError: there are none, or a condition could not use one of them.
+    :raises InputError: there are no names, or one of them is not a valid name in a condition.
     """
     if not names:
         raise InputError(
@@ -70,9 +70,9 @@ def check_names(names: Collection[str]) -> None:
 def parse_condition(text: str | None, names: Collection[str]) -> Condition:
     """Parse a condition.
 
-    :param text: the condition; None: all events must be received.
+    :param text: the condition. None means that all events must be received.
     :param names: the event names.
-    :raises InputError: the text is not a condition, or uses an unknown name; the message says where.
+    :raises InputError: the text is not a condition, or uses an unknown name. The message shows the position.
     """
     check_names(names)
     if text is None:

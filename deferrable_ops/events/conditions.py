@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """True when an event of this name was received."""
+    """A condition that is true once an event of this name was received."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """True when at least `count` terms are true. ``a & b`` is two of two, ``a | b`` one of two.
+    """A condition that is true once at least `count` terms are true.
+
+    ``a & b`` has two terms and the count 2; ``a | b`` has two terms and the count 1.
 
     :param count: from 1 to the number of terms.
     """
@@ -36,7 +38,7 @@ def holds(condition: Condition, received: Collection[str]) -> bool:
 
 
 def missing(condition: Condition, received: Collection[str]) -> Condition | None:
-    """Return the condition on the events that are still missing; None if the condition is true."""
+    """Return the part of a condition that is not true yet; None if the condition is true."""
     if isinstance(condition, Name):
         return None if condition.name in received else condition
     left = tuple(term for term in (missing(term, received) for term in condition.terms) if term is not None)
@@ -47,7 +49,7 @@ def missing(condition: Condition, received: Collection[str]) -> Condition | None
 
 
 def describe(condition: Condition | None) -> str:
-    """Describe a condition in words: ``orders and (payments or signoff)``; None is ``nothing``."""
+    """Describe a condition in words, as ``orders and (payments or signoff)``. For None, return ``nothing``."""
     if condition is None:
         return "nothing"
     if isinstance(condition, Name):

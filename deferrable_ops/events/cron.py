@@ -15,15 +15,15 @@ from deferrable_ops.exceptions import InputError
 _PRESETS: Final = {"@quarterly": "0 0 1 */3 *"}
 _RANDOM: Final = re.compile("(?<![A-Za-z])[RrHh](?![A-Za-z])")
 _ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - wall-clock time
-# More than any clock change: Antarctica/Troll changes by 2 hours.
+# Longer than any clock change. The largest is 2 hours, in Antarctica/Troll.
 _LARGEST_SHIFT: Final = timedelta(hours=3)
 
 
 def check_cron(argument: str, expression: str) -> None:
     """Check a cron expression.
 
-    :param argument: the name of the argument, for the error.
-    :raises InputError: it is malformed, does not have five fields, uses R or H, or never occurs.
+    :param argument: the name of the argument, for the error message.
+    :raises InputError: the expression is malformed, does not have five fields, uses R or H, or never occurs.
     """
     try:
         fields = _fields(expression)
@@ -41,8 +41,9 @@ def check_cron(argument: str, expression: str) -> None:
 def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datetime:
     """Return the first occurrence of a cron expression after a moment, in UTC.
 
-    Clock changes are handled like in Airflow's scheduler: a time inside the gap is moved by the length of the gap. Of
-    an hour that occurs twice, a schedule with a fixed hour uses the second, and an hourly schedule uses both.
+    Clock changes are handled like in Airflow's scheduler. A time that the clock skips is moved forward by the length of
+    the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second one, and an hourly schedule runs
+    in both.
 
     :param after: an aware datetime.
     :param timezone: the timezone whose wall clock the expression refers to.
@@ -68,7 +69,7 @@ def _walls(fields: str, after: datetime) -> Iterator[datetime]:
 
 def _moments(wall: datetime, timezone: tzinfo, every_hour: bool) -> tuple[datetime, ...]:
     first, second = (wall.replace(tzinfo=timezone, fold=fold).astimezone(UTC) for fold in (0, 1))
-    # Inside a gap, the second fold is the earlier one; the later one is the time moved by the length of the gap.
+    # If the clock skips this time, fold 1 gives the earlier moment. The later moment is the time moved forward.
     return (first, second) if every_hour and first < second else (max(first, second),)
 
 

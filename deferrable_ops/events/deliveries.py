@@ -1,4 +1,4 @@
-"""Converts a verified request to a channel into an event, with keys that identify repeated deliveries."""
+"""Converts a verified request to a channel into an event. Its dedupe keys identify repeated deliveries."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MAX_KEY_LENGTH: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class DedupeKey:
-    """A key that only repeated deliveries of one event share.
+    """A key that is the same for repeated deliveries of one event, and different for different events.
 
-    :param key: unique within the channel.
-    :param within: the seconds for which the key identifies a repeated delivery; None: as long as it is stored.
+    :param key: the key, unique within the channel.
+    :param within: for how many seconds the key identifies a repeated delivery. None: for as long as it is stored.
     """
 
     key: str
@@ -39,8 +39,8 @@ class DedupeKey:
 class Delivery:
     """A request to a channel.
 
-    :param event: the event that it delivers.
-    :param dedupe_keys: if the channel has received any of them before, the delivery is a repetition and is ignored.
+    :param event: the event in the request.
+    :param dedupe_keys: if the channel has received any of these keys before, the delivery is ignored as a repetition.
     """
 
     event: Event
@@ -58,11 +58,11 @@ def read_delivery(
 ) -> Delivery | Malformed:
     """Return the delivery of a verified request, or why the request is malformed. Never raises.
 
-    :param source: the channel's, like ``source`` of a specification.
+    :param source: the source name of the channel, like ``source`` of a specification.
     :param scheme: the signature scheme by which the request was verified.
-    :param headers: names in lower case.
-    :param received_at: seconds since the epoch, by the database's clock.
-    :param tolerance: the seconds for which an identical body counts as a repetition, if the request has no id.
+    :param headers: the request's headers, with names in lower case.
+    :param received_at: when the request arrived, in seconds since the epoch, by the database's clock.
+    :param tolerance: if the request has no id, an identical body within this many seconds is a repetition.
     """
     cloud_event = parse_cloud_event(headers, body)
     if isinstance(cloud_event, Malformed):
@@ -84,7 +84,9 @@ def read_delivery(
 
 
 def slack_challenge(payload: Any) -> str | None:
-    """Return the challenge to echo when a channel's URL is registered in Slack; None for any other request.
+    """Return the challenge that Slack sends when a channel's URL is registered; None for any other request.
+
+    The response must repeat the challenge.
 
     https://docs.slack.dev/reference/events/url_verification
     """

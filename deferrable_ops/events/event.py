@@ -1,4 +1,4 @@
-"""The event, in the same form for every source."""
+"""The class for events. Events of all sources have the same form."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Event:
     """One message from a channel, a Kafka topic or an SQS queue.
 
     :param source: identifies the channel, topic or queue, like ``source`` of a specification.
-    :param dedupe_key: identifies the message within its source; the same if the source delivers it again.
+    :param dedupe_key: identifies the message within its source. If the source delivers the message again, the key is
+        the same.
     :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
-        database received it (channels).
+        database received the message (channels).
     :param payload: a JSON value, or the text of a message that is not JSON.
     :param attributes: the rest of the message, by the names that a match uses: ``headers``, ``key``, ``attributes``,
-        ``metadata``. Each source always has the same names.
+        ``metadata``. All events of a source have the same names.
     """
 
     source: str
@@ -33,9 +34,10 @@ class Event:
     attributes: dict[str, Any]
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields that a match sees: the payload's keys and ``payload``, overridden by the attributes.
+        """Return the fields that a match can use: the payload's keys, ``payload`` and the attributes.
 
-        Attributes come last so that a payload cannot forge them, for example the sender that SQS reports.
+        Attributes replace payload keys of the same name. So a payload cannot forge an attribute, for example the
+        sender that SQS reports.
         """
         own = self.payload if isinstance(self.payload, dict) else {}
         return {"payload": self.payload, **own, **self.attributes}
@@ -50,7 +52,10 @@ class Event:
         }
 
     def without_payload(self, size: int) -> Event:
-        """Return the event without a payload that is too large, with its size in bytes in the metadata."""
+        """Return the event without its payload, which is too large.
+
+        :param size: the size of the payload in bytes, to store in the metadata.
+        """
         metadata = {**self.attributes.get("metadata", {}), "dropped_payload_bytes": size}
         return replace(self, payload=None, attributes={**self.attributes, "metadata": metadata})
 
@@ -69,11 +74,12 @@ def kafka_event(
 ) -> Event:
     """Convert a Kafka record into an event. The payload of a tombstone is None.
 
-    :param timestamp: milliseconds since the epoch; without one (-1 in Kafka), the event's time is `received_at`.
+    :param timestamp: milliseconds since the epoch. If the record has no timestamp (-1 in Kafka), the event's time is
+        `received_at`.
     :param headers: if a name is repeated, the last value is used, like in Kafka's ``lastHeader``.
     """
     seconds = -1.0 if timestamp is None else timestamp / 1000
-    # Includes the timestamp, because the offsets of a topic that was deleted and recreated start at 0 again.
+    # The dedupe key includes the timestamp: if a topic is deleted and recreated, its offsets start at 0 again.
     return Event(
         source,
         dedupe_key=f"{partition}/{offset}/{timestamp}",
@@ -92,7 +98,8 @@ def kafka_event(
 def sqs_event(source: str, message: Mapping[str, Any], *, received_at: float) -> Event:
     """Convert an SQS message into an event.
 
-    :param message: an element of ``Messages`` in the response of ``ReceiveMessage``, requested with all attributes.
+    :param message: an element of ``Messages`` in the response of ``ReceiveMessage``. The request must have asked for
+        all attributes.
     """
     system = dict(message.get("Attributes") or {})
     sent = str(system.get("SentTimestamp", ""))

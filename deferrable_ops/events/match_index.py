@@ -1,4 +1,4 @@
-"""Finds the matches that an event fulfils, at a cost that hardly grows with the number of matches."""
+"""Finds the matches that an event fulfils. The cost hardly grows with the number of matches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ K = TypeVar("K", bound=Hashable)
 class MatchIndex(Generic[K]):
     """The matches of all waits for one source.
 
-    Dict matches are stored in a tree: a node has the fields to check next, a field the expected values, and a value the
-    next node. The search follows only the event's own values, so a thousand matches on the same fields cost as much as
-    one. JMESPath expressions have a second tree, by the texts that they compare with. Of the expressions found there,
-    each is evaluated once, however many matches use it.
+    Dict matches are stored in a tree. A node has the fields to check next, a field has the expected values, and each
+    value leads to the next node. The search follows only the event's own values, so a thousand matches on the same
+    fields cost as much as one match. JMESPath expressions are stored in a second tree, by the texts that they compare
+    with. Each expression found there is evaluated once, even if many matches use it.
 
-    A key may have several matches. The index does not store which, to save memory; :meth:`discard` needs them again.
+    A key may have several matches. To save memory, the index does not store the matches of a key. The caller must pass
+    them to :meth:`discard` again.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class MatchIndex(Generic[K]):
     def add(self, key: K, match: Match) -> None:
         """Add a match of a key.
 
-        :param match: of a specification, with rendered templates.
+        :param match: the match of a specification, with rendered templates.
         """
         if isinstance(match, str):
             if match not in self._by_expression:
@@ -70,13 +71,13 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """A point of the tree at which all equalities on the path from the root hold.
+    """A node of the tree. The search reaches it if the event fulfils all equalities on the path from the root.
 
     Most values lead to a single key without further equalities. To save memory, such a key is stored in place of a
     node.
 
-    :ivar keys: of the matches without further equalities: a set, a single key, or None.
-    :ivar fields: the fields that the other matches check next; None if there are no others.
+    :ivar keys: the keys of the matches that have no further equalities: a set, a single key, or None.
+    :ivar fields: the fields that the other matches check next; None if there are no other matches.
     """
 
     __slots__ = ("fields", "keys")
@@ -139,7 +140,7 @@ class _Node(Generic[K]):
     def _search_fields(
         self, expected: dict[str, _Field[K]], values: dict[str, Any], event: dict[str, Any], found: set[K]
     ) -> None:
-        # Iterate over the smaller dict, so that neither many matches nor a large message are slow.
+        # Iterate over the smaller dict: it is fast for many matches and for a large message.
         for name in expected if len(expected) <= len(values) else values:
             if name not in expected or name not in values:
                 continue

@@ -20,7 +20,7 @@ _ABSENT: Final = object()
 def matching_names(specifications: Mapping[str, Specification], event: Event, *, since: float) -> list[str]:
     """Return the names of the specifications that an event matches. Never raises.
 
-    :param since: seconds since the epoch; an earlier event matches none.
+    :param since: seconds since the epoch; an earlier event matches no specification.
     """
     if event.time < since:
         return []
@@ -33,9 +33,9 @@ def matching_names(specifications: Mapping[str, Specification], event: Event, *,
 
 
 def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
-    """Return whether a match fits :meth:`~deferrable_ops.events.event.Event.fields` of an event.
+    """Return whether an event fulfils a match. Never raises: a match that cannot be evaluated is not fulfilled.
 
-    Never raises: a match that cannot be evaluated does not fit.
+    :param fields: the event's :meth:`~deferrable_ops.events.event.Event.fields`.
     """
     if match is None:
         return True
@@ -45,7 +45,7 @@ def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
 
 
 def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]:
-    """Yield the equalities of a dict match, sorted by path. Nested dicts are paths, all other values are compared."""
+    """Yield the equalities of a dict match, sorted by path. Nested dicts form the paths; other values are compared."""
     for key in sorted(match):
         value = match[key]
         if isinstance(value, dict):
@@ -55,9 +55,9 @@ def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]
 
 
 def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
-    """Return a hashable that is equal for two JSON values exactly if they are equal in JSON.
+    """Return a hashable value for a JSON value. Two results are equal exactly if the JSON values are equal.
 
-    In Python, True equals 1; in JSON it does not. A value nested deeper than any stored payload equals nothing.
+    In Python, True equals 1, but not in JSON. A value that is nested deeper than any stored payload equals nothing.
     """
     if value is None or isinstance(value, (str, int, float)):
         return (value,) if isinstance(value, bool) else value

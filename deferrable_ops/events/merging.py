@@ -24,13 +24,13 @@ class Merge:
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 
-    :param match: the messages to which the rule applies, like ``match`` of an event; None: all that no earlier rule
-        matched.
-    :param group_by: the fields whose values must be equal within a group; without any, all matching messages are one
-        group.
-    :param combine: how to combine the values of a field, by its name: "first", "last", "sum", "min", "max", "list",
-        "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (texts, separated by
-        commas; "join:+" for another separator). Messages without the field are skipped.
+    :param match: selects the messages to which the rule applies, like ``match`` of an event. None: all messages that no
+        earlier rule matched.
+    :param group_by: the names of fields. Messages with equal values in these fields form a group. Without field names,
+        all matching messages are one group.
+    :param combine: for each field name, how to combine the field's values: "first", "last", "sum", "min", "max",
+        "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (texts,
+        separated by commas; "join:+" uses the separator "+"). Messages without the field are skipped.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -48,7 +48,7 @@ class Merge:
 def rules_to_json(rules: Any) -> list[dict[str, Any]]:
     """Convert rules into plain data, for serialization.
 
-    :raises InputError: an element is not a rule, or there is none.
+    :raises InputError: an element is not a rule, or the list is empty.
     """
     given = [rules] if isinstance(rules, Merge) else rules
     if not isinstance(given, (list, tuple)) or not given or not all(type(rule) is Merge for rule in given):
@@ -60,7 +60,7 @@ def rules_to_json(rules: Any) -> list[dict[str, Any]]:
 
 
 def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
-    """Return the rules from what :func:`rules_to_json` returned, with rendered templates.
+    """Convert the plain data of :func:`rules_to_json` back into rules, after its templates were rendered.
 
     :raises InputError: a rendered argument is wrong.
     """
@@ -71,8 +71,8 @@ def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
 def merge(payloads: Sequence[Any], rules: Sequence[Merge]) -> tuple[list[Any], int]:
     """Return the merged messages, and the number of messages that no rule matched.
 
-    The first rule that matches a message applies; only JSON objects can match. The result has the order of each group's
-    first message.
+    Each message is merged by the first rule that matches it. Only JSON objects can match. The merged messages are in
+    the order of each group's first message.
 
     :raises InputError: the values of a field cannot be combined.
     """
@@ -135,7 +135,7 @@ def _only(kind: type[Any], values: list[Any]) -> list[Any]:
 
 
 def _ordered(values: list[Any]) -> list[Any]:
-    """Check that values can be ordered: numbers, or texts such as ISO 8601 times."""
+    """Return the values after checking that they can be ordered: all numbers, or all texts such as ISO 8601 times."""
     return _only(str, values) if isinstance(values[0], str) else _numbers(values)
 
 

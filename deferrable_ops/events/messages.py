@@ -1,7 +1,7 @@
 """The messages that a task publishes: plain payloads, Kafka records or SQS messages.
 
-Messages are immutable. An operator stores them as :func:`messages_to_json` in its template field, for the same reason
-as specifications.
+Messages are immutable. An operator stores the result of :func:`messages_to_json` in its template field, for the same
+reason as for specifications (see ``specifications.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deferrable_ops.plain_data import is_known_later, is_output, plain_copy
 MESSAGE_ID: Final = "deferrable-ops-id"
 """The Kafka header or SQS message attribute that identifies a message, so that consumers can drop repetitions."""
 
-# Distinguishes a serialized message from a payload that is a dict.
+# This key distinguishes a serialized message from a payload that is a dict.
 _KIND: Final = "__message__"
 _MAX_DELAY_SECONDS: Final = 900
 # SQS allows 10 attributes; one is the message id.
@@ -29,10 +29,11 @@ _MAX_ATTRIBUTES: Final = 9
 class KafkaMessage:
     """A Kafka record to publish.
 
-    :param payload: a JSON value, sent as JSON; text is sent unchanged. None is a tombstone and needs a `key`.
+    :param payload: a JSON value, sent as JSON. Text is sent unchanged. None sends a tombstone, which needs a `key`.
     :param key: the record's key; records with the same key go to the same partition.
     :param headers: the record's headers, by name.
-    :param partition: the partition number; by default it follows from the key, or one partition is used for the task.
+    :param partition: the partition number. By default, the key determines it. Without a key, all records of the task go
+        to one partition.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -56,11 +57,12 @@ class SqsMessage:
     """An SQS message to publish.
 
     :param payload: a JSON value, sent as JSON; text is sent unchanged.
-    :param attributes: message attributes, by name: texts and numbers, at most 9.
-    :param group_id: the message group; a FIFO queue keeps the order within a group. By default one group for the task.
-    :param deduplication_id: identifies repetitions in a FIFO queue; by default made from the task's attempt.
-    :param delay: the seconds until the message can be received, or a timedelta; at most 15 minutes. FIFO queues support
-        only a delay of the whole queue.
+    :param attributes: message attributes, by name: at most 9 texts or numbers.
+    :param group_id: the message group. A FIFO queue keeps the order within a group. By default, all messages of the
+        task are in one group.
+    :param deduplication_id: identifies repetitions in a FIFO queue. By default, it is made from the task's attempt.
+    :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
+        minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -90,7 +92,7 @@ _KINDS: Final[dict[str, type[Any]]] = {"kafka": KafkaMessage, "sqs": SqsMessage}
 def messages_to_json(messages: Any) -> Any:
     """Convert messages into plain data, for serialization. Templates and other tasks' outputs stay unchanged.
 
-    :raises InputError: they are not a list, or one of them is wrong.
+    :raises InputError: the messages are not a list, the list is empty, or a message is wrong.
     """
     if is_known_later(messages):
         return messages
@@ -104,11 +106,11 @@ def messages_to_json(messages: Any) -> Any:
 
 
 def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **defaults: Any) -> list[M]:
-    """Return the messages from what :func:`messages_to_json` returned, with rendered templates.
+    """Convert the plain data of :func:`messages_to_json` back into messages, after its templates were rendered.
 
-    :param data: payloads and messages of `kind`; a text is the JSON of a list, rendered from a template.
-    :param defaults: fields of messages that do not have them.
-    :raises InputError: it is not a list, or one of them is wrong; the message names it.
+    :param data: a list of payloads and messages of `kind`, or the JSON text of such a list, rendered from a template.
+    :param defaults: field values for messages that do not set these fields.
+    :raises InputError: `data` is not a list, or an element is wrong. The error names the element.
     """
     return [
         _read(f"{argument}[{index}]", one, kind, defaults)
@@ -117,9 +119,9 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
 
 
 def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
-    """Return plain payloads, for a channel.
+    """Return the plain payloads to publish to a channel.
 
-    :raises InputError: it is not a list, or one of them is a KafkaMessage or an SqsMessage.
+    :raises InputError: `data` is not a list, or an element is a KafkaMessage or an SqsMessage.
     """
     found = _as_list(data, argument)
     for index, one in enumerate(found):
@@ -131,9 +133,9 @@ def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
 
 
 def _as_list(data: Any, argument: str) -> list[Any]:
-    """Return a list; text is parsed as JSON, because a template renders to text.
+    """Return `data` as a list. Text is parsed as JSON, because a template renders to text.
 
-    :raises InputError: it is not a list.
+    :raises InputError: the result is not a list.
     """
     if isinstance(data, str):
         try:
@@ -150,7 +152,7 @@ def _as_list(data: Any, argument: str) -> list[Any]:
 def encode_payload(argument: str, payload: Any) -> bytes:
     """Encode a payload: text as UTF-8, anything else as JSON.
 
-    :raises InputError: it cannot be encoded.
+    :raises InputError: the payload cannot be encoded.
     """
     try:
         if isinstance(payload, str):

@@ -16,8 +16,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def decode_payload(body: bytes) -> Any:
     """Return the JSON value of a body, or its text if it is not JSON. Never raises.
 
-    JSON that could not be stored also stays text: numbers beyond 64 bits or a double (XComs are sent as MessagePack),
-    U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
+    JSON that cannot be stored is also returned as text. That is JSON with an integer that does not fit into 64 bits, a
+    number that does not fit into a double (XComs are sent as MessagePack), U+0000 or a lone surrogate (Postgres stores
+    neither), or nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
     """
     text = decode_text(body)
     try:
@@ -32,7 +33,7 @@ def decode_payload(body: bytes) -> Any:
 
 
 def decode_text(body: bytes) -> str:
-    r"""Decode UTF-8; invalid bytes and NUL become escapes like ``\xff``. Never raises."""
+    r"""Decode UTF-8. Invalid bytes and NUL are replaced by escapes like ``\xff``. Never raises."""
     return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
 
 

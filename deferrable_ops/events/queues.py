@@ -1,4 +1,4 @@
-"""Parses the URL of an SQS queue. AWS has several URLs for one queue; all of them lead to its one ARN."""
+"""Parses the URL of an SQS queue. AWS has several URLs for one queue, but only one ARN, which identifies the queue."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 class Queue:
     """An SQS queue, identified by its URL.
 
-    :param region: the AWS region; None for another server, or an unknown AWS endpoint.
-    :param arn: None if it cannot be derived from the URL.
-    :param own_endpoint: the endpoint's URL, if it cannot be derived from the region.
+    :param region: the AWS region. None if the server is not AWS, or if the AWS endpoint is unknown.
+    :param arn: the queue's ARN. None if it cannot be derived from the URL.
+    :param own_endpoint: the endpoint's URL. None if it can be derived from the region.
     """
 
     url: str
@@ -42,12 +42,14 @@ class Queue:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox: the ARN, so that all URLs of a queue are one source; otherwise the URL."""
+        """The source name in the inbox. It has the ARN, so that all URLs of a queue are one source; without an ARN, the
+        URL.
+        """
         return f"sqs:{self.arn or self.url}"
 
     @property
     def is_fifo(self) -> bool:
-        """Whether it is a FIFO queue: only their names end with ``.fifo``."""
+        """Whether this is a FIFO queue: only names of FIFO queues end with ``.fifo``."""
         return self.url.endswith(".fifo")
 
 
@@ -55,7 +57,7 @@ class Queue:
 def queue_of(url: str) -> Queue:
     """Parse the URL of a queue.
 
-    :raises ValueError: it is not a URL.
+    :raises ValueError: the text is not a URL.
     """
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"

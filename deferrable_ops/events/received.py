@@ -1,7 +1,7 @@
-"""The events that one wait has received: a fold over events in the inbox's commit order.
+"""Counts the events that one wait receives, one by one in the inbox's commit order.
 
-The first event that makes the condition true fixes the outcome; later events change nothing. Resuming the fold from a
-stored state gives the same result as one fold over all events, so a restart changes nothing.
+The first event that makes the condition true fixes the result; later events change nothing. A restart changes nothing
+either: continuing from a stored state gives the same result as starting from the first event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deferrable_ops.exceptions import InputError
 Keep = Literal["first", "last", "all"]
 
 MOST_KEPT: Final = 1_000
-"""The number of events that ``keep="all"`` keeps for each name, the earliest ones; later ones are only counted."""
+"""``keep="all"`` keeps at most this many events for each name, the earliest ones. Later events are only counted."""
 
 # Shared by all waits until their first event, to save memory. Never modified.
 _EMPTY: Final[Mapping[str, Any]] = {"order": 0, "complete": False, "counts": {}, "kept": {}}
@@ -26,7 +26,7 @@ _EMPTY: Final[Mapping[str, Any]] = {"order": 0, "complete": False, "counts": {},
 def check_keep(keep: Any) -> None:
     """Check the argument ``keep`` of an operator.
 
-    :raises InputError: it is not one of the three choices.
+    :raises InputError: `keep` is not "first", "last" or "all".
     """
     if keep not in ("first", "last", "all"):
         raise InputError(f"keep={keep!r} is not one of first, last, all")
@@ -35,11 +35,10 @@ def check_keep(keep: Any) -> None:
 class ReceivedEvents:
     """The events that one wait has received, and whether its condition is true.
 
-    :param condition: when the wait is over.
-    :param names: the event names of the wait. The condition may omit some; their events are kept nevertheless.
-    :param keep: which event of a name the result has: the first, the last up to the one that ended the wait, or all
-        of them, at most 1,000.
-    :param state: what :meth:`state` returned, to resume from.
+    :param condition: the wait ends when this condition is true.
+    :param names: the event names of the wait. Events of names that the condition does not use are kept, too.
+    :param keep: which events of a name the result has: the first, the last until the wait ended, or all, at most 1,000.
+    :param state: the state to resume from, as returned by :meth:`state`.
     :raises InputError: an argument is wrong.
     """
 
@@ -67,7 +66,7 @@ class ReceivedEvents:
 
     @property
     def complete(self) -> bool:
-        """Whether the condition has become true; the result is final then."""
+        """Whether the condition has become true. From then on, the result does not change."""
         return self._complete
 
     @property
@@ -83,10 +82,10 @@ class ReceivedEvents:
     def add(self, order: int | None, event: Event, names: Collection[str]) -> bool:
         """Add the next event, and return whether the condition is true now.
 
-        Ignores an event that was added before, and any event after the one that ended the wait.
+        An event that was added before is ignored. After the condition has become true, all events are ignored.
 
-        :param order: the event's position in the inbox's commit order, above 0; None: it is new and comes next.
-        :param names: the names whose specifications it matches; names of other waits are ignored.
+        :param order: the event's position in the inbox's commit order, above 0. None: the event is new and is the next.
+        :param names: the names of the specifications that the event matches; names of other waits are ignored.
         """
         if self._complete:
             return True
@@ -101,16 +100,18 @@ class ReceivedEvents:
         return self._complete
 
     def result(self) -> dict[str, Any]:
-        """Return the event of each name: payload, time, source, attributes.
+        """Return a dict from each name to its event: payload, time, source, attributes.
 
-        None for a name without events. With ``keep="all"``, a list for each name, in commit order.
+        The value is None for a name without events. With ``keep="all"``, it is a list of events in commit order.
         """
         if self._keep == "all":
             return {name: list(self._kept.get(name, ())) for name in self._names}
         return {name: next(iter(self._kept.get(name, ())), None) for name in self._names}
 
     def progress(self) -> dict[str, Any]:
-        """Return the number of events received by name, as ``come``, and a description of what is ``missing``."""
+        """Return a dict with ``come``, the number of received events by name, and ``missing``, a description of the
+        events that are missing.
+        """
         return {"come": {name: self._counts[name] for name in self._received()}, "missing": self.missing()}
 
     def missing(self) -> str:
@@ -118,11 +119,11 @@ class ReceivedEvents:
         return describe(missing(self._condition, self._counts))
 
     def why_incomplete(self) -> str:
-        """Describe what is missing and what was received, for the reason of a timeout."""
+        """Describe which events are missing and which were received, for the error of a timeout."""
         return f"missing: {self.missing()}; received: {', '.join(self._received()) or 'nothing'}"
 
     def state(self) -> dict[str, Any]:
-        """Return the state as a JSON object, to resume from."""
+        """Return the state as a JSON object. Pass it to the constructor to resume."""
         return {
             "order": self._order,
             "complete": self._complete,

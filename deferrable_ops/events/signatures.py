@@ -1,4 +1,4 @@
-"""Verifies that a request to a channel comes from its sender, by the signature schemes of common vendors."""
+"""Verifies the signature of a request to a channel, by the signature schemes of common vendors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Final
 from deferrable_ops.exceptions import InputError
 
 TOLERANCE: Final = 300.0
-"""The seconds by which a signed timestamp may differ from the receiver's clock, as recommended by Stripe, Slack and
-Standard Webhooks."""
+"""How many seconds a signed timestamp may differ from the receiver's clock. Stripe, Slack and Standard Webhooks
+recommend this value."""
 
-# Signatures of a header that are compared. Senders use two during a rotation.
+# At most this many signatures of a header are compared. Senders send two during a rotation of secrets.
 _MAX_SIGNATURES: Final = 16
 _TIMESTAMP: Final = re.compile("[0-9]{1,12}")
 # Bytes, as Standard Webhooks requires.
 _MIN_KEY_LENGTH, _MAX_KEY_LENGTH = 24, 64
 
 Headers = Mapping[str, str]
-"""The request's headers, names in lower case."""
+"""The request's headers, with names in lower case."""
 
 
 def refusal_reason(
@@ -38,11 +38,12 @@ def refusal_reason(
     """Return why a request is refused; None if its signature is valid. Never raises for any request.
 
     :param scheme: one of :data:`SCHEMES`.
-    :param headers: names in lower case.
+    :param headers: the request's headers, with names in lower case.
     :param body: the raw bytes as received, before any parsing.
-    :param secrets: the channel's valid secrets in the form shown to the user; two during a rotation. Any may match.
-    :param now: seconds since the epoch.
-    :param tolerance: the seconds by which a signed timestamp may differ from `now` in either direction.
+    :param secrets: the channel's valid secrets in the form shown to the user. During a rotation there are two; the
+        signature may match either.
+    :param now: the current time, in seconds since the epoch.
+    :param tolerance: how many seconds a signed timestamp may be before or after `now`.
     """
     if scheme == "none":
         return None
@@ -62,7 +63,7 @@ def refusal_reason(
 def check_secret(scheme: str, secret: str) -> None:
     """Check a secret issued by a vendor.
 
-    :raises InputError: it is empty or malformed for the scheme.
+    :raises InputError: the secret is empty, or it is malformed for the scheme.
     """
     if scheme not in SCHEMES or scheme == "none":
         raise InputError(f"the scheme {scheme!r} has no secret")
@@ -86,16 +87,16 @@ def new_secret(scheme: str, random: bytes) -> str:
     return random.hex()
 
 
-# The signed timestamp, if the scheme has one, and why the request is refused, if it is.
+# The signed timestamp, or None if the scheme has none; and why the request is refused, or None if it is accepted.
 _Verification = tuple[float | None, str | None]
 _MISMATCH: Final = "no signature matches the channel's secret"
 
 
 def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """https://github.com/standard-webhooks/standard-webhooks, and the older header names of Svix."""
+    """https://github.com/standard-webhooks/standard-webhooks. The older header names of Svix are accepted, too."""
     prefix = "webhook" if "webhook-signature" in headers else "svix"
     message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
-    # A dot in the id would let an attacker shift which part of the signed bytes is the timestamp.
+    # With a dot in the id, an attacker could pass another part of the signed bytes as the timestamp.
     if not message or "." in message or not _TIMESTAMP.fullmatch(timestamp):
         return None, "the headers webhook-id and webhook-timestamp are missing or malformed"
     given = [
@@ -145,7 +146,7 @@ def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return None, "the header authorization is missing or has no bearer token"
-    # Digests have the same length, so the comparison's time does not reveal the length of the secret.
+    # Compare digests, because all digests have the same length: the time does not reveal the length of the secret.
     expected = [hashlib.sha256(_bytes(secret)).digest() for secret in secrets]
     given = hashlib.sha256(_bytes(token.strip())).digest()
     return None, None if _any_equal(

@@ -1,8 +1,8 @@
 """Event specifications: which event of a channel, a Kafka topic or an SQS queue a task waits for.
 
-A specification is immutable. An operator stores it as :func:`specification_to_json` in its template field: Airflow
-renders a dict into a new dict, but assigns to an object that has ``template_fields``, which would change the
-specification for every task that shares it.
+A specification is immutable. An operator stores the result of :func:`specification_to_json` in its template field,
+because Airflow renders a dict into a new dict. Airflow would render an object with ``template_fields`` in place, and
+so change the specification for every task that shares it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Match = dict[str, Any] | str | None
 """A dict of expected values, a JMESPath expression, or None for every event."""
 
 MAX_MATCH_DEPTH: Final = 20
-"""How many levels a ``match`` dict may have: it is copied, sent to the triggerer and compared by recursion."""
+"""How many levels a ``match`` dict may have. The functions that copy, send and compare it are recursive."""
 
 # The name is part of the channel's URL.
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -38,9 +38,11 @@ class ChannelEvent:
     :param name: the channel's name, as in ``deferrable-ops channels add NAME``: letters, digits, ``.``, ``_`` and
         ``-``, at most 128.
     :param match: selects events of the channel: a dict of expected values, nested like the payload, or a JMESPath
-        expression that must be true; None selects every event. The top level has the payload's keys and ``headers``,
-        ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole payload, also if it is text). If the
-        payload has a key of one of these names, the name refers to the event, except for ``payload``. May be templated.
+        expression that must be true. None selects every event. The top-level names are the payload's keys and
+        ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole payload, also if it is
+        text). If the payload itself has a key ``headers``, ``attributes`` or ``metadata``, the name refers to the
+        event's field, not to the payload's key; for a key ``payload``, it refers to the payload's key. May be
+        templated.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -65,8 +67,8 @@ class KafkaEvent:
     """A record of a Kafka topic.
 
     :param topic: the topic's name.
-    :param match: selects records, as for :class:`ChannelEvent`; the top level has the payload's keys and ``headers``,
-        ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
+    :param match: selects records, as for :class:`ChannelEvent`. The top-level names are the payload's keys and
+        ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
     :param kafka_conn_id: an Airflow connection of type ``kafka``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
@@ -89,12 +91,12 @@ class KafkaEvent:
 
 @dataclass(frozen=True, slots=True)
 class SqsEvent:
-    """A message of an SQS queue that only this library reads.
+    """A message of an SQS queue. Only this library may read the queue.
 
     :param queue_url: the queue's URL.
-    :param dedicated: must be True, to confirm that nothing else reads the queue: each message is written to the inbox
-        and then deleted from the queue, so that any number of waits may match it.
-    :param match: selects messages, as for :class:`ChannelEvent`; the top level has the payload's keys and
+    :param dedicated: must be True, to confirm that nothing else reads the queue. Each message is written to the inbox,
+        where any number of waits can match it, and then deleted from the queue.
+    :param match: selects messages, as for :class:`ChannelEvent`. The top-level names are the payload's keys and
         ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId ...) and ``payload``.
     :param aws_conn_id: an Airflow connection of type ``aws``; None: the machine's own credentials.
     :raises InputError: an argument is wrong; the message names it and the fix.
@@ -123,8 +125,9 @@ class SqsEvent:
     def source(self) -> str:
         """The source name in the inbox; valid after templates are rendered.
 
-        It has the ARN, because a queue has several URLs but delivers each message to one reader only. The ARN is
-        derived from the URL, so no call to SQS is needed. Queues of other servers use their URL.
+        The name contains the ARN, because a queue has several URLs but delivers each message to one reader only. The
+        ARN is derived from the URL, so no call to SQS is needed. For queues of other servers, the name contains the
+        URL.
         """
         is_template = is_known_later(self.queue_url)
         return f"sqs:{self.queue_url}" if is_template else queue_of(self.queue_url).source
@@ -142,7 +145,7 @@ _TYPES: Final[dict[str, type[ChannelEvent | KafkaEvent | SqsEvent]]] = {
 def specification_to_json(specification: Specification) -> dict[str, Any]:
     """Convert a specification into a JSON object. Templates and other tasks' outputs stay unchanged.
 
-    :raises InputError: it is not a specification.
+    :raises InputError: the argument is not a specification.
     """
     for name, kind in _TYPES.items():
         if type(specification) is kind:
@@ -158,11 +161,11 @@ def specification_to_json(specification: Specification) -> dict[str, Any]:
 
 
 def specification_from_json(data: Any) -> Specification:
-    """Return the specification from what :func:`specification_to_json` returned, with rendered templates.
+    """Convert the JSON object of :func:`specification_to_json` back, after its templates were rendered.
 
-    Unknown keys, from another version of the library, are ignored.
+    Unknown keys are ignored; they come from another version of the library.
 
-    :raises InputError: it is not a specification, or a rendered argument is wrong.
+    :raises InputError: `data` is not a specification, or a rendered argument is wrong.
     """
     kind = _TYPES.get(str(data.get("type"))) if isinstance(data, Mapping) else None
     if kind is None:

@@ -1,4 +1,4 @@
-"""Computes from when on events count for a wait, and its deadline."""
+"""Computes the time window of a wait: the moment since which events are accepted, and the deadline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _MAX_TIMEOUT: Final = 10 * 366 * 86_400.0
 
 
 def check_since(since: Any) -> Any:
-    """Return a ``since`` in serializable form: text, or None for the DAG run's start; other tasks' outputs unchanged.
+    """Return a ``since`` in serializable form: text, or None for the DAG run's start.
 
-    :raises InputError: :func:`since_moment` does not accept it. A template is checked after rendering.
+    Outputs of other tasks are returned unchanged. A template is not checked here, but after rendering.
+
+    :raises InputError: :func:`since_moment` would not accept the value.
     """
     if isinstance(since, datetime):
         return since.isoformat()
@@ -28,10 +30,10 @@ def check_since(since: Any) -> Any:
 
 
 def since_moment(since: datetime | str | None, *, run_start: datetime, timezone: tzinfo) -> datetime:
-    """Return the moment from which on events count, in UTC.
+    """Return the moment since which events are accepted, in UTC.
 
-    :param since: a datetime or its ISO 8601 text, in `timezone` if it has no offset; ``"day"`` or ``"month"`` for the
-        start of the day or month in which the DAG run started; None for the DAG run's start.
+    :param since: a datetime or its ISO 8601 text. Without an offset, it is in `timezone`. ``"day"`` or ``"month"`` is
+        the start of the day or month in which the DAG run started. None is the DAG run's start.
     :param run_start: the DAG run's start, an aware datetime. It does not change when a triggerer restarts.
     :param timezone: the DAG's timezone.
     :raises InputError: `since` is none of these.
@@ -52,7 +54,7 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
 def check_timeout(timeout: Any) -> float | str:
     """Return a timeout in serializable form: seconds, or a cron expression.
 
-    :raises InputError: it is neither a positive number of seconds, nor a timedelta, nor a cron expression.
+    :raises InputError: `timeout` is not a positive number of seconds, a timedelta or a cron expression.
     """
     if isinstance(timeout, str):
         check_cron("timeout", timeout)
@@ -72,7 +74,7 @@ def deadline(
 ) -> datetime:
     """Return the deadline of a wait, in UTC.
 
-    :param timeout: seconds, or a cron expression, whose first occurrence after the start is the deadline.
+    :param timeout: seconds, or a cron expression. Its first occurrence after the start is the deadline.
     :param start: when the wait began, an aware datetime.
     :param timezone: the DAG's timezone.
     :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None: no limit.
@@ -87,15 +89,16 @@ def deadline(
 def next_interval_end(
     schedule: Any, *, interval_start: datetime, interval_end: datetime, timezone: tzinfo
 ) -> datetime | None:
-    """Return the end of the data interval after the run's own, in UTC. The run of that interval starts then.
+    """Return the end of the data interval that follows the run's own interval, in UTC. The next run starts then.
 
-    :param schedule: the DAG's schedule: a cron expression or preset, or a timedelta. With any other, the next interval
-        is assumed to be as long as this one.
+    :param schedule: the DAG's schedule: a cron expression or preset, or a timedelta. For any other schedule, the next
+        interval is assumed to be as long as the run's interval.
     :param interval_start: the start of the run's data interval, an aware datetime.
-    :param interval_end: its end. It equals the start for cron schedules in Airflow 3; then the next run starts at the
-        schedule's next occurrence.
+    :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, it equals the start; then
+        the next run starts at the schedule's next occurrence.
     :param timezone: the DAG's timezone.
-    :return: None if it is unknown: the interval has no length, and the schedule is neither cron nor a timedelta.
+    :return: None if the end is unknown: the interval has no length, and the schedule is neither a cron expression nor a
+        timedelta.
     """
     if isinstance(schedule, str) and is_cron(schedule):
         return next_occurrence(schedule, interval_end, timezone)

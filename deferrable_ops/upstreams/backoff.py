@@ -10,7 +10,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 class Backoff:
-    """The pauses between retries: with each failure in a row twice as long, at most 5 s, with jitter."""
+    """Computes the pauses between retries. Each failure in a row doubles the pause, up to 5 s. Pauses have jitter."""
 
     def __init__(self) -> None:
         self.failures = 0

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from deferrable_ops.exceptions import ConfigurationError
 
-# The triggerer's supervisor process handles such requests one at a time and may drop them.
+# Seconds. The triggerer's supervisor process handles connection requests one at a time, and may drop a request.
 _TIMEOUT: Final = 60.0
 
 
@@ -16,7 +16,7 @@ class UnknownConnection(ConfigurationError):
 
 
 async def read_connection(conn_id: str) -> tuple[Any, Any]:
-    """Return an Airflow connection and its extra. Airflow masks the extra in logs from then on.
+    """Return an Airflow connection and its extra. After this call, Airflow masks the values of the extra in logs.
 
     :raises UnknownConnection: there is no connection with this id.
     :raises ConfigurationError: the connection cannot be read, or its extra is not JSON.
@@ -36,7 +36,7 @@ async def read_connection(conn_id: str) -> tuple[Any, Any]:
         raise UnknownConnection(f"there is no connection {conn_id!r}; create it ({error})") from None
     except AirflowException as error:
         raise ConfigurationError(f"could not read the connection {conn_id!r}: {error}") from None
-    # Airflow returns {} for an extra that is not JSON. Default credentials would then be used by mistake.
+    # Airflow returns {} for an extra that is not JSON. Without this check, default credentials would be used.
     if connection.extra and not extra and "".join(connection.extra.split()) not in ("{}", "null"):
         raise ConfigurationError(f"the extra of the connection {conn_id!r} is not JSON; write it as JSON")
     return connection, extra

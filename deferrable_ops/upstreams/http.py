@@ -13,7 +13,7 @@ import aiohttp
 
 from deferrable_ops.shared import share
 
-# Of a response body only this much is read: enough for a job's id or an error page.
+# Only this much of a response body is read. It is enough for a job's id or an error page.
 _MAX_BODY_BYTES = 65_536
 _BODY_TIMEOUT = 10.0
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
@@ -23,7 +23,7 @@ _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
 class HttpRequest:
     """A request to send.
 
-    :param json: if not None, sent as JSON; otherwise `data` is sent unchanged.
+    :param json: the body to send as JSON. If it is None, `data` is sent unchanged.
     :param auth: user name and password for basic authentication.
     :param secrets: strings that must not appear in messages or logs, besides `auth`.
     """
@@ -41,8 +41,8 @@ class HttpRequest:
 class HttpResponse:
     """A response.
 
-    :param text: the first 64 KiB of its body.
-    :param retry_after: the value of the header ``Retry-After`` in seconds; None without one.
+    :param text: the first 64 KiB of the response's body.
+    :param retry_after: the value of the header ``Retry-After`` in seconds; None if there is no such header.
     """
 
     status: int
@@ -53,10 +53,10 @@ class HttpResponse:
 async def send(
     request: HttpRequest, *, before_send: Callable[[], Awaitable[object]] | None = None
 ) -> HttpResponse:
-    """Send a request and return the response, with any status. Redirects are not followed.
+    """Send a request and return the response; no status raises an error. Redirects are not followed.
 
-    :param before_send: awaited once the connection is open and before anything is sent; an error that it raises
-        prevents the request.
+    :param before_send: a function to await after the connection is open and before anything is sent. If it raises an
+        error, the request is not sent.
     :raises aiohttp.ClientError: the service could not be reached, or the connection was lost.
     :raises TimeoutError: the service did not respond within 60 s.
     """
@@ -87,7 +87,7 @@ async def _open_session() -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_before_send)
     trace.on_connection_reuseconn.append(_before_send)
     return aiohttp.ClientSession(
-        # A limit per host only, so that an unresponsive host does not block the others.
+        # Limit the connections per host, not in total, so that an unresponsive host does not block the others.
         connector=aiohttp.TCPConnector(limit=0, limit_per_host=100),
         # Tasks must not share cookies.
         cookie_jar=aiohttp.DummyCookieJar(),

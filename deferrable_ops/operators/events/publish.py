@@ -1,4 +1,4 @@
-"""Operator that publishes messages."""
+"""The operator that publishes messages."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
 
 
 class PublishEventOperator(TriggererOperator):
-    """Publish one message or many from the triggerer: to a channel, a Kafka topic or an SQS queue.
+    """Publish one or more messages to a channel, a Kafka topic or an SQS queue. The triggerer publishes them.
 
-    A message to a channel can release a task of another DAG. Give one destination and one kind of content::
+    A task of another DAG can wait for a message to a channel. Give one destination and one kind of content::
 
         PublishEventOperator(task_id="announce", channel="loads", payload={"table": "orders", "day": "{{ ds }}"})
         PublishEventOperator(task_id="notify", kafka="etl-finish", messages=[{"table": "orders"}, {"table": "items"}])
         PublishEventOperator(task_id="report", kafka="etl-finish", files=["/data/{{ ds }}/*.jsonl"],
                              merge=Merge(group_by=["db", "table"], combine={"rows": "sum"}))
 
-    How often one attempt of the task publishes each message, even if triggerers are killed:
+    The table shows how often one attempt of the task publishes each message, even if triggerers are killed:
 
     ================================ =============================================================================
     a channel                        exactly once
     Kafka                            exactly once for ``read_committed`` consumers; all messages or none
     Kafka, ``transactional=False``   once; after a triggerer is killed, at most the last 100 are repeated
-    SQS, a FIFO queue                once; repetitions more than 5 minutes later arrive twice
+    SQS, a FIFO queue                once; a repetition more than 5 minutes later arrives as a second message
     SQS, a standard queue            once; after a kill or a lost response, at most the last 10 are repeated
     ================================ =============================================================================
 
-    A retry of the task publishes again. To Kafka and SQS each message carries the header or attribute
-    ``deferrable-ops-id``, made of the attempt's id and the message's number, so that consumers can drop repetitions.
-    Messages are sent in order. Waits on a channel can match the publisher in ``metadata``: ``dag_id``, ``run_id``,
-    ``task_id`` and ``map_index``. Publishing to a channel needs no secret, and the channel need not be registered.
+    A retry of the task publishes again. Each Kafka or SQS message has the header or attribute ``deferrable-ops-id``,
+    made of the attempt's id and the message's number. With it, consumers can drop repetitions. Messages are sent in
+    order. A wait for a channel event can match the publisher's ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` in
+    ``metadata``. Publishing to a channel needs no secret, and the channel need not be registered.
 
     The task's XCom is a dict with ``count`` and, depending on the destination,
 
@@ -46,27 +46,31 @@ class PublishEventOperator(TriggererOperator):
     * ``queue_url`` and ``message_ids`` (of the first 100).
 
     :param channel: a channel's name: letters, digits, ``.``, ``_`` and ``-``, at most 128.
-    :param kafka: an existing topic. With a transaction, the connection's user needs WRITE and DESCRIBE on transactional
-        ids that begin with ``deferrable-ops-``, and READ on the topic to recover after a triggerer was killed.
+    :param kafka: an existing topic. For a transaction, the connection's user needs WRITE and DESCRIBE on transactional
+        ids that begin with ``deferrable-ops-``. To recover after a triggerer was killed, it also needs READ on the
+        topic.
     :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. A channel accepts ``[deferrable_ops] max_payload_bytes`` of JSON;
-        for the others, the limit of the topic or the queue applies. Kafka and SQS receive text unchanged, all else as
+    :param payload: a JSON value, None by default. A channel accepts ``[deferrable_ops] max_payload_bytes`` of JSON. For
+        Kafka and SQS, the limit of the topic or the queue applies. Text is sent to them unchanged, any other value as
         JSON.
-    :param messages: a list of payloads, each plain or as a :class:`~deferrable_ops.events.KafkaMessage` or
-        :class:`~deferrable_ops.events.SqsMessage` with headers, attributes and so on; at most 20,000.
-    :param file: the absolute path of a file of messages. It is read on the triggerer's machine, so every triggerer must
-        be able to read it under this path.
+    :param messages: a list of at most 20,000 messages. Each is a plain payload, or a
+        :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
+        attributes and so on.
+    :param file: the absolute path of a file of messages. The triggerer reads it, so every triggerer's machine must have
+        the file at this path.
     :param files: several paths, read in order; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by
         name. At most 16 MiB and 20,000 messages in total. A file without messages publishes nothing.
     :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one text per line); by
         default derived from the suffix (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
     :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
         like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
-    :param merge: a :class:`~deferrable_ops.events.Merge` or several, which combine messages of the files into one. A
-        message that no rule matches is not published; the log and ``left_over`` in the XCom count them.
-    :param key: the key of Kafka records without one. Records without any key share one partition, so they keep their
-        order.
-    :param group_id: the message group, in a FIFO queue, of messages without one; by default one group for the task.
+    :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. They combine the messages of the files into
+        fewer messages. A message that no rule matches is not published. The log and ``left_over`` in the XCom show how
+        many there are.
+    :param key: the key for Kafka records that have no key of their own. Records without any key go to one partition, so
+        they keep their order.
+    :param group_id: the message group for messages to a FIFO queue that have no group of their own. By default, they
+        are in one group for the task.
     :param transactional: whether Kafka receives all messages in one transaction. If a triggerer is killed during the
         transaction, ``read_committed`` consumers of the topic are delayed until the task continues, at most one minute.
         Set it to False for clusters without transactions.

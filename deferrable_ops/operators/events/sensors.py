@@ -1,4 +1,4 @@
-"""Operators that wait for one event or several, in one task or in one task per event."""
+"""Operators that wait for one or more events, in one task or in one task per event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deferrable_ops.triggers.events.trigger import EventsTrigger
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
-# Airflow's own deadline for a timeout by cron; ours comes first.
+# Airflow's own timeout if our timeout is a cron expression. It is long, so that our deadline is always earlier.
 _MAX_CRON_TIMEOUT: Final = timedelta(days=3660)
 _JOIN: Final = "join"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -38,7 +38,7 @@ class _EventsTask(TriggererOperator):
     ui_color = "#efe5fb"
 
     single: ClassVar[bool]
-    # Set on a worker before it defers the task.
+    # A worker sets this before it defers the task.
     run_times: dict[str, str | None] | None = None
 
     def __init__(
@@ -73,9 +73,9 @@ class _EventsTask(TriggererOperator):
     def next_interval(self) -> dict[str, Any] | None:
         """The DAG's schedule, from which the trigger computes the end of the next data interval.
 
-        None without ``until_next_interval``.
+        It is None without ``until_next_interval``.
 
-        :raises InputError: the schedule does not define it.
+        :raises InputError: the schedule does not define the next data interval.
         """
         return _next_interval(self.get_dag()) if self.until_next_interval else None
 
@@ -119,24 +119,25 @@ class EventSensor(_EventsTask):
 class MultiEventSensor(_EventsTask):
     """Wait for several events, until a condition is true.
 
-    The task's XCom maps each name to its event, a dict with ``payload``, ``time``, ``source`` and ``attributes``, or to
-    None if there was none and the condition did not need it. While the task waits, the XCom ``progress`` and the log
-    show which events were received and which are missing.
+    The task's XCom is a dict from each name to its event: a dict with ``payload``, ``time``, ``source`` and
+    ``attributes``. If no event of a name was received, and the condition did not need it, the value is None. While the
+    task waits, the XCom ``progress`` and the log show which events were received and which are missing.
 
-    :param events: by name, a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent`
-        or :class:`~deferrable_ops.events.SqsEvent`. One message may match several of them.
-    :param condition: when the wait is over, as ``"orders & (payments | signoff)"`` or
-        ``"at_least(2, orders, payments, signoff)"``; by default, all events must be received. Later events change
-        nothing.
-    :param keep: which event of a name the result has if there are several: "first" (the default), "last" or "all", at
-        most 1,000.
-    :param since: the moment from which on events count, by their own time: a datetime, its ISO 8601 text or a template
-        of it; "day" or "month" for the start of the day or month in which the DAG run started, in the DAG's timezone;
-        by default the DAG run's start. Clearing a finished DAG run sets a new start.
-    :param timeout: how long the task may wait, as a timedelta or in seconds, or a cron expression in the DAG's
-        timezone, at whose first occurrence the wait ends; 7 days by default. ``execution_timeout`` applies too.
-    :param until_next_interval: end the wait at the end of the DAG's next data interval at the latest.
-    :param soft_fail: skip the task instead of failing it when the wait times out.
+    :param events: a dict from names to a :class:`~deferrable_ops.events.ChannelEvent`,
+        :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
+        several of them.
+    :param condition: the wait ends when this condition is true, as ``"orders & (payments | signoff)"`` or
+        ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events after the end of
+        the wait change nothing.
+    :param keep: which event to return if several events of one name were received: "first" (the default), "last" or
+        "all" (at most 1,000).
+    :param since: events whose own time is before this moment are ignored. Give a datetime, its ISO 8601 text, or a
+        template of that text. "day" or "month" is the start of the day or month in which the DAG run started, in the
+        DAG's timezone. The default is the DAG run's start. Clearing a finished DAG run sets a new start.
+    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. A cron expression ends
+        the wait at its first occurrence in the DAG's timezone. ``execution_timeout`` applies, too.
+    :param until_next_interval: whether to end the wait at the end of the DAG's next data interval at the latest.
+    :param soft_fail: whether to skip the task, instead of failing it, when the wait times out.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -144,10 +145,10 @@ class MultiEventSensor(_EventsTask):
 
 
 class EventGate(TaskGroup):
-    """A task group with one waiting task per event, and a join task after them. :func:`event_gate` creates it.
+    """A task group with one waiting task per event, and a join task after them. Create it with :func:`event_gate`.
 
     :ivar waits: the waiting tasks, by event name.
-    :ivar join: the task downstream of all of them; it is an empty operator.
+    :ivar join: the task downstream of all waiting tasks; it is an empty operator.
     """
 
     waits: dict[str, EventSensor]
@@ -171,17 +172,19 @@ def event_gate(
     timeout: timedelta | float | str = DEFAULT_TIMEOUT,
     **task_arguments: Any,
 ) -> EventGate:
-    """Wait for several events with one task per event, so that the Grid shows which one is missing.
+    """Wait for several events with one task per event, so that the Grid shows which event is missing.
 
-    Tasks downstream of the gate start when all events were received. A late event fails only its own task::
+    Tasks downstream of the gate start when all events were received. If an event is late, only its own task fails::
 
         with event_gate("inputs", events={"orders": ..., "payments": ...}, timeout=timedelta(hours=6)) as gate:
             ...  # tasks that start when all events were received, shown inside the group
         gate >> transform
 
     :param name: the name of the task group. Its tasks are ``name.orders`` and so on, and ``name.join``.
-    :param events: by name, as for :class:`MultiEventSensor`, like `since` and `timeout`.
-    :param task_arguments: other arguments of each :class:`EventSensor`, as ``soft_fail=True``.
+    :param events: a dict from names to events, as for :class:`MultiEventSensor`.
+    :param since: as for :class:`MultiEventSensor`.
+    :param timeout: as for :class:`MultiEventSensor`.
+    :param task_arguments: other arguments for each :class:`EventSensor`, as ``soft_fail=True``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
     _as_json(events)
@@ -230,15 +233,15 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
         return {"seconds": delta.total_seconds()}
     if timetable is None or (delta is None and type(timetable).__module__.startswith("airflow.")):
         raise InputError(
-            "until_next_interval=True needs the end of the next data interval, which the schedule of this DAG does not "
-            "define; leave it out, and give a timeout="
+            "until_next_interval=True cannot be used here; remove it and give timeout=. The schedule of this DAG does "
+            "not define the end of the next data interval"
         )
     # A custom timetable: the next interval is assumed to be as long as the run's.
     return {}
 
 
 def _event_name(task_id: str) -> str:
-    """Return the name of a sensor's only event, for messages: the task's id, with other characters replaced."""
+    """Return the name that messages use for a sensor's only event: the task's id, with invalid characters replaced."""
     name = _NOT_IN_NAMES.sub("_", str(task_id))
     return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
 

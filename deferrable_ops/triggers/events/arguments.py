@@ -1,4 +1,4 @@
-"""The arguments of an events wait: its events, the times of its DAG run, and the end of its next data interval."""
+"""Parses the arguments of a wait for events: the events, the DAG run's times, and the end of the next data interval."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from deferrable_ops.plain_data import plain_copy
 
 
 def parse_events(events: Any) -> dict[str, Specification]:
-    """Return the specifications of an operator's rendered ``events``, by name.
+    """Return the specifications in an operator's rendered ``events``, by name.
 
-    :raises InputError: one of them is wrong; the message names it and the fix.
+    :raises InputError: a specification is wrong; the message names it and the fix.
     """
     if not isinstance(events, Mapping):
         raise InputError(
@@ -36,7 +36,7 @@ def parse_events(events: Any) -> dict[str, Specification]:
 
 
 def _intern_texts(value: Any) -> Any:
-    # Saves memory: thousands of waits match on the same keys, and mostly on the same values.
+    # This saves memory: thousands of waits match on the same keys, and mostly on the same values.
     if type(value) is str:
         return sys.intern(value)
     if type(value) is dict:
@@ -57,12 +57,12 @@ class RunTimes:
 
     @classmethod
     def of(cls, dag_run: Any) -> RunTimes:
-        """Return the times of a DAG run; Airflow has several classes for it, with the same attributes."""
+        """Return the times of a DAG run. Airflow has several DAG run classes, all with these attributes."""
         return cls(dag_run.start_date, dag_run.data_interval_start, dag_run.data_interval_end)
 
     @classmethod
     def from_json(cls, data: Mapping[str, str | None]) -> RunTimes:
-        """Return the times from what :meth:`as_json` returned."""
+        """Convert the JSON object of :meth:`as_json` back."""
         return cls(*(_moment(data.get(name)) for name in cls.__slots__))
 
     def as_json(self) -> dict[str, str | None]:
@@ -79,8 +79,8 @@ def parse_next_interval_end(
 ) -> datetime:
     """Return the latest deadline of a wait with ``until_next_interval=True``: the end of the next data interval.
 
-    :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}`` or ``{}`` for any other.
-    :param run_start: used instead of the data interval if the run has none.
+    :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
+    :param run_start: the DAG run's start. It replaces the data interval if the run has none.
     :raises InputError: the end cannot be determined.
     """
     schedule = interval.get("cron")
@@ -94,8 +94,9 @@ def parse_next_interval_end(
     )
     if moment is None:
         raise InputError(
-            "until_next_interval=True needs the end of the next data interval, which is unknown: the DAG run's data "
-            "interval has no length and the schedule is neither cron nor a timedelta; leave it out, and give a timeout="
+            "until_next_interval=True cannot be used here; remove it and give timeout=. The end of the next data "
+            "interval is unknown, because the DAG run's data interval has no length and the DAG's schedule is neither "
+            "a cron expression nor a timedelta"
         )
     return moment
 
@@ -103,7 +104,7 @@ def parse_next_interval_end(
 def check_payload(payload: Any) -> None:
     """Check the payload of an event to publish to a channel.
 
-    :raises InputError: it is not a JSON value that the inbox can store, or it is too large.
+    :raises InputError: the payload is not a JSON value that the inbox can store, or it is too large.
     """
     plain_copy("payload=", payload)
     body = json.dumps(payload).encode()
@@ -114,7 +115,7 @@ def check_payload(payload: Any) -> None:
         )
     if decode_payload(body) != payload:
         raise InputError(
-            "payload= cannot be stored: numbers must fit into 64 bits, and text must hold neither U+0000 nor a lone "
+            "payload= cannot be stored: numbers must fit into 64 bits, and text must not contain U+0000 or a lone "
             "surrogate"
         )
 

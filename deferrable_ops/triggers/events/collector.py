@@ -1,9 +1,9 @@
 """Collects the events of one wait.
 
-A channel's and a queue's events arrive in commit order, through the inbox's feed. A Kafka topic is read for each wait
-from its own offset, so a record may have been stored for another wait before this wait has read the records that
-precede it. To keep the order of each partition, a wait accepts records in the order in which they are read for it. What
-it had read before a restart is replayed from the inbox, up to the offsets stored for it.
+Events of channels and queues arrive in commit order, through the inbox's feed. For Kafka topics, each wait reads from
+its own offset. So a record may already be stored for another wait, while this wait has not yet read the records before
+it. To keep the order of each partition, a wait counts records in the order in which it reads them. After a restart,
+the records that the wait had read before are replayed from the inbox, up to the offsets stored for the wait.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NO_OFFSETS: Final[Mapping[str, Any]] = {}
 class EventCollector:
     """Collects the events of one wait until its condition is true.
 
-    Sources report problems to it: it implements the listener interface of the Kafka and SQS upstreams.
+    The Kafka and SQS upstreams report problems to the collector, which implements their listener interfaces.
 
-    :param specifications: by event name.
-    :param since: seconds since the epoch; events whose own time is earlier do not count.
-    :param latest: seconds since the epoch; events that the inbox received later do not count. This is the deadline.
-    :param changes: woken when there is something to collect.
-    :ivar specifications: in the order of the names.
-    :ivar failed_because: why the wait must fail; None while it may continue.
+    :param specifications: the specifications by event name.
+    :param since: seconds since the epoch. Events with an earlier time of their own are ignored.
+    :param latest: the deadline, in seconds since the epoch. Events that the inbox received later are ignored.
+    :param changes: the subscription to wake when there are events to collect.
+    :ivar specifications: the specifications in the order of the names.
+    :ivar failed_because: why the wait must fail; None while the wait may continue.
     """
 
     __slots__ = (
@@ -82,26 +82,28 @@ class EventCollector:
         self._scanned_upto = 0
         # Kafka records that were read for this wait and are not counted yet.
         self._records: list[tuple[AppendResult, Event]] | None = None
-        # The offsets at which reading a topic resumes after a restart, by source; None: everything in the inbox counts.
+        # By source: the offsets at which reading a topic resumes after a restart. None: replay all of its records.
         self._resumed: Mapping[str, Mapping[str, int] | None] = _NO_OFFSETS
-        # Events to count before any new one, until the inbox has delivered all of them; None: nothing to replay.
+        # Events from before a restart. New events are counted only after these. None: there is nothing to replay.
         self._replay: list[StoredEvent] | None = None
         self._replay_upto = 0
-        # Dedupe keys of replayed Kafka records: Kafka may deliver these again.
+        # Dedupe keys of replayed Kafka records. They are needed because Kafka may deliver these records again.
         self._replayed_keys: Collection[str] = ()
 
     @property
     def named_specifications(self) -> Iterator[tuple[str, Specification]]:
-        """The event names with their specifications. Not stored as a dict, to save memory: there are thousands of
-        waits.
+        """The event names with their specifications.
+
+        To save memory, they are not stored as a dict: there are thousands of waits.
         """
         return zip(self.received.names, self.specifications, strict=True)
 
     def resume_from(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
-        """Replay from the inbox what was read of a Kafka topic before a restart.
+        """Replay from the inbox the records of a Kafka topic that were read before a restart.
 
-        :param offsets: by partition, where reading resumes; None: replay all records of the topic in the inbox.
-        :param upto: the event number up to which the inbox holds all these records.
+        :param offsets: by partition, the offset at which reading resumes. None: replay all records of the topic in the
+            inbox.
+        :param upto: the number of the event up to which the inbox contains all of these records.
         """
         self._resumed = {**self._resumed, source: offsets}
         self._replay, self._replay_upto = [], max(upto, self._replay_upto)
@@ -127,7 +129,7 @@ class EventCollector:
         return self._follower
 
     def add_record(self, commit: AppendResult, event: Event) -> None:
-        """Add a stored Kafka record that was read for this wait; those of a partition must come in order."""
+        """Add a stored Kafka record that was read for this wait. Add the records of a partition in order."""
         if self._records is None:
             self._records = []
         self._records.append((commit, event))
@@ -142,12 +144,12 @@ class EventCollector:
             if self._follower.upto >= self._replay_upto:
                 matched |= self._count_replay()
             elif self._follower.is_live:
-                # The feed is behind, and does not notify live followers when it has caught up.
+                # The feed is behind. It does not notify live followers when it has caught up, so check again later.
                 asyncio.get_running_loop().call_later(_RECHECK_SECONDS, self._changes.wake)
         return await self._count_records(events) or matched
 
     async def drain(self, events: Events, wait_id: str) -> None:
-        """Count everything that the inbox holds for this wait by now. Events that arrive later do not count."""
+        """Count all events that the inbox has for this wait now. Events that arrive later are ignored."""
         if not self._has_followed:
             for source in {one.source for one in self.specifications if _is_kafka(one)}:
                 self.resume_from(source, await events.position_of(source, wait_id))
@@ -158,7 +160,7 @@ class EventCollector:
         await self._count_records(events)
 
     def warn(self, warning: str) -> None:
-        """Add a warning for the task's log, which only the wait itself can write to."""
+        """Add a warning. The wait writes it to the task's log, because nothing else can write to that log."""
         self._warnings = (*self._warnings, warning)
         self._changes.wake()
 
@@ -198,7 +200,7 @@ class EventCollector:
         return matched
 
     async def _count_records(self, events: Events) -> bool:
-        """Count the Kafka records read for this wait, each after the other sources' events committed before it."""
+        """Count the Kafka records read for this wait. Before each record, count the other sources' earlier events."""
         matched = False
         others = {one.source for one in self.specifications if not _is_kafka(one)}
         while self._records and self._replay is None:
@@ -236,7 +238,7 @@ def _is_kafka(specification: Specification) -> bool:
 
 
 def _was_read_before(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bool:
-    """Return whether a Kafka record lies before the offsets at which reading resumes; None: always."""
+    """Return whether a Kafka record is before the offset at which reading resumes. Without offsets, return True."""
     if offsets is None:
         return True
     partition, offset = _position(kept)
@@ -246,10 +248,10 @@ def _was_read_before(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bo
 def _in_partition_order(kept: Sequence[StoredEvent]) -> Iterator[tuple[int, StoredEvent]]:
     """Yield order numbers and events, with the records of each Kafka partition sorted by offset.
 
-    Several waits read a partition, each from its own offset, so its records may have been stored in another order.
-    They are swapped among themselves; all other events keep their places.
+    Several waits read a partition, each from its own offset, so the records of a partition may be stored out of order.
+    Only these records change places with each other. All other events keep their places.
 
-    :param kept: in commit order.
+    :param kept: the events in commit order.
     """
     partitions: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, one in enumerate(kept):

@@ -1,4 +1,4 @@
-"""Reads Kafka topics into the inbox, each wait from the offsets that it has reached."""
+"""Reads Kafka topics into the inbox. Each wait reads from the offsets that it has reached."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
 async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """Await `body` while a topic is read for a wait.
 
-    A plain coroutine, because a generator-based context manager would take 1 kB for each of thousands of waits.
+    This is a plain coroutine, because a generator-based context manager would need 1 kB for each of thousands of waits.
 
-    :param request: for :class:`~deferrable_ops.events.KafkaEvent` specifications of one topic.
+    :param request: the request. Its specifications are :class:`~deferrable_ops.events.KafkaEvent` of one topic.
     :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or one of its settings is wrong.
     """
     events, collector = request.inbox.events, request.collector
     wanted = cast("tuple[KafkaEvent, ...]", request.specifications)
     topic = wanted[0]
     offsets = None
-    # A new wait has no offsets. Thousands may start at once, and each query needs a database connection.
+    # A new wait has no offsets, so do not query them: thousands of waits may start at once, and each query needs a
+    # database connection.
     if not request.is_new:
         offsets = await events.position_of(topic.source, request.wait_id)
     if offsets is not None:

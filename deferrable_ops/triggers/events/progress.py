@@ -15,10 +15,10 @@ from deferrable_ops.triggers.lifecycle.throttle import Throttle
 PROGRESS: Final = "progress"
 """The XCom key of the progress."""
 
-# By then, most of the events that arrived before the wait have been counted.
+# Seconds. After this time, most of the events that arrived before the wait have been counted.
 _FIRST_AFTER = 2.0
 _EVERY = 10.0
-# A larger state is not stored: after a restart, it is collected again from the events themselves.
+# A larger state is not stored. After a restart, the events are counted again instead.
 _MAX_KEPT_EVENTS = 50
 _MAX_STATE_CHARACTERS = 100_000
 
@@ -26,12 +26,12 @@ _pushing = Throttle(1)
 
 
 class ProgressReporter:
-    """Reports the progress of one wait to its log, to an XCom and to the inbox, from where a restart resumes.
+    """Reports the progress of one wait to its log, to an XCom and to the inbox. After a restart, the inbox's is used.
 
-    It reports 2 s after its ``with`` statement began, then on :meth:`report_soon`; after the statement only
-    :meth:`push_final` reports.
+    The first report is 2 s after the start of the ``with`` statement. Further reports follow after calls of
+    :meth:`report_soon`. After the ``with`` statement, only :meth:`push_final` reports.
 
-    :param stores_state: whether a restart can resume from the state of `received`.
+    :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
     """
 
     __slots__ = ("_is_over", "_pushed", "_received", "_reported_at", "_stores_state", "_timer", "_trigger")
@@ -55,7 +55,7 @@ class ProgressReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop reporting: another attempt may have started to report."""
+        """Stop reporting, because another attempt may have started to report."""
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -82,7 +82,7 @@ class ProgressReporter:
             progress["state"] = state
         if progress["come"]:
             await self._trigger.inbox.waits.save_progress(self._trigger.current.id, progress)
-        # The triggerer handles one XCom at a time, in about 20 ms: one wait at a time pushes its progress.
+        # Only one wait at a time pushes its progress, because the triggerer handles one XCom at a time, in about 20 ms.
         with _pushing.slot() as granted:
             await granted
             if not self._is_over:

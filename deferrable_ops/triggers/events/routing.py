@@ -1,4 +1,4 @@
-"""Routes each event of the inbox to the waits of this process that match it, through one index for all of them."""
+"""Routes each event of the inbox to the waits of this process that match it. All waits share the match indexes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deferrable_ops.inbox.watcher import Subscription
 
 
 class WaitFollower(Follower):
-    """The events that match one wait's specifications, while its ``with`` statement lasts.
+    """Follows the events that match one wait's specifications, for the duration of a ``with`` statement.
 
-    It wakes the wait's subscription, so a wait needs no second task that waits for events.
+    The follower wakes the wait's subscription, so a wait needs no second task that waits for events.
 
-    :param since: seconds since the epoch; earlier events are left out.
+    :param since: seconds since the epoch. Earlier events are ignored.
     :param after: the number of the last event that the wait has counted.
-    :param changes: woken whenever :meth:`next` would return something.
-    :param wakes_when_live: whether `changes` is also woken when all stored events have been delivered.
+    :param changes: the subscription to wake whenever :meth:`next` would return events.
+    :param wakes_when_live: whether to wake `changes` also when all stored events have been delivered.
     """
 
     __slots__ = ("_changes", "_routes", "_specifications", "_wakes_when_live")
@@ -66,7 +66,7 @@ class WaitFollower(Follower):
         return had_room
 
     def go_live(self) -> None:
-        """Note that all stored events have been delivered."""
+        """Handle the notification that all stored events have been delivered."""
         super().go_live()
         if self._wakes_when_live:
             self._changes.wake()
@@ -84,7 +84,7 @@ class Routes:
         index.add(follower, specification.match)
 
     def discard(self, follower: WaitFollower, specification: Specification) -> None:
-        """Remove a follower's specification."""
+        """Stop routing the events that match a specification to a follower."""
         index = self._indexes.get(specification.source)
         if index is not None:
             index.discard(follower, specification.match)
@@ -92,7 +92,7 @@ class Routes:
                 del self._indexes[specification.source]
 
     def followers(self, kept: StoredEvent) -> Iterable[WaitFollower]:
-        """Return the followers that an event matches. Never raises."""
+        """Return the followers with a specification that an event matches. Never raises."""
         index = self._indexes.get(kept.source)
         return () if index is None else index.find(to_event(kept))
 

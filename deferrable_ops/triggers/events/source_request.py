@@ -1,4 +1,4 @@
-"""What one wait requests of one source."""
+"""A wait's request to read one source."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from deferrable_ops.triggers.events.collector import EventCollector
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """What one wait requests of one source.
+    """A wait's request to read one source.
 
-    :param inbox: where the source appends its events, with ``Events.append_all``.
-    :param wait_id: identifies the wait, also after a restart; read offsets are stored under it.
-    :param is_new: the wait was registered just now, so no offsets are stored for it.
-    :param specifications: what the wait is for; all of this source, at least one.
-    :param since: seconds since the epoch, from which on events are needed.
-    :param collector: the wait's own, to which the source reports warnings and failures.
+    :param inbox: the inbox to which the source appends its events, with ``Events.append_all``.
+    :param wait_id: identifies the wait. It stays the same after a restart. Read offsets are stored under it.
+    :param is_new: whether the wait was registered just now, so that no offsets are stored for it.
+    :param specifications: the wait's specifications for this source; at least one.
+    :param since: seconds since the epoch. The wait needs no earlier events.
+    :param collector: the wait's collector. The source reports warnings and failures to it.
     """
 
     inbox: Inbox

@@ -15,7 +15,8 @@ from deferrable_ops.triggers.events.sqs_source import read_sqs
 
 Body = Callable[[], Awaitable[Outcome]]
 ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
-"""Awaits the body, and appends the source's events to the inbox meanwhile. All waits of a process share the readers."""
+"""Awaits the body and, until it returns, appends the source's events to the inbox. The waits of a process share this
+reading."""
 
 READERS: Final[dict[type[Specification], ReadSource | None]] = {
     # Channel events arrive through the endpoint.
@@ -26,14 +27,15 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
 
 
 def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Outcome]:
-    """Return an awaitable that awaits `body` while the requested sources are read, and returns its outcome.
+    """Return an awaitable that awaits `body` while the requested sources are read. Its result is the body's outcome.
 
-    Not a coroutine function, because each coroutine costs memory, and there are thousands of waits.
+    This is not a coroutine function, because each coroutine costs memory, and there are thousands of waits.
 
     :raises InputError: this version cannot read one of the sources.
-    :raises ConfigurationError: when awaited; an extra or a connection is missing, or one of its settings is wrong.
+    :raises ConfigurationError: raised by the awaitable. An extra or a connection is missing, or a setting of the
+        connection is wrong.
     """
-    # The first source is read first: it becomes the outermost body.
+    # Wrap in reverse order, so that the first source is the outermost body and is read first.
     for request in reversed(list(requests)):
         kind: Any = type(request.specification)
         if kind not in READERS:

@@ -1,4 +1,4 @@
-"""Reads SQS queues into the inbox while a wait needs them; each message is stored, whether or not a wait matches it."""
+"""Reads SQS queues into the inbox while a wait needs them. All messages are stored, even if no wait matches them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _last_polls: Final[dict[tuple[asyncio.AbstractEventLoop, str | None, str], async
 async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """Await `body` while a queue is polled for a wait.
 
-    A plain coroutine, because a generator-based context manager would take 1 kB for each of thousands of waits.
+    This is a plain coroutine, because a generator-based context manager would need 1 kB for each of thousands of waits.
 
-    :param request: for an :class:`~deferrable_ops.events.SqsEvent`.
+    :param request: the request. Its specifications are :class:`~deferrable_ops.events.SqsEvent` of one queue.
     :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or one of its settings is wrong.
     """
     event = cast("SqsEvent", request.specification)
@@ -47,10 +47,10 @@ async def _store(events: Events, messages: Sequence[Event]) -> None:
 
 
 async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
-    """Let the poll that is under way finish in the background, in up to 20 s, if no other wait needs the queue.
+    """If no other wait needs the queue, let the current poll finish in the background. That takes up to 20 s.
 
-    SQS would not notice an aborted poll: it would hand the next message to it, and hide that message from the next
-    wait.
+    SQS does not notice that a poll was aborted. It would deliver the next message to the aborted poll, and so hide this
+    message from the next wait.
     """
     key = asyncio.get_running_loop(), event.aws_conn_id, event.source
     if key not in _last_polls and not pollers.has_readers(event):
@@ -59,7 +59,7 @@ async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
 
 
 async def _keep_open(event: SqsEvent) -> AsyncExitStack:
-    """Hold what the last wait is about to release, so that it stays open."""
+    """Use the inbox and the connection, so that they stay open when the last wait stops using them."""
     users = AsyncExitStack()
     await users.enter_async_context(use_inbox(retry_timeout=NO_RETRY_TIMEOUT))
     await users.enter_async_context(use_sqs(event.aws_conn_id))

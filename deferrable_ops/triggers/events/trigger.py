@@ -21,7 +21,7 @@ from deferrable_ops.triggers.events.progress import PROGRESS, ProgressReporter
 from deferrable_ops.triggers.events.source_request import SourceRequest
 from deferrable_ops.triggers.events.sources import while_reading
 
-# Seconds for which events are always kept: only an earlier `since` needs a query for what the inbox still holds.
+# Events are always kept for this many seconds. Only for an earlier `since` must the inbox be asked what it still has.
 _ALWAYS_KEPT: Final = 86_400.0
 _NO_PROGRESS: Final = nullcontext()
 
@@ -31,14 +31,14 @@ class EventsTrigger(TaskTrigger):
 
     The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
-    :param events: by name, what ``specification_to_json`` returned.
+    :param events: the specifications by name, each as returned by ``specification_to_json``.
     :param cron: the timeout, if it is a cron expression.
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
     :param timezone: the name of the DAG's timezone.
-    :param single: the wait is for one event, and returns that event instead of a dict of names.
-    :param run_times: the DAG run's start and data interval, set if a worker deferred the task. None if the scheduler
-        did: then Airflow provides the DAG run.
+    :param single: whether the wait is for one event. Then its result is this event instead of a dict of names.
+    :param run_times: the DAG run's start and data interval, if a worker deferred the task. None if the scheduler
+        deferred it; then Airflow provides the DAG run.
     """
 
     feature: ClassVar[str] = "events"
@@ -56,7 +56,7 @@ class EventsTrigger(TaskTrigger):
         "run_times",
     )
 
-    # None until run() sets them; then _parsed_events becomes None again, because _collector has the events.
+    # These are None until run() sets them. _parsed_events becomes None again once _collector has the events.
     _parsed_events: dict[str, Specification] | None
     _collector: EventCollector
     _progress: ProgressReporter | None
@@ -98,17 +98,17 @@ class EventsTrigger(TaskTrigger):
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The XComs that an earlier attempt may have left."""
+        """The keys of the XComs that an earlier attempt may have pushed."""
         return super().xcoms_to_clear if self.single else (*super().xcoms_to_clear, PROGRESS)
 
     def validate(self) -> None:
         """Check the rendered arguments, and parse the events.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is wrong; the message names it and the fix.
         """
         self._parsed_events = parse_events(self.events or {})
         parse_condition(self.condition, list(self._parsed_events))
-        # Frees memory: thousands of waits queue after this, and would hold their events twice.
+        # This frees memory: thousands of waits are queued after this call, and each would store its events twice.
         self.events = None
         check_keep(self.keep)
         check_since(self.since)
@@ -117,7 +117,7 @@ class EventsTrigger(TaskTrigger):
             check_timeout(self.cron)
 
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return the wait to register; its deadline may depend on the DAG's timezone and schedule.
+        """Return the wait to register. Its deadline may depend on the DAG's timezone and schedule.
 
         :raises InputError: ``until_next_interval`` is set, and the end of the next data interval is unknown.
         """
@@ -195,7 +195,7 @@ class EventsTrigger(TaskTrigger):
             condition = parse_condition(self.condition, list(specifications))
             started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
             zone = timezone_named(self.timezone)
-            # What an earlier run of this trigger had received. Without it, the events are counted again.
+            # The events that an earlier run of this trigger had received. Without this state, events are counted again.
             state = (self.current.progress or {}).get("state")
             self._collector = EventCollector(
                 specifications,
@@ -240,13 +240,13 @@ class EventsTrigger(TaskTrigger):
         names = ", ".join(f"{name} ({one.source})" for name, one in collector.named_specifications)
         self.log.info("Waiting for %s", names)
         since = datetime.fromtimestamp(collector.since, UTC)
-        self.log.info("Still needed: %s. Events count from %s on", collector.received.missing(), since)
+        self.log.info("Still needed: %s. Events before %s are ignored", collector.received.missing(), since)
         if collector.since > self.current.created_at - _ALWAYS_KEPT:
             return
         kept_since = await self.inbox.events.kept_since()
         if collector.since < kept_since:
             self.log.warning(
                 "Events received before %s are no longer kept ([deferrable_ops] event_retention_days), "
-                "so this wait does not see them; use a later since=, or keep events longer",
+                "so this wait cannot receive them; use a later since=, or keep events longer",
                 datetime.fromtimestamp(kept_since, UTC),
             )

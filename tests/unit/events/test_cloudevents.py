@@ -118,7 +118,7 @@ def test_other_requests_carry_no_cloud_event() -> None:
         (
             STRUCTURED,
             json.dumps(ATTRIBUTES | {"id": 5}).encode(),
-            "id is missing or not a text",
+            "id is missing or not a non-empty string",
         ),
         (STRUCTURED, json.dumps(ATTRIBUTES | {"id": "1", "source": ""}).encode(), "source is missing"),
         (STRUCTURED, json.dumps(ATTRIBUTES | {"id": "1", "specversion": "0.3"}).encode(), "version 0.3"),
