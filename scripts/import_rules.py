@@ -12,7 +12,16 @@ PACKAGE = "deferrable_ops"
 SOURCE = Path(__file__).parent.parent / PACKAGE
 
 # Every room may import these files, and they import no room.
-GROUND = {"exceptions", "expressions", "outcome", "plain_data", "settings", "shared"}
+GROUND = {
+    "exceptions",
+    "expressions",
+    "outcome",
+    "plain_data",
+    "settings",
+    "shared",
+    "supervisor_calls",
+    "throttle",
+}
 ROOMS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord", "high_availability", "checks"},
     "triggers": {"upstreams", "inbox", "events", "supervisord", "high_availability"},

@@ -15,10 +15,10 @@ from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
+from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
 from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_feature
-from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context

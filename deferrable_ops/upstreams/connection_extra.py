@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.supervisor_calls import Rank, call_supervisor
 
 # Seconds. The triggerer's supervisor process handles connection requests one at a time, and may drop a request.
 _TIMEOUT: Final = 60.0
@@ -21,13 +21,10 @@ async def read_connection(conn_id: str) -> tuple[Any, Any]:
     :raises UnknownConnection: there is no connection with this id.
     :raises ConfigurationError: the connection cannot be read, or its extra is not JSON.
     """
-    from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            connection = await BaseHook.aget_connection(conn_id)
-            extra = await connection.aextra_dejson()
+        connection, extra = await call_supervisor(lambda: _read(conn_id), rank=Rank.READ, timeout=_TIMEOUT)
     except TimeoutError:
         raise ConfigurationError(
             f"Airflow did not return the connection {conn_id!r} within {_TIMEOUT:g} s; clear the task"
@@ -40,3 +37,10 @@ async def read_connection(conn_id: str) -> tuple[Any, Any]:
     if connection.extra and not extra and "".join(connection.extra.split()) not in ("{}", "null"):
         raise ConfigurationError(f"the extra of the connection {conn_id!r} is not JSON; write it as JSON")
     return connection, extra
+
+
+async def _read(conn_id: str) -> tuple[Any, Any]:
+    from airflow.sdk import BaseHook
+
+    connection = await BaseHook.aget_connection(conn_id)
+    return connection, await connection.aextra_dejson()

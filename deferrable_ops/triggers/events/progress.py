@@ -8,9 +8,9 @@ import time
 from typing import Any, Final, Self
 
 from deferrable_ops.events.received import ReceivedEvents
+from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background
-from deferrable_ops.triggers.lifecycle.throttle import Throttle
 
 PROGRESS: Final = "progress"
 """The XCom key of the progress."""

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
+from deferrable_ops.supervisor_calls import warm_up
 from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
 from deferrable_ops.triggers.lifecycle.task_states import StatesSource, states_from_supervisor
 
@@ -27,6 +28,7 @@ def start() -> None:
         # An empty context: Airflow takes the log file to write to from the context of the task's trigger, and the
         # background work outlives that task.
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
+        detach(warm_up())
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,10 +14,10 @@ from deferrable_ops import settings
 from deferrable_ops.inbox import Attempt, Wait
 from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_to_json
+from deferrable_ops.supervisor_calls import Rank, call_supervisor, send
 
 RETURN_VALUE = "return_value"
 
-# The triggerer handles one XCom at a time, in 20 ms each. Its first one takes 6 s.
 _XCOM_TIMEOUT = 60.0
 
 
@@ -62,15 +62,15 @@ async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
             return TaskSkippedEvent()
 
 
-async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
+async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PROGRESS) -> None:
     """Set an XCom of the task.
 
     :raises TimeoutError: Airflow did not set it within a minute.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
-    async with asyncio.timeout(_XCOM_TIMEOUT):
-        await XCom.aset(
+    def push() -> Awaitable[None]:
+        pushed: Awaitable[None] = XCom.aset(
             key=key,
             value=value,
             dag_id=attempt.dag_id,
@@ -78,6 +78,9 @@ async def push_xcom(attempt: Attempt, key: str, value: Any) -> None:
             task_id=attempt.task_id,
             map_index=attempt.map_index,
         )
+        return pushed
+
+    await call_supervisor(push, rank=rank, timeout=_XCOM_TIMEOUT)
 
 
 async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
@@ -94,7 +97,6 @@ async def delete_xcom(attempt: Attempt, key: str) -> None:
 
     :raises TimeoutError: Airflow did not delete it within a minute.
     """
-    from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import DeleteXCom
 
     message = DeleteXCom(
@@ -104,8 +106,7 @@ async def delete_xcom(attempt: Attempt, key: str) -> None:
         task_id=attempt.task_id,
         map_index=attempt.map_index,
     )
-    async with asyncio.timeout(_XCOM_TIMEOUT):
-        await task_runner.SUPERVISOR_COMMS.asend(message)
+    await send(message, rank=Rank.READ, timeout=_XCOM_TIMEOUT)
 
 
 def _log(task: EndingTask, outcome: Outcome) -> None:
@@ -168,7 +169,7 @@ async def _push_value(task: EndingTask, outcome: Success) -> str | None:
     if outcome.value is None or not task.do_xcom_push or task.wait is None:
         return None
     try:
-        await push_xcom(task.wait.attempt, RETURN_VALUE, as_xcom(task.wait.id, outcome.value))
+        await push_xcom(task.wait.attempt, RETURN_VALUE, as_xcom(task.wait.id, outcome.value), Rank.END)
     except Exception as error:
         return f"its XCom could not be set from the triggerer ({type(error).__name__}: {error})"
     return None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from deferrable_ops.inbox import Attempt
+from deferrable_ops.supervisor_calls import Rank, send
 
 StatesSource = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
 """From a DAG id, run ids and task ids to states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
@@ -27,12 +28,10 @@ async def states_from_supervisor(
     :param task_ids: None for all tasks.
     :raises TimeoutError: the supervisor did not reply. It never replies to a message type that it does not support.
     """
-    from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import GetTaskStates
 
     request = GetTaskStates(dag_id=dag_id, run_ids=run_ids, task_ids=task_ids)
-    async with asyncio.timeout(_SUPERVISOR_TIMEOUT):
-        reply: Any = await task_runner.SUPERVISOR_COMMS.asend(request)
+    reply = await send(request, rank=Rank.READ, timeout=_SUPERVISOR_TIMEOUT)
     return dict(reply.task_states)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from heapq import heappop, heappush
+from itertools import count
 from weakref import WeakKeyDictionary
 
 
 class Throttle:
-    """Grants a limited number of slots in each event loop, in the order of the requests.
+    """Grants a limited number of slots in each event loop: the most urgent request first, else the oldest.
 
     ::
 
@@ -23,27 +24,31 @@ class Throttle:
         self._limit = limit
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, SlotQueue] = WeakKeyDictionary()
 
-    def slot(self) -> Slot:
-        """Return a new slot of the running event loop."""
+    def slot(self, rank: int = 0) -> Slot:
+        """Return a new slot of the running event loop.
+
+        :param rank: requests with a lower rank are granted first.
+        """
         loop = asyncio.get_running_loop()
         if loop not in self._queues:
             self._queues[loop] = SlotQueue(self._limit)
-        return Slot(self._queues[loop])
+        return Slot(self._queues[loop], rank)
 
 
 class Slot:
     """A context manager that requests a slot and releases it. Entering it returns a future: await that first."""
 
     # A task that waits for a semaphore keeps two coroutines, 0.5 kB, and thousands of tasks wait.
-    __slots__ = ("_granted", "_queue")
+    __slots__ = ("_granted", "_queue", "_rank")
 
-    def __init__(self, queue: SlotQueue) -> None:
+    def __init__(self, queue: SlotQueue, rank: int) -> None:
         self._queue = queue
+        self._rank = rank
 
     def __enter__(self) -> asyncio.Future[None]:
         """Request the slot and return the future that is done once it is granted."""
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.request(self._granted)
+        self._queue.request(self._granted, self._rank)
         return self._granted
 
     def __exit__(self, *_: object) -> None:
@@ -57,11 +62,12 @@ class SlotQueue:
 
     def __init__(self, free: int) -> None:
         self._free = free
-        self._requests: deque[asyncio.Future[None]] = deque()
+        self._requests: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = count()
 
-    def request(self, granted: asyncio.Future[None]) -> None:
+    def request(self, granted: asyncio.Future[None], rank: int) -> None:
         """Grant a slot by setting the future's result: at once, or when one is free."""
-        self._requests.append(granted)
+        heappush(self._requests, (rank, next(self._numbers), granted))
         self._grant()
 
     def release(self) -> None:
@@ -71,7 +77,7 @@ class SlotQueue:
 
     def _grant(self) -> None:
         while self._free and self._requests:
-            granted = self._requests.popleft()
+            granted = heappop(self._requests)[2]
             if not granted.done():
                 granted.set_result(None)
                 self._free -= 1

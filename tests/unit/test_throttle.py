@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any
 
-from deferrable_ops.triggers.lifecycle.throttle import Throttle
+from deferrable_ops.throttle import Throttle
 
 
 async def test_slots_are_granted_up_to_the_limit_in_the_order_of_requests() -> None:

@@ -1,0 +1,93 @@
+"""Calls to Airflow's supervisor process, through which a triggerer reads connections and sets XComs.
+
+The supervisor serves one call at a time, in 20 to 35 ms. The end event of a task is sent after all calls that were made
+before it, so a burst of calls delays every end. Therefore only a few calls are under way at once, and calls that end a
+task come before those that show its progress.
+
+A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process. One
+harmless call is made for that, and all others wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from enum import IntEnum
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from deferrable_ops.throttle import Throttle
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_IN_FLIGHT: Final = 3
+_WARM_UP_TIMEOUT: Final = 300.0
+WARM_UP_VARIABLE: Final = "deferrable_ops_deployment"
+"""The Airflow Variable that the first call reads."""
+
+_calls = Throttle(_IN_FLIGHT)
+_warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
+
+
+class Rank(IntEnum):
+    """Which calls come first."""
+
+    END = 0
+    READ = 1
+    PROGRESS = 2
+
+
+async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeout: float) -> T:
+    """Return what a call returns, once it is its turn.
+
+    :param call: makes the call; it is not used more than once.
+    :param timeout: seconds for the call alone: the time before its turn does not count.
+    :raises TimeoutError: Airflow did not reply. It never replies to a message type that it does not support.
+    """
+    with _calls.slot(rank) as granted:
+        await granted
+        await warm_up()
+        async with asyncio.timeout(timeout):
+            return await call()
+
+
+async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
+    """Send a message to the supervisor and return its reply; see :func:`call_supervisor`."""
+    from airflow.sdk.execution_time import task_runner
+
+    return await call_supervisor(
+        lambda: task_runner.SUPERVISOR_COMMS.asend(message), rank=rank, timeout=timeout
+    )
+
+
+async def warm_up() -> None:
+    """Return once this process's first call has been answered. It is made only once."""
+    loop = asyncio.get_running_loop()
+    if loop not in _warm_ups:
+        # Not cancelled with the trigger that happens to come first, and not in that trigger's log.
+        _warm_ups[loop] = loop.create_task(_first_call(), name="deferrable-ops warm-up", context=Context())
+    if not _warm_ups[loop].done():
+        await asyncio.shield(_warm_ups[loop])
+
+
+async def _first_call() -> None:
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import GetVariable
+
+    comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if not hasattr(comms, "asend"):
+        return
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_WARM_UP_TIMEOUT):
+            await comms.asend(GetVariable(key=WARM_UP_VARIABLE))
+    except Exception as error:
+        log.warning("Airflow's supervisor process did not answer the first call: %s", type(error).__name__)
+    else:
+        log.info(
+            "Airflow's supervisor process answered its first call after %.1f s", time.monotonic() - began
+        )
