@@ -74,6 +74,12 @@ def get_provider_info() -> dict[str, Any]:
                         default="True",
                         kind="boolean",
                     ),
+                    "protect_log": _option(
+                        "Buffer a triggerer's log, so that writing to it never blocks the event loop. Turn it off "
+                        "only to rule it out as the cause of a problem.",
+                        default="True",
+                        kind="boolean",
+                    ),
                     "dataflow_emulator_host": _option(
                         "host:port of a fake Dataflow (deferrable_ops.testing.dataflow) for tests, used without TLS "
                         "and credentials. Empty: Google's Dataflow.",

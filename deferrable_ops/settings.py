@@ -103,6 +103,11 @@ def notify() -> bool:
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
+def protect_log() -> bool:
+    """Return whether a triggerer's log is buffered, so that it cannot block the event loop."""
+    return bool(conf.getboolean(SECTION, "protect_log", fallback=True))
+
+
 def dataflow_emulator_host() -> str | None:
     """Return the ``host:port`` of a fake Dataflow, used without TLS and credentials; None for Google's."""
     return str(conf.get(SECTION, "dataflow_emulator_host", fallback="")) or None

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.supervisor_calls import warm_up
+from deferrable_ops.triggers.lifecycle import log_pipe
 from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
 from deferrable_ops.triggers.lifecycle.task_states import StatesSource, states_from_supervisor
 
@@ -29,6 +30,8 @@ def start() -> None:
         # background work outlives that task.
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
         detach(warm_up())
+        if reason := log_pipe.install():
+            log.debug("The log is not protected against a slow reader: %s", reason)
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:

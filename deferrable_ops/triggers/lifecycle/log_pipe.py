@@ -1,0 +1,165 @@
+"""Keeps a triggerer's event loop from blocking on its log.
+
+A triggerer has two processes. The child, in which triggers run, writes log lines to a blocking socket that the parent
+reads slowly; the parent sends workloads to the child with a blocking call. When both sockets are full, both processes
+sleep for ever (airflow#65286, docs/known-airflow-bugs.md). Airflow's own lines block in the same way, so a writer for
+our lines alone would not help.
+
+:func:`install` puts a pipe of our own over the descriptors of the log, of stdout and of stderr. A thread moves whole
+lines from there to the real sockets, without blocking and with bounded memory. When the parent reads nothing for long,
+lines are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import select
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final
+
+from deferrable_ops import settings
+
+log = logging.getLogger(__name__)
+
+_MOST_BUFFERED: Final = 16 * 1024 * 1024
+_BATCH: Final = 4096
+"""The parent reads as much at once."""
+_READ: Final = 65536
+_FLUSH_SECONDS: Final = 2.0
+
+
+@cache
+def install() -> str | None:
+    """Protect this process's log. Return None, or why that is not possible.
+
+    Outside a triggerer, or where Airflow's log is not built as in the releases that were tested, nothing is changed.
+    """
+    found = _log_descriptor()
+    if isinstance(found, str):
+        return found
+    pipes = [LogPipe(descriptor, as_json=descriptor == found) for descriptor in (found, 1, 2)]
+    atexit.register(lambda: [pipe.flush(_FLUSH_SECONDS) for pipe in pipes])
+    return None
+
+
+class LogPipe:
+    """A pipe over one descriptor, and the thread that moves its lines to where the descriptor led.
+
+    :param descriptor: of a stream socket.
+    :param as_json: whether lines are Airflow's JSON log lines.
+    """
+
+    def __init__(self, descriptor: int, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._target = socket.socket(fileno=os.dup(descriptor))
+        self._source, written = socket.socketpair()
+        os.dup2(written.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
+        written.close()
+        self._lines: deque[bytes] = deque()
+        self._buffered = 0
+        self._rest = b""
+        self._unsent = b""
+        self._dropped = 0
+        threading.Thread(target=self._run, name="deferrable-ops log", daemon=True).start()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all lines are moved, for some seconds at most."""
+        ends_at = time.monotonic() + seconds
+        while not self._is_empty() and time.monotonic() < ends_at:
+            time.sleep(0.01)
+
+    def _is_empty(self) -> bool:
+        return not (self._lines or self._unsent or self._dropped or _polled(self._source, select.POLLIN, 0))
+
+    def _run(self) -> None:
+        # poll(), because select() takes no descriptor above 1,023, and a triggerer may have more.
+        while True:
+            to_send = bool(self._lines or self._unsent or self._dropped)
+            poller = select.poll()
+            poller.register(self._source, select.POLLIN)
+            if to_send:
+                poller.register(self._target, select.POLLOUT)
+            ready = {descriptor for descriptor, _ in poller.poll()}
+            if self._source.fileno() in ready:
+                self._take()
+            if self._target.fileno() in ready:
+                self._send()
+
+    def _take(self) -> None:
+        data = self._source.recv(_READ)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if self._buffered + len(line) > _MOST_BUFFERED:
+                self._dropped += 1
+            else:
+                self._lines.append(line + b"\n")
+                self._buffered += len(line) + 1
+
+    def _send(self) -> None:
+        """Send one batch of whole lines, or what is left of the last."""
+        if not self._unsent:
+            if not self._lines and self._dropped:
+                self._lines.append(self._notice())
+                self._buffered += len(self._lines[0])
+                self._dropped = 0
+            size, batch = 0, list[bytes]()
+            while self._lines and (not batch or size + len(self._lines[0]) <= _BATCH):
+                size += len(self._lines[0])
+                batch.append(self._lines.popleft())
+            self._unsent = b"".join(batch)
+            self._buffered -= size
+        try:
+            sent = self._target.send(self._unsent, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The parent has ended. Lines are still taken, so that no writer blocks.
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+
+    def _notice(self) -> bytes:
+        text = f"{self._dropped:,} lines dropped: the triggerer's parent process read the log too slowly"
+        if not self._as_json:
+            return text.encode() + b"\n"
+        line = {
+            "timestamp": datetime.now(UTC).isoformat(),
+            "level": "warning",
+            "logger": __name__,
+            "event": text,
+        }
+        return json.dumps(line).encode() + b"\n"
+
+
+def _log_descriptor() -> int | str:
+    """Return the descriptor of Airflow's log channel, or why this process has none that can be protected."""
+    import structlog
+    from airflow.sdk.execution_time import task_runner
+
+    if not settings.protect_log():
+        return "[deferrable_ops] protect_log = False"
+    comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if type(comms).__name__ != "TriggerCommsDecoder":
+        return "this process is not a triggerer's"
+    output = getattr(structlog.get_config()["logger_factory"], "io", None)
+    try:
+        descriptors = [output.fileno(), 1, 2]  # type: ignore[union-attr]
+        if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors):
+            return "the triggerer's log is not a socket, as it is in the Airflow releases that were tested"
+    except (AttributeError, OSError, ValueError):
+        return "the triggerer's log has no descriptor, as it has in the Airflow releases that were tested"
+    return int(descriptors[0])
+
+
+def _polled(one: socket.socket, event: int, milliseconds: int) -> bool:
+    poller = select.poll()
+    poller.register(one, event)
+    return bool(poller.poll(milliseconds))

@@ -1,0 +1,107 @@
+"""A log whose reader is slow, or absent, blocks nobody and loses no line before its memory is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deferrable_ops.triggers.lifecycle import log_pipe
+from deferrable_ops.triggers.lifecycle.log_pipe import LogPipe
+
+LINE = b'{"event": "%05d", "filler": "' + 300 * b"x" + b'"}\n'
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, int]]:
+    """The reader's end, and the descriptor that a process writes its log to."""
+    reader, writer = socket.socketpair()
+    descriptor = writer.detach()
+    yield reader, descriptor
+    reader.close()
+    os.close(descriptor)
+
+
+def write_all(descriptor: int, count: int) -> None:
+    for number in range(count):
+        os.write(descriptor, LINE % number)
+
+
+def read_lines(reader: socket.socket, count: int) -> list[bytes]:
+    reader.settimeout(30)
+    data = b""
+    while data.count(b"\n") < count:
+        data += reader.recv(65536)
+    return data.splitlines(keepends=True)
+
+
+def test_lines_are_written_without_a_reader_and_read_later_in_order(
+    sockets: tuple[socket.socket, int],
+) -> None:
+    reader, descriptor = sockets
+    LogPipe(descriptor, as_json=True)
+    writing = threading.Thread(target=write_all, args=(descriptor, 5_000), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert read_lines(reader, 5_000) == [LINE % number for number in range(5_000)]
+
+
+def test_without_a_pipe_the_same_writer_blocks(sockets: tuple[socket.socket, int]) -> None:
+    reader, descriptor = sockets
+    writing = threading.Thread(target=write_all, args=(descriptor, 5_000), daemon=True)
+    writing.start()
+    writing.join(0.5)
+    assert writing.is_alive()
+    read_lines(reader, 5_000)
+    writing.join(30)
+    assert not writing.is_alive()
+
+
+def test_lines_above_the_memory_are_dropped_and_counted(
+    sockets: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, descriptor = sockets
+    monkeypatch.setattr(log_pipe, "_MOST_BUFFERED", 400_000)
+    pipe = LogPipe(descriptor, as_json=True)
+    write_all(descriptor, 5_000)
+    lines: list[bytes] = []
+    while not (lines and b"lines dropped" in lines[-1]):
+        lines += read_lines(reader, 1)
+    kept, dropped = lines[:-1], json.loads(lines[-1])
+    assert len(kept) + int(dropped["event"].split()[0].replace(",", "")) == 5_000
+    assert kept == [LINE % number for number in range(len(kept))]
+    pipe.flush(1.0)
+
+
+def test_reader_that_has_gone_away_blocks_nobody(sockets: tuple[socket.socket, int]) -> None:
+    reader, descriptor = sockets
+    LogPipe(descriptor, as_json=False)
+    reader.shutdown(socket.SHUT_RDWR)
+    writing = threading.Thread(target=write_all, args=(descriptor, 5_000), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+
+
+def test_flush_waits_for_the_lines_but_not_for_a_reader(sockets: tuple[socket.socket, int]) -> None:
+    reader, descriptor = sockets
+    pipe = LogPipe(descriptor, as_json=True)
+    write_all(descriptor, 10)
+    pipe.flush(10.0)
+    assert len(read_lines(reader, 10)) == 10
+    write_all(descriptor, 5_000)
+    began = time.monotonic()
+    pipe.flush(0.2)
+    assert time.monotonic() - began < 10
+
+
+def test_nothing_is_changed_outside_a_triggerer() -> None:
+    before = [os.fstat(descriptor) for descriptor in (1, 2)]
+    assert log_pipe.install() == "this process is not a triggerer's"
+    assert [os.fstat(descriptor) for descriptor in (1, 2)] == before
