@@ -47,7 +47,8 @@ def install() -> str | None:
     if isinstance(found, str):
         return found
     pipes = [LogPipe(descriptor, as_json=descriptor == found) for descriptor in (found, 1, 2)]
-    atexit.register(lambda: [pipe.flush(_FLUSH_SECONDS) for pipe in pipes])
+    for pipe in pipes:
+        atexit.register(pipe.flush, _FLUSH_SECONDS)
     return None
 
 
