@@ -1,7 +1,8 @@
 """Exceptions that the library raises.
 
 DeferrableOpsError
-├── ConfigurationError        a setting is missing or malformed: fix the deployment
+├── ConfigurationError        a setting or a connection is missing or malformed: fix it
+│   └── DeploymentError       no task can use the inbox before the deployment is fixed; waits continue until then
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
@@ -33,6 +34,13 @@ class DeferrableOpsError(Exception):
 
 class ConfigurationError(DeferrableOpsError):
     """A setting is missing or malformed; the message names the setting and the fix."""
+
+
+class DeploymentError(ConfigurationError):
+    """The deployment is set up wrongly for every task: the inbox's URL, login or schema, or the Fernet key.
+
+    A wait continues until its deadline. It never fails for this reason, and no outside work is launched or stopped.
+    """
 
 
 class InputError(DeferrableOpsError, ValueError):

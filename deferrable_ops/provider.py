@@ -68,6 +68,12 @@ def get_provider_info() -> dict[str, Any]:
                         "worker. never: every task ends on a worker.",
                         default="auto",
                     ),
+                    "auto_upgrade": _option(
+                        "Create or upgrade the inbox's tables when a process opens the inbox. False: only "
+                        "deferrable-ops inbox upgrade does; until it ran, tasks wait.",
+                        default="True",
+                        kind="boolean",
+                    ),
                     "notify": _option(
                         "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a connection pooler in "
                         "transaction mode, such as PgBouncer; the inbox is then polled every second.",

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowConfigException
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import ConfigurationError, DeploymentError
 
 SECTION = "deferrable_ops"
 ENDPOINT_PREFIX = "/deferrable-ops"
@@ -21,14 +22,20 @@ ENDPOINT_PREFIX = "/deferrable-ops"
 def inbox_url() -> str:
     """Return the inbox's SQLAlchemy URL: the option ``inbox_url``, by default a SQLite file in ``$AIRFLOW_HOME``.
 
-    :raises ConfigurationError: the option is not a URL of SQLite or Postgres.
+    :raises DeploymentError: the option is not a URL of SQLite or Postgres.
     """
-    url = conf.get(SECTION, "inbox_url", fallback="")
+    try:
+        url = conf.get(SECTION, "inbox_url", fallback="")
+    except AirflowConfigException as error:
+        # Its text may quote what a command printed.
+        raise DeploymentError(
+            f"[{SECTION}] inbox_url cannot be read from its _CMD or _SECRET option: {type(error).__name__}"
+        ) from None
     if not url:
         return f"sqlite+aiosqlite:///{_airflow_home() / 'deferrable_ops.db'}"
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ConfigurationError(
+        raise DeploymentError(
             f"[{SECTION}] inbox_url is not a database URL; "
             "write postgresql+asyncpg://user:password@host/database"
         )
@@ -40,7 +47,7 @@ def inbox_url() -> str:
         "postgresql+asyncpg": "postgresql+asyncpg",
     }.get(scheme)
     if driver is None:
-        raise ConfigurationError(
+        raise DeploymentError(
             f"[{SECTION}] inbox_url starts with {scheme}://; use postgresql+asyncpg:// "
             "(or sqlite+aiosqlite:// on a single machine)"
         )
@@ -96,6 +103,11 @@ def end_from_trigger() -> bool:
             f"[{SECTION}] end_from_trigger = {choice!r} is not valid; write auto or never"
         )
     return bool(choice == "auto")
+
+
+def auto_upgrade() -> bool:
+    """Return whether a process that opens an inbox with older tables upgrades them."""
+    return bool(conf.getboolean(SECTION, "auto_upgrade", fallback=True))
 
 
 def notify() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deferrable_ops.inbox import Inbox
 
-_RETRY_TIMEOUT = 5.0
+RETRY_TIMEOUT = 5.0
 
 
 def add_command(
@@ -45,7 +45,7 @@ def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:
-        async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
+        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
             return await work(inbox)
 
     return asyncio.run(run())

@@ -5,21 +5,39 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from deferrable_ops.cli.common import add_command, positive, with_inbox
+from deferrable_ops.cli.common import RETRY_TIMEOUT, add_command, positive, with_inbox
 
 # Importing Airflow takes seconds, so each command imports what it needs when it runs.
 if TYPE_CHECKING:
     from deferrable_ops.inbox import Inbox
 
 
-def upgrade_inbox(_options: argparse.Namespace) -> int:
-    """Create the inbox's tables, or upgrade them to the newest schema."""
+def upgrade_inbox(options: argparse.Namespace) -> int:
+    """Create the inbox's tables, or upgrade them. With ``--check`` only return 1 if they are outdated."""
+    import asyncio
+
+    from deferrable_ops import settings
+    from deferrable_ops.inbox.database.database import Database
+    from deferrable_ops.inbox.database.migrate import schema_version, upgrade
     from deferrable_ops.inbox.database.schema import HEAD
 
-    # Opening the inbox upgrades it.
-    with_inbox(_do_nothing)
-    print(f"The inbox is at schema {HEAD}")
-    return 0
+    async def run() -> int:
+        database = Database(settings.inbox_url(), RETRY_TIMEOUT, settings.inbox_url)
+        try:
+            if not options.check:
+                await upgrade(database)
+            version = await schema_version(database)
+        finally:
+            await database.close()
+        reader = f", for releases that know {version.oldest_reader} or newer" if version.oldest_reader else ""
+        print(f"The inbox has schema {version.number or 'none'}{reader}; this release has {HEAD}")
+        if version.is_too_new:
+            print("Install a newer release: this one cannot use the tables")
+        elif version.is_outdated:
+            print("Upgrade the tables with: deferrable-ops inbox upgrade")
+        return int(version.is_too_new or version.is_outdated)
+
+    return asyncio.run(run())
 
 
 def prune_inbox(options: argparse.Namespace) -> int:
@@ -47,14 +65,16 @@ def rotate_keys(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _do_nothing(_inbox: Inbox) -> None:
-    pass
-
 
 def add_commands(commands: Any) -> None:
     """Add ``inbox``, ``keys`` and their commands to the parser."""
     inbox = add_command(commands, "inbox", "manage the inbox's database").add_subparsers(required=True)
-    add_command(inbox, "upgrade", "create or upgrade the tables", upgrade_inbox)
+    upgrade = add_command(inbox, "upgrade", "create or upgrade the tables", upgrade_inbox)
+    upgrade.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; exit status 1 if the tables do not fit this release",
+    )
     prune = add_command(inbox, "prune", "delete old waits and events", prune_inbox)
     prune.add_argument(
         "--days",

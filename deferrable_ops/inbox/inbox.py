@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 
 from deferrable_ops import settings
+from deferrable_ops.exceptions import DeploymentError
 from deferrable_ops.inbox.daemons import Daemons
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.migrate import migrate
@@ -22,6 +26,9 @@ from deferrable_ops.inbox.waits.waits import Waits
 from deferrable_ops.inbox.watcher import Watcher
 from deferrable_ops.shared import share
 
+log = logging.getLogger(__name__)
+
+_FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 NO_RETRY_TIMEOUT = float("inf")
 """Retry without end. For triggers: an outage only delays a wait, which Airflow's own deadline bounds."""
 
@@ -30,12 +37,13 @@ class Inbox:
     """The inbox, for one event loop.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
+    :param read_url: reads the URL again, when the database rejects the login.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """
 
-    def __init__(self, url: str, *, retry_timeout: float) -> None:
-        self.database = Database(url, retry_timeout)
+    def __init__(self, url: str, *, retry_timeout: float, read_url: Callable[[], str] | None = None) -> None:
+        self.database = Database(url, retry_timeout, read_url)
         self.keys = Keys(self.database)
         self.waits = Waits(self.database, self.keys)
         self.launches = Launches(self.database)
@@ -50,13 +58,32 @@ class Inbox:
         self.feed = Feed(self.database, self.events, self.watcher)
 
     @classmethod
-    async def open(cls, url: str, *, retry_timeout: float) -> Inbox:
-        """Connect, and upgrade the tables to the newest schema.
+    async def open(cls, url: str | Callable[[], str], *, retry_timeout: float) -> Inbox:
+        """Connect, and create or upgrade the tables.
 
-        :raises ConfigurationError: the URL is invalid, its driver is missing, or the database refused access.
-        :raises InboxUnavailable: the database does not answer.
+        :param url: or a function that reads it from the settings.
+        :param retry_timeout: if it is infinite, opening is retried until the deployment is set up correctly.
+        :raises DeploymentError: the URL is invalid, its driver is missing, the database refused access, or this release
+            cannot use the tables.
+        :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
-        inbox = cls(url, retry_timeout=retry_timeout)
+        pause = _FIRST_BACKOFF
+        while True:
+            try:
+                return await cls._open(url, retry_timeout)
+            except DeploymentError as error:
+                if retry_timeout != NO_RETRY_TIMEOUT:
+                    raise
+                log.error("The inbox cannot be used; retrying in %g s: %s", pause, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_BACKOFF)
+
+    @classmethod
+    async def _open(cls, url: str | Callable[[], str], retry_timeout: float) -> Inbox:
+        if isinstance(url, str):
+            inbox = cls(url, retry_timeout=retry_timeout)
+        else:
+            inbox = cls(await asyncio.to_thread(url), retry_timeout=retry_timeout, read_url=url)
         try:
             await migrate(inbox.database)
         except BaseException:
@@ -87,6 +114,6 @@ def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
         return nullcontext(given)
     return share(
         ("inbox", retry_timeout),
-        lambda: Inbox.open(settings.inbox_url(), retry_timeout=retry_timeout),
+        lambda: Inbox.open(settings.inbox_url, retry_timeout=retry_timeout),
         Inbox.close,
     )

@@ -18,8 +18,10 @@ from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 from sqlalchemy import Connection, text
 
 import deferrable_ops.inbox
-from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable
-from deferrable_ops.inbox import Inbox, use_inbox
+from deferrable_ops.exceptions import DeploymentError, InboxUnavailable
+from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
+from deferrable_ops.inbox.database.database import Database
+from deferrable_ops.inbox.database.migrate import schema_version, upgrade
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version, metadata
 
 
@@ -52,13 +54,62 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory(str(folder)).get_current_head() == HEAD
 
 
-async def test_tables_of_a_newer_release_are_refused(empty_url: str) -> None:
-    inbox = await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
+async def set_version(url: str, number: str, oldest_reader: str | None = None) -> None:
+    """Make the tables look as a newer release would leave them."""
+    inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     async with inbox.database.begin() as connection:
-        await connection.execute(text(f"UPDATE {alembic_version.name} SET version_num = '9999'"))
+        await connection.execute(
+            text(f"UPDATE {alembic_version.name} SET version_num = :number, oldest_reader = :reader"),
+            {"number": number, "reader": oldest_reader},
+        )
     await inbox.close()
-    with pytest.raises(ConfigurationError, match="install the release that upgraded"):
+
+
+@pytest.mark.parametrize("oldest_reader", [None, "9998"])
+async def test_tables_that_this_release_cannot_use_are_left_alone(
+    empty_url: str, oldest_reader: str | None
+) -> None:
+    await set_version(empty_url, "9999", oldest_reader)
+    with pytest.raises(DeploymentError, match="install a newer release"):
         await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
+
+
+async def test_tables_of_a_newer_release_that_this_one_can_use_are_used(empty_url: str) -> None:
+    await set_version(empty_url, "9999", oldest_reader=HEAD)
+    inbox = await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
+    wait = await register(inbox)
+    assert (await send(inbox, wait.id, 1)).status == 200
+    assert (await schema_version(inbox.database)).number == "9999"
+    await inbox.close()
+
+
+async def test_trigger_waits_until_its_release_can_use_the_tables(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deferrable_ops.inbox.inbox._FIRST_BACKOFF", 0.05)
+    await set_version(empty_url, "9999")
+    opening = asyncio.create_task(Inbox.open(empty_url, retry_timeout=NO_RETRY_TIMEOUT))
+    await asyncio.wait([opening], timeout=0.3)
+    assert not opening.done()
+    database = Database(empty_url, RETRY_TIMEOUT)
+    async with database.begin() as connection:
+        await connection.execute(
+            text(f"UPDATE {alembic_version.name} SET version_num = :head"), {"head": HEAD}
+        )
+    await database.close()
+    await (await opening).close()
+
+
+async def test_tables_are_upgraded_by_hand_only_where_auto_upgrade_is_off(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__AUTO_UPGRADE", "False")
+    with pytest.raises(DeploymentError, match="run deferrable-ops inbox upgrade"):
+        await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
+    database = Database(empty_url, RETRY_TIMEOUT)
+    await upgrade(database)
+    await database.close()
+    await (await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)).close()
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from contract.support import RETRY_TIMEOUT, new_wait, register, send
 from sqlalchemy import insert, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
-from deferrable_ops.inbox import Inbox
+from deferrable_ops.exceptions import DeploymentError, InboxError, InboxUnavailable
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.database import engines
 from deferrable_ops.inbox.database.database import Transaction
 from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.outcome import Success
 from real_airflow import Postgres
 
 SECRET = "hunter2"
@@ -39,15 +40,15 @@ async def test_wrong_setting_fails_at_once(
     empty_postgres_url: str, change: dict[str, object], message: str
 ) -> None:
     url = make_url(empty_postgres_url).set(password=SECRET, **change)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=message) as raised:
-        await Inbox.open(url.render_as_string(hide_password=False), retry_timeout=float("inf"))
+    with pytest.raises(DeploymentError, match=message) as raised:
+        await Inbox.open(url.render_as_string(hide_password=False), retry_timeout=RETRY_TIMEOUT)
     assert "inbox_url" in str(raised.value)
     assert SECRET not in message_of(raised.value)
 
 
 @pytest.mark.parametrize("url", [f"postgresql+asyncpg://user@host:{SECRET}/db", f"{SECRET}"])
 async def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="inbox_url is not a database URL") as raised:
+    with pytest.raises(DeploymentError, match="inbox_url is not a database URL") as raised:
         await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     assert SECRET not in message_of(raised.value)
 
@@ -62,19 +63,19 @@ async def test_role_without_permission_to_create_tables_fails(
         await connection.execute(text("CREATE ROLE reader LOGIN"))
     await owner.dispose()
     url = make_url(empty_postgres_url).set(username="reader").render_as_string(hide_password=False)
-    with pytest.raises(ConfigurationError, match="permission denied for schema public"):
-        await Inbox.open(url, retry_timeout=float("inf"))
+    with pytest.raises(DeploymentError, match="permission denied for schema public"):
+        await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
 
 
 async def test_file_that_cannot_be_created_fails_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"missing/inbox\.db cannot be created"):
-        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", retry_timeout=float("inf"))
+    with pytest.raises(DeploymentError, match=r"missing/inbox\.db cannot be created"):
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/missing/inbox.db", retry_timeout=RETRY_TIMEOUT)
 
 
 async def test_file_that_is_not_a_database_fails_at_once(tmp_path: Path) -> None:
     (tmp_path / "inbox.db").write_text("a text that is long enough to be no database" * 100)
-    with pytest.raises(ConfigurationError, match="file is not a database"):
-        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=float("inf"))
+    with pytest.raises(DeploymentError, match="file is not a database"):
+        await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=RETRY_TIMEOUT)
 
 
 async def test_unreachable_database_is_retried_until_the_timeout() -> None:
@@ -164,3 +165,26 @@ async def test_cancelled_reader_does_not_affect_others(inbox: Inbox) -> None:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         assert await inbox.waits.get(wait.id) == wait
+
+
+async def test_rotated_password_is_read_from_the_settings_again(postgres: Postgres) -> None:
+    """``register`` and ``settle`` survive it, also where every connection is closed meanwhile."""
+    url = make_url(postgres.create_database("rotated", driver="asyncpg"))
+    admin = create_async_engine(url)
+    async with admin.begin() as connection:
+        await connection.execute(text("DROP ROLE IF EXISTS rotating"))
+        await connection.execute(text(f"CREATE ROLE rotating LOGIN SUPERUSER PASSWORD '{SECRET}'"))
+    urls = [url.set(username="rotating", password=SECRET).render_as_string(hide_password=False)]
+    with postgres.password_required("rotating"):
+        inbox = await Inbox.open(lambda: urls[-1], retry_timeout=RETRY_TIMEOUT)
+        wait = await register(inbox)
+        async with admin.begin() as connection:
+            await connection.execute(text("ALTER ROLE rotating PASSWORD 'hunter3'"))
+            await connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'")
+            )
+        urls.append(url.set(username="rotating", password="hunter3").render_as_string(hide_password=False))
+        assert (await inbox.waits.settle(wait.id, Success(1))).state is WaitState.SUCCESS
+        assert (await register(inbox)).state is WaitState.WAITING
+        await inbox.close()
+    await admin.dispose()

@@ -8,6 +8,8 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from real_airflow.ports import free_port
@@ -81,6 +83,19 @@ class Postgres:
         name = f"{name}_{next(_numbers)}"
         self._run("createdb", "-h", self._folder, "-p", str(self.port), "-U", self._user, name)
         return f"postgresql+{driver}://{self._user}@127.0.0.1:{self.port}/{name}"
+
+    @contextmanager
+    def password_required(self, user: str) -> Iterator[None]:
+        """Ask this user for a password meanwhile."""
+        rules = self._data / "pg_hba.conf"
+        before = rules.read_text()
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{before}")
+        self._control("reload")
+        try:
+            yield
+        finally:
+            rules.write_text(before)
+            self._control("reload")
 
     def log(self) -> str:
         """Return what the server wrote."""

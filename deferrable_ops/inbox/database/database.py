@@ -17,9 +17,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops import settings
-from deferrable_ops.exceptions import ConfigurationError, InboxError, InboxUnavailable
+from deferrable_ops.exceptions import DeploymentError, InboxError, InboxUnavailable
 from deferrable_ops.inbox.database.engines import is_in_memory, parse_url, postgres_engine, sqlite_engine
-from deferrable_ops.inbox.database.failures import describe, is_database_error, is_misconfiguration, is_outage
+from deferrable_ops.inbox.database.failures import (
+    describe,
+    is_database_error,
+    is_misconfiguration,
+    is_outage,
+    is_rejected_login,
+)
 from deferrable_ops.inbox.database.schema import locks
 
 log = logging.getLogger(__name__)
@@ -74,12 +80,15 @@ class Database:
     Reads and writes are passed as functions, so that they can run again after a lost connection.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param retry_timeout: how many seconds a read or write is retried while the database does not answer.
-    :raises ConfigurationError: the URL is invalid, or its driver is not installed.
+    :param retry_timeout: how many seconds a read or write is retried while the database does not answer. Infinite: it
+        is also retried while the deployment is set up wrongly.
+    :param read_url: reads the URL again when the database rejects the login, because a password may have been rotated.
+    :raises DeploymentError: the URL is invalid, or its driver is not installed.
     """
 
-    def __init__(self, url: str, retry_timeout: float) -> None:
+    def __init__(self, url: str, retry_timeout: float, read_url: Callable[[], str] | None = None) -> None:
         self.url = parse_url(url)
+        self._read_url = read_url
         self.dialect = self.url.get_backend_name()
         self.retry_timeout = retry_timeout
         self.notify = self.dialect == "postgresql" and settings.notify()
@@ -87,7 +96,7 @@ class Database:
         if self.dialect == "sqlite":
             self.engine = sqlite_engine(self.url)
         else:
-            self.engine = postgres_engine(self.url, pooled=not self.notify)
+            self.engine = postgres_engine(self.url, lambda: self.url, pooled=not self.notify)
         self._reading = self._writing = self.engine
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
@@ -192,7 +201,7 @@ class Database:
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return the attempt's result; retry it while the database does not answer.
 
-        :raises ConfigurationError: the database rejected the login or lacks permissions.
+        :raises DeploymentError: the database rejected the login or lacks permissions.
         :raises InboxError: the database rejected a statement.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
@@ -208,13 +217,24 @@ class Database:
             except Exception as error:
                 if not is_database_error(error):
                     raise
-                if not is_outage(error):
+                if not is_outage(error) and not await self._may_recover(error):
                     raise _permanent(error) from None
                 if time.monotonic() + pause > give_up_at:
                     raise InboxUnavailable(f"the inbox does not answer: {describe(error)}") from None
                 log.warning("The inbox does not answer; retrying in %g s: %s", pause, describe(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_BACKOFF)
+
+    async def _may_recover(self, error: Exception) -> bool:
+        """Return whether to retry after an error that is no outage: the login has changed, or there is no timeout."""
+        if is_rejected_login(error) and self._read_url is not None:
+            # The option may be a command or a secrets backend.
+            new = parse_url(await asyncio.to_thread(self._read_url))
+            if (new.username, new.password) != (self.url.username, self.url.password):
+                log.warning("The database rejected the inbox's login; inbox_url has another one now")
+                self.url = self.url.set(username=new.username, password=new.password)
+                return True
+        return self.retry_timeout == math.inf and is_misconfiguration(error)
 
     def _attempt_timeout(self, give_up_at: float) -> float | None:
         if self.dialect == "sqlite" or give_up_at == math.inf:
@@ -249,7 +269,7 @@ async def _notify(transaction: Transaction) -> None:
 
 def _permanent(error: Exception) -> Exception:
     if is_misconfiguration(error):
-        return ConfigurationError(
+        return DeploymentError(
             f"[deferrable_ops] inbox_url: cannot use the database: {describe(error)}; "
             "check the URL, the password and the permissions"
         )

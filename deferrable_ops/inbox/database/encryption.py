@@ -6,20 +6,20 @@ from typing import Any
 
 from airflow.sdk.crypto import get_fernet
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import DeploymentError
 
 
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
     :param what: what is encrypted, with a verb, for the error message: ``"channels' secrets are"``.
-    :raises ConfigurationError: the key is malformed.
+    :raises DeploymentError: the key is malformed.
     """
     try:
         return get_fernet()
     except Exception as error:
         # Airflow's message does not name the setting.
-        raise ConfigurationError(
+        raise DeploymentError(
             f"[core] fernet_key is missing or malformed ({error}); set the same key on all Airflow machines: "
             f"{what} encrypted with it"
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import DeploymentError
 
 _SQLITE_BUSY_SECONDS = 20
 
@@ -24,13 +25,13 @@ _SQLITE_BUSY_SECONDS = 20
 def parse_url(url: str) -> URL:
     """Parse a database URL.
 
-    :raises ConfigurationError: it is not a database URL.
+    :raises DeploymentError: it is not a database URL.
     """
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
         # Without the cause: its message may contain the password.
-        raise ConfigurationError(
+        raise DeploymentError(
             "[deferrable_ops] inbox_url is not a database URL; use postgresql+asyncpg://user:password@host/database, "
             "and escape : / @ ? in the password as %3A %2F %40 %3F"
         ) from None
@@ -44,7 +45,7 @@ def is_in_memory(url: URL) -> bool:
 def sqlite_engine(url: URL) -> AsyncEngine:
     """Return an engine for a SQLite file or a database in memory.
 
-    :raises ConfigurationError: the file cannot be created, read or written.
+    :raises DeploymentError: the file cannot be created, read or written.
     """
     in_memory = is_in_memory(url)
     if not in_memory:
@@ -95,31 +96,32 @@ def _create_private_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         if not os.access(path, os.R_OK | os.W_OK):
-            raise ConfigurationError(
+            raise DeploymentError(
                 f"[deferrable_ops] inbox_url: this user cannot read and write the file {path}; change its owner or mode"
             ) from None
     except OSError as error:
-        raise ConfigurationError(
+        raise DeploymentError(
             f"[deferrable_ops] inbox_url: the file {path} cannot be created: {error.strerror}"
         ) from None
 
 
-def postgres_engine(url: URL, *, pooled: bool) -> AsyncEngine:
+def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> AsyncEngine:
     """Return an engine for a Postgres server.
 
+    :param current: returns the URL whose login a new connection uses.
     :param pooled: the connection may go through a pooler in transaction mode, such as PgBouncer.
-    :raises ConfigurationError: asyncpg is not installed, or the URL has a parameter that it does not support.
+    :raises DeploymentError: asyncpg is not installed, or the URL has a parameter that it does not support.
     """
     try:
         asyncpg = import_module("asyncpg")
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
+        raise DeploymentError(
             f"the inbox's Postgres driver is not installed: {error}; "
             'run pip install "airflow-deferrable-ops[postgres]" on every Airflow machine'
         ) from error
     known = {*inspect.signature(asyncpg.connect).parameters, "prepared_statement_cache_size"}
     if unknown := sorted(set(url.query) - known):
-        raise ConfigurationError(
+        raise DeploymentError(
             f"[deferrable_ops] inbox_url has parameters that asyncpg does not support: {', '.join(unknown)}; "
             "for TLS use ?ssl=require or ?ssl=verify-full"
         )
@@ -138,6 +140,11 @@ def postgres_engine(url: URL, *, pooled: bool) -> AsyncEngine:
     engine = create_async_engine(
         url, pool_size=5, max_overflow=4, connect_args=connect_args, hide_parameters=True
     )
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def _use_current_login(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
+        login = current()
+        parameters |= {"user": login.username, "password": login.password}
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def _disconnect_from_standby(context: ExceptionContext) -> None:

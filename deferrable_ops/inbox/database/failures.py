@@ -36,6 +36,9 @@ _MISCONFIGURATIONS: Final = frozenset(
         "InsufficientPrivilegeError",
         "InvalidAuthorizationSpecificationError",  # no such role, wrong password, no pg_hba entry
         "InvalidCatalogNameError",  # no such database
+        "InvalidSchemaNameError",
+        "UndefinedColumnError",  # tables of another release, or a partial restore
+        "UndefinedTableError",
     }
 )
 # Errors whose message contains parameters.
@@ -66,6 +69,11 @@ def is_database_error(error: BaseException) -> bool:
     if isinstance(error, (DBAPIError, PoolTimeout, sqlite3.Error, OSError, TimeoutError)):
         return True
     return type(error).__module__.startswith(("asyncpg.", _TRANSLATED))
+
+
+def is_rejected_login(error: BaseException) -> bool:
+    """Return whether the database rejected the user or the password."""
+    return "InvalidAuthorizationSpecificationError" in _names(_cause(error))
 
 
 def is_misconfiguration(error: BaseException) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops import settings
+from deferrable_ops.exceptions import DeploymentError
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 
@@ -17,40 +19,88 @@ from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 _LOCK = 0x64656672
 
 
-async def migrate(database: Database) -> None:
-    """Create or upgrade the tables. One query when they are up to date.
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """The version of an inbox's tables.
 
-    :raises ConfigurationError: the database refused access, or a newer release of the library upgraded the tables.
+    :param number: of the newest migration that ran; None: there are no tables.
+    :param oldest_reader: the `HEAD` of the oldest release that can use the tables; None: only `number` itself.
+    """
+
+    number: str | None
+    oldest_reader: str | None = None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether this release must upgrade the tables before it can use them."""
+        return self.number is None or self.number < HEAD
+
+    @property
+    def is_too_new(self) -> bool:
+        """Whether a newer release has upgraded the tables beyond what this release can use."""
+        return self.number is not None and self.number > HEAD and (self.oldest_reader or self.number) > HEAD
+
+
+async def migrate(database: Database) -> None:
+    """Create or upgrade the tables, unless ``[deferrable_ops] auto_upgrade`` is off. One query if they are up to date.
+
+    :raises DeploymentError: the database refused access, this release cannot use the tables, or they are outdated and
+        `auto_upgrade` is off.
     :raises InboxUnavailable: the database did not answer.
     """
-    version = await database.read(_version)
-    if version == HEAD:
-        return
-    if version is not None and version > HEAD:
-        raise ConfigurationError(
-            f"the inbox's tables have version {version}; this release of airflow-deferrable-ops supports up to {HEAD}; "
-            "install the release that upgraded the tables on every Airflow machine"
+    version = await schema_version(database)
+    if version.is_too_new:
+        raise DeploymentError(
+            f"the inbox's tables have version {version.number}, which needs a release of airflow-deferrable-ops that "
+            f"knows {version.oldest_reader or version.number}; this one knows {HEAD}: install a newer release"
         )
+    if version.is_outdated:
+        if not settings.auto_upgrade() and not database.in_memory:
+            raise DeploymentError(
+                f"the inbox's tables have version {version.number or 'none'}, this release needs {HEAD}, and "
+                "[deferrable_ops] auto_upgrade is off: run deferrable-ops inbox upgrade"
+            )
+        await upgrade(database)
+
+
+async def schema_version(database: Database) -> SchemaVersion:
+    """Return the version of the tables.
+
+    :raises DeploymentError: the database refused access.
+    :raises InboxUnavailable: the database did not answer.
+    """
+    return await database.read(_version)
+
+
+async def upgrade(database: Database) -> None:
+    """Create the tables, or upgrade them to this release's version.
+
+    :raises DeploymentError: the database refused access.
+    :raises InboxUnavailable: the database did not answer.
+    """
     # A slow import: not on the event loop.
     await asyncio.to_thread(__import__, "alembic.command")
 
-    async def upgrade() -> None:
+    async def attempt() -> None:
         async with database.begin() as connection:
             if database.dialect == "postgresql":
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade)
 
-    await database.retry(upgrade)
+    await database.retry(attempt)
 
 
-async def _version(connection: AsyncConnection) -> str | None:
+async def _version(connection: AsyncConnection) -> SchemaVersion:
+    # All columns, because older tables have no oldest_reader.
+    query = select(text("*")).select_from(alembic_version)
     try:
-        return (await connection.execute(select(alembic_version.c.version_num))).scalar()
+        row = (await connection.execute(query)).mappings().first()
     except DBAPIError as error:
-        if "deferrable_ops_alembic_version" in str(error.orig):
+        if alembic_version.name in str(error.orig):
             # The table does not exist: a new database.
-            return None
+            return SchemaVersion(None)
         raise
+    return SchemaVersion(None) if row is None else SchemaVersion(row["version_num"], row.get("oldest_reader"))
 
 
 def _upgrade(connection: Connection) -> None:

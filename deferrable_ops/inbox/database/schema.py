@@ -29,7 +29,11 @@ HEAD: Final = "0003"
 metadata = MetaData()
 
 alembic_version = Table(
-    "deferrable_ops_alembic_version", metadata, Column("version_num", Text, primary_key=True)
+    "deferrable_ops_alembic_version",
+    metadata,
+    Column("version_num", Text, primary_key=True),
+    # The HEAD of the oldest release that can use these tables.
+    Column("oldest_reader", Text),
 )
 
 waits = Table(
