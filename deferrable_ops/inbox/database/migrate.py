@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -106,7 +107,10 @@ async def _version(connection: AsyncConnection) -> SchemaVersion:
 def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     command.upgrade(config, "head")
+    newest: Any = ScriptDirectory.from_config(config).get_revision("head")
+    connection.execute(update(alembic_version).values(oldest_reader=newest.module.oldest_reader))

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration; a database at this version is opened without loading Alembic."""
 
 metadata = MetaData()
@@ -174,6 +174,82 @@ daemons = Table(
     Column("dag_id", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("since", Double, nullable=False),
+)
+
+owner = Table(
+    "deferrable_ops_owner",
+    metadata,
+    # One row: the deployment of Airflow to which the inbox belongs. Kept for ever.
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("deployment", Text, nullable=False),
+    Column("adopted_at", Double, nullable=False),
+)
+
+hosts = Table(
+    "deferrable_ops_hosts",
+    metadata,
+    # A component of Airflow, or an endpoint, on one host. Deleted a week after it was last seen.
+    Column("host", Text, primary_key=True),
+    Column("component", Text, primary_key=True),
+    # The deployment that it belongs to; null until that is known.
+    Column("deployment", Text),
+    Column("release", Text, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("details", Text, nullable=False, server_default="{}"),
+)
+
+outages = Table(
+    "deferrable_ops_outages",
+    metadata,
+    # An upstream or the deployment, as a host sees it: Kafka, a region of Dataflow, a machine. Deleted when it is over.
+    Column("source", Text, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("since", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+history = Table(
+    "deferrable_ops_history",
+    metadata,
+    # What happened to a wait, in order. Deleted with the wait.
+    Column("wait_id", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("event", Text, nullable=False),
+    # The user, caller or host that caused it.
+    Column("actor", Text),
+    Column("details", Text, nullable=False, server_default="{}"),
+    sqlite_with_rowid=False,
+)
+
+requests = Table(
+    "deferrable_ops_requests",
+    metadata,
+    # An action for a triggerer to carry out. Deleted two weeks after it was made.
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    # The wait or the supervisord that it is about.
+    Column("target", Text, nullable=False),
+    Column("arguments", Text, nullable=False, server_default="{}"),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # The process that carries it out, and until when no other one may.
+    Column("owner", Text),
+    Column("lease", Double),
+    Column("done_at", Double),
+    Column("answer", Text),
+)
+Index("deferrable_ops_requests_created", requests.c.created_at)
+
+cursors = Table(
+    "deferrable_ops_cursors",
+    metadata,
+    # How far something was read. Deleted 40 days after its last change.
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("updated_at", Double, nullable=False),
 )
 
 counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, primary_key=True))
