@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from contract.processes import open_and_close, start
 from contract.support import RETRY_TIMEOUT, new_event, register, send
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, create_engine, insert, inspect, text
 
 import deferrable_ops.inbox
 from deferrable_ops.inbox import Inbox, WaitState
@@ -80,3 +85,87 @@ async def test_processes_that_start_together_upgrade_an_older_inbox_once(old_url
     assert await inbox.events.newest() == 0
     assert len(await inbox.waits.find()) == 1
     await inbox.close()
+
+
+def migrations() -> list[str]:
+    """Return the numbers of the migrations, the oldest first."""
+    return sorted(path.name[:4] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))
+
+
+def test_migrations_are_numbered_and_have_one_head() -> None:
+    script = ScriptDirectory(str(SCRIPTS))
+    assert script.get_heads() == [HEAD]
+    assert migrations() == [f"{number:04}" for number in range(1, len(migrations()) + 1)]
+
+
+def test_release_before_each_migration_can_use_the_tables_after_it() -> None:
+    for number in migrations()[3:]:
+        module: Any = ScriptDirectory(str(SCRIPTS)).get_revision(number).module
+        assert module.oldest_reader < number, f"{number} locks out the release before it"
+
+
+def test_migrations_only_add(tmp_path: Path) -> None:
+    """A release that does not know a new column must still be able to write rows."""
+    engine = create_engine(f"sqlite:///{tmp_path}/inbox.db")
+    before: dict[str, set[str]] = {}
+    for number in migrations():
+        with engine.begin() as connection:
+            config = Config(attributes={"connection": connection})
+            config.set_main_option("script_location", str(SCRIPTS))
+            command.upgrade(config, number)
+        tables = {table: inspect(engine).get_columns(table) for table in inspect(engine).get_table_names()}
+        for table, columns in before.items():
+            added = [column for column in tables[table] if column["name"] not in columns]
+            assert columns <= {column["name"] for column in tables[table]}, f"{number} removes from {table}"
+            assert all(column["nullable"] or column["default"] for column in added), f"{number}: {table}"
+        before = {table: {column["name"] for column in columns} for table, columns in tables.items()}
+
+
+def test_code_before_the_newest_migration_works_on_the_new_tables(old_url: str, tmp_path: Path) -> None:
+    """A rollback, and a host that is upgraded later: the older release continues on the newer tables."""
+    root = Path(__file__).parents[2]
+    [newest] = (root / "deferrable_ops" / "inbox" / "migrations" / "versions").glob(f"{HEAD}_*.py")
+    log = ["git", "log", "--diff-filter=A", "--format=%H", "--", str(newest)]
+    added = subprocess.run(log, cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    assert added, f"{newest.name} is not committed"
+    archive = subprocess.run(
+        ["git", "archive", f"{added[-1]}~1", "deferrable_ops"], cwd=root, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
+    asyncio.run(_open_and_close(old_url))
+    old_code = subprocess.run(
+        [sys.executable, "-c", _USE_INBOX, old_url, HEAD],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert old_code.returncode == 0, old_code.stderr
+    assert old_code.stdout.split() == ["200", "success", "1"]
+
+
+async def _open_and_close(url: str) -> None:
+    await (await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)).close()
+
+
+_USE_INBOX = """
+import asyncio, sys
+import deferrable_ops
+from deferrable_ops.inbox import Attempt, Inbox, NewWait
+from deferrable_ops.inbox.database.schema import HEAD
+from deferrable_ops.inbox.events.events import NewEvent
+from deferrable_ops.inbox.waits.callbacks import Callback, Verb
+
+async def main(url, new_head):
+    assert HEAD < new_head, "this is not the older code"
+    inbox = await Inbox.open(url, retry_timeout=20)
+    attempt = Attempt("0198c0de-0000-7000-8000-000000000001", 1, "dag", "run", "other", -1)
+    wait = await inbox.waits.register(NewWait(attempt, feature="webhook", timeout=3600.0))
+    receipt = await inbox.callbacks.record(Callback(wait.id, Verb("success"), b"1", 1, source="test"))
+    event = await inbox.events.append(NewEvent("channel:orders", "key", {}, {}))
+    print(receipt.status, (await inbox.waits.get(wait.id)).state, event.number)
+    await inbox.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
