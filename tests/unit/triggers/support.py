@@ -12,11 +12,12 @@ from uuid import uuid4
 
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.outcome import Outcome, outcome_from_json
+from deferrable_ops.supervisor_calls import WARM_UP_VARIABLE
 from deferrable_ops.triggers.base import TaskTrigger
 
 
 class AirflowComms:
-    """Replace the connection to Airflow's supervisor process, and record each message.
+    """Replace the connection to Airflow's supervisor process, and record each message but the warm-up.
 
     `asend` raises `error` when it is set.
     """
@@ -26,6 +27,8 @@ class AirflowComms:
         self.error: Exception | None = None
 
     async def asend(self, message: Any) -> None:
+        if getattr(message, "key", "") == WARM_UP_VARIABLE:
+            return
         if self.error is not None:
             raise self.error
         self.sent.append(message)
