@@ -65,7 +65,6 @@ def rotate_keys(options: argparse.Namespace) -> int:
     return 0
 
 
-
 def add_commands(commands: Any) -> None:
     """Add ``inbox``, ``keys`` and their commands to the parser."""
     inbox = add_command(commands, "inbox", "manage the inbox's database").add_subparsers(required=True)

@@ -44,12 +44,12 @@ MISCONFIGURATIONS = [
     asyncpg.InvalidAuthorizationSpecificationError("no pg_hba.conf entry"),
     asyncpg.InvalidCatalogNameError('database "x" does not exist'),
     asyncpg.InsufficientPrivilegeError("permission denied"),
+    asyncpg.UndefinedTableError("relation does not exist"),
     ssl.SSLCertVerificationError("self-signed certificate"),
     sqlite_error(sqlite3.SQLITE_READONLY),
     sqlite_error(sqlite3.SQLITE_NOTADB),
 ]
 REJECTED = [
-    asyncpg.UndefinedTableError("relation does not exist"),
     asyncpg.UniqueViolationError("duplicate key"),
     asyncpg.DataError("invalid input for query argument $1: 'secret'"),
     sqlite_error(sqlite3.SQLITE_ERROR),
