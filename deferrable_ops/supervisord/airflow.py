@@ -43,7 +43,7 @@ _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
 def _fields_of(value: Any) -> Any:
-    """Convert another library's model with the same fields to a dict of the fields that were set."""
+    """Convert a model of another library that has the same fields to a dict of the fields that were set."""
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
@@ -59,12 +59,13 @@ def _pool_name(value: Any) -> Any:
 
 
 class AirflowConfiguration(Model):
-    """Defaults for all programs, and how supervisord is reached.
+    """Defaults for all programs, and the address of supervisord.
 
-    :param port: address of a TCP server, as ``127.0.0.1:9001``, ``*:9001`` or ``9001``; None: only the Unix socket is
-        used. A port that other machines can reach is removed with a warning if there is no password.
-    :param startsecs: use 0 if a program may end within a second, or if its exit code matters.
-    :param username: user name of the TCP server, together with ``password``.
+    :param port: address of a TCP server, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``. None: only the Unix
+        socket is used. If other machines can reach the port and there is no password, the port is removed with a
+        warning.
+    :param startsecs: set this to 0 if a program may end within a second, or if its exit code matters.
+    :param username: user name of the TCP server; requires ``password``.
     :param host: host at which clients reach the TCP server.
     :param command_timeout: timeout of a step in seconds.
     :raises InputError: only one of ``username`` and ``password`` is given.
@@ -93,7 +94,7 @@ class AirflowConfiguration(Model):
         if self.port is not None and self.password is None and not is_loopback(host_of(self.port)):
             warnings.warn(
                 f"port={self.port!r} without a password would let anyone who reaches it run commands; using the Unix "
-                "socket instead. Remove port, or set username and password.",
+                "socket instead. Remove port=, or set username and password.",
                 stacklevel=_user_stacklevel(),
             )
             self.__dict__["port"] = None
@@ -101,7 +102,7 @@ class AirflowConfiguration(Model):
 
 
 class SSHOperatorArgs(Model):
-    """How the remote machine is reached.
+    """How to connect to the remote machine.
 
     :param ssh_conn_id: id of an Airflow connection of type SSH.
     :param remote_host: replaces the connection's host.
@@ -122,26 +123,26 @@ class SSHOperatorArgs(Model):
 class SupervisorAirflowConfiguration(SupervisorConfiguration):
     """A supervisord that belongs to a DAG.
 
-    Fields that are not given get defaults: the daemon's files and one directory per program in ``working_dir``, a Unix
-    socket that only its user can open, and programs that supervisord neither starts nor restarts by itself. Fields of a
-    program take precedence. The fields of :class:`AirflowConfiguration` may also be given at this level, without
-    ``airflow``.
+    Fields that are not given get defaults. By default, ``working_dir`` contains the daemon's files and one directory
+    per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts a program by
+    itself. Fields of a program take precedence over these defaults. The fields of :class:`AirflowConfiguration` may
+    also be given at this level, without ``airflow``.
 
-    :param check_interval: interval between two checks of the programs. Like all durations here, a timedelta or seconds.
+    :param check_interval: interval between two checks of the programs. All durations here are a timedelta or seconds.
     :param check_timeout: how long the programs are watched.
     :param runtime: how long the programs run, counted from ``reference_date``.
     :param endtime: time of day at which the programs end.
-    :param maxretrigger: how often the DAG triggers another run of itself; None: no limit.
-    :param stop_on_exit: stop the programs and the daemon when the watch ends.
-    :param cleanup: remove ``working_dir`` after that; only with ``stop_on_exit``.
-    :param restart_on_initial: restart programs that are already running, in a run that was not retriggered.
-    :param restart_on_retrigger: the same in a run that was retriggered.
-    :param forward_logs: copy the programs' output to the task's log.
+    :param maxretrigger: how often the DAG may trigger another run of itself; None: no limit.
+    :param stop_on_exit: whether to stop the programs and the daemon when the watch ends.
+    :param cleanup: whether to remove ``working_dir`` after that; requires ``stop_on_exit``.
+    :param restart_on_initial: whether a run that was not retriggered restarts programs that are already running.
+    :param restart_on_retrigger: whether a run that was retriggered restarts programs that are already running.
+    :param forward_logs: whether to copy the programs' output to the task's log.
     :param log_chunk_size: number of bytes that are read from a log at once.
     :param pool: name of an Airflow pool.
     :param drift: what to do if the running daemon has a different configuration.
-    :param policy: how the ends of programs are handled.
-    :param policies: policies of individual programs, instead of ``policy``.
+    :param policy: what to do when a program ends.
+    :param policies: policies of individual programs. They replace ``policy``.
     :raises InputError: two fields contradict each other, or a name is unknown.
     """
 
@@ -169,7 +170,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @property
     def given_fields(self) -> dict[str, Any]:
-        """The fields that were given, without defaults. The same configuration can be built from them."""
+        """The fields that were given, without defaults. They are enough to build the same configuration again."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return given | ({"config_path": self._given_path} if "config_path" in given else {})
 
@@ -229,10 +230,11 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
-    """A supervisord on another machine, which is reached over SSH. All paths are paths on that machine.
+    """A supervisord on another machine, connected over SSH. All paths are paths on that machine.
 
-    :param command_prefix: a shell command that runs before each remote command, as ``source /opt/venv/bin/activate``.
-    :param ssh_operator_args: how the machine is reached. Its fields may also be given at this level.
+    :param command_prefix: a shell command that runs before each remote command, for example
+        ``source /opt/venv/bin/activate``.
+    :param ssh_operator_args: how to connect to the machine. Its fields may also be given at this level.
     """
 
     command_prefix: str = ""

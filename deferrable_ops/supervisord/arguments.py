@@ -31,8 +31,8 @@ def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentP
         "--as",
         dest="kind",
         choices=KINDS,
-        help="plain: supervisord's sections only; airflow, ssh: with the defaults that a DAG uses; default: the class "
-        "named by _target_ in FILE, or plain",
+        help="plain: only supervisord's sections; airflow or ssh: also the defaults that a DAG uses; by default, the "
+        "class that _target_ in FILE names, or else plain",
     )
     return command
 

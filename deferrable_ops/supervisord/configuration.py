@@ -58,20 +58,20 @@ class SupervisorConfiguration(Model):
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
     def to_cfg(self) -> str:
-        """Return the text of supervisord's configuration file, with passwords in plain text: store it with mode 0600.
+        """Return the text of supervisord's configuration file. It contains passwords in plain text: use mode 0600.
 
         :raises InputError: a value cannot be written to the file.
         """
         text = "\n".join(section.to_cfg(key) for key, section in self._sections())
         if self.include is not None and contains_here(text):
             raise InputError(
-                "a value contains %%(here)s as plain text, but supervisord expands it in a file with [include]; "
+                "a value contains %%(here)s as plain text, but in a file with [include] supervisord expands this text; "
                 "remove the text or the include section"
             )
         return text
 
     def with_secrets(self) -> dict[str, Any]:
-        """Return the configuration as a JSON object from which it can be rebuilt, with passwords in plain text."""
+        """Return the configuration as a JSON object that can be loaded again. It contains passwords in plain text."""
         return self.model_dump(mode="json", context={REVEAL: True})
 
     @property

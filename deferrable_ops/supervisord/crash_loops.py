@@ -1,7 +1,7 @@
 """Detection of crash loops.
 
-Restarts are detected by pid and start time. A process in a crash loop is stopped for a while, with a delay that
-doubles each time, and finally given up.
+Restarts are detected by pid and start time. A process in a crash loop is stopped for a while. The delay doubles with
+each pause. After the last allowed pause, the process is given up.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class CrashLoopStep(StrEnum):
 class CrashHistory:
     """The observed restarts and pauses of a process. All times are supervisord's, in whole seconds since 1970.
 
-    :param start: start time of the last counted start.
-    :param pid: process id of the last counted start.
+    :param start: start time of the last start that was counted.
+    :param pid: process id after the last start that was counted.
     :param restarts: times of the restarts within the policy's ``crash_window``.
     :param pauses: number of pauses since the process last ran for a whole ``crash_window``.
     :param paused_until: end of the current pause; None: it is not paused.
@@ -51,7 +51,7 @@ class CrashHistory:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
-        """Return the history that :meth:`to_json` wrote. Unknown keys, written by another version, are ignored."""
+        """Return the history that :meth:`to_json` wrote. Keys of another version are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
@@ -61,8 +61,8 @@ def update_history(
 ) -> tuple[CrashHistory, CrashLoopStep]:
     """Return the updated history of a process and the step to take.
 
-    Idempotent: while the step has not been carried out, the next call returns it again. A process in BACKOFF is not
-    counted: supervisord retries its start and sets FATAL by itself.
+    Idempotent: until the step has been carried out, each call returns it again. The restarts of a process in BACKOFF
+    are not counted: supervisord retries the start by itself, and sets FATAL if all retries fail.
 
     :param history: ``CrashHistory()`` for a process that is observed for the first time.
     """
@@ -81,7 +81,7 @@ def update_history(
 def _handle_pause(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
     alive = process.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
     if process.now < until:
-        # If it is alive, it was not stopped yet or was started by someone else: stop it.
+        # If the process is alive, it was not stopped yet, or a user started it: stop it.
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     if alive or process.start >= until:
         return replace(
@@ -112,5 +112,5 @@ def _count_restart(history: CrashHistory, process: Process, policy: ProgramPolic
 def _was_restarted(history: CrashHistory, process: Process) -> bool:
     if not history.start:
         return False
-    # Two starts within a second have the same start time.
+    # Two starts within a second have the same start time, so compare the pids, too.
     return process.start != history.start or (0 != process.pid != history.pid != 0)

@@ -26,7 +26,7 @@ from deferrable_ops.supervisord.values import (
 )
 
 LONGEST_SOCKET_PATH = 95
-"""In bytes. Linux allows 107, but supervisord first binds a temporary path with its pid appended."""
+"""Limit in bytes. Linux allows 107, but supervisord first binds a temporary path that ends with its pid."""
 
 
 class SupervisordConfiguration(Section):
@@ -86,7 +86,7 @@ class UnixHttpServerConfiguration(_Server):
         length = len(str(self.file).encode())
         if length > LONGEST_SOCKET_PATH:
             raise InputError(
-                f"file is {length} bytes long, but the path of a socket may have at most {LONGEST_SOCKET_PATH} bytes; "
+                f"file is {length} bytes long, but the path of a socket must not exceed {LONGEST_SOCKET_PATH} bytes; "
                 "give a shorter path"
             )
         return self

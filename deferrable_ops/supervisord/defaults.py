@@ -28,16 +28,16 @@ P = TypeVar("P", bound=ProgramConfiguration)
 S = TypeVar("S", bound=Section)
 
 DEFAULT_NAME: Final = "name of the supervisord"
-"""Key of the validation context: the name from which a default working directory is derived."""
+"""Key of the validation context. Its value is the name from which the default working directory is derived."""
 
-# In bytes: the path of a Unix socket is limited.
+# Limit in bytes, because the length of a Unix socket's path is limited.
 _LONGEST_NAME: Final = 24
 _SAFE_NAME: Final = re.compile(rf"[A-Za-z0-9_.+@-]{{1,{_LONGEST_NAME}}}")
 _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
 
 
 class AirflowDefaults(Protocol):
-    """The fields of ``AirflowConfiguration`` that defaults are derived from."""
+    """The fields of ``AirflowConfiguration`` that are used to derive defaults."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -56,7 +56,7 @@ class AirflowDefaults(Protocol):
 
 
 class IncompleteConfiguration(Protocol):
-    """The parts of ``SupervisorAirflowConfiguration`` that defaults are derived from."""
+    """The parts of ``SupervisorAirflowConfiguration`` that are used to derive defaults."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -87,11 +87,12 @@ class IncompleteConfiguration(Protocol):
 
 
 def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
-    """Return the fields of a configuration with defaults for the values that the user did not give.
+    """Return the fields of a configuration. Values that the user did not give are set to their defaults.
 
-    Defaults are not added to ``model_fields_set``, so that they can be computed again with another name.
+    Defaults are not added to ``model_fields_set``, so they can be computed again with another name.
 
-    :param name: names the working directory if none was given; None: the names of the programs.
+    :param name: the default working directory is named after it. If it is None, the directory is named after the
+        programs.
     :raises InputError: there is no program, or a path cannot be used.
     """
     if not config.programs:
@@ -114,7 +115,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
 
 def given_working_dir(config: IncompleteConfiguration) -> Path | None:
-    """Return the working directory that the user gave; None if it is a default."""
+    """Return the working directory that the user gave; None if the user gave none."""
     if "working_dir" in config.model_fields_set:
         return config.working_dir
     return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None
@@ -138,8 +139,8 @@ def _socket(folder: Path) -> Path:
     path = folder / "supervisor.sock"
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise InputError(
-            f"working_dir is too long: the path of the socket in it may have at most {LONGEST_SOCKET_PATH} bytes; give "
-            "a shorter one, or set unix_http_server.file to a path in a directory that only this user can write to"
+            f"working_dir is too long: the path of the socket in it must not exceed {LONGEST_SOCKET_PATH} bytes; give "
+            "a shorter path, or set unix_http_server.file to a path in a directory that only this user can write to"
         )
     return path
 
@@ -152,7 +153,7 @@ def _supervisord(given: SupervisordConfiguration, folder: Path) -> SupervisordCo
         "pidfile": folder / "supervisord.pid",
     }
     missing = {name: value for name, value in defaults.items() if name not in given.model_fields_set}
-    # A daemon in the foreground would be ended with the process that starts it.
+    # A daemon in the foreground would end together with the process that starts it.
     return _completed(given, missing | {"nodaemon": False})
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of one reading of supervisord's processes: the verdict, and the steps to take before the next one."""
+"""Evaluation of one reading of supervisord's processes: the verdict, and the steps to take before the next reading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deferrable_ops.supervisord.processes import (
 class Evaluation:
     """The result of :func:`evaluate`.
 
-    :param verdict: combined verdict on all programs.
+    :param verdict: the verdict on all programs together.
     :param histories: updated history of each process by full name, for the next evaluation.
     :param steps: processes to stop or to start now, by full name; empty if the verdict ends the watch.
     :param processes: processes of each program.
@@ -41,7 +41,7 @@ def evaluate(
     """Evaluate a reading of supervisord's processes.
 
     :param processes: all processes of supervisord, including event listeners.
-    :param histories: histories from the previous evaluation; empty at the first one.
+    :param histories: histories from the previous evaluation; empty at the first evaluation.
     """
     policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_by_program(config, processes)
@@ -72,8 +72,9 @@ def processes_to_restart(
 ) -> list[Process]:
     """Return the processes that a retry of the watching task restarts, by the priority of their programs.
 
-    These are processes whose end requires a retry and that were not started since the previous attempt. The previous
-    attempt saw that end, or it happened while no attempt was watching. Processes paused in a crash loop stay stopped.
+    A process is restarted if its end requires a retry and it was not started since the previous attempt. The process
+    ended during the previous attempt, or while no attempt was watching. Processes that are paused because of a crash
+    loop stay stopped.
 
     :param processes: all processes of supervisord.
     :param histories: last histories of the previous attempt.
@@ -83,7 +84,7 @@ def processes_to_restart(
     for name, program in sorted(config.programs.items(), key=lambda item: item[1].priority):
         for process in found[name]:
             history = histories.get(process.full_name, CrashHistory())
-            # 0: this supervisord never started it.
+            # 0: this supervisord never started the process.
             is_unchanged = process.start in (0, history.start)
             if (
                 is_unchanged
@@ -101,8 +102,8 @@ def histories_for_retry(
 ) -> dict[str, CrashHistory]:
     """Return the histories for a retry of the watching task, after it has restarted :func:`processes_to_restart`.
 
-    These restarts do not count as crashes. A process that was given up may be paused again as often as the policy
-    allows; otherwise each retry would end immediately.
+    These restarts do not count as crashes. If a process was given up, its pauses are counted from 0 again; otherwise
+    each retry would end immediately.
     """
     renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():

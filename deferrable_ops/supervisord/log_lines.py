@@ -1,9 +1,9 @@
-"""Splitting the bytes of a program's log into lines, with positions from which reading can resume.
+"""Splits the bytes of a program's log into lines, and keeps positions from which reading can resume.
 
 supervisord rotates a log while the program writes to it: the file becomes ``output.log.1``, and a line may start in one
-file and end in the next. A position is therefore identified by the file's inode, the offset, and a fingerprint of the
-bytes before the offset. The fingerprint covers machines that report no inode, and files that were truncated and have
-grown again.
+file and end in the next. Therefore a position consists of the file's inode, the offset, and a fingerprint of the bytes
+before the offset. The fingerprint is needed for machines that report no inode, and for files that were truncated and
+have grown again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LogPosition:
     :param inode: inode of the file; 0 if unknown.
     :param offset: in bytes.
     :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
-    :param modified: last observed modification time of the file; files that are not newer were read before.
+    :param modified: last observed modification time of the file. Files that are not newer were already read.
     """
 
     inode: int = 0
@@ -93,7 +93,7 @@ class LogLines:
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return the last line of an ended program if it has no line end."""
+        """Return the last line of an ended program if the line has no line end."""
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
         return [_text(rest)] if rest else []

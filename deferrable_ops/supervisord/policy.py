@@ -17,9 +17,9 @@ _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 class Action(StrEnum):
     """What the watching task does when a program has ended.
 
-    SUCCESS: the program is done. FAIL: the task fails without a retry. SKIP: the program had nothing to do; the task is
-    skipped unless another program succeeded. RETRY: the task fails and uses one of its ``retries``. RETRIGGER: the DAG
-    triggers another run of itself, which starts the programs again.
+    SUCCESS: the program succeeded. FAIL: the task fails without a retry. SKIP: the program had nothing to do; the task
+    is skipped unless another program succeeded. RETRY: the task fails and uses one of its ``retries``. RETRIGGER: the
+    DAG triggers another run of itself, which starts the programs again.
     """
 
     SUCCESS = "success"
@@ -32,18 +32,18 @@ class Action(StrEnum):
 class ProgramPolicy(Model):
     """How the end of a program and its crash loops are handled.
 
-    :param exit_codes: maps an exit code to an action; -1 stands for a program that was ended by a signal. Other codes
-        are a success if they are among the program's ``exitcodes``, else ``otherwise`` applies. supervisord reports the
-        exit code only of a process that ran for ``startsecs``; with ``exit_codes``, ``startsecs`` therefore defaults to
-        0.
+    :param exit_codes: maps an exit code to an action. The key -1 is for a program that was ended by a signal. If a code
+        has no key here, it is a success if it is among the program's ``exitcodes``; otherwise ``otherwise`` applies.
+        supervisord reports an exit code only if the process ran for ``startsecs``. Therefore ``startsecs`` defaults to
+        0 if ``exit_codes`` is given.
     :param otherwise: action for every other end: another code, FATAL, or a program that supervisord never started.
-    :param crash_restarts: number of restarts within ``crash_window`` that count as a crash loop.
+    :param crash_restarts: number of restarts within ``crash_window`` that make a crash loop.
     :param crash_window: a duration, or seconds.
     :param crash_delay: how long a program in a crash loop is kept stopped the first time. The delay doubles each time,
         up to ``crash_longest_delay``, and is reset once the program has run for ``crash_window``.
     :param crash_longest_delay: a duration, or seconds.
-    :param crash_give_up: number of such pauses before the program is given up, which counts as ``otherwise``; 0: give
-        up at the first crash loop.
+    :param crash_give_up: number of such pauses before the program is given up; then ``otherwise`` applies. 0: the
+        program is given up at its first crash loop.
     :raises InputError: two parameters contradict each other.
     """
 

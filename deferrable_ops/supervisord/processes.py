@@ -1,4 +1,4 @@
-"""supervisord's processes, as returned by ``getAllProcessInfo``, and the interpretation of their ends."""
+"""supervisord's processes, as ``getAllProcessInfo`` returns them, and what their ends mean."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ class Process:
 
     :param start: time of its last start by supervisord's clock, in whole seconds since 1970; 0: never started.
     :param now: current time of supervisord's clock.
-    :param exit_code: exit code of its last end; -1: ended by a signal. Also 0 if it never ended or is FATAL.
-    :param pid: 0 while it does not run.
-    :param error: why it could not be started or is FATAL.
-    :param stdout_log: path of its log; "" if it has none. The same for ``stderr_log``.
+    :param exit_code: the last exit code. -1: a signal ended the process. It is also 0 if the process never ended or is
+        FATAL.
+    :param pid: 0 while the process is not running.
+    :param error: why the process could not be started or is FATAL.
+    :param stdout_log: path of the process's log for standard output; "" if there is none. ``stderr_log`` is the same
+        for standard error.
     """
 
     group: str
@@ -91,12 +93,12 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, or supervisord is about to restart it."""
+        """Whether the process runs, or supervisord is about to restart it."""
         return self.state in ALIVE
 
     @property
     def end(self) -> str:
-        """A description of how it ended, for messages."""
+        """A description of how the process ended, for messages."""
         if self.state is ProcessState.EXITED:
             return "was ended by a signal" if self.exit_code == -1 else f"exited with {self.exit_code}"
         if self.state is ProcessState.STOPPED:
@@ -121,7 +123,7 @@ def processes_by_program(
 
 
 def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
-    """Return the action for an ended process; None while it runs or supervisord will restart it.
+    """Return the action for an ended process; None while it runs, or if supervisord will restart it.
 
     A process that was stopped on request is a success.
     """
@@ -141,7 +143,7 @@ def interpret_end(process: Process, program: ProgramConfiguration, policy: Progr
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the watching task has to do.
+    """What the watching task must do.
 
     :param action: None: keep watching.
     :param reason: one sentence for the task's log; may be empty.
@@ -151,8 +153,8 @@ class Verdict:
     reason: str = ""
 
 
-# These end the watch as soon as one program requires them, in this order of precedence. The others apply once all
-# programs have ended.
+# As soon as one program requires one of these actions, the watch ends. The first in this list has precedence. The
+# other actions apply once all programs have ended.
 _IMMEDIATE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 
@@ -162,9 +164,10 @@ def overall_verdict(
     policies: Mapping[str, ProgramPolicy],
     paused: Collection[str] = (),
 ) -> Verdict:
-    """Return the combined verdict on all programs.
+    """Return the verdict on all programs together.
 
-    One failed program decides immediately. Once all have ended, the result is a success, or a skip if all were skips.
+    One failed program decides the verdict immediately. Otherwise the verdict is made when all programs have ended: a
+    skip if each program requires a skip, and a success if not.
 
     :param found: processes of each program, as returned by :func:`processes_by_program`.
     :param policies: policy of each program.

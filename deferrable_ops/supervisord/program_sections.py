@@ -21,21 +21,22 @@ from deferrable_ops.supervisord.values import (
 )
 
 _Count = Annotated[int, Field(ge=0)]
-# supervisor's process_or_group_name() refuses ' ', ':' and '/', which are separators in full names.
+# supervisor's process_or_group_name() rejects ' ', ':' and '/', because they are separators in full names.
 _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
 
 
 class ProgramConfiguration(Section):
-    """``[program:NAME]``: a command that supervisord runs, and the files to which its output is written.
+    """``[program:NAME]``: a command that supervisord runs, and the files for its output.
 
-    :param command: one line, split into words as in a POSIX shell, but not run by a shell. supervisord would cut a
-        command at ``;`` or ``#`` after a space; it is rendered so that it stays complete.
+    :param command: one line. It is split into words as in a POSIX shell, but no shell runs it. supervisord would cut
+        off a command at ``;`` or ``#`` after a space; the library escapes these characters.
     :param numprocs: number of processes; if above 1, ``process_name`` must contain ``%(process_num)s``.
-    :param startsecs: seconds that a process must run to count as started. A process that ends earlier is restarted
-        ``startretries`` times, and is then FATAL without an exit code. 0: it is run once, and its exit code is kept.
+    :param startsecs: a process is started when it has run for this number of seconds. If it ends earlier, it is
+        restarted up to ``startretries`` times, and is then FATAL without an exit code. 0: it runs once, and its exit
+        code is kept.
     :param autorestart: whether supervisord restarts an ended process; ``unexpected``: only if its exit code is not one
         of ``exitcodes``.
-    :param killasgroup: None: the value of ``stopasgroup``.
+    :param killasgroup: if it is None, the value of ``stopasgroup`` applies.
     :param stdout_logfile: a path, AUTO or NONE.
     :raises InputError: two fields contradict each other.
     """
@@ -87,7 +88,7 @@ class ProgramConfiguration(Section):
             raise InputError("process_name must contain %(process_num)s because numprocs is above 1")
         if self.stopasgroup and self.killasgroup is False:
             raise InputError(
-                "killasgroup=false contradicts stopasgroup=true, and supervisord refuses to start; change one of them"
+                "killasgroup=false contradicts stopasgroup=true: supervisord refuses to start; change one of them"
             )
         return self
 
@@ -109,7 +110,7 @@ class FcgiProgramConfiguration(ProgramConfiguration):
     def _check_file_options(self) -> Self:
         if self.socket.startswith("tcp:") and (self.socket_owner or self.socket_mode):
             raise InputError(
-                "socket_owner and socket_mode require socket=unix://..., but this one is TCP; remove them"
+                "socket_owner and socket_mode require socket=unix://..., but the socket is TCP; remove them"
             )
         return self
 

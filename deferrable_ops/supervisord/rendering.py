@@ -1,7 +1,8 @@
-"""Escaping of values in supervisord's configuration file, so that supervisor's parser reads back exactly that value.
+"""Escapes values in supervisord's configuration file, so that supervisor's parser reads exactly the original values.
 
-The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping: it strips each value and
-cuts it at a ``;`` or ``#`` after a space. Then supervisor expands ``%(name)s`` as Python does, some fields twice.
+The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. It strips each value and
+cuts it off at a ``;`` or ``#`` after a space. Then supervisor expands ``%(name)s`` as Python does. It expands some
+fields twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from deferrable_ops.exceptions import InputError
 
-# The names that supervisor expands in each kind of section, besides ENV_NAME, which it expands everywhere.
+# The names that supervisor expands in each kind of section. In addition, it expands ENV_NAME in all sections.
 IN_SERVER: Final = frozenset[str]()
 IN_DAEMON: Final = frozenset({"here"})
 IN_PROGRAM: Final = IN_DAEMON | {"program_name", "group_name", "host_node_name"}
@@ -22,7 +23,7 @@ IN_PROCESS: Final = IN_PROGRAM | {"process_num", "numprocs"}
 _NUMBERS: Final = frozenset({"process_num", "numprocs"})
 _EXPRESSION: Final = re.compile(r"\((\w+)\)[#0 +-]*[0-9]*(?:\.[0-9]+)?([a-zA-Z])")
 _COMMENT_START: Final = re.compile(r"(?<=\s)(?=[;#])")
-# Expands to an empty string. Written between a space and a ';' so that the parser finds no comment.
+# Expands to an empty string. It is written between a space and a ';' so that the parser finds no comment.
 _BREAK: Final = "%(here).0s"
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -34,16 +35,16 @@ def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
 
 
 def render_value(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
-    """Return a text as it must be written to the file.
+    """Return the escaped text that must be written to the file.
 
     A ``%`` is doubled, unless it starts an expression that supervisor expands in this field, such as
-    ``%(program_name)s``. ``%%(program_name)s`` is plain text.
+    ``%(program_name)s``. ``%%(program_name)s`` is not an expression, but plain text.
 
     :param argument: the user's name for the value, for error messages.
     :param expressions: the names that supervisor expands in this field.
     :param expanded: how many times supervisor expands the field.
-    :raises InputError: the text cannot be written: it contains a control character, or the start of a comment in a
-        field where that cannot be escaped.
+    :raises InputError: the text contains a control character, or the start of a comment in a field where supervisord
+        has no escape for it.
     """
     refuse_control_characters(argument, text)
     escaped = _escaped(text, expressions, expanded)
@@ -52,7 +53,7 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
         return escaped
     if "here" not in expressions:
         raise InputError(
-            f"{argument} begins or ends with a space, or has a space before ';' or '#', which starts a comment in "
+            f"{argument} begins or ends with a space, or has a space before ';' or '#', which would start a comment in "
             "supervisord's file; remove the space"
         )
     before = _BREAK if escaped[:1].isspace() else ""
@@ -75,18 +76,18 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
-    :raises InputError: it contains a control character; a line break could start another option or section.
+    :raises InputError: the text contains a control character. A line break could start another option or section.
     """
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
             raise InputError(
-                f"{argument} contains the control character {character!a}, which supervisord's file cannot hold; give "
-                "one line of plain text (in YAML, fold several lines with >-)"
+                f"{argument} contains the control character {character!a}, which supervisord's file cannot contain; "
+                "give one line of plain text (in YAML, fold several lines with >-)"
             )
 
 
 def contains_here(text: str) -> bool:
-    """Return whether an escaped text contains ``%(here)s`` as plain text, which ``[include]`` would expand anyway."""
+    """Return whether an escaped text contains a literal ``%(here)s``. ``[include]`` would expand it nevertheless."""
     return "%%(here)s" in text
 
 
@@ -133,7 +134,7 @@ def _quoted(argument: str, value: str) -> str:
         )
     if "'" in value and '"' in value:
         raise InputError(
-            f"{argument} contains both ' and \", which supervisord's file cannot hold; put the value into a file "
+            f"{argument} contains both ' and \", which supervisord's file cannot contain; put the value into a file "
             "that the program reads"
         )
     return f"'{value}'" if '"' in value else f'"{value}"'

@@ -15,7 +15,7 @@ from deferrable_ops.supervisord.values import plain
 class Model(BaseModel):
     """Base of all configuration models: immutable, and unknown fields are rejected.
 
-    None counts as not given. Errors name the field and never contain its value.
+    A field that is None is treated as not given. Errors name the field and never contain its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -30,16 +30,16 @@ class Model(BaseModel):
 
 
 class Section(Model):
-    """A section of supervisord's configuration file. Names and defaults of the fields are those of supervisor 4.3."""
+    """A section of supervisord's configuration file. Its fields have the names and defaults of supervisor 4.3."""
 
     _header: ClassVar[str]
-    # The names that supervisor expands in the fields of this section, and exceptions for single fields.
+    # The names that supervisor expands in the fields of this section. _expressions_of has exceptions for single fields.
     _expressions: ClassVar[frozenset[str]] = IN_DAEMON
     _expressions_of: ClassVar[Mapping[str, frozenset[str]]] = {}
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()
 
     def to_cfg(self, key: str = "") -> str:
-        """Return the section as text, without default values, and with passwords in plain text.
+        """Return the section as text. Fields with their default value are omitted; passwords are in plain text.
 
         :param key: name of the program, group or plugin; "" for a section without a name.
         :raises InputError: a value cannot be written to the file.

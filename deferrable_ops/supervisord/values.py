@@ -1,4 +1,4 @@
-"""Types of the values in supervisord's configuration file, validated like in supervisor 4.3 (``datatypes.py``)."""
+"""Types of the values in supervisord's configuration file, validated as in supervisor 4.3 (``datatypes.py``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to which supervisord binds is only reachable from its own machine."""
+    """Return whether an address to which supervisord binds is reachable only from its own machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(port: str) -> str:
-    """Return the host of a validated ``host:port``; ``*`` stands for all interfaces."""
+    """Return the host of a validated ``host:port``; ``*`` means all interfaces."""
     return port.rpartition(":")[0]
 
 
@@ -68,7 +68,7 @@ def _numbers(value: Any) -> Any:
 def _octal(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch("[0-7]{1,4}", value):
         raise InputError(
-            "must be an octal number in quotes, such as '022' (without quotes, YAML reads another number)"
+            "must be an octal number in quotes, such as '022'; without quotes, YAML parses it as another number"
         )
     return value
 
@@ -89,7 +89,9 @@ def _host_and_port(value: Any) -> Any:
     if not re.fullmatch("[0-9]{1,5}", number) or not 0 < int(number) < 65536:
         raise InputError("has no port between 1 and 65535; give host:port, *:port or only the port")
     if re.search(r"[:\s/]", host):
-        raise InputError("has a host that supervisord cannot bind to; give an IPv4 address, a host name or *")
+        raise InputError(
+            "has a host to which supervisord cannot bind; give an IPv4 address, a host name or *"
+        )
     return f"{host.lower() or '*'}:{int(number)}"
 
 

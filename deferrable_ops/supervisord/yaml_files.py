@@ -1,4 +1,4 @@
-"""Loading a configuration from YAML, with or without the special keys of Hydra."""
+"""Loads a configuration from YAML, with or without the special keys of Hydra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
-        # The text of the error quotes the file, which may contain a password.
+        # Do not include the error's text: it quotes the file, which may contain a password.
         raise InputError(f"{path} is not YAML{_location(error)}") from None
     if not isinstance(data, dict):
         raise InputError(
@@ -40,7 +40,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
 def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return data from a YAML file without Hydra's special keys.
 
-    :raises InputError: it contains ``${oc...}``, which only Hydra resolves.
+    :raises InputError: the data contains ``${oc...}``, which only Hydra resolves.
     """
     return {key: _without_marks(path, value) for key, value in data.items() if key not in _HYDRA_KEYS}
 

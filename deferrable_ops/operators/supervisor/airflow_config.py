@@ -22,7 +22,7 @@ def load_airflow_config(
 ) -> SupervisorAirflowConfiguration:
     """Return the configuration under ``extensions:`` in a file of airflow-config.
 
-    :param config_dir: a folder beside the calling file, or in one of its parent folders.
+    :param config_dir: a folder in the directory of the calling file, or in one of the parent directories.
     :param config_name: name of the file in this folder, without ``.yaml``.
     :param overrides: overrides of Hydra, for example ``["+extensions.supervisor.check_interval=10"]``.
     :param basepath: the file or folder from which `config_dir` is searched; by default the calling file.

@@ -1,6 +1,6 @@
 """Models of airflow-pydantic that create Supervisors, for YAML files of airflow-config.
 
-If airflow-pydantic is not installed, they are plain pydantic models, which create the same tasks.
+If airflow-pydantic is not installed, the models are plain pydantic models. They create the same tasks.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
     """A :class:`Supervisor` that ``instantiate(dag=dag)`` or airflow-config creates in a DAG.
 
-    :param task_id: name for references from other tasks of the YAML file. The ids of its tasks begin with the DAG's
-        id, or with `name`.
+    :param task_id: the name by which other tasks of the YAML file refer to this one. The Supervisor's own task ids
+        do not contain it: they begin with the DAG's id, or with `name`.
     """
 
     operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
@@ -104,9 +104,9 @@ class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
 class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     """Arguments of a :class:`SupervisorSSH`.
 
-    :param host: a host name, a Host or HostQuery of airflow-pydantic, or a function that returns one of them, or the
+    :param host: a host name, a Host or HostQuery of airflow-pydantic, a function that returns any of these, or the
         dotted path of such a function. A function is called at each parse of the DAG.
-    :param port: a port number, a Port or PortQuery, or a function, as for `host`.
+    :param port: a port number, a Port or PortQuery, a function, or the dotted path of a function.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -46,7 +46,7 @@ def parse_configuration(kind: type[C], given: Any) -> C:
     if given is None:
         raise InputError(f"cfg= is missing; give a {kind.__name__}, or a dict with its fields")
     if isinstance(given, kind):
-        # A configuration for SSH describes another machine.
+        # A configuration for SSH describes another machine, so it cannot be used for a local supervisord.
         if isinstance(given, SupervisorSSHAirflowConfiguration) and not issubclass(
             kind, SupervisorSSHAirflowConfiguration
         ):
@@ -90,13 +90,13 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
-    """Return a configuration whose working directory, if none was given, is named after the DAG.
+    """Return the configuration; if it has no working directory, add one that is named after the DAG.
 
-    A directory named after the programs would be shared by DAGs with the same programs, and each change of a program
-    would move it away from the running supervisord.
+    A name made of the program names would not work. DAGs with the same programs would share the directory. If a
+    program was renamed, the directory would change while supervisord runs in the old one.
 
     :param name: name of the Supervisor.
-    :param task_group: TaskGroup of its tasks, if it is not the one of the surrounding ``with``.
+    :param task_group: the TaskGroup of the tasks; by default that of the surrounding ``with``.
     :raises InputError: the path is too long for a socket in the directory.
     """
     if given_working_dir(cfg) is not None:
@@ -117,7 +117,7 @@ def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
 
 
 def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments of all tasks, and those of the first task only.
+    """Return the arguments for all tasks, and the arguments that only the first task gets.
 
     :param pool: pool of the configuration.
     :raises InputError: an argument is unknown, or makes sense for a single task only.

@@ -1,4 +1,4 @@
-"""Resolves the arguments host= and port=: a value, an object that has one, a query or a function."""
+"""Resolves the arguments host= and port=. Each can be a value, an object with the value, a query or a function."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def host_name(given: Any) -> str | None:
     """Return the name of a host; None if none is given.
 
     :param given: a name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that returns
-        one of them. It is evaluated at each parse of the DAG and must give the same result each time.
-    :raises InputError: the value is none of them.
+        any of these. A query or function runs at each parse of the DAG and must return the same result each time.
+    :raises InputError: the value has another type.
     """
     found = _resolve("host", given)
     name = found.get("name") if isinstance(found, Mapping) else getattr(found, "name", found)
@@ -45,7 +45,7 @@ def port_number(given: Any) -> int | str | None:
 
 
 def resolve_callable(path: Any) -> Any:
-    """Return the function at a dotted path; return any other value unchanged, since host names contain dots, too."""
+    """Return the function at a dotted path. Return any other value unchanged: host names also contain dots."""
     if not isinstance(path, str) or "." not in path:
         return path
     try:
@@ -56,9 +56,9 @@ def resolve_callable(path: Any) -> Any:
 
 
 def run_query(given: Any) -> Any:
-    """Return the first result by name of a query of airflow-pydantic; return any other value unchanged.
+    """Run a query of airflow-pydantic, and return the result that is first by name. Return other values unchanged.
 
-    airflow-pydantic chooses a random result, which would make a new version of the DAG at each parse.
+    airflow-pydantic itself chooses a random result. That would create a new version of the DAG at each parse.
 
     :raises InputError: the query has no results.
     """

@@ -1,4 +1,4 @@
-"""The tasks of a Supervisor, by name, and as one unit that other tasks can be chained to."""
+"""Gives access to the tasks of a Supervisor by name, and lets other tasks be chained to all of them at once."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Pipeline(DependencyMixin):
     def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
         self.cfg = cfg
         self.tasks: dict[str, BaseOperator] = {}
-        """The tasks by the names of their steps, for example ``start-programs``."""
+        """The tasks. The keys are names of steps, for example ``start-programs``."""
 
     def task_of(self, name: str) -> BaseOperator:
-        """Return the task with this name: a step, or a task that decides between steps."""
+        """Return the task with this name. It runs a step, or decides which steps run."""
         return self.tasks[name]
 
     @property
@@ -57,12 +57,12 @@ class Pipeline(DependencyMixin):
 
     @property
     def restart_programs(self) -> BaseOperator:
-        """The task after ``check_programs.retrigger_fail``, which restarts the programs."""
+        """The task that restarts the programs. It runs after ``check_programs.retrigger_fail``."""
         return self.task_of("restart-programs")
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord is stopped with this DAG run; skipped if it keeps running."""
+        """The task that decides whether supervisord stops at the end of this DAG run. If not, the task is skipped."""
         return self.task_of("teardown")
 
     @property
@@ -97,7 +97,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def leaves(self) -> Sequence[DependencyMixin]:
-        """The tasks that must succeed before downstream tasks run: the programs ended well, and all is torn down."""
+        """The tasks that must succeed before downstream tasks run: the stop_pass gate, and the last teardown task."""
         stopped = [self.stop_supervisor] if self.cfg.stop_on_exit else []
         last = [self.unconfigure_supervisor] if self.cfg.stop_on_exit and self.cfg.cleanup else stopped
         return [self.check_programs.stop_pass, *last]

@@ -25,27 +25,27 @@ from deferrable_ops.triggers.supervisor.gate_triggers import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# A gate does not wait for anything and has no cause to fail, so retries and earlier runs do not matter.
+# A gate does not wait for anything and is not expected to fail, so it ignores retries and earlier runs.
 _GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return why a task must start on a worker to reach the right triggerer; None if it need not."""
+    """Return why a task must start on a worker to reach the right triggerer; None if any triggerer can run it."""
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
     return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
 
 
 class SupervisorStepOperator(TriggererOperator):
-    """Runs one step of a supervisord. Its XCom describes what it found and did.
+    """Runs one step of a supervisord. The task's XCom describes what the step found and did.
 
     :param step: name of the step, for example ``start-supervisor``.
     :param cfg: the configuration. It is not a template; if it contains secrets, it is encrypted.
     :param check_task_id: the task that watches the programs.
-    :param rules: rules of that task; after its ``runtime`` or ``endtime``, a start step does nothing.
-    :param gate_task_id: for a teardown step, the task that decides whether it runs; for a force-kill, the skipped task
-        before it.
-    :param skip_because: the reason why the step is always skipped; None if it is not.
+    :param rules: rules of the task `check_task_id`. After their ``runtime`` or ``endtime``, a start step does nothing.
+    :param gate_task_id: for a teardown step, the task that decides whether the step runs; for a force-kill, the skipped
+        task before it.
+    :param skip_because: if given, the step is always skipped, for this reason.
     :raises InputError: the configuration is invalid; the message names the field and the fix.
     """
 
@@ -83,7 +83,7 @@ class SupervisorStepOperator(TriggererOperator):
         return self._queue_reason or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
-        """Return the value if the wait is over already; otherwise defer the task to its trigger.
+        """Return the value if the wait is already over; otherwise defer the task to its trigger.
 
         :raises TaskDeferred: the wait is not over.
         """
@@ -92,9 +92,9 @@ class SupervisorStepOperator(TriggererOperator):
 
 
 class SupervisorCheckOperator(HighAvailabilityOperator):
-    """A HighAvailabilityOperator whose check is the state of a supervisord's programs.
+    """A HighAvailabilityOperator that checks the states of a supervisord's programs.
 
-    :param cfg: the configuration, which has the interval, the timeout, the limits and the policies of the check.
+    :param cfg: the configuration. It contains the interval, the timeout, the limits and the policies of the check.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorCheckTrigger
@@ -108,7 +108,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
             "endtime": cfg.endtime,
             "maxretrigger": cfg.maxretrigger,
             "reference_date": cfg.reference_date,
-            # If the start steps did not succeed, there is nothing to watch.
+            # If a start step failed, there is nothing to watch.
             "trigger_rule": "all_success",
         }
         super().__init__(python_callable="", **{**declared, **kwargs})
@@ -121,7 +121,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
         return self._queue_reason or super().worker_start_reason
 
     def _set_check(self, given: Any) -> None:
-        # The trigger itself reads the programs' states; there is no function to call.
+        # The trigger itself reads the programs' states, so there is no function to call.
         self.python_callable = self.check = self.worker_check_reason = None
 
 
@@ -136,12 +136,12 @@ class _Gate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker. Its pool and queue are no reason, because it does not wait."""
+        """Why this task starts on a worker. Its pool and queue are no reason, because the task does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """Succeeds if supervisord is to be stopped with this DAG run; is skipped if it keeps running.
+    """Succeeds if supervisord must stop at the end of this DAG run; is skipped if supervisord keeps running.
 
     :param first_task_id: the first task that changes anything on supervisord's host.
     :param check_task_id: the task that watches the programs.
@@ -170,7 +170,7 @@ class SupervisorTeardownGate(_Gate):
         self.stop_on_exit = stop_on_exit
 
     def execute(self, context: Context) -> Any:
-        """Return the value if the wait is over already; otherwise defer the task to its trigger.
+        """Return the value if the wait is already over; otherwise defer the task to its trigger.
 
         :raises TaskDeferred: the wait is not over.
         """
@@ -179,10 +179,10 @@ class SupervisorTeardownGate(_Gate):
 
 
 class SupervisorAlarm(_Gate):
-    """Fails if a step failed, and names it, or if a user marked the run as failed.
+    """Fails if a step failed, or if a user marked the run as failed. The error names the failed steps.
 
     :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that runs in every DAG run, even if only to be skipped.
+    :param leaf_task_id: a task that is executed in every DAG run, even if it is then skipped.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
@@ -194,7 +194,7 @@ class SupervisorAlarm(_Gate):
 
 
 class SupervisorSwitch(_Gate):
-    """Is always skipped, and with it the task after it, which runs only if a user clears it.
+    """Is always skipped, so the task after it is skipped, too. That task runs only if a user clears it.
 
     :param clears: the id of the task that a user clears.
     """

@@ -39,15 +39,15 @@ from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDO
 class Supervisor(Pipeline):
     """Adds tasks to a DAG that run programs under a supervisord on the triggerer's host.
 
-    ``before >> supervisor >> after`` works: `after` runs when the programs have ended well and supervisord is stopped.
+    ``before >> supervisor >> after`` works: `after` runs when the programs have succeeded and supervisord is stopped.
     The DAG is set to one active run at a time and no catch-up.
 
     :param dag: the DAG; by default that of the surrounding ``with DAG(...)``.
-    :param cfg: the configuration, or a dict with its fields. The default of ``working_dir`` is named after `dag` and
-        `name`.
-    :param steps: tasks of the same DAG that replace steps, by the name of the step, for example ``restart-programs``.
-        The replacement of ``check-programs`` must be a HighAvailabilityOperator.
-    :param name: the ids of the tasks begin with it; by default the DAG's id.
+    :param cfg: the configuration, or a dict with its fields. If ``working_dir`` is not given, the directory is named
+        after `dag` and `name`.
+    :param steps: tasks of the same DAG that replace steps. The keys are names of steps, for example
+        ``restart-programs``. The replacement of ``check-programs`` must be a HighAvailabilityOperator.
+    :param name: prefix of the task ids; by default the DAG's id.
     :param task_id: the name of this supervisor in a file of airflow-config; not used for the ids of tasks.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
@@ -93,7 +93,7 @@ class Supervisor(Pipeline):
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
         """Return the additional arguments of the task of a step.
 
-        :param step: name of the step; the tasks that it refers to are already in ``tasks``.
+        :param step: name of the step. The tasks that the step refers to are already in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
@@ -124,7 +124,7 @@ class Supervisor(Pipeline):
         if step == CHECK:
             return SupervisorCheckOperator(**arguments)
         task = SupervisorStepOperator(**arguments)
-        # When a user ends the whole run, Airflow still runs teardown tasks, and skips all others.
+        # When a user ends the whole run, Airflow skips all tasks except teardown tasks.
         return task.as_teardown() if step in TEARDOWN_STEPS else task
 
     def _create_tasks(self) -> None:
@@ -156,7 +156,7 @@ class Supervisor(Pipeline):
         task = self._steps.get(step) or self.get_step_operator(step)
         if step == CHECK and not isinstance(task, HighAvailabilityOperator):
             raise InputError(
-                f"steps[{CHECK!r}] must be a HighAvailabilityOperator, because its gates are used"
+                f"steps[{CHECK!r}] must be a HighAvailabilityOperator: the Supervisor needs its gate tasks"
             )
         self.tasks[step] = task
 
@@ -180,9 +180,9 @@ class Supervisor(Pipeline):
 class SupervisorSSH(Supervisor):
     """Adds tasks to a DAG that run programs under a supervisord on another machine, over SSH.
 
-    :param host: the machine, instead of the connection's host: its name, an object with a ``name`` such as a Host of
-        airflow-pydantic, or a function that returns one of them, which is called at each parse of the DAG. Login and
-        key are those of the connection.
+    :param host: the machine, instead of the connection's host. Give its name, an object with a ``name`` such as a Host
+        of airflow-pydantic, or a function that returns a name or such an object. The function is called at each parse
+        of the DAG. Login and key are those of the connection.
     :param port: port of an inet server, in addition to the Unix socket: a number, an object with a ``port``, or a
         function.
     :param kwargs: also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``, ``cmd_timeout``, ``banner_timeout``,

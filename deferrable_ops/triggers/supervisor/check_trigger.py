@@ -1,4 +1,4 @@
-"""The trigger of the check: it watches the programs of a supervisord, which it polls for all tasks at once."""
+"""The trigger of the check: it watches the programs of a supervisord. All tasks share the polls of one supervisord."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param rules: the result of :meth:`CheckRules.as_json`; the poll interval is in the configuration.
-    :param soft_fail: skip the task on a timeout.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task; None if the scheduler
-        started it in the triggerer, where Airflow provides them.
+    :param rules: the result of :meth:`CheckRules.as_json`. The poll interval is taken from the configuration instead.
+    :param soft_fail: whether to skip the task on a timeout.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
+        started the task in the triggerer: there, Airflow provides the facts.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -111,7 +111,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 case action:
                     outcome = evaluator.evaluate(_RESULTS[action], _now())
             await (watcher.forward_output() if outcome is None else watcher.finish_output())
-            # Save before the steps: after a restart, the trigger must know which pauses have begun.
+            # Save the state before applying the steps: after a restart, the trigger must know which pauses have begun.
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)

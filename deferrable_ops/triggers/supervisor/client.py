@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorClient:
-    """Calls XML-RPC methods of a supervisord over its Unix socket, with one connection for each call.
+    """Calls XML-RPC methods of a supervisord over its Unix socket. Each call opens its own connection.
 
-    From a worker, it reaches a supervisord over SSH, or one on the worker's own host.
+    A worker can call a supervisord on another machine over SSH, or a supervisord on the worker's own host.
 
     :param cfg: configuration of the supervisord.
     """
@@ -29,7 +29,7 @@ class SupervisorClient:
 
         :param method: for example ``supervisor.getState``; see the documentation of supervisor.
         :raises SupervisordUnavailable: supervisord is not running, or does not answer.
-        :raises SupervisordRefused: supervisord returned a fault; the exception has its code.
+        :raises SupervisordRefused: supervisord returned a fault; the exception has the fault code.
         :raises MachineError: the machine cannot be reached.
         """
         return run_sync(self._call(method, arguments))

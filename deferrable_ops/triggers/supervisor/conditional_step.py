@@ -21,15 +21,15 @@ from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigge
 
 
 class SupervisorDueStepTrigger(SupervisorStepTrigger):
-    """Runs one step, as :class:`SupervisorStepTrigger` does, if it is due.
+    """Runs one step, as :class:`SupervisorStepTrigger` does, if the step is due.
 
-    A start step does nothing if ``runtime`` or ``endtime`` of the check is over. A teardown step is skipped if
+    A start step does nothing after the ``runtime`` or ``endtime`` of the check. A teardown step is skipped if
     supervisord keeps running after this DAG run. A force-kill is skipped until a user clears its task.
 
     :param rules: rules of the check, for start steps.
     :param gate_task_id: for a teardown step, the task that decides whether supervisord is torn down; for a force-kill,
         the skipped task before it.
-    :param skip_because: the reason why the step is always skipped; None if it is not.
+    :param skip_because: if given, the step is always skipped, for this reason.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorDueStepTrigger"
@@ -75,7 +75,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         if decision is None:
             return None
         self.log.info("Nothing to start: %s", decision.reason)
-        # Not a Skip: the check, which ends the run as a success, would be skipped too, like every downstream task.
+        # Do not return a Skip: Airflow would also skip the check, which is downstream and ends the run as a success.
         return Success({"done": False, "because": decision.reason})
 
     async def _skip_unless_torn_down(self, gate: str) -> Outcome | None:
@@ -96,7 +96,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if a later DAG run uses supervisord; this happens if a user clears a task of an old run."""
+        """Return a Skip if a later DAG run uses supervisord. This happens if a user clears a task of an old run."""
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:
@@ -120,10 +120,10 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             waits.c.id != self.current.id,
         )
         decided = await newest_wait(self, gate)
-        # If a user clears the whole run, the gate runs again, too. That must kill nothing.
+        # If a user clears the whole run, the gate also runs again. In that case, nothing must be killed.
         last = max((wait.created_at for wait in earlier), default=None)
         if decided is None:
-            # The inbox keeps settled waits for some days only.
+            # The inbox keeps settled waits only for some days, so the gate's wait may have been deleted.
             return None if own.try_number > 1 else Skip("no user has cleared this task")
         if last is None or decided.created_at >= last:
             return Skip("no user has cleared this task; clear it, and no other task, to kill supervisord")

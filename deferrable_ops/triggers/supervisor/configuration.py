@@ -1,8 +1,8 @@
 """The configuration of a supervisord as an argument of triggers, and the values derived from it.
 
-Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. So a configuration with
-passwords or environment variables is encrypted. The encryption is deterministic, because Airflow takes a changed
-argument for a new version of the DAG.
+Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. Therefore a configuration
+with passwords or environment variables is encrypted. The encryption is deterministic, because Airflow creates a new
+version of the DAG whenever an argument changes.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ _KINDS: Final[dict[str, type[SupervisorAirflowConfiguration]]] = {
 _ENCRYPTED: Final = "sealed:"
 _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
 
-# Shorter values are not masked: it would make messages unreadable.
+# Shorter values are not masked: masking them would make messages unreadable.
 _SHORTEST_MASKED: Final = 4
 _EXPRESSIONS: Final = (frozenset[str](), IN_DAEMON | {"host_node_name"}, IN_PROCESS)
 
-# supervisord quotes a value that it cannot parse before one message (_QUOTED) and at the end of another (_QUOTED_LAST).
+# If supervisord cannot parse a value, its message quotes the value at the start (_QUOTED) or the end (_QUOTED_LAST).
 # The errors of Machine.run put "it wrote: " before the quoted output of a command.
 _QUOTED: Final = re.compile(
     r"(?m)^(.*?it wrote: ['\"]|).* (?=for \\*'[\w.:-]+\\*' (?:contains names \(|is badly formatted))"
@@ -68,7 +68,7 @@ _QUOTED: Final = re.compile(
 _QUOTED_LAST: Final = re.compile(r"(?<= in value ').*")
 _OUTPUT: Final = re.compile(r"it wrote: ['\"]")
 
-# The time that supervisord needs to start on a slow machine, in seconds.
+# The time in seconds that supervisord needs to start on a slow machine.
 _DAEMON_START_SECONDS: Final = 10.0
 
 _WAIT_FOR_STOP: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
@@ -78,7 +78,7 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
     """Return a configuration as text for :func:`load_configuration`; equal configurations give equal text.
 
-    :raises ConfigurationError: the configuration has a password, and there is no key to encrypt it.
+    :raises ConfigurationError: the configuration has a password, but Airflow has no key to encrypt it.
     :raises InputError: the configuration cannot be rendered, or its password is a hash.
     """
     supervisord_address(cfg, cfg.socket_path)
@@ -92,8 +92,8 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
         return _ENCRYPTED + base64.urlsafe_b64encode(ciphers[0].encrypt(text.encode(), None)).decode()
     if cfg.has_secrets or cfg.airflow.password is not None:
         raise ConfigurationError(
-            "[core] fernet_key is empty, but the passwords of a supervisord's configuration are encrypted with it; set "
-            "the same fernet_key on all machines"
+            "[core] fernet_key is empty, but it is needed to encrypt the passwords of a supervisord's configuration; "
+            "set the same fernet_key on all machines"
         )
     return text
 
@@ -103,7 +103,7 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 def load_configuration(text: str) -> SupervisorAirflowConfiguration:
     """Return the configuration that :func:`serialize_configuration` wrote.
 
-    :raises ConfigurationError: it was encrypted with another key.
+    :raises ConfigurationError: the configuration was encrypted with another key.
     :raises InputError: the text is not a configuration.
     """
     plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
@@ -142,7 +142,7 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
     """Return the address and login of the supervisord.
 
     :param socket: the path on this host that leads to supervisord's socket.
-    :raises InputError: the password of the socket is a hash; logging in needs the password itself.
+    :raises InputError: the password of the socket is a hash, but the login needs the password itself.
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:
@@ -162,13 +162,13 @@ def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds the programs may take to stop, all at the same time."""
+    """Return how many seconds the programs may take to stop, if all are stopped at the same time."""
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     return float(max(program.stopwaitsecs for program in programs))
 
 
 def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds supervisord may take until each program has started, or failed its last attempt."""
+    """Return how many seconds it may take until each program has started or has failed its last start attempt."""
     # supervisord waits one second longer before each further attempt.
     return max(
         float(program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1)))
@@ -177,14 +177,14 @@ def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
-    """Return the timeout of a step in seconds: ``command_timeout`` and the time its programs need to stop and start."""
+    """Return the timeout of a step in seconds: ``command_timeout`` plus the time to stop and start programs."""
     seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
     if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)
     if step in _WAIT_FOR_START:
         seconds += start_seconds(cfg)
     if step in ("start-supervisor", "stop-supervisor"):
-        # A dead or silent supervisord leaves processes behind, which receive SIGTERM, and later SIGKILL.
+        # A dead or silent supervisord leaves processes behind. They receive SIGTERM, and later SIGKILL.
         seconds += 2 * stop_seconds(cfg)
     return seconds
 
@@ -192,8 +192,9 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
 def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
     """Return a text in which the secret values of the configuration are replaced by ``***``.
 
-    A value is found as it is, as it is escaped in supervisord's file, as Python's repr of either, and if the text was
-    truncated in the middle of it. Quotes of supervisord's file in its parse errors are removed, too.
+    A secret is found in four forms: unchanged, escaped as in supervisord's file, as Python's repr of these two forms,
+    and cut off if the text was truncated in the middle. Lines of its file that supervisord quotes in parse errors are
+    removed, too.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
     values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]
@@ -211,18 +212,18 @@ def _forms(value: str) -> set[str]:
     forms = {value, value.replace("%", "%%"), value.replace("%", "%%%%")}
     for expressions in _EXPRESSIONS:
         for expanded in (1, 2):
-            # A value that cannot be rendered is in no file.
+            # A value that cannot be rendered is not in supervisord's file.
             with suppress(InputError):
-                # Values of an environment are quoted, so spaces at the ends need no escape.
+                # Values of environment variables are quoted, so spaces at both ends need no escape.
                 forms.add(render_value("", f'"{value}"', expressions, expanded)[1:-1])
-    # Twice, because the repr of a message may be quoted in another repr.
+    # Run this twice, because the repr of a message may be quoted in another repr.
     for _ in range(2):
         forms |= {shown for form in forms for shown in _reprs(form)}
     return forms
 
 
 def _reprs(text: str) -> Iterator[str]:
-    """Yield how a text appears in the repr of a longer text, which may contain both kinds of quotes."""
+    """Yield how a text appears in the repr of a longer text. The longer text may contain both kinds of quotes."""
     quotes = "'\""
     for show in (repr, ascii):
         yield show(text)[1:-1]
@@ -230,7 +231,7 @@ def _reprs(text: str) -> Iterator[str]:
 
 
 def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
-    """Mask the end of a secret value with which a truncated text may begin."""
+    """Mask the start of a truncated text if it is the end of a secret value."""
     rest, first = 0, text[:_SHORTEST_MASKED]
     for form in forms if len(first) == _SHORTEST_MASKED else ():
         start = form.find(first, 1)
@@ -241,7 +242,7 @@ def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
 
 
 def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield the passwords, and the values of environment variables, which may be passwords."""
+    """Yield the passwords and the values of environment variables, because such a value may be a password."""
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()
@@ -260,7 +261,9 @@ def _decrypt(text: str) -> str:
     try:
         encrypted = base64.urlsafe_b64decode(text.removeprefix(_ENCRYPTED))
     except (binascii.Error, ValueError):
-        raise InputError("the encrypted configuration is truncated or changed; parse the DAG again") from None
+        raise InputError(
+            "the encrypted configuration was truncated or modified; parse the DAG again"
+        ) from None
     for cipher in _ciphers():
         try:
             return cipher.decrypt(encrypted, None).decode()
@@ -273,7 +276,7 @@ def _decrypt(text: str) -> str:
 
 
 def _ciphers() -> list[AESSIV]:
-    """Return a cipher for each fernet key of Airflow, that of the newest key first."""
+    """Return a cipher for each fernet key of Airflow; the cipher of the newest key is first."""
     from airflow.sdk.configuration import conf
 
     keys = conf.get("core", "fernet_key", fallback="") or ""

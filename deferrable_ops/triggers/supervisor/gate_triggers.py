@@ -15,7 +15,7 @@ _NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that only reads task states, and so has nothing to stop."""
+    """A trigger that only reads task states, so there is nothing to cancel."""
 
     feature: ClassVar[str] = "supervisor"
 
@@ -29,7 +29,7 @@ class _GateTrigger(TaskTrigger):
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Succeeds if supervisord is to be stopped with this DAG run; is skipped if it keeps running.
+    """Succeeds if supervisord must stop at the end of this DAG run; is skipped if supervisord keeps running.
 
     :param first_task_id: the first task that changes anything on supervisord's host.
     :param check_task_id: the task that watches the programs.
@@ -65,7 +65,7 @@ class SupervisorTeardownTrigger(_GateTrigger):
         self.run_facts = run_facts
 
     async def wait(self) -> Outcome:
-        """Decide by the states of the run's other tasks, all of which have ended."""
+        """Decide by the states of the run's other tasks. All of them have ended."""
         if not self.stop_on_exit:
             return Skip("stop_on_exit=False: supervisord and its programs keep running")
         states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
@@ -89,11 +89,11 @@ class SupervisorTeardownTrigger(_GateTrigger):
 class SupervisorAlarmTrigger(_GateTrigger):
     """Fails if a step failed, or if a user marked the run as failed; is skipped otherwise.
 
-    When a user marks a run as failed, Airflow skips its tasks, still runs the teardown tasks, and then sets the run's
-    state from its leaf tasks. Those were skipped, so the run would become a success.
+    When a user marks a run as failed, Airflow skips the waiting tasks but still runs the teardown tasks. Then Airflow
+    sets the state of the run from its leaf tasks. The leaf tasks were skipped, so the run would become a success.
 
     :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that runs in every DAG run, even if only to be skipped.
+    :param leaf_task_id: a task that is executed in every DAG run, even if it is then skipped.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
@@ -105,7 +105,7 @@ class SupervisorAlarmTrigger(_GateTrigger):
         self.leaf_task_id = leaf_task_id
 
     async def wait(self) -> Outcome:
-        """Read which steps failed."""
+        """Return a Failure if a step failed or a user marked the run as failed; otherwise a Skip."""
         states = await states_of_tasks(self.current.attempt, None)
         if states is None:
             failed = [task_id for task_id in self.task_ids if await self._has_failed(task_id)]
@@ -122,14 +122,14 @@ class SupervisorAlarmTrigger(_GateTrigger):
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the run as failed: running tasks then failed, and Airflow skipped the leaf."""
+        """Return whether a user marked the run as failed: running tasks then fail, and Airflow skips the leaf."""
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Skips its task, and with it the task after it, which runs only if a user clears it.
+    """Skips its task, so the task after it is skipped, too. That task runs only if a user clears it.
 
     :param clears: the id of the task that a user clears.
     """

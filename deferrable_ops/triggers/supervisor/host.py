@@ -55,7 +55,7 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """supervisord is stopping its programs and then itself; it refuses every other call."""
+    """supervisord is stopping its programs and then itself. In this state, it refuses every other call."""
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
@@ -86,8 +86,9 @@ class SupervisorHost:
 
     :param rpc: client of the supervisord, whether or not one is running.
     :param log: the task's log.
-    :param check_claim: raises if this process may no longer change anything on the host. Await it immediately before
-        each change: a process that was suspended must not undo the work of the process that replaced it.
+    :param check_claim: raises an exception if this process must not change anything on the host any more. Await it
+        immediately before each change: a process that was suspended must not undo the work of the process that
+        replaced it.
     """
 
     cfg: SupervisorAirflowConfiguration
@@ -108,17 +109,17 @@ class SupervisorHost:
         return self.working_dir / LOCK
 
     async def missing_directories(self) -> list[Path]:
-        """Return the directories of this supervisord that do not exist, after checking those that do.
+        """Return the directories of this supervisord that do not exist, and check the owner of the others.
 
-        Any user can create a missing directory in /tmp, with a socket in it that collects the password, or with a
-        configuration file that runs commands.
+        Any user can create a missing directory in /tmp. A socket in it could collect the password, and a configuration
+        file in it could run commands.
 
         :raises MachineRefused: a directory may belong to another user.
         """
         return await _missing_directories(self.cfg, self.machine)
 
     async def daemon(self) -> RunningDaemon | None:
-        """Return the supervisord that answers; None if none does.
+        """Return the supervisord that answers; None if there is no answer.
 
         :raises ShuttingDown: supervisord is shutting down.
         :raises SupervisordRefused: supervisord refuses the login.
@@ -149,14 +150,14 @@ async def open_host(
 ) -> AsyncIterator[SupervisorHost]:
     """Connect to the host of a supervisord, whether or not the supervisord is running.
 
-    :param check_claim: see :class:`SupervisorHost`; by default every change is accepted.
+    :param check_claim: see :class:`SupervisorHost`. By default, every change is allowed.
 
     :raises MachineUnavailable: the machine cannot be reached now.
     :raises MachineRefused: the machine refuses the login, or a directory may belong to another user.
     """
     async with use_machine(machine_address(cfg)) as machine:
-        # If a directory is missing, our supervisord is not running. Another user may create the directory from now
-        # on: do not connect to a socket in it.
+        # If a directory is missing, our supervisord is not running. Another user may create the directory at any
+        # time, so do not connect to a socket in it.
         is_complete = not await _missing_directories(cfg, machine)
         socket = await machine.socket(cfg.socket_path) if is_complete else _NO_SOCKET
         async with use_supervisord(supervisord_address(cfg, socket)) as rpc:

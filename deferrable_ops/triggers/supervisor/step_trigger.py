@@ -37,8 +37,8 @@ class SupervisorStepTrigger(TaskTrigger):
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
     :param check_task_id: the task that watches the programs; its retriggers are counted under this id.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task; None if the scheduler
-        started it in the triggerer, where Airflow provides them. Only ``start-programs`` needs them.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
+        started the task in the triggerer: there, Airflow provides the facts. Only ``start-programs`` needs them.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -118,7 +118,7 @@ class SupervisorStepTrigger(TaskTrigger):
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
     async def _outcome_of_other_triggerer(self) -> Outcome:
-        """Return the outcome of a step that another triggerer has run, or whose wait is settled."""
+        """Return the outcome of a step that another triggerer has run, or the outcome of its settled wait."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 

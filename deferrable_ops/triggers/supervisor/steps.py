@@ -1,4 +1,4 @@
-"""The steps of a supervisor: each is idempotent, however often it is interrupted and repeated."""
+"""The steps of a supervisor. Each step is idempotent: it can be interrupted and repeated at any time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import Identity
 
 StepResult = dict[str, Any]
-"""What a step found and did: the XCom of its task."""
+"""What a step found and did. It becomes the XCom of the task."""
 
 
 class StepRunner:
     """Runs the steps of one task on the host of its supervisord.
 
     :param wait: the wait of the task.
-    :param restart: ``start-programs`` restarts programs that are already running.
+    :param restart: whether ``start-programs`` restarts programs that are already running.
     """
 
     def __init__(self, host: SupervisorHost, inbox: Inbox, wait: Wait, *, restart: bool = False) -> None:
@@ -78,7 +78,7 @@ class StepRunner:
         return {"pid": found.pid, "started": started, "drift": str(drift)}
 
     async def start_programs(self) -> StepResult:
-        """Start the programs that are not running, and with ``restart`` also restart the others."""
+        """Start the programs that are not running. With ``restart``, also restart the running programs."""
         saved = self._wait.progress or (await self._inbox.waits.get(self._wait.id)).progress
         if saved is None:
             found = await self._host.processes()
@@ -92,7 +92,7 @@ class StepRunner:
         return _program_states(await programs.start_programs(self._host, before))
 
     async def restart_programs(self) -> StepResult:
-        """Restart all programs; if supervisord is gone, leave that to the next DAG run."""
+        """Restart all programs. If supervisord is gone, do nothing: the next DAG run starts it and the programs."""
         if await self._is_gone():
             self._host.log.info("supervisord does not run; the next DAG run starts it and its programs")
             return {"programs": {}}
@@ -100,7 +100,7 @@ class StepRunner:
         return await self.start_programs()
 
     async def stop_programs(self) -> StepResult:
-        """Stop the programs; if supervisord is gone, end their leftover processes."""
+        """Stop the programs. If supervisord is gone, end the processes that the programs left behind."""
         if await self._is_gone():
             ended = await end_orphans(self._host, grace=stop_seconds(self._host.cfg))
             return {"programs": {}, "ended": ended}
@@ -109,7 +109,7 @@ class StepRunner:
     async def stop(self) -> StepResult:
         """Stop supervisord and all processes of its programs."""
         stopped = await daemon.stop(self._host)
-        # With cleanup, the claim is released after the files are removed.
+        # With cleanup, the claim is released later, after the files are removed.
         if not self._host.cfg.cleanup:
             await self._release()
         if stopped:
@@ -152,7 +152,7 @@ class StepRunner:
         if before is None:
             return
         if before.host != identity.host:
-            # Another triggerer claimed it in the meantime.
+            # Another triggerer claimed the supervisord in the meantime.
             await self._check_host(identity)
             self._host.log.warning(
                 "The connection led to the machine %s before and leads to %s now; check its host if you did not "
@@ -168,7 +168,7 @@ class StepRunner:
             )
         if before.boot_id != identity.boot_id:
             self._host.log.info(
-                "%s was restarted since the last step; supervisord ended with it", identity.host
+                "%s was restarted after the last step; this ended supervisord, too", identity.host
             )
 
     def _warn_of_other_daemon(self, other: str) -> None:

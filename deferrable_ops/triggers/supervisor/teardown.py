@@ -17,12 +17,12 @@ from deferrable_ops.triggers.supervisor.steps import StepRunner, wrong_host_reas
 async def tear_down_if_killed(
     inbox: Inbox, wait: Wait, cfg: SupervisorAirflowConfiguration, log: Any
 ) -> None:
-    """Stop the supervisord and the programs of a killed task's DAG run, and with ``cleanup`` remove the files.
+    """Stop the supervisord and the programs of a killed task's DAG run. With ``cleanup``, also remove the files.
 
     Idempotent. It does nothing in these cases:
 
     - the task was cleared: its next attempt uses the same supervisord;
-    - the task timed out: the DAG run continues to its own teardown;
+    - the task timed out: the DAG run continues with its own teardown tasks;
     - a user marked the task as a success;
     - another DAG run uses the supervisord now.
 
