@@ -118,7 +118,7 @@ class MachineError(DeferrableOpsError):
 
 
 class MachineUnavailable(MachineError):
-    """The machine is unavailable or timed out; the operation may have been done, and may be retried."""
+    """The machine is unavailable or timed out. The operation may have completed, and may be retried."""
 
 
 class MachineRefused(MachineError):
@@ -130,7 +130,7 @@ class SupervisordError(DeferrableOpsError):
 
 
 class SupervisordUnavailable(SupervisordError):
-    """supervisord is unavailable; the operation may have been done."""
+    """supervisord is unavailable; the operation may have completed."""
 
 
 class SupervisordRefused(SupervisordError):

@@ -33,7 +33,7 @@ _UNQUOTED_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def check_expression(argument: str, expression: str) -> None:
     """Check a JMESPath expression without a message.
 
-    Function calls are checked as well: evaluated on messages, an unknown function would silently match none.
+    Function calls are checked as well. An expression with an unknown function would silently match no message.
 
     :param argument: the argument, for the error.
     :raises InputError: the expression is malformed, compares with a text in double quotes, or calls an unknown function
@@ -66,7 +66,7 @@ def is_true(expression: str, value: Any) -> bool:
 def is_truthy(found: Any) -> bool:
     """Return whether JMESPath regards a value as true.
 
-    False, null and empty strings, lists and objects are not true; 0 is.
+    False, null, and empty strings, lists and objects are not true. The number 0 is true.
     """
     return (
         found is not None and found is not False and not (isinstance(found, (str, list, dict)) and not found)
@@ -74,9 +74,9 @@ def is_truthy(found: Any) -> bool:
 
 
 def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
-    """Return (path, text) pairs that hold for every value for which an expression is true, sorted. Never raises.
+    """Return the equalities that an expression requires, as sorted (path, text) pairs. Never raises.
 
-    ``status == 'done' && run.id == '7' && amount > `0` `` yields those of ``status`` and ``run.id``.
+    ``status == 'done' && run.id == '7' && amount > `0` `` yields the pairs of ``status`` and ``run.id``.
     """
     try:
         nodes = [compiled(expression).parsed]
@@ -112,8 +112,8 @@ def _refuse_text_in_double_quotes(argument: str, expression: str) -> None:
         if compared and token["type"] == "quoted_identifier" and _UNQUOTED_NAME.fullmatch(token["value"]):
             name = token["value"]
             raise InputError(
-                f"{argument}={expression!r} compares with the field {name}, because JMESPath reads double quotes as a "
-                f"field; write '{name}' for the text, or {name} without quotes for the field"
+                f"{argument}={expression!r} compares with the field {name}, because JMESPath reads a text in double "
+                f"quotes as a field; write '{name}' for the text, or {name} without quotes for the field"
             )
 
 
@@ -146,7 +146,7 @@ def _calls(tree: Any) -> Iterator[tuple[str, int]]:
     nodes = [tree]
     while nodes:
         node = nodes.pop()
-        # The numbers of a slice are no nodes.
+        # The numbers of a slice are not nodes.
         if not isinstance(node, dict):
             continue
         if node["type"] == "function_expression":

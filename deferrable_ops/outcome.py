@@ -21,7 +21,7 @@ class Failure:
     """The task fails.
 
     :param reason: one sentence for the task's log.
-    :param retryable: False fails the task at once, without the ``retries`` it has left.
+    :param retryable: if False, the task fails at once, and its remaining ``retries`` are not used.
     """
 
     reason: str

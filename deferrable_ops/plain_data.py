@@ -9,14 +9,14 @@ from typing import Any, Final
 from deferrable_ops.exceptions import InputError
 
 MAX_PAYLOAD_DEPTH: Final = 100
-"""How many levels of lists and objects a payload may have: Airflow's serialisers recurse over them."""
+"""The most levels of lists and objects that a payload may have. Airflow's serialisers recurse over them."""
 
 
 def require_serializable(name: str, value: Any) -> None:
     """Check that a value can be sent to the triggerer.
 
     :param name: the argument, for the error.
-    :raises InputError: it holds something that is not plain data, such as a function.
+    :raises InputError: the value holds something that is not plain data, such as a function.
     """
     if callable(value):
         raise InputError(f"{name}= is a function, which cannot be sent to the triggerer; give plain data")
@@ -34,7 +34,7 @@ def require_serializable(name: str, value: Any) -> None:
             "give strings, numbers, booleans, lists and dicts"
         )
     elif isinstance(value, float) and not _is_finite(value):
-        raise InputError(f"{name}= is {value}, which JSON does not have")
+        raise InputError(f"{name}= is {value}, which is not a JSON value; give a finite number")
 
 
 def is_known_later(value: Any) -> bool:
@@ -54,7 +54,7 @@ def has_template(text: str) -> bool:
 
 
 def is_nested_deeper(value: Any, max_depth: int) -> bool:
-    """Return whether a JSON value has more levels of lists and objects than this."""
+    """Return whether a JSON value has more than `max_depth` levels of lists and objects."""
     level = [value]
     for _ in range(max_depth):
         level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
@@ -64,14 +64,14 @@ def is_nested_deeper(value: Any, max_depth: int) -> bool:
 
 
 def plain_copy(argument: str, value: Any, max_depth: int = MAX_PAYLOAD_DEPTH) -> Any:
-    """Return a copy of a JSON value, which later changes of the original do not reach.
+    """Return a copy of a JSON value. Later changes of the original do not affect the copy.
 
     Outputs of other tasks are not copied.
 
     :param argument: the argument, for the error.
-    :param max_depth: levels of lists and dicts above which the value is refused.
-    :raises InputError: it holds something that is not a JSON value, has a template as a key, where Airflow renders
-        none, or is nested too deeply.
+    :param max_depth: the most levels of lists and dicts that the value may have.
+    :raises InputError: the value holds something that is not a JSON value, has a template as a key (Airflow does not
+        render keys), or is nested too deeply.
     """
     return _copied(argument, argument, value, max_depth, max_depth)
 
@@ -81,7 +81,7 @@ def _copied(argument: str, path: str, value: Any, levels_left: int, max_depth: i
         return value
     if isinstance(value, float):
         if not _is_finite(value):
-            raise InputError(f"{path} is {value}, which JSON does not have")
+            raise InputError(f"{path} is {value}, which is not a JSON value; give a finite number")
         return value
     if not isinstance(value, (dict, list, tuple)):
         raise InputError(

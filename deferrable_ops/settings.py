@@ -1,7 +1,8 @@
 """Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each call reads the configuration.
 
-Each option can also be set by the environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME``, sensitive ones by ``..._CMD``
-or ``..._SECRET``. Names, defaults and descriptions are in :mod:`deferrable_ops.provider`, where Airflow reads them.
+The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets an option. For sensitive options, the variables
+``..._CMD`` and ``..._SECRET`` work as well. Names, defaults and descriptions are in :mod:`deferrable_ops.provider`,
+where Airflow reads them.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def max_payload_bytes() -> int:
 
 
 def max_xcom_bytes() -> int:
-    """Return the bytes of JSON above which a value stays in the inbox and its XCom is a reference."""
+    """Return the largest XCom value, in bytes of JSON. A larger value stays in the inbox; its XCom is a reference."""
     return int(conf.getint(SECTION, "max_xcom_bytes", fallback=48_000))
 
 
@@ -88,14 +89,14 @@ def wait_retention_days() -> int:
 
 
 def event_retention_days() -> int:
-    """Return how many days an event is kept: by default a month, plus the time window of a sensor."""
+    """Return how many days an event is kept. The default is a month plus the time window of a sensor."""
     return int(conf.getint(SECTION, "event_retention_days", fallback=40))
 
 
 def end_from_trigger() -> bool:
-    """Return whether tasks may end in the triggerer: whether ``end_from_trigger`` is ``auto``, not ``never``.
+    """Return whether tasks may end in the triggerer: ``end_from_trigger`` is ``auto`` and not ``never``.
 
-    :raises ConfigurationError: the option is neither.
+    :raises ConfigurationError: the option has another value.
     """
     choice = conf.get(SECTION, "end_from_trigger", fallback="auto")
     if choice not in ("auto", "never"):
@@ -111,7 +112,7 @@ def auto_upgrade() -> bool:
 
 
 def notify() -> bool:
-    """Return whether Postgres' LISTEN/NOTIFY wakes waits. If not (behind pgbouncer), a poll every second does."""
+    """Return whether Postgres' LISTEN/NOTIFY wakes waits. If not (as behind PgBouncer), a poll every second does so."""
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 

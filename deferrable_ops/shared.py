@@ -20,11 +20,11 @@ def share(
 ) -> AbstractAsyncContextManager[T]:
     """Return a context manager that gives the resource of this key on the running event loop.
 
-    An error of opening it is raised to every user that waits for it.
+    If opening fails, the error is raised to every user that waits for the resource.
 
     :param key: identifies the resource.
     :param open_resource: called for the first user.
-    :param close_resource: that of the first user is called after the last one.
+    :param close_resource: called after the last user. Only the functions that the first user passes are called.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault(key, _Shared(open_resource, close_resource))
@@ -45,7 +45,7 @@ class _Shared(Generic[T]):
 
     async def __aenter__(self) -> T:
         if self._users == 0:
-            # In an empty context, because the resource outlives the trigger that uses it first.
+            # Use an empty context, because the resource outlives the trigger that uses it first.
             self._opening = asyncio.create_task(_awaited(self._open), context=Context())
         self._users += 1
         try:
@@ -61,7 +61,7 @@ class _Shared(Generic[T]):
         self._users -= 1
         if self._users == 0:
             closing = asyncio.create_task(_close(self._opening, self._close))
-            # The task refers to the event loop, which is the weak key of this object.
+            # The task refers to the event loop. The loop, a weak key of the registry, would otherwise never be freed.
             del self._opening
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
@@ -79,7 +79,7 @@ async def _awaited(open_resource: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _close(opening: asyncio.Task[T], close_resource: Callable[[T], Awaitable[None]]) -> None:
-    # Without effect once it is open.
+    # This has no effect once the resource is open.
     opening.cancel()
     await asyncio.wait([opening])
     if not opening.cancelled() and opening.exception() is None:

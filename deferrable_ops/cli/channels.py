@@ -36,7 +36,7 @@ def add_channel(options: argparse.Namespace) -> int:
         )
     if scheme == "none" and not options.allow_unauthenticated:
         raise InputError(
-            "--verify none lets anyone who reaches the endpoint release tasks; confirm it with --allow-unauthenticated"
+            "with --verify none, anyone who reaches the endpoint can end waits; confirm it with --allow-unauthenticated"
         )
     if scheme != "none" and options.allow_unauthenticated:
         raise InputError("--allow-unauthenticated is allowed only with --verify none")
@@ -61,7 +61,7 @@ def list_channels(options: argparse.Namespace) -> int:
 
 
 def rotate_channel(options: argparse.Namespace) -> int:
-    """Give a channel a new secret; the old one stays valid for ``--old-valid-for`` hours."""
+    """Give a channel a new secret; the old secret stays valid for ``--old-valid-for`` hours."""
     from deferrable_ops.exceptions import InputError
 
     scheme = with_inbox(lambda inbox: inbox.channels.scheme_of(options.name))
@@ -106,7 +106,7 @@ def add_commands(commands: Any) -> None:
         type=_hours,
         default=24.0,
         metavar="HOURS",
-        help="how long the old secret stays valid; 0 after a leak; default: %(default)g",
+        help="how long the old secret stays valid; use 0 after a leak; default: %(default)g",
     )
     for command in (added, rotated):
         command.add_argument(

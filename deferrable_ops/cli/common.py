@@ -41,7 +41,7 @@ def positive(kind: type[Any]) -> Callable[[str], Any]:
 
 
 def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
-    """Open the configured inbox, pass it to a coroutine function, and return its result."""
+    """Open the configured inbox, pass it to a coroutine function, and return the function's result."""
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:

@@ -61,7 +61,9 @@ def rotate_keys(options: argparse.Namespace) -> int:
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
     print(f"New waits are signed with key {made}")
     if options.revoke_old:
-        print("Tokens of all older keys are refused within 5 s: clear the tasks that still wait for them")
+        print(
+            "Tokens of all older keys are refused within 5 s; clear the tasks that still wait with such a token"
+        )
     return 0
 
 

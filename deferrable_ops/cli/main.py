@@ -1,6 +1,7 @@
 """The command ``deferrable-ops``: its parser, ``serve``, and the exit codes.
 
-Exit codes: 0 success, 1 rejected or the inbox is unavailable, 2 invalid input or configuration.
+Exit codes: 0 for success; 1 if the operation is rejected or the inbox is unavailable; 2 if the input or the
+configuration is invalid.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serve(commands: Any) -> None:
     command = add_command(commands, "serve", "serve the endpoint outside Airflow's API server", serve)
-    # Services call from other machines.
+    # Outside services connect from other machines.
     command.add_argument("--host", default="0.0.0.0", help="default: %(default)s")  # noqa: S104
     command.add_argument("--port", type=int, default=8090, help="default: %(default)s")
     command.add_argument(

@@ -1,4 +1,4 @@
-"""The command ``deferrable-ops supervisord``: renders supervisord's file from YAML, and lists known daemons."""
+"""The command ``deferrable-ops supervisord``: renders supervisord's configuration, and lists known daemons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def forget_daemon(options: argparse.Namespace) -> int:
     forgotten: DaemonLocation | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))
     if forgotten is None:
         raise InputError(
-            f"the inbox has no supervisord {options.name}; `deferrable-ops supervisord list` shows those it has"
+            f"the inbox has no supervisord {options.name}; see `deferrable-ops supervisord list`"
         )
     print(f"The supervisord {options.name} on {forgotten.host} is forgotten; another host may start it now")
     print(f"If {forgotten.host} comes back, stop the supervisord there")

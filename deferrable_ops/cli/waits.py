@@ -1,4 +1,4 @@
-"""The commands ``deferrable-ops waits``, which lists waits, and ``send``, which answers one by hand."""
+"""The command ``deferrable-ops waits`` lists waits. The command ``deferrable-ops send`` answers a wait by hand."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _wait_id(text: str) -> str:
 
 
 def _body(verb: str, given: str | None, reason: str) -> str:
-    """Return the body of a callback: the given one, with the reason added where the verb takes one."""
+    """Return the body of a callback: the given body, with the reason added if the verb takes a reason."""
     from deferrable_ops.endpoint.body import parse_json
     from deferrable_ops.endpoint.callbacks import check_body
     from deferrable_ops.endpoint.responses import RequestRejected

@@ -1,6 +1,6 @@
-"""The endpoint's app. It dispatches callbacks and events before FastAPI, whose routing costs more than they do.
+"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing costs more time than handling them.
 
-It is still a FastAPI app, because Airflow's API server runs the lifespan of mounted FastAPI apps only, and because
+It is still a FastAPI app, for two reasons: Airflow's API server runs the lifespan only of mounted FastAPI apps, and
 pages with Airflow's authentication are FastAPI routes.
 """
 
@@ -42,8 +42,8 @@ _RETRY_AFTER: Final = ((b"retry-after", b"2"),)
 def create_app(*, background: Iterable[BackgroundJob] = ()) -> FastAPI:
     """Create the endpoint's app.
 
-    :param background: jobs that run during the app's lifespan, besides those that announce the endpoint and prune the
-        inbox. Each receives the inbox, and is restarted when it fails.
+    :param background: more jobs that run during the app's lifespan, besides `announce` and `prune`. Each job receives
+        the inbox, and is restarted when it fails.
     """
     return Endpoint([announce, prune, *background])
 
@@ -63,7 +63,7 @@ class Endpoint(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        # Outside the API server, the endpoint serves the API server's paths as well.
+        # A standalone endpoint also serves the paths that it has in the API server.
         if not scope.get("root_path") and scope["path"].startswith(f"{ENDPOINT_PREFIX}/"):
             scope["root_path"] = ENDPOINT_PREFIX
         path = path_in_app(scope)
@@ -98,7 +98,7 @@ class Endpoint(FastAPI):
         except TimeoutError:
             log.warning("Answered a request with 503: the inbox did not answer in time")
         except ConfigurationError as error:
-            log.error("Answered a request with 503, as every request until this is fixed: %s", error)
+            log.error("Answered a request with 503; every request gets 503 until this is fixed: %s", error)
         except (Disconnected, asyncio.CancelledError):
             raise
         except Exception:

@@ -20,7 +20,7 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Record periodically that this endpoint is up: heartbeat timeouts only count while an endpoint is up."""
+    """Record periodically that this endpoint is up: heartbeat timeouts run only while an endpoint is up."""
     await inbox.endpoints.announce()
 
 

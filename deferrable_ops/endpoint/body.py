@@ -25,7 +25,7 @@ class Disconnected(Exception):
 
 
 class BodyReader:
-    """Reads bodies within a time limit. One timer serves all requests: one for each would cost 6 µs a request.
+    """Reads bodies within a time limit. One timer serves all requests: a timer of its own would cost each request 6 µs.
 
     :param seconds: time within which a body must be complete, accurate to a second.
     """
@@ -39,8 +39,8 @@ class BodyReader:
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         """Return the whole body.
 
-        :param limit: the largest body in bytes; the rest of a larger one is not read.
-        :raises RequestRejected: 413, it is larger; 408, it was not complete in time.
+        :param limit: the largest body in bytes. The rest of a larger body is not read.
+        :raises RequestRejected: 413 if the body is larger; 408 if it was not complete in time.
         :raises Disconnected: the client disconnected.
         """
         announced = header(scope, b"content-length")
@@ -86,9 +86,10 @@ async def _read(receive: Receive, limit: int) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Return the value of a JSON text that Airflow and both databases can store.
 
-    JSON is what RFC 8259 defines, so NaN and Infinity are rejected. Also rejected are values that would fail later,
-    when the sender gets no answer any more: integers beyond 64 bits (an XCom is sent as MessagePack), numbers beyond a
-    double, U+0000 and lone surrogates (Postgres stores neither), nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
+    JSON is what RFC 8259 defines, so NaN and Infinity are rejected. Values that would fail later, when the sender
+    no longer gets an answer, are rejected as well: integers beyond 64 bits (an XCom is sent as MessagePack), numbers
+    beyond a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
+    :data:`MAX_PAYLOAD_DEPTH`.
 
     :raises RequestRejected: 400, with the reason.
     """

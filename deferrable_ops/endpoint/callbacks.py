@@ -1,7 +1,7 @@
 """POST and GET of ``/callbacks/{token}``: callbacks of one wait, and its state.
 
-The order of the checks is the contract of ``docs/callbacks.md``: the token's signature, the size, JSON, the fields of
-the verb, the form of the Idempotency-Key. Then the inbox decides.
+The order of the checks is the contract of ``docs/callbacks.md``: the token's signature, the size, JSON, the verb's
+fields, the form of the Idempotency-Key. Then the inbox decides.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Js
 def idempotency_key(scope: Scope) -> str | None:
     """Return the request's Idempotency-Key, or None without one.
 
-    :raises RequestRejected: 400, it is empty, longer than 255 characters, not visible ASCII, or given twice.
+    :raises RequestRejected: 400, the key is empty, longer than 255 characters, not visible ASCII, or given twice.
     """
     given = [value for name, value in scope["headers"] if name == b"idempotency-key"]
     if not given:
@@ -81,33 +81,35 @@ def idempotency_key(scope: Scope) -> str | None:
 def check_body(verb: Verb, payload: Any) -> None:
     """Check that a body fits its verb. Additional fields are allowed, and kept.
 
-    :raises InputError: it does not fit; the message names the field.
+    :raises InputError: the body does not fit; the message names the field.
     """
     match verb:
         case Verb.FAILURE:
-            fields = _fields(verb, payload, "reason, retryable and payload")
+            fields = _fields(verb, payload, "the fields reason, retryable and payload")
             _check_text(verb, fields, "reason")
             if not isinstance(fields.get("retryable", True), bool):
-                raise InputError("in the body of failure, retryable must be true or false")
+                raise InputError("in the body of the failure callback, retryable must be true or false")
         case Verb.SKIP:
-            _check_text(verb, _fields(verb, payload, "reason"), "reason")
+            _check_text(verb, _fields(verb, payload, "the field reason"), "reason")
         case Verb.HEARTBEAT:
-            fields = _fields(verb, payload, "progress and message")
+            fields = _fields(verb, payload, "the fields progress and message")
             _check_text(verb, fields, "message")
             progress = fields.get("progress", 0)
             if isinstance(progress, bool) or not isinstance(progress, (int, float)) or not 0 <= progress <= 1:
-                raise InputError("in the body of heartbeat, progress must be a number from 0 to 1")
+                raise InputError(
+                    "in the body of the heartbeat callback, progress must be a number from 0 to 1"
+                )
 
 
 def _fields(verb: Verb, payload: Any, known: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
-        raise InputError(f"the body of {verb} must be a JSON object; it may have {known}")
+        raise InputError(f"the body of the {verb} callback must be a JSON object; it may have {known}")
     return payload
 
 
 def _check_text(verb: Verb, fields: dict[str, Any], name: str) -> None:
     if not isinstance(fields.get(name, ""), str):
-        raise InputError(f"in the body of {verb}, {name} must be a string")
+        raise InputError(f"in the body of the {verb} callback, {name} must be a string")
 
 
 def _iso(moment: float | None) -> str | None:

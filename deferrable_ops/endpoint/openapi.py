@@ -103,7 +103,7 @@ def _channel_operation() -> _Json:
         "summary": "Post an event",
         "description": "The body may be anything; JSON can be matched by its keys. The request is verified by "
         "the channel's scheme, and may be a CloudEvent, structured or binary. A duplicate is detected by the sender's "
-        "id of the delivery, otherwise by its body for 5 minutes. Slack's url_verification is answered with its "
+        "delivery id, or without an id by its body for 5 minutes. Slack's url_verification is answered with its "
         "challenge.",
         "operationId": "post_event",
         "parameters": [_parameter("name", "path", name, required=True)],
@@ -152,7 +152,7 @@ _CALLBACK_ERRORS: Final = {
     "400": "The body is not JSON or does not fit the verb, or the Idempotency-Key is malformed",
     "408": "The body was not complete after 30 s",
     "409": "The wait was already settled by another callback",
-    "410": "The task does not wait any more: expired, superseded or killed",
+    "410": "The task no longer waits: the wait is expired, superseded or killed",
     "413": "The body is larger than [deferrable_ops] max_payload_bytes",
     "422": "The Idempotency-Key was used before with other content",
 }

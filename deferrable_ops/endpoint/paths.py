@@ -28,7 +28,7 @@ def path_in_app(scope: Scope) -> str:
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
     """Return the token and the verb in the path of a callback; None for any other path.
 
-    The token is None when the path has none, so that a header must hold it.
+    The token is None if the path does not contain it. Then a header must hold it.
     """
     match = _CALLBACKS.fullmatch(path)
     if match is None:
@@ -53,15 +53,15 @@ def find_channel(path: str) -> str | None:
 
 
 def is_channel_name(name: str) -> bool:
-    """Return whether this is a valid channel name; no channel has any other."""
+    """Return whether this is a valid channel name. Every channel has a valid name."""
     return _CHANNEL_NAME.fullmatch(name) is not None
 
 
 def mask_tokens(scope: Scope, path: str) -> None:
     """Mask tokens in the parts of the scope that access logs read.
 
-    uvicorn reads them when the response starts, Airflow once it is sent. The wait's id stays readable, because it
-    grants no access.
+    uvicorn reads them when the response starts, Airflow after the response is sent. The wait's id stays readable,
+    because it grants no access.
 
     :param path: the path below the prefix under which the app is mounted.
     """

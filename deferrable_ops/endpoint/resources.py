@@ -13,7 +13,7 @@ from deferrable_ops.inbox import Inbox, use_inbox
 from deferrable_ops.inbox.database.shared_call import SharedCall
 
 RETRY_TIMEOUT: Final = 2.0
-"""Seconds for which a request retries an inbox that is unavailable."""
+"""How many seconds a request retries while the inbox is unavailable."""
 
 
 class LazyInbox:

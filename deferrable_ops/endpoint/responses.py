@@ -1,4 +1,4 @@
-"""Responses of the endpoint: always JSON, never cached, and without a referrer."""
+"""Responses of the endpoint: always JSON, never cached, and with the referrer policy no-referrer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves the endpoint outside the API server, for services that cannot reach it. Several may share one inbox."""
+"""Serves the endpoint standalone, for services that cannot reach the API server. Several may share one inbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deferrable_ops import settings
 from deferrable_ops.endpoint.app import create_app
 from deferrable_ops.exceptions import ConfigurationError, InputError
 
-# Time for requests in progress.
+# Time to finish the requests in progress.
 _SHUTDOWN_SECONDS = 10
 
 
@@ -57,7 +57,7 @@ def serve_until_interrupted(
 
 def create_standalone_app() -> FastAPI:
     """Create the endpoint's app for a process that serves nothing else; called in each of uvicorn's workers."""
-    # uvicorn has configured logging, but importing Airflow has replaced that.
+    # Importing Airflow has replaced uvicorn's logging configuration, so set it again.
     logging.config.dictConfig(_log_config())
     app = create_app()
     # Exclude Airflow's modules from garbage collection: traversing them is a fifth of a callback's cost (measured).

@@ -16,7 +16,7 @@ from deferrable_ops.inbox import WaitState
 
 _STATES: Final = {state.value: state for state in (WaitState.SUCCESS, WaitState.FAILED, WaitState.SKIPPED)}
 _INTEGER = re.compile(r"-?[0-9]{1,10}")
-# The INTEGER of both databases.
+# The largest INTEGER of both databases.
 _MAX_INTEGER: Final = 2**31 - 1
 # In characters; Airflow's ids have at most 250.
 _MAX_TEXT_LENGTH: Final = 1000

@@ -35,7 +35,7 @@ _AIRFLOW_STATES: Final = {
     WaitState.FAILED: "failed",
     WaitState.SKIPPED: "skipped",
     WaitState.EXPIRED: "failed",
-    # The task continued without this attempt; the inbox does not have its state.
+    # The task continued without this attempt. The inbox does not have the task's state.
     WaitState.SUPERSEDED: None,
     WaitState.KILLED: None,
 }
@@ -95,7 +95,7 @@ async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wa
     if not found:
         raise RequestRejected(
             400,
-            "no such task instance has waited, or the token belongs to another one: "
+            "no such task instance has waited, or the token belongs to another task instance: "
             + ", ".join(f"{name}={value}" for name, value in parameters.identity.items()),
         )
     # Waits of a deleted DAG run are kept until they are pruned.

@@ -3,10 +3,10 @@
 The same signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
 A cursor is a version. On SQLite, write transactions run one at a time, so the counter increases in commit order. On
-Postgres, the version is the transaction id, and the cursor is the oldest transaction that was open at the last query: a
+Postgres, the version is the transaction id, and the cursor is the oldest transaction that was open at the last query. A
 row that commits late has this version or a higher one. A row can therefore be returned twice, but is never missed.
 After a restart or a failover, a Postgres server may have lost transactions and assign their ids again. Therefore a
-cursor is valid only for one server start.
+cursor is valid only until the server restarts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CURSOR = {
 class Cursor:
     """A position in the sequence of commits.
 
-    :param server: the start of the server that the position is valid for; "" on SQLite.
+    :param server: the start time of the server for which the position is valid; "" on SQLite.
     """
 
     position: int
@@ -108,7 +108,7 @@ class DataVersionSignal:
 
 
 class NotificationSignal:
-    """Postgres: LISTEN on a dedicated connection. Each reconnect counts as a change, because signals may be lost."""
+    """Postgres: LISTEN on a dedicated connection. A reconnect is treated as a change: signals may have been lost."""
 
     sweep_interval = 30.0
 
@@ -143,7 +143,7 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """No signal, but a short sweep interval: for a pooler, which does not support LISTEN, and a database in memory."""
+    """No signal, but a short sweep interval. For an in-memory database, or a pooler, which does not support LISTEN."""
 
     sweep_interval = 1.0
 
@@ -166,7 +166,7 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run the signal until cancelled, and restart it when it fails. The sweep finds the changes of the meantime."""
+    """Run the signal until cancelled, and restart it when it fails. The sweep finds the changes in between."""
     while True:
         try:
             await signal.run()

@@ -35,7 +35,7 @@ class DaemonLocation:
 
 
 class Daemons:
-    """The hosts of the supervisords of all triggerers that share this inbox."""
+    """The recorded hosts of supervisords, for all triggerers that share this inbox."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -45,7 +45,7 @@ class Daemons:
     ) -> DaemonLocation | None:
         """Record that a supervisord runs on a host, unless another host is recorded, and return the previous record.
 
-        :param allow_move: replace the record of another host: the caller has checked that host.
+        :param allow_move: replace the record even if it names another host. The caller must have checked that host.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:

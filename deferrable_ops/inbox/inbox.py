@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 NO_RETRY_TIMEOUT = float("inf")
-"""Retry without end. For triggers: an outage only delays a wait, which Airflow's own deadline bounds."""
+"""Retry without end. For triggers: an outage only delays a wait, and Airflow's own deadline still applies."""
 
 
 class Inbox:
@@ -103,9 +103,9 @@ given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
 
 
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
-    """Use the inbox of the settings: one is shared by all users with the same timeout on this event loop.
+    """Use the inbox of the settings. Users on this event loop with the same timeout share one inbox.
 
-    It is closed after the last of them.
+    It is closed after its last user.
 
     :raises ConfigurationError: the setting ``inbox_url`` is invalid, or its driver is missing.
     :raises InboxUnavailable: the database did not answer within the timeout; all waiting callers fail together.

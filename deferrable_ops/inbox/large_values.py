@@ -30,7 +30,8 @@ def as_xcom(wait_id: str, value: Any) -> Any:
 def fetch(reference: Any) -> Any:
     """Return the value that an XCom refers to. Any other value is returned unchanged.
 
-    For use in a task. Values are kept as long as their wait: ``[deferrable_ops] wait_retention_days``, 14 by default.
+    For use in a task. Values are kept as long as their wait: for ``[deferrable_ops] wait_retention_days``, by default
+    14 days.
 
     :param reference: an XCom of a task of this library.
     :raises UnknownWait: the value was deleted after its retention, or this machine has another ``inbox_url``.
@@ -51,7 +52,7 @@ def fetch(reference: Any) -> Any:
 
 
 def read_outcome(wait_id: str) -> Outcome | None:
-    """Return a wait's outcome, from a worker; None if it has not ended or was never registered.
+    """Return a wait's outcome; None if the wait has not ended or was never registered. For use on a worker.
 
     :raises InboxUnavailable: the inbox does not answer.
     """
@@ -64,7 +65,7 @@ def read_outcome(wait_id: str) -> Outcome | None:
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine and return its result, also inside a running event loop (a notebook, an async task)."""
+    """Run a coroutine and return its result. Works inside a running event loop, too (a notebook, an async task)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -73,11 +73,11 @@ class Retention:
 async def _delete_waits(transaction: Transaction, before: float) -> int:
     batch = (
         select(waits.c.id)
-        # The condition on created_at follows from that on settled_at; it is there because created_at has an index.
+        # The condition on settled_at would suffice. The one on created_at is added because created_at has an index.
         .where(waits.c.created_at < before, waits.c.settled_at < before)
         .where(waits.c.cancel.is_distinct_from("due"))
         .limit(_ROWS_PER_BATCH)
-        # Skip rows that late callbacks have locked: they lock in another order, and would deadlock with this.
+        # Skip rows that late callbacks have locked. Callbacks lock in another order, so waiting could deadlock.
         .with_for_update(skip_locked=True)
     )
     chosen = (await transaction.connection.execute(batch)).scalars().all()
@@ -87,7 +87,7 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
 
 
 async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
-    """Record that events before this time are incomplete, before any is deleted; return whether there are any."""
+    """Record, before the deletion, that events before this time are incomplete. Return whether such events exist."""
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()
     if received_at is None or received_at >= before:
@@ -98,7 +98,7 @@ async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
 
 
 async def _delete_events(transaction: Transaction, before: float) -> int:
-    # Numbers increase with the time of receipt, or nearly so: the oldest events are found without another index.
+    # Numbers increase almost in the order of receipt, so the oldest events are found without another index.
     lowest = (
         select(events.c.number, events.c.received_at)
         .order_by(events.c.number)
@@ -125,7 +125,7 @@ async def _delete_positions(transaction: Transaction) -> int:
     position = (source_positions.c.source, source_positions.c.consumer)
     needed = exists().where(waits.c.id == source_positions.c.consumer, waits.c.state == WaitState.WAITING)
     batch = select(*position).where(~needed).limit(_ROWS_PER_BATCH)
-    # Do not wait for a transaction that still sets a position.
+    # Do not wait for a transaction that is still setting a position.
     rows = (await transaction.connection.execute(batch.with_for_update(skip_locked=True))).all()
     if rows:
         chosen = [tuple(row) for row in rows]

@@ -1,7 +1,7 @@
 """Wakes waits whose row has changed: one watcher per process.
 
-At idle its cost does not depend on the number of waits: it queries which waits changed, and not each wait. It also
-expires the waits whose deadline has passed or whose heartbeats stopped, with one statement for all of them.
+At idle its cost does not depend on the number of waits: it queries which waits changed instead of reading each wait.
+It also expires the waits whose deadline has passed or whose heartbeats stopped, with one statement for all of them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 _EXPIRE_INTERVAL = 1.0
 _DEADLINE_MARGIN = 0.01
 _RETRY_SECONDS = 1.0
-# If deadlines were not checked for this long, heartbeats get one full interval again before their wait fails.
+# If deadlines were not checked for this long, every wait gets its full heartbeat timeout again.
 _OUTAGE_SECONDS = 3.0
 
 
 class Subscription:
     """Receives the changes of one wait, while its ``with`` statement lasts."""
 
-    # Subscriptions to the same wait form a linked list: a collection for each of thousands of waits would be large.
+    # Subscriptions to the same wait form a linked list: a list or set for each of thousands of waits would be large.
     __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken")
 
     def __init__(self, subscriptions: dict[str, Subscription], wait_id: str) -> None:
@@ -72,20 +72,20 @@ class Subscription:
         return wait
 
     def next_change(self) -> asyncio.Future[None]:
-        """Return a future that completes when the wait has changed, or :meth:`wake` was called, since :meth:`take`."""
-        # Not a coroutine: for each of thousands of waits that would cost 0.2 kB.
+        """Return a future that completes if the wait has changed or :meth:`wake` was called since :meth:`take`."""
+        # Not a coroutine, which would cost 0.2 kB for each of thousands of waits.
         self._future = asyncio.get_running_loop().create_future()
         if self._woken or self._wait is not None:
             self._complete()
         return self._future
 
     def take(self) -> Wait | None:
-        """Return the wait's current row if it has changed since the last call."""
+        """Return the wait's current row; None if it has not changed since the last call."""
         wait, self._wait, self._woken = self._wait, None, False
         return wait
 
     def deliver(self, wait: Wait) -> None:
-        """Receive the wait's current row, from the watcher."""
+        """Called by the watcher with the wait's current row."""
         self._wait = wait
         self._complete()
 

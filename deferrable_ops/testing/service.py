@@ -40,7 +40,7 @@ class OutsideService:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
-        """Wait for a request that was not returned before, and return the newest.
+        """Wait for a request that was not returned before, and return the newest request.
 
         :param within: seconds to wait.
         :raises AssertionError: no request was received in that time.

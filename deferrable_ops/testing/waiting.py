@@ -84,7 +84,7 @@ class TaskUnderTest:
 
 @asynccontextmanager
 async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUnderTest]:
-    """Run the trigger of an operator, or a trigger, as a triggerer would.
+    """Run a trigger, or the trigger of an operator, as a triggerer would.
 
     Templates are not rendered. Without ``endpoint_url`` or ``base_url`` in the configuration, the task fails as in
     production; in a test any URL is fine, because nothing connects to it.
@@ -117,7 +117,7 @@ def _trigger_of(task: Any) -> tuple[type[TaskTrigger], dict[str, Any]]:
 
 
 def _allow_missing_fernet_key() -> None:
-    # Triggers are stored encrypted, and without a configured Airflow, as in CI, there is no key.
+    # Triggers are stored encrypted. Without a configured Airflow, as in CI, there is no key.
     try:
         get_fernet()
     except Exception:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 WAITS_CHANNEL: Final = "deferrable_ops_waits"
 """Postgres notification channel for changed waits. The payload is wait ids, separated by commas."""
 EVENTS_CHANNEL: Final = "deferrable_ops_events"
-"""Postgres notification channel for new events. The payload is their source; empty: a source too long for a payload."""
+"""Postgres notification channel for new events. The payload is the source; it is empty if the source is too long."""
 
 # A Postgres notification payload is limited to 8,000 bytes.
 _IDS_PER_NOTIFICATION = 150
@@ -42,9 +42,9 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
 _CLOSE_SECONDS = 5.0
 
 # The first statement of a write transaction: it returns the version and the time that all rows of the transaction get.
-# On Postgres the version is the transaction id. A row that commits late has a version at or above that of the oldest
-# open snapshot, which makes the cursor of changes.py exact. The two settings are made per transaction, so that they
-# also apply behind a connection pooler; the timeout releases the locks of a process that stopped in the middle.
+# On Postgres the version is the transaction id. A row that commits late has the version of the oldest open snapshot or
+# a higher one, so the cursor of changes.py misses no row. The two settings are made per transaction, so that they also
+# apply behind a connection pooler. The timeout releases the locks of a process that stopped during a transaction.
 _BEGIN = {
     "sqlite": "UPDATE deferrable_ops_counter SET value = value + 1 "
     "RETURNING value AS version, (julianday('now') - 2440587.5) * 86400.0 AS now",
@@ -65,7 +65,7 @@ class Transaction:
 
     :param now: the database's clock, in seconds since the epoch.
     :param version: increases with every transaction; written to each wait that changes.
-    :param changed: ids of the waits whose triggers to wake after the commit.
+    :param changed: ids of the waits whose triggers are woken after the commit.
     """
 
     connection: AsyncConnection
@@ -101,8 +101,8 @@ class Database:
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
         if self.notify:
-            # Autocommit reads the same as READ COMMITTED and saves the round trips of BEGIN and ROLLBACK. Not behind a
-            # pooler (notify is off there): only a transaction binds a prepared statement to one server connection.
+            # Autocommit reads the same data as READ COMMITTED, without the round trips of BEGIN and ROLLBACK. Behind a
+            # pooler, where notify is off, only a transaction binds a prepared statement to one server connection.
             self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -121,7 +121,9 @@ class Database:
         return await self.retry(attempt)
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run ``work`` in a transaction, and return its result after the commit. Must be idempotent: it may run twice.
+        """Run ``work`` in a transaction, and return its result after the commit.
+
+        ``work`` must be idempotent, because it may run twice.
 
         :raises InboxError: the database rejected a statement.
         :raises InboxUnavailable: the database did not answer within the retry timeout; it may have committed.
@@ -143,7 +145,7 @@ class Database:
     async def try_lock(self, name: str, seconds: float) -> bool:
         """Acquire a named lock for some seconds, for work that one process does at a time.
 
-        :return: False if the lock is held already. It is released only by its expiry.
+        :return: False if the lock is held already. A lock is released only when it expires.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -210,7 +212,7 @@ class Database:
         while True:
             try:
                 if self.in_memory:
-                    # A cancelled statement closes its connection, and with it a database in memory.
+                    # A cancelled statement closes its connection, and an in-memory database is then lost.
                     return await asyncio.shield(self.spawn(attempt(), "query"))
                 async with asyncio.timeout(self._attempt_timeout(give_up_at)):
                     return await attempt()
@@ -238,13 +240,13 @@ class Database:
 
     def _attempt_timeout(self, give_up_at: float) -> float | None:
         if self.dialect == "sqlite" or give_up_at == math.inf:
-            # A SQLite file can only be locked, and the driver has a timeout for that.
+            # The only outage of a SQLite file is a lock, and the driver has a timeout for locks.
             return None
         return max(0.0, give_up_at - time.monotonic())
 
 
 async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
-    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that run with every batch.
+    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that every batch runs.
 
     SQLAlchemy takes 200 µs a statement (measured), and makes three or four calls to SQLite's thread instead of one. On
     Postgres, the first statement of a transaction must go through SQLAlchemy, which sends BEGIN with it.

@@ -12,7 +12,7 @@ from deferrable_ops.exceptions import DeploymentError
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: what is encrypted, with a verb, for the error message: ``"channels' secrets are"``.
+    :param what: subject and verb of the last part of the error message, such as ``"channels' secrets are"``.
     :raises DeploymentError: the key is malformed.
     """
     try:

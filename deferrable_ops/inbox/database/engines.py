@@ -30,7 +30,7 @@ def parse_url(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        # Without the cause: its message may contain the password.
+        # Drop the cause, because its message may contain the password.
         raise DeploymentError(
             "[deferrable_ops] inbox_url is not a database URL; use postgresql+asyncpg://user:password@host/database, "
             "and escape : / @ ? in the password as %3A %2F %40 %3F"
@@ -38,26 +38,26 @@ def parse_url(url: str) -> URL:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether this is a SQLite database in memory, which exists only as long as its connection."""
+    """Return whether this is an in-memory SQLite database. It exists only as long as its connection."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 def sqlite_engine(url: URL) -> AsyncEngine:
-    """Return an engine for a SQLite file or a database in memory.
+    """Return an engine for a SQLite file or an in-memory database.
 
     :raises DeploymentError: the file cannot be created, read or written.
     """
     in_memory = is_in_memory(url)
     if not in_memory:
         _create_private_file(Path(str(url.database)))
-    # At DEBUG, which Airflow's logging level may be, aiosqlite logs every parameter: payloads and signing keys.
+    # If Airflow's logging level is DEBUG, aiosqlite logs every parameter, such as payloads and signing keys.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         url,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},
         hide_parameters=True,
         poolclass=AsyncAdaptedQueuePool,
-        # A second connection would open another database in memory.
+        # A second connection would open another in-memory database.
         pool_size=1 if in_memory else 3,
         max_overflow=0,
     )
@@ -71,7 +71,7 @@ def sqlite_engine(url: URL) -> AsyncEngine:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
         except BaseException:
-            # The connection's thread would keep the process running.
+            # Otherwise the connection's thread would keep the process running.
             connection.close()
             raise
         cursor.close()
@@ -82,7 +82,7 @@ def sqlite_engine(url: URL) -> AsyncEngine:
         # is locked" at once, regardless of the timeout.
         immediate = connection.get_execution_options().get("immediate")
         begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
-        # Through the driver: one call to its thread instead of the three that a cursor of SQLAlchemy makes.
+        # Use the driver, which makes one call to its thread. A cursor of SQLAlchemy makes three.
         connection.connection.dbapi_connection.run_async(lambda driver: driver.execute_fetchall(begin))
 
     return engine
@@ -131,7 +131,7 @@ def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> As
         "server_settings": {"application_name": "deferrable_ops"},
     }
     if pooled:
-        # Each transaction may get another server connection, without the prepared statements of earlier ones.
+        # Each transaction may get another server connection, which lacks the statements prepared before.
         connect_args |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,

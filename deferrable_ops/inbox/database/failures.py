@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# The package of SQLAlchemy's wrappers of asyncpg's errors.
+# The package in which SQLAlchemy wraps asyncpg's errors.
 _TRANSLATED: Final = "sqlalchemy.dialects."
 # asyncpg may not be installed: its errors are recognized by their class names.
 _OUTAGES: Final = frozenset(
@@ -98,7 +98,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and first line, or only its class where the line may contain a parameter."""
+    """Return the error's class and first line, or only its class if the line may contain a parameter."""
     cause = _cause(error)
     lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -1,4 +1,4 @@
-"""Creates and upgrades the tables, under a lock, because several processes start together."""
+"""Creates and upgrades the tables, under a lock, because several processes may start at once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _LOCK = 0x64656672
 class SchemaVersion:
     """The version of an inbox's tables.
 
-    :param number: of the newest migration that ran; None: there are no tables.
-    :param oldest_reader: the `HEAD` of the oldest release that can use the tables; None: only `number` itself.
+    :param number: the number of the newest migration that ran; None if there are no tables.
+    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. None: only a release with the `HEAD`
+        `number` can use them.
     """
 
     number: str | None
@@ -43,10 +44,12 @@ class SchemaVersion:
 
 
 async def migrate(database: Database) -> None:
-    """Create or upgrade the tables, unless ``[deferrable_ops] auto_upgrade`` is off. One query if they are up to date.
+    """Create or upgrade the tables, unless ``[deferrable_ops] auto_upgrade`` is off.
 
-    :raises DeploymentError: the database refused access, this release cannot use the tables, or they are outdated and
-        `auto_upgrade` is off.
+    If the tables are up to date, this takes one query.
+
+    :raises DeploymentError: the database refused access, this release cannot use the tables, or the tables are outdated
+        and `auto_upgrade` is off.
     :raises InboxUnavailable: the database did not answer.
     """
     version = await schema_version(database)
@@ -79,7 +82,7 @@ async def upgrade(database: Database) -> None:
     :raises DeploymentError: the database refused access.
     :raises InboxUnavailable: the database did not answer.
     """
-    # A slow import: not on the event loop.
+    # This import is slow and must not block the event loop.
     await asyncio.to_thread(__import__, "alembic.command")
 
     async def attempt() -> None:

@@ -40,7 +40,7 @@ waits = Table(
     "deferrable_ops_waits",
     metadata,
     Column("id", Text, primary_key=True),
-    # The attempt of the task. The newest attempt of a task owns it.
+    # The attempt of the task. The newest attempt owns the task.
     Column("ti_id", Text, nullable=False),
     Column("try_number", Integer, nullable=False),
     Column("dag_id", Text, nullable=False),
@@ -61,12 +61,12 @@ waits = Table(
     Column("heartbeat_timeout", Double),
     Column("last_beat", Double),
     Column("beat_due", Double),
-    # The claim on launching its outside work, and the recorded answer.
+    # The claim on launching the outside work, and the recorded answer.
     Column("launch_owner", Text),
     Column("launch_lease", Double),
     Column("launched_at", Double),
     Column("launch_answer", Text),
-    # Cancellation of its outside work: the encrypted trigger whose cancel() stops it, and the state of that.
+    # Cancellation of the outside work: the encrypted trigger whose cancel() stops it, and the cancellation's state.
     Column("trigger", LargeBinary),
     Column("cancel", Text),
     Column("cancel_lease", Double),
@@ -74,13 +74,13 @@ waits = Table(
     # The key that signs its callback token, and how many callbacks were refused.
     Column("key_id", Text, nullable=False),
     Column("refused", Integer, nullable=False, server_default="0"),
-    # The version of the transaction that last made a change which the waiting trigger must see: for the watcher.
+    # For the watcher: the version of the last transaction with a change that the waiting trigger must see.
     Column("version", BigInteger, nullable=False),
 )
-# Literals and not bound parameters: a planner uses a partial index only where it finds the index's own condition.
+# Literals, not bound parameters: a planner uses a partial index only if a query contains the index's condition.
 IS_WAITING: Final = waits.c.state == literal_column("'waiting'")
 HAS_CHANGED: Final = or_(waits.c.state != literal_column("'waiting'"), waits.c.progress.is_not(None))
-"""The wait has changed since its registration, which its trigger read."""
+"""The wait has changed since its registration. The trigger has read the row as it was registered."""
 CANCEL_IS_DUE: Final = waits.c.cancel == literal_column("'due'")
 
 Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)
@@ -114,7 +114,7 @@ Index(
 callbacks = Table(
     "deferrable_ops_callbacks",
     metadata,
-    # No foreign key: a callback is only added while its wait's row is locked, and the check costs 9 µs a callback.
+    # No foreign key: its check costs 9 µs a callback, and a callback is only added while its wait's row is locked.
     Column("wait_id", Text, primary_key=True),
     # SHA-256 of the verb and the body.
     Column("digest", LargeBinary, primary_key=True),
@@ -128,7 +128,7 @@ callbacks = Table(
     Column("receipt", Text, nullable=False),
     Column("payload", Text),
     Column("accepted", Boolean, nullable=False),
-    # One B-tree to write instead of two.
+    # SQLite then writes one B-tree instead of two.
     sqlite_with_rowid=False,
 )
 Index(
@@ -256,5 +256,5 @@ counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, 
 
 
 def same_task(one: FromClause, other: FromClause) -> ColumnElement[bool]:
-    """Return the condition that two waits are attempts of the same task instance."""
+    """Return the SQL condition that is true if two waits are attempts of the same task instance."""
     return and_(*(one.c[name] == other.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")))

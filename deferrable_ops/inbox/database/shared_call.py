@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class SharedCall(Generic[T]):
-    """Runs a function for the first caller, and returns its result, or raises its error, to all who call meanwhile.
+    """Runs a function for the first caller. All who call while it runs get the same result or error.
 
-    During an outage all callers therefore wait for one timeout, and not for one after another. The function runs in an
+    During an outage, all callers therefore wait together for one timeout. The function runs in an
     empty context, because it can outlive the first caller.
     """
 
@@ -22,7 +22,7 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Return the result of the running call, or of a new one. A cancelled caller does not cancel it."""
+        """Return the result of the running call, or of a new one. Cancelling a caller does not cancel the call."""
         if self._running is None:
             self._running = asyncio.create_task(
                 self._run(), name="deferrable-ops shared call", context=Context()

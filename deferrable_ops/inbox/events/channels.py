@@ -25,7 +25,7 @@ from deferrable_ops.inbox.events.event_schema import channels
 _RELOAD_SECONDS = 5.0
 # The shortest time between two queries, which limits the load from requests with invented names.
 _PAUSE_SECONDS = 0.5
-# The subject of error messages about the encryption key.
+# Subject and verb of error messages about the encryption key.
 _SECRETS_ARE: Final = "channels' secrets are"
 
 
@@ -35,7 +35,7 @@ class Channel:
 
     :param scheme: how its requests are verified.
     :param secrets: the valid secrets: none, one, or two during a rotation.
-    :param old_secret_until: until when the previous secret is valid, in seconds since the epoch.
+    :param old_secret_until: when the previous secret expires, in seconds since the epoch.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Channels:
         self._expire_cache()
 
     async def scheme_of(self, name: str) -> str:
-        """Return how a channel's requests are verified, not from the cache.
+        """Return how a channel's requests are verified. Does not use the cache.
 
         :raises UnknownChannel: there is no such channel.
         """
@@ -129,7 +129,7 @@ class Channels:
         return scheme
 
     async def all(self) -> list[Channel]:
-        """Return all channels ordered by name, without their secrets and not from the cache."""
+        """Return all channels ordered by name, without their secrets. Does not use the cache."""
 
         async def read(connection: AsyncConnection) -> list[RowMapping]:
             found = await connection.execute(select(channels).order_by(channels.c.name))

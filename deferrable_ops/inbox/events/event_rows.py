@@ -33,7 +33,7 @@ _ADD_SQLITE = """
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
         coalesce(json_extract(value, '$[3]'), ?2), ?2, json_extract(value, '$[4]'), json_extract(value, '$[5]')
     FROM json_each(?1) ORDER BY key"""
-# On conflict: the existing key detected duplicates for a limited time, which is over.
+# On conflict: the existing key detected duplicates for a limited time, and that time is over.
 _ADD_KEYS_SQLITE = """
     INSERT INTO deferrable_ops_event_keys (source, key, number, seen_at)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
@@ -52,7 +52,7 @@ _ADD_POSTGRES = """
         FROM unnest($7::text[], $8::text[], $9::bigint[]) AS new (source, key, number)
         ON CONFLICT (source, key) DO UPDATE SET number = excluded.number, seen_at = excluded.seen_at)
     SELECT pg_notify($11, payload) FROM unnest($12::text[]) AS payload"""
-# Ordered, so that two triggerers that save positions of the same waits cannot deadlock.
+# Rows are ordered, so that two triggerers cannot deadlock when they save positions of the same waits.
 _SET_POSITIONS = {
     "sqlite": """
         INSERT INTO deferrable_ops_source_positions (source, consumer, position, reached_at)
@@ -111,7 +111,7 @@ async def take_numbers(transaction: Transaction, count: int) -> int:
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Return the stored keys among these pairs of source and key: source, key, number, seen_at."""
+    """Return rows of source, key, number, seen_at for those of these (source, key) pairs that are stored."""
     connection = transaction.connection
     if connection.dialect.name == "sqlite":
         return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))
@@ -123,8 +123,8 @@ async def add(
 ) -> None:
     """Add events and their keys.
 
-    :param added: number, source, dedupe key, time or None, payload, attributes.
-    :param keys: source, key, number.
+    :param added: rows of number, source, dedupe key, time or None, payload, attributes.
+    :param keys: rows of source, key, number.
     :param notify: the sources to announce to listening processes (Postgres).
     """
     connection, now = transaction.connection, transaction.now
@@ -140,7 +140,7 @@ async def add(
 async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> None:
     """Set source positions.
 
-    :param positions: source, consumer, position; at most one for each pair of source and consumer.
+    :param positions: rows of source, consumer, position; at most one row for each pair of source and consumer.
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":

@@ -32,7 +32,7 @@ event_keys = Table(
     Column("key", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("seen_at", Double, nullable=False),
-    # One B-tree to write instead of two.
+    # SQLite then writes one B-tree instead of two.
     sqlite_with_rowid=False,
 )
 Index("deferrable_ops_event_keys_seen", event_keys.c.seen_at)
@@ -40,11 +40,11 @@ Index("deferrable_ops_event_keys_seen", event_keys.c.seen_at)
 event_counter = Table(
     "deferrable_ops_event_counter",
     metadata,
-    # The table has one row. Its lock, held until the commit, makes events visible in the order of their numbers. The
-    # value is not indexed, so that Postgres can update the row within its page (a HOT update).
+    # The table has one row. Its lock is held until the commit, so events become visible in the order of their numbers.
+    # The value is not indexed, so that Postgres can update the row within its page (a HOT update).
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
-    # Events received before this time may be deleted.
+    # Some events that were received before this time may already be deleted.
     Column("kept_since", Double, nullable=False),
 )
 

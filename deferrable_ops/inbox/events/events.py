@@ -32,19 +32,19 @@ class DedupeKeyLike(Protocol):
 
     @property
     def within(self) -> float | None:
-        """How many seconds the key detects duplicates; None: as long as it is stored."""
+        """For how many seconds the key detects duplicates; None: as long as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event to append.
 
-    :param source: the source it comes from, such as ``channel:orders``.
-    :param dedupe_key: identifies it within its source; the same when the source delivers it again.
+    :param source: the event's source, such as ``channel:orders``.
+    :param dedupe_key: identifies the event within its source. If the source delivers it again, the key is the same.
     :param payload: a JSON value.
     :param attributes: the metadata that came with the payload (headers, a key); a JSON object.
     :param time: seconds since the epoch; None: the time of receipt by the database.
-    :param dedupe_keys: it is a duplicate if any of these keys is stored; if empty, `dedupe_key` decides.
+    :param dedupe_keys: the event is a duplicate if any of these keys is stored. If empty, `dedupe_key` is used.
     """
 
     source: str
@@ -114,7 +114,7 @@ class Events:
         self._group: GroupCommit[NewEvent, AppendResult] = GroupCommit(database, self._append_batch)
         self._append_all_lock = asyncio.Lock()
         self.on_append: Callable[[Collection[str]], None] = lambda sources: None
-        """Called after a commit of this process with the sources of its new events."""
+        """Called with the sources of new events after this process has committed the events."""
 
     async def append(self, event: NewEvent) -> AppendResult:
         """Append one event, and return after its commit. Concurrent calls share transactions.
@@ -171,7 +171,7 @@ class Events:
         return await self._database.read(read)
 
     async def kept_since(self) -> float:
-        """Return the time since which no received event was deleted, in seconds since the epoch; 0: none ever was."""
+        """Return since when all received events are kept, in seconds since the epoch; 0 if none was ever deleted."""
 
         async def read(connection: AsyncConnection) -> float:
             return float((await connection.execute(select(event_counter.c.kept_since))).scalar_one())
@@ -264,7 +264,7 @@ def _moment(since: float | None) -> float:
 
 
 def _storable(text: str) -> str:
-    """Escape what a text column of neither database can store: NUL and unpaired surrogates."""
+    """Escape NUL and unpaired surrogates: no text column of either database can store them."""
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -1,9 +1,9 @@
 """Delivery of events to the followers in this process, in commit order. Each event is read once for all of them.
 
-A new follower starts behind, at its own time or number. Followers that are behind are caught up together: one page of
-events serves all that need it. When a follower has caught up it is live: it receives what the feed reads from then on.
-Both are done by one task, in turns, so no event is missed or delivered twice. A follower whose buffer is full falls
-behind again, and does not delay the others. At idle, a check reads one number, for any number of followers.
+A new follower starts behind, at its own time or number. Followers that are behind catch up together: one page of events
+serves all that need it. When a follower has caught up, it is live: it receives what the feed reads from then on. One
+task serves both kinds in turns, so no event is missed or delivered twice. A follower whose buffer is full falls behind
+again, and does not delay the others. At idle, a check reads one number, for any number of followers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Follower:
 
     :ivar sources: the sources, without duplicates.
     :ivar since: seconds since the epoch; events with an earlier time are left out.
-    :ivar position: the number up to which it has received its events; None: it has not started.
+    :ivar position: the number up to which it has received its events; None if it has not started.
     :ivar is_live: it has caught up, and receives events as the feed reads them.
     """
 
@@ -71,7 +71,7 @@ class Follower:
         return len(self._pending) < _MAX_PENDING
 
     async def next(self) -> list[StoredEvent]:
-        """Wait for events, and return all since the last call, at least one, in commit order."""
+        """Wait for at least one event, and return all events since the last call in commit order."""
         while not self._pending:
             self._future = asyncio.get_running_loop().create_future()
             try:
@@ -113,8 +113,8 @@ class Feed:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.route: Callable[[StoredEvent], Iterable[Follower]] = self._followers_of_source
-        """Returns the followers that an event may concern; the others do not receive it. Replaceable, for example by an
-        index of the values that the followers wait for."""
+        """Returns the followers that an event may concern; the others do not receive it. It can be replaced, for
+        example by an index of the values that the followers wait for."""
         events.on_append = watcher.on_events = self._on_events
 
     @property
@@ -126,7 +126,7 @@ class Feed:
         """Return a follower of these sources. It also receives events that are stored already.
 
         :param since: seconds since the epoch; events with an earlier time are left out.
-        :param after: only events with a higher number. A number above the newest means only new events.
+        :param after: only events with a higher number. A number above the newest selects only new events.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 
@@ -154,7 +154,7 @@ class Feed:
             del self._behind[follower]
 
     def wake(self) -> None:
-        """Check for new events, and for followers to catch up, soon."""
+        """Make the feed check soon for new events, and for followers that are behind."""
         self._wake.set()
 
     async def close(self) -> None:
@@ -259,8 +259,8 @@ class Feed:
     def _next_start(self, ready: list[Follower]) -> int:
         """Return the position at which the next page starts.
 
-        Alternately the lowest position, whose page serves the most followers, and the position of the follower that has
-        been behind for longest, so that a steady arrival of new followers does not starve it.
+        Two positions alternate: the lowest, because its page serves the most followers, and that of the follower that
+        has been behind for longest. If it were always the lowest, a steady arrival of new followers would starve that one.
         """
         self._serve_longest_waiting = not self._serve_longest_waiting
         if self._serve_longest_waiting:

@@ -51,14 +51,14 @@ _ADD_AND_SETTLE_POSTGRES = """
         $9::bytea[]) WITH ORDINALITY
     AS new (wait_id, verb, idempotency_key, source, status, receipt, payload, accepted, digest, position)"""
 _ADDED_COLUMNS, _SETTLED_COLUMNS = 8, 3
-# More than the callbacks of a batch.
+# Must exceed the number of callbacks in a batch.
 _NUMBERS_PER_TRANSACTION = 1_000
 
 Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Lock and return the waits that exist: id, state, expected, deadline passed, refused, has earlier callbacks."""
+    """Lock the waits that exist. Rows: id, state, expected, deadline passed, refused, has earlier callbacks."""
     ids = list(wait_ids)
     if _is_postgres(transaction):
         return await run_by_driver(transaction.connection, _FIND["postgresql"], ids, transaction.now)
@@ -91,9 +91,9 @@ async def add_and_settle(
 ) -> None:
     """Record callbacks and settle waits.
 
-    :param added: callbacks: wait id, verb, key, source, status, receipt, payload, accepted.
+    :param added: rows of wait id, verb, key, source, status, receipt, payload, accepted.
     :param digests: the digest of each callback.
-    :param settled: waits: id, state, outcome.
+    :param settled: rows of wait id, state, outcome.
     """
     if not added:
         # A wait is only settled by a callback that is recorded.

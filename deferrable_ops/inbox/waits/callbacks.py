@@ -21,7 +21,7 @@ from deferrable_ops.inbox.waits.evaluation import evaluate
 from deferrable_ops.inbox.waits.wait import ABANDONED, WaitState, state_of
 from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
-# Refused callbacks recorded per wait, so that a service that never stops calling cannot fill the disk.
+# How many refused callbacks are recorded per wait. A service that never stops calling cannot fill the disk.
 _MAX_REFUSALS: Final = 100
 UNKNOWN_WAIT: Final = (
     "this endpoint's inbox has never seen this wait; "
@@ -32,7 +32,7 @@ UNKNOWN_WAIT: Final = (
 class Verb(StrEnum):
     """The kind of a callback."""
 
-    # Evaluated with the operator's expressions; without any, a success.
+    # Evaluated with the operator's expressions. Without expressions it is a success.
     POST = "post"
     SUCCESS = "success"
     FAILURE = "failure"
@@ -94,7 +94,7 @@ class Callbacks:
 class _BatchWait:
     """A wait, with the changes that the callbacks of a batch make.
 
-    :param has_callbacks: callbacks of earlier batches are recorded for it.
+    :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
     """
 
     id: str
@@ -111,7 +111,7 @@ class _BatchWait:
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch of callbacks: their waits, earlier callbacks that may be the same, and the rows to write."""
+    """A batch of callbacks: their waits, earlier callbacks that they may repeat, and the rows to write."""
 
     transaction: Transaction
     received_at: str
@@ -128,7 +128,7 @@ class _Batch:
         waits = {row[0]: _batch_wait(row) for row in rows}
         received_at = datetime.fromtimestamp(transaction.now, UTC).isoformat()
         batch = cls(transaction, received_at, waits)
-        # Most waits are called once. Only query earlier callbacks of waits that have some.
+        # Most waits get one callback. Query earlier callbacks only for waits that have any.
         again = [c for c in callbacks if c.wait_id in waits and waits[c.wait_id].has_callbacks]
         if again:
             contents = [(callback.wait_id, callback.digest) for callback in again]
@@ -179,7 +179,7 @@ class _Batch:
             return None
         recorded = self.by_digest.get((callback.wait_id, callback.digest))
         if recorded is not None and wait.state is WaitState.WAITING and not wait.expired:
-            # Repeated progress also counts as a heartbeat.
+            # Repeated progress is also a heartbeat.
             wait.beaten = True
         return recorded
 
@@ -269,6 +269,6 @@ def _receipt(status: int, **body: Any) -> Receipt:
 
 def _outcome_text(outcome: Outcome, callback: Callback) -> str:
     if isinstance(outcome, Success) and outcome.value is callback.payload:
-        # The body is this value's JSON text already.
+        # The body already is the JSON text of this value.
         return f'{{"outcome": "success", "value": {callback.body.decode()}}}'
     return json.dumps(outcome_to_json(outcome))

@@ -35,8 +35,8 @@ class Cancellations:
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
         """Return a due cancellation, leased to this caller for 60 s; None if there is none.
 
-        A wait is left out while a process holds its launch claim. That process may be sending the request, and work
-        that is cancelled before it exists would run.
+        A wait is left out while a process holds its launch claim. That process may be sending the request. A
+        cancellation before the work exists would not stop it.
 
         :param wait_id: only consider this wait.
         """

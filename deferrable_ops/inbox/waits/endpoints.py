@@ -16,7 +16,7 @@ from deferrable_ops.inbox.database.schema import IS_WAITING, endpoints, waits
 log = logging.getLogger(__name__)
 
 _ANNOUNCE_INTERVAL = 1.0
-# An endpoint counts as down if it has not announced itself for this long.
+# An endpoint is considered down if it has not announced itself for this long.
 _DOWN_AFTER = 4.0
 
 
@@ -29,7 +29,7 @@ class Endpoints:
     async def up_since(self) -> float | None:
         """Return since when heartbeats could arrive, in seconds since the epoch; None if no endpoint is running.
 
-        With several endpoints it is the latest start of them, because it is unknown which one a service calls.
+        With several endpoints, this is their latest start, because it is unknown which endpoint a service calls.
         """
 
         async def read(connection: AsyncConnection) -> float | None:

@@ -75,7 +75,7 @@ def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool
     try:
         return is_truthy(compiled(expression).search(payload))
     except EVALUATION_ERRORS as error:
-        notes.append(f"{name} cannot be evaluated on this payload and counts as false: {error}")
+        notes.append(f"{name} cannot be evaluated on this payload and is treated as false: {error}")
         return False
 
 

@@ -1,8 +1,8 @@
 """Launch claims: which process may launch a wait's outside work. A claim has an owner and a lease, in the wait's row.
 
-One process at a time holds the claim, and renews its lease while it launches. Another process waits, and takes over the
-claim when the lease has expired, with the same idempotency key. Therefore the work never runs under two keys, and a
-second request is only sent if the answer to the first was not recorded.
+One process at a time holds the claim, and renews its lease while it launches. Another process waits. When the
+lease has expired, it takes over the claim, with the same idempotency key. Therefore the work never runs under two keys,
+and a second request is sent only if the answer to the first was not recorded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Launches:
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
         """Acquire and hold the claim on a wait's launch, waiting for it if necessary.
 
-        :return: None if there is nothing to launch: it was launched, or the wait is settled.
+        :return: None if there is nothing to launch: the work was launched, or the wait is settled.
         """
         claim = Claim(wait_id, self._acquire, self._database)
         while (result := await claim.acquire()) is _ClaimResult.HELD_BY_ANOTHER:
@@ -132,8 +132,8 @@ class Claim:
     async def check(self) -> float:
         """Verify that this process holds the claim. Call it immediately before sending a request.
 
-        :return: the ``time.monotonic()`` until which a request may be sent. Compare it with the clock when sending: the
-            process may have been stopped in between.
+        :return: the value of ``time.monotonic()`` until which a request may be sent. Compare it with the clock when
+            sending, because the process may have been stopped in between.
         :raises ClaimLost: this process does not hold the claim.
         """
         while True:
@@ -154,7 +154,7 @@ class Claim:
                 await self.acquire()
 
     async def record(self, answer: Any) -> None:
-        """Record the outside service's answer, after which no process launches again. The first record is kept."""
+        """Record the outside service's answer; after that, no process launches again. The first record is kept."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

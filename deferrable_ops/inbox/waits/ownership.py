@@ -1,4 +1,4 @@
-"""Ownership of a task: the newest of its attempts owns it."""
+"""Ownership of a task: its newest attempt owns it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
 
 from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
 
-# Created only once. An alias has an object per column, in reference cycles: created in each transaction that registers
-# waits, this garbage would be allocated between the waits, and fragment the memory when it is collected.
+# The aliases are created only once. An alias has an object per column, in reference cycles. If every transaction that
+# registers waits created aliases, this garbage would lie between the waits, and its collection would fragment memory.
 _MINE: Final = waits.alias("mine")
 _NEWER: Final = waits.alias("newer")
 
 
 def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
-    """Select the waits of these waits' tasks that are still waiting although a newer attempt is registered."""
+    """Select waits of the same tasks that are still waiting although a newer attempt is registered."""
     return (
         select(waits.c.id)
         .join(_MINE, same_task(_MINE, waits))
@@ -25,7 +25,7 @@ def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
 
 
 def has_newer_attempt() -> ColumnElement[bool]:
-    """Return the condition that a newer attempt of the wait's task is registered."""
+    """Return the SQL condition that is true if a newer attempt of the wait's task is registered."""
     # Three values order two attempts, and each can be wrong: try_number restarts when a run is deleted and created
     # again; ti_id, a UUID of version 7, sorts by the clock of the machine that created it and can stay the same in a
     # retry; created_at is late for a trigger that was paused. An attempt is newer if two of the three agree.

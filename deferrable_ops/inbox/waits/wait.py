@@ -54,7 +54,7 @@ class Attempt:
 
     @classmethod
     def of(cls, ti: Any, logical_date: datetime | None) -> Attempt:
-        """Return the attempt of an Airflow task instance, of any of Airflow's task instance classes."""
+        """Return the attempt of a task instance. `ti` may be of any of Airflow's task instance classes."""
         return cls(
             ti_id=str(ti.id),
             try_number=ti.try_number,
@@ -81,14 +81,15 @@ class NewWait:
     """A wait to register.
 
     :param timeout: seconds from now until the deadline.
-    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own less a margin.
-    :param time_left: seconds from now until `latest_deadline` by the clock of this machine. The later of both moments
-        counts: if the clocks of this machine and the database differ by an hour, the earlier may have passed already.
+    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own minus a margin.
+    :param time_left: seconds from now until `latest_deadline` by the clock of this machine. The later of the two
+        limits applies, because the earlier one may have passed already if the clocks of this machine and the database
+        differ by an hour.
     :param heartbeat_timeout: seconds without a heartbeat after which the wait fails; None: no heartbeats are expected.
     :param expected: the expressions that evaluate a callback (``failure_when`` ...); a JSON object.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
         None if there is nothing to stop.
-    :ivar wait_id: the attempt's; computed only once, and shared by all objects of this wait to save memory.
+    :ivar wait_id: the attempt's wait id. It is computed once, and all objects of this wait share it to save memory.
     """
 
     attempt: Attempt

@@ -148,7 +148,7 @@ class Waits:
     async def expire(self, beats_since: float | None) -> float:
         """Settle waits whose deadline passed or whose heartbeats stopped; return the seconds until the next deadline.
 
-        :param beats_since: since when heartbeats could arrive, in seconds since the epoch: before that, the endpoint or
+        :param beats_since: since when heartbeats could arrive, in seconds since the epoch. Before that, the endpoint or
             the watcher was down. None: no endpoint is running, so no wait fails for missing heartbeats.
         """
         return await expire(self._database, beats_since)
@@ -164,7 +164,7 @@ class Waits:
 
     async def _save_all_progress(self, transaction: Transaction, saved: list[tuple[str, str]]) -> list[None]:
         newest = dict(saved)
-        # In the order of the ids, as all transactions lock waits, to avoid deadlocks.
+        # All transactions lock waits in the order of their ids, to avoid deadlocks.
         await transaction.connection.execute(
             update(waits)
             .where(waits.c.id == bindparam("wait"), IS_WAITING)

@@ -33,12 +33,12 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
 
     ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker, where the URL is
     ``self.callback_url`` (and ``callback_url`` in the context). The wait begins when the operator's last method
-    returns, also if the operator defers itself before. The callback's payload becomes the task's XCom, and the
+    returns; the operator may defer itself before that. The callback's payload becomes the task's XCom, and the
     operator's return value becomes the XCom ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
-    :param heartbeat_timeout: as in :class:`deferrable_ops.operators.webhook.WebhookOperator`, like `success_when`,
-        `failure_when`, `result` and `cancel_request`.
+    :param heartbeat_timeout: the same as in :class:`deferrable_ops.operators.webhook.WebhookOperator`. So are
+        `success_when`, `failure_when`, `result` and `cancel_request`.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -82,7 +82,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         return self._defer_until_callback(super().execute(context), context)  # type: ignore[misc]
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume the operator's own deferral and then wait for the callback, or finish the wait."""
+        """After the operator's own deferral, resume it and then wait for the callback; after that wait, finish."""
         if next_method == self.next_method:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         self._prepare_callback_url(context)

@@ -25,7 +25,7 @@ class CallbackLink(BaseOperatorLink):
         return CALLBACK_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return an empty link. The trigger pushes the real one as an XCom."""
+        """Return an empty link. The trigger pushes the real link as an XCom."""
         return ""
 
 
@@ -35,7 +35,7 @@ class _WebhookTask(TriggererOperator):
     trigger_class: ClassVar[type[WebhookTrigger]] = WebhookTrigger
     ui_color = "#dff3f0"
 
-    # Arguments of the trigger that a subclass may not have.
+    # Defaults for arguments of the trigger that a subclass does not have.
     url: str | None = None
     http_conn_id: str | None = None
     path: str | None = None
@@ -84,10 +84,10 @@ class WebhookOperator(_WebhookTask):
         default no heartbeats are expected.
     :param success_when: JMESPath expression on a callback's payload: the task succeeds when it is true.
     :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`: the task fails
-        when it is true. A callback for which neither is true is progress. Without both, every callback is a success.
+        when it is true. If neither is true, the callback is progress. Without both, every callback is a success.
     :param result: JMESPath expression that selects the XCom's value from the payload; by default the whole payload.
-    :param cancel_request: the request that stops the work when a user ends the task or its deadline passes: a dict
-        with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json`, `data`, and the placeholders.
+    :param cancel_request: the request that stops the work when a user ends the task or its deadline passes. A dict
+        with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders are replaced.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 

@@ -26,7 +26,7 @@ class LaunchFailed(DeferrableOpsError):
 class LaunchRequest:
     """A request that launches or cancels outside work.
 
-    :param token: the callback token in the request, which must not reach a log.
+    :param token: the callback token in the request. It must not reach a log.
     """
 
     def __init__(self, request: HttpRequest, token: str, log: Any) -> None:
@@ -48,7 +48,7 @@ class LaunchRequest:
         return self.redact(f"{self._request.method} {parts.scheme}://{host}{parts.path}")
 
     def redact(self, text: str) -> str:
-        """Return a text without the request's secrets; the service's answers may echo the request."""
+        """Return a text without the request's secrets: the service's answer may echo the request."""
         for secret in self._secrets:
             if secret:
                 text = text.replace(secret, _HIDDEN)
@@ -59,7 +59,7 @@ class LaunchRequest:
 
         Connection errors, 429 and 5xx are retried with backoff.
 
-        :param check: awaited immediately before each request; its exceptions are raised, and nothing is sent.
+        :param check: awaited immediately before each request. If it raises, the request is not sent.
         :param timeout: seconds after which the request is not retried.
         :raises LaunchFailed: the service rejected the request, or did not accept it in time.
         """
@@ -69,7 +69,7 @@ class LaunchRequest:
             try:
                 response = await send(self._request, before_send=check)
             except aiohttp.InvalidURL:
-                # Its message is the URL, which may hold secrets.
+                # The error's message is the URL, which may hold secrets.
                 raise LaunchFailed("url= is not a URL to which a request can be sent; correct it") from None
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 problem = self.redact(f"{type(error).__name__}: {error}")

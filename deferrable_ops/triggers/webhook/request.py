@@ -70,7 +70,7 @@ class RequestTemplate:
 def require_endpoint_url() -> str:
     """Return the URL under which outside services reach the endpoint.
 
-    :raises ConfigurationError: it is not set, so that no service could call back.
+    :raises ConfigurationError: the URL is not set, so no service can call back.
     """
     url = settings.endpoint_url()
     if url is None:
@@ -84,7 +84,7 @@ def require_endpoint_url() -> str:
 def validate(arguments: Mapping[str, Any]) -> None:
     """Check a webhook's arguments, except templates.
 
-    :raises InputError: one is wrong; the message names it and the fix.
+    :raises InputError: an argument is wrong; the message names it and the fix.
     """
     url, conn_id = arguments.get("url"), arguments.get("http_conn_id")
     if url is not None and conn_id is not None:
@@ -105,7 +105,7 @@ def validate(arguments: Mapping[str, Any]) -> None:
 def validate_expression(name: str, expression: Any) -> None:
     """Check a rendered JMESPath expression; None is allowed.
 
-    :raises InputError: it is malformed.
+    :raises InputError: the expression is malformed.
     """
     if expression is None:
         return

@@ -138,7 +138,7 @@ class WebhookTrigger(TaskTrigger):
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
-                "The callback URL starts with %s, which only this machine reaches; set [deferrable_ops] endpoint_url",
+                "The callback URL starts with %s, which only this machine can reach; set [deferrable_ops] endpoint_url",
                 endpoint,
             )
         if self.publish_url:
@@ -168,7 +168,7 @@ class WebhookTrigger(TaskTrigger):
             try:
                 await self.push_xcom(PROGRESS_KEY, self.current.progress)
             except Exception as error:
-                self.log.warning("Could not push the XCom progress: %s", type(error).__name__)
+                self.log.warning("Could not push the progress as an XCom: %s", type(error).__name__)
 
     async def _publish(self, endpoint: str) -> None:
         token = await self.inbox.keys.token(self.current.id, self.current.key_id)
