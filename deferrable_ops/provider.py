@@ -70,7 +70,7 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     "auto_upgrade": _option(
                         "Create or upgrade the inbox's tables when a process opens the inbox. False: only "
-                        "deferrable-ops inbox upgrade does; until it ran, tasks wait.",
+                        "deferrable-ops inbox upgrade changes them, and tasks wait until it has run.",
                         default="True",
                         kind="boolean",
                     ),
@@ -82,7 +82,7 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     "protect_log": _option(
                         "Buffer a triggerer's log, so that writing to it never blocks the event loop. Turn it off "
-                        "only to rule it out as the cause of a problem.",
+                        "only to find out whether it causes a problem.",
                         default="True",
                         kind="boolean",
                     ),

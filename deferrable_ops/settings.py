@@ -28,7 +28,7 @@ def inbox_url() -> str:
     try:
         url = conf.get(SECTION, "inbox_url", fallback="")
     except AirflowConfigException as error:
-        # Its text may quote what a command printed.
+        # The error's text may contain the output of a command.
         raise DeploymentError(
             f"[{SECTION}] inbox_url cannot be read from its _CMD or _SECRET option: {type(error).__name__}"
         ) from None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def upgrade_inbox(options: argparse.Namespace) -> int:
-    """Create the inbox's tables, or upgrade them. With ``--check`` only return 1 if they are outdated."""
+    """Create or upgrade the inbox's tables. With ``--check``, only return 1 if they do not fit this release."""
     import asyncio
 
     from deferrable_ops import settings

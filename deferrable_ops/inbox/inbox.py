@@ -37,7 +37,7 @@ class Inbox:
     """The inbox, for one event loop.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param read_url: reads the URL again, when the database rejects the login.
+    :param read_url: called to read the URL again when the database rejects the login.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """
@@ -61,7 +61,7 @@ class Inbox:
     async def open(cls, url: str | Callable[[], str], *, retry_timeout: float) -> Inbox:
         """Connect, and create or upgrade the tables.
 
-        :param url: or a function that reads it from the settings.
+        :param url: the URL, or a function that reads it from the settings.
         :param retry_timeout: if it is infinite, opening is retried until the deployment is set up correctly.
         :raises DeploymentError: the URL is invalid, its driver is missing, the database refused access, or this release
             cannot use the tables.

@@ -80,8 +80,8 @@ class Database:
     Reads and writes are passed as functions, so that they can run again after a lost connection.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param retry_timeout: how many seconds a read or write is retried while the database does not answer. Infinite: it
-        is also retried while the deployment is set up wrongly.
+    :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If it
+        is infinite, they are also retried while the deployment is set up wrongly.
     :param read_url: reads the URL again when the database rejects the login, because a password may have been rotated.
     :raises DeploymentError: the URL is invalid, or its driver is not installed.
     """
@@ -228,7 +228,7 @@ class Database:
             pause = min(2 * pause, _MAX_BACKOFF)
 
     async def _may_recover(self, error: Exception) -> bool:
-        """Return whether to retry after an error that is no outage: the login has changed, or there is no timeout."""
+        """Return whether to retry after an error that is not an outage: the login has changed, or there is no timeout."""
         if is_rejected_login(error) and self._read_url is not None:
             # The option may be a command or a secrets backend.
             new = parse_url(await asyncio.to_thread(self._read_url))

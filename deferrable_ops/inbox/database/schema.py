@@ -191,7 +191,7 @@ hosts = Table(
     # A component of Airflow, or an endpoint, on one host. Deleted a week after it was last seen.
     Column("host", Text, primary_key=True),
     Column("component", Text, primary_key=True),
-    # The deployment that it belongs to; null until that is known.
+    # The deployment that it belongs to; null until the deployment is known.
     Column("deployment", Text),
     Column("release", Text, nullable=False),
     Column("since", Double, nullable=False),
@@ -202,7 +202,7 @@ hosts = Table(
 outages = Table(
     "deferrable_ops_outages",
     metadata,
-    # An upstream or the deployment, as a host sees it: Kafka, a region of Dataflow, a machine. Deleted when it is over.
+    # An outage, as a host sees it: of Kafka, a region of Dataflow, a machine or the deployment. Deleted when it is over.
     Column("source", Text, primary_key=True),
     Column("host", Text, primary_key=True),
     Column("since", Double, nullable=False),
@@ -235,7 +235,7 @@ requests = Table(
     Column("arguments", Text, nullable=False, server_default="{}"),
     Column("actor", Text, nullable=False),
     Column("created_at", Double, nullable=False),
-    # The process that carries it out, and until when no other one may.
+    # The process that carries the request out, and until when no other process may.
     Column("owner", Text),
     Column("lease", Double),
     Column("done_at", Double),

@@ -260,7 +260,7 @@ class Feed:
         """Return the position at which the next page starts.
 
         Two positions alternate: the lowest, because its page serves the most followers, and that of the follower that
-        has been behind for longest. If it were always the lowest, a steady arrival of new followers would starve that one.
+        has been behind for longest. With only the lowest, a steady arrival of new followers would starve that follower.
         """
         self._serve_longest_waiting = not self._serve_longest_waiting
         if self._serve_longest_waiting:
