@@ -1,4 +1,4 @@
-"""Reads Airflow's AWS connection as the amazon provider documents it. The provider need not be installed."""
+"""Reads Airflow's AWS connection as the amazon provider documents it. The provider does not have to be installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _KNOWN: Final = frozenset(
         "verify",
     }
 )
-# Settings of identity, trust and endpoints: an unknown one is refused, never ignored.
+# Prefixes of settings for credentials, trust and endpoints. An unknown setting with such a prefix is an error; it is
+# never ignored.
 _SECURITY_PREFIXES: Final = (
     "assume_",
     "aws_",
@@ -58,7 +59,7 @@ _SESSION: Final = frozenset({*_KEYS, "region_name", "profile_name"})
 
 
 class AwsAirflowConnection(Protocol):
-    """The attributes that are read of an Airflow connection."""
+    """The attributes that this module reads from an Airflow connection."""
 
     conn_id: str
     login: str | None
@@ -70,7 +71,7 @@ class Role:
     """A role to assume.
 
     :param arguments: further arguments of the STS call, such as ExternalId or DurationSeconds.
-    :param token_file: the file of a web identity token; None: the role is assumed with the connection's credentials.
+    :param token_file: the file with a web identity token. None: the role is assumed with the connection's credentials.
     """
 
     arn: str
@@ -80,12 +81,13 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class AwsSettings:
-    """How AWS is reached. Its ``repr`` shows no secret.
+    """The settings for calling AWS. Their ``repr`` shows no secret.
 
-    :param conn_id: the connection; None: the machine's own credentials.
-    :param access_key: None: botocore finds credentials, in the profile if one is set.
-    :param endpoints: the URLs of services, where the connection sets them.
-    :param verify: whether to verify certificates, or the file of an authority; None: botocore's default.
+    :param conn_id: the id of the connection. None: the machine's own credentials are used.
+    :param access_key: the access key id. None: botocore finds credentials, in the profile if there is one.
+    :param endpoints: the URLs of services, as far as the connection sets them.
+    :param verify: whether to verify certificates, or the path of a file with a trusted authority. None: botocore's
+        default.
     :param config: arguments of botocore's ``Config``.
     """
 
@@ -102,7 +104,7 @@ class AwsSettings:
 
     @property
     def identity(self) -> str:
-        """Describes whose credentials these are, for messages."""
+        """A description of the credentials, for messages."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
@@ -127,7 +129,7 @@ def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     """Return the settings of an Airflow connection of the type Amazon Web Services.
 
     :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: a setting is malformed, or an unknown setting of identity, trust or endpoints.
+    :raises ConfigurationError: a setting is malformed, or a setting for credentials, trust or endpoints is unknown.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
@@ -140,8 +142,8 @@ def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     session = _mapping(conn_id, extra, "session_kwargs")
     if unknown := sorted(set(session) - _SESSION):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has unsupported session_kwargs: {', '.join(unknown)}; supported are "
-            f"{', '.join(sorted(_SESSION))}"
+            f"the connection {conn_id!r} has unsupported session_kwargs: {', '.join(unknown)}; remove them, or use "
+            f"one of the supported ones: {', '.join(sorted(_SESSION))}"
         )
     access_key, secret_key, token = _keys(connection, extra, session)
     return AwsSettings(
@@ -183,7 +185,7 @@ def _keys(
     if token or any(half for pair in pairs for half in pair):
         raise ConfigurationError(
             f"the connection {conn_id!r} has only a part of an access key; set both its login (access key id) and its "
-            "password (secret access key), or neither, to use the machine's own credentials"
+            "password (secret access key). To use the machine's own credentials, set neither"
         )
     return None, None, None
 
@@ -217,7 +219,7 @@ def _endpoints(conn_id: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     everywhere = _text(conn_id, extra, "endpoint_url")
     if everywhere:
-        # Not for STS, as in the amazon provider.
+        # Like in the amazon provider, endpoint_url is not used for STS.
         found["sqs"] = everywhere
     for service in ("sqs", "sts"):
         of_service = _mapping(conn_id, services, service)

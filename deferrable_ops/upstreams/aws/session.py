@@ -1,4 +1,4 @@
-"""Clients of AWS services, created and used in one thread, because creating one blocks.
+"""Creates the clients of AWS services. They are created and used in their own thread, because creating one blocks.
 
 Only this module uses aiobotocore's private attributes.
 """
@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
 
-# The signing region for servers that are not AWS's own.
+# The signing region for servers that do not belong to AWS.
 _FALLBACK_REGION: Final = "us-east-1"
 # A long poll takes up to 20 s.
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
@@ -28,7 +28,7 @@ _quiet_threads: Final[set[int]] = set()
 
 
 def import_aiobotocore() -> None:
-    """Import the client library. The first import blocks for long: call it in a thread.
+    """Import the client library. The first import blocks for long, so call this function in a thread.
 
     :raises ConfigurationError: the extra ``sqs`` is not installed.
     """
@@ -37,15 +37,16 @@ def import_aiobotocore() -> None:
             import_module(name)
     except ImportError as missing:
         raise ConfigurationError(
-            f'SQS needs a client that is not installed here ({missing}): pip install "airflow-deferrable-ops[sqs]"'
+            f"SQS needs a client library that is not installed ({missing}); install it: "
+            'pip install "airflow-deferrable-ops[sqs]"'
         ) from missing
 
 
 class AwsSession:
-    """The clients of one connection, each created on first use.
+    """The clients of one connection. Each client is created on first use.
 
-    Created and used in one thread. There botocore must not log at level DEBUG: it logs responses, and those of STS
-    contain credentials.
+    Create and use a session in one thread. In this thread, botocore's DEBUG logs are suppressed: they contain
+    responses, and the responses of STS contain credentials.
 
     :raises ConfigurationError: ``config_kwargs`` are wrong, or the profile does not exist.
     """
@@ -65,8 +66,8 @@ class AwsSession:
     async def client(self, service: str, region: str | None, endpoint: str | None) -> Any:
         """Return a client, creating it on first use.
 
-        :param region: the region of the resource; None: the connection's region.
-        :param endpoint: the URL of the service, unless the connection sets one; None: the region's.
+        :param region: the region of the resource. None: the connection's region.
+        :param endpoint: the URL of the service, used unless the connection sets a URL. None: the URL of the region.
         """
         region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
@@ -79,10 +80,10 @@ class AwsSession:
                 verify=self.settings.verify,
                 config=self._config,
             )
-            # STS is called in the region of the first client.
+            # Without a region in the settings, STS is called in the region of the first client.
             self._region = self._region or region
             self._clients[key] = await self._exit.enter_async_context(making)
-            # Again, because creating a client imports more of botocore.
+            # Creating a client imports more modules of botocore, so suppress the logs of the new loggers, too.
             _suppress_debug_logs()
         return self._clients[key]
 
@@ -113,15 +114,15 @@ def _session(settings: AwsSettings) -> Any:
         session.get_scoped_config()
     except ProfileNotFound as error:
         raise ConfigurationError(
-            f"{settings.identity} needs an AWS profile that this machine's configuration does not have: {error}; add "
-            "it there, or change profile_name"
+            f"{settings.identity} needs an AWS profile that does not exist in this machine's AWS configuration: "
+            f"{error}; add the profile there, or change profile_name"
         ) from None
     return session
 
 
 @cache
 def _loader() -> Any:
-    """Return the loader of service descriptions. Shared, because each keeps megabytes."""
+    """Return the loader of service descriptions. It is shared, because each loader needs megabytes of memory."""
     from botocore.loaders import Loader
 
     return Loader()
@@ -139,7 +140,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
         "tcp_keepalive": True,
-        # Retries are done by the caller, with longer pauses and without retrying refusals.
+        # botocore must not retry. The caller retries, with longer pauses, and does not retry refusals.
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "max_pool_connections": _CONNECTIONS,
     }

@@ -1,4 +1,4 @@
-"""A thread with its own event loop for AWS: creating a client blocks, and so does parsing large responses."""
+"""A thread with its own event loop for calls of AWS. Creating a client and parsing large responses would block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STOP_SECONDS = 10.0
 
 
 class AwsThread:
-    """Calls AWS with the credentials of one connection, off the Triggerer's event loop."""
+    """Calls AWS with the credentials of one connection, outside the Triggerer's event loop."""
 
     thread_name: ClassVar[str]
 
@@ -41,7 +41,7 @@ class AwsThread:
             raise
 
     async def stop(self) -> None:
-        """Cancel what is running, close all connections, and wait for the thread to end."""
+        """Cancel all running tasks, close all connections, and wait for the thread to end."""
         self._call_soon(self._loop.stop)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""An aiokafka client with exponential backoff. aiokafka's own client retries at once, 1,700 times a second."""
+"""An aiokafka client with exponential backoff. Without it, aiokafka retries at once, 1,700 times a second."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
 
-# Failures in a row after which the client checks whether the broker refuses the connection permanently.
+# After this many failures in a row, the client checks whether the broker refuses the connection permanently.
 _DIAGNOSE_EVERY = 3
 
 FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
-"""Connects to a host and port; returns the error if the broker refuses permanently, else None."""
+"""Connects to a host and port. Returns the error if the broker refuses the connection permanently, else None."""
 
 
 def backoff_client(
@@ -24,15 +24,15 @@ def backoff_client(
 ) -> Any:
     """Return an aiokafka client that backs off after failed connections and failed metadata requests.
 
-    :param topics: returns the topics whose partitions and leaders the client tracks.
+    :param topics: returns the names of the topics for which the client tracks partitions and leaders.
     :param refusal: checks whether a broker refuses the connection permanently.
-    :param refused: called with the error when a broker does.
-    :param arguments: passed to aiokafka.
+    :param refused: called with the error when a broker refuses the connection permanently.
+    :param arguments: arguments for aiokafka's client.
     """
     from aiokafka.client import AIOKafkaClient
 
     class BackoffClient(AIOKafkaClient):  # type: ignore[misc]
-        """Has one backoff for each broker, and one for metadata requests."""
+        """A client with one backoff for each broker, and one backoff for metadata requests."""
 
         def __init__(self) -> None:
             super().__init__(**arguments)
@@ -59,7 +59,7 @@ def backoff_client(
             response = await super().send(node_id, request, group=group)
             if type(request).__name__.startswith("FetchRequest"):
                 backoff = self._fetch_backoffs.setdefault(node_id, Backoff())
-                # A broker answers at once for a partition without a leader; do not fetch again at once.
+                # A broker answers at once if a partition has no leader. Pause before the next fetch.
                 if any(partition[1] for _, partitions in response.topics for partition in partitions):
                     await asyncio.sleep(backoff.failed() / 4)
                 else:

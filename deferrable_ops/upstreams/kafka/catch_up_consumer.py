@@ -1,4 +1,4 @@
-"""The catch-up consumer: reads older records, from each subscription's start up to the live consumer's position."""
+"""The catch-up consumer. It reads older records, from each subscription's start up to the live consumer's position."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _POLL_TIMEOUT_MS = 200
 _MAX_POLL_RECORDS = 200
-# Pause after each poll: the Triggerer's event loop needs the same interpreter lock.
+# The pause after each poll. It is needed because the Triggerer's event loop uses the same interpreter lock.
 _YIELD_SECONDS = 0.001
-# How long the consumer stays at one offset while subscriptions wait at others.
+# How long the consumer reads from one offset while subscriptions at other offsets wait.
 _SWITCH_SECONDS = 1.0
-# How long an idle consumer stays open: the next wait may start soon.
+# How long an idle consumer stays open, because the next wait may start soon.
 _LINGER_SECONDS = 5.0
 
 
@@ -41,7 +41,7 @@ class CatchUpConsumer:
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 
     async def read(self) -> None:
-        """Read until every subscription has caught up, and linger for a few seconds.
+        """Read until every subscription has caught up. Then wait a few seconds for new subscriptions before closing.
 
         :raises KafkaRefused: the cluster refuses the connection permanently.
         """
@@ -67,7 +67,7 @@ class CatchUpConsumer:
             await consumer.stop()
 
     def _assign(self, consumer: AIOKafkaConsumer) -> bool:
-        """Assign, seek, pause and resume partitions as needed; return whether any partition is to be read."""
+        """Assign, seek, pause and resume partitions as needed. Return whether there is any partition to read."""
         wanted = self._choose_offsets()
         if not set(wanted) <= set(self._positions):
             consumer.assign(list(wanted))
@@ -118,7 +118,7 @@ class CatchUpConsumer:
                 self._subscriptions.for_topic(name), topic_read_refusal(self._cluster.settings, name)
             )
             return
-        # The position can advance without records, e.g. past transaction markers.
+        # The position can advance although no records arrive, e.g. past transaction markers.
         ends = {tp: await consumer.position(tp) for tp in self._positions}
         for name in {tp.topic for tp, end in ends.items() if end > self._positions[tp]}:
             topic = self._subscriptions.topics.get(name)

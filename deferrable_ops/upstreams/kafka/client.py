@@ -1,4 +1,4 @@
-"""aiokafka consumers that back off after failures and report why a cluster refuses them.
+"""Opens aiokafka consumers that back off after failures and report why a cluster refuses them.
 
 Only this module, ``backoff_client`` and ``transactional_producer`` use aiokafka's private attributes.
 """
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS = 0.2
 _REQUEST_SECONDS = 20.0
-# fetch.max.bytes: memory for each broker and consumer. A larger single record is still returned.
+# fetch.max.bytes: the memory that each consumer uses for each broker. A single record may be larger.
 _FETCH_BYTES = 8 * 1_048_576
-# fetch.max.wait.ms: the longest a broker holds a fetch open, and so delays a seek in another of its partitions.
+# fetch.max.wait.ms: how long a broker may hold a fetch open. For this time, a seek in another of the broker's
+# partitions may be delayed.
 _FETCH_WAIT_MS = 250
-# How often metadata is refreshed, and so how soon a new partition is noticed.
+# How often metadata is refreshed. A new partition is noticed within this time.
 _METADATA_SECONDS = 15.0
 _MISSING_TOPIC_SECONDS = 15.0
-# Attempts before a refusal counts as permanent: a broker that has just started may not have its users loaded yet.
+# A refusal is permanent only after this many attempts: a broker that has just started may not have loaded its users.
 _REFUSAL_ATTEMPTS = 3
 _AUTHENTICATION: Final = (
     "AuthenticationFailedError",
@@ -43,13 +44,13 @@ _AUTHENTICATION: Final = (
 
 
 def import_aiokafka(mechanism: str = "") -> None:
-    """Import the client library. The first import blocks for long: call it in a thread.
+    """Import the client library. The first import blocks for long, so call this function in a thread.
 
-    :param mechanism: the SASL mechanism; GSSAPI needs one more library.
+    :param mechanism: the SASL mechanism. GSSAPI needs another library.
     :raises ConfigurationError: the extra ``kafka`` is not installed.
     """
     try:
-        # Including the compression library: aiokafka would miss it only when a compressed batch arrives.
+        # Import the compression library here, too. Without it, aiokafka fails only when a compressed batch arrives.
         for name in ("aiokafka", "aiokafka.client", "aiokafka.conn", "aiokafka.errors", "cramjam"):
             import_module(name)
         if mechanism == "GSSAPI":
@@ -65,9 +66,9 @@ def import_aiokafka(mechanism: str = "") -> None:
 class Cluster:
     """Opens consumers of one cluster, in the thread and the event loop that run them.
 
-    :param tls: the TLS context of its connections; None: plaintext.
-    :ivar topics: the topics whose partitions and leaders the consumers track.
-    :ivar refused: the permanent refusal of a broker, if there was one since the consumers were opened.
+    :param tls: the TLS context for connections; None: plaintext.
+    :ivar topics: the topics for which the consumers track partitions and leaders.
+    :ivar refused: the error, if a broker has refused a connection permanently since the consumers were opened.
     :ivar connection: aiokafka's arguments for connecting to a broker.
     """
 
@@ -81,7 +82,8 @@ class Cluster:
         """Open a consumer without a consumer group; it commits no offsets to Kafka.
 
         :param purpose: part of the client id, which brokers show in their logs.
-        :raises KafkaRefused: the cluster refuses the credentials or the certificate, or its own is not trusted.
+        :raises KafkaRefused: the cluster refuses the credentials or the client's certificate, or the cluster's own
+            certificate is not trusted.
         :raises KafkaUnavailable: no broker can be reached now.
         """
         import aiokafka
@@ -91,7 +93,7 @@ class Cluster:
         consumer = aiokafka.AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
-            # The caller seeks: a missing offset is an error, not a silent reset.
+            # The caller seeks. A missing offset must raise an error, not reset the position silently.
             auto_offset_reset="none",
             isolation_level=self.settings.isolation,
             fetch_max_bytes=_FETCH_BYTES,
@@ -128,7 +130,7 @@ class Cluster:
         return consumer
 
     async def find_refusal(self) -> KafkaRefused | None:
-        """Connect to each bootstrap server; return the first refusal if all of them refuse permanently, else None."""
+        """Connect to each bootstrap server. If all of them refuse permanently, return the first error, else None."""
         from aiokafka.conn import collect_hosts
 
         refused = None
@@ -140,7 +142,10 @@ class Cluster:
         return refused
 
     async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
-        """Connect to a broker; return the error if it refuses permanently, None if not or if it cannot be reached."""
+        """Connect to a broker. Return the error if the broker refuses the connection permanently.
+
+        Return None if it accepts the connection, or if it cannot be reached.
+        """
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
 
@@ -184,7 +189,7 @@ class Cluster:
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str) -> set[int]:
-    """Return the partitions of a topic, waiting until a broker has returned its metadata.
+    """Return the partitions of a topic. Wait until a broker has returned the topic's metadata.
 
     :raises KafkaRefused: the topic does not exist, or the user may not describe it.
     """
@@ -198,7 +203,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
         if topic in client.cluster.unauthorized_topics:
             raise topic_read_refusal(settings, topic)
         has_answered = await client.force_metadata_update()
-        # A new topic is not known to every broker at once.
+        # Some brokers learn of a new topic later than others, so an answer without the topic is not final.
         missing_since = (missing_since or time.monotonic()) if has_answered else None
         if missing_since is not None and time.monotonic() - missing_since > _MISSING_TOPIC_SECONDS:
             raise KafkaRefused(
@@ -217,7 +222,7 @@ def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
 
 
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
-    """Return whether a consumer's fetch loop has ended: its polls would return nothing from then on."""
+    """Return whether a consumer's fetch loop has ended. All further polls would return nothing."""
     fetcher: Any = consumer._fetcher
     return bool(fetcher.error_future.done())
 
@@ -240,7 +245,7 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
 
 
 def _holds_no_credentials(record: logging.LogRecord) -> bool:
-    """Return whether a record may be logged: at level DEBUG, aiokafka logs each request, passwords included."""
+    """Return whether a log record has no credentials. At level DEBUG, aiokafka logs requests, passwords included."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 

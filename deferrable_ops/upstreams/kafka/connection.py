@@ -1,4 +1,4 @@
-"""Reads Airflow's Kafka connection, whose extra holds librdkafka settings, and translates them for aiokafka."""
+"""Reads Airflow's Kafka connection. Its extra contains librdkafka settings, which are translated for aiokafka."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALIASES: Final = {
     "sasl.mechanisms": "sasl.mechanism",
     "max.partition.fetch.bytes": "fetch.message.max.bytes",
 }
-# Settings of identity and trust: an unknown one is refused, never ignored.
+# Prefixes of security settings. An unknown setting with such a prefix is an error; it is never ignored.
 _SECURITY_PREFIXES: Final = ("ssl.", "sasl.", "security.", "enable.ssl.")
 _KNOWN: Final = frozenset(
     {
@@ -42,13 +42,13 @@ _KNOWN: Final = frozenset(
         "ssl.key.password",
     }
 )
-# These configure librdkafka's or the JVM's own ticket cache; here the operating system's is used.
+# These settings configure the ticket cache of librdkafka or the JVM. Here, the operating system's cache is used.
 _IGNORED: Final = ("sasl.kerberos.", "sasl.login.")
 _ISOLATIONS: Final = ("read_committed", "read_uncommitted")
 
 
 class KafkaAirflowConnection(Protocol):
-    """The attributes that are read of an Airflow connection."""
+    """The attributes that this module reads from an Airflow connection."""
 
     conn_id: str
     host: str | None
@@ -59,7 +59,7 @@ class KafkaAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
-    """How an OAuth token is requested, by OpenID Connect's client credentials grant."""
+    """The settings for requesting an OAuth token, by OpenID Connect's client credentials grant."""
 
     endpoint: str
     client_id: str
@@ -69,11 +69,11 @@ class OAuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """How a cluster is reached. Its ``repr`` shows no secret.
+    """The settings for connecting to a cluster. Their ``repr`` shows no secret.
 
     :param servers: ``host:port``, comma-separated.
     :param protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-    :param tls: librdkafka's ``ssl.`` settings: trusted authorities and the client's certificate.
+    :param tls: librdkafka's ``ssl.`` settings, such as the trusted authorities and the client's certificate.
     """
 
     conn_id: str
@@ -106,11 +106,12 @@ class ClusterSettings:
 def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSettings:
     """Return the settings of an Airflow connection of the type Kafka.
 
-    The extra holds librdkafka settings, as the kafka provider documents them; those of consumer groups and producers
-    are ignored. The connection's host, login and password are used where the extra has no such setting.
+    The extra contains librdkafka settings, as the kafka provider documents them. Settings for consumer groups and
+    producers are ignored. If the extra has no server, user name or password, the connection's host, login or password
+    is used.
 
     :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: a setting is missing or malformed, or an unknown setting of identity or trust.
+    :raises ConfigurationError: a setting is missing or malformed, or a security setting is unknown.
     """
     conn_id = connection.conn_id
     extra = _normalized_extra(conn_id, extra)
@@ -160,7 +161,9 @@ def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSet
 
 
 def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
-    """Return the TLS context of a cluster; None for a plaintext protocol. Reads files: call it in a thread.
+    """Return the TLS context of a cluster; None for a plaintext protocol.
+
+    The function reads files, so call it in a thread.
 
     :raises ConfigurationError: a file or a certificate cannot be read.
     """
@@ -168,21 +171,21 @@ def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
         return None
     tls = settings.tls
     location = tls.get("ssl.ca.location")
-    # librdkafka's values for the operating system's authorities.
+    # In librdkafka, these values select the operating system's trusted authorities.
     if location in ("", "probe"):
         location = None
     try:
         context = ssl.create_default_context(cafile=location, cadata=tls.get("ssl.ca.pem"))
         if "ssl.certificate.pem" in tls:
             raise ConfigurationError(
-                f"the connection {settings.conn_id!r} has ssl.certificate.pem, but Python reads a client certificate "
-                "from files only; set ssl.certificate.location and ssl.key.location instead"
+                f"the connection {settings.conn_id!r} has ssl.certificate.pem, but Python can read a client "
+                "certificate only from a file; set ssl.certificate.location and ssl.key.location instead"
             )
         if tls.get("ssl.certificate.location"):
             context.load_cert_chain(
                 tls["ssl.certificate.location"],
                 tls.get("ssl.key.location"),
-                # An empty password instead of none: OpenSSL must not prompt on a terminal.
+                # Pass an empty password instead of None, so that OpenSSL does not prompt on a terminal.
                 tls.get("ssl.key.password") or "",
             )
     except (OSError, ValueError) as error:

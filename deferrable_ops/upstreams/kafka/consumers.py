@@ -1,7 +1,7 @@
-"""Kafka consumers shared by all waits of a process: one live and at most one catch-up consumer per cluster.
+"""The Kafka consumers that all waits of a process share: one live and at most one catch-up consumer per cluster.
 
-They belong to no consumer group and commit no offsets to Kafka. The offsets at which a wait resumes are stored in the
-inbox, in one transaction with the matched events.
+The consumers belong to no consumer group and commit no offsets to Kafka. The offsets at which a wait resumes are stored
+in the inbox, in one transaction with the matched events.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ __all__ = [
 ]
 
 Store = Callable[[Batch], Awaitable[object]]
-"""Stores a batch in one transaction and returns once it is committed. Errors are retried. A batch may be repeated after
-a restart: its events are deduplicated by their dedupe keys."""
+"""Stores a batch in one transaction and returns after the commit. If it raises an error, the call is retried. After a
+restart, a batch may be stored again. Its events are deduplicated by their dedupe keys."""
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:
     """Use the consumers of a cluster on the running event loop.
 
     :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :param store: stores matched events, on the running event loop; the first user's is used for all of a connection.
+    :param store: stores matched events, on the running event loop. All users of a connection share the function that
+        the first user passed.
     :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or wrong.
     """
 
@@ -68,7 +69,7 @@ class KafkaConsumers:
         self._thread = ConsumerThread(settings, tls, store)
 
     def open(self) -> None:
-        """Start the thread, without subscriptions."""
+        """Start the thread. It has no subscriptions at first."""
         self._thread.start()
 
     async def close(self) -> None:
@@ -86,11 +87,11 @@ class KafkaConsumers:
     ) -> ScopedSubscription:
         """Subscribe one wait to a topic, for the duration of the returned object's ``with`` statement.
 
-        Matching records are stored in the order of each partition. A record is stored twice only after a restart, or
-        when its topic was recreated.
+        Matching records are stored in the order of each partition. A record is passed to `store` twice only after a
+        restart, or when its topic was recreated.
 
         :param key: identifies the subscription in :attr:`Batch.resume_offsets`.
-        :param events: specifications for one topic, templates rendered. A record matches if it matches any of them.
+        :param events: specifications for one topic, with rendered templates. A record must match one of them.
         :param since: seconds since the epoch; records with an older timestamp do not match.
         :param offsets: the last :attr:`Batch.resume_offsets` of this key; None: start at `since`.
         :param listener: receives warnings and permanent failures, on this event loop.
@@ -101,7 +102,9 @@ class KafkaConsumers:
 
 
 class ScopedSubscription(Subscription):
-    """A subscription that is active inside its ``with`` statement. One object, because there are thousands of them.
+    """A subscription that is active inside its ``with`` statement.
+
+    To save memory, it is a single object: there are thousands of subscriptions.
 
     :ivar thread: the thread that runs the consumers.
     """

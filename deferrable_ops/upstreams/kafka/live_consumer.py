@@ -1,4 +1,4 @@
-"""The live consumer: reads new records of all subscribed topics, for the subscriptions that have caught up."""
+"""The live consumer. It reads new records of all subscribed topics, for the subscriptions that have caught up."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from deferrable_ops.upstreams.kafka.subscriptions import Matches, Subscription, 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-# Short, so that changed subscriptions are noticed soon.
+# The timeout is short, so that changed subscriptions are noticed soon.
 _POLL_TIMEOUT_MS = 200
 _IDLE_SECONDS = 1.0
 _MAX_POLL_RECORDS = 200
-# Pause after a full poll: the Triggerer's event loop needs the same interpreter lock.
+# The pause after a full poll. It is needed because the Triggerer's event loop uses the same interpreter lock.
 _YIELD_SECONDS = 0.001
 
 
 class LiveConsumer:
-    """Reads new records at the end of all subscribed topics."""
+    """Reads the new records of all subscribed topics."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -45,7 +45,7 @@ class LiveConsumer:
         self._version, self._positions = -1, {}
         for topic in self._subscriptions.topics.values():
             for partition in topic.partitions.values():
-                # Matches that were not stored yet are read again.
+                # Records with matches that were not stored yet are read again.
                 partition.move_live(partition.stored)
         try:
             while self._subscriptions:
@@ -128,7 +128,7 @@ class LiveConsumer:
             end = max(await consumer.position(tp), records[-1].offset + 1)
             new = [record for record in records if record.offset >= partition.live]
             found += self._subscriptions.match(topic, partition, new, partition.is_live)
-            # Subscriptions that catch up from here on switch over at `end` or later.
+            # From now on, a subscription that has caught up switches to the live consumer at `end` or later.
             self._positions[tp] = end
             partition.live = max(partition.live, end)
             read[tp.partition] = partition, partition.live
@@ -138,12 +138,12 @@ class LiveConsumer:
                 make_batch(topic, found, lambda subscription: topic.offsets(subscription, live=live))
             )
         for partition, end in read.values():
-            # The position may have been moved meanwhile.
+            # During the store, the position may have been moved.
             if partition.live == end:
                 partition.stored = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Continue at the beginning of the log: the next records were deleted, or the topic was recreated."""
+        """Continue at the beginning of the log, because the next records were deleted or the topic was recreated."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

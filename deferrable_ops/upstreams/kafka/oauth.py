@@ -1,4 +1,4 @@
-"""SASL OAUTHBEARER tokens, by OpenID Connect's client credentials grant."""
+"""Requests SASL OAUTHBEARER tokens, by OpenID Connect's client credentials grant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from deferrable_ops.upstreams.kafka.connection import OAuthSettings
 
 _REQUEST_SECONDS = 20.0
-# How long before its expiry a token is renewed.
+# A token is renewed this long before it expires.
 _MARGIN_SECONDS = 60.0
 
 

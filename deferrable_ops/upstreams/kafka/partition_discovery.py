@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often partitions are compared with the client's metadata; that takes no request.
+# How often partitions are compared with the client's metadata. The comparison needs no request.
 _DISCOVERY_SECONDS = 5.0
 
 
 class PartitionDiscovery:
-    """Runs one task for each topic, so that a partition without a leader delays its own topic only."""
+    """Runs one task for each topic, so that a partition without a leader delays only its own topic."""
 
     def __init__(self, cluster: Cluster, consumer: AIOKafkaConsumer, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -40,7 +40,7 @@ class PartitionDiscovery:
         self._wake_ups: dict[str, asyncio.Event] = {}
 
     def update(self) -> None:
-        """Start and stop tasks as topics come and go. Call it whenever subscriptions have changed."""
+        """Start tasks for new topics and stop tasks of removed topics. Call this after subscriptions have changed."""
         names = set(self._subscriptions.topics) | set(self._subscriptions.pending)
         self._cluster.topics = names
         for name in names:
@@ -99,7 +99,7 @@ class PartitionDiscovery:
             searched[timestamp] = await bounds_of(self._consumer, tps, timestamp)
         now = time.time()
         for subscription in pending:
-            # It may have been removed meanwhile.
+            # The subscription may have been removed during the search.
             if subscription in self._subscriptions.pending.get(name, ()):
                 bounds = searched[search_from(subscription.since)]
                 starts = {
@@ -109,7 +109,7 @@ class PartitionDiscovery:
                 _warn_of_deleted(subscription, bounds, now)
 
     async def _add_new_partitions(self, name: str, numbers: Collection[int]) -> None:
-        """Add new partitions; every subscription reads them from their beginning."""
+        """Add new partitions. Every subscription reads them from their beginning."""
         topic = self._subscriptions.topics.get(name)
         new = set(numbers) - set(topic.partitions) if topic else set()
         if topic is None or not new:
@@ -126,9 +126,10 @@ async def bounds_of(
 ) -> dict[int, Bounds]:
     """Return the bounds of partitions of one topic, by partition number.
 
-    :param timestamp: milliseconds since the epoch; the first record that is not older is looked up. None: no look-up.
+    :param timestamp: milliseconds since the epoch. For each partition, the first record at or after this timestamp is
+        searched. None: no search.
     """
-    # The ends first: records that arrive during the look-up then lie behind them.
+    # Read the ends first, so that records that arrive during the search are after the ends.
     ends = await consumer.end_offsets(tps)
     beginnings = await consumer.beginning_offsets(tps)
     found = {} if timestamp is None else await consumer.offsets_for_times(dict.fromkeys(tps, timestamp))
@@ -150,7 +151,7 @@ def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
     """Return the offset at which a subscription starts in a partition."""
     if subscription.offsets is not None:
         tp = f"{subscription.event.topic}/{number}"
-        # A partition without a stored offset was added later: start at its beginning.
+        # A partition without a stored offset was added later, so start at its beginning.
         wanted = subscription.offsets.get(number, bounds.beginning)
         if bounds.beginning <= wanted <= bounds.end:
             return wanted
@@ -165,7 +166,7 @@ def lost_records_warning(partition: str, offset: int, beginning: int, resumed_fr
     if offset < beginning:
         return (
             f"records of {partition} from offset {offset} to {beginning} were deleted before they were read; keep "
-            "them longer (retention.ms, retention.bytes)"
+            "records longer (retention.ms, retention.bytes)"
         )
     return (
         f"{partition} no longer has offset {offset}: the topic was recreated or lost its newest records; reading "
@@ -184,6 +185,6 @@ def _warn_of_deleted(subscription: Subscription, bounds: Mapping[int, Bounds], n
         first = min(suspected)
         others = f" and of {len(suspected) - 1} other partitions" if len(suspected) > 1 else ""
         subscription.warn(
-            f"records of {subscription.event.topic}/{first}{others} that are newer than since may be deleted already: "
+            f"records of {subscription.event.topic}/{first}{others} that are newer than since= may be deleted already: "
             f"the log begins at offset {bounds[first].beginning}; keep records longer (retention.ms, retention.bytes)"
         )

@@ -1,8 +1,10 @@
-"""The positions of a topic's subscriptions: each catches up from its own offset, then follows the live consumer.
+"""Tracks the positions of a topic's subscriptions.
 
-Pure logic: no client, no clock, no thread. A subscription starts behind the live consumer, at its own offset in each
-partition. The catch-up consumer reads from there. When it reaches the live consumer's offset, the subscription switches
-to the live consumer. No record is missed or repeated, and the order within a partition is kept.
+A subscription starts behind the live consumer, at its own offset in each partition. The catch-up consumer reads from
+there. When the catch-up consumer reaches the live consumer's offset, the subscription switches to the live consumer. No
+record is missed or repeated, and the order within a partition is kept.
+
+This module is pure logic. It uses no client, clock or thread.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from deferrable_ops.events.specifications import KafkaEvent
 R = TypeVar("R", bound="BaseSubscription")
 
 Offsets = dict[str, int]
-"""By partition, the offset of the next record. Keys are strings, as in JSON."""
+"""The offset of the next record, by partition number. The numbers are strings, as in JSON."""
 
 CLOCK_SKEW_SECONDS: Final = 300.0
-"""How long before ``since`` the search for the first record begins, because producers' clocks differ."""
+"""The search for the first record begins this long before ``since``, because producers' clocks differ."""
 
 # Subscriptions that start within a minute share one search.
 _SEARCH_STEP_SECONDS: Final = 60.0
@@ -30,9 +32,9 @@ _ONE_HOUR: Final = 3_600.0
 
 
 class BaseSubscription:
-    """What one wait reads from a topic.
+    """One wait's subscription to a topic.
 
-    :ivar events: a record must match one of them; all name the same topic.
+    :ivar events: the specifications, all for the same topic. A record must match one of them.
     :ivar since: seconds since the epoch; older records do not match.
     """
 
@@ -47,8 +49,10 @@ class BaseSubscription:
 class Bounds:
     """The range of offsets of a partition.
 
-    :param found: the offset and the timestamp, in milliseconds, of the first record at or after the searched
-        timestamp; None: there is no such record.
+    :param beginning: the offset of the first record.
+    :param end: the offset after the last record.
+    :param found: the offset and the timestamp (in milliseconds) of the first record at or after the searched timestamp.
+        None: there is no such record.
     """
 
     beginning: int
@@ -57,7 +61,7 @@ class Bounds:
 
 
 def search_from(since: float) -> int:
-    """Return the timestamp from which the first record is searched, in milliseconds."""
+    """Return the timestamp at which the search for the first record begins, in milliseconds."""
     steps = math.floor((since - CLOCK_SKEW_SECONDS) / _SEARCH_STEP_SECONDS)
     return max(0, steps * int(_SEARCH_STEP_SECONDS)) * 1_000
 
@@ -72,12 +76,12 @@ def first_offset(since: float, bounds: Bounds) -> int:
 def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
     """Return whether records newer than `since` may have been deleted.
 
-    That is possible if the first remaining record is newer than `since` and is not the first record of the log.
+    This is possible if the first remaining record is newer than `since`, and earlier records of the log were deleted.
     """
     if bounds.beginning == 0:
         return False
     if bounds.beginning == bounds.end:
-        # Nothing remains. That is normal for an idle topic.
+        # No record remains. This is normal for an idle topic.
         return since < now - _ONE_HOUR
     return (
         bounds.found is not None and bounds.found[0] <= bounds.beginning and bounds.found[1] / 1_000 > since
@@ -85,9 +89,11 @@ def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
 
 
 class CatchUpGroup(Generic[R]):
-    """Subscriptions that are behind at the same offset and advance together: there are many at few offsets.
+    """A group of subscriptions that are behind at the same offset. They advance together.
 
-    :ivar is_open: whether a new subscription with this offset may join: no longer once its records are being read.
+    Groups save time, because there are many subscriptions at few offsets.
+
+    :ivar is_open: whether a new subscription with this offset may join the group. False after reading has started.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -99,13 +105,13 @@ class CatchUpGroup(Generic[R]):
 
 
 class Partition(Generic[R]):
-    """One partition.
+    """A partition, with the positions of the consumers and subscriptions in it.
 
     :ivar live: the next offset of the live consumer.
     :ivar stored: all matches of the live consumer before this offset are stored.
-    :ivar behind: by subscription, its catch-up group; subscriptions that are live have none.
-    :ivar skip_until: by live subscription, the offset before which it has seen all records; most have none.
-    :ivar catch_up: the next offset of the catch-up consumer; None: it does not read this partition.
+    :ivar behind: the catch-up group of each subscription that is behind. Live subscriptions have no group.
+    :ivar skip_until: for some live subscriptions, an offset; the subscription has already read all records before it.
+    :ivar catch_up: the next offset of the catch-up consumer. None: the consumer does not read this partition.
     """
 
     __slots__ = ("_groups", "_is_at_lowest", "behind", "catch_up", "live", "number", "skip_until", "stored")
@@ -125,7 +131,7 @@ class Partition(Generic[R]):
         self.live = self.stored = offset
 
     def add(self, subscription: R, offset: int) -> None:
-        """Start reading at an offset."""
+        """Start reading for a subscription at an offset."""
         self.remove(subscription)
         if offset < self.live:
             group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
@@ -138,7 +144,7 @@ class Partition(Generic[R]):
             self.skip_until[subscription] = offset
 
     def remove(self, subscription: R) -> None:
-        """Stop reading."""
+        """Stop reading for a subscription."""
         self.skip_until.pop(subscription, None)
         group = self.behind.pop(subscription, None)
         if group is not None:
@@ -146,11 +152,11 @@ class Partition(Generic[R]):
             if not group.subscriptions:
                 self._groups.remove(group)
         if not self.behind:
-            # A dict does not shrink after thousands of entries were removed.
+            # Create a new dict to free memory: a dict does not shrink after thousands of entries were removed.
             self.behind = {}
 
     def is_live(self, subscription: R, offset: int) -> bool:
-        """Return whether a subscription reads the record at an offset from the live consumer."""
+        """Return whether a subscription needs the record at an offset from the live consumer."""
         return subscription not in self.behind and offset >= self.skip_until.get(subscription, 0)
 
     def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
@@ -161,14 +167,14 @@ class Partition(Generic[R]):
         return groups
 
     def is_covered(self, subscription: R, begin: int, offset: int) -> bool:
-        """Return whether a subscription reads the record at an offset from the catch-up consumer's poll at `begin`."""
+        """Return whether a subscription needs the record at `offset` from the catch-up consumer's poll at `begin`."""
         group = self.behind.get(subscription)
         return group is not None and begin <= group.offset <= offset
 
     def advance(self, covered: Sequence[CatchUpGroup[R]], end: int) -> bool:
-        """Advance groups to an offset up to which their matches are stored.
+        """Advance groups to an offset, after their matches before this offset were stored.
 
-        Groups that have reached the live consumer switch to it; return whether any did.
+        If the offset has reached the live consumer, the groups switch to it. Return whether they did.
         """
         groups = [group for group in covered if group.subscriptions]
         if not groups:
@@ -190,10 +196,11 @@ class Partition(Generic[R]):
     def choose_next_start(self, may_switch: bool) -> int | None:
         """Return the offset at which the catch-up consumer reads next; None: no subscription is behind.
 
-        It stays at its offset while a group needs it. Otherwise it alternates between the lowest and the highest
-        offset, so that a wait for last month's records and waits for the last hour's do not delay each other.
+        The consumer continues at its current offset while a group needs it and `may_switch` is False. Otherwise, it
+        alternates between the lowest and the highest offset. So a wait for last month's records and a wait for the last
+        hour's records do not delay each other.
 
-        :param may_switch: whether it has stayed at its offset long enough.
+        :param may_switch: whether the consumer has read from its current offset long enough.
         """
         if not self._groups:
             return None
@@ -226,12 +233,13 @@ class Topic(Generic[R]):
     def add(self, subscription: R, starts: Mapping[int, tuple[int, int]]) -> None:
         """Start a subscription.
 
-        :param starts: by partition, its start offset, and the partition's end as read before that was searched for.
+        :param starts: by partition number, the start offset and the end of the partition. The end must have been read
+            before the start offset was searched.
         """
         for number, (offset, end) in starts.items():
             partition = self.partitions.setdefault(number, Partition(number, end))
             if not self.has_live(partition):
-                # No live subscription misses the records in between.
+                # No live subscription needs the records in between, so the live consumer can skip them.
                 partition.move_live(end)
             partition.add(subscription, offset)
         self.subscriptions.add(subscription)
@@ -263,8 +271,9 @@ class Topic(Generic[R]):
     ) -> Offsets:
         """Return the offsets at which a subscription would resume after a restart.
 
-        :param live: by partition, the offset up to which the live consumer's matches are stored with these offsets.
-        :param covered: by partition, the groups that the catch-up consumer advances, and the offset they advance to.
+        :param live: by partition number, the offset up to which the live consumer's matches will be stored together
+            with the returned offsets.
+        :param covered: by partition number, the groups that the catch-up consumer will advance, and their new offset.
         """
         live, covered = live or {}, covered or {}
         offsets = {}

@@ -1,4 +1,4 @@
-"""Translates aiokafka's errors when publishing into messages that name the fix."""
+"""Translates aiokafka's publishing errors into errors with a message that names the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 
 TRANSACTIONAL_PREFIX: Final = "deferrable-ops-"
-"""The common prefix of all transactional ids, for a prefixed ACL."""
+"""The prefix of all transactional ids. A prefixed ACL can grant access to all of them."""
 
 NO_COORDINATOR: Final = (
     "no transaction coordinator answered; if the cluster has fewer brokers than its "
@@ -29,7 +29,7 @@ _FENCED: Final = frozenset({"InvalidProducerEpoch", "ProducerFenced", "Transacti
 
 
 class ProducerFenced(KafkaError):
-    """Another producer took over the transactional id, or Kafka aborted the transaction after its timeout."""
+    """Another producer has taken over the transactional id, or Kafka aborted the transaction after its timeout."""
 
 
 def translate_error(
@@ -55,8 +55,8 @@ def translate_error(
         )
     if name == "ClusterAuthorizationFailedError":
         return KafkaRefused(
-            f"{cluster} does not let {who} use the idempotent producer; grant IDEMPOTENT_WRITE on the cluster, or "
-            f"WRITE on the topic {topic!r} where its brokers are 2.8 or newer"
+            f"{cluster} does not let {who} use the idempotent producer; grant IDEMPOTENT_WRITE on the cluster. If "
+            f"its brokers are 2.8 or newer, WRITE on the topic {topic!r} is enough"
         )
     if name in ("MessageSizeTooLargeError", "RecordListTooLargeError"):
         return KafkaRefused(

@@ -21,12 +21,12 @@ __all__ = ["Producer", "ProducerPool", "Record", "RecordPosition", "use_producer
 
 log = logging.getLogger(__name__)
 
-# Producers open at the same time, per cluster and process.
+# At most this many producers of a cluster are open at the same time in a process.
 _MAX_OPEN_PRODUCERS: Final = 8
 _POLL_TIMEOUT_MS: Final = 200
 _MAX_POLL_RECORDS: Final = 500
 
-# asyncio keeps no strong references to tasks.
+# The set keeps references to the tasks, because asyncio keeps only weak ones.
 _closing: set[asyncio.Task[None]] = set()
 
 
@@ -41,7 +41,7 @@ def use_producer_pool(kafka_conn_id: str) -> AbstractAsyncContextManager[Produce
         return await open_producer_pool(await load_settings(kafka_conn_id))
 
     async def close_producers(_: ProducerPool) -> None:
-        """No producer stays open between two tasks."""
+        """Do nothing: no producer stays open between two tasks."""
 
     return share(("kafka producers", kafka_conn_id), open_producers, close_producers)
 
@@ -58,7 +58,7 @@ async def open_producer_pool(settings: ClusterSettings) -> ProducerPool:
 class ProducerPool:
     """Opens producers for one cluster, at most eight at a time.
 
-    Each task opens its own, because a transactional id identifies who may commit.
+    Each task opens its own producer, because the transactional id determines which producer may commit.
     """
 
     def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
@@ -70,8 +70,9 @@ class ProducerPool:
     async def open(self, topic: str, transactional_id: str | None) -> AsyncIterator[Producer]:
         """Open a producer for one topic.
 
-        :param transactional_id: opening it aborts what an earlier producer of the same id left uncommitted, and fences
-            that producer, so that it can never commit. None: no transaction, each record counts at once.
+        :param transactional_id: the id for transactions. Opening the producer aborts an open transaction of an earlier
+            producer with the same id, and fences that producer, so that it can never commit. None: no transactions;
+            each record is visible at once.
         :raises KafkaRefused: the cluster refuses the connection permanently, or the topic does not exist.
         :raises KafkaUnavailable: the cluster does not answer now.
         """
@@ -91,9 +92,9 @@ class ProducerPool:
     async def find(
         self, topic: str, position: RecordPosition, header: tuple[str, bytes]
     ) -> RecordPosition | None:
-        """Return the position of the committed record with this header, at `position` or later in its partition.
+        """Return the position of the committed record with this header; None if there is no such record.
 
-        Waits for open transactions that began earlier. Returns None if there is no such record.
+        The search begins at `position` in its partition. It waits for open transactions that began earlier.
 
         :raises KafkaRefused: the user may not read the topic.
         :raises KafkaUnavailable: no broker answers now.
@@ -115,7 +116,8 @@ class ProducerPool:
                     )
                 except OffsetOutOfRangeError:
                     log.warning(
-                        "%s lost records that an earlier run may have published; searching from its beginning",
+                        "%s lost records that an earlier run may have published; searching the partition from its "
+                        "beginning",
                         partition,
                     )
                     consumer.seek(partition, (await consumer.beginning_offsets([partition]))[partition])

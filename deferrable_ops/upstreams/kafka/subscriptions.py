@@ -1,4 +1,4 @@
-"""The subscriptions of a cluster, shared by its two consumers. All code here runs in the consumer thread."""
+"""The subscriptions of a cluster, shared by its two consumers. The code of this module runs in the consumer thread."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is stored in one transaction.
+    """Events and offsets to store in one transaction.
 
     :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source`.
     :param events: events of this source that match a subscription, in the order of each partition; may be empty.
-    :param resume_offsets: by subscription key, the offsets at which to resume after a restart once this is stored.
-    :param listeners: for each event, the listeners of the subscriptions that it matches; they receive it once stored.
+    :param resume_offsets: by subscription key, the offsets at which to resume after a restart, once the batch is
+        stored.
+    :param listeners: for each event, the listeners of the subscriptions that it matches. They receive the event after
+        it is stored.
     """
 
     source: str
@@ -51,9 +53,9 @@ class SubscriptionListener(Protocol):
 class Subscription(BaseSubscription):
     """One wait's subscription to a topic.
 
-    :ivar key: identifies it in :attr:`Batch.resume_offsets`.
-    :ivar listener: receives its warnings and failures.
-    :ivar offsets: where to resume; None: it has read nothing yet.
+    :ivar key: identifies the subscription in :attr:`Batch.resume_offsets`.
+    :ivar listener: receives the subscription's warnings and failures.
+    :ivar offsets: the offsets at which to resume. None: nothing has been read yet.
     """
 
     __slots__ = ("_loop", "_warned", "key", "listener", "offsets")
@@ -76,7 +78,7 @@ class Subscription(BaseSubscription):
 
     @property
     def event(self) -> KafkaEvent:
-        """One of its specifications; all name the same topic."""
+        """The first specification. All specifications name the same topic."""
         return self.events[0]
 
     def warn(self, text: str) -> None:
@@ -106,7 +108,7 @@ class Subscriptions:
 
     :param store: stores a batch in the event loop of the waits; errors are retried without a limit.
     :ivar topics: by name, the topics with started subscriptions.
-    :ivar pending: by topic, the subscriptions whose start offsets are not known yet.
+    :ivar pending: by topic, the subscriptions for which the start offsets are not known yet.
     :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
     """
 
@@ -129,7 +131,7 @@ class Subscriptions:
             yield from pending
 
     def changed(self) -> None:
-        """Wake the consumers to look at the subscriptions again."""
+        """Wake the consumers, because the subscriptions have changed."""
         self.version += 1
         self._changed.set()
 
@@ -143,7 +145,7 @@ class Subscriptions:
             return
 
     def add(self, subscription: Subscription) -> None:
-        """Add a subscription; it is pending until its start offsets are found."""
+        """Add a subscription. It is pending until its start offsets are found."""
         self.pending.setdefault(subscription.event.topic, {})[subscription] = None
         self.changed()
 
@@ -191,9 +193,9 @@ class Subscriptions:
         records: Sequence[ConsumerRecord[Any, Any]],
         takes: Callable[[Subscription, int], bool],
     ) -> Matches:
-        """Return the records of a partition that match a subscription, in their order.
+        """Return the records of a partition that match a subscription, in the given order, as events.
 
-        :param takes: whether a subscription takes the record at an offset from the calling consumer.
+        :param takes: returns whether a subscription needs the record at an offset from the calling consumer.
         """
         found: Matches = []
         now = time.time()
@@ -221,7 +223,7 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch, retrying until it succeeds. The calling consumer reads no further until then."""
+        """Store a batch, retrying until the store succeeds. The calling consumer does not read until then."""
         backoff = Backoff()
         while True:
             try:
@@ -235,7 +237,7 @@ class Subscriptions:
     async def checkpoint(self, topic: Topic[Subscription]) -> None:
         """Store the offsets of a topic's subscriptions that have advanced since the last checkpoint."""
         moved = {}
-        # Of thousands, most are live and at the same offsets: they share one dict.
+        # Most of the thousands of subscriptions are live and have the same offsets, so they share one dict.
         alike: dict[tuple[tuple[str, int], ...], Offsets] = {}
         for subscription in topic.subscriptions:
             offsets = topic.offsets(subscription)
@@ -253,7 +255,7 @@ class Subscriptions:
         for subscription in subscriptions:
             subscription.warn(
                 f"a record of {event.source} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes), so its payload is dropped and it can only match on key, headers or metadata; "
+                "max_payload_bytes), so its payload is dropped and only its key, headers and metadata can be matched; "
                 "later large records are handled the same way without a warning"
             )
         return event.without_payload(size)

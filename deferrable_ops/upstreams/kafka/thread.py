@@ -1,4 +1,4 @@
-"""Runs a cluster's consumers in a thread: parsing and matching must not block the Triggerer's event loop."""
+"""Runs a cluster's consumers in a thread, because parsing and matching would block the Triggerer's event loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ConsumerThread:
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, without subscriptions."""
+        """Start the thread. It has no subscriptions at first."""
         self._thread.start()
 
     async def stop(self) -> None:
@@ -100,7 +100,7 @@ class ConsumerThread:
             LiveConsumer(cluster, self._subscriptions),
             CatchUpConsumer(cluster, self._subscriptions),
         )
-        # A TaskGroup waits for all of its tasks, and each of them closes its connections.
+        # A TaskGroup waits for all of its tasks. So each task can close its connections before the thread ends.
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_with_retries("live", lambda: bool(self._subscriptions), live.read))
             tasks.create_task(self._run_with_retries("catch-up", catch_up.is_needed, catch_up.read))

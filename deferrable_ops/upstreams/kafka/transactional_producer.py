@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS: Final = 20.0
 _OPEN_SECONDS: Final = 30.0
-# How long a missing topic is waited for: a new topic is not known to every broker at once.
+# How long to wait for a missing topic. Some brokers learn of a new topic later than others.
 _MISSING_TOPIC_SECONDS: Final = 15.0
 _TOPIC_POLL_SECONDS: Final = 0.5
 # transaction.timeout.ms: Kafka aborts a transaction that stays open for longer.
@@ -40,7 +40,7 @@ _MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 class Record:
     """A record to append.
 
-    :param partition: None: chosen by the key, or by the client if there is no key.
+    :param partition: the partition number. None: the key determines it, or the client chooses it if there is no key.
     """
 
     value: bytes | None
@@ -57,7 +57,7 @@ class RecordPosition(NamedTuple):
 
 
 class Producer:
-    """Appends records to one topic, each once, in the order of each partition."""
+    """Appends records to one topic. Each record is appended once, and the order within each partition is kept."""
 
     def __init__(self, cluster: Cluster, topic: str, transactional_id: str | None) -> None:
         self._cluster = cluster
@@ -95,7 +95,7 @@ class Producer:
         async def closed(*_: Any) -> None:
             raise ProducerClosed
 
-        # Otherwise aiokafka retries without end to send the remaining batches and to find the coordinator.
+        # Without this, aiokafka would try forever to send the remaining batches and to find the coordinator.
         left = producer._message_accumulator
         left.fail_all(ProducerClosed())
         for batch in itertools.chain(left._pending_batches, *left._batches.values()):
@@ -121,10 +121,10 @@ class Producer:
         self._has_open_transaction = True
 
     async def append(self, records: Sequence[Record]) -> list[RecordPosition]:
-        """Append records and return their positions. In a transaction they become visible when it is committed.
+        """Append records and return their positions. In a transaction, the records become visible with the commit.
 
-        :raises KafkaRefused: the cluster rejects one of them permanently.
-        :raises KafkaUnavailable: it is not known whether all were appended.
+        :raises KafkaRefused: the cluster rejects a record permanently.
+        :raises KafkaUnavailable: it is not known whether all records were appended.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -143,7 +143,7 @@ class Producer:
     async def commit(self) -> None:
         """Commit the transaction.
 
-        :raises KafkaUnavailable: it is not known whether it was committed.
+        :raises KafkaUnavailable: it is not known whether the transaction was committed.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -152,7 +152,7 @@ class Producer:
                 await self._producer.commit_transaction()
         except TimeoutError:
             raise await self._unavailable("the commit of the transaction was not confirmed") from None
-        # AssertionError: aiokafka asserts that its sender has not failed.
+        # aiokafka raises AssertionError if its sender has failed.
         except (AioKafkaError, AssertionError) as error:
             raise await self._translate(error) from None
         self._has_open_transaction = False
@@ -165,7 +165,7 @@ class Producer:
             partition=record.partition,
             headers=list(record.headers),
         )
-        # A cancelled caller does not await the future.
+        # If the caller is cancelled, it does not await the future.
         sent.add_done_callback(_mark_retrieved)
         return sent
 
@@ -178,7 +178,7 @@ class Producer:
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
-        """Return the cluster's permanent refusal if there is one, else that it is unavailable."""
+        """Return a KafkaRefused if the cluster refuses permanently, else `problem` as an error."""
         refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused

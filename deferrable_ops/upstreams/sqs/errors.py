@@ -1,4 +1,4 @@
-"""Separates permanent SQS errors from transient ones, and turns permanent ones into messages that name the fix."""
+"""Separates permanent SQS errors from transient ones. Permanent errors get a message that names the fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRANSIENT: Final = frozenset(
         "InternalFailure",
         "KMS.ThrottlingException",
         "KmsThrottled",
-        # Too many messages are in flight: received and not deleted.
+        # Too many messages are in flight, that is, received but not deleted yet.
         "OverLimit",
         "PriorRequestNotComplete",
         "RequestLimitExceeded",
@@ -33,7 +33,7 @@ _TRANSIENT: Final = frozenset(
         "TooManyRequestsException",
     }
 )
-# botocore's errors of local configuration: no request was sent, and a retry would not help.
+# botocore's errors for a wrong local configuration. No request was sent, and a retry would not help.
 _CONFIGURATION_ERRORS: Final = frozenset(
     {
         "ConfigNotFound",
@@ -73,7 +73,10 @@ _MAX_CHARACTERS: Final = 300
 
 
 def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
-    """Return the permanent refusal that an error means, by SQS or by local configuration; None: it is transient."""
+    """Return an SqsRefused if an error is permanent; None if it is transient.
+
+    An error is permanent if SQS refuses the call, or if the local configuration is wrong.
+    """
     if isinstance(error, ConfigurationError):
         return SqsRefused(str(error))
     name = type(error).__name__
@@ -83,9 +86,9 @@ def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRe
     detail = summarize(error, settings)
     if name == "NoCredentialsError":
         return SqsRefused(
-            f"there are no AWS credentials for {queue.url} in {settings.identity}; set the connection "
-            f"{settings.conn_id or 'aws_default'!r}'s login (access key id) and password (secret access key), or run "
-            "on a machine with an IAM role"
+            f"there are no AWS credentials for {queue.url} in {settings.identity}; set the login (access key id) and "
+            f"the password (secret access key) of the connection {settings.conn_id or 'aws_default'!r}, or run on a "
+            "machine with an IAM role"
         )
     if name in _CONFIGURATION_ERRORS:
         return SqsRefused(
@@ -106,9 +109,9 @@ def is_denied(error: Exception) -> bool:
 
 
 def summarize(error: Exception, settings: AwsSettings) -> str:
-    """Return an error's message without secrets.
+    """Return the first line of an error's message, without secrets.
 
-    Only the first line: for a wrong signature, AWS returns everything that was signed, session token included.
+    The other lines are dropped: for a wrong signature, AWS returns the signed text there, including the session token.
     """
     response = getattr(error, "response", None)
     text = error.__class__.__name__ if not str(error) else str(error)
@@ -128,13 +131,13 @@ def _refusal_by_server(
     detail, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
     if operation.startswith("AssumeRole"):
         return SqsRefused(
-            f"STS refuses the role {settings.identity}: {detail}; check role_arn, and that the role's trust policy "
-            "allows sts:AssumeRole to these credentials, with the ExternalId that it requires"
+            f"STS refuses the role {settings.identity}: {detail}; check role_arn, check that the role's trust policy "
+            "allows sts:AssumeRole for these credentials, and set the ExternalId if the policy requires it"
         )
     if code.startswith(_CREDENTIALS):
         return SqsRefused(
             f"AWS refuses the credentials of {settings.identity} for {queue.url}: {detail}; check the login (access "
-            "key id) and the password (secret access key), and that a session token has not expired"
+            "key id) and the password (secret access key), and check that the session token, if any, has not expired"
         )
     if "NonExistentQueue" in code or code in ("QueueDoesNotExist", "InvalidAddress"):
         return SqsRefused(

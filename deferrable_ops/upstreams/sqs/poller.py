@@ -24,29 +24,30 @@ Message = Mapping[str, Any]
 _LONG_POLL_SECONDS = 20
 # MaxNumberOfMessages: the most that SQS returns at once.
 _BATCH_SIZE = 10
-# Receivers of a standard queue under load.
+# The largest number of receivers for a standard queue with many messages.
 _MAX_RECEIVERS = 4
-# Delete requests in progress.
+# The largest number of delete requests in progress.
 _MAX_DELETES = 8
-# A refusal is permanent after so many in a row, over so many seconds: AWS takes seconds to apply a permission.
+# A refusal is permanent only after this many refusals in a row over this many seconds, because AWS needs some seconds
+# to apply a changed permission.
 _REFUSAL_ATTEMPTS, _REFUSED_SECONDS = 3, 8.0
 _WARN_SECONDS = 30.0
-# SQS's default, used where reading the queue's attributes is not permitted.
+# The default of SQS. It is used if the credentials do not allow reading the queue's attributes.
 _VISIBILITY_SECONDS = 30.0
 
 
 class _CallAbandoned(Exception):
-    """A call is not retried any more: no reader is left, or its time limit has passed."""
+    """Raised when a failed call is not retried any more: no reader is left, or the call's time limit has passed."""
 
 
 class QueuePoller:
     """Polls one queue while it has readers.
 
-    A kill at any moment costs one more receive: a message that was not deleted is received again, and the inbox
-    discards the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while one of
-    its messages is in flight, and a message is deleted only once it is stored.
+    The process may be killed at any moment: a message that was not deleted is received again, and the inbox discards
+    the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while a message of the
+    group is in flight, and a message is deleted only after it is stored.
 
-    :param max_payload_bytes: a message with a larger body is stored without it.
+    :param max_payload_bytes: a message with a larger body is stored without its body.
     :param others: the pollers of all queues with the same credentials, this one included.
     """
 
@@ -61,7 +62,7 @@ class QueuePoller:
         self._max_payload_bytes = max_payload_bytes
         self._others = others
         self._visibility = _VISIBILITY_SECONDS
-        # Stores the messages that arrive after all readers were removed.
+        # This reader stores the messages that arrive after all readers were removed.
         self._last_reader: QueueReader
         self._receivers: set[asyncio.Task[None]] = set()
         self._deletes: set[asyncio.Task[None]] = set()
@@ -72,7 +73,7 @@ class QueuePoller:
         self._last_reader = reader
 
     def remove(self, reader: QueueReader) -> None:
-        """Remove a reader. A poll in progress is not cancelled: SQS would hide the messages that it has sent to it."""
+        """Remove a reader. A poll in progress is not cancelled, because SQS would hide messages already sent to it."""
         self.readers.pop(reader, None)
 
     def fail(self, refused: SqsRefused) -> None:
@@ -105,7 +106,10 @@ class QueuePoller:
             self.fail(refused)
 
     async def _read_attributes(self) -> None:
-        """Read the queue's ARN and visibility timeout; refuse a second URL of a queue that is polled already."""
+        """Read the queue's ARN and visibility timeout.
+
+        :raises SqsRefused: the queue is already polled under another URL.
+        """
         answer = await self._call(
             "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
         )
@@ -130,7 +134,7 @@ class QueuePoller:
         return answer.get("Messages") or []
 
     def _receive_more(self, messages: Sequence[Message]) -> None:
-        """Start another receiver if a full batch arrived, unless the queue is FIFO."""
+        """Start another receiver if a full batch arrived and the queue is not a FIFO queue."""
         if len(messages) < _BATCH_SIZE or self.queue.is_fifo or len(self._receivers) + 1 >= _MAX_RECEIVERS:
             return
         receiver = asyncio.create_task(self._receive_until_empty())
@@ -157,7 +161,7 @@ class QueuePoller:
         self._deletes.add(delete)
         delete.add_done_callback(self._deletes.discard)
         if self.queue.is_fifo:
-            # SQS returns no more messages of these groups before the delete.
+            # Until these messages are deleted, SQS returns no more messages of their groups.
             await asyncio.wait([delete])
         elif len(self._deletes) >= _MAX_DELETES:
             await asyncio.wait(self._deletes, return_when=asyncio.FIRST_COMPLETED)
@@ -170,8 +174,8 @@ class QueuePoller:
         for reader in self.readers:
             reader.warn(
                 f"a message of {self.queue.url} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes), so its payload is dropped and it can only match on attributes or metadata; later "
-                "large messages are handled the same way without a warning"
+                "max_payload_bytes), so its payload is dropped and only its attributes and metadata can be matched; "
+                "later large messages are handled the same way without a warning"
             )
         return event.without_payload(size)
 
@@ -200,7 +204,7 @@ class QueuePoller:
                 failed = {one["Id"] for one in answer.get("Failed") or () if not one.get("SenderFault")}
                 left = {name: handle for name, handle in left.items() if name in failed}
                 if left and time.monotonic() > until:
-                    # They are received again, and the inbox discards the duplicates.
+                    # The remaining messages are received again, and the inbox discards the duplicates.
                     return
                 await asyncio.sleep(backoff.failed() if left else 0)
         except _CallAbandoned:
@@ -213,7 +217,7 @@ class QueuePoller:
     ) -> dict[str, Any]:
         """Call SQS, retrying while it is unavailable.
 
-        :param until: on the monotonic clock, when to stop retrying.
+        :param until: when to stop retrying, on the monotonic clock; None: no time limit.
         :raises SqsRefused: SQS refused the call several times in a row.
         :raises _CallAbandoned: the call failed, and no reader is left or `until` has passed.
         """

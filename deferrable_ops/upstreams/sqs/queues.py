@@ -1,6 +1,6 @@
-"""SQS: one long poll per queue for all waits of a process.
+"""Polls SQS queues. All waits of a process share one long poll per queue.
 
-A message is stored before it is deleted from the queue, so any number of waits can match it, now or later.
+A message is stored before it is deleted from the queue. So any number of waits can match it, now or later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[SqsPollers]:
     """Use the queues that a connection reaches, on the running event loop.
 
     :param aws_conn_id: an Airflow connection of the type Amazon Web Services. None: the machine's own credentials, as
-        botocore finds them; they are also used if ``aws_default`` does not exist.
+        botocore finds them. These are also used if `aws_conn_id` is ``aws_default`` and this connection does not exist.
     :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
     """
 
@@ -51,7 +51,7 @@ async def open_pollers(settings: AwsSettings) -> SqsPollers:
 
 
 class QueueSubscription:
-    """A reader that is active inside its ``with`` statement. A small class, because there are thousands of them."""
+    """A reader that is active inside its ``with`` statement. The class is small: there are thousands of readers."""
 
     __slots__ = ("_queue", "_reader", "_sqs")
 
@@ -77,17 +77,18 @@ class SqsPollers:
         self._readers: dict[str, int] = {}
 
     async def close(self) -> None:
-        """Stop polling and close all connections. Unstored messages are sent again after their visibility timeout."""
+        """Stop polling and close all connections. SQS sends unstored messages again after their visibility timeout."""
         await self._thread.stop()
 
     def subscribe(self, event: SqsEvent, *, store: Store, listener: QueueListener) -> QueueSubscription:
         """Poll a queue for the duration of the returned object's ``with`` statement.
 
-        All messages are stored, matched or not, and then deleted from the queue. A poll in progress at the end of the
-        statement is completed.
+        All messages are stored, even if no wait matches them, and then deleted from the queue. If a poll is in progress
+        at the end of the ``with`` statement, the poll is completed.
 
-        :param event: the specification, templates rendered.
-        :param store: stores messages, on this event loop. A queue's messages go to the store of any current reader.
+        :param event: the specification, with rendered templates.
+        :param store: stores messages, on this event loop. A message is passed to the function of only one of the
+            queue's readers.
         :param listener: receives warnings and permanent failures, on this event loop.
         """
         return QueueSubscription(self, queue_of(event.queue_url), QueueReader(store, listener))
@@ -107,9 +108,10 @@ class SqsPollers:
         return self._readers.get(event.source, 0) > 0
 
     async def wait_until_idle(self, event: SqsEvent) -> None:
-        """Wait until a queue has no readers and its last poll is over.
+        """Wait until a queue has no readers and its last poll has ended.
 
-        Closing earlier cancels that poll. SQS may have sent messages to it, and hides them for a while.
+        Closing the pollers earlier would cancel this poll. SQS may already have sent messages to the poll, and would
+        hide these messages until their visibility timeout ends.
         """
         await self._thread.wait_until_idle(queue_of(event.queue_url))
 

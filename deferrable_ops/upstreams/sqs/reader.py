@@ -1,4 +1,4 @@
-"""One wait's reader of a queue: passes messages and problems from the polling thread to the waiting trigger."""
+"""The reader that passes a queue's messages and problems from the polling thread to a waiting trigger."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.exceptions import SqsRefused
 
 Store = Callable[[Sequence[Event]], Awaitable[object]]
-"""Stores messages in one transaction, in their order, and returns once it is committed. Errors are retried. A message
-may be repeated: it is deduplicated by its dedupe key."""
+"""Stores messages in one transaction, in the given order, and returns after the commit. If it raises an error, the call
+is retried. A message may be stored again. It is deduplicated by its dedupe key."""
 
 
 class QueueListener(Protocol):
@@ -25,7 +25,7 @@ class QueueListener(Protocol):
 
 
 class QueueReader:
-    """Reads one queue for one wait; created on the wait's event loop. There are thousands of them."""
+    """Reads one queue for one wait. It is created on the wait's event loop. There are thousands of readers."""
 
     __slots__ = ("_listener", "_loop", "_store", "_warned")
 

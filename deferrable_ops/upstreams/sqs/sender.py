@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_MESSAGES: Final = 10
 MAX_BATCH_BYTES: Final = 262_144
-"""The total of a batch. AWS accepts four times as much since 2025; other servers may not."""
+"""The largest total size of a batch. Since 2025, AWS accepts four times as much, but other servers may not."""
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS did not answer as expected; it is not known whether the messages were sent."""
+    """SQS did not answer as expected. It is not known whether the messages were sent."""
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
@@ -50,11 +50,11 @@ class Sender(AwsThread):
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages; return the message ids of the accepted ones, by the ``Id`` of their entries.
+        """Send messages. Return the message ids of the accepted messages, by the ``Id`` of their entries.
 
-        :param entries: at most ten, as ``SendMessageBatch`` takes them.
-        :raises SqsRefused: SQS rejects one of them permanently; the message names it and the fix.
-        :raises SqsUnavailable: it is not known whether they were sent.
+        :param entries: at most ten entries for ``SendMessageBatch``.
+        :raises SqsRefused: SQS rejects a message permanently; the error names the message.
+        :raises SqsUnavailable: it is not known whether the messages were sent.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))
 
@@ -77,8 +77,8 @@ class Sender(AwsThread):
         if is_denied(error):
             return SqsRefused(
                 f"{self._settings.identity} may not sqs:SendMessage on {queue.arn or queue.url}: "
-                f"{summarize(error, self._settings)}; grant it, and kms:GenerateDataKey and kms:Decrypt if the queue "
-                "has its own key"
+                f"{summarize(error, self._settings)}; grant this permission. If the queue has its own key, also grant "
+                "kms:GenerateDataKey and kms:Decrypt"
             )
         refused = find_refusal(error, self._settings, queue)
         detail = summarize(error, self._settings)

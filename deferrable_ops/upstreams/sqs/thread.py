@@ -36,7 +36,7 @@ class PollerThread(AwsThread):
         self._call_soon(self._remove, queue, reader)
 
     async def wait_until_idle(self, queue: Queue) -> None:
-        """Wait until a queue is not polled any more."""
+        """Wait until polling of a queue has ended."""
         waiting = self._wait_until_idle(queue)
         try:
             await self._run_in_thread(waiting)
