@@ -1,4 +1,4 @@
-"""Opens a machine: this host, or another one over SSH."""
+"""Opens a machine: this host, or another host over SSH."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
 def use_machine(address: MachineAddress) -> AbstractAsyncContextManager[Machine]:
     """Return a context manager for a machine. It connects on first use.
 
-    :raises ConfigurationError: on entry: the Airflow connection is missing or malformed, or asyncssh is not installed.
+    :raises ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed. This is
+        raised on entry.
     """
     if address.ssh_conn_id is None:
         from deferrable_ops.upstreams.machine.local import use_this_host

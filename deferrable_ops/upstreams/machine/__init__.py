@@ -1,1 +1,1 @@
-"""The machine on which a supervisord runs: the interface, and its implementation for the local host."""
+"""The interface to the machine on which a supervisord runs, and its implementation for the local host."""

@@ -69,7 +69,7 @@ class LocalMachine:
 
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """See :meth:`Machine.run`."""
-        # Files instead of pipes: a daemon that the command leaves behind would keep pipes open.
+        # Use files instead of pipes: a daemon that the command leaves behind would keep pipes open.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)

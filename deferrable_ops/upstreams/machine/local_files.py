@@ -16,7 +16,8 @@ from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavail
 from deferrable_ops.upstreams.machine.machine import FileStatus
 from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 
-# Transient: they pass by themselves, or once there is free space. All other errors persist until the cause is fixed.
+# These errors are transient: they may disappear by themselves, or when space becomes free. All other errors persist
+# until the cause is fixed.
 _TRANSIENT: Final = frozenset(
     {
         errno.EAGAIN,
@@ -50,11 +51,12 @@ def check_directory(path: Path) -> bool:
 def _check_path(path: Path, *, make: bool) -> bool:
     """Check a path and each of its parents; return whether the directory exists.
 
-    :param make: create missing directories; otherwise return False at the first one.
+    :param make: whether to create missing directories. If False, return False at the first missing directory.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
-        # First the existing part with all links resolved, then the path as given, with links and missing parts.
+        # First check the existing part with all links resolved. Then check the path as given, with links and missing
+        # parts.
         for directories in (existing.resolve(), path):
             for directory in (*reversed(directories.parents), directories):
                 try:
@@ -110,7 +112,7 @@ def read(path: Path, offset: int, length: int | None) -> bytes | None:
 
 
 def _open_regular(path: Path) -> int:
-    """Open a regular file for reading and return its descriptor. Does not block if the path is a named pipe."""
+    """Open a regular file for reading, and return its descriptor. This does not block if the path is a named pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind == stat.S_IFREG:
@@ -142,7 +144,7 @@ def remove(path: Path) -> None:
                 _remove(path)
                 return
             except OSError as error:
-                # Retry: it is being removed concurrently, or a program still writes to it.
+                # Retry: another process is removing the same directory, or a program still writes to it.
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _REMOVE_ATTEMPTS - 1:
                     raise
 

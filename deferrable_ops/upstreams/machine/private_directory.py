@@ -1,7 +1,6 @@
 """Checks that only this account can write to a directory.
 
-supervisord runs the commands in the files of its directory, and this library reads back the files that supervisord
-writes there.
+supervisord runs the commands in the files of its directory. This library reads the files that supervisord writes there.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Entry:
 
 
 def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
-    """Return why other users could write to a directory, and the fix; None if only this account can.
+    """Return why other users could write to a directory, and the fix; None if only this account can write to it.
 
     :param uid: user id of this account.
     """
@@ -37,7 +36,7 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
     if not stat.S_ISDIR(found.mode):
         return f"{path} is not a directory; remove it, or give another path"
     if found.mode & stat.S_IWOTH and found.mode & stat.S_ISVTX:
-        return f"{path} is shared by all users; give a directory below it that is used for this alone"
+        return f"{path} is shared by all users; give a directory below it that has no other purpose"
     if found.uid != uid:
         return f"{path} belongs to another user (uid {found.uid}, not {uid}); remove it, or give another path"
     if found.mode & _OTHERS_WRITE:
@@ -48,15 +47,15 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
     """Return how another user could replace a directory entry, and the fix; None if no other user can.
 
-    A user who may rename entries of the parent directory can replace them, now or after ours was removed. In a
-    directory that is writable for all users, such as /tmp, the sticky bit ensures that only the owner of an entry, the
-    directory's owner and root can rename it. An entry there that belongs neither to this account nor to root may have
-    been placed as a trap.
+    A user who may rename entries of the parent directory can replace them, now or after our entry was removed. In a
+    directory to which all users can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry,
+    the owner of the directory and root can rename it. If an entry there belongs neither to this account nor to root,
+    another user may have created it as a trap.
 
-    Members of the parent's group are trusted: a directory that is group-writable only is accepted.
+    Members of the parent's group are trusted: a directory to which only its group can write is accepted.
 
     :param found: the entry; links are not followed.
-    :param parent: the directory that contains it; links are followed.
+    :param parent: the directory that contains the entry; links are followed.
     :param uid: user id of this account.
     """
     above = path.parent

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from deferrable_ops.upstreams.machine.machine import Machine
 
 NO_PROGRAM: Final = 127
-"""Exit code of a shell that does not find the program."""
+"""Exit code of a shell that cannot find the program."""
 
 NOT_RUNNABLE: Final = 126
 """Exit code of a shell that is not permitted to run the program."""
 
 PROC: Final = Path("/proc/self/cmdline")
-"""Exists if the operating system provides ``/proc``."""
+"""This path exists if the operating system provides ``/proc``."""
 
 _PS_SECONDS: Final = 10.0
 
@@ -26,7 +26,7 @@ _PS_SECONDS: Final = 10.0
 def signal_of(name: str) -> signal.Signals:
     """Return the signal with a name such as TERM or KILL.
 
-    :raises InputError: there is no such signal.
+    :raises InputError: there is no signal with this name.
     """
     try:
         return signal.Signals[f"SIG{name.removeprefix('SIG')}"]
@@ -35,7 +35,7 @@ def signal_of(name: str) -> signal.Signals:
 
 
 async def command_by_ps(machine: Machine, pid: int) -> tuple[str, ...] | None:
-    """Return the program and arguments of a process, split at spaces, by running ``ps``; None if it does not exist."""
+    """Run ``ps``, and return the program and arguments of a process, split at spaces; None if there is no process."""
     ended = await machine.run(
         ["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", str(pid)], timeout=_PS_SECONDS
     )

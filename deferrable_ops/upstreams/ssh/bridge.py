@@ -1,6 +1,6 @@
-"""Connections to Unix sockets of a machine whose sshd does not forward them.
+"""Connections to Unix sockets of a remote machine, for the case that its sshd does not forward sockets.
 
-One program on the machine, ``bridge_remote.py``, multiplexes all connections over its standard input and output.
+A program on the machine, ``bridge_remote.py``, multiplexes all connections over its standard input and output.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
 
 _OPEN, _DATA, _END, _CLOSE = b"o", b"d", b"e", b"c"
-# Timeout for starting the program, and for opening a socket.
+# Timeout in seconds for starting the program and opening a socket.
 _OPEN_SECONDS: Final = 15.0
 
-# Limits in bytes: the machine is not trusted to run our program.
-# Output of the account's shell before HELLO.
+# The following limits are in bytes. They are needed because the machine may run another program instead of ours.
+# The maximum output of the account's shell before HELLO.
 _MAX_BEFORE_HELLO: Final = 2**20
 # The program reads at most this much from a socket at once.
 _MAX_FRAME: Final = 2**16
-# Received on one connection and not yet read by the local client; more than the largest answer that a client accepts.
+# The maximum data of one connection that the local client has not read yet. It is enough for the largest answer that a
+# client accepts.
 _MAX_UNREAD: Final = 2**24
 _MAX_STDERR: Final = 1000
 
 
 @cache
 def bridge_program() -> str:
-    """Return the source of the program that runs on the machine. Reads a file: call it in a thread."""
+    """Return the source of the program that runs on the machine. It reads a file, so call it in a thread."""
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
@@ -68,7 +69,7 @@ class BridgedConnection:
 
 
 class Bridge:
-    """The program on the machine, and the connections through it. It is an asyncssh session: asyncssh calls it back."""
+    """The program on the machine, and the connections through it. It is an asyncssh session with callbacks."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -86,7 +87,7 @@ class Bridge:
         """Start the program and return the bridge.
 
         :param line: the command for the account's shell.
-        :param first_line: the first line of its standard input.
+        :param first_line: the first line of the command's standard input.
         """
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type,return-value]
         self._channel.write(first_line)
@@ -96,10 +97,10 @@ class Bridge:
     async def connect(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
-        """Connect to a socket of the machine for the duration of the block; None if nothing listens on it.
+        """Connect to a socket of the machine for the duration of the block; None if no process listens on the socket.
 
         :param writer: writes to the local client.
-        :raises MachineUnavailable: the program does not run, or does not answer.
+        :raises MachineUnavailable: the program is not running, or does not answer.
         """
         bridged = BridgedConnection(next(self._numbers), writer)
         self._connections[bridged.number] = bridged
@@ -206,7 +207,7 @@ class Bridge:
             del self._received[:end]
 
     def _abort(self, reason: str) -> None:
-        """Abort the channel because the peer is not our program. The peer may never confirm that it is closed."""
+        """Abort the channel because the peer is not our program. Do not wait: the peer may never confirm the close."""
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()
         self._channel.abort()
@@ -216,7 +217,7 @@ class Bridge:
         self._stderr = (self._stderr + data)[-_MAX_STDERR:]
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Close all connections: the program ended or the SSH connection was lost."""
+        """Close all connections, because the program ended or the SSH connection was lost."""
         self.is_closed = True
         if not self._ready.done():
             self._ready.set_result(False)
@@ -232,7 +233,7 @@ class Bridge:
         self._writable.set()
 
     def eof_received(self) -> bool:
-        """Let asyncssh close the channel: the program has ended."""
+        """Let asyncssh close the channel, because the program has ended."""
         return False
 
     def session_started(self) -> None:

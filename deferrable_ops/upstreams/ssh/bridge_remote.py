@@ -1,9 +1,10 @@
-"""Runs on the remote machine, where it is sent as text. Multiplexes connections to Unix sockets over stdin and stdout.
+"""Multiplexes connections to Unix sockets over stdin and stdout. It runs on the remote machine; it is sent as text.
 
-Both directions use frames: number of the connection, letter, length of the data, data. The letters: o: open the socket
-with this path (request), or it is open (answer); d: data; e: end of data; c: closed, or could not be opened. HELLO
-precedes the first frame, because the account's shell may have printed something before. The program ends when its stdin
-ends, and closes all connections. Use only Python 3.4 and its standard library: the remote version is unknown.
+Both directions use frames: number of the connection, letter, length of the data, data. The letters are: o: open the
+socket with this path (request), or the socket is open (answer); d: data; e: end of data; c: the socket was closed, or
+could not be opened. HELLO is sent before the first frame, because the account's shell may have printed something. When
+stdin ends, the program closes all connections and ends. Use only Python 3.4 and its standard library: the remote
+version is unknown.
 """
 
 import os
@@ -45,7 +46,7 @@ def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket
 
 
 def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
-    """Handle the complete frames and return the remaining data: the beginning of another frame."""
+    """Handle the complete frames, and return the rest of the data: the beginning of the next frame."""
     while len(pending) >= HEAD.size:
         number, letter, length = HEAD.unpack_from(pending)
         if len(pending) < HEAD.size + length:

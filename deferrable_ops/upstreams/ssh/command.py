@@ -1,7 +1,7 @@
-"""Commands over SSH.
+"""Runs commands over SSH.
 
 The command, its environment and its input are sent on standard input. The remote process list shows only the program
-that finally runs, with its arguments.
+and its arguments.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deferrable_ops.upstreams.machine.signals import signal_of
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
 
-# Reads one line and executes it; the rest of standard input is left to the program. (`sh` alone would read too much:
+# Reads one line and executes it. The program can read the rest of standard input. (`sh` alone would read too much:
 # dash 0.5.12 reads in blocks.) All login shells parse these quotes in the same way.
 _SHELL: Final = """exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'"""
-# How long to wait for the end of the output: a daemon that the command started may keep it open.
+# How many seconds to wait for the end of the output. A daemon that the command started may keep the output open.
 _OUTPUT_SECONDS: Final = 0.5
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _-./=:,+@")
 
@@ -37,9 +37,10 @@ def shell_command(prefix: str) -> str:
 
 
 def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
-    """Return the first line of standard input, with which the shell executes a program.
+    """Return the first line of standard input. It makes the shell execute a program.
 
-    :param mark: printed with the process id before the program starts; earlier output comes from the account's shell.
+    :param mark: text that is printed with the process id before the program starts. All output before the mark comes
+        from the account's shell.
     :raises InputError: an argument contains a zero character.
     """
     if any("\0" in argument for argument in arguments):
@@ -51,9 +52,9 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
 
 class Command:
-    """A command on a machine. It is an asyncssh session: asyncssh calls it back.
+    """A command on a machine. It is an asyncssh session with callbacks.
 
-    :param keep: the number of bytes of its output to keep: the last ones.
+    :param keep: the number of bytes to keep from the end of its output.
     """
 
     def __init__(self, keep: int) -> None:
@@ -68,7 +69,7 @@ class Command:
 
     @property
     def tail(self) -> str:
-        """The end of its output so far."""
+        """The end of the output that was received so far."""
         return self._output[-self._keep :].decode(errors="replace")
 
     async def start(
@@ -86,7 +87,7 @@ class Command:
         given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
         if self._closed:
-            # The caller gave up while the session was opened.
+            # The caller stopped waiting while the session was opened.
             self._channel.close()
             return
         # An OSError means that the command has already ended; its exit status follows.
@@ -95,7 +96,7 @@ class Command:
             self._channel.write_eof()
 
     async def wait(self) -> int:
-        """Wait for its end and return the exit code; negative: number of the signal that ended it.
+        """Wait until the command ends, and return its exit code. A negative code is the number of the ending signal.
 
         :raises Exception: the connection was lost.
         """
@@ -112,7 +113,7 @@ class Command:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Store the channel, so that it can be closed if starting is cancelled."""
+        """Store the channel, so that it can be closed if the start is cancelled."""
         self._channel = channel
 
     def session_started(self) -> None:
@@ -128,7 +129,7 @@ class Command:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:
-        """Note that the output is complete."""
+        """Record that the output is complete."""
         self._output_complete.set()
         return True
 
@@ -159,5 +160,5 @@ class Command:
         self._output_complete.set()
         if not self.exit_code.done():
             self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))
-            # Mark it as retrieved: the caller may have stopped waiting.
+            # Mark the exception as retrieved, because the caller may have stopped waiting.
             self.exit_code.exception()

@@ -1,4 +1,4 @@
-"""Settings from an Airflow connection of type SSH, as documented by the ssh provider, which need not be installed."""
+"""Reads an Airflow connection of type SSH. The settings are those of the ssh provider, which is not required."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from deferrable_ops.exceptions import ConfigurationError
 
 _PORT: Final = 22
 _CONNECT_SECONDS, _COMMAND_SECONDS = 10.0, 30.0
-# Settings with these prefixes affect authentication, trust or routing. An unknown one is an error, and never ignored.
+# Settings with these prefixes affect authentication, trust or routing. An unknown setting with such a prefix is an
+# error; it is never ignored.
 _SECURITY_PREFIXES: Final = (
     "allow",
     "cipher",
@@ -47,12 +48,12 @@ _KNOWN_SECURITY_SETTINGS: Final = frozenset(
         "private_key_passphrase",
     }
 )
-# paramiko's names for the kinds of algorithms, which the provider uses in disabled_algorithms.
+# paramiko's names for the kinds of algorithms. The provider uses them in disabled_algorithms.
 _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
 class SshAirflowConnection(Protocol):
-    """The fields of an Airflow connection that are used."""
+    """The fields of an Airflow connection that this library uses."""
 
     conn_id: str
     host: str | None
@@ -63,13 +64,14 @@ class SshAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """How a machine is reached over SSH. Its ``repr`` contains no secret.
+    """How to connect to a machine over SSH. Its ``repr`` contains no secret.
 
-    :param private_key: the key itself; ``key_file`` is a path on this host. If neither of them nor ``password`` is
-        given, the local account's keys and its agent are tried, provided ``look_for_keys`` is true.
-    :param host_key: the only accepted host key, as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
+    :param private_key: the key itself, whereas ``key_file`` is a path on this host. If there is no ``private_key``,
+        ``key_file`` or ``password``, and ``look_for_keys`` is true, the keys and the agent of the local account are
+        tried.
+    :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
     :param known_hosts: path of a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
-    :param check_host_key: False: the identity of the server is not verified.
+    :param check_host_key: whether to verify the identity of the server.
     :param proxy_command: a local command whose standard input and output are the connection to the machine.
     :param ciphers: allowed ciphers, in order of preference; (): the defaults of asyncssh.
     :param disabled: disabled algorithms by kind: ciphers, kex, keys, macs, pubkeys.
@@ -119,9 +121,9 @@ def ssh_settings(
 ) -> SshSettings:
     """Return the settings of an Airflow connection of type SSH.
 
-    :param extra: the connection's extra, as JSON.
+    :param extra: the connection's extra, parsed from JSON.
     :param remote_host: replaces the connection's host.
-    :param connect_timeout: in seconds; replaces the connection's timeout.
+    :param connect_timeout: timeout in seconds; replaces the connection's timeout.
     :raises ConfigurationError: a setting is missing or malformed, or a security-relevant setting is unknown.
     """
     conn_id = connection.conn_id
@@ -143,7 +145,7 @@ def ssh_settings(
         host=host,
         port=connection.port or _PORT,
         username=connection.login or _local_user(conn_id),
-        # Stripped, as the provider does.
+        # The provider also strips the password.
         password=(connection.password or "").strip() or None,
         private_key=private_key,
         key_file=key_file,
@@ -157,7 +159,7 @@ def ssh_settings(
         disabled=_disabled(conn_id, extra.get("disabled_algorithms", {})),
         connect_seconds=connect_timeout
         or _seconds(conn_id, extra, "conn_timeout")
-        # Older name of conn_timeout.
+        # This is the older name of conn_timeout.
         or _seconds(conn_id, extra, "timeout")
         or _CONNECT_SECONDS,
         command_seconds=_seconds(conn_id, extra, "cmd_timeout") or _COMMAND_SECONDS,
@@ -197,7 +199,7 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its type. A key without a type is an RSA key, as in the provider."""
+    """Return a host key with its type. As in the provider, a key without a type is an RSA key."""
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"
 

@@ -1,4 +1,4 @@
-"""Files over SFTP. Errors of the connection itself are handled in ``link.py``."""
+"""Accesses files over SFTP. Errors of the connection itself are handled in ``link.py``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deferrable_ops.upstreams.ssh.link import Link
 if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
-# In bytes: how much is read at once from a file of unknown size.
+# How many bytes are read at once from a file of unknown size.
 _PART: Final = 262_144
 
 
@@ -51,7 +51,7 @@ class RemoteFiles:
     async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
         """Check a path and each of its parents; return whether the directory exists.
 
-        :param make: create missing directories; otherwise return False at the first one.
+        :param make: whether to create missing directories. If False, return False at the first missing directory.
         """
         import asyncssh
 
@@ -59,7 +59,8 @@ class RemoteFiles:
             existing = path.parent
             while not await sftp.exists(str(existing)):
                 existing = existing.parent
-            # First the existing part with all links resolved, then the path as given, with links and missing parts.
+            # First check the existing part with all links resolved. Then check the path as given, with links and
+            # missing parts.
             for directories in (Path(str(await sftp.realpath(str(existing)))), path):
                 for directory in (*reversed(directories.parents), directories):
                     try:
@@ -117,7 +118,7 @@ class RemoteFiles:
                 return None
 
     async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`. The inode is 0: SFTP does not transfer it."""
+        """See :meth:`Machine.status`. The inode is 0, because SFTP does not transfer it."""
         import asyncssh
 
         async with self._sftp(path) as sftp:
@@ -153,12 +154,12 @@ class RemoteFiles:
     def _cleanup_done(self, task: asyncio.Future[None]) -> None:
         self._cleanups.discard(task)
         if not task.cancelled():
-            # Mark it as retrieved: the original error is already reported.
+            # Mark the exception as retrieved, because the original error is already reported.
             task.exception()
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Use the SFTP session, and translate its errors for a path to MachineError."""
+        """Use the SFTP session. Translate its errors for this path to MachineError."""
         import asyncssh
 
         if not path.is_absolute():
@@ -178,7 +179,7 @@ class RemoteFiles:
             ) from None
 
     async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Translate an SFTP error as precisely as possible: SFTP version 3 reports most errors as "Failure"."""
+        """Translate an SFTP error, and find its cause if possible. SFTP version 3 reports most errors as "Failure"."""
         import asyncssh
 
         message = f"{path} on {self._link.settings.name}: {error}"

@@ -1,4 +1,4 @@
-"""The shared SSH connection to a machine: opened on first use, and reopened after it was lost."""
+"""The shared SSH connection to a machine. It is opened on first use, and reopened after it was lost."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets use one each.
+# sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets each use one session.
 _COMMANDS: Final = 8
-# sshd drops some of many simultaneous connections (MaxStartups); each may be retried.
+# If many connections are opened at the same time, sshd drops some of them (MaxStartups). They can be retried.
 _CONNECT_ATTEMPTS: Final = 3
-# Seconds between two attempts to open a session while the server allows no more.
+# Seconds between two attempts to open a session while the server allows no more sessions.
 _SESSION_PAUSE: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
 
 
 def use_link(address: MachineAddress) -> AbstractAsyncContextManager[Link]:
-    """Return a context manager for the connection that all users of the event loop share."""
+    """Return a context manager for the connection that all users on the event loop share."""
     assert address.ssh_conn_id is not None
     return share(("ssh link", address.ssh_conn_id, address.remote_host), partial(_open, address), Link.close)
 
@@ -57,7 +57,7 @@ async def _open(address: MachineAddress) -> Link:
 class Link:
     """A shared SSH connection that is opened on demand.
 
-    :param load: reads the settings again before each connection attempt, because a password may have changed.
+    :param load: reads the settings. It is called before each connection attempt, because a password may have changed.
     """
 
     def __init__(self, settings: SshSettings, load: Callable[[], Awaitable[SshSettings]]) -> None:
@@ -80,13 +80,13 @@ class Link:
             # Spread the reconnects of all processes that lost the connection at the same moment.
             self._backoff.failed()
         if self._connecting is None:
-            # A new context: the task outlives the trigger that starts it.
+            # Use a new context, because the task outlives the trigger that starts it.
             self._connecting = asyncio.create_task(self._connect(), context=Context())
             self._connecting.add_done_callback(self._connected)
         return await asyncio.shield(self._connecting)
 
     async def session(self, open_session: Callable[[SSHClientConnection], Awaitable[T]]) -> T:
-        """Open a session on the connection with the given function; wait while the server allows no more sessions.
+        """Call a function that opens a session on the connection. Wait while the server allows no more sessions.
 
         :raises MachineUnavailable: the connection was lost.
         :raises MachineRefused: the server does not offer this kind of session.
@@ -95,7 +95,7 @@ class Link:
 
         while True:
             connection = await self.connection()
-            # Shielded: an opening that was cancelled midway would keep its session on the server.
+            # Shield the call: if it was cancelled halfway, its session would stay open on the server.
             opening = asyncio.ensure_future(open_session(connection))
             try:
                 return await asyncio.shield(opening)
@@ -114,10 +114,10 @@ class Link:
 
     @asynccontextmanager
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Use the shared SFTP session. Other SFTP errors are passed to the caller.
+        """Use the shared SFTP session. SFTP errors other than a lost connection are passed to the caller.
 
-        :param seconds: timeout of the block. sshd's SFTP server handles one request at a time: a request that blocks,
-            such as opening a pipe, blocks all users. After a timeout, later users get a new session.
+        :param seconds: timeout of the block. sshd's SFTP server handles one request at a time. If a request blocks, for
+            example when it opens a pipe, it blocks all users. After a timeout, later users get a new session.
         :raises TimeoutError: the timeout expired.
         :raises MachineUnavailable: the connection was lost.
         """
@@ -125,7 +125,7 @@ class Link:
 
         opening = self._sftp
         if opening is None or (_is_open(opening) and opening.result()[0].is_closed()):
-            # A new context, as for the connection.
+            # Use a new context, as for the connection.
             opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
         self._sftp_users += 1
         try:
@@ -198,7 +198,7 @@ class Link:
         try:
             self.settings = await self._load()
         except ConfigurationError as error:
-            # Keep the previous settings: an incomplete edit of the connection must not end a watch.
+            # Keep the previous settings: an incomplete edit of the connection must not end the watch of programs.
             log.warning("%s; continuing with the previous settings of the connection", error)
 
     def _connected(self, connecting: asyncio.Task[SSHClientConnection]) -> None:
@@ -207,7 +207,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if it is not in use: another session is needed, and the server allows no more."""
+        """Close the SFTP session if it is not in use, because the server allows no more sessions and one is needed."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

@@ -1,4 +1,4 @@
-"""Opening an SSH connection with asyncssh, and translating its errors."""
+"""Opens an SSH connection with asyncssh, and translates its errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 KNOWN_HOSTS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
-# A peer that disappears without closing the connection is detected after a minute.
+# If the peer disappears without closing the connection, this is detected after a minute.
 _KEEPALIVE_SECONDS: Final = 15.0
 _KEEPALIVES: Final = 3
 
 
 def import_asyncssh() -> None:
-    """Import asyncssh. The first import is slow: call it in a thread.
+    """Import asyncssh. The first import is slow, so call this in a thread.
 
     :raises ConfigurationError: the extra ``ssh`` is not installed.
     """
@@ -41,14 +41,15 @@ def import_asyncssh() -> None:
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The server closed the connection before the login, as sshd does with too many simultaneous connections."""
+    """The server closed the connection before the login. sshd does this if there are too many connections at once."""
 
 
 async def log_in(settings: SshSettings) -> SSHClientConnection:
     """Open a connection and log in.
 
-    :raises MachineUnavailable: the machine does not answer now; ConnectionDropped: it closed the connection.
-    :raises MachineRefused: its host key is not a known one, or it rejected the login.
+    :raises MachineUnavailable: the machine does not answer now.
+    :raises ConnectionDropped: the machine closed the connection.
+    :raises MachineRefused: the host key of the machine is unknown, or the machine rejected the login.
     :raises ConfigurationError: the settings are invalid.
     """
     await asyncio.to_thread(import_asyncssh)
@@ -141,9 +142,9 @@ def _options(settings: SshSettings) -> Any:
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
-    """Return the login options: the connection's credentials, or if it has none, the keys of the local account.
+    """Return the login options: the credentials of the connection, or else the keys of the local account.
 
-    They are not combined: servers limit the number of keys per login.
+    The two are not combined, because servers limit the number of keys per login.
     """
     import asyncssh
 

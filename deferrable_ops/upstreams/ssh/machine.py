@@ -33,7 +33,7 @@ _IDENTITY: Final = """
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo
 uname -n; id -un 2>/dev/null || id -u; id -u
 """
-# The first syntax is that of GNU and busybox, the second that of BSD and macOS.
+# The first syntax is for GNU and busybox, the second for BSD and macOS.
 _NO_STAT: Final = "no stat"
 _STATUS: Final = f"""
 LC_ALL=C; export LC_ALL
@@ -43,14 +43,14 @@ else echo {_NO_STAT}
 fi
 """
 _KILL_SECONDS: Final = 5.0
-# Paths per command.
+# The maximum number of paths per command.
 _PATHS_AT_ONCE: Final = 100
-# In bytes: enough for the output of a status command.
+# The limit in bytes is large enough for the output of a status command.
 _STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Return a context manager for a remote machine. Users of an event loop with the same address share it."""
+    """Return a context manager for a remote machine. Users with the same address on an event loop share it."""
     return share(("ssh machine", address), partial(_open, address), SshMachine.close)
 
 
@@ -63,7 +63,7 @@ async def _open(address: MachineAddress) -> SshMachine:
 class SshMachine:
     """A remote machine; see :class:`Machine`.
 
-    :param until_closed: holds the link; closed with the machine.
+    :param until_closed: keeps the link open; it is closed together with the machine.
     """
 
     def __init__(self, address: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
@@ -82,7 +82,7 @@ class SshMachine:
         return self._link.settings.name
 
     async def identity(self) -> Identity:
-        """See :meth:`Machine.identity`. Cached per connection: a connection always leads to the same machine."""
+        """See :meth:`Machine.identity`. It is cached per connection, which always leads to the same machine."""
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
@@ -212,7 +212,7 @@ class SshMachine:
         return CommandResult(code, command.tail)
 
     async def _kill(self, command: Command) -> str:
-        """Kill a command and its session; return a note for the message. sshd would not do it for root."""
+        """Kill a command and its session, because sshd does not do this for root. Return a note for the message."""
         if command.pid is None:
             return ""
         try:
@@ -232,6 +232,6 @@ def _parse_status(line: str) -> tuple[str, FileStatus]:
     """Parse a line of the output of ``_STATUS``; return the path and its status."""
     fields, _, name = line.partition("/")
     inode, size, modified, kind = fields.split(" ", 3)
-    # stat's name for an empty file is "regular empty file".
+    # For an empty file, stat prints "regular empty file".
     is_regular = kind.lower().startswith("regular")
     return name, FileStatus(int(size), int(inode), float(modified), is_regular)

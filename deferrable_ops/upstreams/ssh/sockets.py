@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PREFIX: Final = "deferrable-ops-ssh-"
-# In bytes: the kernel limits the path of a socket to 107.
+# Limit in bytes. The kernel limits the path of a socket to 107 bytes.
 _MAX_SOCKET_PATH: Final = 100
 
 
 class Sockets:
-    """The local sockets for one machine, open as long as the machine is in use.
+    """The local sockets for one machine. They stay open while the machine is in use.
 
     :param start_bridge: starts the program that transfers data if sshd does not forward sockets.
     """
@@ -50,7 +50,7 @@ class Sockets:
         """Return the path of the local socket that leads to a socket of the machine."""
         server = self._servers.get(path)
         if server is None or (server.done() and server.exception()):
-            # A new context: the task outlives the trigger that starts it.
+            # Use a new context, because the task outlives the trigger that starts it.
             self._servers[path] = asyncio.create_task(self._serve(path), context=Context())
         await asyncio.shield(self._servers[path])
         return self._local_paths[path]
@@ -102,7 +102,7 @@ class Sockets:
                 await writer.wait_closed()
 
     def _log_once(self, error: str) -> None:
-        """Log an error, unless it is the same as the last one: clients retry often."""
+        """Log an error, unless it is the same as the last error. Clients retry often."""
         if error != self._last_error:
             self._last_error = error
             log.warning("%s", error)
@@ -114,7 +114,7 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        """Transfer data through sshd's forwarding until the connection ends; False if sshd does not open the socket."""
+        """Transfer data through sshd until the connection ends. Return False if sshd does not open the socket."""
         import asyncssh
 
         try:
@@ -134,9 +134,10 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Transfer data over the bridge until the connection ends, if the bridge opens the socket.
+        """Transfer data over the bridge until the connection ends, if the bridge can open the socket.
 
-        Called after forwarding failed: sshd's error is the same if forwarding is disabled or the socket is missing.
+        This is called after forwarding failed. sshd returns the same error if forwarding is disabled and if the socket
+        is missing.
         """
         if not await self._exists(path):
             return
@@ -149,7 +150,7 @@ class Sockets:
                 self._without_forwarding = connection
                 await program.transfer(bridged, reader)
             elif self._without_forwarding is None:
-                # Nothing listens on the socket. Forwarding may work: close the bridge.
+                # No process listens on the socket. Forwarding may work, so close the bridge.
                 self._close_bridge(bridge)
 
     async def _exists(self, path: Path) -> bool:
@@ -199,12 +200,12 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory in the temporary directory. Blocks: create it in a thread.
+    """A new private directory in the temporary directory. Its creation blocks, so create it in a thread.
 
-    Also removes the directories of killed processes. A running process holds a lock on its directory. The lock works
-    across containers, where process ids cannot be compared.
+    The creation also removes the directories of killed processes. A running process holds a lock on its directory. The
+    lock also works between containers, where process ids cannot be compared.
 
-    :raises ConfigurationError: its path is too long for a socket in it.
+    :raises ConfigurationError: the path of the directory is too long for a socket in it.
     """
 
     def __init__(self) -> None:
@@ -218,7 +219,7 @@ class SocketDirectory:
         if len(os.fsencode(self.path)) > _MAX_SOCKET_PATH - len("/1000.sock"):
             self.remove()
             raise ConfigurationError(
-                f"{self.path} is too long for the path of a Unix socket; set TMPDIR to a shorter path"
+                f"{self.path} is too long for a Unix socket in it; set TMPDIR to a shorter path"
             )
 
     def remove(self) -> None:
@@ -228,7 +229,7 @@ class SocketDirectory:
 
 
 def _lock(directory: Path) -> int | None:
-    """Return the lock on a new directory; None if another process took it for abandoned and removed it."""
+    """Return the lock on a new directory; None if another process removed the directory as abandoned."""
     with suppress(FileNotFoundError):
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -24,15 +24,16 @@ Processes = list[dict[str, Any]]
 
 T = TypeVar("T")
 
-# supervisord handles one request at a time; more connections would only queue there.
+# supervisord handles one request at a time, so more connections would only wait.
 _CONNECTIONS: Final = 4
-# Seconds.
+# Timeout in seconds.
 _CALL_TIMEOUT: Final = 10.0
-# In bytes. The answer for thousands of programs is smaller.
+# Limit in bytes. Even for thousands of programs, the answer is smaller.
 _MAX_ANSWER: Final = 2**24
-# In bytes. Answers up to this size are parsed on the event loop, in some milliseconds; larger ones in a thread.
+# Limit in bytes. Answers up to this size are parsed on the event loop in some milliseconds. Larger answers are parsed
+# in a thread.
 _MAX_PARSED_ON_LOOP: Final = 2**18
-# In characters.
+# Limit in characters.
 _MAX_REASON: Final = 1000
 
 
@@ -40,10 +41,10 @@ _MAX_REASON: Final = 1000
 class SupervisordAddress:
     """The address and the credentials of a supervisord.
 
-    :param socket: path of its Unix socket; None: ``url`` is used.
-    :param url: URL of its TCP server, as ``http://127.0.0.1:9001/RPC2``, without credentials.
-    :param username: user name of that socket or TCP server.
-    :param password: in plain text, even if the server stores a hash of it.
+    :param socket: path of the Unix socket; None: ``url`` is used.
+    :param url: URL of the TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
+    :param username: user name for the socket or the TCP server.
+    :param password: password in plain text, even if the server stores only its hash.
     :raises InputError: neither or both of ``socket`` and ``url`` are given, or the password is a hash.
     """
 
@@ -67,15 +68,15 @@ class SupervisordAddress:
 
 
 def use_supervisord(address: SupervisordAddress) -> AbstractAsyncContextManager[Supervisord]:
-    """Return a context manager for a client that all users of the event loop share. It connects on the first call."""
+    """Return a context manager for a client that all users on the event loop share. It connects on the first call."""
     return share(("supervisord", address), partial(_open, address), Supervisord.close)
 
 
 class Supervisord:
     """A client of one supervisord, with one HTTP session.
 
-    Every method raises SupervisordUnavailable if supervisord does not answer, and SupervisordRefused if it returns an
-    error or rejects the credentials.
+    Every method raises SupervisordUnavailable if supervisord does not answer, and SupervisordRefused if supervisord
+    returns an error or rejects the credentials.
     """
 
     def __init__(self, address: SupervisordAddress, session: aiohttp.ClientSession) -> None:
@@ -90,8 +91,8 @@ class Supervisord:
         """Subscribe to the states of all processes. All subscribers share the requests to supervisord.
 
         :param interval: seconds between two readings.
-        :param interpret: converts a reading. It runs once per reading for all subscribers with the same function, and
-            blocks the event loop.
+        :param interpret: function that converts a reading. It blocks the event loop. It runs once per reading for all
+            subscribers that use the same function.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
@@ -111,9 +112,9 @@ class Supervisord:
             raise _refused(method, fault.faultCode, fault.faultString) from None
 
     async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Make several calls in one request and return their results; a failed call returns a SupervisordRefused.
+        """Make several calls in one request, and return their results. For a failed call, it is a SupervisordRefused.
 
-        :param calls: pairs of method and arguments.
+        :param calls: pairs of a method and its arguments.
         """
         requests = [{"methodName": method, "params": _sendable(arguments)} for method, arguments in calls]
         answers = await self.call("system.multicall", requests)
@@ -156,7 +157,7 @@ class Supervisord:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body of an answer, up to a maximum length. Its declared length is not trusted."""
+        """Return the body of an answer, up to a maximum length. The declared length is ignored."""
         found = bytearray()
         async for part in response.content.iter_any():
             found += part
@@ -178,7 +179,7 @@ async def _open(address: SupervisordAddress) -> Supervisord:
         login = f"{address.username or ''}:{address.password}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
     timeout = aiohttp.ClientTimeout(total=_CALL_TIMEOUT)
-    # Never decompress: a few compressed bytes may expand to gigabytes.
+    # Never decompress an answer: a few compressed bytes may expand to gigabytes.
     session = aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, auto_decompress=False
     )

@@ -1,4 +1,4 @@
-"""Shared polling of a supervisord: one request at a time serves all subscribers."""
+"""Polls a supervisord for all subscribers together. There is one request at a time."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ProcessSubscription(Generic[T]):
     async def next(self) -> T:
         """Wait for the next reading and return it.
 
-        The first one is read immediately. Later ones follow after the interval, or earlier if another subscription
-        needs a reading earlier.
+        The first reading is taken immediately. Later readings follow after the interval, or earlier if another
+        subscription needs an earlier reading.
 
         :raises SupervisordUnavailable: supervisord did not answer this time; a later reading may succeed.
         :raises SupervisordRefused: supervisord returned an error or rejected the credentials.
@@ -57,18 +57,18 @@ class ProcessSubscription(Generic[T]):
         return self._reading is not None and not self._reading.done()
 
     def deliver(self, reading: _Reading[T]) -> None:
-        """Return a reading from :meth:`next`, if it is waiting for it."""
+        """Let :meth:`next` return a reading, if it is waiting for this reading."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
 class ProcessPoller(Generic[T]):
-    """Polls a supervisord while at least one subscription waits, at the shortest interval of those that wait.
+    """Polls a supervisord while at least one subscription waits. The shortest interval of the waiting ones applies.
 
-    Each reading is delivered to all waiting subscriptions, so that subscriptions with the same interval fall into step.
-    A subscription never gets a reading that was started before it subscribed. All of them get the same object.
+    Each reading is delivered to all waiting subscriptions, so subscriptions with the same interval become synchronized.
+    A subscription never gets a reading that was started before it subscribed. All subscriptions get the same object.
 
-    :param read: requests one reading from supervisord.
+    :param read: function that requests one reading from supervisord.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
@@ -98,16 +98,16 @@ class ProcessPoller(Generic[T]):
                 self._task = None
 
     def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
-        """Return the latest reading; None if its number is below ``wanted`` or it is older than ``max_age`` seconds."""
+        """Return the latest reading; None if it has a number below `wanted`, or is older than `max_age` seconds."""
         latest = self._latest
         if latest is None or latest.number < wanted:
             return None
         return latest if asyncio.get_running_loop().time() - latest.started <= max_age else None
 
     def start(self) -> None:
-        """Start the polling task if it does not run, and let it recompute when the next reading is due."""
+        """Start the polling task if it is not running. Let it compute again when the next reading is due."""
         if self._task is None:
-            # A new context: the task outlives the trigger that starts it.
+            # Use a new context, because the task outlives the trigger that starts it.
             self._task = asyncio.create_task(
                 self._poll(), name="deferrable-ops supervisord", context=Context()
             )

@@ -1,8 +1,8 @@
-"""Encoding of requests and decoding of answers, for supervisord's variant of XML-RPC.
+"""Encodes requests and decodes answers in supervisord's variant of XML-RPC.
 
-supervisord puts text into its answers without escaping, for example the error of a command that it cannot start. Such
-text may contain control characters, which XML forbids, and line ends, which an XML parser would normalize. Both are
-replaced by stand-ins before parsing and restored afterwards.
+supervisord does not escape text in its answers, for example the error of a command that it cannot start. Such text may
+contain control characters, which XML forbids, and line ends, which an XML parser would normalize. Both are replaced by
+placeholder characters (stand-ins) before parsing, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from xmlrpc import client
 
 _LARGEST_INT: Final = 2**31 - 1
 _FIRST_STAND_IN: Final = 0xFDD0
-# The 32 characters from U+FDD0 are noncharacters that XML allows: each replaces one of the 32 control characters.
+# XML allows the 32 noncharacters from U+FDD0. Each of them replaces one of the 32 control characters.
 _CONTROLS: Final = bytes(code for code in range(32) if code not in b"\t\n")
 _STAND_IN: Final = re.compile(rb"\xef\xb7[\x90-\xaf]")
-# In bytes: the parser is fed in parts, so that other threads can run in between.
+# Size in bytes. The parser gets the answer in parts, so that other threads can run in between.
 _PART: Final = 2**16
 
-# supervisord never exceeds these limits. An answer that does would keep the parser busy for many seconds.
+# supervisord never exceeds these limits. A larger answer would keep the parser busy for many seconds.
 _MOST_CONTROLS: Final = 100_000
 # Enough for 7,000 processes.
 _MOST_TAGS: Final = 2**20
@@ -39,7 +39,7 @@ def request(method: str, arguments: Sequence[Any]) -> bytes:
 
 
 def sendable(argument: Any) -> Any:
-    """Convert integers that exceed XML-RPC's 32 bits to text, which supervisord also accepts."""
+    """Convert integers that do not fit into XML-RPC's 32 bits to text. supervisord also accepts text."""
     return str(argument) if type(argument) is int and argument > _LARGEST_INT else argument
 
 
@@ -47,7 +47,7 @@ def answer(body: bytes) -> Any:
     """Return the value in an answer.
 
     :raises xmlrpc.client.Fault: supervisord returned an error.
-    :raises UnreadableAnswer: it is not a valid answer.
+    :raises UnreadableAnswer: the answer cannot be read.
     """
     controls = len(body) - len(body.translate(None, _CONTROLS))
     if controls > _MOST_CONTROLS or body.count(b"<") > _MOST_TAGS or _LONG_TAG.search(body):
@@ -63,7 +63,8 @@ def answer(body: bytes) -> Any:
         )
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
-    # No zero byte is left, so this finds the DOCTYPE in every encoding. supervisord writes &lt; for < in text.
+    # The body contains no zero bytes any more, so this search finds a DOCTYPE in every encoding. In text, supervisord
+    # writes &lt; for <.
     if b"<!DOCTYPE" in body:
         raise UnreadableAnswer("supervisord's answer defines its own entities, which are not part of XML-RPC")
     try:
@@ -72,7 +73,7 @@ def answer(body: bytes) -> Any:
     except client.Fault:
         raise
     except Exception as error:
-        # Errors of the parser, and of the code below when the answer has another structure.
+        # The parser failed, or the code below failed because the answer has another structure.
         raise UnreadableAnswer(f"supervisord's answer is not XML-RPC: {type(error).__name__}") from None
 
 
@@ -85,7 +86,7 @@ def _parse(body: bytes) -> ElementTree.Element:
 
 
 def _response_value(response: ElementTree.Element) -> Any:
-    """Return the value in a response. The standard library's ``xmlrpc`` parser takes three times as long."""
+    """Return the value in a response. The parser of the standard library's ``xmlrpc`` takes three times as long."""
     if response.tag != "methodResponse":
         raise ValueError(response.tag)
     (part,) = response
@@ -118,7 +119,7 @@ def _value(element: ElementTree.Element) -> Any:
 
 def _restore_controls(value: Any, stand_ins: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        # str.translate() would take a hundred times as long for a long text.
+        # For a long text, str.translate() would take a hundred times as long.
         for stand_in, control in stand_ins.items():
             value = value.replace(stand_in, control)
         return value

@@ -39,16 +39,16 @@ from deferrable_ops.triggers.supervisor.host import (
 _START_SCRIPT: Final = TAKE_LOCK + 'exec "$@"\n'
 _COMMAND_NOT_FOUND: Final = 127
 
-# Start attempts, if supervisord ends immediately after each of them.
+# The number of start attempts if supervisord ends immediately after each attempt.
 _START_ATTEMPTS: Final = 3
 
-# The longest time between the start of supervisord and its first answer, in seconds.
+# The maximum number of seconds between the start of supervisord and its first answer.
 _ANSWER_SECONDS: Final = 5.0
 
-# The longest time that a supervisord without programs needs to end, in seconds.
+# The maximum number of seconds that a supervisord without programs needs to end.
 _SHUTDOWN_SECONDS: Final = 10.0
 
-# Airflow blocks these variables with a placeholder in its triggerer, to keep triggers away from the metadata database.
+# In its triggerer, Airflow sets these variables to a placeholder, so that triggers cannot use the metadata database.
 # Programs may use the database, so the placeholder is removed from their environment.
 _DATABASE_VARIABLES: Final = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
 _BLOCKED_VALUE: Final = "airflow-db-not-allowed"
@@ -64,8 +64,8 @@ _SYSTEMCTL_SECONDS: Final = 5.0
 async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
     """Return the running supervisord, and whether this call started it.
 
-    Concurrent and repeated calls result in one supervisord: it holds a lock while it runs, and a caller that cannot
-    take the lock waits until supervisord answers.
+    Concurrent and repeated calls result in a single supervisord. supervisord holds a lock while it runs. If a caller
+    cannot take the lock, it waits until supervisord answers.
 
     :raises StepFailed: supervisord cannot be started.
     :raises SupervisordRefused: supervisord is running and refuses the login.
@@ -103,9 +103,9 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
 
 
 async def stop(host: SupervisorHost) -> list[int]:
-    """Stop the supervisord and its programs, end their leftover processes, and return the daemons' pids.
+    """Stop the supervisord and its programs, end the processes they left behind, and return the daemons' pids.
 
-    The programs get their ``stopwaitsecs``. A supervisord that does not answer receives SIGTERM, then SIGKILL.
+    Each program has its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then SIGKILL.
     """
     found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
@@ -131,11 +131,11 @@ async def kill(host: SupervisorHost) -> list[int]:
 
 
 async def lifetime_warning(host: SupervisorHost) -> str | None:
-    """Return why supervisord would end with the triggerer; None if no reason was found."""
+    """Return why supervisord would end together with the triggerer; None if no reason was found."""
     docker, podman = await host.machine.status(*_CONTAINER_FILES)
     groups = (await host.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await host.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
-    # With cgroup v2, the variables may be the only sign of a container.
+    # With cgroup v2, environment variables may be the only sign of a container.
     has_variable = any(name in os.environ for name in _CONTAINER_VARIABLES)
     if has_variable or docker is not None or podman is not None or _CONTAINER_CGROUP.search(groups + init):
         return "the triggerer runs in a container, and all processes in the container end with it"
@@ -172,7 +172,7 @@ async def _launch(host: SupervisorHost) -> bool:
     try:
         result = await host.machine.run(command, timeout=cfg.airflow.command_timeout)
     except MachineUnavailable as error:
-        # The message quotes the output of supervisord.
+        # The message quotes the output of supervisord, which may contain secrets.
         raise MachineUnavailable(mask_secrets(str(error), cfg)) from None
     if result.code == 0:
         return True
@@ -204,14 +204,14 @@ def _supervisord(host: SupervisorHost) -> list[str]:
 
 
 async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
-    """Stop the programs, then ask supervisord to end; return the daemons' pids, and how long they may take."""
+    """Stop the programs, then ask supervisord to end. Return the daemons' pids, and their time to end in seconds."""
     try:
         daemon = await host.daemon()
         if daemon is not None:
-            # The answering process may report any pid. Unless that pid is our supervisord, its session is not ended.
+            # The process that answers may report any pid. Use the pid only if it belongs to our supervisord.
             found = [daemon.pid] if await is_daemon(host, daemon.pid) else []
             if daemon.state == RUNNING:
-                # supervisor.shutdown would stop one group after the other; this stops all at the same time.
+                # supervisor.shutdown would stop one group after the other. This stops all groups at the same time.
                 await stop_everything(host)
                 await host.check_claim()
                 await host.rpc.call("supervisor.shutdown")

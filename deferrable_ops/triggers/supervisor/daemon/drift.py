@@ -1,4 +1,4 @@
-"""Drift: the differences between the configuration that supervisord runs and the configuration of its task."""
+"""Finds and removes drift: differences between the configuration that supervisord runs and that of its task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 _REMOVE_POLL_SECONDS: Final = 0.2
 
-# A program in a crash loop is restarted all the time; each restart would be a reason to look for drift.
+# A program in a crash loop restarts often, and each restart would start another comparison.
 _MIN_SECONDS_BETWEEN_CHECKS: Final = 60.0
 
 
@@ -43,9 +43,9 @@ _changes: WeakKeyDictionary[Supervisord, _Changes] = WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Differences between the running and the wanted configuration; false if there are none.
+    """Differences between the running and the wanted configuration. A Drift without differences is false.
 
-    :param other_file: the file on the machine differs, or is missing.
+    :param other_file: the configuration file on the machine differs, or is missing.
     :param unreadable: supervisord cannot read its file.
     :param added: configured groups that supervisord has not loaded. A program outside a group is its own group.
     :param changed: groups that run with another configuration.
@@ -81,7 +81,7 @@ class Drift:
 async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord) -> Drift:
     """Return the differences between supervisord and its configuration.
 
-    Settings of supervisord itself are compared in the file only: they take effect at its next start.
+    Settings of supervisord itself are compared only in the file, because they take effect at its next start.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
@@ -94,15 +94,15 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly this content; reads at most one byte more than the content has."""
+    """Return whether a file has exactly this content. It reads at most one byte more than the content's length."""
     return await machine.read(path, 0, len(content) + 1) == content
 
 
 async def update_groups(host: SupervisorHost) -> Drift:
-    """Let supervisord load its file for the groups in which nothing runs; return the remaining differences.
+    """Let supervisord load its file for the groups in which no process runs; return the remaining differences.
 
-    Groups that run with another configuration keep running, unless ``drift`` is ``apply``: then they are stopped and
-    replaced.
+    Groups that run with another configuration keep running. If ``drift`` is ``apply``, they are stopped and replaced
+    instead.
 
     :raises StepFailed: supervisord cannot read its file, or a running group differs and ``drift`` is ``fail``.
     """
@@ -132,7 +132,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
 
 async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
-    """Replace the groups in which nothing runs, and return the remaining differences."""
+    """Replace the groups in which no process runs, and return the remaining differences."""
     alive = {process.group for process in await host.processes() if process.state in ALIVE}
     idle = [group for group in (*drift.changed, *drift.removed) if group not in alive]
     fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
@@ -157,10 +157,10 @@ async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
 async def apply_configuration(
     config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord
 ) -> Drift:
-    """Make supervisord run its configuration, and return what was different. It is safe to interrupt and repeat.
+    """Make supervisord run its configuration, and return what was different. The call can be interrupted and repeated.
 
-    Groups that differ are stopped and replaced. In a changed group, the processes that were running are started
-    again; a new group is started completely.
+    Groups that differ are stopped and replaced. In a changed group, only the processes that were running are started
+    again. In a new group, all processes are started.
 
     :raises SupervisordUnavailable: a group did not stop in time, or supervisord does not answer.
     """
@@ -172,7 +172,7 @@ async def apply_configuration(
         return drift
     running = [process for process in map(Process.from_info, await client.processes()) if process.is_alive]
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
-    # One call adds and starts: between two calls, the programs would look as if they had never been started.
+    # Add and start in one request. Between two requests, the programs would look as if they had never been started.
     await client.multicall(
         [
             *(("supervisor.addProcessGroup", (group,)) for group in (*drift.changed, *drift.added)),
@@ -190,7 +190,7 @@ async def apply_configuration(
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
     """Stop groups, and remove each after it has stopped.
 
-    It polls, because a call that waits until a group has stopped would block supervisord's other callers.
+    This function polls, because a call that waits until a group has stopped would block supervisord's other callers.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
@@ -215,7 +215,7 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
 class Reconciliation(NamedTuple):
     """The result of :meth:`DriftReconciler.reconcile`.
 
-    :param is_current: False if programs were changed since the reading; take a new reading before evaluating it.
+    :param is_current: False if programs were changed after the reading. Then take a new reading and evaluate that.
     :param verdict: the verdict that ends the task because of drift; None to continue.
     """
 
@@ -228,9 +228,9 @@ _OUTDATED: Final = Reconciliation(False)
 
 
 class DriftReconciler:
-    """Handles drift as the field ``drift`` requests: ``warn``, ``apply`` or ``fail``.
+    """Handles drift according to the field ``drift``: ``warn``, ``apply`` or ``fail``.
 
-    It compares the configurations when watching begins, and again after processes were added, removed or restarted.
+    The configurations are compared when the watch begins, and again after processes were added, removed or restarted.
     """
 
     def __init__(self, host: SupervisorHost) -> None:
@@ -246,11 +246,11 @@ class DriftReconciler:
         self.is_due = True
 
     async def reconcile(self, processes: Iterable[Process]) -> Reconciliation:
-        """Compare the configurations if a comparison is due, and apply, report or fail on the differences.
+        """Compare the configurations if a comparison is due. Then apply the differences, report them, or fail the task.
 
-        With ``drift='apply'`` this may write supervisord's configuration file and restart programs.
+        With ``drift='apply'``, this may write supervisord's configuration file and restart programs.
 
-        :param processes: the reading to evaluate afterwards.
+        :param processes: the reading that the caller evaluates afterwards.
         """
         if self._may_show_a_change():
             return _OUTDATED
@@ -270,12 +270,12 @@ class DriftReconciler:
             return _CURRENT
 
     def _may_show_a_change(self) -> bool:
-        """Return whether a reading may show programs as stopped that are about to be started again."""
+        """Return whether the reading may be outdated: it may show programs as stopped that a change is restarting."""
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:
             return False
-        # The next reading is taken after the change.
+        # The next reading is taken after the change, so it can be used.
         self._known_changes = self._changes.count
         return True
 
@@ -292,7 +292,7 @@ class DriftReconciler:
         return _CURRENT
 
     async def _apply(self) -> Reconciliation:
-        # Several tasks may watch one supervisord: the first changes it, the others find it changed.
+        # Several tasks may watch one supervisord. The first task applies the change; the others find no difference.
         async with self._changes.lock:
             drift = None
             try:

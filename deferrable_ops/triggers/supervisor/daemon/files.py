@@ -1,8 +1,8 @@
 """Creates the files and directories of a supervisord, and removes them after it has ended.
 
-A directory that did not exist or was empty is marked with a file in it; it is removed with all its contents. A marked
-directory that cannot be removed, such as a mounted volume, is left empty. From a directory that had other contents,
-only supervisord's files are removed.
+If a directory did not exist or was empty, a marker file is created in it. A marked directory is removed with all its
+contents. If it cannot be removed, for example because it is a mounted volume, it is left empty. If a directory had
+other contents, only supervisord's files are removed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARKER_TEXT: Final = (
     b"This directory was made for a supervisord by airflow-deferrable-ops, and is removed with it.\n"
 )
 
-# The marker is removed last, so that an interrupted removal is completed the next time.
+# The marker is removed last, so that the next call completes an interrupted removal.
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
@@ -39,7 +39,7 @@ _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(host: SupervisorHost) -> bool:
-    """Create the directories, and write the configuration file unless it is up to date; return whether it was written.
+    """Create the directories, and write the configuration file if it has changed. Return whether it was written.
 
     :raises MachineRefused: a directory is a link, or belongs to another user.
     """
@@ -66,7 +66,7 @@ async def configure(host: SupervisorHost) -> bool:
 
 
 async def unconfigure(host: SupervisorHost) -> list[str]:
-    """Remove the files of :func:`configure` and of supervisord; return the directories that were removed.
+    """Remove the files that :func:`configure` and supervisord created. Return the directories that were removed.
 
     :raises StepFailed: supervisord is still running, or a file cannot be removed.
     """
@@ -79,7 +79,8 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
         inside = any(folder.is_relative_to(parent) for parent in ours)
         if status is None or inside:
             continue
-        # A step that was about to start supervisord may have created the lock again after the marker was removed.
+        # The directory may contain only the lock: a step that was about to start supervisord may have created the lock
+        # again after the marker was removed.
         if marker is not None or await _contains_only(host, folder, LOCK):
             ours.append(folder)
     if statuses[0] is None:
@@ -106,7 +107,7 @@ def _own_files(host: SupervisorHost) -> list[Path]:
             if log.is_relative_to(host.working_dir):
                 names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
                 logs += [file for name in sorted(names) for file in _with_backups(Path(name), backups)]
-    # The lock is removed last: a step that creates it again then finds no configuration to start with.
+    # The lock is removed last. If a step creates it again, the step finds no configuration file and cannot start.
     return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 
@@ -138,6 +139,6 @@ async def _status_of(
 
 
 async def _contains_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
-    """Return whether a directory contains exactly one of these files; "" stands for an empty directory."""
+    """Return whether a directory contains exactly one of these files. The name "" means an empty directory."""
     result = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
     return result.code == 0 and result.output.strip() in names

@@ -1,9 +1,9 @@
-"""Finds the processes of a supervisord on its machine, without calling supervisord, which may be dead or not answer.
+"""Finds the processes of a supervisord on its machine. It does not call supervisord, which may be dead or silent.
 
 supervisord is identified by its command line, which contains the path of the configuration file. The processes of its
-programs are identified by an environment variable that they inherit, by SUPERVISOR_SERVER_URL, which supervisord sets
-for each program unless configured otherwise, and by supervisord's session. Pid files are not used: a pid file may be
-old, and its pid may belong to another process by now.
+programs are identified in three ways: by an environment variable that they inherit, by SUPERVISOR_SERVER_URL, which
+supervisord sets for each program by default, and by supervisord's session. Pid files are not used: a pid file may be
+old, and its pid may now belong to another process.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ exec 3>>"$1" || exit 76
 flock -n 3 || exit {LOCKED}
 shift
 """
-"""The first lines of the script that starts supervisord. Its first argument is the path of the lock file. The script
-holds the lock, and supervisord keeps it, because the script executes it in its own process."""
+"""The first lines of the script that starts supervisord. The script's first argument is the path of the lock file. The
+script takes the lock. supervisord keeps it, because the script's process becomes supervisord."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
 shift
 """
 """The first lines of a script that must not run while supervisord runs. If the lock file is missing, no supervisord was
-started. The file is not created, because the directory may be about to be removed."""
+started. The script does not create the file, because the directory may be about to be removed."""
 
-# Prints the processes of this pid namespace in which a file of /proc contains a pattern, and can send them a signal.
+# Prints the processes of this pid namespace whose file in /proc contains a pattern. It can send them a signal.
 _FIND: Final = f"""grep -qz '' /dev/null
 [ $? -gt 1 ] && exit {_NO_GREP}
 [ -e /proc/self/ns/pid ] || exit {_NO_PROC}
@@ -76,7 +76,7 @@ async def is_daemon(host: SupervisorHost, pid: int) -> bool:
 
 
 async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
-    """Send a signal to the supervisords, each right after its command line was checked; return their pids."""
+    """Check the command line of each supervisord, and send the signal immediately afterwards. Return their pids."""
     config = str(host.cfg.config_path)
     reached = []
     for pid in await find_daemons(host):
@@ -93,7 +93,7 @@ async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
 async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
     """End the processes that a dead supervisord left running, and return their pids.
 
-    If a supervisord is running, nothing is ended.
+    If a supervisord is running, no process is ended.
 
     :param sessions: pids of the dead supervisords.
     :param grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL at once.
@@ -103,7 +103,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
     signal = "TERM" if grace > 0 else "KILL"
     while (found := await _find_orphans(host, sessions, signal)) != set():
         if found is None:
-            # The lock is held: by a supervisord, or briefly by another step, or by a process that is just ending.
+            # The lock is held by a supervisord, or for a short time by another step or by a process that is ending.
             if await find_daemons(host):
                 break
         else:
@@ -120,7 +120,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
     """Run a script that begins with ``KEEP_LOCK``, and return its result; None if a supervisord is running.
 
-    If another step holds the lock, such as a force-kill during a teardown, this waits until it is free.
+    If another step holds the lock, for example a force-kill during a teardown, this waits until the lock is free.
     """
     command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
@@ -151,7 +151,7 @@ def environment_marker(host: SupervisorHost) -> str:
 
 
 def _server_url(host: SupervisorHost) -> str:
-    # As supervisord's options.py writes it; a supervisord that a user started by hand sets it, too.
+    # The same format as in supervisord's options.py. A supervisord that a user started by hand also sets this variable.
     return f"SUPERVISOR_SERVER_URL=unix://{normpath(host.cfg.socket_path)}"
 
 
@@ -172,11 +172,12 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
 async def _find(
     host: SupervisorHost, options: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
 ) -> list[int] | None:
-    """Return the pids of the processes in which a file of /proc contains a pattern.
+    """Return the pids of the processes whose file in /proc contains a pattern.
 
-    :param options: of grep.
-    :param signal: sent to each process; empty for none.
-    :param locked: return None, without a search, if another process holds the lock.
+    :param options: options of grep.
+    :param file: name of the file, for example ``cmdline``.
+    :param signal: the signal to send to each process; "" to send no signal.
+    :param locked: whether to return None, without a search, if another process holds the lock.
     """
     script, arguments = _FIND, [options, pattern, file, signal]
     if locked:

@@ -1,7 +1,7 @@
-"""Starts, restarts and stops the programs of a supervisord, with one poll per interval in the meantime.
+"""Starts, restarts and stops the programs of a supervisord, and polls until they have started or stopped.
 
-The processes to start are determined once, at the first poll, and stored. So a step that is repeated because its
-triggerer was killed starts no program twice, not even a program that has ended in the meantime.
+The processes to start are determined once, at the first poll, and stored. If the triggerer is killed, the step is
+repeated, but it starts no program twice, not even a program that has ended in the meantime.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, Proce
 _STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
 _NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
 
-# The time that supervisord needs, after stopwaitsecs, to kill a process and to notice its end, in seconds.
+# The time in seconds that supervisord needs after stopwaitsecs to kill a process and to notice its end.
 _KILL_SECONDS: Final = 5.0
 
-# These actions fail the step. The others are the result of the task that watches the programs.
+# These actions fail the step. The other actions take effect in the task that watches the programs.
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 
 
@@ -39,7 +39,8 @@ _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 class StartSnapshot:
     """The start times of the processes before a step starts programs.
 
-    :param starts: time of the last start by full name, in whole seconds of supervisord's clock; 0: never started.
+    :param starts: time of the last start of each process, by full name. Times are whole seconds of supervisord's
+        clock; 0: never started.
     :param restart: whether running processes are restarted.
     """
 
@@ -61,7 +62,7 @@ class StartSnapshot:
         return {"starts": dict(self.starts), "restart": self.restart}
 
     def is_new(self, process: Process) -> bool:
-        """Return whether a process was started after the snapshot."""
+        """Return whether the process was started after the snapshot."""
         return process.start > self.starts.get(process.full_name, 0)
 
 
@@ -90,7 +91,7 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running, and return all processes after each has started or ended.
+    """Start the programs that are not running. Return all processes when each of them has started or ended.
 
     :raises StepFailed: a program cannot be started, or its policy fails the task.
     """
@@ -109,9 +110,9 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:
-    """Stop all programs of the configuration at the same time, and return their processes after they have stopped.
+    """Stop all programs of the configuration at the same time. Return their processes when they have stopped.
 
-    Each process has its ``stopwaitsecs``; after that, supervisord kills it.
+    Each process has its ``stopwaitsecs`` to stop; after that, supervisord kills it.
 
     :raises StepFailed: a process runs with a longer ``stopwaitsecs`` than this configuration has.
     """

@@ -1,1 +1,1 @@
-"""Watching the programs of a supervisord, and forwarding their output."""
+"""Watches the programs of a supervisord, and forwards their output."""

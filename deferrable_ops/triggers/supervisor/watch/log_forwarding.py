@@ -1,4 +1,4 @@
-"""Copies the output of programs from their log files to the task's log: each line once, also across restarts."""
+"""Copies the output of programs from their log files to the task's log. Restarts do not repeat or lose lines."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from deferrable_ops.triggers.supervisor.watch.log_tail import LogTail, regular_f
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
-# Chunks of all logs together in one poll. The rest of a longer output follows in the next polls.
+# The maximum number of chunks per poll, for all logs together. The next polls read the rest of a longer output.
 _CHUNKS_PER_POLL: Final = 8
 
 _MIN_CHUNK: Final = 4096
 
-# Each line counts as at least this many bytes, because an empty line needs work, too.
+# Each line is charged with at least this many bytes, because an empty line also takes time.
 _MIN_LINE_COST: Final = 64
 
 _MAX_BACKUPS: Final = 100
 
-# After this many lines, which take a few milliseconds, the other triggers on the event loop get a turn.
+# After this many lines (a few milliseconds), let the other triggers on the event loop run.
 _LINES_PER_TURN: Final = 50
 
 
 class LogForwarder:
     """Copies the logs of a configuration's programs to the task's log.
 
-    :param saved: has the position up to which each log was copied before.
+    :param saved: contains the position up to which each log was copied before.
     """
 
     def __init__(self, host: SupervisorHost, saved: SavedState) -> None:
@@ -42,17 +42,17 @@ class LogForwarder:
         self._chunk = host.cfg.log_chunk_size
         self._machine = host.machine
         self._log = host.log
-        # On the local machine, reading inodes costs nothing; over SSH, it needs a command.
+        # On the local machine, reading inodes is free. Over SSH, it requires a command.
         self._inodes = not is_remote(host.cfg)
         self._saved = {path: LogPosition.from_json(position) for path, position in saved.output.items()}
-        # If this DAG run saved the positions, a missing log file is reported as a gap.
+        # A missing log file is reported as a gap only if this DAG run saved the positions.
         self._reports_gaps = saved.is_ours
         self._logs: dict[Path, LogTail] = {}
         self._last_error = ""
 
     @property
     def state(self) -> dict[str, Any]:
-        """The positions to save, so that no line is lost or repeated, as a JSON object."""
+        """The positions to save as a JSON object, so that no line is lost or repeated."""
         positions = self._saved | {str(path): log.position for path, log in self._logs.items()}
         return {path: position.to_json() for path, position in positions.items() if position is not None}
 
@@ -64,7 +64,7 @@ class LogForwarder:
         await self._try_copy(self._logs_of(found), _CHUNKS_PER_POLL * self._chunk)
 
     async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy all remaining output of ended processes, and of the others up to the limit of one poll."""
+        """Copy all remaining output of ended processes. Of other processes, copy up to the limit of one poll."""
         await self.forward(found)
         ended = {name: [process for process in own if not process.is_alive] for name, own in found.items()}
         logs = self._logs_of(ended)
@@ -86,7 +86,7 @@ class LogForwarder:
     async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
         """Copy new output, one chunk of each log in turn.
 
-        :param limit: bytes of all logs together, approximately; None for no limit.
+        :param limit: approximate number of bytes for all logs together; None for no limit.
         """
         if not logs:
             return

@@ -13,9 +13,9 @@ from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 class LogChunk(NamedTuple):
     """The result of one read.
 
-    :param size: in bytes.
+    :param size: the number of bytes that were read.
     :param has_more: the file had more output when it was read.
-    :param has_gap: lines before these may be missing, because their file was removed or emptied.
+    :param has_gap: lines before ``lines`` may be missing, because their file was removed or emptied.
     """
 
     lines: list[str]
@@ -25,18 +25,18 @@ class LogChunk(NamedTuple):
 
 
 def regular_file(status: FileStatus | None) -> FileStatus | None:
-    """Return the status of a regular file; None for anything else, such as a named pipe, which could block a read."""
+    """Return the status if it is that of a regular file; otherwise None. Reading a named pipe could block."""
     return status if status is not None and status.is_regular else None
 
 
 class LogTail:
     """One log of a process: the file that supervisord writes, and its rotated files.
 
-    :param label: label of the lines.
+    :param label: prefix of the lines in the task's log.
     :param path: path of the file that supervisord writes; the rotated files end in ``.1`` (the newest), ``.2`` etc.
     :param backups: the highest number of rotated files.
     :param position: the position up to which the log was read before; None if it was never read.
-    :param since: a log that was never read begins with its first file that was modified after this time.
+    :param since: if the log was never read, reading begins with the oldest file that was modified after this time.
     :param reports_gaps: whether to report a gap if the file of `position` does not exist any more.
     """
 
@@ -53,14 +53,14 @@ class LogTail:
         self.path = path
         self._files = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, backups + 1)))
         self._lines = LogLines(position or LogPosition(modified=since))
-        # Whether this process has identified the file of the position.
+        # Whether this process has found the file to which the position belongs.
         self._is_identified = False
         self._was_searched = False
         self._reports_gaps = reports_gaps and position is not None
 
     @property
     def position(self) -> LogPosition:
-        """The position to save: before the last incomplete line."""
+        """The position to save. It is before the last incomplete line."""
         return self._lines.resume_position
 
     def may_have_output(self, status: FileStatus | None) -> bool:
@@ -87,18 +87,18 @@ class LogTail:
         return await self._search(machine, length)
 
     def finish(self) -> list[str]:
-        """Return the last, unterminated line of an ended program."""
+        """Return the last line of an ended program if the line has no line end."""
         return self._lines.finish()
 
     def _is_current(self, status: FileStatus) -> bool:
-        """Return whether this seems to be the file of the position, judging by its status."""
+        """Return whether the position seems to belong to the file with this status."""
         at = self._lines.read_position
         if not self._is_identified or status.size < at.offset:
             return False
         return status.inode == at.inode if status.inode and at.inode else at.offset > 0
 
     async def _search(self, machine: Machine, length: int) -> LogChunk:
-        """Find the file of the position among the log files, and read it, or the next one if it was read to its end."""
+        """Find the log file of the position, and read it. If it was already read to its end, read the next file."""
         files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_searched = True
         lines, has_gap = list[str](), False
@@ -116,7 +116,7 @@ class LogTail:
         status = files[index]
         found = None if status is None else await self._read_in(machine, self._files[index], status, length)
         if found is None:
-            # The log was rotated in between.
+            # The log was rotated during the search.
             return LogChunk(lines, has_gap=has_gap)
         return LogChunk(lines + found.lines, found.size, index > 0 or found.has_more, has_gap)
 
@@ -152,7 +152,7 @@ class LogTail:
     async def _read_in(
         self, machine: Machine, path: Path, status: FileStatus, length: int
     ) -> LogChunk | None:
-        """Read from the position in this file; None if its content shows that it is another file."""
+        """Read from the position in this file; return None if the content shows that this is another file."""
         found = await self._read_around(machine, path, length)
         if found is None:
             return None
@@ -161,7 +161,7 @@ class LogTail:
         return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
-        """Return the bytes before and after the position; None if those before it differ from what was read."""
+        """Return the bytes before and after the position; None if the bytes before it have changed."""
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)

@@ -24,10 +24,10 @@ from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
 
 class ProcessReading(NamedTuple):
-    """One reading of supervisord's processes, parsed once for all tasks that watch it.
+    """One reading of supervisord's processes. It is parsed once for all tasks that watch this supervisord.
 
     :param processes: all processes of supervisord.
-    :param facts: everything but the time; equal facts mean that nothing has happened between two readings.
+    :param facts: all data except the time. If two readings have equal facts, nothing has happened between them.
     """
 
     processes: tuple[Process, ...]
@@ -66,7 +66,7 @@ def parse_processes(answer: Processes) -> ProcessReading:
 class ProgramWatcher:
     """Watches the programs of one supervisord for one task.
 
-    :param readings: subscription to supervisord's processes, which are read once for all tasks that watch it.
+    :param readings: subscription to the readings of supervisord's processes. All tasks that watch it share them.
     :param saved: the state that was saved before a restart.
     """
 
@@ -80,7 +80,7 @@ class ProgramWatcher:
         self._readings = readings
         self._histories = saved.histories
         self._is_retry = saved.is_retry
-        # The processes that a retry has asked supervisord to restart; False if supervisord refused.
+        # Whether supervisord accepted the restart of each process that a retry requested, by full name.
         self._restarts: dict[str, bool] = {}
         self._last: Evaluation | None = None
         self._last_reading: ProcessReading | None = None
@@ -93,14 +93,14 @@ class ProgramWatcher:
 
     @property
     def state(self) -> SavedState:
-        """The state to save. It changes only when something has happened."""
+        """The state to save. It changes only if a process or its output has changed."""
         output = self._saved_output if self._output is None else self._output.state
         return SavedState(self._histories, output, is_ours=True)
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next reading, and return the verdict on it; None if there is no verdict yet.
 
-        :param timeout: seconds to wait for the reading.
+        :param timeout: maximum seconds to wait for the reading; None for no limit.
         :raises SupervisordRefused: supervisord refused the call; a retry does not help.
         :raises MachineRefused: the machine refused the connection; a retry does not help.
         """
@@ -127,7 +127,7 @@ class ProgramWatcher:
         return self._evaluate(reading)
 
     async def apply_steps(self) -> None:
-        """Pause and resume the programs as the last evaluation requires; the next one requires failed steps again."""
+        """Pause and resume the programs as the last evaluation requires. The next evaluation repeats failed steps."""
         steps = self._last.steps if self._last else {}
         if not steps:
             return
@@ -151,18 +151,18 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
-        """Restart the processes whose end made the previous attempt fail with a retry.
+        """Restart the processes because of which the previous attempt failed with a retry.
 
-        Return those that the reading does not show as restarted yet; do not evaluate the reading while there are any.
-        If the triggerer is killed in between, no process is restarted twice: a restarted process has another start
-        time than the one that the previous attempt saved.
+        Return the processes that are not yet restarted in this reading. If there are any, do not evaluate the reading.
+        If the triggerer is killed during the restarts, no process is restarted twice: the start time of a restarted
+        process differs from the one that the previous attempt saved.
         """
         due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._restarts.get(process.full_name, True)]
         if not due:
             self._histories = histories_for_retry(self._config, processes, self._histories)
             self._is_retry = False
-        # Start times are whole seconds: a restart within the second of the last start would have the same one. Wait.
+        # Start times are whole seconds. A restart in the same second as the last start would not be visible: wait.
         elif not any(process.now == process.start for process in due):
             await self._start([process for process in due if process.full_name not in self._restarts])
         return due
@@ -190,7 +190,7 @@ class ProgramWatcher:
         before, self._last = self._last, evaluate(self._config, reading.processes, self._histories)
         self._log_changes(before, self._last)
         self._last_reading, self._histories = reading, self._last.histories
-        # Then the same facts give the same evaluation at any later time.
+        # While the state is calm, the evaluation depends only on the facts, and not on the time.
         self._is_calm = self._last.verdict.action is None and all(
             not history.restarts and not history.pauses and history.paused_until is None
             for history in self._histories.values()
@@ -224,7 +224,7 @@ class ProgramWatcher:
                 self._log.warning("Lost contact with the machine; the programs keep running: %s", lost)
             return None
         if missing:
-            # Another user may create the directory from now on: end without another call.
+            # Another user may create the directory at any time, so end without another call.
             return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")
         self._unanswered += 1
         if self._unanswered >= _MAX_UNANSWERED:

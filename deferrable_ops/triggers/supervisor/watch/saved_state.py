@@ -1,4 +1,4 @@
-"""The state that a watching task saves in the inbox, and takes over from the attempt before it."""
+"""The state that a watching task saves in the inbox. The task's next attempt continues with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from deferrable_ops.supervisord.crash_loops import CrashHistory
 class SavedState:
     """The state with which a task begins or continues to watch programs.
 
-    :param histories: crash history of each process by full name; without it, a paused process would count as ended.
+    :param histories: crash history of each process, by full name. Without it, a paused process would be treated as
+        ended.
     :param output: the position up to which each log was copied.
     :param is_ours: whether this DAG run saved it.
     :param is_retry: whether an earlier attempt of this DAG run saved it, and this attempt has saved nothing yet.
@@ -35,10 +36,10 @@ class SavedState:
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return the state that this attempt saved, or else the usable state of the previous attempt.
+    """Return the state that this attempt saved. If there is none, return the usable state of the previous attempt.
 
-    If the previous attempt belongs to another DAG run, only the log positions are used: this run has started all
-    programs since then, so their crash histories no longer count.
+    If the previous attempt belongs to another DAG run, only the log positions are used. This run has started all
+    programs again, so their crash histories are not valid any more.
     """
     if (own := _read(wait.progress)) is not None:
         return own
