@@ -58,7 +58,7 @@ class Slot:
 
 
 class SlotQueue:
-    """The free slots of one event loop, and the requests that wait for one."""
+    """The free slots of one event loop, and the requests that wait for a slot."""
 
     def __init__(self, free: int) -> None:
         self._free = free
@@ -66,12 +66,12 @@ class SlotQueue:
         self._numbers = count()
 
     def request(self, granted: asyncio.Future[None], rank: int) -> None:
-        """Grant a slot by setting the future's result: at once, or when one is free."""
+        """Grant a slot by setting the future's result: at once, or when a slot is free."""
         heappush(self._requests, (rank, next(self._numbers), granted))
         self._grant()
 
     def release(self) -> None:
-        """Return a slot, for the next request."""
+        """Give a slot back. The next request gets it."""
         self._free += 1
         self._grant()
 

@@ -22,8 +22,8 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 class HttpCheck(ReadyCheck):
     """PASS while a request is answered with an expected status and body. Redirects are not followed.
 
-    :param url: the complete URL. Use a template for a secret in it, as in `headers`:
-        ``{{ conn.orders.password }}`` is rendered in the triggerer.
+    :param url: the complete URL. Write a secret in it, or in `headers`, as a template: ``{{ conn.orders.password }}``
+        is rendered in the triggerer.
     :param method: GET (the default), HEAD, POST, PUT or OPTIONS, without a body.
     :param headers: a dict of strings.
     :param expected_status: a status, or a list of them; 200 to 299 by default.

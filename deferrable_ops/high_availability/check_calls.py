@@ -33,7 +33,7 @@ def accepted_kwargs(
 
 
 def parse_result(returned: Any, log: Any) -> CheckResult:
-    """Return the result of a check's return value. Anything else than a result is FAIL/STOP, as in airflow-ha."""
+    """Return the result of a check's return value. Any other value is FAIL/STOP, as in airflow-ha."""
     result = read_result(returned)
     if result is None:
         log.error(

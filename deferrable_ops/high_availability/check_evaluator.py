@@ -18,7 +18,7 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thre
 class CheckRules:
     """What an operator declares about its checks.
 
-    :param reference_date: the date of the DAG run from which the limits count.
+    :param reference_date: the name of the DAG run's date from which the limits are computed.
     :param timezone: the name of the DAG's timezone.
     """
 
@@ -67,7 +67,7 @@ class CheckEvaluator:
         return None if self._end is None else self._end[0]
 
     def at_limit(self, now: datetime) -> Decision | None:
-        """Return the decision of ``runtime`` or ``endtime`` once it is over; None before."""
+        """Return the decision once ``runtime`` or ``endtime`` is over; None before that."""
         if self._end is None or now < self._end[0]:
             return None
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")

@@ -14,7 +14,7 @@ _FORCED = ("run", "runtime", "endtime", "maxretrigger")
 
 
 def check_conf(argument: str, conf: Any) -> None:
-    """Validate a ``conf`` at parse time; one with templates is validated once they are rendered.
+    """Validate a ``conf`` at parse time. A string with templates is validated later, once they are rendered.
 
     :param argument: the name of the argument, for error messages.
     :raises InputError: it is neither a dict nor a JSON object as a string.
@@ -27,7 +27,7 @@ def check_conf(argument: str, conf: Any) -> None:
 def read_conf(argument: str, conf: Any) -> dict[str, Any]:
     """Return a conf as a new dict.
 
-    :param conf: templates rendered.
+    :param conf: the conf, with its templates rendered.
     :raises InputError: it is neither a dict nor a JSON object as a string.
     """
     if conf is None:
@@ -52,7 +52,8 @@ def next_conf(
 ) -> dict[str, Any]:
     """Return the conf of the next run of a chain.
 
-    Values forced for this run are carried over, and so are the counts of the DAG's other high availability tasks.
+    Carried over are the values that are forced for this run, and the counts and reference dates of the DAG's other high
+    availability tasks.
 
     :param given: the user's conf.
     :param others: the ids of those other tasks.

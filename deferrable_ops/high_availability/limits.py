@@ -41,7 +41,7 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return the limits with the forced ones in place of the declared ones."""
+        """Return these limits, with the forced limits in place of the declared ones."""
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
@@ -116,7 +116,7 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     """Return the next occurrence of a time of day after a moment, in UTC.
 
     For example, 06:00 after a start at 22:00 is on the next day. A time that is skipped when daylight saving time
-    starts occurs one hour later; one that occurs twice when it ends counts at its first occurrence.
+    starts occurs one hour later. If a time occurs twice when daylight saving time ends, the first occurrence is used.
 
     :param moment: an aware datetime.
     :param clock: a time of day, in `zone` unless it has an offset of its own.

@@ -10,7 +10,7 @@ CheckResult = tuple["Result", "Action"]
 
 
 class Result(StrEnum):
-    """Health of the checked thing. The last one becomes the state of the DAG run."""
+    """The health that a check has found. The last result becomes the state of the DAG run."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -44,7 +44,7 @@ class Decision(NamedTuple):
 
 
 def read_result(returned: Any) -> CheckResult | None:
-    """Return the result and the action of a check's return value; None: it is anything else.
+    """Return the result and the action of a check's return value; None if it is not such a pair.
 
     Their string values are valid too, because a return value may have passed through JSON.
     """

@@ -1,4 +1,4 @@
-"""How many equal results in a row it takes before a result's action counts."""
+"""How many equal results in a row are needed before a result's action is carried out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deferrable_ops.high_availability.results import Result
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The number of equal results in a row that a result needs."""
+    """How many equal results in a row are needed, for each result."""
 
     success: int = 1
     failure: int = 1
@@ -37,7 +37,7 @@ class ConsecutiveResults:
     """The latest results of a task's checks.
 
     :param last: the last result; None before the first check.
-    :param length: how often it occurred in a row, up to the number that makes a difference.
+    :param length: how often it occurred in a row, up to the largest number that makes a difference.
     :param health: the last result that reached its threshold; None before the first.
     """
 
@@ -48,7 +48,8 @@ class ConsecutiveResults:
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
         """Return the consecutive results with one more result.
 
-        :param most: the count that makes a difference. Beyond it the state no longer changes and need not be stored.
+        :param most: the largest count that makes a difference. Above it, the state no longer changes and need not be
+            stored.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)
@@ -64,7 +65,7 @@ class ConsecutiveResults:
 
     @classmethod
     def from_json(cls, data: Any) -> ConsecutiveResults:
-        """Return the results of a JSON object that :meth:`as_json` wrote; empty ones if it is anything else."""
+        """Return the results of a JSON object that :meth:`as_json` wrote; no results for any other value."""
         match data:
             case {"last": last, "length": int(length), "health": health}:
                 return cls(_result(last), length, _result(health))

@@ -1,4 +1,4 @@
-"""The base of all operators: the task starts in the triggerer, or on a worker that defers it, and may end on one."""
+"""The base of all operators. A task starts in the triggerer, or on a worker that defers it; it may end on a worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _PerTask(Generic[T]):
-    """A class attribute with a fixed value, which an instance computes each time Airflow reads it.
+    """An attribute with a fixed value on the class. On an instance, it is computed each time Airflow reads it.
 
     Airflow copies the class's value to mapped tasks, for which only False is safe. The value of an instance depends on
     its DAG, its defaults and its downstream tasks, which may change until the DAG is serialized.
@@ -52,10 +52,10 @@ class TriggererOperator(BaseOperator):
     """Base of the operators whose work is done by a trigger.
 
     The scheduler defers the task, and the trigger does the work and ends the task. A worker takes part only if
-    something that is declared on the task needs one; :attr:`worker_start_reason` is the reason.
+    something that is declared on the task needs a worker; :attr:`worker_start_reason` is the reason.
 
-    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. If the task has a
-        shorter ``execution_timeout``, that ends the wait.
+    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. If the task's
+        ``execution_timeout`` is shorter, it ends the wait.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]]
@@ -159,9 +159,9 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
 
 
 def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
-    """Return a duration in seconds, or None for None.
+    """Return a duration in seconds; None if the value is None.
 
-    :raises InputError: it is not a duration, or not above zero.
+    :raises InputError: the value is not a duration, or is not above zero.
     """
     return None if value is None else seconds(name, value)
 
@@ -169,7 +169,7 @@ def optional_seconds(name: str, value: timedelta | float | None) -> float | None
 def seconds(name: str, value: timedelta | float) -> float:
     """Return a duration in seconds.
 
-    :raises InputError: it is not a duration, or not above zero.
+    :raises InputError: the value is not a duration, or is not above zero.
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()

@@ -88,7 +88,7 @@ class _FollowingTask(_DataflowTask):
 
     operator_extra_links = (DataflowJobLink(),)
 
-    # Set on a worker that ends the task after its trigger: that it does, and the id of the job after a success.
+    # Both are set on a worker that ends the task after its trigger: True, and the id of the job after a success.
     resumed = False
     job_id_of_wait: str | None = None
 
@@ -109,13 +109,13 @@ class _FollowingTask(_DataflowTask):
         if isinstance(value, dict) and "id" in value:
             self.job_id_of_wait = value["id"]
             if self.do_xcom_push:
-                # In dag.test() the trigger cannot set it.
+                # In dag.test() the trigger cannot set the XCom.
                 context["ti"].xcom_push(JOB_ID, value["id"])
         return value
 
     def trigger_kwargs(self) -> dict[str, Any]:
         """Return the arguments of the task's trigger."""
-        # Here None has a meaning; the trigger's default differs.
+        # None means that no messages are logged. It must be passed on, because the trigger's default is "WARNING".
         return super().trigger_kwargs() | {"log_messages": self.log_messages}
 
 
@@ -166,13 +166,13 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
     :param body: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in camelCase or in
-        snake_case. `job_name` takes precedence over its job name, and each of `labels` over its label with that key.
+        snake_case. The arguments `job_name` and `labels` take precedence over the job name and the labels in it.
     :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. A hash of the
         attempt is appended. The name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
     :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
-        task fails while the job runs: "cancel" (the default), "drain" (applies to running streaming jobs; others are
-        cancelled) or "leave".
+        task fails while the job runs. "cancel" is the default. "drain" applies to running streaming jobs; others are
+        cancelled. "leave" does not stop the job.
     :param wait_until_finished: False ends the task once Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried while Dataflow has no quota or does not respond, as a
         timedelta or in seconds; by default until the task's deadline.

@@ -1,4 +1,4 @@
-"""Finds templates in arguments and checks whether a triggerer can render them: on others it could hang or fail."""
+"""Finds templates in arguments, and checks whether a triggerer can render them. Others could make it hang or fail."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _NAMES: Final = frozenset(
     }
 )
 _JINJA_NAMES: Final = frozenset({*DEFAULT_NAMESPACE, "loop"})
-# Of these objects a triggerer supports only the attributes below. Other attributes may be missing, hang, or (a plugin's
-# macro) block the event loop. So may any use of the object as a whole.
+# Of these objects, a triggerer supports only the attributes below. Another attribute may be missing, may hang, or may
+# block the event loop (a plugin's macro). The same may happen if a template uses the object as a whole.
 _TASK_INSTANCE: Final = frozenset({"dag_id", "id", "map_index", "run_id", "task_id", "try_number"})
 _ATTRIBUTES: Final = {
     "ti": _TASK_INSTANCE,
@@ -84,7 +84,7 @@ def template_problem(template: str) -> str | None:
     except jinja2.TemplateSyntaxError as error:
         return f"the template {template!r} is malformed ({error.message}), which a worker reports"
     if next(tree.find_all(_BLOCKS), None) is not None:
-        return f"the template {template!r} includes another one"
+        return f"the template {template!r} includes another template"
     unknown = sorted(_free_names(tree) - _NAMES - _JINJA_NAMES) or sorted(_restricted_uses(tree))
     if unknown:
         return f"the template {template!r} uses {unknown[0]}, which a triggerer does not have"

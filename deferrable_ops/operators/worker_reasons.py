@@ -29,7 +29,7 @@ def worker_start_reason(
     """Return why a task must start on a worker: the first thing declared on it that a triggerer does not support.
 
     :param trigger_arguments: the names of the task's arguments that its trigger takes.
-    :param waits: False for a task that ends at once, which its pool, queue and limits need not apply to.
+    :param waits: False for a task that ends at once. Its pool, queue and limits are then ignored.
     :return: None if it can start in the triggerer.
     """
     return (
@@ -92,7 +92,7 @@ def _params_need_worker(task: BaseOperator) -> str | None:
     task_params, dag_params = ParamsDict(task.params), ParamsDict({} if dag is None else dag.params)
     params = [*map(task_params.get_param, task_params), *map(dag_params.get_param, dag_params)]
     if not all(is_arg_set(param.value) for param in params):
-        # If the DAG run sets no value for it either, the triggerer process would exit.
+        # If the DAG run sets no value for the param either, the triggerer process would exit.
         return "one of its params has no default"
     if any(param.source == "task" and param.schema for param in params):
         return "its own params are validated"

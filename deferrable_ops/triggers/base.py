@@ -32,23 +32,23 @@ _RECHECK_PREVIOUS_ATTEMPTS_EVERY = 1.0
 # is queued again before the scheduler has handled that exit, the scheduler fails the task (airflow#66374). So a trigger
 # resumes a task on a worker at least 8 s after its own start.
 RESUME_AFTER_DEFER = 8.0
-# A task that ends in the triggerer is not queued again: the worker only has to have reported it as deferred.
+# A task that ends in the triggerer is not queued again. It may end as soon as the worker has reported it as deferred.
 _END_AFTER_DEFER = 2.0
-# Limits the memory that is needed when thousands of triggers start together: the process would never free it.
+# Limits the memory that thousands of triggers need when they start together. The process would never free it.
 _registering = Throttle(128)
 _AIRFLOW_CANCELS_WITHIN = 60.0
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
-    """Base of all triggers. A trigger keeps no state: stopped and restarted, or run twice, its outcome is the same.
+    """Base of all triggers. A trigger keeps no state: after a restart, or if it runs twice, its outcome is the same.
 
-    A feature implements :meth:`wait` and :meth:`cancel`, and :meth:`expired` where a passed deadline is not a failure.
-    It lists its own arguments in `arguments`.
+    A feature implements :meth:`wait` and :meth:`cancel`, and :meth:`expired` if a passed deadline is not a failure. It
+    lists its own arguments in `arguments`.
 
     :param timeout: seconds from the first run until the deadline.
-    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task; None if the
-        scheduler did, because Airflow then gives the trigger its task instance.
+    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. None if the
+        scheduler deferred it; Airflow then gives the trigger its task instance.
     :param ends_on_worker: why the task must end on a worker, by outcome: ``success``, ``failure``, ``skip``, and
         ``final_failure`` for a failure that must not be retried.
     :param do_xcom_push: whether the value becomes an XCom.
@@ -116,7 +116,7 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def heartbeats_within(self) -> float | None:
-        """The longest time between two heartbeats, in seconds, before the wait fails; None if none are expected."""
+        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
         return None
 
     @property
@@ -151,7 +151,7 @@ class TaskTrigger(BaseTrigger):
         return environment
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates. An error makes :meth:`run` fail the task; raised here, it would start a worker."""
+        """Render the templates. :meth:`run` fails the task after an error: raised here, it would start a worker."""
         try:
             super().render_template_fields(context, jinja_env)
         except Exception as error:
@@ -159,7 +159,8 @@ class TaskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
-        # Thousands of triggers wait here. Each coroutine between this one and wait() would cost each of them 260 bytes.
+        # Thousands of triggers wait here. Each further coroutine between run() and wait() would cost 260 bytes per
+        # trigger.
         started_at = time.monotonic()
         try:
             attempt = await self._prepare_attempt()
@@ -176,7 +177,7 @@ class TaskTrigger(BaseTrigger):
                         outcome = self._failed_by(error)
                     outcome = await self._settle(outcome)
         except (Exception, SystemExit) as error:
-            # An uncaught SystemExit ends the triggerer process, and again after its restart.
+            # An uncaught SystemExit would end the triggerer process, and would do so again after its restart.
             outcome = self._failed_by(error)
         if self.task_instance is not None and self.current is not None:
             await self._leave_to_airflow()
@@ -189,15 +190,15 @@ class TaskTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Find out, in the background, whether a user ended the task, and if so cancel its outside work.
 
-        Airflow also calls this when it moves the trigger to another triggerer (airflow#73454), and only allows it about
-        a second.
+        Airflow also calls this when it moves the trigger to another triggerer (airflow#73454). It allows about a second
+        for it.
         """
         background.detach(end_if_killed(self.identify()))
 
     def identify(self) -> Attempt:
         """Return the task attempt that this trigger belongs to.
 
-        :raises DeferrableOpsError: neither the trigger's arguments nor Airflow name it.
+        :raises DeferrableOpsError: neither the trigger's arguments nor Airflow identify the attempt.
         """
         if self.attempt is not None:
             return Attempt(**self.attempt)
@@ -229,7 +230,7 @@ class TaskTrigger(BaseTrigger):
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the outcome of the work or that of the inbox, the earlier of the two; the work is then cancelled."""
+        """Return the outcome of the work, or that in the inbox if it comes first. The work is then cancelled."""
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
@@ -241,7 +242,7 @@ class TaskTrigger(BaseTrigger):
             await asyncio.gather(settling, working, return_exceptions=True)
 
     async def stop_previous_attempts(self) -> None:
-        """Return once the outside work of all other attempts of the task is cancelled.
+        """Cancel the outside work of all other attempts of the task, and return once it is cancelled.
 
         Await this before launching work that must not run twice at once. A failed cancellation is retried every minute
         until the wait's deadline.

@@ -35,7 +35,7 @@ def run_facts_of(trigger: Any) -> RunFacts:
 
 
 async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
-    """Return the wait of the newest attempt of another task in a trigger's DAG run; None if the inbox has none."""
+    """Return the wait of the newest attempt of another task in a trigger's DAG run; None if there is no such wait."""
     attempt = trigger.current.attempt
     found = await trigger.inbox.waits.find(
         waits.c.dag_id == attempt.dag_id,

@@ -30,7 +30,9 @@ _SHARED = (
 
 
 class HighAvailabilityGate(TriggererOperator):
-    """Succeeds or fails if the check ended with its result and action; is skipped otherwise. Created by the check.
+    """Succeeds or fails if the check ended with the gate's result and action, and is skipped otherwise.
+
+    The check's operator creates its gates.
 
     :param check_task_id: the task id of the check.
     :param result: the result of this gate.
@@ -44,7 +46,7 @@ class HighAvailabilityGate(TriggererOperator):
     def __init__(
         self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any
     ) -> None:
-        # A gate neither waits nor fails by accident: retries and earlier runs do not matter.
+        # A gate does not wait, and it fails only on purpose. So it needs no retries and ignores earlier runs.
         alone = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
         super().__init__(**{**kwargs, **alone})
         self.check_task_id = check_task_id
@@ -54,14 +56,14 @@ class HighAvailabilityGate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker. Its pool and queue do not, because it does not wait."""
+        """What makes this task start on a worker. Its pool and queue are ignored, because a gate does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
     """A gate that starts a DAG run; it takes all arguments of Airflow's TriggerDagRunOperator.
 
-    :param reference_date: the date of the DAG run from which the check's limits count.
+    :param reference_date: the name of the DAG run's date from which the check's limits are computed.
     """
 
     next_method: ClassVar[str] = "retrigger"
@@ -88,7 +90,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self._start_run(context, super().execute(context)["attempt"])
 
     def retrigger(self, context: Context, event: dict[str, Any]) -> None:
-        """Start the DAG run unless an earlier attempt of this task did: its run id is derived from the check's attempt.
+        """Start the DAG run, unless an earlier attempt did: the run's id is derived from the check's attempt.
 
         :raises DagRunTriggerException: Airflow starts the run on this exception.
         :raises AirflowSkipException: the check ended with another result or action.
@@ -120,7 +122,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
                 return
         self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
         start: Any = TriggerDagRunOperator.execute
-        # Airflow's guard around execute() allows it only there.
+        # Airflow's guard around execute() refuses a call from another method.
         start.__wrapped__(self, context)
 
 

@@ -50,28 +50,29 @@ class HighAvailabilityOperator(TriggererOperator):
 
     :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
         triggerer: a coroutine on its event loop, any other function in a thread. So do :class:`HttpCheck`,
-        :class:`TcpCheck` and :class:`FileCheck`. Any other function runs on a worker, for a moment each time. A check
-        that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is FAIL/STOP.
+        :class:`TcpCheck` and :class:`FileCheck`. Any other function runs on a worker, for a moment in each interval. A
+        check that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is FAIL/STOP.
     :param op_args: positional arguments of the check, templated, as are `op_kwargs` and `templates_dict`.
     :param poke_interval: the time between two checks, a timedelta or seconds; 1 minute by default.
     :param timeout: the time for all checks, a timedelta or seconds; 7 days by default. Then the DAG is retriggered, and
-        the last result becomes the state of this run, or PASS if there is none.
+        the last result becomes the state of this run. If there is no result yet, it is PASS.
     :param check_timeout: the time for one check, a timedelta or seconds; 5 minutes by default.
     :param runtime: the run ends as PASS/STOP this long after the reference date, a timedelta or seconds; 0: at once.
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. 06:00 after a start at 22:00 is on the next day.
     :param maxretrigger: how often a chain of runs is retriggered; then RETRIGGER becomes STOP. 0: never.
-    :param reference_date: where `runtime` and `endtime` start to count: the ``data_interval_end`` (the default), the
-        ``logical_date`` or the ``start_date`` of the chain's first run.
+    :param reference_date: the date of the chain's first run from which `runtime` and `endtime` are computed:
+        ``data_interval_end`` (the default), ``logical_date`` or ``start_date``.
     :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or a
-        JSON object as a string; templated), ``trigger_dag_id`` and so on. `fail_trigger_kwargs`: as FAIL.
-    :param failure_threshold: how many FAILs in a row it takes before the check's action counts.
-    :param success_threshold: how many PASSes in a row it takes.
+        JSON object as a string; templated), ``trigger_dag_id`` and so on.
+    :param fail_trigger_kwargs: the same for the retrigger as FAIL.
+    :param failure_threshold: how many FAILs in a row are needed before the check's action is carried out.
+    :param success_threshold: how many PASSes in a row are needed before the check's action is carried out.
     :param exponential_backoff: double the interval with each FAIL in a row.
     :param max_wait: the longest interval of the backoff, a timedelta or seconds; 10 minutes by default.
     :param jitter: the share, 0 to 1, by which each interval is shortened or lengthened at random.
     :param soft_fail: skip the task at `timeout` instead of retriggering.
-    :param mode: accepted for airflow-ha's sake and ignored: nothing waits on a worker.
+    :param mode: accepted for compatibility with airflow-ha, and ignored: the task never waits on a worker.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 

@@ -26,7 +26,7 @@ from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvai
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# A worker waits for a database restart rather than lose a check.
+# A worker waits while a database restarts, so that no check is lost.
 _RETRY_TIMEOUT = 300.0
 
 

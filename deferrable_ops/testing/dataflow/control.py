@@ -31,7 +31,7 @@ class DataflowControl:
         self.url = url
 
     def tell(self, what: str, *positional: Any, **named: Any) -> Any:
-        """Call a method of the fake, or of its trouble, by name: ``tell("script", "etl", {"state": "RUNNING"})``.
+        """Call a method of the fake, or of its `trouble`, by name: ``tell("script", "etl", {"state": "RUNNING"})``.
 
         :raises ValueError: the method does not exist, or it raised an error.
         """

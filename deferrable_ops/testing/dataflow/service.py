@@ -222,7 +222,7 @@ def _described(job: FakeJob, *, full: bool) -> Any:
         **({"labels": job.labels, "replaced_by_job_id": job.replaced_by} if full else {}),
     )
     pb = api.Job.pb(described)
-    # Also a number that is unknown to the enumeration.
+    # The number may be unknown to the enumeration.
     pb.current_state = job.state
     pb.create_time.FromNanoseconds(_nanoseconds(job.created_at))
     pb.current_state_time.FromNanoseconds(_nanoseconds(job.since))

@@ -21,7 +21,7 @@ from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
 
 IsUnresolved = Callable[[Any], bool]
-"""Returns whether a value is not resolved yet: a template at parse time; never in the triggerer."""
+"""Returns whether a value is still unresolved. At parse time, templates are; in the triggerer, no value is."""
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
@@ -31,8 +31,8 @@ _ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
 _LABEL_KEY = re.compile(r"[^\W\d_][-\w]{0,62}")
 _LABEL_VALUE = re.compile(r"[-\w]{0,63}")
 _UPDATE_REFUSED: Final = (
-    "body= has update: true, which replaces the running job with the same name; but the names of jobs that this task "
-    "launches differ by attempt, so that each is launched once. Remove update; to update a job, run "
+    "body= has update: true, which replaces the running job with the same name; but each attempt of this task uses a "
+    "different name, so that it launches its job once. Remove update; to update a job, run "
     "`gcloud dataflow flex-template run --update` and wait for it with DataflowJobSensor"
 )
 
@@ -134,7 +134,7 @@ def _validate_job_id(job_id: Any, unresolved: IsUnresolved) -> None:
 
 def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     if not isinstance(body, Mapping):
-        raise InputError(f"body= must be a dict, the API's launch parameters, not {_type_name(body)}")
+        raise InputError(f"body= must be a dict with the API's launch parameters, not {_type_name(body)}")
     require_serializable("body", body)
     for name, argument in (("projectId", "project_id"), ("location", "region")):
         own, given = field_of(body, name), arguments.get(argument)

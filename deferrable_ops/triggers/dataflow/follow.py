@@ -44,7 +44,7 @@ class DataflowTrigger(TaskTrigger):
 
     :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
     :param impersonation_chain: a service account to act as, or a chain of them.
-    :param poll_interval: seconds between two polls. All waits of a target share them, at the smallest interval.
+    :param poll_interval: seconds between two polls. All waits of a target share the polls, at the smallest interval.
     """
 
     feature: ClassVar[str] = "dataflow"
@@ -197,7 +197,7 @@ class FollowingTrigger(DataflowTrigger):
         except (DataflowError, TimeoutError) as error:
             return f"the job {job.id} failed; its error messages could not be read ({error})"
         texts = "\n".join(dict.fromkeys(message.text for message in errors))
-        # The message about what ended the job is the last one.
+        # The last message describes what ended the job.
         return f"the job {job.id} failed: {texts[-_REASON_CHARACTERS:] or 'it has no error messages'}"
 
     def _log_update(self, update: Update) -> None:

@@ -51,7 +51,7 @@ class Launch:
         self._log = log
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
-        """Return this wait's job: an existing one, or one that is launched now.
+        """Return this wait's job: an existing job, or a job that is launched now.
 
         :param check: awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.

@@ -106,7 +106,7 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return a body's launch parameters: the body itself, or their field if the body is a whole request."""
+    """Return a body's launch parameters: the body itself, or a field of the body if that is a whole request."""
     if not _is_whole_request(body):
         return body
     return field_of(body, "launchParameter") or field_of(body, "launchParameters") or {}

@@ -266,7 +266,8 @@ class DataflowStopTrigger(DataflowTrigger):
         if self.job_id is not None:
             return [self.job_id]
         job_ids = (self.current.progress or {}).get(JOB_ID)
-        # Keep the selection of an earlier run: jobs that have finished since are no longer active.
+        # Keep the selection of an earlier run: jobs that have finished since then are no longer in the list of active
+        # jobs.
         if job_ids is None:
             prefix = self.job_name_prefix or ""
             job_ids = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]

@@ -92,7 +92,7 @@ class CheckRunner:
             self._log.error("The check failed: %s", reason)
             return Result.FAIL, Action.RETRIGGER
         except TooManyHangingChecks as error:
-            self._log.error("The check was not run and counts as failed: %s", error)
+            self._log.error("The check was not run and is treated as failed: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             self._log.error("The check failed: %s", type(error).__name__, exc_info=error)

@@ -25,8 +25,8 @@ class TooManyHangingChecks(Exception):
 async def call_in_thread(function: Callable[[], Any], timeout: float, *, always: bool = False) -> Any:
     """Call a function in a thread; return what it returns, or raise what it raises, SystemExit included.
 
-    At most 64 calls run at once; others wait for a slot, which does not count towards the timeout. A call that times
-    out gives its slot back, but its thread continues.
+    At most 64 calls run at once. Others wait for a slot; their timeout starts after that. A call that times out gives
+    its slot back, but its thread continues.
 
     :param timeout: seconds.
     :param always: call it even if too many calls hang.
@@ -93,8 +93,8 @@ _idle = threading.Semaphore(0)
 
 
 def _submit(call: _Call) -> None:
-    # Threads are reused, because starting one blocks the event loop. They are daemon threads and not an executor's:
-    # those would keep the process from exiting.
+    # Threads are reused, because starting a thread blocks the event loop. They are daemon threads, because the threads
+    # of an executor would keep the process from exiting.
     _calls.put(call)
     if not _idle.acquire(blocking=False):
         threading.Thread(target=_run_calls, name="deferrable-ops check", daemon=True).start()

@@ -35,7 +35,7 @@ class HighAvailabilityTrigger(TaskTrigger):
     :param rules: the JSON object of :meth:`CheckRules.as_json`.
     :param soft_fail: skip the task at the timeout.
     :param run_facts: the JSON object of :meth:`RunFacts.as_json` if a worker deferred the task; None if the scheduler
-        did, because Airflow then provides the run's context.
+        deferred it; Airflow then provides the run's context.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -155,11 +155,11 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
 
 
 class HighAvailabilityGateTrigger(TaskTrigger):
-    """Ends a gate: the task behind a check that succeeds or fails if the check ended with the gate's result and action.
+    """Ends a gate: a task that succeeds or fails if its check ended with the gate's result and action.
 
     :param check_task_id: the task id of the check.
     :param result: the result of this gate, ``"pass"`` or ``"fail"``.
-    :param action: the action of this gate: ``"stop"``, ``"retrigger"``, or None for both.
+    :param action: the action of this gate, ``"stop"`` or ``"retrigger"``; None means both.
     :param fails: whether the gate fails instead of succeeding.
     """
 
@@ -219,7 +219,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         # The check never ran: its upstream failed or was skipped, or a user set its state.
         states = await states_of_tasks(self.current.attempt, [self.check_task_id])
         if states is None:
-            # dag.test() cannot answer this; the DAG's other leaves then determine the run's state.
+            # In dag.test() the state is unknown. The DAG's other leaves then determine the run's state.
             return Result.PASS, Action.CONTINUE
         state = states[self.check_task_id]
         if state in _FAILED:

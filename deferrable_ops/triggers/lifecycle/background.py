@@ -23,11 +23,11 @@ _detached: set[asyncio.Task[None]] = set()
 
 
 def start() -> None:
-    """Start the background work of this event loop unless it runs. It keeps the inbox open until the loop ends."""
+    """Start the background work of this event loop, if it does not run. The inbox stays open until the loop ends."""
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
-        # An empty context: Airflow takes the log file to write to from the context of the task's trigger, and the
-        # background work outlives that task.
+        # Airflow selects the log file by the context. The context is empty, because the background work outlives the
+        # task whose trigger starts it.
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
         detach(warm_up())
         if reason := log_pipe.install():
@@ -42,13 +42,13 @@ def detach(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the outside work of one wait, if that is due."""
+    """Cancel the outside work of one wait, if its cancellation is due."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 
 
 async def sweep_forever(inbox: Inbox, source: StatesSource) -> None:
-    """Sweep now and then every minute, until cancelled."""
+    """Sweep at once, and then once a minute until cancelled."""
     while True:
         try:
             await sweep(inbox, source)

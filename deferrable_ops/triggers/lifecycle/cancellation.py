@@ -27,7 +27,7 @@ _WAITS_PER_PAGE = 200
 
 
 async def end_if_killed(attempt: Attempt) -> None:
-    """Settle a wait whose trigger was cancelled, and cancel its outside work, unless another triggerer runs it now.
+    """Settle a wait whose trigger was cancelled, and cancel its outside work, unless the trigger runs elsewhere now.
 
     The task belongs to the newest attempt in the inbox. If that is this attempt and the task is still deferred after
     10 s, Airflow has moved the trigger to another triggerer. It takes 10 s because Airflow may update the state late.
@@ -49,7 +49,7 @@ async def end_if_killed(attempt: Attempt) -> None:
 async def sweep(inbox: Inbox, source: StatesSource) -> None:
     """Settle the waits whose task ended while no triggerer ran, and cancel all outside work that is due.
 
-    Of all processes that call this, one a minute looks for such waits.
+    Many processes call this. Once a minute, one of them looks for such waits.
 
     :param source: returns the states of task instances.
     """

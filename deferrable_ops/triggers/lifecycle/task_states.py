@@ -11,7 +11,7 @@ from deferrable_ops.inbox import Attempt
 from deferrable_ops.supervisor_calls import Rank, send
 
 StatesSource = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
-"""From a DAG id, run ids and task ids to states: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
+"""Returns the states for a DAG id, run ids and task ids: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
 
 DEFERRED: Final = "deferred"
 UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "restarting"})

@@ -85,8 +85,9 @@ class Api:
     def prepare_launch(
         self, kind: Literal["flex", "classic"], request: dict[str, Any]
     ) -> Callable[[float], Awaitable[Any]]:
-        """Return a function that sends the launch request, given the ``time.monotonic()`` until which it may be sent.
+        """Return a function that sends the launch request.
 
+        :return: the function. Its argument is the ``time.monotonic()`` until which the request may be sent.
         :raises InputError: the request has an unknown field or a value of the wrong type.
         """
         from google.protobuf.json_format import ParseDict, ParseError
@@ -190,7 +191,7 @@ class Api:
 
 def _import_library() -> ModuleType:
     try:
-        # The first module is the one used. The others would otherwise be imported later, on the event loop.
+        # Only the first module is used here. The others would otherwise be imported later, on the event loop.
         for name in (
             "google.cloud.dataflow_v1beta3",
             "google.api_core.grpc_helpers_async",

@@ -102,7 +102,7 @@ class Dataflow:
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:
-        """Return all jobs with exactly this name, the newest first; finished ones too. Their labels are missing."""
+        """Return all jobs with exactly this name, also finished jobs, the newest first. Their labels are missing."""
         found = await self._with_retries(lambda: self._api.list_jobs(name=name))
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)

@@ -64,7 +64,7 @@ class JobWatch:
         return self._seen == _state_key(message)
 
     def deliver(self, message: Any, job: Job | None, messages: tuple[JobMessage, ...] = ()) -> None:
-        """Add a change, merged with one that was not read yet.
+        """Add a change. It is merged with an earlier change that was not read yet.
 
         :param message: the API's message for the job; None if its state did not change.
         """

@@ -56,7 +56,7 @@ class Job:
     :param is_streaming: None if the API did not return the job's type.
     :param labels: empty in lists, where the API omits them.
     :param replaced_by: the id of the job that replaced this one by an update.
-    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; so are the other times.
+    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; the other times have the same format.
     :param message: the API's protobuf message, if the job was read from the API.
     """
 
@@ -143,7 +143,8 @@ class MessageCursor:
             return self
         newest = max(message.time for message in messages)
         kept = sorted(messages, key=lambda message: message.time)[-_IDS_KEPT:]
-        # All messages from the cursor's time on must be among its ids. With more than _IDS_KEPT, the time moves up.
+        # All messages from the cursor's time on must be among its ids. If there are more than _IDS_KEPT, the time moves
+        # on.
         start = max(self.time, _earlier(newest), kept[0].time if len(kept) < len(messages) else "")
         return MessageCursor(start, tuple(_hash(message) for message in messages if message.time >= start))
 
@@ -175,7 +176,7 @@ class Update:
 
     :param job: the job, if its state changed; None if there are only new messages.
     :param messages: the new messages, the oldest first.
-    :param cursor: the position after these messages, to be stored once they are handled; None before the first one.
+    :param cursor: the position after these messages, to be stored once they are handled; None before the first message.
     """
 
     job: Job | None = None

@@ -25,12 +25,12 @@ from deferrable_ops.upstreams.dataflow.jobs import (
 
 log = logging.getLogger(__name__)
 
-# Of running jobs, in one interval.
+# How many calls read messages of running jobs in one interval.
 _MAX_MESSAGE_CALLS = 10
 _MAX_CONCURRENT_CALLS = 10
 # A new watch is polled after this delay, so that watches that start together share a list.
 _NEW_WATCH_DELAY = 1.0
-# Between two attempts while Dataflow is unavailable, unless the interval is longer.
+# The longest pause between two attempts while Dataflow is unavailable, unless the interval is longer.
 _LONGEST_PAUSE = 30.0
 # After that many attempts a finished job is reported without its last messages.
 _MAX_MESSAGE_ATTEMPTS = 3
@@ -78,7 +78,7 @@ class Poller:
             self._message_queue.append(watch)
         self._watch_added.set()
         if self._polling is None:
-            # An empty context: the poller outlives the trigger whose watch is the first.
+            # The context is empty, because the poller outlives the trigger that starts it.
             self._polling = asyncio.create_task(
                 self._poll(), name="deferrable-ops dataflow", context=Context()
             )
@@ -231,7 +231,7 @@ class Poller:
         for error in errors:
             if not isinstance(error, DataflowError):
                 raise error
-        # The next interval tries again.
+        # The calls are repeated in the next interval.
         if errors:
             log.warning("%d of %d calls failed; the first error: %s", len(errors), len(results), errors[0])
 
