@@ -68,7 +68,7 @@ class RunFacts:
         return retriggers_of(task_id, self.conf, self.params)
 
     def reference(self, task_id: str, reference_date: str) -> datetime:
-        """Return the time from which runtime and endtime count, in UTC.
+        """Return the time from which runtime and endtime are computed, in UTC.
 
         A retriggered run uses the reference date of its chain's first run. A run without the date, e.g. without a data
         interval, uses ``run_after``, or else ``start_date``.

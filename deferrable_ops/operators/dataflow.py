@@ -218,10 +218,10 @@ class DataflowTemplateOperator(_LaunchingTask):
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
-    """Launch a flex template, with the arguments of the package deferrable_dataflow_operator.
+    """Launch a flex template. The arguments are those of the package deferrable_dataflow_operator.
 
     :param trigger_kwargs: a dict with `project_id`, `region` and `body`. `gcp_conn_id` and the other arguments of
-        :class:`DataflowFlexTemplateOperator` may be in this dict or separate arguments.
+        :class:`DataflowFlexTemplateOperator` may be in this dict, or be given as separate arguments.
     :param start_from_trigger: False starts the task on a worker, which defers it.
     """
 

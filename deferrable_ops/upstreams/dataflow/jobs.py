@@ -135,9 +135,11 @@ class MessageCursor:
         return tuple(message for message in messages if _hash(message) not in self.ids)
 
     def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
-        """Return the cursor after reading these messages: all messages from its time on.
+        """Return the cursor after reading these messages.
 
         It stays a few seconds behind the newest message, because messages become readable late and out of order.
+
+        :param messages: all messages from this cursor's time on.
         """
         if not messages:
             return self
