@@ -228,7 +228,7 @@ class Database:
             pause = min(2 * pause, _MAX_BACKOFF)
 
     async def _may_recover(self, error: Exception) -> bool:
-        """Return whether to retry after an error that is not an outage: the login has changed, or there is no timeout."""
+        """Return whether to retry after an error that is no outage: the login has changed, or there is no timeout."""
         if is_rejected_login(error) and self._read_url is not None:
             # The option may be a command or a secrets backend.
             new = parse_url(await asyncio.to_thread(self._read_url))

@@ -202,7 +202,7 @@ hosts = Table(
 outages = Table(
     "deferrable_ops_outages",
     metadata,
-    # An outage, as a host sees it: of Kafka, a region of Dataflow, a machine or the deployment. Deleted when it is over.
+    # An outage, as a host sees it: of Kafka, a region of Dataflow, a machine or the deployment. Deleted when it ends.
     Column("source", Text, primary_key=True),
     Column("host", Text, primary_key=True),
     Column("since", Double, nullable=False),
