@@ -27,7 +27,6 @@ DEFAULT_TIMEOUT = 7 * 86_400.0
 
 # A wait ends this long before Airflow's own timeout of the task: 10 % of the timeout, at most 5 s.
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
-_RECHECK_PREVIOUS_ATTEMPTS_EVERY = 1.0
 # The process of a worker that deferred its task exits up to 5 s later ([workers] min_heartbeat_interval). If the task
 # is queued again before the scheduler has handled that exit, the scheduler fails the task (airflow#66374). So a trigger
 # resumes a task on a worker at least 8 s after its own start.
@@ -36,7 +35,6 @@ RESUME_AFTER_DEFER = 8.0
 _END_AFTER_DEFER = 2.0
 # Limits the memory that thousands of triggers need when they start together. The process would never free it.
 _registering = Throttle(128)
-_AIRFLOW_CANCELS_WITHIN = 60.0
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
@@ -59,6 +57,12 @@ class TaskTrigger(BaseTrigger):
     feature: ClassVar[str]
     classpath: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]
+
+    recheck_previous_attempts_every: ClassVar[float] = 1.0
+    """Seconds between two checks of whether the work of earlier attempts is cancelled."""
+
+    airflow_cancels_within: ClassVar[float] = 60.0
+    """Seconds that the trigger of an ended task waits for Airflow to cancel it."""
 
     # None except during run().
     inbox: Inbox
@@ -256,7 +260,7 @@ class TaskTrigger(BaseTrigger):
             await asyncio.sleep(pause)
             for wait_id in wait_ids:
                 await cancel_due_work(self.inbox, wait_id)
-            pause = _RECHECK_PREVIOUS_ATTEMPTS_EVERY
+            pause = self.recheck_previous_attempts_every
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return whether outside work may still run after this outcome and has to be cancelled."""
@@ -312,7 +316,7 @@ class TaskTrigger(BaseTrigger):
         # the killed task. On SQLite it could even end another task, because Airflow finds the task by the trigger's id,
         # and SQLite reuses ids. So wait for Airflow to cancel.
         if self.current.state in _ENDED_BY_AIRFLOW:
-            await asyncio.sleep(_AIRFLOW_CANCELS_WITHIN)
+            await asyncio.sleep(self.airflow_cancels_within)
 
     def _ending_task(self) -> delivery.EndingTask:
         return delivery.EndingTask(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from deferrable_ops.events.received import ReceivedEvents
 from deferrable_ops.throttle import Throttle
@@ -15,12 +15,8 @@ from deferrable_ops.triggers.lifecycle import background
 PROGRESS: Final = "progress"
 """The XCom key of the progress."""
 
-# Seconds. After this time, most of the events that arrived before the wait have been counted.
-_FIRST_AFTER = 2.0
-_EVERY = 10.0
 # A larger state is not stored. After a restart, the events are counted again instead.
 _MAX_KEPT_EVENTS = 50
-_MAX_STATE_CHARACTERS = 100_000
 
 _pushing = Throttle(1)
 
@@ -28,11 +24,21 @@ _pushing = Throttle(1)
 class ProgressReporter:
     """Reports the progress of one wait to its log, to an XCom and to the inbox. After a restart, the inbox's is used.
 
-    The first report is 2 s after the start of the ``with`` statement. Further reports follow after calls of
+    The first report follows soon after the start of the ``with`` statement. Further reports follow after calls of
     :meth:`report_soon`. After the ``with`` statement, only :meth:`push_final` reports.
 
     :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
     """
+
+    # Class attributes, because attributes of the object would cost each wait memory.
+    first_report_after: ClassVar[float] = 2.0
+    """Seconds until the first report. By then, most events that arrived before the wait have been counted."""
+
+    report_every: ClassVar[float] = 10.0
+    """The shortest time between two reports, in seconds."""
+
+    max_state_characters: ClassVar[int] = 100_000
+    """A state with more characters, as JSON, is not stored."""
 
     __slots__ = ("_is_over", "_pushed", "_received", "_reported_at", "_stores_state", "_timer", "_trigger")
 
@@ -46,12 +52,12 @@ class ProgressReporter:
         self._timer: asyncio.TimerHandle | None = None
 
     def report_soon(self) -> None:
-        """Report the progress soon, at most once every 10 s."""
+        """Report the progress soon, at most once every :attr:`report_every` seconds."""
         if self._timer is None:
-            self._report_in(max(0.0, self._reported_at + _EVERY - time.monotonic()))
+            self._report_in(max(0.0, self._reported_at + self.report_every - time.monotonic()))
 
     def __enter__(self) -> Self:
-        self._report_in(_FIRST_AFTER)
+        self._report_in(self.first_report_after)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +84,7 @@ class ProgressReporter:
 
     async def _store_and_push(self) -> None:
         progress, state = self._received.progress(), self._received.state()
-        if self._stores_state and _is_small(state):
+        if self._stores_state and self._is_small(state):
             progress["state"] = state
         if progress["come"]:
             await self._trigger.inbox.waits.save_progress(self._trigger.current.id, progress)
@@ -97,10 +103,9 @@ class ProgressReporter:
                 "Could not push the XCom %r: %s; the wait continues", PROGRESS, type(error).__name__
             )
 
-
-def _is_small(state: dict[str, Any]) -> bool:
-    kept = sum(map(len, state["kept"].values()))
-    return kept <= _MAX_KEPT_EVENTS and len(json.dumps(state)) <= _MAX_STATE_CHARACTERS
+    def _is_small(self, state: dict[str, Any]) -> bool:
+        kept = sum(map(len, state["kept"].values()))
+        return kept <= _MAX_KEPT_EVENTS and len(json.dumps(state)) <= self.max_state_characters
 
 
 def _describe_counts(counts: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ import pkgutil
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -18,7 +18,11 @@ from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, CheckResult, Result
 from deferrable_ops.inbox import Attempt
-from deferrable_ops.triggers.high_availability.threads import TooManyHangingChecks, call_in_thread
+from deferrable_ops.triggers.high_availability.threads import (
+    MAX_HANGING,
+    TooManyHangingChecks,
+    call_in_thread,
+)
 
 _IMPORT_SECONDS: Final = 120.0
 _BLOCKED_WARNING_SECONDS: Final = 0.5
@@ -36,6 +40,9 @@ class CheckRunner:
     :param timeout: seconds for each call.
     :param log: the task's log.
     """
+
+    max_hanging: ClassVar[int] = MAX_HANGING
+    """The number of hanging checks in this process at which a check is not run but counts as failed."""
 
     def __init__(
         self, path: str, op_args: Sequence[Any], op_kwargs: Mapping[str, Any], timeout: float, log: Any
@@ -106,7 +113,7 @@ class CheckRunner:
             getattr(function, "__call__", None)  # noqa: B004
         ):
             return await self._on_loop(call())
-        returned = await call_in_thread(call, self._timeout)
+        returned = await call_in_thread(call, self._timeout, max_hanging=self.max_hanging)
         return await self._on_loop(returned) if inspect.iscoroutine(returned) else returned
 
     async def _on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -22,7 +22,9 @@ class TooManyHangingChecks(Exception):
     """Too many checks hang in this process, so no more are started."""
 
 
-async def call_in_thread(function: Callable[[], Any], timeout: float, *, always: bool = False) -> Any:
+async def call_in_thread(
+    function: Callable[[], Any], timeout: float, *, always: bool = False, max_hanging: int = MAX_HANGING
+) -> Any:
     """Call a function in a thread; return what it returns, or raise what it raises, SystemExit included.
 
     At most 64 calls run at once. Others wait for a slot; their timeout starts after that. A call that times out gives
@@ -30,15 +32,16 @@ async def call_in_thread(function: Callable[[], Any], timeout: float, *, always:
 
     :param timeout: seconds.
     :param always: call it even if too many calls hang.
+    :param max_hanging: the number of hanging calls at which no more calls are started.
     :raises TimeoutError: it did not return in time.
-    :raises TooManyHangingChecks: 200 earlier calls have timed out and not returned yet.
+    :raises TooManyHangingChecks: `max_hanging` earlier calls have timed out and not returned yet.
     """
     loop = asyncio.get_running_loop()
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):
-        if len(_hanging) >= MAX_HANGING and not always:
+        if len(_hanging) >= max_hanging and not always:
             raise TooManyHangingChecks(
                 f"{len(_hanging)} checks have not returned within their check_timeout and still occupy threads of "
-                f"this triggerer, which allows {MAX_HANGING}; restart it, and give the calls inside these checks "
+                f"this triggerer, which allows {max_hanging}; restart it, and give the calls inside these checks "
                 "timeouts of their own"
             )
         returned: asyncio.Future[Any] = loop.create_future()

@@ -21,25 +21,26 @@ SWEEP_EVERY = 60.0
 
 # Shorter than the lease of a cancellation, 60 s.
 _CANCEL_TIMEOUT = 50.0
-_CHECK_FOR = 10.0
-_CHECK_EVERY = 1.0
 _WAITS_PER_PAGE = 200
 
 
-async def end_if_killed(attempt: Attempt) -> None:
+async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
     """Settle a wait whose trigger was cancelled, and cancel its outside work, unless the trigger runs elsewhere now.
 
     The task belongs to the newest attempt in the inbox. If that is this attempt and the task is still deferred after
-    10 s, Airflow has moved the trigger to another triggerer. It takes 10 s because Airflow may update the state late.
+    `check_for`, Airflow has moved the trigger to another triggerer.
+
+    :param check_for: seconds during which the task's state is checked, because Airflow may update it late.
+    :param check_every: seconds between two checks.
     """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-        for _ in range(int(_CHECK_FOR / _CHECK_EVERY)):
+        for _ in range(int(check_for / check_every)):
             if await inbox.waits.newer_attempt_exists(attempt.wait_id):
                 break
             if (await states_of([attempt], states_from_supervisor))[attempt] != DEFERRED:
                 await inbox.waits.kill([attempt.wait_id])
                 break
-            await asyncio.sleep(_CHECK_EVERY)
+            await asyncio.sleep(check_every)
         else:
             log.info("Airflow moved the trigger of wait %s to another triggerer", attempt.wait_id)
             return

@@ -30,7 +30,7 @@ from deferrable_ops import settings
 
 log = logging.getLogger(__name__)
 
-_MOST_BUFFERED: Final = 16 * 1024 * 1024
+_MAX_BUFFERED: Final = 16 * 1024 * 1024
 _BATCH: Final = 4096
 """The parent reads as much at once."""
 _READ: Final = 65536
@@ -57,10 +57,12 @@ class LogPipe:
 
     :param descriptor: of a stream socket.
     :param as_json: whether lines are Airflow's JSON log lines.
+    :param max_buffered: bytes of lines that are held in memory; lines that do not fit are dropped.
     """
 
-    def __init__(self, descriptor: int, *, as_json: bool) -> None:
+    def __init__(self, descriptor: int, *, as_json: bool, max_buffered: int = _MAX_BUFFERED) -> None:
         self._as_json = as_json
+        self._max_buffered = max_buffered
         self._target = socket.socket(fileno=os.dup(descriptor))
         self._source, written = socket.socketpair()
         os.dup2(written.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
@@ -99,7 +101,7 @@ class LogPipe:
         data = self._source.recv(_READ)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            if self._buffered + len(line) > _MOST_BUFFERED:
+            if self._buffered + len(line) > self._max_buffered:
                 self._dropped += 1
             else:
                 self._lines.append(line + b"\n")

@@ -322,9 +322,7 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
 
     monkeypatch.setattr(cancellation, "states_from_supervisor", source)
     monkeypatch.setattr(cancellation, "cancel_due_work", stop)
-    monkeypatch.setattr(cancellation, "_CHECK_EVERY", 0.01)
-    monkeypatch.setattr(cancellation, "_CHECK_FOR", 0.05)
-    await cancellation.end_if_killed(trigger.identify())
+    await cancellation.end_if_killed(trigger.identify(), check_for=0.05, check_every=0.01)
     return stopped
 
 
@@ -363,7 +361,7 @@ async def test_trigger_whose_task_was_ended_sends_no_event_and_waits_for_airflow
 async def test_trigger_whose_wait_was_ended_and_that_airflow_does_not_cancel_fails_the_task(
     airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.triggers.base._AIRFLOW_CANCELS_WITHIN", 0.01)
+    monkeypatch.setattr(Scripted, "airflow_cancels_within", 0.01)
     trigger = in_triggerer(Scripted("wait"))
     wait_id = await register(inbox, trigger)
     await inbox.waits.kill([wait_id])

@@ -67,28 +67,37 @@ def read_payloads(
     file_format: str | None = None,
     select: str | None = None,
     rules: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    max_bytes: int = MAX_FILE_BYTES,
+    max_messages: int = MAX_MESSAGES,
 ) -> tuple[list[Any], int]:
     """Return the payloads to publish from files, in order, and the number of messages that no rule matched.
 
     :param paths: absolute paths; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by name.
     :param select: a JMESPath expression that selects the messages from the list of all values of all files.
     :param rules: what :func:`~deferrable_ops.events.merging.rules_to_json` returned.
+    :param max_bytes: the largest total size of the files, in bytes.
+    :param max_messages: the largest number of messages to publish.
     :raises InputError: a file is missing, too large or malformed, or `select` or a rule cannot be applied.
     """
     payloads: list[Any] = []
-    size_left = MAX_FILE_BYTES
+    size_left = max_bytes
     for path in _expand(paths):
         content = _read(path, size_left)
         size_left -= len(content)
+        if size_left < 0:
+            raise InputError(
+                f"the files have more than {max_bytes} bytes, counted up to {path!r}; split them into several tasks"
+            )
         payloads += _values(path, content, format_of(path, file_format))
     if select is not None:
         payloads = _selected(payloads, select)
     left_over = 0
     if rules is not None:
         payloads, left_over = merge(payloads, rules_from_json(rules))
-    if len(payloads) > MAX_MESSAGES:
+    if len(payloads) > max_messages:
         raise InputError(
-            f"the files hold {len(payloads)} messages; a task publishes at most {MAX_MESSAGES}, so split them"
+            f"the files hold {len(payloads)} messages; a task publishes at most {max_messages}, so split them"
         )
     return payloads, left_over
 
@@ -106,6 +115,7 @@ def _expand(patterns: Sequence[str]) -> Iterator[str]:
 
 
 def _read(path: str, most: int) -> bytes:
+    """Return the content of a file; of a larger file, return `most` + 1 bytes."""
     try:
         # O_NONBLOCK: do not block when the path is a named pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -120,10 +130,6 @@ def _read(path: str, most: int) -> bytes:
         ) from None
     if not is_file:
         raise InputError(f"{path!r} is not a regular file")
-    if len(content) > most:
-        raise InputError(
-            f"the files have more than {MAX_FILE_BYTES} bytes, counted up to {path!r}; split them into several tasks"
-        )
     return content
 
 

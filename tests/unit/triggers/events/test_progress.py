@@ -40,7 +40,7 @@ async def test_log_and_xcom_show_received_and_missing_events(
 async def test_progress_is_reported_rarely_for_many_events(
     runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_progress, "_EVERY", 60.0)
+    monkeypatch.setattr(events_progress.ProgressReporter, "report_every", 60.0)
     run = runs.start(waiting_for("orders", "signoff"))
     await begun(run)
     await eventually(lambda: "progress" in airflow_comms.xcoms, "the first progress")

@@ -16,7 +16,7 @@ from unit.triggers.events.support import (
 )
 from unit.triggers.support import Runs
 
-from deferrable_ops.triggers.events import progress as events_progress
+from deferrable_ops.triggers.events.progress import ProgressReporter
 
 pytestmark = pytest.mark.usefixtures("telling_at_once")
 
@@ -51,7 +51,7 @@ async def test_restart_keeps_events_that_were_pruned(runs: Runs) -> None:
 
 
 async def test_restart_works_without_a_stored_state(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_progress, "_MAX_STATE_CHARACTERS", 10)
+    monkeypatch.setattr(ProgressReporter, "max_state_characters", 10)
     trigger = waiting_for("orders", "signoff", keep="all")
     run = runs.start(trigger)
     await begun(run)

@@ -18,6 +18,7 @@ from unit.triggers.support import Runs, eventually
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.high_availability import threads
+from deferrable_ops.triggers.high_availability.check import CheckRunner
 from deferrable_ops.triggers.high_availability.threads import TooManyHangingChecks, call_in_thread
 from real_airflow import wait_until
 
@@ -117,12 +118,12 @@ async def test_hanging_check_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_no_checks_start_when_too_many_hang(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
-    monkeypatch.setattr(threads, "MAX_HANGING", 2)
+    monkeypatch.setattr(CheckRunner, "max_hanging", 2)
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await call_in_thread(checks.hangs, 0.05)
     with pytest.raises(TooManyHangingChecks, match="restart it"):
-        await call_in_thread(lambda: 1, 5)
+        await call_in_thread(lambda: 1, 5, max_hanging=2)
     checks.results[:] = [("pass", "stop")]
     assert await runs.start(trigger()).outcome() == Success(["fail", "retrigger"])
     checks.go_on.set()

@@ -64,11 +64,10 @@ def test_without_a_pipe_the_same_writer_blocks(sockets: tuple[socket.socket, int
 
 
 def test_lines_above_the_memory_are_dropped_and_counted(
-    sockets: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
+    sockets: tuple[socket.socket, int],
 ) -> None:
     reader, descriptor = sockets
-    monkeypatch.setattr(log_pipe, "_MOST_BUFFERED", 400_000)
-    pipe = LogPipe(descriptor, as_json=True)
+    pipe = LogPipe(descriptor, as_json=True, max_buffered=400_000)
     write_all(descriptor, 5_000)
     lines: list[bytes] = []
     while not (lines and b"lines dropped" in lines[-1]):

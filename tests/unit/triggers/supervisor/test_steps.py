@@ -300,7 +300,7 @@ async def test_step_waits_for_cancellations_of_earlier_attempts(
         return [] if stopped.is_set() else ["an-earlier-wait"]
 
     monkeypatch.setattr(runs.inbox.cancellations, "requeue_other_attempts", left)
-    monkeypatch.setattr("deferrable_ops.triggers.base._RECHECK_PREVIOUS_ATTEMPTS_EVERY", 0.01)
+    monkeypatch.setattr(SupervisorStepTrigger, "recheck_previous_attempts_every", 0.01)
     machine = FakeMachine()
     with on(monkeypatch, machine):
         run = runs.start(configuring())

@@ -81,22 +81,18 @@ def test_messages_are_selected_and_merged(tmp_path: Path) -> None:
         ("a.txt", "x" * 101, "have more than 100 bytes"),
     ],
 )
-def test_malformed_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, said: str
-) -> None:
-    monkeypatch.setattr(publish_files, "MAX_MESSAGES", 10)
-    monkeypatch.setattr(publish_files, "MAX_FILE_BYTES", 100 if name.endswith(".txt") else 1_000_000)
+def test_malformed_file_is_named(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
+    max_bytes = 100 if name.endswith(".txt") else 1_000_000
     with pytest.raises(InputError) as caught:
-        read_payloads([write(tmp_path, name, content)])
+        read_payloads([write(tmp_path, name, content)], max_bytes=max_bytes, max_messages=10)
     assert said in str(caught.value)
 
 
-def test_files_have_a_total_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_files, "MAX_FILE_BYTES", 100)
+def test_files_have_a_total_size_limit(tmp_path: Path) -> None:
     paths = [write(tmp_path, f"{name}.txt", "x" * 60) for name in "ab"]
-    assert len(read_payloads(paths[:1])[0]) == 1
+    assert len(read_payloads(paths[:1], max_bytes=100)[0]) == 1
     with pytest.raises(InputError, match=r"more than 100 bytes, counted up to '.*b.txt'"):
-        read_payloads(paths)
+        read_payloads(paths, max_bytes=100)
 
 
 def test_unreadable_path_is_named(tmp_path: Path) -> None:
