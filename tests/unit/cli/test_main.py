@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from deferrable_ops.cli.main import main
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
-from deferrable_ops.inbox.database.schema import callbacks
+from deferrable_ops.inbox.database.schema import HEAD, callbacks
 from deferrable_ops.outcome import Failure, Skip, Success
 
 UNKNOWN = "11111111-1111-5111-8111-111111111111"
@@ -199,6 +199,17 @@ def test_prune_deletes_waits_older_than_their_retention(
 def test_upgrade_creates_the_tables(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inbox", "upgrade"]) == 0
     assert "schema" in capsys.readouterr().out
+
+
+def test_upgrade_check_changes_nothing_and_tells_outdated_tables_by_its_exit_status(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inbox", "upgrade", "--check"]) == 1
+    assert "The inbox has schema none" in capsys.readouterr().out
+    assert main(["inbox", "upgrade"]) == 0
+    capsys.readouterr()
+    assert main(["inbox", "upgrade", "--check"]) == 0
+    assert f"this release has {HEAD}" in capsys.readouterr().out
 
 
 def test_rotate_signs_new_waits_with_a_new_key(
