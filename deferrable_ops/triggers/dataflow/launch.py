@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from deferrable_ops.exceptions import DataflowError, DataflowRefused, LaunchUncertain
@@ -15,14 +16,28 @@ from deferrable_ops.triggers.dataflow.states import NOT_STARTED
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-# The API may return a new job without its labels for this long, in seconds.
-_LABELS_WITHIN: Final = 30.0
-_LABELS_EVERY = 2.0
 
-# How often to look for a job whose launch got no response: Dataflow may create it late.
-_SEARCHES: Final = 3
-_SEARCH_EVERY = 5.0
+@dataclass(frozen=True, slots=True)
+class LaunchTimings:
+    """How often a launch is retried, and how often a job is looked for.
+
+    :param first_pause: seconds before the first retry of a launch; each further pause is twice as long.
+    :param longest_pause: the longest pause between two retries, in seconds.
+    :param labels_within: seconds for which the API may return a new job without its labels.
+    :param labels_every: seconds between two requests for a job's labels.
+    :param searches: how often a job is looked for if its launch got no response: Dataflow may create it late.
+    :param search_every: seconds between two of these searches.
+    """
+
+    first_pause: float = 1.0
+    longest_pause: float = 30.0
+    labels_within: float = 30.0
+    labels_every: float = 2.0
+    searches: int = 3
+    search_every: float = 5.0
+
+
+DEFAULT_TIMINGS: Final = LaunchTimings()
 
 
 class ForeignJob(DataflowError):
@@ -41,7 +56,15 @@ class Launch:
     """
 
     def __init__(
-        self, dataflow: Dataflow, kind: Kind, request: dict[str, Any], name: str, wait_id: str, log: Any
+        self,
+        dataflow: Dataflow,
+        kind: Kind,
+        request: dict[str, Any],
+        name: str,
+        wait_id: str,
+        log: Any,
+        *,
+        timings: LaunchTimings = DEFAULT_TIMINGS,
     ) -> None:
         self._dataflow = dataflow
         self._kind = kind
@@ -49,6 +72,7 @@ class Launch:
         self._name = name
         self._wait_id = wait_id
         self._log = log
+        self._timings = timings
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
         """Return this wait's job: an existing job, or a job that is launched now.
@@ -61,9 +85,9 @@ class Launch:
         :raises NotAccepted: Dataflow did not accept the launch in time.
         """
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_PAUSE
+        pause = self._timings.first_pause
         while True:
-            job = await find_job_of_wait(self._dataflow, self._name, self._wait_id)
+            job = await find_job_of_wait(self._dataflow, self._name, self._wait_id, timings=self._timings)
             if job is not None:
                 self._log.info(
                     "Adopted the job %s (%s), which this task has launched before", job.name, job.id
@@ -83,17 +107,19 @@ class Launch:
                 )
             self._log.warning("%s; looking for the job again in %.1f s", problem, wait)
             await asyncio.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, self._timings.longest_pause)
 
 
-async def find_job_of_wait(dataflow: Dataflow, name: str, wait_id: str) -> Job | None:
+async def find_job_of_wait(
+    dataflow: Dataflow, name: str, wait_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
+) -> Job | None:
     """Return the newest job with this name and the wait's label, running or finished; None if no job has the name.
 
     :raises ForeignJob: there are jobs with this name, but none has the wait's label.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
-        labelled = await _with_labels(dataflow, job.id)
+        labelled = await _with_labels(dataflow, job.id, timings)
         if labelled.labels.get(WAIT_LABEL) == wait_id:
             return labelled
     if jobs:
@@ -104,7 +130,9 @@ async def find_job_of_wait(dataflow: Dataflow, name: str, wait_id: str) -> Job |
     return None
 
 
-async def find_launched(dataflow: Dataflow, name: str, wait: Wait) -> Job | None:
+async def find_launched(
+    dataflow: Dataflow, name: str, wait: Wait, *, timings: LaunchTimings = DEFAULT_TIMINGS
+) -> Job | None:
     """Return the job that a wait has launched or may have launched; None if there is none."""
     if wait.launch_answer is not None:
         try:
@@ -114,10 +142,10 @@ async def find_launched(dataflow: Dataflow, name: str, wait: Wait) -> Job | None
             if refused.code == "NOT_FOUND":
                 return None
             raise
-    for search in range(_SEARCHES):
-        await asyncio.sleep(_SEARCH_EVERY if search else 0)
+    for search in range(timings.searches):
+        await asyncio.sleep(timings.search_every if search else 0)
         try:
-            job = await find_job_of_wait(dataflow, name, wait.id)
+            job = await find_job_of_wait(dataflow, name, wait.id, timings=timings)
         except ForeignJob:
             return None
         if job is not None:
@@ -140,11 +168,11 @@ async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]
     return await dataflow.stop(job.id, how)
 
 
-async def _with_labels(dataflow: Dataflow, job_id: str) -> Job:
+async def _with_labels(dataflow: Dataflow, job_id: str, timings: LaunchTimings) -> Job:
     # The API may return a job that has not started without its labels.
-    deadline = time.monotonic() + _LABELS_WITHIN
+    deadline = time.monotonic() + timings.labels_within
     job = await dataflow.get(job_id)
     while WAIT_LABEL not in job.labels and job.state in NOT_STARTED and time.monotonic() < deadline:
-        await asyncio.sleep(_LABELS_EVERY)
+        await asyncio.sleep(timings.labels_every)
         job = await dataflow.get(job_id)
     return job

@@ -15,7 +15,13 @@ from deferrable_ops.triggers.dataflow.arguments import (
     validate_stop,
 )
 from deferrable_ops.triggers.dataflow.follow import JOB_ID, DataflowTrigger, FollowingTrigger
-from deferrable_ops.triggers.dataflow.launch import Launch, find_launched, stop_job
+from deferrable_ops.triggers.dataflow.launch import (
+    DEFAULT_TIMINGS,
+    Launch,
+    LaunchTimings,
+    find_launched,
+    stop_job,
+)
 from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 
@@ -44,6 +50,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         "wait_until_finished",
         "launch_timeout",
     )
+
+    launch_timings: ClassVar[LaunchTimings] = DEFAULT_TIMINGS
+    """How often a launch is retried, and how often a job is looked for."""
 
     def __init__(
         self,
@@ -90,7 +99,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return
         how = cast("Literal['cancel', 'drain']", self.when_killed)
         async with use_dataflow(self.target) as dataflow:
-            job = await find_launched(dataflow, self._name(), wait)
+            job = await find_launched(dataflow, self._name(), wait, timings=self.launch_timings)
             if job is not None:
                 await stop_job(dataflow, job, how)
 
@@ -151,7 +160,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             labels=self.labels,
             wait_id=wait_id,
         )
-        return Launch(dataflow, self.kind, request, name, wait_id, self.log)
+        return Launch(dataflow, self.kind, request, name, wait_id, self.log, timings=self.launch_timings)
 
     def _name(self) -> str:
         attempt = self.identify()

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
-from deferrable_ops.triggers.dataflow import launch
+from deferrable_ops.triggers.dataflow.launch import LaunchTimings
+from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a launch try again after a twentieth of a second."""
-    monkeypatch.setattr(launch, "_FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(launch, "_LABELS_EVERY", 0.05)
-    monkeypatch.setattr(launch, "_SEARCH_EVERY", 0.1)
+    timings = LaunchTimings(first_pause=0.05, labels_every=0.05, search_every=0.1)
+    monkeypatch.setattr(DataflowLaunchTrigger, "launch_timings", timings)
 
 
 @pytest.fixture
