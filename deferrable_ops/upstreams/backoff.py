@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import Final
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
 
 
 class Backoff:
-    """Computes the pauses between retries. Each failure in a row doubles the pause, up to 5 s. Pauses have jitter."""
+    """Computes the pauses between retries. Each failure in a row doubles the pause, up to 5 s. Pauses have jitter.
 
-    def __init__(self) -> None:
+    :param first_pause: seconds, the longest pause after the first failure.
+    """
+
+    __slots__ = ("_first_pause", "failures", "until")
+
+    def __init__(self, *, first_pause: float = FIRST_PAUSE) -> None:
+        self._first_pause = first_pause
         self.failures = 0
         self.until = 0.0
 
     def failed(self) -> float:
         """Count a failure and return the pause before the next attempt, in seconds."""
-        longest = min(_FIRST_PAUSE * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
+        longest = min(self._first_pause * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
         pause = longest * random.uniform(0.5, 1.0)  # noqa: S311
         self.failures += 1
         self.until = time.monotonic() + pause

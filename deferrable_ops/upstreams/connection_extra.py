@@ -15,19 +15,20 @@ class UnknownConnection(ConfigurationError):
     """Airflow has no connection with this id."""
 
 
-async def read_connection(conn_id: str) -> tuple[Any, Any]:
+async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:
     """Return an Airflow connection and its extra. After this call, Airflow masks the values of the extra in logs.
 
+    :param timeout: seconds until an unanswered request fails.
     :raises UnknownConnection: there is no connection with this id.
     :raises ConfigurationError: the connection cannot be read, or its extra is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
     try:
-        connection, extra = await call_supervisor(lambda: _read(conn_id), rank=Rank.READ, timeout=_TIMEOUT)
+        connection, extra = await call_supervisor(lambda: _read(conn_id), rank=Rank.READ, timeout=timeout)
     except TimeoutError:
         raise ConfigurationError(
-            f"Airflow did not return the connection {conn_id!r} within {_TIMEOUT:g} s; clear the task"
+            f"Airflow did not return the connection {conn_id!r} within {timeout:g} s; clear the task"
         ) from None
     except AirflowNotFoundException as error:
         raise UnknownConnection(f"there is no connection {conn_id!r}; create it ({error})") from None

@@ -13,12 +13,14 @@ from integration.inboxes import open_inbox
 from integration.supervisor import support
 from unit.triggers.support import Runs
 
+from deferrable_ops import settings
 from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.daemon import drift, programs
-from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget, use_dataflow
-from deferrable_ops.upstreams.sqs.queues import SqsPollers, open_pollers
+from deferrable_ops.upstreams.dataflow.api import open_api
+from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget
+from deferrable_ops.upstreams.sqs.queues import PollerTimings, SqsPollers, open_pollers
 from real_sqs import RealSqs, Stored
 
 _numbers = itertools.count(1)
@@ -31,11 +33,12 @@ async def fake() -> AsyncIterator[FakeDataflow]:
 
 
 @pytest.fixture
-async def dataflow(fake: FakeDataflow, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dataflow]:
-    """A client that tries again at once."""
-    monkeypatch.setattr("deferrable_ops.upstreams.dataflow.client._FIRST_PAUSE", 0.01)
-    async with use_dataflow(DataflowTarget("p", "r")) as dataflow:
-        yield dataflow
+async def dataflow(fake: FakeDataflow) -> AsyncIterator[Dataflow]:
+    """A client that retries almost at once."""
+    api = await open_api(DataflowTarget("p", "r"), settings.dataflow_emulator_host())
+    dataflow = Dataflow(api, first_pause=0.01)
+    yield dataflow
+    await dataflow.close()
 
 
 @pytest.fixture
@@ -46,8 +49,14 @@ def server(sqs_server: RealSqs) -> Iterator[RealSqs]:
 
 
 @pytest.fixture
-async def sqs(server: RealSqs) -> AsyncIterator[SqsPollers]:
-    sqs = await open_pollers(server.settings())
+def poller_timings() -> PollerTimings:
+    """The timings of the fixture `sqs`; a file or a test gives others."""
+    return PollerTimings()
+
+
+@pytest.fixture
+async def sqs(server: RealSqs, poller_timings: PollerTimings) -> AsyncIterator[SqsPollers]:
+    sqs = await open_pollers(server.settings(), timings=poller_timings)
     yield sqs
     await sqs.close()
 

@@ -22,7 +22,7 @@ from deferrable_ops.triggers.supervisor.configuration import STEPS, load_configu
 from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
-from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.backoff import FIRST_PAUSE, Backoff
 
 _TRANSIENT: Final = (ClaimLost, MachineUnavailable, SupervisordUnavailable)
 _CANCELLABLE_STEPS: Final = frozenset(
@@ -39,11 +39,14 @@ class SupervisorStepTrigger(TaskTrigger):
     :param check_task_id: the task that watches the programs; its retriggers are counted under this id.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
         started the task in the triggerer: there, Airflow provides the facts. Only ``start-programs`` needs them.
+    :cvar first_pause: seconds, the longest pause before the first retry of a step that failed for a transient reason.
     """
 
     feature: ClassVar[str] = "supervisor"
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorStepTrigger"
     arguments: ClassVar[tuple[str, ...]] = ("step", "configuration", "check_task_id", "run_facts")
+
+    first_pause: ClassVar[float] = FIRST_PAUSE
 
     # The last transient error.
     _problem: str | None = None
@@ -93,7 +96,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     async def _run_step(self) -> Outcome:
         await self.stop_previous_attempts()
-        backoff = Backoff()
+        backoff = Backoff(first_pause=self.first_pause)
         while True:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:

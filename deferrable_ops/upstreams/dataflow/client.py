@@ -62,10 +62,14 @@ def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow
 
 
 class Dataflow:
-    """A Dataflow client for one target. Reading calls are retried while Dataflow is unavailable, without a limit."""
+    """A Dataflow client for one target. Reading calls are retried while Dataflow is unavailable, without a limit.
 
-    def __init__(self, api: Api) -> None:
+    :param first_pause: seconds, the longest pause before the first retry. Each further failure doubles it, up to 30 s.
+    """
+
+    def __init__(self, api: Api, *, first_pause: float = _FIRST_PAUSE) -> None:
         self._api = api
+        self._first_pause = first_pause
         self._launching = asyncio.Semaphore(_MAX_CONCURRENT_LAUNCHES)
         self._poller = Poller(api, api.target.project_id, api.target.region)
 
@@ -148,7 +152,7 @@ class Dataflow:
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
         """Retry a call while Dataflow is unavailable. Callers limit the time themselves."""
-        pause = _FIRST_PAUSE
+        pause = self._first_pause
         while True:
             try:
                 return await call()

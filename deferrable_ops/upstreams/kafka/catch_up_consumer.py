@@ -20,8 +20,6 @@ _POLL_TIMEOUT_MS = 200
 _MAX_POLL_RECORDS = 200
 # The pause after each poll. It is needed because the Triggerer's event loop uses the same interpreter lock.
 _YIELD_SECONDS = 0.001
-# How long the consumer reads from one offset while subscriptions at other offsets wait.
-_SWITCH_SECONDS = 1.0
 # How long an idle consumer stays open, because the next wait may start soon.
 _LINGER_SECONDS = 5.0
 
@@ -88,14 +86,14 @@ class CatchUpConsumer:
         from aiokafka import TopicPartition
 
         wanted = {}
-        now = time.monotonic()
+        now, switch_interval = time.monotonic(), self._cluster.timings.switch_interval
         for topic in self._subscriptions.topics.values():
             for number, partition in topic.partitions.items():
                 if not partition.behind:
                     partition.catch_up = None
                     continue
                 tp = TopicPartition(topic.name, number)
-                may_switch = now - self._switched_at.get(tp, now) > _SWITCH_SECONDS
+                may_switch = now - self._switched_at.get(tp, now) > switch_interval
                 start = partition.choose_next_start(may_switch)
                 if may_switch:
                     self._switched_at[tp] = now

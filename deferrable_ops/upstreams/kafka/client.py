@@ -9,6 +9,7 @@ import asyncio
 import logging
 import ssl
 import time
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,9 +29,6 @@ _FETCH_BYTES = 8 * 1_048_576
 # fetch.max.wait.ms: how long a broker may hold a fetch open. For this time, a seek in another of the broker's
 # partitions may be delayed.
 _FETCH_WAIT_MS = 250
-# How often metadata is refreshed. A new partition is noticed within this time.
-_METADATA_SECONDS = 15.0
-_MISSING_TOPIC_SECONDS = 15.0
 # A refusal is permanent only after this many attempts: a broker that has just started may not have loaded its users.
 _REFUSAL_ATTEMPTS = 3
 _AUTHENTICATION: Final = (
@@ -41,6 +39,27 @@ _AUTHENTICATION: Final = (
     "SaslAuthenticationFailed",
     "UnsupportedSaslMechanismError",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerTimings:
+    """The intervals of a cluster's consumers, in seconds.
+
+    :param metadata_interval: time between two refreshes of the metadata. A new partition is noticed within this time.
+    :param discovery_interval: time between two comparisons of partitions with the client's metadata. The comparison
+        needs no request.
+    :param missing_topic_timeout: time until a topic that no broker knows is reported as missing.
+    :param switch_interval: how long the catch-up consumer reads from one offset while subscriptions at other offsets
+        wait.
+    """
+
+    metadata_interval: float = 15.0
+    discovery_interval: float = 5.0
+    missing_topic_timeout: float = 15.0
+    switch_interval: float = 1.0
+
+
+DEFAULT_TIMINGS: Final = ConsumerTimings()
 
 
 def import_aiokafka(mechanism: str = "") -> None:
@@ -67,13 +86,21 @@ class Cluster:
     """Opens consumers of one cluster, in the thread and the event loop that run them.
 
     :param tls: the TLS context for connections; None: plaintext.
+    :param timings: the intervals of the cluster's consumers.
     :ivar topics: the topics for which the consumers track partitions and leaders.
     :ivar refused: the error, if a broker has refused a connection permanently since the consumers were opened.
     :ivar connection: aiokafka's arguments for connecting to a broker.
     """
 
-    def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        tls: ssl.SSLContext | None,
+        *,
+        timings: ConsumerTimings = DEFAULT_TIMINGS,
+    ) -> None:
         self.settings = settings
+        self.timings = timings
         self.topics: set[str] = set()
         self.refused: KafkaRefused | None = None
         self.connection = _connection_arguments(settings, tls)
@@ -109,7 +136,7 @@ class Cluster:
             self._note_refusal,
             bootstrap_servers=self.settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
-            metadata_max_age_ms=int(_METADATA_SECONDS * 1_000),
+            metadata_max_age_ms=int(self.timings.metadata_interval * 1_000),
             retry_backoff_ms=int(_RETRY_SECONDS * 1_000),
             **{**self.connection, "client_id": client_id},
         )
@@ -188,9 +215,12 @@ class Cluster:
         )
 
 
-async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str) -> set[int]:
+async def partitions_of(
+    consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str, *, missing_topic_timeout: float
+) -> set[int]:
     """Return the partitions of a topic. Wait until a broker has returned the topic's metadata.
 
+    :param missing_topic_timeout: seconds until a topic that the brokers do not know counts as missing.
     :raises KafkaRefused: the topic does not exist, or the user may not describe it.
     """
     client: Any = consumer._client
@@ -205,7 +235,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, settings: ClusterSettings, t
         has_answered = await client.force_metadata_update()
         # Some brokers learn of a new topic later than others, so an answer without the topic is not final.
         missing_since = (missing_since or time.monotonic()) if has_answered else None
-        if missing_since is not None and time.monotonic() - missing_since > _MISSING_TOPIC_SECONDS:
+        if missing_since is not None and time.monotonic() - missing_since > missing_topic_timeout:
             raise KafkaRefused(
                 f"there is no topic {topic!r} in the cluster of the connection {settings.conn_id!r}; check its name, "
                 "or create it first"

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.connection_extra import read_connection
-from deferrable_ops.upstreams.kafka.client import import_aiokafka
+from deferrable_ops.upstreams.kafka.client import DEFAULT_TIMINGS, ConsumerTimings, import_aiokafka
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings, kafka_settings, tls_context
 from deferrable_ops.upstreams.kafka.positions import Offsets
 from deferrable_ops.upstreams.kafka.subscriptions import Batch, Subscription, SubscriptionListener
@@ -22,6 +22,7 @@ from deferrable_ops.upstreams.kafka.thread import ConsumerThread
 
 __all__ = [
     "Batch",
+    "ConsumerTimings",
     "KafkaConsumers",
     "Offsets",
     "Store",
@@ -51,13 +52,17 @@ def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[K
     return share(("kafka", kafka_conn_id), open_kafka, KafkaConsumers.close)
 
 
-async def open_consumers(settings: ClusterSettings, store: Store) -> KafkaConsumers:
+async def open_consumers(
+    settings: ClusterSettings, store: Store, *, timings: ConsumerTimings = DEFAULT_TIMINGS
+) -> KafkaConsumers:
     """Open the consumers of a cluster; the caller closes them.
 
+    :param timings: the intervals of the consumers.
     :raises ConfigurationError: the extra ``kafka`` is not installed, or a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
-    kafka = KafkaConsumers(settings, await asyncio.to_thread(tls_context, settings), store)
+    tls = await asyncio.to_thread(tls_context, settings)
+    kafka = KafkaConsumers(settings, tls, store, timings=timings)
     kafka.open()
     return kafka
 
@@ -65,8 +70,10 @@ async def open_consumers(settings: ClusterSettings, store: Store) -> KafkaConsum
 class KafkaConsumers:
     """The consumers of one cluster. They connect when the first subscription starts."""
 
-    def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store) -> None:
-        self._thread = ConsumerThread(settings, tls, store)
+    def __init__(
+        self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store, *, timings: ConsumerTimings
+    ) -> None:
+        self._thread = ConsumerThread(settings, tls, store, timings=timings)
 
     def open(self) -> None:
         """Start the thread. It has no subscriptions at first."""

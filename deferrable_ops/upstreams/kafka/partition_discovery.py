@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often partitions are compared with the client's metadata. The comparison needs no request.
-_DISCOVERY_SECONDS = 5.0
-
 
 class PartitionDiscovery:
     """Runs one task for each topic, so that a partition without a leader delays only its own topic."""
@@ -63,11 +60,16 @@ class PartitionDiscovery:
     async def _discover(self, name: str) -> None:
         from aiokafka.errors import KafkaError
 
-        backoff = Backoff()
+        backoff, timings = Backoff(), self._cluster.timings
         while True:
             self._wake_ups[name].clear()
             try:
-                numbers = await partitions_of(self._consumer, self._cluster.settings, name)
+                numbers = await partitions_of(
+                    self._consumer,
+                    self._cluster.settings,
+                    name,
+                    missing_topic_timeout=timings.missing_topic_timeout,
+                )
                 await self._start_pending(name, numbers)
                 await self._add_new_partitions(name, numbers)
             except KafkaRefused as refused:
@@ -83,7 +85,7 @@ class PartitionDiscovery:
                 continue
             backoff.succeeded()
             try:
-                async with asyncio.timeout(_DISCOVERY_SECONDS):
+                async with asyncio.timeout(timings.discovery_interval):
                     await self._wake_ups[name].wait()
             except TimeoutError:
                 continue

@@ -15,7 +15,12 @@ from deferrable_ops.shared import share
 from deferrable_ops.upstreams.kafka.client import Cluster, import_aiokafka, topic_read_refusal
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings, tls_context
 from deferrable_ops.upstreams.kafka.consumers import load_settings
-from deferrable_ops.upstreams.kafka.transactional_producer import Producer, Record, RecordPosition
+from deferrable_ops.upstreams.kafka.transactional_producer import (
+    ABORT_SECONDS,
+    Producer,
+    Record,
+    RecordPosition,
+)
 
 __all__ = ["Producer", "ProducerPool", "Record", "RecordPosition", "use_producer_pool"]
 
@@ -59,11 +64,20 @@ class ProducerPool:
     """Opens producers for one cluster, at most eight at a time.
 
     Each task opens its own producer, because the transactional id determines which producer may commit.
+
+    :param abort_timeout: seconds after which a closing producer gives up aborting an open transaction.
     """
 
-    def __init__(self, settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        tls: ssl.SSLContext | None,
+        *,
+        abort_timeout: float = ABORT_SECONDS,
+    ) -> None:
         self.settings = settings
         self._tls = tls
+        self._abort_timeout = abort_timeout
         self._slots = asyncio.Semaphore(_MAX_OPEN_PRODUCERS)
 
     @asynccontextmanager
@@ -78,7 +92,7 @@ class ProducerPool:
         """
         async with self._slots:
             cluster = Cluster(self.settings, self._tls)
-            producer = Producer(cluster, topic, transactional_id)
+            producer = Producer(cluster, topic, transactional_id, abort_timeout=self._abort_timeout)
             try:
                 await producer.start()
                 yield producer

@@ -13,7 +13,7 @@ from deferrable_ops import settings
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.events.event import Event, kafka_event
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.upstreams.backoff import Backoff
+from deferrable_ops.upstreams.backoff import FIRST_PAUSE, Backoff
 from deferrable_ops.upstreams.kafka.positions import BaseSubscription, Offsets, Partition, Topic
 
 if TYPE_CHECKING:
@@ -107,13 +107,17 @@ class Subscriptions:
     """The subscriptions of a cluster.
 
     :param store: stores a batch in the event loop of the waits; errors are retried without a limit.
+    :param first_pause: seconds, the longest pause before the first retry of storing a batch.
     :ivar topics: by name, the topics with started subscriptions.
     :ivar pending: by topic, the subscriptions for which the start offsets are not known yet.
     :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
     """
 
-    def __init__(self, store: Callable[[Batch], Awaitable[object]]) -> None:
+    def __init__(
+        self, store: Callable[[Batch], Awaitable[object]], *, first_pause: float = FIRST_PAUSE
+    ) -> None:
         self._store = store
+        self._first_pause = first_pause
         self._changed = asyncio.Event()
         self._checkpointed: dict[Subscription, Offsets] = {}
         self._max_payload_bytes = settings.max_payload_bytes()
@@ -224,7 +228,7 @@ class Subscriptions:
 
     async def store(self, batch: Batch) -> None:
         """Store a batch, retrying until the store succeeds. The calling consumer does not read until then."""
-        backoff = Backoff()
+        backoff = Backoff(first_pause=self._first_pause)
         while True:
             try:
                 await self._store(batch)

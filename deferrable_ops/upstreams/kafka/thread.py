@@ -12,7 +12,7 @@ from typing import Any
 from deferrable_ops.exceptions import KafkaError, KafkaRefused
 from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUpConsumer
-from deferrable_ops.upstreams.kafka.client import Cluster
+from deferrable_ops.upstreams.kafka.client import Cluster, ConsumerTimings
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 from deferrable_ops.upstreams.kafka.live_consumer import LiveConsumer
 from deferrable_ops.upstreams.kafka.subscriptions import Batch, Subscription, Subscriptions
@@ -27,6 +27,7 @@ class ConsumerThread:
     """Runs the consumers of a cluster in a thread with its own event loop.
 
     :param store: called for each batch, on the event loop that creates this object.
+    :param timings: the intervals of the consumers.
     """
 
     def __init__(
@@ -34,8 +35,11 @@ class ConsumerThread:
         settings: ClusterSettings,
         tls: ssl.SSLContext | None,
         store: Callable[[Batch], Awaitable[object]],
+        *,
+        timings: ConsumerTimings,
     ) -> None:
         self._settings = settings
+        self._timings = timings
         self._tls = tls
         self._store_callback = store
         self._caller_loop = asyncio.get_running_loop()
@@ -95,7 +99,7 @@ class ConsumerThread:
 
     async def _read(self) -> None:
         self._main_task = asyncio.current_task()
-        cluster = Cluster(self._settings, self._tls)
+        cluster = Cluster(self._settings, self._tls, timings=self._timings)
         live, catch_up = (
             LiveConsumer(cluster, self._subscriptions),
             CatchUpConsumer(cluster, self._subscriptions),

@@ -31,7 +31,8 @@ _MISSING_TOPIC_SECONDS: Final = 15.0
 _TOPIC_POLL_SECONDS: Final = 0.5
 # transaction.timeout.ms: Kafka aborts a transaction that stays open for longer.
 _TRANSACTION_SECONDS: Final = 60.0
-_ABORT_SECONDS, _STOP_SECONDS = 3.0, 5.0
+ABORT_SECONDS: Final = 3.0
+_STOP_SECONDS: Final = 5.0
 # max.request.size; the topic's own limit is max.message.bytes.
 _MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 
@@ -57,13 +58,24 @@ class RecordPosition(NamedTuple):
 
 
 class Producer:
-    """Appends records to one topic. Each record is appended once, and the order within each partition is kept."""
+    """Appends records to one topic. Each record is appended once, and the order within each partition is kept.
 
-    def __init__(self, cluster: Cluster, topic: str, transactional_id: str | None) -> None:
+    :param abort_timeout: seconds after which :meth:`stop` gives up aborting an open transaction.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        topic: str,
+        transactional_id: str | None,
+        *,
+        abort_timeout: float = ABORT_SECONDS,
+    ) -> None:
         self._cluster = cluster
         self._settings = cluster.settings
         self._topic = topic
         self._transactional_id = transactional_id
+        self._abort_timeout = abort_timeout
         self._producer: AIOKafkaProducer = self._create_producer()
         self._has_open_transaction = False
 
@@ -90,7 +102,7 @@ class Producer:
         producer: Any = self._producer
         if self._has_open_transaction:
             with suppress(AioKafkaError, AssertionError, TimeoutError):
-                await asyncio.wait_for(producer.abort_transaction(), _ABORT_SECONDS)
+                await asyncio.wait_for(producer.abort_transaction(), self._abort_timeout)
 
         async def closed(*_: Any) -> None:
             raise ProducerClosed

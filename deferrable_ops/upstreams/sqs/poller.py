@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deferrable_ops.events.event import Event, sqs_event
@@ -28,12 +29,23 @@ _BATCH_SIZE = 10
 _MAX_RECEIVERS = 4
 # The largest number of delete requests in progress.
 _MAX_DELETES = 8
-# A refusal is permanent only after this many refusals in a row over this many seconds, because AWS needs some seconds
-# to apply a changed permission.
-_REFUSAL_ATTEMPTS, _REFUSED_SECONDS = 3, 8.0
-_WARN_SECONDS = 30.0
+# A refusal is permanent only after this many refusals in a row.
+_REFUSAL_ATTEMPTS = 3
 # The default of SQS. It is used if the credentials do not allow reading the queue's attributes.
 _VISIBILITY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PollerTimings:
+    """How long a poller retries failed calls.
+
+    :param refused_after: seconds from the first of several refusals in a row until the refusals are treated as
+        permanent. AWS needs some seconds to apply a changed permission.
+    :param warn_after: seconds without an answer from SQS until the waits log a warning.
+    """
+
+    refused_after: float = 8.0
+    warn_after: float = 30.0
 
 
 class _CallAbandoned(Exception):
@@ -49,10 +61,17 @@ class QueuePoller:
 
     :param max_payload_bytes: a message with a larger body is stored without its body.
     :param others: the pollers of all queues with the same credentials, this one included.
+    :param timings: how long failed calls are retried.
     """
 
     def __init__(
-        self, queue: Queue, session: AwsSession, max_payload_bytes: int, others: Collection[QueuePoller]
+        self,
+        queue: Queue,
+        session: AwsSession,
+        max_payload_bytes: int,
+        others: Collection[QueuePoller],
+        *,
+        timings: PollerTimings,
     ) -> None:
         self.queue = queue
         self.readers: dict[QueueReader, None] = {}
@@ -61,6 +80,7 @@ class QueuePoller:
         self._settings = session.settings
         self._max_payload_bytes = max_payload_bytes
         self._others = others
+        self._timings = timings
         self._visibility = _VISIBILITY_SECONDS
         # This reader stores the messages that arrive after all readers were removed.
         self._last_reader: QueueReader
@@ -237,7 +257,7 @@ class QueuePoller:
                 else:
                     refused_since = refused_since if refusals else now
                     refusals += 1
-                    if refusals >= _REFUSAL_ATTEMPTS and now - refused_since >= _REFUSED_SECONDS:
+                    if refusals >= _REFUSAL_ATTEMPTS and now - refused_since >= self._timings.refused_after:
                         raise refused from None
             else:
                 return dict(answer)
@@ -252,8 +272,9 @@ class QueuePoller:
     def _note_trouble(self, operation: str, error: Exception, seconds: float) -> None:
         detail = summarize(error, self._settings)
         log.warning("%s of %s failed; retrying: %s", operation, self.queue.url, detail)
-        if seconds > _WARN_SECONDS:
+        warn_after = self._timings.warn_after
+        if seconds > warn_after:
             for reader in self.readers:
                 reader.warn(
-                    f"SQS has not answered for {self.queue.url} for more than {_WARN_SECONDS:g} s; retrying: {detail}"
+                    f"SQS has not answered for {self.queue.url} for more than {warn_after:g} s; retrying: {detail}"
                 )

@@ -15,37 +15,43 @@ from deferrable_ops.shared import share
 from deferrable_ops.upstreams.aws.connection import AwsSettings, aws_settings
 from deferrable_ops.upstreams.aws.session import import_aiobotocore
 from deferrable_ops.upstreams.connection_extra import UnknownConnection, read_connection
+from deferrable_ops.upstreams.sqs.poller import PollerTimings
 from deferrable_ops.upstreams.sqs.reader import QueueListener, QueueReader, Store
 from deferrable_ops.upstreams.sqs.thread import PollerThread
 
-__all__ = ["SqsPollers", "Store", "load_settings", "open_pollers", "use_sqs"]
+__all__ = ["PollerTimings", "SqsPollers", "Store", "load_settings", "open_pollers", "use_sqs"]
 
 log = logging.getLogger(__name__)
 
 _DEFAULT = "aws_default"
+_DEFAULT_TIMINGS = PollerTimings()
 
 
-def use_sqs(aws_conn_id: str | None) -> AbstractAsyncContextManager[SqsPollers]:
+def use_sqs(
+    aws_conn_id: str | None, *, timings: PollerTimings = _DEFAULT_TIMINGS
+) -> AbstractAsyncContextManager[SqsPollers]:
     """Use the queues that a connection reaches, on the running event loop.
 
     :param aws_conn_id: an Airflow connection of the type Amazon Web Services. None: the machine's own credentials, as
         botocore finds them. These are also used if `aws_conn_id` is ``aws_default`` and this connection does not exist.
+    :param timings: how long failed calls are retried.
     :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
     """
 
     async def open_shared() -> SqsPollers:
-        return await open_pollers(await load_settings(aws_conn_id))
+        return await open_pollers(await load_settings(aws_conn_id), timings=timings)
 
-    return share(("sqs", aws_conn_id), open_shared, SqsPollers.close)
+    return share(("sqs", aws_conn_id, timings), open_shared, SqsPollers.close)
 
 
-async def open_pollers(settings: AwsSettings) -> SqsPollers:
+async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAULT_TIMINGS) -> SqsPollers:
     """Open the pollers of one connection; the caller closes them.
 
+    :param timings: how long failed calls are retried.
     :raises ConfigurationError: the extra ``sqs`` is not installed, or a setting is wrong.
     """
     await asyncio.to_thread(import_aiobotocore)
-    thread = PollerThread(settings)
+    thread = PollerThread(settings, timings=timings)
     await thread.start()
     return SqsPollers(thread)
 

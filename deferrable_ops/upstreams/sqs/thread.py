@@ -10,19 +10,23 @@ from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings
 from deferrable_ops.upstreams.aws.thread import AwsThread
-from deferrable_ops.upstreams.sqs.poller import QueuePoller
+from deferrable_ops.upstreams.sqs.poller import PollerTimings, QueuePoller
 from deferrable_ops.upstreams.sqs.reader import QueueReader
 
 log = logging.getLogger(__name__)
 
 
 class PollerThread(AwsThread):
-    """Polls the queues of one connection in a thread."""
+    """Polls the queues of one connection in a thread.
+
+    :param timings: how long failed calls are retried.
+    """
 
     thread_name = "deferrable-ops sqs"
 
-    def __init__(self, aws: AwsSettings) -> None:
+    def __init__(self, aws: AwsSettings, *, timings: PollerTimings) -> None:
         super().__init__(aws)
+        self._timings = timings
         self._max_payload_bytes = settings.max_payload_bytes()
         self._pollers: dict[str, QueuePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -48,7 +52,9 @@ class PollerThread(AwsThread):
         source = queue.source
         poller = self._pollers.get(source)
         if poller is None:
-            poller = QueuePoller(queue, self._session, self._max_payload_bytes, self._pollers.values())
+            poller = QueuePoller(
+                queue, self._session, self._max_payload_bytes, self._pollers.values(), timings=self._timings
+            )
             self._pollers[source] = poller
         poller.add(reader)
         if source not in self._tasks:

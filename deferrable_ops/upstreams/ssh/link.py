@@ -33,6 +33,8 @@ _CONNECT_ATTEMPTS: Final = 3
 # Seconds between two attempts to open a session while the server allows no more sessions.
 _SESSION_PAUSE: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
+# Seconds. If the peer disappears without closing the connection, this is detected after a minute.
+_KEEPALIVE_INTERVAL: Final = 15.0
 
 
 def use_link(address: MachineAddress) -> AbstractAsyncContextManager[Link]:
@@ -58,12 +60,20 @@ class Link:
     """A shared SSH connection that is opened on demand.
 
     :param load: reads the settings. It is called before each connection attempt, because a password may have changed.
+    :param keepalive_interval: seconds between two keepalive messages.
     """
 
-    def __init__(self, settings: SshSettings, load: Callable[[], Awaitable[SshSettings]]) -> None:
+    def __init__(
+        self,
+        settings: SshSettings,
+        load: Callable[[], Awaitable[SshSettings]],
+        *,
+        keepalive_interval: float = _KEEPALIVE_INTERVAL,
+    ) -> None:
         self.settings = settings
         self.commands = asyncio.Semaphore(_COMMANDS)
         self._load = load
+        self._keepalive_interval = keepalive_interval
         self._backoff = Backoff()
         self._connection: SSHClientConnection | None = None
         self._connecting: asyncio.Task[SSHClientConnection] | None = None
@@ -181,7 +191,7 @@ class Link:
             await self._backoff.wait()
             await self._read_settings()
             try:
-                connection = await log_in(self.settings)
+                connection = await log_in(self.settings, keepalive_interval=self._keepalive_interval)
             except ConnectionDropped:
                 self._backoff.failed()
                 dropped += 1

@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 KNOWN_HOSTS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
-# If the peer disappears without closing the connection, this is detected after a minute.
-_KEEPALIVE_SECONDS: Final = 15.0
 _KEEPALIVES: Final = 3
 
 
@@ -44,9 +42,11 @@ class ConnectionDropped(MachineUnavailable):
     """The server closed the connection before the login. sshd does this if there are too many connections at once."""
 
 
-async def log_in(settings: SshSettings) -> SSHClientConnection:
+async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClientConnection:
     """Open a connection and log in.
 
+    :param keepalive_interval: seconds between two keepalive messages. After three messages without an answer, the
+        connection is lost.
     :raises MachineUnavailable: the machine does not answer now.
     :raises ConnectionDropped: the machine closed the connection.
     :raises MachineRefused: the host key of the machine is unknown, or the machine rejected the login.
@@ -55,7 +55,7 @@ async def log_in(settings: SshSettings) -> SSHClientConnection:
     await asyncio.to_thread(import_asyncssh)
     import asyncssh
 
-    options = await asyncio.to_thread(_options, settings)
+    options = await asyncio.to_thread(_options, settings, keepalive_interval)
     if not settings.check_host_key:
         log.warning(
             "The host key of %s is not verified, because its connection has no_host_key_check", settings.name
@@ -104,7 +104,7 @@ def login_error(settings: SshSettings, error: Exception) -> MachineError:
     return MachineUnavailable(f"{settings.name} cannot be reached: {reason or type(error).__name__}")
 
 
-def _options(settings: SshSettings) -> Any:
+def _options(settings: SshSettings, keepalive_interval: float) -> Any:
     import asyncssh
 
     algorithms: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _options(settings: SshSettings) -> Any:
             password=settings.password,
             passphrase=settings.passphrase,
             known_hosts=_known_hosts(settings),
-            keepalive_interval=_KEEPALIVE_SECONDS,
+            keepalive_interval=keepalive_interval,
             keepalive_count_max=_KEEPALIVES,
             login_timeout=settings.connect_seconds,
             **_keys(settings),

@@ -67,9 +67,15 @@ class SupervisordAddress:
         return str(self.socket or self.url)
 
 
-def use_supervisord(address: SupervisordAddress) -> AbstractAsyncContextManager[Supervisord]:
-    """Return a context manager for a client that all users on the event loop share. It connects on the first call."""
-    return share(("supervisord", address), partial(_open, address), Supervisord.close)
+def use_supervisord(
+    address: SupervisordAddress, *, call_timeout: float = _CALL_TIMEOUT
+) -> AbstractAsyncContextManager[Supervisord]:
+    """Return a context manager for a client that all users on the event loop share. It connects on the first call.
+
+    :param call_timeout: seconds until an unanswered call fails.
+    """
+    key = ("supervisord", address, call_timeout)
+    return share(key, partial(_open, address, call_timeout), Supervisord.close)
 
 
 class Supervisord:
@@ -168,7 +174,7 @@ class Supervisord:
         return bytes(found)
 
 
-async def _open(address: SupervisordAddress) -> Supervisord:
+async def _open(address: SupervisordAddress, call_timeout: float) -> Supervisord:
     connector: aiohttp.BaseConnector = (
         aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS)
         if address.socket
@@ -178,7 +184,7 @@ async def _open(address: SupervisordAddress) -> Supervisord:
     if address.password is not None:
         login = f"{address.username or ''}:{address.password}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
-    timeout = aiohttp.ClientTimeout(total=_CALL_TIMEOUT)
+    timeout = aiohttp.ClientTimeout(total=call_timeout)
     # Never decompress an answer: a few compressed bytes may expand to gigabytes.
     session = aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, auto_decompress=False

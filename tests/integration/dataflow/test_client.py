@@ -315,8 +315,9 @@ async def test_messages_are_selected_by_importance_and_time_over_all_pages(
     assert [message.text for message in later] == ["warning", "basic", "detailed", "debug"]
 
 
-async def test_target_has_one_client(fake: FakeDataflow, dataflow: Dataflow) -> None:
+async def test_target_has_one_client(fake: FakeDataflow) -> None:
     async with (
+        use_dataflow(DataflowTarget("p", "r")) as dataflow,
         use_dataflow(DataflowTarget("p", "r")) as same,
         use_dataflow(DataflowTarget("p", "elsewhere")) as other,
     ):

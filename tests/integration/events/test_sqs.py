@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from unit.triggers.events.support import LONG_AGO, payloads, value_of, waiting_for_events
@@ -16,7 +17,9 @@ from deferrable_ops.events.specifications import Match
 from deferrable_ops.operators.events import EventSensor
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing import running
+from deferrable_ops.triggers.events import sqs_source
 from deferrable_ops.triggers.events.trigger import EventsTrigger
+from deferrable_ops.upstreams.sqs.queues import PollerTimings, use_sqs
 from real_sqs import RealSqs, name_of
 
 
@@ -131,7 +134,8 @@ async def test_order_of_a_group_is_the_order_of_the_events(server: RealSqs, runs
 async def test_refusal_fails_the_wait_with_the_reason(
     server: RealSqs, runs: Runs, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 0.0)
+    soon = partial(use_sqs, timings=PollerTimings(refused_after=0.0))
+    monkeypatch.setattr(sqs_source, "use_sqs", soon)
     server.proxy.fail("ReceiveMessage", 403, "AccessDenied")
     outcome = await runs.start(waiting_for(paid(queue))).outcome()
     assert isinstance(outcome, Failure)

@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import InboxUnavailable
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings, kafka_settings
-from deferrable_ops.upstreams.kafka.consumers import KafkaConsumers, open_consumers
+from deferrable_ops.upstreams.kafka.consumers import ConsumerTimings, KafkaConsumers, open_consumers
 from real_kafka import MockKafka, RecordingListener, Stored
 from real_kafka.mock import (
     FETCH,
@@ -47,8 +47,14 @@ def stored() -> Stored:
 
 
 @pytest.fixture
-async def kafka(mock: MockKafka, stored: Stored) -> AsyncIterator[KafkaConsumers]:
-    kafka = await open_consumers(settings(mock.servers), stored)
+def timings() -> ConsumerTimings:
+    """The timings of the fixture `kafka`; a test gives others."""
+    return ConsumerTimings()
+
+
+@pytest.fixture
+async def kafka(mock: MockKafka, stored: Stored, timings: ConsumerTimings) -> AsyncIterator[KafkaConsumers]:
+    kafka = await open_consumers(settings(mock.servers), stored, timings=timings)
     yield kafka
     await kafka.close()
 
@@ -248,10 +254,8 @@ async def test_unauthorized_topic_fails_its_own_waits_only(
     assert "'secret'" in failures[0]
 
 
-async def test_missing_topic_fails_its_waits(
-    kafka: KafkaConsumers, mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
+@pytest.mark.parametrize("timings", [ConsumerTimings(missing_topic_timeout=1.0)])
+async def test_missing_topic_fails_its_waits(kafka: KafkaConsumers, mock: MockKafka, stored: Stored) -> None:
     mock.create_topic("absent")
     mock.set_topic_error("absent", UNKNOWN_TOPIC)
     failures: list[str] = []
@@ -275,10 +279,8 @@ async def test_reading_pauses_while_storing_fails(
     assert found(stored) == list(range(20))
 
 
-async def test_interrupted_waits_lose_and_repeat_no_record(
-    mock: MockKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.catch_up_consumer._SWITCH_SECONDS", 0.01)
+async def test_interrupted_waits_lose_and_repeat_no_record(mock: MockKafka, stored: Stored) -> None:
+    timings = ConsumerTimings(switch_interval=0.01)
     mock.create_topic("parts", 3)
     moments, produced = random.Random(4), 0
     offsets: dict[str, dict[str, int]] = {"w0": {}, "w1": {}}
@@ -291,7 +293,7 @@ async def test_interrupted_waits_lose_and_repeat_no_record(
 
     for round_ in range(12):
         produce(300)
-        kafka = await open_consumers(settings(mock.servers), stored)
+        kafka = await open_consumers(settings(mock.servers), stored, timings=timings)
         with ExitStack() as subscriptions:
             for number in range(2):
                 event = KafkaEvent("parts", match={"w": number})

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from deferrable_ops.exceptions import KafkaUnavailable
-from deferrable_ops.upstreams.kafka import transactional_producer
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 from deferrable_ops.upstreams.kafka.producers import ProducerPool, Record, RecordPosition, open_producer_pool
 from real_kafka import MockKafka
@@ -83,15 +82,14 @@ async def test_producer_waits_for_a_broker_to_return(kafka: MockKafka, producers
 async def test_closing_a_producer_in_an_outage_leaves_no_retries(
     kafka: MockKafka,
     producers: ProducerPool,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     while_: str,
 ) -> None:
-    monkeypatch.setattr(transactional_producer, "_ABORT_SECONDS", 0.5)
+    impatient = ProducerPool(producers.settings, None, abort_timeout=0.5)
     caplog.set_level(logging.INFO, "aiokafka")
 
     async def publish() -> None:
-        async with producers.open("etl", "deferrable-ops-1") as producer:
+        async with impatient.open("etl", "deferrable-ops-1") as producer:
             await producer.begin()
             if while_ == "commit":
                 await producer.append(RECORDS)

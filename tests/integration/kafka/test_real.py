@@ -25,7 +25,7 @@ from confluent_kafka.admin import (
 import real_kafka
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.upstreams.kafka.connection import kafka_settings
-from deferrable_ops.upstreams.kafka.consumers import KafkaConsumers, open_consumers
+from deferrable_ops.upstreams.kafka.consumers import ConsumerTimings, KafkaConsumers, open_consumers
 from real_kafka import RealKafka, Stored
 
 _numbers = itertools.count(1)
@@ -44,15 +44,27 @@ def stored() -> Stored:
 
 
 @pytest.fixture
-async def kafka(kafka_server: RealKafka, stored: Stored) -> AsyncIterator[KafkaConsumers]:
-    async with opened(stored, {"bootstrap.servers": kafka_server.servers}) as kafka:
+def timings() -> ConsumerTimings:
+    """The timings of the fixture `kafka`; a test gives others."""
+    return ConsumerTimings()
+
+
+@pytest.fixture
+async def kafka(
+    kafka_server: RealKafka, stored: Stored, timings: ConsumerTimings
+) -> AsyncIterator[KafkaConsumers]:
+    async with opened(stored, {"bootstrap.servers": kafka_server.servers}, timings) as kafka:
         yield kafka
 
 
 @asynccontextmanager
-async def opened(stored: Stored, extra: dict[str, Any]) -> AsyncIterator[KafkaConsumers]:
+async def opened(
+    stored: Stored, extra: dict[str, Any], timings: ConsumerTimings | None = None
+) -> AsyncIterator[KafkaConsumers]:
     connection: Any = SimpleNamespace(conn_id="logs", host=None, port=None, login=None, password=None)
-    kafka = await open_consumers(kafka_settings(connection, extra), stored)
+    kafka = await open_consumers(
+        kafka_settings(connection, extra), stored, timings=timings or ConsumerTimings()
+    )
     try:
         yield kafka
     finally:
@@ -290,15 +302,10 @@ async def test_compacted_topic_is_read(
     assert {"n": 9} in stored.payloads
 
 
+@pytest.mark.parametrize("timings", [ConsumerTimings(metadata_interval=1.0, discovery_interval=0.5)])
 async def test_new_partitions_are_read_from_their_beginning(
-    kafka_server: RealKafka,
-    kafka: KafkaConsumers,
-    topic: str,
-    stored: Stored,
-    monkeypatch: pytest.MonkeyPatch,
+    kafka_server: RealKafka, kafka: KafkaConsumers, topic: str, stored: Stored
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._METADATA_SECONDS", 1.0)
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.partition_discovery._DISCOVERY_SECONDS", 0.5)
     with RecordingListener().read(kafka, topic):
         kafka_server.produce(topic, b'{"n": 0}')
         await stored.until_count(1)
@@ -394,10 +401,8 @@ async def test_tls_connection_verifies_the_broker(
             await stored.until_count(1)
 
 
-async def test_absent_topic_fails_its_waits(
-    kafka: KafkaConsumers, stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.kafka.client._MISSING_TOPIC_SECONDS", 1.0)
+@pytest.mark.parametrize("timings", [ConsumerTimings(missing_topic_timeout=1.0)])
+async def test_absent_topic_fails_its_waits(kafka: KafkaConsumers, stored: Stored) -> None:
     listener = RecordingListener()
     with listener.read(kafka, "absent"):
         await stored.until(lambda: bool(listener.failures), "the failure")

@@ -15,7 +15,7 @@ import pytest
 
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
-from deferrable_ops.upstreams.sqs.queues import SqsPollers, open_pollers, use_sqs
+from deferrable_ops.upstreams.sqs.queues import PollerTimings, SqsPollers, open_pollers, use_sqs
 from real_sqs import ACCOUNT, REGION, RealSqs, Stored
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/reader"
@@ -24,19 +24,19 @@ TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
 
 @pytest.fixture(autouse=True)
 def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove the machine's credentials, and make a refusal permanent after three attempts."""
+    """Remove the machine's credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 0.0)
 
 
 @asynccontextmanager
 async def opened(settings: AwsSettings) -> AsyncIterator[SqsPollers]:
-    sqs = await open_pollers(settings)
+    # A refusal is permanent after three attempts, without a minimum time.
+    sqs = await open_pollers(settings, timings=PollerTimings(refused_after=0.0))
     try:
         yield sqs
     finally:

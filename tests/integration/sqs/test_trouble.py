@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from deferrable_ops.upstreams.sqs.queues import SqsPollers
+from deferrable_ops.upstreams.sqs.queues import PollerTimings, SqsPollers
 from real_sqs import RealSqs, Stored, name_of
 
 
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a refusal permanent after three attempts, without a minimum time."""
-    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 0.0)
+@pytest.fixture
+def poller_timings() -> PollerTimings:
+    """A refusal is permanent after three attempts, without a minimum time."""
+    return PollerTimings(refused_after=0.0)
 
 
 async def test_no_messages_are_received_while_the_inbox_is_unavailable(
@@ -112,10 +112,10 @@ async def test_transient_errors_are_retried_with_backoff(
     assert not stored.failures
 
 
+@pytest.mark.parametrize("poller_timings", [PollerTimings(warn_after=0.3)])
 async def test_long_outage_is_logged_to_the_task(
-    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str, monkeypatch: pytest.MonkeyPatch
+    server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._WARN_SECONDS", 0.3)
     server.proxy.fail("*", 503, "ServiceUnavailable")
     with stored.subscribed(sqs, queue):
         await stored.until(lambda: stored.warnings, "a warning")
@@ -144,10 +144,10 @@ async def test_deleted_queue_fails_the_wait(
     assert f"there is no queue {queue}" in stored.failures[0]
 
 
+@pytest.mark.parametrize("poller_timings", [PollerTimings(refused_after=30.0)])
 async def test_queue_that_is_created_soon_is_waited_for(
-    server: RealSqs, sqs: SqsPollers, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    server: RealSqs, sqs: SqsPollers, stored: Stored
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.sqs.poller._REFUSED_SECONDS", 30.0)
     url = f"{server.url}/123456789012/made-soon"
     with stored.subscribed(sqs, url):
         await stored.until(lambda: server.proxy.count("GetQueueAttributes", "made-soon") >= 4, "refusals")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ import asyncssh
 import pytest
 
 from deferrable_ops.exceptions import ConfigurationError, MachineRefused, MachineUnavailable
+from deferrable_ops.upstreams.connection_extra import read_connection
 from deferrable_ops.upstreams.machine.machine import CommandResult, Machine, MachineAddress
 from deferrable_ops.upstreams.open_machine import use_machine
 from deferrable_ops.upstreams.ssh import login as ssh_login
+from deferrable_ops.upstreams.ssh.connection import SshSettings, ssh_settings
+from deferrable_ops.upstreams.ssh.link import Link
+from deferrable_ops.upstreams.ssh.machine import SshMachine
 from real_sshd import RealSshd
 
 PASSWORD = "correct horse battery"
@@ -48,6 +52,23 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
             yield machine
 
     return connected
+
+
+@asynccontextmanager
+async def keeping_alive(seconds: float) -> AsyncIterator[Machine]:
+    """Open the machine of the connection `web`, with this time between two keepalive messages."""
+
+    async def load() -> SshSettings:
+        return ssh_settings(*await read_connection("web"))
+
+    link = Link(await load(), load, keepalive_interval=seconds)
+    until_closed = AsyncExitStack()
+    until_closed.push_async_callback(link.close)
+    machine = SshMachine(MachineAddress(ssh_conn_id="web"), link, until_closed)
+    try:
+        yield machine
+    finally:
+        await machine.close()
 
 
 async def refused(machine: Machine) -> str:
@@ -176,10 +197,10 @@ async def test_unreachable_machine_is_retried(own_server: Any, connect: Any) -> 
 
 
 async def test_silent_loss_of_the_peer_is_detected(
-    sshd_server: RealSshd, connect: Any, monkeypatch: pytest.MonkeyPatch
+    sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_login, "_KEEPALIVE_SECONDS", 0.3)
-    async with connect(sshd_server.connection()) as machine:
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+    async with keeping_alive(0.3) as machine:
         await works(machine)
         with paused(sshd_server):
             with pytest.raises(MachineUnavailable, match="was lost"):

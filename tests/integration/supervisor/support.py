@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from deferrable_ops.triggers.supervisor.configuration import serialize_configura
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import Identity
+from deferrable_ops.upstreams.supervisord.client import use_supervisord
 
 SLEEP = f"{sys.executable} -c 'import signal; signal.pause()'"
 STUBBORN = f"{sys.executable} -c 'import signal; signal.signal(15, signal.SIG_IGN); signal.pause()'"
@@ -158,6 +160,11 @@ def on_host(monkeypatch: pytest.MonkeyPatch, host: str, boot_id: str = "boot-2")
     with monkeypatch.context() as patch:
         patch.setattr(supervisor_host, "use_machine", lambda where: nullcontext(OtherHost(host, boot_id)))
         yield
+
+
+def set_call_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set how long triggers wait for an answer of supervisord."""
+    monkeypatch.setattr(supervisor_host, "use_supervisord", partial(use_supervisord, call_timeout=seconds))
 
 
 class Life:

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 from airflow.sdk.execution_time import task_runner
-from integration.supervisor.support import BEGIN, END, SLEEP, STUBBORN, Place, alive, is_stopped, until
+from integration.supervisor.support import (
+    BEGIN,
+    END,
+    SLEEP,
+    STUBBORN,
+    Place,
+    alive,
+    is_stopped,
+    set_call_timeout,
+    until,
+)
 from unit.triggers.support import Run, new_attempt
 
 from deferrable_ops.inbox import WaitState
@@ -72,7 +82,7 @@ async def test_stop_step_kills_a_supervisord_that_does_not_answer(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_daemon, "_SHUTDOWN_SECONDS", 0.5)
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
+    set_call_timeout(monkeypatch, 0.3)
     cfg = place.cfg(stopwaitsecs=1)
     await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -89,7 +99,7 @@ async def test_stop_step_kills_a_supervisord_that_does_not_answer(
 async def test_force_kill_reaches_processes_with_another_group_or_environment_and_no_others(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.3)
+    set_call_timeout(monkeypatch, 0.3)
     cfg = place.cfg(
         program={
             "left": {"command": f"setsid --fork {SLEEP}", "autorestart": False},
@@ -267,7 +277,7 @@ async def test_marking_a_task_as_success_stops_nothing(place: Place, monkeypatch
 
 
 async def test_step_timeout_names_the_cause(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.1)
+    set_call_timeout(monkeypatch, 0.1)
     monkeypatch.setattr(daemon_daemon, "_ANSWER_SECONDS", 0.2)
     cfg = place.cfg()
     await place.run_steps(cfg, *BEGIN[:2])

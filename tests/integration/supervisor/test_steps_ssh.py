@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.supervisor.support import BEGIN, END, SLEEP, Place, is_stopped, on_host, until
+from integration.supervisor.support import (
+    BEGIN,
+    END,
+    SLEEP,
+    Place,
+    is_stopped,
+    on_host,
+    set_call_timeout,
+    until,
+)
 
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
 from deferrable_ops.triggers.supervisor.configuration import daemon_name
@@ -55,7 +64,7 @@ async def test_steps_over_ssh_run_programs_and_leave_nothing(place: Place, remot
 async def test_silent_remote_supervisord_is_killed_and_started_again(
     place: Place, remote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.supervisord.client._CALL_TIMEOUT", 0.5)
+    set_call_timeout(monkeypatch, 0.5)
     cfg = remote()
     await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()

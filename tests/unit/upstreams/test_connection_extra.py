@@ -9,7 +9,6 @@ import pytest
 from airflow.sdk import BaseHook
 
 from deferrable_ops.exceptions import ConfigurationError
-from deferrable_ops.upstreams import connection_extra
 from deferrable_ops.upstreams.connection_extra import UnknownConnection, read_connection
 
 
@@ -43,13 +42,10 @@ async def test_missing_connection_has_its_own_exception() -> None:
         await read_connection("missing")
 
 
-async def test_reading_a_connection_has_a_timeout(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_reading_a_connection_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(_conn_id: str) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(connection_extra, "_TIMEOUT", 0.05)
     monkeypatch.setattr(BaseHook, "aget_connection", never)
     with pytest.raises(ConfigurationError, match="did not return the connection"):
-        await read_connection("jobs")
+        await read_connection("jobs", timeout=0.05)

@@ -189,7 +189,7 @@ class Launching:
 @pytest.fixture
 async def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    monkeypatch.setattr("deferrable_ops.upstreams.backoff._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(SupervisorStepTrigger, "first_pause", 0.01)
     async with memory_inbox() as inbox:
         runs = Runs(inbox)
         yield runs

@@ -78,11 +78,10 @@ async def test_checkpoint_stores_only_advanced_subscriptions() -> None:
     assert all(batch.events == () for batch in store.batches)
 
 
-async def test_storing_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deferrable_ops.upstreams.backoff._FIRST_PAUSE", 0.001)
+async def test_storing_is_retried() -> None:
     store = Store(OSError("away"), ValueError("odd"))
     batch = Batch("kafka:c/t", (), {})
-    await Subscriptions(store).store(batch)
+    await Subscriptions(store, first_pause=0.001).store(batch)
 
     assert store.batches == [batch]
 
