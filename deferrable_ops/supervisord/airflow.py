@@ -130,7 +130,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     :param check_interval: interval between two checks of the programs. All durations here are a timedelta or seconds.
     :param check_timeout: how long the programs are watched.
-    :param runtime: how long the programs run, counted from ``reference_date``.
+    :param runtime: how long the programs run; the time starts at ``reference_date``.
     :param endtime: time of day at which the programs end.
     :param maxretrigger: how often the DAG may trigger another run of itself; None: no limit.
     :param stop_on_exit: whether to stop the programs and the daemon when the watch ends.

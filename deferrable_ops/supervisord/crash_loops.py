@@ -30,10 +30,10 @@ class CrashLoopStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
-    """The observed restarts and pauses of a process. All times are supervisord's, in whole seconds since 1970.
+    """The observed restarts and pauses of a process. All times are whole seconds since 1970, by supervisord's clock.
 
-    :param start: start time of the last start that was counted.
-    :param pid: process id after the last start that was counted.
+    :param start: time of the last observed start.
+    :param pid: process id after the last observed start.
     :param restarts: times of the restarts within the policy's ``crash_window``.
     :param pauses: number of pauses since the process last ran for a whole ``crash_window``.
     :param paused_until: end of the current pause; None: it is not paused.

@@ -187,7 +187,7 @@ class RpcInterfaceConfiguration(Section):
 def check_credentials(username: str | None, password: object | None) -> None:
     """Check that username and password are given together or not at all.
 
-    :raises InputError: one of them is missing; supervisord would not start.
+    :raises InputError: username or password is missing; supervisord would not start.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"

@@ -102,8 +102,8 @@ def histories_for_retry(
 ) -> dict[str, CrashHistory]:
     """Return the histories for a retry of the watching task, after it has restarted :func:`processes_to_restart`.
 
-    These restarts do not count as crashes. If a process was given up, its pauses are counted from 0 again; otherwise
-    each retry would end immediately.
+    These restarts are not crashes. If a process was given up, its history is reset; otherwise each retry would end
+    immediately.
     """
     renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():

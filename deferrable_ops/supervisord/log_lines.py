@@ -48,7 +48,7 @@ class LogPosition:
 
 
 def fingerprint_of(before: bytes) -> str:
-    """Return a fingerprint of the last ``OVERLAP`` bytes; "" if there are none."""
+    """Return a fingerprint of the last ``OVERLAP`` bytes; "" if `before` is empty."""
     return blake2b(before[-OVERLAP:], digest_size=8).hexdigest() if before else ""
 
 

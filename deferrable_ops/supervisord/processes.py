@@ -171,7 +171,7 @@ def overall_verdict(
 
     :param found: processes of each program, as returned by :func:`processes_by_program`.
     :param policies: policy of each program.
-    :param paused: full names of the processes that are stopped because of a crash loop; they do not count as ended.
+    :param paused: full names of the processes that are stopped because of a crash loop. They are not treated as ended.
     """
     ends: list[tuple[Action | None, str]] = []
     for name, program in config.programs.items():
@@ -201,7 +201,7 @@ def _combine(ends: list[tuple[Action | None, str]]) -> Verdict:
 def _named(
     program_name: str, group: str, program: ProgramConfiguration, processes: list[Process]
 ) -> tuple[Process, ...]:
-    """Return the processes of one program among those of its group."""
+    """Return the processes of one program, out of all processes of its group."""
     known = {"program_name": program_name, "group_name": group}
     pattern, position = "", 0
     for expression in _EXPRESSION.finditer(program.process_name):

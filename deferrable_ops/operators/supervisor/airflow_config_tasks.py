@@ -46,7 +46,7 @@ class _PlainTask(_PlainTaskArgs):
     def instantiate(self, **kwargs: Any) -> Any:
         """Create the tasks.
 
-        :param kwargs: ``dag``, and arguments that override those of this model.
+        :param kwargs: ``dag``, and other arguments. They override the arguments of this model.
         """
         return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
 

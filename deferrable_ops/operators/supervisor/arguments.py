@@ -149,7 +149,7 @@ def _step_name(name: str) -> str:
 
 
 def _task(name: str, given: Any) -> BaseOperator:
-    # The call of a function with @task returns an XComArg, which has the task as `operator`.
+    # A call of a function with @task returns an XComArg. Its `operator` is the task.
     task = getattr(given, "operator", given)
     if not isinstance(task, BaseOperator):
         raise InputError(f"steps[{name!r}] is a {type(given).__name__}; give a task of the DAG")

@@ -143,7 +143,7 @@ class _Gate(TriggererOperator):
 class SupervisorTeardownGate(_Gate):
     """Succeeds if supervisord must stop at the end of this DAG run; is skipped if supervisord keeps running.
 
-    :param first_task_id: the first task that changes anything on supervisord's host.
+    :param first_task_id: the first task that makes changes on supervisord's host.
     :param check_task_id: the task that watches the programs.
     :param retriggers: the tasks that start the DAG again.
     :param stop_on_exit: ``stop_on_exit`` of the configuration.

@@ -40,7 +40,7 @@ class Supervisor(Pipeline):
     """Adds tasks to a DAG that run programs under a supervisord on the triggerer's host.
 
     ``before >> supervisor >> after`` works: `after` runs when the programs have succeeded and supervisord is stopped.
-    The DAG is set to one active run at a time and no catch-up.
+    The DAG is changed: it has at most one active run, and no catch-up.
 
     :param dag: the DAG; by default that of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If ``working_dir`` is not given, the directory is named

@@ -85,7 +85,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
                 return Skip(reason)
             case Failure(reason):
                 return Failure(
-                    f"the task {gate} could not decide whether to stop supervisord: {reason}; clear it"
+                    f"the task {gate} could not decide whether to stop supervisord: {reason}; clear that task"
                 )
             case None:
                 # A user set the state of the gate.

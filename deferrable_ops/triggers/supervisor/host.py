@@ -84,7 +84,7 @@ class RunningDaemon:
 class SupervisorHost:
     """The host of one supervisord.
 
-    :param rpc: client of the supervisord, whether or not one is running.
+    :param rpc: client of the supervisord. It exists even if the supervisord is not running.
     :param log: the task's log.
     :param check_claim: raises an exception if this process must not change anything on the host any more. Await it
         immediately before each change: a process that was suspended must not undo the work of the process that
@@ -148,7 +148,7 @@ class SupervisorHost:
 async def open_host(
     cfg: SupervisorAirflowConfiguration, log: Any, check_claim: Callable[[], Awaitable[object]] = _allow
 ) -> AsyncIterator[SupervisorHost]:
-    """Connect to the host of a supervisord, whether or not the supervisord is running.
+    """Connect to the host of a supervisord. The supervisord does not have to be running.
 
     :param check_claim: see :class:`SupervisorHost`. By default, every change is allowed.
 

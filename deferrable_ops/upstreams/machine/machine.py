@@ -33,7 +33,7 @@ class Identity:
     """The identity of a machine, of its current boot, and of the account that is used on it.
 
     :param host: host name, as printed by ``uname -n``.
-    :param boot_id: id that changes with each boot; "" if the operating system has no such id (Linux has one).
+    :param boot_id: id that changes with each boot. Linux has such an id; "" if the operating system has none.
     :param user: name of the account.
     :param uid: user id of the account.
     """

@@ -35,7 +35,7 @@ def signal_of(name: str) -> signal.Signals:
 
 
 async def command_by_ps(machine: Machine, pid: int) -> tuple[str, ...] | None:
-    """Run ``ps``, and return the program and arguments of a process, split at spaces; None if there is no process."""
+    """Run ``ps``, and return the command line of a process, split at spaces; None if the process does not exist."""
     ended = await machine.run(
         ["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", str(pid)], timeout=_PS_SECONDS
     )

@@ -72,7 +72,7 @@ class SshSettings:
     :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
     :param known_hosts: path of a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
     :param check_host_key: whether to verify the identity of the server.
-    :param proxy_command: a local command whose standard input and output are the connection to the machine.
+    :param proxy_command: a local command. Its standard input and output are the connection to the machine.
     :param ciphers: allowed ciphers, in order of preference; (): the defaults of asyncssh.
     :param disabled: disabled algorithms by kind: ciphers, kex, keys, macs, pubkeys.
     :param connect_seconds: timeout for connecting and logging in.

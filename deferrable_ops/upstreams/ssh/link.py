@@ -217,7 +217,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if it is not in use, because the server allows no more sessions and one is needed."""
+        """Close the SFTP session if it is not in use. The server allows no more sessions, but another one is needed."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

@@ -63,7 +63,7 @@ class ProcessSubscription(Generic[T]):
 
 
 class ProcessPoller(Generic[T]):
-    """Polls a supervisord while at least one subscription waits. The shortest interval of the waiting ones applies.
+    """Polls a supervisord while a subscription waits. The shortest interval of all waiting subscriptions applies.
 
     Each reading is delivered to all waiting subscriptions, so subscriptions with the same interval become synchronized.
     A subscription never gets a reading that was started before it subscribed. All subscriptions get the same object.

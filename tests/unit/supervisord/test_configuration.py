@@ -226,7 +226,7 @@ def test_default_directory_is_stable_and_short() -> None:
         ({"fcgiprogram": {"test": {"command": "x", "socket": "tcp://h:1"}}}, "two process groups"),
         (
             {"fcgiprogram": {"f": {"command": "x", "socket": "tcp://h:1", "socket_mode": "0700"}}},
-            "this one is TCP",
+            "the socket is TCP",
         ),
         ({"include": {"files": ["a b"]}}, "splits at the space"),
         ({"rpcinterface": {"x": {"kwargs": {"a=b": 1}}}}, "lowercase letters"),

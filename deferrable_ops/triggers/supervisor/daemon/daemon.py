@@ -154,7 +154,7 @@ async def lifetime_warning(host: SupervisorHost) -> str | None:
 
 
 async def _launch(host: SupervisorHost) -> bool:
-    """Start supervisord; return False if another process has already started one."""
+    """Start supervisord; return False if another process has already started it."""
     cfg = host.cfg
     if missing := await host.missing_directories():
         raise StepFailed(
@@ -225,6 +225,6 @@ async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
 
 
 async def _remove_runtime_files(host: SupervisorHost) -> None:
-    """Remove the socket and the pid file that a killed supervisord leaves, unless a new one is running."""
+    """Remove the socket and the pid file of a killed supervisord, unless a new supervisord is running."""
     files = (str(host.cfg.socket_path), str(host.cfg.supervisord.pidfile))
     await run_without_daemon(host, KEEP_LOCK + 'rm -f -- "$@"\n', *files)

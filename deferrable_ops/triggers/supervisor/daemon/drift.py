@@ -31,7 +31,7 @@ _MIN_SECONDS_BETWEEN_CHECKS: Final = 60.0
 
 
 class _Changes:
-    """Serializes and counts the changes that this process makes to one supervisord."""
+    """Counts the changes that this process makes to one supervisord, and allows one change at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()

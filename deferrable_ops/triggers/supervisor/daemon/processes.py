@@ -134,7 +134,7 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
-    """Wait until these processes have ended; return False if one is still running after `timeout` seconds."""
+    """Wait until these processes have ended; return False if a process is still running after `timeout` seconds."""
     give_up_at = time.monotonic() + timeout
     before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():

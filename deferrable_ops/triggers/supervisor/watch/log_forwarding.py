@@ -84,7 +84,7 @@ class LogForwarder:
         return True
 
     async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
-        """Copy new output, one chunk of each log in turn.
+        """Copy new output: one chunk from each log, then the next chunk from each log.
 
         :param limit: approximate number of bytes for all logs together; None for no limit.
         """

@@ -167,7 +167,8 @@ class LogTail:
         found = await machine.read(path, at.offset - overlap, overlap + length)
         if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.fingerprint:
             return None
-        # At offset 0 there are no bytes to compare; compare the inode, in case the log was rotated during the read.
+        # At offset 0, there are no bytes to compare. Compare the inode, because the log may have been rotated during
+        # the read.
         if not overlap and at.inode:
             status = regular_file((await machine.status(path, inodes=True))[0])
             if status is None or status.inode not in (0, at.inode):

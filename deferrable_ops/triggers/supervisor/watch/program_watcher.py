@@ -98,7 +98,7 @@ class ProgramWatcher:
         return SavedState(self._histories, output, is_ours=True)
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
-        """Wait for the next reading, and return the verdict on it; None if there is no verdict yet.
+        """Wait for the next reading, and return its verdict; None if there is no verdict yet.
 
         :param timeout: maximum seconds to wait for the reading; None for no limit.
         :raises SupervisordRefused: supervisord refused the call; a retry does not help.

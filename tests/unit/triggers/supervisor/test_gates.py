@@ -156,7 +156,9 @@ async def test_teardown_without_task_states_uses_the_check(
         (Skip("the DAG was started again"), Skip("the DAG was started again")),
         (
             Failure("no answer"),
-            Failure("the task teardown could not decide whether to stop supervisord: no answer; clear it"),
+            Failure(
+                "the task teardown could not decide whether to stop supervisord: no answer; clear that task"
+            ),
         ),
     ],
 )
