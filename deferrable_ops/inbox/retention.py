@@ -87,7 +87,7 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
 
 
 async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
-    """Record, before the deletion, that events before this time are incomplete. Return whether such events exist."""
+    """Record that events before this time are incomplete, as they are deleted next. Return whether any exist."""
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()
     if received_at is None or received_at >= before:

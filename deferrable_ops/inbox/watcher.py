@@ -32,7 +32,7 @@ _OUTAGE_SECONDS = 3.0
 class Subscription:
     """Receives the changes of one wait, while its ``with`` statement lasts."""
 
-    # Subscriptions to the same wait form a linked list: a list or set for each of thousands of waits would be large.
+    # Subscriptions to the same wait form a linked list: a list for each of thousands of waits would waste memory.
     __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken")
 
     def __init__(self, subscriptions: dict[str, Subscription], wait_id: str) -> None:
@@ -72,7 +72,7 @@ class Subscription:
         return wait
 
     def next_change(self) -> asyncio.Future[None]:
-        """Return a future that completes if the wait has changed or :meth:`wake` was called since :meth:`take`."""
+        """Return a future that completes at the first change or :meth:`wake` since the last :meth:`take`."""
         # Not a coroutine, which would cost 0.2 kB for each of thousands of waits.
         self._future = asyncio.get_running_loop().create_future()
         if self._woken or self._wait is not None:

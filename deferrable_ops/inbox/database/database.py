@@ -81,7 +81,7 @@ class Database:
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If it
-        is infinite, they are also retried while the deployment is set up wrongly.
+        is infinite, calls are also retried while the deployment is set up wrongly.
     :param read_url: reads the URL again when the database rejects the login, because a password may have been rotated.
     :raises DeploymentError: the URL is invalid, or its driver is not installed.
     """
@@ -240,7 +240,7 @@ class Database:
 
     def _attempt_timeout(self, give_up_at: float) -> float | None:
         if self.dialect == "sqlite" or give_up_at == math.inf:
-            # The only outage of a SQLite file is a lock, and the driver has a timeout for locks.
+            # A call on a SQLite file waits only for a lock, and the driver has a timeout for that.
             return None
         return max(0.0, give_up_at - time.monotonic())
 

@@ -50,7 +50,7 @@ def sqlite_engine(url: URL) -> AsyncEngine:
     in_memory = is_in_memory(url)
     if not in_memory:
         _create_private_file(Path(str(url.database)))
-    # If Airflow's logging level is DEBUG, aiosqlite logs every parameter, such as payloads and signing keys.
+    # If Airflow's logging level is DEBUG, aiosqlite would log every parameter, such as payloads and signing keys.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         url,
@@ -131,7 +131,7 @@ def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> As
         "server_settings": {"application_name": "deferrable_ops"},
     }
     if pooled:
-        # Each transaction may get another server connection, which lacks the statements prepared before.
+        # Each transaction may get another server connection, which lacks earlier prepared statements.
         connect_args |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,

@@ -111,7 +111,7 @@ async def take_numbers(transaction: Transaction, count: int) -> int:
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Return rows of source, key, number, seen_at for those of these (source, key) pairs that are stored."""
+    """Find which of these (source, key) pairs are stored. Return rows of source, key, number, seen_at."""
     connection = transaction.connection
     if connection.dialect.name == "sqlite":
         return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))

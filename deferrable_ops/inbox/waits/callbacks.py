@@ -21,7 +21,7 @@ from deferrable_ops.inbox.waits.evaluation import evaluate
 from deferrable_ops.inbox.waits.wait import ABANDONED, WaitState, state_of
 from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
-# How many refused callbacks are recorded per wait. A service that never stops calling cannot fill the disk.
+# The most refused callbacks recorded per wait: a service that never stops calling must not fill the disk.
 _MAX_REFUSALS: Final = 100
 UNKNOWN_WAIT: Final = (
     "this endpoint's inbox has never seen this wait; "
