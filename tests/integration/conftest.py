@@ -17,7 +17,6 @@ from deferrable_ops import settings
 from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.supervisor.daemon import drift, programs
 from deferrable_ops.upstreams.dataflow.api import open_api
 from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget
 from deferrable_ops.upstreams.sqs.queues import PollerTimings, SqsPollers, open_pollers
@@ -94,8 +93,7 @@ async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 @pytest.fixture
 def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[support.Place]:
     """A place for a supervisord, which is looked at often; its path is short: a socket's has room for 95 bytes."""
-    for module in (drift, programs):
-        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+    support.set_timings(monkeypatch, poll_interval=0.05)
     with TemporaryDirectory(prefix="steps-") as folder:
         place = support.Place(Path(folder), runs)
         yield place

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from deferrable_ops.exceptions import DeferrableOpsError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
@@ -20,9 +20,6 @@ from deferrable_ops.upstreams.supervisord.client import Supervisord, use_supervi
 
 RUNNING: Final = 1
 """The state code of a supervisord that accepts calls (``states.py`` of supervisor)."""
-
-POLL_SECONDS: Final = 0.5
-"""Seconds between two polls for the end of a slow operation."""
 
 LOCK: Final = "supervisord.lock"
 """The name of the file that a running supervisord keeps locked."""
@@ -81,6 +78,25 @@ class RunningDaemon:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTimings:
+    """How long steps wait for supervisord and its processes. All values are seconds.
+
+    :param poll_interval: between two calls that ask supervisord whether a slow operation has ended.
+    :param search_interval: between two searches for processes.
+    :param answer_timeout: the longest time between the start of supervisord and its first answer.
+    :param shutdown_timeout: the longest time that a supervisord without programs needs to end.
+    :param kill_timeout: the longest time that supervisord needs, after ``stopwaitsecs``, to kill a process and to
+        notice its end.
+    """
+
+    poll_interval: float = 0.5
+    search_interval: float = 0.1
+    answer_timeout: float = 5.0
+    shutdown_timeout: float = 10.0
+    kill_timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorHost:
     """The host of one supervisord.
 
@@ -96,6 +112,9 @@ class SupervisorHost:
     rpc: Supervisord
     log: Any
     check_claim: Callable[[], Awaitable[object]] = _allow
+
+    timings: ClassVar[StepTimings] = StepTimings()
+    """A class attribute, because an attribute of the object would cost each watching task memory."""
 
     @property
     def working_dir(self) -> Path:

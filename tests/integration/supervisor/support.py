@@ -22,6 +22,7 @@ from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.supervisor import host as supervisor_host
 from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import Identity
@@ -165,6 +166,12 @@ def on_host(monkeypatch: pytest.MonkeyPatch, host: str, boot_id: str = "boot-2")
 def set_call_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Set how long triggers wait for an answer of supervisord."""
     monkeypatch.setattr(supervisor_host, "use_supervisord", partial(use_supervisord, call_timeout=seconds))
+
+
+def set_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """Set some of the timings of steps; see StepTimings."""
+    timings = replace(SupervisorHost.timings, **seconds)
+    monkeypatch.setattr(SupervisorHost, "timings", timings)
 
 
 class Life:

@@ -22,6 +22,7 @@ from integration.supervisor.support import (
     alive,
     is_stopped,
     set_call_timeout,
+    set_timings,
     until,
 )
 from unit.triggers.support import Run, new_attempt
@@ -30,9 +31,7 @@ from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.inbox import given_inbox
 from deferrable_ops.outcome import Success
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
-from deferrable_ops.triggers.supervisor.daemon import daemon as daemon_daemon
-from deferrable_ops.triggers.supervisor.daemon import programs as daemon_programs
-from deferrable_ops.triggers.supervisor.host import POLL_SECONDS
+from deferrable_ops.triggers.supervisor.host import StepTimings
 from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 pytest.importorskip("supervisor.supervisord")
@@ -41,7 +40,8 @@ pytest.importorskip("supervisor.supervisord")
 async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_programs, "POLL_SECONDS", POLL_SECONDS)
+    poll_interval = StepTimings().poll_interval
+    set_timings(monkeypatch, poll_interval=poll_interval)
     cfg = place.cfg(program={"slow": {"command": STUBBORN, "stopwaitsecs": 2}})
     await place.start_stubborn(cfg)
     asked: list[str] = []
@@ -62,7 +62,7 @@ async def test_slow_stop_has_its_time_with_few_calls_and_a_free_event_loop(
     assert isinstance(await run.outcome(), Success)
     assert 1.5 < loop.time() - began < 5
     assert longest < 1, "the stop blocked the event loop"
-    assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / POLL_SECONDS + 2
+    assert asked.count("supervisor.getAllProcessInfo") <= (loop.time() - began) / poll_interval + 2
     assert len(asked) <= asked.count("supervisor.getAllProcessInfo") + 3
     assert place.processes() == []
 
@@ -81,8 +81,8 @@ async def test_all_programs_stop_at_the_same_time(place: Place) -> None:
 async def test_stop_step_kills_a_supervisord_that_does_not_answer(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_daemon, "_SHUTDOWN_SECONDS", 0.5)
     set_call_timeout(monkeypatch, 0.3)
+    set_timings(monkeypatch, shutdown_timeout=0.5)
     cfg = place.cfg(stopwaitsecs=1)
     await place.run_steps(cfg, *BEGIN)
     (daemon,) = place.daemons()
@@ -278,7 +278,7 @@ async def test_marking_a_task_as_success_stops_nothing(place: Place, monkeypatch
 
 async def test_step_timeout_names_the_cause(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     set_call_timeout(monkeypatch, 0.1)
-    monkeypatch.setattr(daemon_daemon, "_ANSWER_SECONDS", 0.2)
+    set_timings(monkeypatch, answer_timeout=0.2)
     cfg = place.cfg()
     await place.run_steps(cfg, *BEGIN[:2])
     (daemon,) = place.daemons()

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from integration.supervisor.support import BEGIN, END, SLEEP, STUBBORN, Place, alive, until
+from integration.supervisor.support import BEGIN, END, SLEEP, STUBBORN, Place, alive, set_timings, until
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -38,8 +38,7 @@ async def test_shutdown_in_progress_has_its_time(place: Place) -> None:
 async def test_programs_with_longer_stop_times_are_ended_too(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.programs._KILL_SECONDS", 0.5)
-    monkeypatch.setattr("deferrable_ops.triggers.supervisor.daemon.daemon._SHUTDOWN_SECONDS", 1.0)
+    set_timings(monkeypatch, kill_timeout=0.5, shutdown_timeout=1.0)
     promised = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 600}})
     await place.start_stubborn(promised)
     now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})

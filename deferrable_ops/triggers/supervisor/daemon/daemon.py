@@ -28,7 +28,6 @@ from deferrable_ops.triggers.supervisor.daemon.processes import (
 )
 from deferrable_ops.triggers.supervisor.daemon.programs import stop_everything
 from deferrable_ops.triggers.supervisor.host import (
-    POLL_SECONDS,
     RUNNING,
     RunningDaemon,
     ShuttingDown,
@@ -41,12 +40,6 @@ _COMMAND_NOT_FOUND: Final = 127
 
 # The number of start attempts if supervisord ends immediately after each attempt.
 _START_ATTEMPTS: Final = 3
-
-# The maximum number of seconds between the start of supervisord and its first answer.
-_ANSWER_SECONDS: Final = 5.0
-
-# The maximum number of seconds that a supervisord without programs needs to end.
-_SHUTDOWN_SECONDS: Final = 10.0
 
 # In its triggerer, Airflow sets these variables to a placeholder, so that triggers cannot use the metadata database.
 # Programs may use the database, so the placeholder is removed from their environment.
@@ -79,14 +72,14 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
             if not is_ending:
                 host.log.info("supervisord is shutting down; a new one is started after it has ended")
             is_ending = True
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(host.timings.poll_interval)
             continue
         if daemon is not None and daemon.state == RUNNING:
             return daemon, launches > 0
         found = await find_daemons(host) if daemon is None else []
         now = time.monotonic()
         silent_since = (silent_since or now) if found else None
-        if silent_since is not None and now - silent_since > _ANSWER_SECONDS:
+        if silent_since is not None and now - silent_since > host.timings.answer_timeout:
             raise SupervisordUnavailable(
                 f"supervisord (pid {' '.join(map(str, found))}) runs on {host.machine.name} but does not answer; clear "
                 "the task force-kill to kill it"
@@ -99,7 +92,7 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
                 )
             launches += await _launch(host)
         # Otherwise supervisord is about to answer, or about to end.
-        await asyncio.sleep(POLL_SECONDS / 5)
+        await asyncio.sleep(host.timings.search_interval)
 
 
 async def stop(host: SupervisorHost) -> list[int]:
@@ -111,7 +104,7 @@ async def stop(host: SupervisorHost) -> list[int]:
     if not await wait_until_gone(host, found, seconds):
         host.log.warning("supervisord (pid %s) did not stop within %g s: killing it", found, seconds)
         await host.check_claim()
-        await wait_until_gone(host, await signal_daemons(host, "KILL"), _SHUTDOWN_SECONDS)
+        await wait_until_gone(host, await signal_daemons(host, "KILL"), host.timings.shutdown_timeout)
     await end_orphans(host, sessions=tuple(found), grace=stop_seconds(host.cfg))
     await _remove_runtime_files(host)
     return found
@@ -124,7 +117,7 @@ async def kill(host: SupervisorHost) -> list[int]:
     """
     await host.check_claim()
     killed = await signal_daemons(host, "KILL")
-    await wait_until_gone(host, killed, _SHUTDOWN_SECONDS)
+    await wait_until_gone(host, killed, host.timings.shutdown_timeout)
     left = await end_orphans(host, sessions=tuple(killed), grace=0.0)
     await _remove_runtime_files(host)
     return sorted({*killed, *left})
@@ -215,13 +208,13 @@ async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
                 await stop_everything(host)
                 await host.check_claim()
                 await host.rpc.call("supervisor.shutdown")
-            return found, _SHUTDOWN_SECONDS + stop_seconds(host.cfg)
+            return found, host.timings.shutdown_timeout + stop_seconds(host.cfg)
     except ShuttingDown:
-        return await find_daemons(host), _SHUTDOWN_SECONDS + stop_seconds(host.cfg)
+        return await find_daemons(host), host.timings.shutdown_timeout + stop_seconds(host.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
         host.log.warning("%s; sending SIGTERM to supervisord", error)
     await host.check_claim()
-    return await signal_daemons(host, "TERM"), _SHUTDOWN_SECONDS
+    return await signal_daemons(host, "TERM"), host.timings.shutdown_timeout
 
 
 async def _remove_runtime_files(host: SupervisorHost) -> None:

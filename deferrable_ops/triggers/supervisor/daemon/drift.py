@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
@@ -15,7 +15,6 @@ from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, Verdict
 from deferrable_ops.triggers.supervisor.configuration import step_timeout
 from deferrable_ops.triggers.supervisor.host import (
-    POLL_SECONDS,
     Fault,
     StepFailed,
     SupervisorHost,
@@ -25,9 +24,6 @@ from deferrable_ops.upstreams.machine.machine import Machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 _REMOVE_POLL_SECONDS: Final = 0.2
-
-# A program in a crash loop restarts often, and each restart would start another comparison.
-_MIN_SECONDS_BETWEEN_CHECKS: Final = 60.0
 
 
 class _Changes:
@@ -126,7 +122,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
     host.log.info("Stopping groups that run with another configuration: %s", ", ".join(groups))
     await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     while drift.changed or drift.removed:
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(host.timings.poll_interval)
         drift = await _replace_idle_groups(host, drift)
     return drift
 
@@ -233,6 +229,11 @@ class DriftReconciler:
     The configurations are compared when the watch begins, and again after processes were added, removed or restarted.
     """
 
+    # A class attribute, because an attribute of the object would cost each watching task memory. A program in a crash
+    # loop restarts often, and each restart would start another comparison.
+    min_interval: ClassVar[float] = 60.0
+    """The shortest time between two comparisons, in seconds."""
+
     def __init__(self, host: SupervisorHost) -> None:
         self._config = host.cfg
         self._machine = host.machine
@@ -259,7 +260,7 @@ class DriftReconciler:
         self.is_due = starts != self._starts
         if not self.is_due or now < self._not_before:
             return _CURRENT
-        self._starts, self._not_before, self.is_due = starts, now + _MIN_SECONDS_BETWEEN_CHECKS, False
+        self._starts, self._not_before, self.is_due = starts, now + self.min_interval, False
         try:
             return await (self._apply() if self._config.drift == "apply" else self._report())
         except (MachineUnavailable, SupervisordUnavailable) as error:

@@ -15,7 +15,7 @@ from os.path import normpath
 from pathlib import PurePath
 from typing import Final
 
-from deferrable_ops.triggers.supervisor.host import POLL_SECONDS, StepFailed, SupervisorHost
+from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
@@ -113,7 +113,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
                 )
             ended.update(found)
             signal = "KILL" if time.monotonic() >= kill_at else ""
-        await asyncio.sleep(POLL_SECONDS / 5)
+        await asyncio.sleep(host.timings.search_interval)
     return sorted(ended)
 
 
@@ -130,7 +130,7 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
             return result
         if await find_daemons(host):
             return None
-        await asyncio.sleep(POLL_SECONDS / 5)
+        await asyncio.sleep(host.timings.search_interval)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
@@ -141,7 +141,7 @@ async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float)
         while command is not None and await host.machine.command_of(pid) == command:
             if time.monotonic() >= give_up_at:
                 return False
-            await asyncio.sleep(POLL_SECONDS / 5)
+            await asyncio.sleep(host.timings.search_interval)
     return True
 
 

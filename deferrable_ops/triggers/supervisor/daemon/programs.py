@@ -17,7 +17,6 @@ from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, ProcessState, processes_by_program
 from deferrable_ops.triggers.supervisor.configuration import stop_seconds
 from deferrable_ops.triggers.supervisor.host import (
-    POLL_SECONDS,
     Fault,
     StepFailed,
     SupervisorHost,
@@ -27,9 +26,6 @@ from deferrable_ops.triggers.supervisor.host import (
 _CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
 _STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
 _NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
-
-# The time in seconds that supervisord needs after stopwaitsecs to kill a process and to notice its end.
-_KILL_SECONDS: Final = 5.0
 
 # These actions fail the step. The other actions take effect in the task that watches the programs.
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
@@ -87,7 +83,7 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
     while old := [process for process in await read_programs(host) if not before.is_new(process)]:
         if not await _stop(host, old):
             return
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(host.timings.poll_interval)
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
@@ -106,7 +102,7 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
         elif not any(process.state in _CHANGING for process in found):
             _check_started(host, found)
             return found
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(host.timings.poll_interval)
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:
@@ -140,7 +136,7 @@ async def stop_everything(host: SupervisorHost) -> None:
 
 async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list[Process]]]) -> list[Process]:
     seconds = stop_seconds(host.cfg)
-    give_up_at = time.monotonic() + seconds + _KILL_SECONDS
+    give_up_at = time.monotonic() + seconds + host.timings.kill_timeout
     while await _stop(host, found := await read()):
         if time.monotonic() >= give_up_at:
             names = ", ".join(process.full_name for process in found if process.state in ALIVE)
@@ -148,7 +144,7 @@ async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list
                 f"{names} did not stop within the {seconds:g} s of this configuration; raise stopwaitsecs, or clear "
                 "the task force-kill"
             )
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(host.timings.poll_interval)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
 from deferrable_ops.supervisord.log_lines import LogPosition
@@ -16,9 +16,6 @@ from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_tail import LogTail, regular_file
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.machine import FileStatus
-
-# The maximum number of chunks per poll, for all logs together. The next polls read the rest of a longer output.
-_CHUNKS_PER_POLL: Final = 8
 
 _MIN_CHUNK: Final = 4096
 
@@ -36,6 +33,10 @@ class LogForwarder:
 
     :param saved: contains the position up to which each log was copied before.
     """
+
+    # A class attribute, because an attribute of the object would cost each watching task memory.
+    chunks_per_poll: ClassVar[int] = 8
+    """The maximum number of chunks per poll, for all logs together. The next polls read the rest of a longer output."""
 
     def __init__(self, host: SupervisorHost, saved: SavedState) -> None:
         self._programs = host.cfg.programs
@@ -61,7 +62,7 @@ class LogForwarder:
 
         :param found: processes of each program.
         """
-        await self._try_copy(self._logs_of(found), _CHUNKS_PER_POLL * self._chunk)
+        await self._try_copy(self._logs_of(found), self.chunks_per_poll * self._chunk)
 
     async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
         """Copy all remaining output of ended processes. Of other processes, copy up to the limit of one poll."""

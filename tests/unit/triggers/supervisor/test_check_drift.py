@@ -12,8 +12,7 @@ from deferrable_ops.exceptions import SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.outcome import Success
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
-from deferrable_ops.triggers.supervisor.daemon import drift as daemon_drift
-from deferrable_ops.triggers.supervisor.daemon.drift import Drift
+from deferrable_ops.triggers.supervisor.daemon.drift import Drift, DriftReconciler
 
 RELOAD = ("supervisor.reloadConfig",)
 
@@ -42,7 +41,7 @@ def test_drift_describes_the_differences() -> None:
 async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.3)
+    monkeypatch.setattr(DriftReconciler, "min_interval", 0.3)
     runs.start(watching(two(tmp_path, policy={"crash_restarts": 99})))
     await daemon.looked()
     assert daemon.calls.count(RELOAD) == 1
@@ -59,7 +58,7 @@ async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
 async def test_drift_is_checked_again_after_no_answer(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_drift, "_MIN_SECONDS_BETWEEN_CHECKS", 0.1)
+    monkeypatch.setattr(DriftReconciler, "min_interval", 0.1)
     call = daemon.call
 
     async def silent(method: str, *arguments: object) -> object:

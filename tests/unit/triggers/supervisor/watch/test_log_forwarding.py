@@ -15,6 +15,7 @@ from unit.triggers.supervisor.support import Program, Reader, copied, lines_of, 
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.watch import log_forwarding
+from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def test_each_line_is_copied_once_through_rotations_and_restarts(
     inodes: str,
     seed: int,
 ) -> None:
-    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)  # so that copying falls behind
+    monkeypatch.setattr(LogForwarder, "chunks_per_poll", 1)  # so that copying falls behind
     chance = random.Random(seed)
     program = Program(tmp_path, most=4000, backups=50)
     reader = Reader(program, log, inodes)
@@ -188,7 +189,7 @@ async def test_program_with_much_output_takes_turns_with_others(
     reader = Reader(loud, log)
     await reader.output.forward(found)
     assert copied(caplog, "b") == ["quiet"] * 3
-    share = log_forwarding._CHUNKS_PER_POLL * loud.config.log_chunk_size
+    share = LogForwarder.chunks_per_poll * loud.config.log_chunk_size
     assert 0 < reader.machine.bytes_read <= share + loud.config.log_chunk_size
     caplog.clear()
     await reader.output.forward(found)
@@ -215,7 +216,7 @@ async def test_event_loop_is_not_blocked_by_copying(
 async def test_all_output_of_an_ended_program_is_copied(
     tmp_path: Path, log: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_forwarding, "_CHUNKS_PER_POLL", 1)
+    monkeypatch.setattr(LogForwarder, "chunks_per_poll", 1)
     program = Program(tmp_path, most=50_000, backups=9)
     reader = Reader(program, log)
     for number in range(3000):
