@@ -25,7 +25,7 @@ class CloudEvent:
     """A CloudEvent.
 
     :param attributes: the context attributes, including extensions.
-    :param data: a JSON value, the text of other data, or None without data.
+    :param data: the JSON value, or the text if the data is not JSON, or None if there is no data.
     """
 
     attributes: dict[str, Any]
@@ -41,7 +41,7 @@ class CloudEvent:
 class Malformed:
     """A malformed request.
 
-    :param reason: the reason, for the sender.
+    :param reason: a text for the sender that describes what is wrong.
     """
 
     reason: str

@@ -25,8 +25,8 @@ _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<name>{_NAME.pattern})|(?P<number>[0-9]+)|(?P<sign>&&|\|\||!=|==|.))", re.DOTALL
 )
 _NO_NEGATION: Final = (
-    "a condition that became true stays true when more events arrive; "
-    "name the events that must arrive, with &, | and at_least(k, ...)"
+    "a condition that became true always stays true when more events arrive; "
+    "name only events that must arrive, and combine them with &, | and at_least(k, ...)"
 )
 # Operators that users may know from other languages, and the error text for each.
 _REFUSED: Final = {
@@ -40,8 +40,8 @@ _REFUSED: Final = {
     "or": "write | instead of 'or'",
     "&&": "write & instead of '&&'",
     "||": "write | instead of '||'",
-    "==": "a condition has only event names; put comparisons into match= of the event",
-    "{": "a condition is parsed together with the DAG, so it cannot be a template",
+    "==": "'==' is not supported; put comparisons into match= of the event",
+    "{": "condition= cannot be a template, because it is parsed together with the DAG; write the event names",
 }
 _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 
@@ -133,7 +133,7 @@ class _Parser:
     def _within(self, opening: _Token) -> Condition:
         self._depth += 1
         if self._depth > _MAX_NESTED_PARENTHESES:
-            self._refuse(opening, f"more than {_MAX_NESTED_PARENTHESES} parentheses are nested")
+            self._refuse(opening, f"the parentheses are nested in more than {_MAX_NESTED_PARENTHESES} levels")
         condition = self._any()
         self._depth -= 1
         return condition
@@ -163,7 +163,7 @@ class _Parser:
                 f"at_least({count}, ...) with {len(terms)} arguments can never be true; lower the number",
             )
         if len(set(terms)) < len(terms):
-            self._refuse(call, "at_least counts each argument once; remove the repeated one")
+            self._refuse(call, "at_least(...) has the same argument twice; remove one of them")
         return _at_least(count, terms)
 
     def _peek(self) -> _Token:

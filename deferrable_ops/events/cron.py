@@ -46,7 +46,7 @@ def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datet
     in both.
 
     :param after: an aware datetime.
-    :param timezone: the timezone whose wall clock the expression refers to.
+    :param timezone: the timezone of the expression.
     """
     fields = _fields(expression)
     wall_now = after.astimezone(timezone).replace(tzinfo=None)

@@ -19,7 +19,7 @@ from deferrable_ops.events.signatures import TOLERANCE
 _SECRET: Final = re.compile("authorization|cookie|signature|token|secret|password|credential|api-?key")
 _FORM: Final = "application/x-www-form-urlencoded"
 _BODY_SIGNED: Final = frozenset({"github", "stripe", "slack"})
-# Characters; the key is indexed.
+# In characters. The length is limited, because the database has an index over the keys.
 _MAX_KEY_LENGTH: Final = 200
 
 
@@ -28,7 +28,7 @@ class DedupeKey:
     """A key that is the same for repeated deliveries of one event, and different for different events.
 
     :param key: the key, unique within the channel.
-    :param within: for how many seconds the key identifies a repeated delivery. None: for as long as it is stored.
+    :param within: for how many seconds the key identifies a repeated delivery. None: as long as the key is stored.
     """
 
     key: str
@@ -164,5 +164,5 @@ def _short(kind: str, identity: str) -> str:
 
 
 def _dedupe_key(key: DedupeKey, received_at: float) -> str:
-    # After the time limit, the same key is a new event.
+    # After the time limit, a delivery with the same key is a new event.
     return key.key if key.within is None else f"{key.key}:{int(received_at // key.within)}"

@@ -140,7 +140,7 @@ class _Node(Generic[K]):
     def _search_fields(
         self, expected: dict[str, _Field[K]], values: dict[str, Any], event: dict[str, Any], found: set[K]
     ) -> None:
-        # Iterate over the smaller dict: it is fast for many matches and for a large message.
+        # Iterate over the smaller of the two dicts. This is fast both for many matches and for a large message.
         for name in expected if len(expected) <= len(values) else values:
             if name not in expected or name not in values:
                 continue

@@ -12,7 +12,7 @@ from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH
 
 Path = tuple[str, ...]
 Equality = tuple[Path, Hashable]
-"""A path of keys, and the :func:`comparable` value expected there."""
+"""A path of keys, and the expected value at this path, converted by :func:`comparable`."""
 
 _ABSENT: Final = object()
 
@@ -71,7 +71,7 @@ def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
 
 
 class _Unequal:
-    """Equal only to itself."""
+    """A value that is equal only to itself."""
 
 
 def _value_at(fields: Any, path: Path) -> Any:

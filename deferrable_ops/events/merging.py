@@ -1,4 +1,4 @@
-"""Merges many messages into fewer: rules that group messages and combine their fields."""
+"""Merges many messages into fewer messages. Rules group the messages and combine their fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEPARATOR: Final = ","
 class Merge:
     """A rule that merges each group of messages into one message.
 
-    The merged message has the fields of the group's first message, except for the fields in `combine`::
+    The merged message has the fields of the group's first message. Only the fields in `combine` have other values::
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 

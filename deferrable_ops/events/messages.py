@@ -49,7 +49,9 @@ class KafkaMessage:
         object.__setattr__(self, "headers", _texts("headers", self.headers))
         _check_whole_number("partition", self.partition, 2**31 - 1, "a partition number")
         if self.payload is None and self.key is None:
-            raise InputError("payload=None is a tombstone, which deletes a key; give key=, or a payload")
+            raise InputError(
+                "payload=None is a tombstone, which must have a key; give key=, or give a payload"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class SqsMessage:
             object.__setattr__(self, "delay", self.delay.total_seconds())
         _check_whole_number("delay", self.delay, _MAX_DELAY_SECONDS, "seconds or a timedelta")
         if self.payload is None:
-            raise InputError("payload= is missing; an SQS message needs one")
+            raise InputError("payload= is missing; give the payload of the SQS message")
 
 
 M = TypeVar("M", KafkaMessage, SqsMessage)
@@ -234,7 +236,8 @@ def _attributes(values: Any) -> dict[str, Any]:
 def _check_count(values: Iterable[str]) -> None:
     if len(list(values)) > _MAX_ATTRIBUTES:
         raise InputError(
-            f"attributes= has more than {_MAX_ATTRIBUTES} entries; SQS allows 10, and one is {MESSAGE_ID}"
+            f"attributes= has more than {_MAX_ATTRIBUTES} entries; remove some. SQS allows 10 attributes, and the "
+            f"library adds {MESSAGE_ID}"
         )
 
 

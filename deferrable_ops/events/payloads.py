@@ -16,9 +16,12 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def decode_payload(body: bytes) -> Any:
     """Return the JSON value of a body, or its text if it is not JSON. Never raises.
 
-    JSON that cannot be stored is also returned as text. That is JSON with an integer that does not fit into 64 bits, a
-    number that does not fit into a double (XComs are sent as MessagePack), U+0000 or a lone surrogate (Postgres stores
-    neither), or nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
+    JSON that cannot be stored is also returned as text. This applies to JSON that contains
+
+    * an integer that does not fit into 64 bits, or a number that does not fit into a double, because XComs are sent as
+      MessagePack,
+    * U+0000 or a lone surrogate, because Postgres cannot store them, or
+    * more nested levels than :data:`MAX_PAYLOAD_DEPTH`.
     """
     text = decode_text(body)
     try:

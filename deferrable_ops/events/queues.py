@@ -42,8 +42,9 @@ class Queue:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox. It has the ARN, so that all URLs of a queue are one source; without an ARN, the
-        URL.
+        """The source name in the inbox.
+
+        The name contains the ARN, so that all URLs of a queue are one source. Without an ARN, it contains the URL.
         """
         return f"sqs:{self.arn or self.url}"
 
@@ -77,7 +78,7 @@ def queue_of(url: str) -> Queue:
 def _region(parts: SplitResult) -> tuple[str | None, bool]:
     host = parts.hostname or ""
     if (found := _REGIONAL.fullmatch(host)) and parts.port is None:
-        # The oldest endpoint has no region.
+        # The oldest endpoint has no region in its name.
         return found["region"] or "us-east-1", True
     for pattern in _OTHERS:
         if found := pattern.fullmatch(host):

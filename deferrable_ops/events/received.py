@@ -19,7 +19,7 @@ Keep = Literal["first", "last", "all"]
 MOST_KEPT: Final = 1_000
 """``keep="all"`` keeps at most this many events for each name, the earliest ones. Later events are only counted."""
 
-# Shared by all waits until their first event, to save memory. Never modified.
+# To save memory, all waits share this dict until their first event. It is never modified.
 _EMPTY: Final[Mapping[str, Any]] = {"order": 0, "complete": False, "counts": {}, "kept": {}}
 
 
@@ -29,7 +29,7 @@ def check_keep(keep: Any) -> None:
     :raises InputError: `keep` is not "first", "last" or "all".
     """
     if keep not in ("first", "last", "all"):
-        raise InputError(f"keep={keep!r} is not one of first, last, all")
+        raise InputError(f"keep={keep!r} is invalid; give 'first', 'last' or 'all'")
 
 
 class ReceivedEvents:
@@ -37,7 +37,8 @@ class ReceivedEvents:
 
     :param condition: the wait ends when this condition is true.
     :param names: the event names of the wait. Events of names that the condition does not use are kept, too.
-    :param keep: which events of a name the result has: the first, the last until the wait ended, or all, at most 1,000.
+    :param keep: which events of each name to return: the first, the last one received before the wait ended, or all
+        (at most 1,000).
     :param state: the state to resume from, as returned by :meth:`state`.
     :raises InputError: an argument is wrong.
     """
@@ -54,7 +55,7 @@ class ReceivedEvents:
         check_names(names)
         check_keep(keep)
         if not names_in(condition) <= set(names):
-            raise InputError("condition= uses names that events= does not have")
+            raise InputError("condition= uses names that are missing in events=")
         state = state or _EMPTY
         self._condition = condition
         self._names = tuple(names)
@@ -109,8 +110,9 @@ class ReceivedEvents:
         return {name: next(iter(self._kept.get(name, ())), None) for name in self._names}
 
     def progress(self) -> dict[str, Any]:
-        """Return a dict with ``come``, the number of received events by name, and ``missing``, a description of the
-        events that are missing.
+        """Return the progress as a dict.
+
+        ``come`` is the number of received events by name. ``missing`` is a description of the missing events.
         """
         return {"come": {name: self._counts[name] for name in self._received()}, "missing": self.missing()}
 

@@ -19,7 +19,7 @@ recommend this value."""
 # At most this many signatures of a header are compared. Senders send two during a rotation of secrets.
 _MAX_SIGNATURES: Final = 16
 _TIMESTAMP: Final = re.compile("[0-9]{1,12}")
-# Bytes, as Standard Webhooks requires.
+# In bytes, as required by Standard Webhooks.
 _MIN_KEY_LENGTH, _MAX_KEY_LENGTH = 24, 64
 
 Headers = Mapping[str, str]
@@ -41,7 +41,7 @@ def refusal_reason(
     :param headers: the request's headers, with names in lower case.
     :param body: the raw bytes as received, before any parsing.
     :param secrets: the channel's valid secrets in the form shown to the user. During a rotation there are two; the
-        signature may match either.
+        signature may match either of them.
     :param now: the current time, in seconds since the epoch.
     :param tolerance: how many seconds a signed timestamp may be before or after `now`.
     """
@@ -56,7 +56,10 @@ def refusal_reason(
     if reason is not None:
         return reason
     if timestamp is not None and abs(now - timestamp) > tolerance:
-        return f"the signed timestamp differs by more than {tolerance:g} s from this clock: a replay or a wrong clock"
+        return (
+            f"the signed timestamp differs by more than {tolerance:g} s from this clock; the request is a replay, or "
+            "one of the clocks is wrong"
+        )
     return None
 
 
@@ -113,7 +116,7 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
 
 
 def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries: no timestamp is signed."""
+    """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries. It signs no timestamp."""
     scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
     if scheme != "sha256":
         return None, "the header x-hub-signature-256 is missing or malformed"
@@ -142,7 +145,7 @@ def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificati
 
 
 def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """RFC 6750: the secret itself, in the header Authorization."""
+    """RFC 6750. The header Authorization contains the secret itself."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return None, "the header authorization is missing or has no bearer token"
@@ -166,7 +169,7 @@ SCHEMES: Final = (*_VERIFIERS, "none")
 
 
 def _any_equal(expected: Iterable[bytes], given: Iterable[str | bytes]) -> bool:
-    """Compare all pairs, each in constant time."""
+    """Return whether any pair is equal. All pairs are compared, each in constant time."""
     found = False
     received = [value if isinstance(value, bytes) else _bytes(value) for value in given][:_MAX_SIGNATURES]
     for own in expected:

@@ -40,9 +40,8 @@ class ChannelEvent:
     :param match: selects events of the channel: a dict of expected values, nested like the payload, or a JMESPath
         expression that must be true. None selects every event. The top-level names are the payload's keys and
         ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole payload, also if it is
-        text). If the payload itself has a key ``headers``, ``attributes`` or ``metadata``, the name refers to the
-        event's field, not to the payload's key; for a key ``payload``, it refers to the payload's key. May be
-        templated.
+        text). If the payload itself has a key of one of these names, ``headers``, ``attributes`` and ``metadata`` are
+        still the event's own, but ``payload`` is the payload's key. May be templated.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 

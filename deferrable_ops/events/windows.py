@@ -1,4 +1,4 @@
-"""Computes the time window of a wait: the moment since which events are accepted, and the deadline."""
+"""Computes the time window of a wait: the moment from which events are accepted, and the deadline."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def check_since(since: Any) -> Any:
 
 
 def since_moment(since: datetime | str | None, *, run_start: datetime, timezone: tzinfo) -> datetime:
-    """Return the moment since which events are accepted, in UTC.
+    """Return the moment from which events are accepted, in UTC.
 
     :param since: a datetime or its ISO 8601 text. Without an offset, it is in `timezone`. ``"day"`` or ``"month"`` is
         the start of the day or month in which the DAG run started. None is the DAG run's start.
     :param run_start: the DAG run's start, an aware datetime. It does not change when a triggerer restarts.
     :param timezone: the DAG's timezone.
-    :raises InputError: `since` is none of these.
+    :raises InputError: `since` is not one of these values.
     """
     if since is None:
         return run_start.astimezone(UTC)

@@ -53,7 +53,7 @@ class HttpResponse:
 async def send(
     request: HttpRequest, *, before_send: Callable[[], Awaitable[object]] | None = None
 ) -> HttpResponse:
-    """Send a request and return the response; no status raises an error. Redirects are not followed.
+    """Send a request and return the response. An error status raises no exception. Redirects are not followed.
 
     :param before_send: a function to await after the connection is open and before anything is sent. If it raises an
         error, the request is not sent.
@@ -78,7 +78,7 @@ async def send(
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    """Use the session of this event loop. Its connections stay open as long as any user of the session remains."""
+    """Use the session of this event loop. The session and its connections stay open until the last user releases it."""
     return share("http", _open_session, aiohttp.ClientSession.close)
 
 

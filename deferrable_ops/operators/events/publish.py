@@ -37,7 +37,7 @@ class PublishEventOperator(TriggererOperator):
     A retry of the task publishes again. Each Kafka or SQS message has the header or attribute ``deferrable-ops-id``,
     made of the attempt's id and the message's number. With it, consumers can drop repetitions. Messages are sent in
     order. A wait for a channel event can match the publisher's ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` in
-    ``metadata``. Publishing to a channel needs no secret, and the channel need not be registered.
+    ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be registered.
 
     The task's XCom is a dict with ``count`` and, depending on the destination,
 
@@ -56,12 +56,13 @@ class PublishEventOperator(TriggererOperator):
     :param messages: a list of at most 20,000 messages. Each is a plain payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.
-    :param file: the absolute path of a file of messages. The triggerer reads it, so every triggerer's machine must have
-        the file at this path.
-    :param files: several paths, read in order; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by
-        name. At most 16 MiB and 20,000 messages in total. A file without messages publishes nothing.
-    :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one text per line); by
-        default derived from the suffix (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
+    :param file: the absolute path of a file of messages. The triggerer reads it, so the file must be readable at this
+        path on the machine of every triggerer.
+    :param files: several paths, read in this order. ``*``, ``?`` and ``[...]`` are expanded to the matching files,
+        sorted by name. The files may have at most 16 MiB and 20,000 messages in total. For a file without messages,
+        nothing is published.
+    :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one text per line). By
+        default, the suffix determines it (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
     :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
         like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
     :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. They combine the messages of the files into

@@ -236,7 +236,7 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
             "until_next_interval=True cannot be used here; remove it and give timeout=. The schedule of this DAG does "
             "not define the end of the next data interval"
         )
-    # A custom timetable: the next interval is assumed to be as long as the run's.
+    # For a custom timetable, the next interval is assumed to be as long as the run's interval.
     return {}
 
 

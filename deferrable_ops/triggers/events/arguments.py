@@ -62,7 +62,7 @@ class RunTimes:
 
     @classmethod
     def from_json(cls, data: Mapping[str, str | None]) -> RunTimes:
-        """Convert the JSON object of :meth:`as_json` back."""
+        """Return the times that :meth:`as_json` has converted into a JSON object."""
         return cls(*(_moment(data.get(name)) for name in cls.__slots__))
 
     def as_json(self) -> dict[str, str | None]:

@@ -36,7 +36,7 @@ class EventCollector:
     The Kafka and SQS upstreams report problems to the collector, which implements their listener interfaces.
 
     :param specifications: the specifications by event name.
-    :param since: seconds since the epoch. Events with an earlier time of their own are ignored.
+    :param since: seconds since the epoch. Events with an earlier ``time`` are ignored.
     :param latest: the deadline, in seconds since the epoch. Events that the inbox received later are ignored.
     :param changes: the subscription to wake when there are events to collect.
     :ivar specifications: the specifications in the order of the names.
@@ -82,7 +82,7 @@ class EventCollector:
         self._scanned_upto = 0
         # Kafka records that were read for this wait and are not counted yet.
         self._records: list[tuple[AppendResult, Event]] | None = None
-        # By source: the offsets at which reading a topic resumes after a restart. None: replay all of its records.
+        # By source: the offsets at which a topic is read again after a restart. None: replay all records of the topic.
         self._resumed: Mapping[str, Mapping[str, int] | None] = _NO_OFFSETS
         # Events from before a restart. New events are counted only after these. None: there is nothing to replay.
         self._replay: list[StoredEvent] | None = None
@@ -136,7 +136,7 @@ class EventCollector:
         self._changes.wake()
 
     async def collect(self, events: Events) -> bool:
-        """Count the events that have arrived; return whether any of them matched."""
+        """Count the events that have arrived. Return whether any of them matched."""
         matched = False
         if self._follower is not None:
             if self._follower.has_some:

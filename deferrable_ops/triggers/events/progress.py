@@ -22,10 +22,11 @@ _pushing = Throttle(1)
 
 
 class ProgressReporter:
-    """Reports the progress of one wait to its log, to an XCom and to the inbox. After a restart, the inbox's is used.
+    """Reports the progress of one wait to its log, to an XCom and to the inbox.
 
-    The first report follows soon after the start of the ``with`` statement. Further reports follow after calls of
-    :meth:`report_soon`. After the ``with`` statement, only :meth:`push_final` reports.
+    After a restart, the wait resumes from the progress in the inbox. The first report follows soon after the start of
+    the ``with`` statement. Further reports follow after calls of :meth:`report_soon`. After the ``with`` statement, only
+    :meth:`push_final` reports.
 
     :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
     """
@@ -67,7 +68,7 @@ class ProgressReporter:
             self._timer.cancel()
 
     async def push_final(self) -> None:
-        """Push the final progress to the XCom if an earlier one was pushed."""
+        """Push the final progress to the XCom, if an earlier progress was pushed."""
         if self._pushed is not None and self._pushed != self._received.progress():
             await self._push()
 

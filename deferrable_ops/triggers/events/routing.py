@@ -55,7 +55,7 @@ class WaitFollower(Follower):
 
     @property
     def has_some(self) -> bool:
-        """Whether :meth:`next` returns at once."""
+        """Whether :meth:`next` would return at once."""
         return bool(self._pending)
 
     def offer(self, event: StoredEvent) -> bool:

@@ -15,8 +15,7 @@ from deferrable_ops.triggers.events.sqs_source import read_sqs
 
 Body = Callable[[], Awaitable[Outcome]]
 ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
-"""Awaits the body and, until it returns, appends the source's events to the inbox. The waits of a process share this
-reading."""
+"""Reads a source into the inbox while it awaits the body. All waits of a process share the consumers of a source."""
 
 READERS: Final[dict[type[Specification], ReadSource | None]] = {
     # Channel events arrive through the endpoint.

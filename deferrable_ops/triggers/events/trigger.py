@@ -1,4 +1,4 @@
-"""Waits until the events since a moment fulfil a condition."""
+"""The trigger that waits until the received events fulfil a condition."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from deferrable_ops.triggers.events.progress import PROGRESS, ProgressReporter
 from deferrable_ops.triggers.events.source_request import SourceRequest
 from deferrable_ops.triggers.events.sources import while_reading
 
-# Events are always kept for this many seconds. Only for an earlier `since` must the inbox be asked what it still has.
+# Events are always kept for this many seconds. Only for an earlier `since`, check which events the inbox still has.
 _ALWAYS_KEPT: Final = 86_400.0
 _NO_PROGRESS: Final = nullcontext()
 
 
 class EventsTrigger(TaskTrigger):
-    """Waits for events.
+    """Waits until the received events fulfil a condition.
 
     The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
@@ -155,7 +155,7 @@ class EventsTrigger(TaskTrigger):
         """Do nothing: a wait for events launches no work."""
 
     async def expired(self) -> Outcome:
-        """Return the events that arrived by the deadline, or a failure that names the missing ones."""
+        """Return the events that arrived by the deadline, or a failure that names the missing events."""
         collector = self._prepare()
         await collector.drain(self.inbox.events, self.current.id)
         if collector.received.complete:

@@ -20,9 +20,9 @@ from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
 
 # The signing region for servers that do not belong to AWS.
 _FALLBACK_REGION: Final = "us-east-1"
-# A long poll takes up to 20 s.
+# The read timeout is longer than a long poll, which takes up to 20 s.
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
-# Each long poll holds one connection.
+# The limit is high, because each long poll uses one connection.
 _CONNECTIONS = 1_000
 _quiet_threads: Final[set[int]] = set()
 
@@ -150,7 +150,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
         )
     except (TypeError, ValueError, BotoCoreError) as error:
         raise ConfigurationError(
-            f"the connection {settings.conn_id!r} has config_kwargs that botocore's Config rejects: "
+            f"the connection {settings.conn_id!r} has config_kwargs that botocore's Config rejects; correct them: "
             f"{settings.without_secrets(error)}"
         ) from None
     return config

@@ -1,4 +1,4 @@
-"""A thread with its own event loop for calls of AWS. Creating a client and parsing large responses would block."""
+"""Runs AWS calls in a thread, because creating a client and parsing large responses would block the event loop."""
 
 from __future__ import annotations
 

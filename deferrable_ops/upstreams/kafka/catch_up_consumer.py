@@ -154,7 +154,7 @@ class CatchUpConsumer:
             partition.catch_up = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Move subscriptions whose offset no longer exists to the beginning of the log."""
+        """If the offset of a subscription no longer exists, move the subscription to the beginning of the log."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

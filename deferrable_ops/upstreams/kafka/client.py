@@ -83,7 +83,7 @@ def import_aiokafka(mechanism: str = "") -> None:
 
 
 class Cluster:
-    """Opens consumers of one cluster, in the thread and the event loop that run them.
+    """Opens consumers of one cluster. Use it in the thread and the event loop in which the consumers run.
 
     :param tls: the TLS context for connections; None: plaintext.
     :param timings: the intervals of the cluster's consumers.
@@ -201,12 +201,12 @@ class Cluster:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
                 f"the certificate of {where} is not trusted: {detail}; set ssl.ca.location in the connection's extra "
-                "to the certificate of the authority that signed it"
+                "to a file with the certificate of the authority that signed it"
             )
         if isinstance(error, ssl.SSLError):
             return (
-                f"no TLS connection to {where} is possible: {detail}; check security.protocol, and the certificate "
-                "that the broker requires of clients"
+                f"no TLS connection to {where} is possible: {detail}; check security.protocol, and check the client "
+                "certificate if the broker requires one"
             )
         return (
             f"{where} refuses {self.settings.username or 'this client'} "

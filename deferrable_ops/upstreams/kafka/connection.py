@@ -228,8 +228,8 @@ def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuthSettings:
     values = [_text(extra, f"sasl.oauthbearer.{name}") for name in names]
     if str(extra.get("sasl.oauthbearer.method", "")).lower() != "oidc" or not all(values):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER, which requires "
-            "sasl.oauthbearer.method=oidc and sasl.oauthbearer. " + ", ".join(names)
+            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER; set sasl.oauthbearer.method=oidc and all of "
+            "these settings with the prefix sasl.oauthbearer.: " + ", ".join(names)
         )
     endpoint, client_id, client_secret = map(str, values)
     return OAuthSettings(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))
@@ -238,7 +238,8 @@ def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuthSettings:
 def _check_choice(conn_id: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has {name}={json.dumps(value)}; write one of {', '.join(allowed)}"
+            f"the connection {conn_id!r} has {name}={json.dumps(value)}, which is not supported; write one of "
+            f"{', '.join(allowed)}"
         )
 
 
@@ -254,7 +255,8 @@ def _number(conn_id: str, extra: Mapping[str, Any], name: str, default: int) -> 
         number = 0
     if number < 1:
         raise ConfigurationError(
-            f"the connection {conn_id!r} has {name}={extra[name]!r}; write a number of bytes"
+            f"the connection {conn_id!r} has {name}={extra[name]!r}, which is not a positive whole number; write a "
+            "number of bytes"
         )
     return number
 

@@ -111,7 +111,7 @@ class KafkaConsumers:
 class ScopedSubscription(Subscription):
     """A subscription that is active inside its ``with`` statement.
 
-    To save memory, it is a single object: there are thousands of subscriptions.
+    To save memory, the subscription itself is the context manager: there are thousands of subscriptions.
 
     :ivar thread: the thread that runs the consumers.
     """

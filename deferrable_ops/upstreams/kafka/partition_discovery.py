@@ -157,7 +157,7 @@ def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
         wanted = subscription.offsets.get(number, bounds.beginning)
         if bounds.beginning <= wanted <= bounds.end:
             return wanted
-        subscription.warn(lost_records_warning(tp, wanted, bounds.beginning, "since"))
+        subscription.warn(lost_records_warning(tp, wanted, bounds.beginning, "the moment since="))
         if wanted < bounds.beginning:
             return bounds.beginning
     return first_offset(subscription.since, bounds)

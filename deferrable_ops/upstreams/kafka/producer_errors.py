@@ -44,7 +44,7 @@ def translate_error(
     cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "this client"
     if name in _FENCED:
         return ProducerFenced(
-            f"the transaction was aborted ({name}): another attempt took over, or it exceeded its timeout"
+            f"the transaction was aborted ({name}): another attempt has taken over, or the transaction timed out"
         )
     if name == "TopicAuthorizationFailedError":
         return topic_write_refusal(settings, topic)

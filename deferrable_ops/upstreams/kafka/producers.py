@@ -31,7 +31,7 @@ _MAX_OPEN_PRODUCERS: Final = 8
 _POLL_TIMEOUT_MS: Final = 200
 _MAX_POLL_RECORDS: Final = 500
 
-# The set keeps references to the tasks, because asyncio keeps only weak ones.
+# The set keeps references to the tasks, because asyncio keeps only weak references.
 _closing: set[asyncio.Task[None]] = set()
 
 
@@ -100,7 +100,7 @@ class ProducerPool:
                 closing = asyncio.create_task(producer.stop())
                 _closing.add(closing)
                 closing.add_done_callback(_closing.discard)
-                # Airflow may cancel a trigger several times while it is closing.
+                # Use shield, because Airflow may cancel the trigger again while the producer is closing.
                 await asyncio.shield(closing)
 
     async def find(

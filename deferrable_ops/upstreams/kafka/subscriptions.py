@@ -106,8 +106,8 @@ Matches = list[tuple[Event, list[Subscription]]]
 class Subscriptions:
     """The subscriptions of a cluster.
 
-    :param store: stores a batch in the event loop of the waits; errors are retried without a limit.
-    :param first_pause: seconds, the longest pause before the first retry of storing a batch.
+    :param store: stores a batch in the event loop of the waits. If it fails, it is called again, without a limit.
+    :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
     :ivar topics: by name, the topics with started subscriptions.
     :ivar pending: by topic, the subscriptions for which the start offsets are not known yet.
     :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
@@ -140,7 +140,7 @@ class Subscriptions:
         self._changed.set()
 
     async def wait_for_change(self, seconds: float | None = None) -> None:
-        """Wait until subscriptions change, or until the timeout in seconds."""
+        """Wait until subscriptions change, or until the timeout (in seconds) has passed."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):

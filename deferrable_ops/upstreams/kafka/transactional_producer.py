@@ -29,11 +29,11 @@ _OPEN_SECONDS: Final = 30.0
 # How long to wait for a missing topic. Some brokers learn of a new topic later than others.
 _MISSING_TOPIC_SECONDS: Final = 15.0
 _TOPIC_POLL_SECONDS: Final = 0.5
-# transaction.timeout.ms: Kafka aborts a transaction that stays open for longer.
+# transaction.timeout.ms: Kafka aborts a transaction that stays open for longer than this.
 _TRANSACTION_SECONDS: Final = 60.0
 ABORT_SECONDS: Final = 3.0
 _STOP_SECONDS: Final = 5.0
-# max.request.size; the topic's own limit is max.message.bytes.
+# max.request.size of the producer. The topic has its own limit, max.message.bytes.
 _MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 
 

@@ -96,14 +96,14 @@ def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRe
         )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return SqsRefused(
-            f"the certificate of the server of {queue.url} is not trusted: {detail}; set verify in the connection's "
-            "extra to a file with the certificate of its authority"
+            f"the server's certificate of {queue.url} is not trusted: {detail}; set verify in the connection's extra "
+            "to the path of a file with the certificate of the authority that signed it"
         )
     return None
 
 
 def is_denied(error: Exception) -> bool:
-    """Return whether SQS denied the call for lack of a permission."""
+    """Return whether SQS denied the call because a permission is missing."""
     response = getattr(error, "response", None)
     return isinstance(response, dict) and _code(response).startswith("AccessDenied")
 
@@ -157,7 +157,7 @@ def _refusal_by_server(
 
 
 def _permission(operation: str) -> str:
-    return f"sqs:{operation.removesuffix('Batch')}" if operation else "use SQS"
+    return f"call sqs:{operation.removesuffix('Batch')}" if operation else "use SQS"
 
 
 def _code(response: dict[str, Any]) -> str:

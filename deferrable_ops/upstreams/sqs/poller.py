@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 
-# WaitTimeSeconds: the longest that SQS offers.
+# WaitTimeSeconds: the longest time that SQS supports.
 _LONG_POLL_SECONDS = 20
-# MaxNumberOfMessages: the most that SQS returns at once.
+# MaxNumberOfMessages: the largest number that SQS supports.
 _BATCH_SIZE = 10
 # The largest number of receivers for a standard queue with many messages.
 _MAX_RECEIVERS = 4
@@ -60,8 +60,7 @@ class QueuePoller:
     group is in flight, and a message is deleted only after it is stored.
 
     :param max_payload_bytes: a message with a larger body is stored without its body.
-    :param others: the pollers of all queues with the same credentials, this one included.
-    :param timings: how long failed calls are retried.
+                    f"SQS calls for {self.queue.url} have failed for more than {warn_after:g} s; retrying: {detail}"
     """
 
     def __init__(
@@ -139,8 +138,8 @@ class QueuePoller:
         for other in self._others:
             if other is not self and other.readers and self.arn and other.arn == self.arn:
                 raise SqsRefused(
-                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}; each message would reach "
-                    "only one of them. Use the same URL everywhere"
+                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}; use the same URL everywhere. "
+                    "With two URLs, the waits for one URL would miss the messages received for the other"
                 )
 
     async def _receive(self, seconds: int) -> list[Message]:
@@ -276,5 +275,5 @@ class QueuePoller:
         if seconds > warn_after:
             for reader in self.readers:
                 reader.warn(
-                    f"SQS has not answered for {self.queue.url} for more than {warn_after:g} s; retrying: {detail}"
+                    f"SQS calls for {self.queue.url} have failed for more than {warn_after:g} s; retrying: {detail}"
                 )

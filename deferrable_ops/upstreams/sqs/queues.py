@@ -125,7 +125,7 @@ class SqsPollers:
 async def load_settings(conn_id: str | None) -> AwsSettings:
     """Return the AWS settings of an Airflow connection.
 
-    :param conn_id: None: the machine's own credentials.
+    :param conn_id: the id of the connection. None: the machine's own credentials.
     :raises ConfigurationError: the connection is missing, or one of its settings is wrong.
     """
     if conn_id is None:

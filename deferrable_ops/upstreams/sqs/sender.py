@@ -76,7 +76,7 @@ class Sender(AwsThread):
     def _translate(self, error: Exception, queue: Queue) -> DeferrableOpsError:
         if is_denied(error):
             return SqsRefused(
-                f"{self._settings.identity} may not sqs:SendMessage on {queue.arn or queue.url}: "
+                f"{self._settings.identity} may not call sqs:SendMessage on {queue.arn or queue.url}: "
                 f"{summarize(error, self._settings)}; grant this permission. If the queue has its own key, also grant "
                 "kms:GenerateDataKey and kms:Decrypt"
             )

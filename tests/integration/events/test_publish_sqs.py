@@ -256,7 +256,7 @@ async def test_missing_permission_is_named(sqs_server: RealSqs, queue: str, runs
     finally:
         sqs_server.proxy.heal(fault)
     assert isinstance(outcome, Failure)
-    assert "may not sqs:SendMessage" in outcome.reason
+    assert "may not call sqs:SendMessage" in outcome.reason
     assert sqs_server.secret_key not in outcome.reason
 
 

@@ -139,7 +139,7 @@ async def test_refusal_fails_the_wait_with_the_reason(
     server.proxy.fail("ReceiveMessage", 403, "AccessDenied")
     outcome = await runs.start(waiting_for(paid(queue))).outcome()
     assert isinstance(outcome, Failure)
-    assert "may not sqs:ReceiveMessage" in outcome.reason
+    assert "may not call sqs:ReceiveMessage" in outcome.reason
 
 
 async def test_missing_connection_fails_the_wait(runs: Runs, queue: str) -> None:

@@ -144,5 +144,5 @@ def test_invalid_arguments_are_refused() -> None:
     condition = parse_condition("a & b", ["a", "b"])
     with pytest.raises(InputError, match="keep='newest' is not one of"):
         ReceivedEvents(condition, ["a", "b"], "newest")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="names that events= does not have"):
+    with pytest.raises(InputError, match="names that are missing in events="):
         ReceivedEvents(condition, ["a"])

@@ -40,7 +40,7 @@ def multi(**arguments: Any) -> MultiEventSensor:
         ({"condition": "not orders"}, "'not' is not supported"),
         ({"condition": "at_least(3, orders, signoff)"}, "can never be true"),
         ({"condition": "{{ params.when }}"}, "it cannot be a template"),
-        ({"keep": "best"}, "keep='best' is not one of first, last, all"),
+        ({"keep": "best"}, "keep='best' is invalid; give"),
         ({"since": "yesterday"}, "since='yesterday' is not a moment; give"),
         ({"since": 5}, "since=5 is not a moment"),
         ({"timeout": 0}, "timeout=0 must be above zero"),

@@ -64,9 +64,12 @@ def test_transient_errors_are_not_refusals(raised: Exception) -> None:
     [
         (
             error("AccessDenied", 403),
-            "may not sqs:ReceiveMessage on arn:aws:sqs:eu-west-1:123456789012:payments",
+            "may not call sqs:ReceiveMessage on arn:aws:sqs:eu-west-1:123456789012:payments",
         ),
-        (error("AccessDeniedException", 400, operation="DeleteMessageBatch"), "may not sqs:DeleteMessage on"),
+        (
+            error("AccessDeniedException", 400, operation="DeleteMessageBatch"),
+            "may not call sqs:DeleteMessage on",
+        ),
         (error("AWS.SimpleQueueService.NonExistentQueue", 400), f"there is no queue {URL}"),
         (error("QueueDoesNotExist", 400), f"there is no queue {URL}"),
         (error("InvalidAddress", 404), f"there is no queue {URL}"),
