@@ -137,7 +137,7 @@ def _refusal_by_server(
     if code.startswith(_CREDENTIALS):
         return SqsRefused(
             f"AWS refuses the credentials of {settings.identity} for {queue.url}: {detail}; check the login (access "
-            "key id) and the password (secret access key), and check that the session token, if any, has not expired"
+            "key id) and the password (secret access key), and check that the session token has not expired"
         )
     if "NonExistentQueue" in code or code in ("QueueDoesNotExist", "InvalidAddress"):
         return SqsRefused(

@@ -60,7 +60,8 @@ class QueuePoller:
     group is in flight, and a message is deleted only after it is stored.
 
     :param max_payload_bytes: a message with a larger body is stored without its body.
-                    f"SQS calls for {self.queue.url} have failed for more than {warn_after:g} s; retrying: {detail}"
+    :param others: the pollers of all queues with the same credentials, including this poller.
+    :param timings: how long failed calls are retried.
     """
 
     def __init__(
