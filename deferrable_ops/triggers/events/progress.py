@@ -25,8 +25,8 @@ class ProgressReporter:
     """Reports the progress of one wait to its log, to an XCom and to the inbox.
 
     After a restart, the wait resumes from the progress in the inbox. The first report follows soon after the start of
-    the ``with`` statement. Further reports follow after calls of :meth:`report_soon`. After the ``with`` statement, only
-    :meth:`push_final` reports.
+    the ``with`` statement. Further reports follow after calls of :meth:`report_soon`. After the ``with`` statement,
+    only :meth:`push_final` reports.
 
     :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
     """
