@@ -30,13 +30,17 @@ async def prune(inbox: Inbox) -> None:
 
 
 @asynccontextmanager
-async def run_in_background(jobs: Iterable[BackgroundJob], inbox: LazyInbox) -> AsyncIterator[None]:
+async def run_in_background(
+    jobs: Iterable[BackgroundJob], inbox: LazyInbox, *, first_backoff: float = _FIRST_BACKOFF
+) -> AsyncIterator[None]:
     """Run jobs for the duration of the block, and close the inbox at its end.
 
     Nothing is raised, because an error would stop the whole API server.
+
+    :param first_backoff: seconds until a job that failed is restarted. The pause doubles with each failure, up to 30 s.
     """
     tasks = [
-        asyncio.create_task(_run_with_retries(job, inbox), name=f"deferrable-ops {_name(job)}")
+        asyncio.create_task(_run_with_retries(job, inbox, first_backoff), name=f"deferrable-ops {_name(job)}")
         for job in jobs
     ]
     try:
@@ -51,8 +55,7 @@ async def run_in_background(jobs: Iterable[BackgroundJob], inbox: LazyInbox) -> 
             log.exception("Could not close the inbox")
 
 
-async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox) -> None:
-    backoff = _FIRST_BACKOFF
+async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox, backoff: float) -> None:
     while True:
         try:
             await job(await inbox.get())

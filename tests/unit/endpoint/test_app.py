@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from unit.endpoint.support import Caller
 
-from deferrable_ops.endpoint import background, create_app
+from deferrable_ops.endpoint import create_app
+from deferrable_ops.endpoint.background import run_in_background
+from deferrable_ops.endpoint.resources import LazyInbox
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.database import Database
 
@@ -58,10 +60,25 @@ async def test_unreachable_postgres_is_503_within_two_seconds_for_everyone(
     assert {answer.status_code for answer in answers} == {503}
 
 
-async def test_background_jobs_get_the_inbox_are_restarted_and_are_cancelled_at_the_end(
-    inbox_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_app_runs_background_jobs_with_the_inbox_during_its_lifespan(inbox_url: str) -> None:
+    given, ended = asyncio.Queue[Inbox](), asyncio.Event()
+
+    async def job(inbox: Inbox) -> None:
+        given.put_nowait(inbox)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    app = create_app(background=[job])
+    async with app.router.lifespan_context(app), asyncio.timeout(10):
+        assert isinstance(await given.get(), Inbox)
+    assert ended.is_set()
+
+
+async def test_background_jobs_are_restarted_and_are_cancelled_at_the_end(
+    inbox_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(background, "_FIRST_BACKOFF", 0.01)
     calls: list[Inbox] = []
     ended = asyncio.Event()
     called_again = asyncio.Event()
@@ -76,12 +93,9 @@ async def test_background_jobs_get_the_inbox_are_restarted_and_are_cancelled_at_
         finally:
             ended.set()
 
-    app = create_app(background=[fragile])
-    async with app.router.lifespan_context(app):
-        async with asyncio.timeout(10):
-            await called_again.wait()
+    async with run_in_background([fragile], LazyInbox(), first_backoff=0.01), asyncio.timeout(10):
+        await called_again.wait()
     assert ended.is_set()
-    assert isinstance(calls[0], Inbox)
     assert "fragile failed; retrying in" in caplog.text
 
 
