@@ -58,16 +58,19 @@ class Inbox:
         self.feed = Feed(self.database, self.events, self.watcher)
 
     @classmethod
-    async def open(cls, url: str | Callable[[], str], *, retry_timeout: float) -> Inbox:
+    async def open(
+        cls, url: str | Callable[[], str], *, retry_timeout: float, first_backoff: float = _FIRST_BACKOFF
+    ) -> Inbox:
         """Connect, and create or upgrade the tables.
 
         :param url: the URL, or a function that reads it from the settings.
         :param retry_timeout: if it is infinite, opening is retried until the deployment is set up correctly.
+        :param first_backoff: seconds until the first of these retries. The pause doubles with each retry, up to 30 s.
         :raises DeploymentError: the URL is invalid, its driver is missing, the database refused access, or this release
             cannot use the tables.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
-        pause = _FIRST_BACKOFF
+        pause = first_backoff
         while True:
             try:
                 return await cls._open(url, retry_timeout)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _EXPIRE_INTERVAL = 1.0
 _DEADLINE_MARGIN = 0.01
-_RETRY_SECONDS = 1.0
+_RETRY_INTERVAL = 1.0
 # If deadlines were not checked for this long, every wait gets its full heartbeat timeout again.
 _OUTAGE_SECONDS = 3.0
 
@@ -100,12 +100,26 @@ class Subscription:
 
 
 class Watcher:
-    """Delivers changed waits to the subscriptions of this process, and expires overdue waits."""
+    """Delivers changed waits to the subscriptions of this process, and expires overdue waits.
 
-    def __init__(self, database: Database, waits: Waits, endpoints: Endpoints) -> None:
+    :param expire_interval: the longest time between two checks for overdue waits, in seconds.
+    :param retry_interval: seconds after which reading the changed waits is retried when it failed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        waits: Waits,
+        endpoints: Endpoints,
+        *,
+        expire_interval: float = _EXPIRE_INTERVAL,
+        retry_interval: float = _RETRY_INTERVAL,
+    ) -> None:
         self._database = database
         self._waits = waits
         self._endpoints = endpoints
+        self._expire_interval = expire_interval
+        self._retry_interval = retry_interval
         self._subscriptions: dict[str, Subscription] = {}
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
@@ -173,7 +187,7 @@ class Watcher:
             except Exception as error:
                 _log_error("Cannot read which waits have changed; retrying", error)
                 cursor, self._sweep_now = None, True
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(self._retry_interval)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(
@@ -198,7 +212,7 @@ class Watcher:
     async def _expire_overdue(self) -> None:
         up_since = checked_at = float("-inf")
         while True:
-            pause = _EXPIRE_INTERVAL
+            pause = self._expire_interval
             try:
                 now = await self._database.now()
                 if now - checked_at > _OUTAGE_SECONDS:

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
 
-from deferrable_ops.inbox import Inbox, WaitState, watcher
-from deferrable_ops.inbox.waits import endpoints
+from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.waits.callbacks import Verb
+from deferrable_ops.inbox.waits.endpoints import Endpoints
+from deferrable_ops.inbox.watcher import Watcher
 from deferrable_ops.outcome import Failure
 
 LONG_AGO = 1.0
@@ -104,27 +105,24 @@ async def test_wait_whose_heartbeats_stop_fails_while_an_endpoint_runs(two: tupl
     assert ended.outcome == Failure("no heartbeat arrived within heartbeat_timeout")
 
 
-async def test_endpoint_counts_as_running_while_it_announces_itself(
-    shared_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.02)
-    monkeypatch.setattr(endpoints, "_DOWN_AFTER", 0.5)
+async def test_endpoint_counts_as_running_while_it_announces_itself(shared_url: str) -> None:
     inbox = await Inbox.open(shared_url, retry_timeout=RETRY_TIMEOUT)
-    assert await inbox.endpoints.up_since() is None
+    endpoints = Endpoints(inbox.database, announce_interval=0.02, down_after=0.5)
+    assert await endpoints.up_since() is None
     await register(inbox, heartbeat_timeout=60.0)
-    announcing = asyncio.create_task(inbox.endpoints.announce())
-    first = await eventually(inbox.endpoints.up_since, "the endpoint")
-    second_announcing = asyncio.create_task(inbox.endpoints.announce())
+    announcing = asyncio.create_task(endpoints.announce())
+    first = await eventually(endpoints.up_since, "the endpoint")
+    second_announcing = asyncio.create_task(endpoints.announce())
 
     async def younger() -> bool:
-        return (await inbox.endpoints.up_since() or 0) > first
+        return (await endpoints.up_since() or 0) > first
 
     await eventually(younger, "the second endpoint's start")
     announcing.cancel()
     second_announcing.cancel()
 
     async def all_down() -> bool:
-        return await inbox.endpoints.up_since() is None
+        return await endpoints.up_since() is None
 
     await eventually(all_down, "the endpoints to count as down")
     await inbox.close()
@@ -133,7 +131,7 @@ async def test_endpoint_counts_as_running_while_it_announces_itself(
 async def test_endpoint_writes_nothing_while_no_wait_expects_heartbeats(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "_ANNOUNCE_INTERVAL", 0.01)
+    endpoints = Endpoints(inbox.database, announce_interval=0.01)
     asked = asyncio.Event()
     real = inbox.database.read
 
@@ -143,12 +141,12 @@ async def test_endpoint_writes_nothing_while_no_wait_expects_heartbeats(
         return result
 
     monkeypatch.setattr(inbox.database, "read", read)
-    announcing = asyncio.create_task(inbox.endpoints.announce())
+    announcing = asyncio.create_task(endpoints.announce())
     for _ in range(3):
         asked.clear()
         await asked.wait()
     announcing.cancel()
-    assert await inbox.endpoints.up_since() is None
+    assert await endpoints.up_since() is None
 
 
 async def test_expire_returns_the_seconds_until_the_next_deadline(inbox: Inbox) -> None:
@@ -178,12 +176,13 @@ async def test_paused_watcher_gives_heartbeats_another_interval(
             await asyncio.Event().wait()
         return value or 0
 
-    monkeypatch.setattr(watcher, "_EXPIRE_INTERVAL", 0)
     monkeypatch.setattr(inbox.waits, "expire", expire)
     monkeypatch.setattr(inbox.database, "now", now)
     monkeypatch.setattr(inbox.endpoints, "up_since", lambda: _value(500.0))
-    with inbox.watcher.subscribe("nothing"):
+    watcher = Watcher(inbox.database, inbox.waits, inbox.endpoints, expire_interval=0)
+    with watcher.subscribe("nothing"):
         await done.wait()
+    await watcher.close()
     assert seen == [1000.0, 1000.0, 1060.0, 1060.0]
 
 

@@ -12,13 +12,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.inbox.database.schema import waits
-from deferrable_ops.inbox.waits import launches
-from deferrable_ops.inbox.waits.launches import ClaimLost
+from deferrable_ops.inbox.waits.launches import LEASE, ClaimLost, Launches
 
 
-@pytest.fixture(autouse=True)
-def quick_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.02)
+@pytest.fixture
+def inbox(inbox: Inbox) -> Inbox:
+    inbox.launches = Launches(inbox.database, acquire_interval=0.02)
+    return inbox
+
+
+@pytest.fixture
+def two(two: tuple[Inbox, Inbox]) -> tuple[Inbox, Inbox]:
+    for inbox in two:
+        inbox.launches = Launches(inbox.database, acquire_interval=0.02)
+    return two
 
 
 async def lapse(inbox: Inbox, wait: Wait) -> None:
@@ -46,7 +53,7 @@ async def test_check_returns_until_when_a_request_may_be_sent(inbox: Inbox) -> N
         assert claim is not None
         asked_at = time.monotonic()
         until = await claim.check()
-        assert asked_at < until < asked_at + launches.LEASE
+        assert asked_at < until < asked_at + LEASE
         async with inbox.database.begin() as connection:
             query = select(waits.c.launch_lease).where(waits.c.id == wait.id)
             lease = (await connection.execute(query)).scalar_one()
@@ -112,10 +119,8 @@ async def test_releasing_a_claim_that_was_taken_over_does_not_affect_the_new_own
             await old_owner.check()
 
 
-async def test_lease_is_renewed_while_the_claim_is_held(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launches, "_RENEW_EVERY", 0.02)
+async def test_lease_is_renewed_while_the_claim_is_held(inbox: Inbox) -> None:
+    inbox.launches = Launches(inbox.database, renew_interval=0.02)
     wait = await register(inbox)
     async with inbox.launches.claim(wait.id) as claim:
         assert claim is not None

@@ -83,12 +83,9 @@ async def test_tables_of_a_newer_release_that_this_one_can_use_are_used(empty_ur
     await inbox.close()
 
 
-async def test_trigger_waits_until_its_release_can_use_the_tables(
-    empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deferrable_ops.inbox.inbox._FIRST_BACKOFF", 0.05)
+async def test_trigger_waits_until_its_release_can_use_the_tables(empty_url: str) -> None:
     await set_version(empty_url, "9999")
-    opening = asyncio.create_task(Inbox.open(empty_url, retry_timeout=NO_RETRY_TIMEOUT))
+    opening = asyncio.create_task(Inbox.open(empty_url, retry_timeout=NO_RETRY_TIMEOUT, first_backoff=0.05))
     await asyncio.wait([opening], timeout=0.3)
     assert not opening.done()
     database = Database(empty_url, RETRY_TIMEOUT)

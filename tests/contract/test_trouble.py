@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from deferrable_ops.exceptions import DeploymentError, InboxError, InboxUnavailable
 from deferrable_ops.inbox import Inbox, WaitState
-from deferrable_ops.inbox.database import engines
-from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.database import Database, Transaction
+from deferrable_ops.inbox.database.migrate import migrate
 from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.waits.keys import Keys
+from deferrable_ops.inbox.waits.waits import Waits
 from deferrable_ops.outcome import Success
 from real_airflow import Postgres
 
@@ -109,20 +111,22 @@ async def test_parameter_of_the_wrong_type_is_not_an_outage(inbox: Inbox) -> Non
     assert str(2**70) not in str(raised.value)
 
 
-async def test_write_waits_for_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_SQLITE_BUSY_SECONDS", 0.05)
-    inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path}/inbox.db", retry_timeout=RETRY_TIMEOUT)
+async def test_write_waits_for_a_locked_file(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    database = Database(url, RETRY_TIMEOUT, sqlite_busy_timeout=0.05)
+    await migrate(database)
+    registry = Waits(database, Keys(database))
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    registering = asyncio.create_task(inbox.waits.register(new_wait()))
+    registering = asyncio.create_task(registry.register(new_wait()))
     # The lock does not affect readers.
-    assert (await inbox.waits.find()) == []
+    assert (await registry.find()) == []
     await asyncio.wait([registering], timeout=0.3)
     assert not registering.done()
     other.execute("COMMIT")
     assert (await registering).launched_at is None
     other.close()
-    await inbox.close()
+    await database.close()
 
 
 async def test_closed_connections_are_replaced(two: tuple[Inbox, Inbox]) -> None:

@@ -15,7 +15,7 @@ from deferrable_ops.inbox import Inbox, WaitState, watcher
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
 from deferrable_ops.inbox.database.database import Transaction
 from deferrable_ops.inbox.database.schema import waits
-from deferrable_ops.inbox.watcher import Subscription
+from deferrable_ops.inbox.watcher import Subscription, Watcher
 from deferrable_ops.outcome import Success
 
 WITHIN = 20.0
@@ -163,7 +163,7 @@ async def test_watcher_continues_after_errors(inbox: Inbox, monkeypatch: pytest.
         return await real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(watcher, "read_changes", troubled)
-    monkeypatch.setattr(watcher, "_RETRY_SECONDS", 0.01)
+    inbox.watcher = Watcher(inbox.database, inbox.waits, inbox.endpoints, retry_interval=0.01)
     with inbox.watcher.subscribe(wait.id) as changes:
         await send(inbox, wait.id, 1)
         assert await woken(changes) == Success(1)

@@ -14,7 +14,6 @@ from integration.supervisor import support
 from unit.triggers.support import Runs
 
 from deferrable_ops import settings
-from deferrable_ops.inbox.waits import launches
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.upstreams.dataflow.api import open_api
@@ -82,7 +81,6 @@ def ordered(server: RealSqs) -> str:
 async def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runs]:
     """Runs triggers on an inbox in a file, and lets tests read the task's log."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
-    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.05)
     inbox = await open_inbox(tmp_path)
     runs = Runs(inbox)
     yield runs

@@ -40,6 +40,7 @@ EVENTS_CHANNEL: Final = "deferrable_ops_events"
 _IDS_PER_NOTIFICATION = 150
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
 _CLOSE_SECONDS = 5.0
+_SQLITE_BUSY_TIMEOUT = 20.0
 
 # The first statement of a write transaction: it returns the version and the time that all rows of the transaction get.
 # On Postgres the version is the transaction id. A row that commits late has the version of the oldest open snapshot or
@@ -83,10 +84,18 @@ class Database:
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If it
         is infinite, calls are also retried while the deployment is set up wrongly.
     :param read_url: reads the URL again when the database rejects the login, because a password may have been rotated.
+    :param sqlite_busy_timeout: seconds for which a statement waits for a locked SQLite file before it fails.
     :raises DeploymentError: the URL is invalid, or its driver is not installed.
     """
 
-    def __init__(self, url: str, retry_timeout: float, read_url: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        retry_timeout: float,
+        read_url: Callable[[], str] | None = None,
+        *,
+        sqlite_busy_timeout: float = _SQLITE_BUSY_TIMEOUT,
+    ) -> None:
         self.url = parse_url(url)
         self._read_url = read_url
         self.dialect = self.url.get_backend_name()
@@ -94,7 +103,7 @@ class Database:
         self.notify = self.dialect == "postgresql" and settings.notify()
         self.in_memory = is_in_memory(self.url)
         if self.dialect == "sqlite":
-            self.engine = sqlite_engine(self.url)
+            self.engine = sqlite_engine(self.url, busy_timeout=sqlite_busy_timeout)
         else:
             self.engine = postgres_engine(self.url, lambda: self.url, pooled=not self.notify)
         self._reading = self._writing = self.engine

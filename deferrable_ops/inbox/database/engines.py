@@ -19,8 +19,6 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from deferrable_ops.exceptions import DeploymentError
 
-_SQLITE_BUSY_SECONDS = 20
-
 
 def parse_url(url: str) -> URL:
     """Parse a database URL.
@@ -42,9 +40,10 @@ def is_in_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
-def sqlite_engine(url: URL) -> AsyncEngine:
+def sqlite_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
     """Return an engine for a SQLite file or an in-memory database.
 
+    :param busy_timeout: seconds for which a statement waits for a locked file before it fails.
     :raises DeploymentError: the file cannot be created, read or written.
     """
     in_memory = is_in_memory(url)
@@ -54,7 +53,7 @@ def sqlite_engine(url: URL) -> AsyncEngine:
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         url,
-        connect_args={"timeout": _SQLITE_BUSY_SECONDS},
+        connect_args={"timeout": busy_timeout},
         hide_parameters=True,
         poolclass=AsyncAdaptedQueuePool,
         # A second connection would open another in-memory database.

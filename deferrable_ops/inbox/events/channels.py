@@ -21,10 +21,8 @@ from deferrable_ops.inbox.database.encryption import airflow_fernet
 from deferrable_ops.inbox.database.shared_call import SharedCall
 from deferrable_ops.inbox.events.event_schema import channels
 
-# The longest time until a change takes effect in other processes.
-_RELOAD_SECONDS = 5.0
-# The shortest time between two queries, which limits the load from requests with invented names.
-_PAUSE_SECONDS = 0.5
+_RELOAD_INTERVAL = 5.0
+_MIN_QUERY_INTERVAL = 0.5
 # Subject and verb of error messages about the encryption key.
 _SECRETS_ARE: Final = "channels' secrets are"
 
@@ -47,10 +45,24 @@ class Channel:
 
 
 class Channels:
-    """The channels of all endpoints that share this inbox."""
+    """The channels of all endpoints that share this inbox.
 
-    def __init__(self, database: Database) -> None:
+    :param reload_interval: seconds after which the channels are read again: the longest time until a change takes
+        effect in other processes.
+    :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
+        invented names.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        reload_interval: float = _RELOAD_INTERVAL,
+        min_query_interval: float = _MIN_QUERY_INTERVAL,
+    ) -> None:
         self._database = database
+        self._reload_interval = reload_interval
+        self._min_query_interval = min_query_interval
         self._rows: dict[str, RowMapping] = {}
         self._loaded_at = -float("inf")
         # The database's clock minus the monotonic clock.
@@ -145,7 +157,7 @@ class Channels:
         :raises InboxUnavailable: the database does not answer.
         """
         requested_at = time.monotonic()
-        if requested_at - self._loaded_at > _RELOAD_SECONDS:
+        if requested_at - self._loaded_at > self._reload_interval:
             await self._load()
         # Another process may have added the channel since the last query.
         while name not in self._rows and self._loaded_at < requested_at:
@@ -163,7 +175,7 @@ class Channels:
         self._loaded_at = -float("inf")
 
     async def _load_now(self) -> None:
-        await asyncio.sleep(self._loaded_at + _PAUSE_SECONDS - time.monotonic())
+        await asyncio.sleep(self._loaded_at + self._min_query_interval - time.monotonic())
         loading_at = time.monotonic()
         rows, now = await self._database.read(self._read)
         self._clock_offset = now - time.monotonic()

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _EVENTS_PER_PAGE = 200
 _MAX_PENDING = 1_000
-_RETRY_SECONDS = 1.0
+_RETRY_INTERVAL = 1.0
 
 
 class Follower:
@@ -68,7 +68,7 @@ class Follower:
     @property
     def has_room(self) -> bool:
         """Whether its buffer is not full."""
-        return len(self._pending) < _MAX_PENDING
+        return len(self._pending) < self._feed.max_pending
 
     async def next(self) -> list[StoredEvent]:
         """Wait for at least one event, and return all events since the last call in commit order."""
@@ -98,12 +98,29 @@ class Follower:
 
 
 class Feed:
-    """Reads new events, and delivers them to the followers in this process."""
+    """Reads new events, and delivers them to the followers in this process.
 
-    def __init__(self, database: Database, events: Events, watcher: Watcher) -> None:
+    :param events_per_page: the largest number of events that are read with one query.
+    :param max_pending: the largest number of events that a follower buffers.
+    :param retry_interval: seconds after which reading events is retried when it failed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        events: Events,
+        watcher: Watcher,
+        *,
+        events_per_page: int = _EVENTS_PER_PAGE,
+        max_pending: int = _MAX_PENDING,
+        retry_interval: float = _RETRY_INTERVAL,
+    ) -> None:
         self._database = database
         self._events = events
         self._watcher = watcher
+        self._events_per_page = events_per_page
+        self.max_pending = max_pending
+        self._retry_interval = retry_interval
         self._followers: dict[str, dict[Follower, None]] = {}
         self._live_sources: Counter[str] = Counter()
         # In the order in which they fell behind.
@@ -179,7 +196,7 @@ class Feed:
             except Exception as error:
                 expected = isinstance(error, InboxUnavailable)
                 log.warning("Cannot read events; retrying: %s", error, exc_info=not expected)
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(self._retry_interval)
                 continue
             if not more:
                 with suppress(TimeoutError):
@@ -211,13 +228,13 @@ class Feed:
         page: list[StoredEvent] = []
         if self._live_sources and self._position < newest:
             page = await self._events.read(
-                self._live_sources, after=self._position, upto=newest, limit=_EVENTS_PER_PAGE
+                self._live_sources, after=self._position, upto=newest, limit=self._events_per_page
             )
         for event in page:
             for follower in self.route(event):
                 if follower.is_live and not follower.offer(event):
                     self._fall_behind(follower, event.number - 1)
-        self._position = _end(page, newest)
+        self._position = self._end(page, newest)
         return self._position < newest
 
     async def _catch_up(self, newest: int) -> bool:
@@ -228,8 +245,10 @@ class Feed:
         start = self._next_start(ready)
         sources = frozenset().union(*(follower.sources for follower in ready))
         since = min(follower.since for follower in ready)
-        page = await self._events.read(sources, after=start, upto=newest, since=since, limit=_EVENTS_PER_PAGE)
-        end = _end(page, newest)
+        page = await self._events.read(
+            sources, after=start, upto=newest, since=since, limit=self._events_per_page
+        )
+        end = self._end(page, newest)
         # The followers for which this page is the next one.
         served = {one for one in ready if one in self._behind and start <= (one.position or 0) <= end}
         for event in page:
@@ -280,7 +299,6 @@ class Feed:
             self._behind = {}
         follower.go_live()
 
-
-def _end(page: list[StoredEvent], newest: int) -> int:
-    """Return the number up to which a page is complete."""
-    return page[-1].number if len(page) == _EVENTS_PER_PAGE else newest
+    def _end(self, page: list[StoredEvent], newest: int) -> int:
+        """Return the number up to which a page is complete."""
+        return page[-1].number if len(page) == self._events_per_page else newest

@@ -27,10 +27,14 @@ class Cancellation:
 
 
 class Cancellations:
-    """Assigns due cancellations, each to one process at a time."""
+    """Assigns due cancellations, each to one process at a time.
 
-    def __init__(self, database: Database) -> None:
+    :param lease: seconds for which a cancellation is assigned to a process.
+    """
+
+    def __init__(self, database: Database, *, lease: float = _LEASE) -> None:
         self._database = database
+        self._lease = lease
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
         """Return a due cancellation, leased to this caller for 60 s; None if there is none.
@@ -56,7 +60,7 @@ class Cancellations:
             taken = await transaction.connection.execute(
                 update(waits)
                 .where(waits.c.id == found, CANCEL_IS_DUE, waits.c.cancel_lease <= transaction.now)
-                .values(cancel_lease=transaction.now + _LEASE, cancel_tries=waits.c.cancel_tries + 1)
+                .values(cancel_lease=transaction.now + self._lease, cancel_tries=waits.c.cancel_tries + 1)
                 .returning(waits.c.id, waits.c.trigger)
             )
             row = taken.first()

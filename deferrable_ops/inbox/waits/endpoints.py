@@ -16,15 +16,26 @@ from deferrable_ops.inbox.database.schema import IS_WAITING, endpoints, waits
 log = logging.getLogger(__name__)
 
 _ANNOUNCE_INTERVAL = 1.0
-# An endpoint is considered down if it has not announced itself for this long.
 _DOWN_AFTER = 4.0
 
 
 class Endpoints:
-    """The endpoints that share this inbox."""
+    """The endpoints that share this inbox.
 
-    def __init__(self, database: Database) -> None:
+    :param announce_interval: seconds between two announcements of a running endpoint.
+    :param down_after: seconds without an announcement after which an endpoint is considered down.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        announce_interval: float = _ANNOUNCE_INTERVAL,
+        down_after: float = _DOWN_AFTER,
+    ) -> None:
         self._database = database
+        self._announce_interval = announce_interval
+        self._down_after = down_after
 
     async def up_since(self) -> float | None:
         """Return since when heartbeats could arrive, in seconds since the epoch; None if no endpoint is running.
@@ -34,7 +45,7 @@ class Endpoints:
 
         async def read(connection: AsyncConnection) -> float | None:
             now = await self._database.clock(connection)
-            query = select(func.max(endpoints.c.up_since)).where(endpoints.c.seen_at > now - _DOWN_AFTER)
+            query = select(func.max(endpoints.c.up_since)).where(endpoints.c.seen_at > now - self._down_after)
             found: float | None = (await connection.execute(query)).scalar_one()
             return found
 
@@ -49,13 +60,13 @@ class Endpoints:
                     await self._database.write(lambda transaction: self._record(transaction, identity))
             except DeferrableOpsError as error:
                 log.warning("Cannot record that this endpoint is running; retrying: %s", error)
-            await asyncio.sleep(_ANNOUNCE_INTERVAL)
+            await asyncio.sleep(self._announce_interval)
 
     async def _record(self, transaction: Transaction, identity: str) -> None:
         now = transaction.now
         seen = await transaction.connection.execute(
             update(endpoints)
-            .where(endpoints.c.id == identity, endpoints.c.seen_at > now - _DOWN_AFTER)
+            .where(endpoints.c.id == identity, endpoints.c.seen_at > now - self._down_after)
             .values(seen_at=now)
         )
         if seen.rowcount:

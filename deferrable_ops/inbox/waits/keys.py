@@ -23,10 +23,8 @@ from deferrable_ops.inbox.database.schema import keys
 from deferrable_ops.inbox.database.shared_call import SharedCall
 
 _TOKEN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9a-f]{8})\.([A-Za-z0-9_-]{43})")
-# The longest time until a revocation takes effect in other processes.
-_RELOAD_SECONDS = 5
-# The shortest time between two queries, which limits the load from requests with invented key ids.
-_PAUSE_SECONDS = 0.5
+_RELOAD_INTERVAL = 5.0
+_MIN_QUERY_INTERVAL = 0.5
 _REFUSED = "the token is malformed, forged, or signed with a revoked key"
 
 
@@ -40,10 +38,24 @@ class Key:
 
 
 class Keys:
-    """Signs and verifies callback tokens."""
+    """Signs and verifies callback tokens.
 
-    def __init__(self, database: Database) -> None:
+    :param reload_interval: seconds after which the keys are read again: the longest time until a revocation takes
+        effect in other processes.
+    :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
+        invented key ids.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        reload_interval: float = _RELOAD_INTERVAL,
+        min_query_interval: float = _MIN_QUERY_INTERVAL,
+    ) -> None:
         self._database = database
+        self._reload_interval = reload_interval
+        self._min_query_interval = min_query_interval
         self._keys: dict[str, Key] = {}
         self._newest: Key | None = None
         self._loaded_at = float("-inf")
@@ -104,7 +116,7 @@ class Keys:
 
     async def _find(self, key_id: str) -> Key | None:
         requested_at = time.monotonic()
-        if requested_at - self._loaded_at > _RELOAD_SECONDS:
+        if requested_at - self._loaded_at > self._reload_interval:
             await self._load()
         # Another process may have created the key since the last query.
         while key_id not in self._keys and self._loaded_at < requested_at:
@@ -112,7 +124,7 @@ class Keys:
         return self._keys.get(key_id)
 
     async def _load_now(self) -> None:
-        await asyncio.sleep(self._loaded_at + _PAUSE_SECONDS - time.monotonic())
+        await asyncio.sleep(self._loaded_at + self._min_query_interval - time.monotonic())
         loading_at = time.monotonic()
         await self._database.read(self._read)
         self._loaded_at = loading_at

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Any, Final
@@ -27,10 +27,8 @@ from deferrable_ops.inbox.waits.wait import WaitState
 LEASE: Final = 30.0
 """Seconds after which a claim expires unless it is renewed."""
 
-_RENEW_EVERY = LEASE / 3
-# Seconds that must be left of the lease when a request is sent.
-_MARGIN = LEASE / 6
-# Pause between two attempts to acquire a claim that another process holds.
+_RENEW_INTERVAL = LEASE / 3
+_SEND_MARGIN = LEASE / 6
 _ACQUIRE_INTERVAL = 1.0
 
 
@@ -46,11 +44,30 @@ class _ClaimResult(Enum):
 
 
 class Launches:
-    """Grants launch claims."""
+    """Grants launch claims.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._acquire: GroupCommit[tuple[str, str], _ClaimResult] = GroupCommit(database, self._acquire_all)
+    :param lease: seconds after which a claim expires unless it is renewed.
+    :param renew_interval: seconds between two renewals.
+    :param send_margin: seconds that must be left of the lease when a request is sent.
+    :param acquire_interval: seconds between two attempts to acquire a claim that another process holds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease: float = LEASE,
+        renew_interval: float = _RENEW_INTERVAL,
+        send_margin: float = _SEND_MARGIN,
+        acquire_interval: float = _ACQUIRE_INTERVAL,
+    ) -> None:
+        self.database = database
+        self.lease = lease
+        self.renew_interval = renew_interval
+        self.send_margin = send_margin
+        self._acquire_interval = acquire_interval
+        self.acquire: GroupCommit[tuple[str, str], _ClaimResult] = GroupCommit(database, self._acquire_all)
+        """Acquire the claim on a wait for an owner, or renew its lease."""
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
@@ -58,9 +75,9 @@ class Launches:
 
         :return: None if there is nothing to launch: the work was launched, or the wait is settled.
         """
-        claim = Claim(wait_id, self._acquire, self._database)
+        claim = Claim(wait_id, self)
         while (result := await claim.acquire()) is _ClaimResult.HELD_BY_ANOTHER:
-            await asyncio.sleep(_ACQUIRE_INTERVAL)
+            await asyncio.sleep(self._acquire_interval)
         if result is _ClaimResult.NOT_NEEDED:
             yield None
             return
@@ -99,7 +116,7 @@ class Launches:
             await transaction.connection.execute(
                 update(waits)
                 .where(waits.c.id == bindparam("wait"))
-                .values(launch_owner=bindparam("owner"), launch_lease=transaction.now + LEASE),
+                .values(launch_owner=bindparam("owner"), launch_lease=transaction.now + self.lease),
                 [{"wait": wait_id, "owner": owner} for wait_id, owner in owners.items()],
             )
         return results
@@ -108,25 +125,19 @@ class Launches:
 class Claim:
     """A claim on the launch of one wait."""
 
-    def __init__(
-        self,
-        wait_id: str,
-        acquire: Callable[[tuple[str, str]], Awaitable[_ClaimResult]],
-        database: Database,
-    ) -> None:
+    def __init__(self, wait_id: str, launches: Launches) -> None:
         self._wait_id = wait_id
         self._owner = uuid4().hex
-        self._acquire = acquire
-        self._database = database
+        self._launches = launches
         # By the monotonic clock, which keeps running while the process is stopped.
         self._held_until = float("-inf")
 
     async def acquire(self) -> _ClaimResult:
         """Acquire the claim, or renew its lease."""
         requested_at = time.monotonic()
-        result = await self._acquire((self._wait_id, self._owner))
+        result = await self._launches.acquire((self._wait_id, self._owner))
         if result is _ClaimResult.GRANTED:
-            self._held_until = requested_at + LEASE
+            self._held_until = requested_at + self._launches.lease
         return result
 
     async def check(self) -> float:
@@ -141,7 +152,7 @@ class Claim:
                 raise ClaimLost(
                     f"the wait {self._wait_id} was launched, settled, or taken over by another process"
                 )
-            until = self._held_until - _MARGIN
+            until = self._held_until - self._launches.send_margin
             # False if the process was stopped during the query.
             if time.monotonic() < until:
                 return until
@@ -149,7 +160,7 @@ class Claim:
     async def keep_renewing(self) -> None:
         """Renew the lease until cancelled."""
         while True:
-            await asyncio.sleep(_RENEW_EVERY)
+            await asyncio.sleep(self._launches.renew_interval)
             with suppress(DeferrableOpsError):
                 await self.acquire()
 
@@ -163,7 +174,7 @@ class Claim:
                 .values(launched_at=transaction.now, launch_answer=json.dumps(answer))
             )
 
-        await self._database.write(write)
+        await self._launches.database.write(write)
 
     async def release(self) -> None:
         """End the lease, so that another process can take over the launch at once if it was not recorded."""
@@ -179,4 +190,4 @@ class Claim:
                 .values(launch_lease=transaction.now)
             )
 
-        await self._database.write(write)
+        await self._launches.database.write(write)

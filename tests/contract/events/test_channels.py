@@ -13,17 +13,18 @@ from sqlalchemy import select
 from deferrable_ops.exceptions import ConfigurationError, InputError, UnknownChannel
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database import encryption
-from deferrable_ops.inbox.events import channels as channels_module
+from deferrable_ops.inbox.events.channels import Channels, _decrypt
 from deferrable_ops.inbox.events.event_schema import channels
 
 SECRET = "whsec_hunter2"
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable the cache."""
-    monkeypatch.setattr(channels_module, "_RELOAD_SECONDS", -1.0)
-    monkeypatch.setattr(channels_module, "_PAUSE_SECONDS", 0.0)
+def uncached(two: tuple[Inbox, Inbox]) -> tuple[Inbox, Inbox]:
+    """An inbox, opened twice, that reads channels without a cache."""
+    for inbox in two:
+        inbox.channels = Channels(inbox.database, reload_interval=-1.0, min_query_interval=0.0)
+    return two
 
 
 async def test_channel_is_known_to_other_processes_at_once(two: tuple[Inbox, Inbox]) -> None:
@@ -55,14 +56,14 @@ async def test_of_concurrent_additions_of_a_name_one_wins(two: tuple[Inbox, Inbo
     assert (await two[0].channels.get("orders")).secrets == (str(winner),)
 
 
-async def test_at_most_two_secrets_are_valid_during_a_rotation(two: tuple[Inbox, Inbox], fresh: None) -> None:
-    await two[0].channels.add("orders", "bearer", "one")
-    await two[0].channels.rotate("orders", "two", old_for=60)
-    assert (await two[1].channels.get("orders")).secrets == ("two", "one")
-    await two[1].channels.rotate("orders", "three", old_for=60)
-    assert (await two[0].channels.get("orders")).secrets == ("three", "two")
-    await two[0].channels.rotate("orders", "four", old_for=0)
-    assert (await two[1].channels.get("orders")).secrets == ("four",)
+async def test_at_most_two_secrets_are_valid_during_a_rotation(uncached: tuple[Inbox, Inbox]) -> None:
+    await uncached[0].channels.add("orders", "bearer", "one")
+    await uncached[0].channels.rotate("orders", "two", old_for=60)
+    assert (await uncached[1].channels.get("orders")).secrets == ("two", "one")
+    await uncached[1].channels.rotate("orders", "three", old_for=60)
+    assert (await uncached[0].channels.get("orders")).secrets == ("three", "two")
+    await uncached[0].channels.rotate("orders", "four", old_for=0)
+    assert (await uncached[1].channels.get("orders")).secrets == ("four",)
 
 
 async def test_old_secret_expires(inbox: Inbox) -> None:
@@ -75,16 +76,16 @@ async def test_old_secret_expires(inbox: Inbox) -> None:
     await eventually(ended, "the old secret to end")
 
 
-async def test_channel_that_is_removed_is_unknown_everywhere(two: tuple[Inbox, Inbox], fresh: None) -> None:
-    await two[0].channels.add("orders", "none", None)
-    assert (await two[1].channels.get("orders")).secrets == ()
-    await two[0].channels.remove("orders")
-    for inbox in two:
+async def test_channel_that_is_removed_is_unknown_everywhere(uncached: tuple[Inbox, Inbox]) -> None:
+    await uncached[0].channels.add("orders", "none", None)
+    assert (await uncached[1].channels.get("orders")).secrets == ()
+    await uncached[0].channels.remove("orders")
+    for inbox in uncached:
         with pytest.raises(UnknownChannel):
             await inbox.channels.get("orders")
     with pytest.raises(UnknownChannel):
-        await two[0].channels.remove("orders")
-    assert await two[0].channels.all() == []
+        await uncached[0].channels.remove("orders")
+    assert await uncached[0].channels.all() == []
 
 
 async def test_only_a_channel_with_a_secret_can_be_rotated(inbox: Inbox) -> None:
@@ -136,7 +137,7 @@ async def test_secret_of_another_fernet_key_fails_only_its_channel(
     inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
     await inbox.channels.add("orders", "github", SECRET)
     await inbox.channels.add("open", "none", None)
-    channels_module._decrypt.cache_clear()
+    _decrypt.cache_clear()
     other = Fernet(Fernet.generate_key())
     monkeypatch.setattr(encryption, "get_fernet", lambda: other)
     with pytest.raises(ConfigurationError, match="with another") as raised:

@@ -18,9 +18,8 @@ from sqlalchemy import text
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import DataVersionSignal, NoSignal, NotificationSignal
-from deferrable_ops.inbox.events import feed
 from deferrable_ops.inbox.events.events import StoredEvent
-from deferrable_ops.inbox.events.feed import Follower
+from deferrable_ops.inbox.events.feed import Feed, Follower
 
 WITHIN = 20.0
 SOURCES = ["channel:a", "channel:b", "channel:c"]
@@ -84,11 +83,8 @@ async def test_events_of_several_sources_arrive_in_commit_order(inbox: Inbox) ->
         assert payloads(await took(other, 10)) == list(range(2, 30, 3))
 
 
-async def test_followers_that_start_and_stop_receive_each_event_once(
-    two: tuple[Inbox, Inbox], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "_EVENTS_PER_PAGE", 7)
-    monkeypatch.setattr(feed, "_MAX_PENDING", 10)
+async def test_followers_that_start_and_stop_receive_each_event_once(two: tuple[Inbox, Inbox]) -> None:
+    feed = Feed(two[0].database, two[0].events, two[0].watcher, events_per_page=7, max_pending=10)
     total, chance = 400, random.Random(4)
     numbers: list[int] = []
 
@@ -107,7 +103,7 @@ async def test_followers_that_start_and_stop_receive_each_event_once(
         seen: list[Any] = []
         after = numbers[begin - 1] if begin else 0
         wanted = [k for k in range(begin, total) if SOURCES[k % 3] in sources]
-        with two[0].feed.follow(sources, after=after) as follower:
+        with feed.follow(sources, after=after) as follower:
             async with asyncio.timeout(60):
                 while len(seen) < len(wanted):
                     seen += payloads(await follower.next())
@@ -118,15 +114,16 @@ async def test_followers_that_start_and_stop_receive_each_event_once(
     await append()
     for _, _, (seen, wanted) in await asyncio.gather(*following):
         assert seen == wanted
-    assert two[0].feed._followers == {}
-    assert two[0].feed._behind == {}
-    assert not two[0].feed._live_sources
+    assert feed._followers == {}
+    assert feed._behind == {}
+    assert not feed._live_sources
+    await feed.close()
 
 
 async def test_slow_follower_does_not_delay_others_and_loses_nothing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_MAX_PENDING", 5)
+    inbox.feed = Feed(inbox.database, inbox.events, inbox.watcher, max_pending=5)
     _sweep_interval(monkeypatch, 3600.0)
     with inbox.feed.follow(["channel:orders"]) as slow, inbox.feed.follow(["channel:orders"]) as quick:
         await went_live(slow, quick)
@@ -288,10 +285,8 @@ async def test_follower_is_woken_after_its_connections_were_closed(
         assert payloads(await took(follower, 1)) == [1]
 
 
-async def test_feed_continues_after_errors_without_repeating_events(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "_RETRY_SECONDS", 0.01)
+async def test_feed_continues_after_errors_without_repeating_events(inbox: Inbox) -> None:
+    inbox.feed = Feed(inbox.database, inbox.events, inbox.watcher, retry_interval=0.01)
     troubles = {3, 8}
 
     def route(event: StoredEvent) -> Iterable[Follower]:

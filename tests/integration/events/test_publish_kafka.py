@@ -23,7 +23,7 @@ from unit.triggers.events.support import payloads, value_of, waiting_for_events
 from unit.triggers.support import Run, Runs, new_attempt
 
 from deferrable_ops.events import KafkaEvent, KafkaMessage
-from deferrable_ops.inbox.waits import launches
+from deferrable_ops.inbox.waits.launches import Claim, Launches
 from deferrable_ops.operators.events import PublishEventOperator
 from deferrable_ops.outcome import Failure
 from deferrable_ops.testing import running
@@ -118,11 +118,11 @@ class Interruptions:
         producer = transactional_producer.Producer
         for name in ("start", "begin", "append", "commit", "stop"):
             monkeypatch.setattr(producer, name, self._stopping(getattr(producer, name)))
-        waits, launched = runs.inbox.waits, launches.Claim
+        waits = runs.inbox.waits
         monkeypatch.setattr(waits, "save_progress", self._stopping(waits.save_progress))
         monkeypatch.setattr(waits, "settle", self._stopping(waits.settle))
-        monkeypatch.setattr(launched, "check", self._stopping(launched.check))
-        monkeypatch.setattr(launched, "record", self._stopping(launched.record))
+        monkeypatch.setattr(Claim, "check", self._stopping(Claim.check))
+        monkeypatch.setattr(Claim, "record", self._stopping(Claim.record))
 
     def _stopping(self, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def stop_around(*arguments: Any, **named: Any) -> Any:
@@ -226,8 +226,7 @@ async def test_paused_triggerer_cannot_publish_again(
 
     monkeypatch.setattr(transactional_producer.Producer, step, pause)
     # Not renewed: a paused triggerer would not renew it either.
-    monkeypatch.setattr(launches, "LEASE", 0.5)
-    monkeypatch.setattr(launches, "_MARGIN", 0.05)
+    runs.inbox.launches = Launches(runs.inbox.database, lease=0.5, send_margin=0.05, acquire_interval=0.05)
     attempt, publish = new_attempt(), PublishEventTrigger(kafka=topic, messages=[1, 2])
     first = runs.start(publish, attempt)
     await asyncio.wait_for(paused.wait(), 20)

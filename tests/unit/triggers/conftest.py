@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 from unit.triggers.support import AirflowComms, Runs
 
-from deferrable_ops.inbox.waits import launches
+from deferrable_ops.inbox.waits.launches import Launches
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import delivery
@@ -28,10 +28,9 @@ def airflow_comms(monkeypatch: pytest.MonkeyPatch) -> AirflowComms:
 async def runs(
     airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[Runs]:
-    """Run triggers on an inbox in memory, with short pauses, and let tests read the task's log."""
+    """Run triggers on an inbox in memory, and let tests read the task's log. Launch claims are acquired quickly."""
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
     caplog.set_level(logging.INFO, "task")
-    monkeypatch.setattr(launches, "_ACQUIRE_INTERVAL", 0.05)
 
     async def push_xcom(trigger: TaskTrigger, key: str, value: Any) -> None:
         await delivery.push_xcom(trigger.current.attempt, key, value)
@@ -39,6 +38,7 @@ async def runs(
     # The original does nothing for a trigger without a task instance.
     monkeypatch.setattr(TaskTrigger, "push_xcom", push_xcom)
     async with memory_inbox() as inbox:
+        inbox.launches = Launches(inbox.database, acquire_interval=0.05)
         runs = Runs(inbox)
         yield runs
         await runs.stop()

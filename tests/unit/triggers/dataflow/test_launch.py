@@ -10,6 +10,7 @@ from unit.triggers.dataflow.support import BODY, PLACE, launch
 from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
 
 from deferrable_ops.inbox import WaitState
+from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
@@ -181,10 +182,8 @@ async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
     assert (await first.wait()).state is WaitState.SUPERSEDED
 
 
-async def test_retry_waits_until_the_superseded_job_can_be_stopped(
-    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deferrable_ops.inbox.waits.cancellations._LEASE", 0.05)
+async def test_retry_waits_until_the_superseded_job_can_be_stopped(fake: FakeDataflow, runs: Runs) -> None:
+    runs.inbox.cancellations = Cancellations(runs.inbox.database, lease=0.05)
     fake.script("load", RUNNING)
     first = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the first job")
