@@ -44,7 +44,7 @@ def check_expression(argument: str, expression: str) -> None:
     except JMESPathError as error:
         raise InputError(
             f"{argument}={expression!r} is not JMESPath: {str(error).splitlines()[0]}; "
-            "see jmespath.org, and write text in single quotes, as 'done'"
+            "see jmespath.org, and write text in single quotes, for example 'done'"
         ) from None
     except RecursionError:
         raise InputError(

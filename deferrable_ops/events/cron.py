@@ -31,11 +31,13 @@ def check_cron(argument: str, expression: str) -> None:
     except (CroniterError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{argument}={expression!r} is not a valid cron expression: {error}; "
-            "give five fields, as '0 6 * * *', or a preset, as '@daily'"
+            "give five fields, for example '0 6 * * *', or a preset, for example '@daily'"
         ) from None
     # Airflow has no seconds field, and R gives a different time on each call.
     if len(croniter(fields).expanded) != 5 or _RANDOM.search(fields):
-        raise InputError(f"{argument}={expression!r} must have five fields without R and H, as '0 6 * * *'")
+        raise InputError(
+            f"{argument}={expression!r} must have five fields without R and H, for example '0 6 * * *'"
+        )
 
 
 def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datetime:

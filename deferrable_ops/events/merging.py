@@ -177,7 +177,7 @@ def _names(names: Any) -> tuple[str, ...]:
 def _combinations(combine: Any) -> dict[str, str]:
     if not isinstance(combine, Mapping):
         raise InputError(
-            f"combine={combine!r} must be a dict of field names and functions, as {{'rows': 'sum'}}"
+            f"combine={combine!r} must be a dict of field names and functions, for example {{'rows': 'sum'}}"
         )
     found: dict[str, str] = plain_copy("combine=", dict(combine))
     for name, how in found.items():

@@ -76,7 +76,7 @@ def check_secret(scheme: str, secret: str) -> None:
         key = _standard_key(secret)
         if key is None or not _MIN_KEY_LENGTH <= len(key) <= _MAX_KEY_LENGTH:
             raise InputError(
-                "the secret is not valid for Standard Webhooks; give whsec_ and 24 to 64 bytes in base64"
+                "the secret is not valid for Standard Webhooks; give whsec_ followed by 24 to 64 bytes in base64"
             )
 
 

@@ -128,7 +128,7 @@ def timezone_named(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ValueError, OSError, LookupError):
         raise InputError(
-            f"unknown timezone {name!r}; give a name of the IANA database, as 'Europe/Berlin'"
+            f"unknown timezone {name!r}; give a name of the IANA database, for example 'Europe/Berlin'"
         ) from None
 
 

@@ -33,7 +33,7 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """The number of failures in a row up to which the pause changes."""
+        """The pause grows with each failure in a row, up to this number of failures; then it stays the same."""
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:

@@ -98,7 +98,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and first line, or only its class if the line may contain a parameter."""
+    """Return the error's class and first line, or only its class if the line may contain a value of a statement."""
     cause = _cause(error)
     lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

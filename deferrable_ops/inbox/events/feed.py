@@ -143,7 +143,7 @@ class Feed:
         """Return a follower of these sources. It also receives events that are stored already.
 
         :param since: seconds since the epoch; events with an earlier time are left out.
-        :param after: only events with a higher number. A number above the newest selects only new events.
+        :param after: only events with a higher number. The number of the newest event selects only later events.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 

@@ -126,7 +126,7 @@ class MultiEventSensor(_EventsTask):
     :param events: a dict from names to a :class:`~deferrable_ops.events.ChannelEvent`,
         :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
         several of them.
-    :param condition: the wait ends when this condition is true, as ``"orders & (payments | signoff)"`` or
+    :param condition: the wait ends when this condition is true, for example ``"orders & (payments | signoff)"`` or
         ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events after the end of
         the wait change nothing.
     :param keep: which event to return if several events of one name were received: "first" (the default), "last" or
@@ -184,7 +184,7 @@ def event_gate(
     :param events: a dict from names to events, as for :class:`MultiEventSensor`.
     :param since: as for :class:`MultiEventSensor`.
     :param timeout: as for :class:`MultiEventSensor`.
-    :param task_arguments: other arguments for each :class:`EventSensor`, as ``soft_fail=True``.
+    :param task_arguments: other arguments for each :class:`EventSensor`, for example ``soft_fail=True``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
     _as_json(events)
@@ -212,7 +212,7 @@ def event_gate(
 def _as_json(events: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(events, Mapping):
         raise InputError(
-            f"events={events!r} must be a dict of names and events, as {{'orders': KafkaEvent('orders')}}"
+            f"events={events!r} must be a dict of names and events, for example {{'orders': KafkaEvent('orders')}}"
         )
     check_names(list(events))
     found = {}

@@ -23,7 +23,7 @@ class DataflowControl:
     """Controls a fake Dataflow in another process.
 
     :param host: the value for the setting ``dataflow_emulator_host``.
-    :param url: the URL of its HTTP control, as ``http://127.0.0.1:40123``.
+    :param url: the URL of its HTTP control, for example ``http://127.0.0.1:40123``.
     """
 
     def __init__(self, host: str, url: str) -> None:

@@ -88,7 +88,7 @@ class FakeDataflow:
         return found[-1]
 
     def move(self, name: str, state: str | int) -> None:
-        """Set the state of a job, as ``RUNNING`` or a number, and cancel its remaining steps."""
+        """Set the state of a job, for example ``RUNNING`` or a number, and cancel its remaining steps."""
         self.job(name).move(state)
 
     def say(self, name: str, text: str, importance: str = "BASIC") -> None:

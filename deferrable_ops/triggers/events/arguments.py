@@ -24,7 +24,7 @@ def parse_events(events: Any) -> dict[str, Specification]:
     """
     if not isinstance(events, Mapping):
         raise InputError(
-            f"events={events!r} must be a dict of names and events, as {'orders': KafkaEvent('orders')}"
+            f"events={events!r} must be a dict of names and events, for example {'orders': KafkaEvent('orders')}"
         )
     found = {}
     for name, data in events.items():

@@ -69,9 +69,9 @@ class CheckRunner:
         except (Exception, SystemExit) as error:
             raise InputError(
                 f"python_callable={self._path!r} could not be imported in the triggerer "
-                f"({type(error).__name__}: {error}); install its package there, or put it into the plugins folder. "
-                "A triggerer cannot import from the DAGs folder: pass such a function itself instead of its path, and "
-                "it runs on a worker"
+                f"({type(error).__name__}: {error}); install its package there, or put its module into the plugins "
+                "folder. A triggerer cannot import from the DAGs folder. If the function is in the DAGs folder, pass "
+                "the function and not its path; the check then runs on a worker"
             ) from error
         if not callable(found):
             raise InputError(
@@ -129,7 +129,7 @@ class CheckRunner:
         if not done:
             raise TimeoutError
         if task.cancelled():
-            raise RuntimeError("the check cancelled itself")
+            raise RuntimeError("the check raised CancelledError itself")
         value, error = task.result()
         if error is not None:
             raise error

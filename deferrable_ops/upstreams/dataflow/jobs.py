@@ -56,7 +56,7 @@ class Job:
     :param is_streaming: None if the API did not return the job's type.
     :param labels: empty in lists, where the API omits them.
     :param replaced_by: the id of the job that replaced this one by an update.
-    :param created_at: RFC 3339, as ``2026-11-21T09:59:50.000000000Z``; the other times have the same format.
+    :param created_at: RFC 3339, for example ``2026-11-21T09:59:50.000000000Z``; the other times have the same format.
     :param message: the API's protobuf message, if the job was read from the API.
     """
 

@@ -209,8 +209,8 @@ def _local_user(conn_id: str) -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has no login, and this process runs as a user without a name; add the name of "
-            "the remote account as login"
+            f"the connection {conn_id!r} has no login, and the user of this process has no name that could be used "
+            "instead; set login to the name of the remote account"
         ) from None
 
 

@@ -42,7 +42,7 @@ def _afresh() -> Iterator[None]:
         ("hangs", "check_timeout=0.3 s"),
         ("hangs_on_the_loop", "check_timeout=0.3 s"),
         ("will_not_be_cancelled", "check_timeout=0.3 s"),
-        ("cancels_itself", "cancelled itself"),
+        ("cancels_itself", "raised CancelledError itself"),
     ],
 )
 async def test_check_without_a_result_counts_as_failed_and_logs_why(
