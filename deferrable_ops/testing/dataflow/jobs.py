@@ -29,7 +29,7 @@ NOT_ACTIVE = FINISHED | {STOPPED, PAUSED}
 class Step:
     """A step that a job takes by itself.
 
-    :param state: the new state, for example ``RUNNING`` or a number, which may be unknown; an empty string keeps the state.
+    :param state: the new state: a name such as ``RUNNING``, or any number. An empty string keeps the state.
     :param after: seconds since the previous step.
     :param message: a message that the job writes at this step; an empty string writes none.
     :param importance: the importance of that message.

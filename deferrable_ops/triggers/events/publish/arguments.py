@@ -95,7 +95,8 @@ def check_messages(destination: str, content: str, arguments: Arguments) -> list
     found = messages_of(destination, arguments.get(content), arguments, content)
     if len(found) > MAX_MESSAGES:
         raise InputError(
-            f"{content}= has {len(found)} messages; a task publishes at most {MAX_MESSAGES}, so split them over several tasks"
+            f"{content}= has {len(found)} messages; a task publishes at most {MAX_MESSAGES}, "
+            "so split them over several tasks"
         )
     return found
 

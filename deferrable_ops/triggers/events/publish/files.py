@@ -97,7 +97,8 @@ def read_payloads(
         payloads, left_over = merge(payloads, rules_from_json(rules))
     if len(payloads) > max_messages:
         raise InputError(
-            f"the files hold {len(payloads)} messages; a task publishes at most {max_messages}, so split them over several tasks"
+            f"the files hold {len(payloads)} messages; a task publishes at most {max_messages}, "
+            "so split them over several tasks"
         )
     return payloads, left_over
 
