@@ -169,7 +169,7 @@ async def test_missing_permission_is_reported(
     server.send(queue, "hello")
     with stored.subscribed(sqs, queue), stored.subscribed(sqs, queue):
         await stored.until(lambda: len(stored.failures) == 2, "both waits to fail")
-    assert stored.failures[0].startswith(f"the connection 'aws_tests' may not {permission} on ")
+    assert stored.failures[0].startswith(f"the connection 'aws_tests' may not call {permission} on ")
     assert message in stored.failures[0]
     assert server.proxy.count(action, name_of(queue)) >= 3
 
