@@ -1,4 +1,4 @@
-"""supervisord's configuration: models, rendering, and interpretation of process states. No I/O except reading YAML."""
+"""supervisord's configuration: models, rendering, and what process states mean. The only I/O is reading YAML files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _MODULES: Final = ("airflow", "configuration", "daemon_sections", "policy", "pro
 
 
 def __getattr__(name: str) -> Any:
-    # Import lazily: the models take a third of a second to build, and the CLI parser does not need them.
+    # Import the models on first use: building them takes a third of a second, and the CLI parser does not need them.
     if name in __all__:
         for module_name in _MODULES:
             module = import_module(f"{__name__}.{module_name}")

@@ -1,4 +1,4 @@
-"""The configuration of a supervisord that belongs to a DAG: the daemon's sections, and how tasks watch it."""
+"""The configuration of a supervisord that belongs to a DAG: the daemon's sections, and settings of the tasks."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
 def _fields_of(value: Any) -> Any:
-    """Convert a model of another library that has the same fields to a dict of the fields that were set."""
+    """Convert a model of another library, with the same field names, to a dict of the fields that were set."""
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _time_of_day(value: Any) -> Any:
-    """Convert seconds since midnight to a time: YAML 1.1 parses 23:00:00 as 82800."""
+    """Convert seconds since midnight to a time. YAML 1.1 parses 23:00:00 as the number 82800."""
     if isinstance(value, int) and 0 <= value < 86400:
         return time(value // 3600, value // 60 % 60, value % 60)
     return value
@@ -62,11 +62,11 @@ class AirflowConfiguration(Model):
     """Defaults for all programs, and the address of supervisord.
 
     :param port: address of a TCP server, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``. None: only the Unix
-        socket is used. If other machines can reach the port and there is no password, the port is removed with a
-        warning.
+        socket is used. If other machines can reach the port and no password is given, the library warns and does not
+        open the port.
     :param startsecs: set this to 0 if a program may end within a second, or if its exit code matters.
     :param username: user name of the TCP server; requires ``password``.
-    :param host: host at which clients reach the TCP server.
+    :param host: clients reach the TCP server at this host.
     :param command_timeout: timeout of a step in seconds.
     :raises InputError: only one of ``username`` and ``password`` is given.
     """
@@ -108,7 +108,7 @@ class SSHOperatorArgs(Model):
     :param remote_host: replaces the connection's host.
     :param conn_timeout: timeout for connecting, in seconds.
     :param cmd_timeout: timeout of a remote command, in seconds.
-    :param banner_timeout: timeout for the server's banner, in seconds.
+    :param banner_timeout: timeout for the SSH server's banner, in seconds.
     :param environment: environment variables of the remote commands.
     """
 
@@ -125,25 +125,26 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     Fields that are not given get defaults. By default, ``working_dir`` contains the daemon's files and one directory
     per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts a program by
-    itself. Fields of a program take precedence over these defaults. The fields of :class:`AirflowConfiguration` may
-    also be given at this level, without ``airflow``.
+    itself. A field that is given for a program overrides its default. You can write the fields of
+    :class:`AirflowConfiguration` below ``airflow``, or directly at this level.
 
-    :param check_interval: interval between two checks of the programs. All durations here are a timedelta or seconds.
+    :param check_interval: interval between two checks of the programs. This and all other durations of this class are a
+        timedelta, or a number of seconds.
     :param check_timeout: how long the programs are watched.
     :param runtime: how long the programs run; the time starts at ``reference_date``.
     :param endtime: time of day at which the programs end.
     :param maxretrigger: how often the DAG may trigger another run of itself; None: no limit.
     :param stop_on_exit: whether to stop the programs and the daemon when the watch ends.
-    :param cleanup: whether to remove ``working_dir`` after that; requires ``stop_on_exit``.
-    :param restart_on_initial: whether a run that was not retriggered restarts programs that are already running.
-    :param restart_on_retrigger: whether a run that was retriggered restarts programs that are already running.
+    :param cleanup: whether to remove ``working_dir`` after the daemon has stopped; requires ``stop_on_exit``.
+    :param restart_on_initial: whether to restart running programs, in a DAG run that was not retriggered.
+    :param restart_on_retrigger: whether to restart running programs, in a DAG run that was retriggered.
     :param forward_logs: whether to copy the programs' output to the task's log.
     :param log_chunk_size: number of bytes that are read from a log at once.
     :param pool: name of an Airflow pool.
     :param drift: what to do if the running daemon has a different configuration.
     :param policy: what to do when a program ends.
-    :param policies: policies of individual programs. They replace ``policy``.
-    :raises InputError: two fields contradict each other, or a name is unknown.
+    :param policies: policies of individual programs, by program name. They replace ``policy`` for these programs.
+    :raises InputError: two fields contradict each other, or a program name is unknown.
     """
 
     airflow: AirflowConfiguration = Field(default_factory=AirflowConfiguration)
@@ -170,13 +171,13 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @property
     def given_fields(self) -> dict[str, Any]:
-        """The fields that were given, without defaults. They are enough to build the same configuration again."""
+        """The fields that were given, without defaults. The same configuration can be built again from these fields."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return given | ({"config_path": self._given_path} if "config_path" in given else {})
 
     @property
     def socket_path(self) -> Path:
-        """Path of the Unix socket through which supervisord is reached."""
+        """Path of supervisord's Unix socket. Clients connect to it."""
         assert self.unix_http_server is not None
         return self.unix_http_server.file
 
@@ -209,7 +210,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     def _written_path(
         self, path: Path, write: SerializerFunctionWrapHandler, info: FieldSerializationInfo
     ) -> Any:
-        # If only given fields are written, the path must not contain a default directory.
+        # With exclude_unset, only given fields are written, so do not add the default directory to the given path.
         return write(self._given_path if info.exclude_unset else path)
 
     @model_validator(mode="before")
@@ -230,11 +231,11 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
-    """A supervisord on another machine, connected over SSH. All paths are paths on that machine.
+    """A supervisord on another machine that is reached over SSH. All paths are paths on that machine.
 
     :param command_prefix: a shell command that runs before each remote command, for example
         ``source /opt/venv/bin/activate``.
-    :param ssh_operator_args: how to connect to the machine. Its fields may also be given at this level.
+    :param ssh_operator_args: how to connect to the machine. You can also write its fields directly at this level.
     """
 
     command_prefix: str = ""
@@ -257,7 +258,7 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
-    """Move the fields of a nested model that were given at the outer level into the nested field."""
+    """Move fields of a nested model into the field of this model, if they were given at the outer level."""
     data = plain(data)
     if not isinstance(data, dict):
         return data
@@ -280,7 +281,7 @@ def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -
 
 
 def _user_stacklevel() -> int:
-    """Return the stack level, relative to the caller, of the first frame outside this library and pydantic."""
+    """Return ``stacklevel=`` for a warning: that of the first frame outside this library and pydantic."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARY_PACKAGES:
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""Arguments of the commands ``render`` and ``check``. Does not import the models, which are slow to load."""
+"""Arguments of the commands ``render`` and ``check``. This module does not import the models: they load slowly."""
 
 from __future__ import annotations
 

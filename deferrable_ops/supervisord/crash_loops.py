@@ -1,7 +1,7 @@
 """Detection of crash loops.
 
-Restarts are detected by pid and start time. A process in a crash loop is stopped for a while. The delay doubles with
-each pause. After the last allowed pause, the process is given up.
+Restarts are detected by pid and start time. A process in a crash loop is stopped for some time, called a pause. Each
+pause is twice as long as the pause before it. If a crash loop follows the last allowed pause, the process is given up.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 class CrashLoopStep(StrEnum):
     """What to do with a process.
 
-    NOTHING: no action. PAUSE: stop it and start its pause. RESUME: start it after its pause. GIVE_UP: it is in a crash
-    loop again after the last allowed pause.
+    NOTHING: no action. PAUSE: stop the process, because its pause begins. RESUME: start the process after its pause.
+    GIVE_UP: the process is in a crash loop again after the last allowed pause.
     """
 
     NOTHING = "nothing"
@@ -30,13 +30,13 @@ class CrashLoopStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
-    """The observed restarts and pauses of a process. All times are whole seconds since 1970, by supervisord's clock.
+    """The observed restarts and pauses of a process. All times are whole seconds since 1970 on supervisord's clock.
 
     :param start: time of the last observed start.
     :param pid: process id after the last observed start.
     :param restarts: times of the restarts within the policy's ``crash_window``.
-    :param pauses: number of pauses since the process last ran for a whole ``crash_window``.
-    :param paused_until: end of the current pause; None: it is not paused.
+    :param pauses: number of pauses. It is reset to 0 when the process has run for a whole ``crash_window``.
+    :param paused_until: end of the current pause; None: the process is not paused.
     """
 
     start: int = 0
@@ -51,7 +51,7 @@ class CrashHistory:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
-        """Return the history that :meth:`to_json` wrote. Keys of another version are ignored."""
+        """Return the history that :meth:`to_json` wrote. Unknown keys of another library version are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
@@ -61,10 +61,10 @@ def update_history(
 ) -> tuple[CrashHistory, CrashLoopStep]:
     """Return the updated history of a process and the step to take.
 
-    Idempotent: until the step has been carried out, each call returns it again. The restarts of a process in BACKOFF
-    are not counted: supervisord retries the start by itself, and sets FATAL if all retries fail.
+    The call can be repeated: until the step has been carried out, each call returns it again. The restarts of a process
+    in BACKOFF are not counted: supervisord retries the start by itself, and sets FATAL if all retries fail.
 
-    :param history: ``CrashHistory()`` for a process that is observed for the first time.
+    :param history: the history so far. For the first observation of a process, give ``CrashHistory()``.
     """
     if history.paused_until is not None:
         return _handle_pause(history, history.paused_until, process)
@@ -81,7 +81,7 @@ def update_history(
 def _handle_pause(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
     alive = process.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
     if process.now < until:
-        # If the process is alive, it was not stopped yet, or a user started it: stop it.
+        # If the process is alive, it has not been stopped yet, or a user has started it. Stop it in both cases.
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     if alive or process.start >= until:
         return replace(

@@ -26,7 +26,7 @@ from deferrable_ops.supervisord.values import (
 )
 
 LONGEST_SOCKET_PATH = 95
-"""Limit in bytes. Linux allows 107, but supervisord first binds a temporary path that ends with its pid."""
+"""Limit in bytes. Linux allows 107, but supervisord first binds a longer, temporary path that ends with its pid."""
 
 
 class SupervisordConfiguration(Section):
@@ -93,9 +93,9 @@ class UnixHttpServerConfiguration(_Server):
 
 
 class InetHttpServerConfiguration(_Server):
-    """``[inet_http_server]``: a TCP port. Anyone with access to it can run any command as the daemon's user.
+    """``[inet_http_server]``: a TCP port. A client that may use it can run any command as the daemon's user.
 
-    :raises InputError: the port is reachable from other machines and has no password.
+    :raises InputError: other machines can reach the port, and it has no password.
     """
 
     _header = "inet_http_server"
@@ -139,7 +139,7 @@ class GroupConfiguration(Section):
 class IncludeConfiguration(Section):
     """``[include]``: additional configuration files.
 
-    :param files: paths or glob patterns without spaces, relative to the including file.
+    :param files: paths or glob patterns without spaces, relative to the file that contains this section.
     """
 
     _header = "include"
@@ -160,7 +160,7 @@ class IncludeConfiguration(Section):
 class RpcInterfaceConfiguration(Section):
     """``[rpcinterface:NAME]``: a plugin that serves XML-RPC methods.
 
-    :param kwargs: further options, passed to the factory as text.
+    :param kwargs: further options. They are passed to the plugin's factory as strings.
     """
 
     _header = "rpcinterface"
@@ -187,7 +187,7 @@ class RpcInterfaceConfiguration(Section):
 def check_credentials(username: str | None, password: object | None) -> None:
     """Check that username and password are given together or not at all.
 
-    :raises InputError: username or password is missing; supervisord would not start.
+    :raises InputError: only one of the two is given. With this configuration, supervisord would not start.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"

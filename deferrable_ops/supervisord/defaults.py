@@ -1,4 +1,4 @@
-"""Default values for a configuration that is used by a DAG."""
+"""Default values for the configuration of a supervisord that belongs to a DAG."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ P = TypeVar("P", bound=ProgramConfiguration)
 S = TypeVar("S", bound=Section)
 
 DEFAULT_NAME: Final = "name of the supervisord"
-"""Key of the validation context. Its value is the name from which the default working directory is derived."""
+"""Key of the validation context. The default working directory is named after its value."""
 
 # Limit in bytes, because the length of a Unix socket's path is limited.
 _LONGEST_NAME: Final = 24
@@ -37,7 +37,7 @@ _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "kil
 
 
 class AirflowDefaults(Protocol):
-    """The fields of ``AirflowConfiguration`` that are used to derive defaults."""
+    """The fields of ``AirflowConfiguration`` that are needed to compute defaults."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -56,7 +56,7 @@ class AirflowDefaults(Protocol):
 
 
 class IncompleteConfiguration(Protocol):
-    """The parts of ``SupervisorAirflowConfiguration`` that are used to derive defaults."""
+    """The parts of ``SupervisorAirflowConfiguration`` that are needed to compute defaults."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -91,9 +91,8 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
     Defaults are not added to ``model_fields_set``, so they can be computed again with another name.
 
-    :param name: the default working directory is named after it. If it is None, the directory is named after the
-        programs.
-    :raises InputError: there is no program, or a path cannot be used.
+    :param name: the default working directory gets this name. None: the directory is named after the programs.
+    :raises InputError: the configuration has no program, or a path cannot be used.
     """
     if not config.programs:
         raise InputError("program is empty: there is nothing to run; add at least one program")
@@ -153,7 +152,7 @@ def _supervisord(given: SupervisordConfiguration, folder: Path) -> SupervisordCo
         "pidfile": folder / "supervisord.pid",
     }
     missing = {name: value for name, value in defaults.items() if name not in given.model_fields_set}
-    # A daemon in the foreground would end together with the process that starts it.
+    # With nodaemon, supervisord would stay in the foreground, and would end together with the process that starts it.
     return _completed(given, missing | {"nodaemon": False})
 
 

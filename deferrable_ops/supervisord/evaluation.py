@@ -22,8 +22,8 @@ class Evaluation:
     """The result of :func:`evaluate`.
 
     :param verdict: the verdict on all programs together.
-    :param histories: updated history of each process by full name, for the next evaluation.
-    :param steps: processes to stop or to start now, by full name; empty if the verdict ends the watch.
+    :param histories: updated history of each process, by full name. The next evaluation needs it.
+    :param steps: whether to stop or to start a process now, by full name; empty if the verdict ends the watch.
     :param processes: processes of each program.
     """
 
@@ -70,11 +70,11 @@ def processes_to_restart(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> list[Process]:
-    """Return the processes that a retry of the watching task restarts, by the priority of their programs.
+    """Return the processes that a retry of the watching task restarts, in the order of their programs' priorities.
 
-    A process is restarted if its end requires a retry and it was not started since the previous attempt. The process
-    ended during the previous attempt, or while no attempt was watching. Processes that are paused because of a crash
-    loop stay stopped.
+    A process is restarted if its end requires a retry, and if it was not started after the previous attempt. The
+    process may have ended during the previous attempt, or after it. Processes that are paused because of a crash loop
+    stay stopped.
 
     :param processes: all processes of supervisord.
     :param histories: last histories of the previous attempt.
@@ -100,10 +100,10 @@ def histories_for_retry(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> dict[str, CrashHistory]:
-    """Return the histories for a retry of the watching task, after it has restarted :func:`processes_to_restart`.
+    """Return the histories with which a retry of the watching task begins.
 
-    These restarts are not crashes. If a process was given up, its history is reset; otherwise each retry would end
-    immediately.
+    Call this after the retry has restarted :func:`processes_to_restart`: these restarts do not count as crashes. If a
+    process was given up, its history is reset, because each retry would otherwise end immediately.
     """
     renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():

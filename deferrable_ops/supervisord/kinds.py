@@ -3,4 +3,4 @@
 from typing import Final
 
 KINDS: Final = ("plain", "airflow", "ssh")
-"""In the order of the configuration classes in ``command.py``."""
+"""The order is the same as that of the configuration classes in ``command.py``."""

@@ -1,9 +1,9 @@
 """Splits the bytes of a program's log into lines, and keeps positions from which reading can resume.
 
-supervisord rotates a log while the program writes to it: the file becomes ``output.log.1``, and a line may start in one
-file and end in the next. Therefore a position consists of the file's inode, the offset, and a fingerprint of the bytes
-before the offset. The fingerprint is needed for machines that report no inode, and for files that were truncated and
-have grown again.
+supervisord rotates a log while the program writes to it: the file ``output.log`` is renamed to ``output.log.1``, and a
+line may start in this file and end in the new ``output.log``. Therefore a position consists of the file's inode, the
+offset, and a fingerprint of the bytes before the offset. The fingerprint is needed for machines that report no inode,
+and for files that were truncated and have grown again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any, Final, Self
 
 OVERLAP: Final = 1024
-"""Number of bytes before an offset that the fingerprint covers."""
+"""A fingerprint covers up to this number of bytes before the offset."""
 
 _LONGEST_LINE: Final = 65536
 
@@ -26,7 +26,7 @@ class LogPosition:
     :param inode: inode of the file; 0 if unknown.
     :param offset: in bytes.
     :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
-    :param modified: last observed modification time of the file. Files that are not newer were already read.
+    :param modified: last observed modification time of the file. Files with this or an earlier time were already read.
     """
 
     inode: int = 0
@@ -60,9 +60,9 @@ class LogLines:
 
     def __init__(self, start: LogPosition) -> None:
         self.resume_position = start
-        """Position before the first line that was not emitted: the position to save."""
+        """The position to save: the end of the last emitted line."""
         self.read_position = start
-        """Position up to which bytes were read."""
+        """The end of the bytes that were read."""
         self._pending = b""
 
     def continue_in(self, start: LogPosition) -> None:
@@ -93,7 +93,7 @@ class LogLines:
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return the last line of an ended program if the line has no line end."""
+        """Return the last line of a program that has ended, if :meth:`add` did not return it for lack of a line end."""
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
         return [_text(rest)] if rest else []

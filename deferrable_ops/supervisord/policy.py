@@ -1,4 +1,4 @@
-"""How the end of a program is mapped to the result of the task that watches it."""
+"""Which result the end of a program has for the task that watches it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ class Action(StrEnum):
 
 
 class ProgramPolicy(Model):
-    """How the end of a program and its crash loops are handled.
+    """What happens when a program ends, and when it is in a crash loop.
 
-    :param exit_codes: maps an exit code to an action. The key -1 is for a program that was ended by a signal. If a code
-        has no key here, it is a success if it is among the program's ``exitcodes``; otherwise ``otherwise`` applies.
+    :param exit_codes: the action for each exit code. The key -1 stands for every signal that ends the program. An exit
+        code without a key is a success if it is one of the program's ``exitcodes``; if not, ``otherwise`` applies.
         supervisord reports an exit code only if the process ran for ``startsecs``. Therefore ``startsecs`` defaults to
         0 if ``exit_codes`` is given.
     :param otherwise: action for every other end: another code, FATAL, or a program that supervisord never started.
-    :param crash_restarts: number of restarts within ``crash_window`` that make a crash loop.
-    :param crash_window: a duration, or seconds.
-    :param crash_delay: how long a program in a crash loop is kept stopped the first time. The delay doubles each time,
-        up to ``crash_longest_delay``, and is reset once the program has run for ``crash_window``.
-    :param crash_longest_delay: a duration, or seconds.
-    :param crash_give_up: number of such pauses before the program is given up; then ``otherwise`` applies. 0: the
-        program is given up at its first crash loop.
+    :param crash_restarts: a program is in a crash loop after this number of restarts within ``crash_window``.
+    :param crash_window: a timedelta, or a number of seconds.
+    :param crash_delay: length of the first pause. A program in a crash loop is stopped during a pause. Each pause is
+        twice as long as the pause before it, but at most ``crash_longest_delay``. After the program has run for
+        ``crash_window``, the next pause has the first length again.
+    :param crash_longest_delay: a timedelta, or a number of seconds.
+    :param crash_give_up: number of pauses before the program is given up. If it is given up, ``otherwise`` applies. 0:
+        the program is given up at its first crash loop.
     :raises InputError: two parameters contradict each other.
     """
 

@@ -43,10 +43,10 @@ ALIVE: Final = frozenset(
 class Process:
     """One process of a program.
 
-    :param start: time of its last start by supervisord's clock, in whole seconds since 1970; 0: never started.
+    :param start: time of the last start on supervisord's clock, in whole seconds since 1970; 0: never started.
     :param now: current time of supervisord's clock.
-    :param exit_code: the last exit code. -1: a signal ended the process. It is also 0 if the process never ended or is
-        FATAL.
+    :param exit_code: the last exit code. -1: a signal ended the process. 0 can also mean that the process never ended,
+        or is FATAL.
     :param pid: 0 while the process is not running.
     :param error: why the process could not be started or is FATAL.
     :param stdout_log: path of the process's log for standard output; "" if there is none. ``stderr_log`` is the same
@@ -66,7 +66,7 @@ class Process:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Self:
-        """Return the process described by an entry of ``getAllProcessInfo``.
+        """Return the process that an entry of ``getAllProcessInfo`` describes.
 
         :raises InputError: the entry is malformed.
         """
@@ -123,9 +123,9 @@ def processes_by_program(
 
 
 def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
-    """Return the action for an ended process; None while it runs, or if supervisord will restart it.
+    """Return the action for an ended process. Return None if the process runs, or if supervisord will restart it.
 
-    A process that was stopped on request is a success.
+    If a process was stopped on request, the action is SUCCESS.
     """
     if process.state in ALIVE:
         return None
@@ -153,8 +153,8 @@ class Verdict:
     reason: str = ""
 
 
-# As soon as one program requires one of these actions, the watch ends. The first in this list has precedence. The
-# other actions apply once all programs have ended.
+# As soon as one program requires one of these actions, the watch ends. If programs require different actions, the first
+# action in this list applies. The actions that are not in this list apply when all programs have ended.
 _IMMEDIATE: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 
@@ -166,8 +166,8 @@ def overall_verdict(
 ) -> Verdict:
     """Return the verdict on all programs together.
 
-    One failed program decides the verdict immediately. Otherwise the verdict is made when all programs have ended: a
-    skip if each program requires a skip, and a success if not.
+    One failed program decides the verdict immediately. Otherwise the verdict is made when all programs have ended. It
+    is a skip if every program requires a skip. In all other cases, it is a success.
 
     :param found: processes of each program, as returned by :func:`processes_by_program`.
     :param policies: policy of each program.
@@ -201,7 +201,7 @@ def _combine(ends: list[tuple[Action | None, str]]) -> Verdict:
 def _named(
     program_name: str, group: str, program: ProgramConfiguration, processes: list[Process]
 ) -> tuple[Process, ...]:
-    """Return the processes of one program, out of all processes of its group."""
+    """Choose the processes of one program from all processes of its group."""
     known = {"program_name": program_name, "group_name": group}
     pattern, position = "", 0
     for expression in _EXPRESSION.finditer(program.process_name):

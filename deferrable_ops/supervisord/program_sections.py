@@ -28,15 +28,15 @@ _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
 class ProgramConfiguration(Section):
     """``[program:NAME]``: a command that supervisord runs, and the files for its output.
 
-    :param command: one line. It is split into words as in a POSIX shell, but no shell runs it. supervisord would cut
-        off a command at ``;`` or ``#`` after a space; the library escapes these characters.
-    :param numprocs: number of processes; if above 1, ``process_name`` must contain ``%(process_num)s``.
-    :param startsecs: a process is started when it has run for this number of seconds. If it ends earlier, it is
-        restarted up to ``startretries`` times, and is then FATAL without an exit code. 0: it runs once, and its exit
-        code is kept.
-    :param autorestart: whether supervisord restarts an ended process; ``unexpected``: only if its exit code is not one
+    :param command: one line. It is split into words as in a POSIX shell, but no shell runs it. The library escapes
+        ``;`` and ``#`` after a space, because supervisord would ignore the rest of the command.
+    :param numprocs: number of processes. If it is above 1, ``process_name`` must contain ``%(process_num)s``.
+    :param startsecs: supervisord counts a process as started after it has run for this number of seconds. If the
+        process ends earlier, supervisord restarts it up to ``startretries`` times. If all these starts fail, the
+        process is FATAL and has no exit code. 0: the process runs once, and its exit code is kept.
+    :param autorestart: whether supervisord restarts an ended process. ``unexpected``: only if its exit code is not one
         of ``exitcodes``.
-    :param killasgroup: if it is None, the value of ``stopasgroup`` applies.
+    :param killasgroup: None: the value of ``stopasgroup`` applies.
     :param stdout_logfile: a path, AUTO or NONE.
     :raises InputError: two fields contradict each other.
     """

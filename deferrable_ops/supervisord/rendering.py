@@ -1,8 +1,8 @@
 """Escapes values in supervisord's configuration file, so that supervisor's parser reads exactly the original values.
 
-The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. It strips each value and
-cuts it off at a ``;`` or ``#`` after a space. Then supervisor expands ``%(name)s`` as Python does. It expands some
-fields twice.
+The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. It strips each value, and
+ignores a ``;`` or ``#`` after a space and everything after it. After parsing, supervisor expands ``%(name)s`` as Python
+does. It expands some fields twice.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ IN_PROCESS: Final = IN_PROGRAM | {"process_num", "numprocs"}
 _NUMBERS: Final = frozenset({"process_num", "numprocs"})
 _EXPRESSION: Final = re.compile(r"\((\w+)\)[#0 +-]*[0-9]*(?:\.[0-9]+)?([a-zA-Z])")
 _COMMENT_START: Final = re.compile(r"(?<=\s)(?=[;#])")
-# Expands to an empty string. It is written between a space and a ';' so that the parser finds no comment.
+# supervisor expands this to an empty string. Between a space and a ';', it prevents that the parser finds a comment.
 _BREAK: Final = "%(here).0s"
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
-    """Return the text of a section, from values that are already escaped."""
+    """Return the text of a section. The values in `lines` must already be escaped."""
     return "".join([f"[{header}]\n", *(f"{key}={value}\n" for key, value in lines)])
 
 
@@ -38,13 +38,13 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
     """Return the escaped text that must be written to the file.
 
     A ``%`` is doubled, unless it starts an expression that supervisor expands in this field, such as
-    ``%(program_name)s``. ``%%(program_name)s`` is not an expression, but plain text.
+    ``%(program_name)s``. ``%%(program_name)s`` is not an expression: it is plain text.
 
-    :param argument: the user's name for the value, for error messages.
+    :param argument: the name by which the user knows the value, for error messages.
     :param expressions: the names that supervisor expands in this field.
     :param expanded: how many times supervisor expands the field.
-    :raises InputError: the text contains a control character, or the start of a comment in a field where supervisord
-        has no escape for it.
+    :raises InputError: the text contains a control character, or it contains the start of a comment that cannot be
+        escaped in this field.
     """
     refuse_control_characters(argument, text)
     escaped = _escaped(text, expressions, expanded)
@@ -64,8 +64,8 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
 def environment_text(argument: str, variables: Mapping[str, str]) -> str:
     """Return environment variables in the syntax of supervisor's parser: ``A="1",B="it's"``.
 
-    :raises InputError: a name is invalid, or a value contains quotes that the parser would remove or cannot
-        distinguish. The message does not contain the value.
+    :raises InputError: a name is invalid, or a value contains quotes that the parser would remove or could not
+        distinguish from the surrounding quotes. The message does not contain the value.
     """
     return ",".join(
         f"{_variable(argument, name)}={_quoted(f'{argument}[{name!r}]', value)}"
@@ -76,7 +76,8 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
-    :raises InputError: the text contains a control character. A line break could start another option or section.
+    :raises InputError: the text contains a control character. For example, text after a line break could be parsed as
+        another option or section.
     """
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
@@ -87,7 +88,7 @@ def refuse_control_characters(argument: str, text: str) -> None:
 
 
 def contains_here(text: str) -> bool:
-    """Return whether an escaped text contains a literal ``%(here)s``. ``[include]`` would expand it nevertheless."""
+    """Return whether an escaped text contains a literal ``%(here)s``. ``[include]`` would expand even this text."""
     return "%%(here)s" in text
 
 
@@ -126,7 +127,7 @@ def _variable(argument: str, name: str) -> str:
 
 
 def _quoted(argument: str, value: str) -> str:
-    # The parser strips both kinds of quotes from both ends and supports no escaping between them.
+    # The parser strips single and double quotes from both ends. It supports no escaping between them.
     if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
         raise InputError(
             f"{argument} begins or ends with a quote, which supervisord's parser removes; put the value into a "

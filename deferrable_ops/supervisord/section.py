@@ -13,7 +13,7 @@ from deferrable_ops.supervisord.values import plain
 
 
 class Model(BaseModel):
-    """Base of all configuration models: immutable, and unknown fields are rejected.
+    """Base of all configuration models. They are immutable and reject unknown fields.
 
     A field that is None is treated as not given. Errors name the field and never contain its value.
     """
@@ -33,7 +33,8 @@ class Section(Model):
     """A section of supervisord's configuration file. Its fields have the names and defaults of supervisor 4.3."""
 
     _header: ClassVar[str]
-    # The names that supervisor expands in the fields of this section. _expressions_of has exceptions for single fields.
+    # The names that supervisor expands in the fields of this section. _expressions_of contains other names for some
+    # fields.
     _expressions: ClassVar[frozenset[str]] = IN_DAEMON
     _expressions_of: ClassVar[Mapping[str, frozenset[str]]] = {}
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()

@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to which supervisord binds is reachable only from its own machine."""
+    """Return whether supervisord's bind address can be reached only from the machine itself."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -145,7 +145,7 @@ def _path(value: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_name)]
-"""Name of a program, group or plugin. It is part of a section's header, of paths and of full process names."""
+"""Name of a program, group or plugin. Section headers, paths and full process names contain it."""
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret), PlainSerializer(_written_secret)]
 User = Annotated[str, BeforeValidator(_user), Field(min_length=1)]

@@ -77,7 +77,7 @@ __all__ = [
 SupervisorLocal = Supervisor
 SupervisorRemote = SupervisorSSH
 
-# Imported on first use: if airflow-pydantic is installed, these modules import it, which takes seconds.
+# These modules import airflow-pydantic, if it is installed. This takes seconds, so they are imported on first use.
 _LAZY: Final = ("airflow_config_tasks", "airflow_config")
 
 

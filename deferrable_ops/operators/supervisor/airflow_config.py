@@ -25,7 +25,7 @@ def load_airflow_config(
     :param config_dir: a folder in the directory of the calling file, or in one of the parent directories.
     :param config_name: name of the file in this folder, without ``.yaml``.
     :param overrides: overrides of Hydra, for example ``["+extensions.supervisor.check_interval=10"]``.
-    :param basepath: the file or folder from which `config_dir` is searched; by default the calling file.
+    :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.
     :param extension: the name under ``extensions:``.
     :raises ConfigurationError: airflow-config is not installed or cannot be imported.
     :raises InputError: the file has no such configuration.

@@ -34,11 +34,11 @@ _AIRFLOW_PYDANTIC: Final[Any] = import_module("airflow_pydantic") if find_spec("
 
 
 class _PlainTaskArgs(BaseModel, extra="allow"):
-    """Replaces TaskArgs of airflow-pydantic: arguments of all tasks."""
+    """The arguments that all tasks have. Used instead of TaskArgs of airflow-pydantic."""
 
 
 class _PlainTask(_PlainTaskArgs):
-    """Replaces Task of airflow-pydantic: it calls ``operator``."""
+    """A task that the class in ``operator`` creates. Used instead of Task of airflow-pydantic."""
 
     task_id: str | None = None
     operator: Callable[..., Any]
@@ -75,14 +75,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, StrEnum) else value
 
 
-# airflow-pydantic renders a dump as Python code, in which the repr of an enum member is not valid.
+# airflow-pydantic renders a dump as Python code. The repr of an enum member is not valid Python code.
 _AsPlainData: Final = WrapSerializer(lambda value, write: _plain(write(value)))
 _AsPath: Final = PlainSerializer(_path_of, when_used="json")
 _HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), _AsPath]
 
 
 class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
-    """Arguments of a :class:`Supervisor`: its configuration, and operator arguments for all its tasks."""
+    """Arguments of a :class:`Supervisor`: its configuration, and the operator arguments of all its tasks."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,10 +90,10 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
-    """A :class:`Supervisor` that ``instantiate(dag=dag)`` or airflow-config creates in a DAG.
+    """A :class:`Supervisor`. The method ``instantiate(dag=dag)`` or airflow-config creates it in a DAG.
 
-    :param task_id: the name by which other tasks of the YAML file refer to this one. The Supervisor's own task ids
-        do not contain it: they begin with the DAG's id, or with `name`.
+    :param task_id: other tasks of the YAML file refer to this Supervisor by this name. The ids of the Supervisor's
+        tasks do not contain it: they begin with the DAG's id, or with `name`.
     """
 
     operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
@@ -105,7 +105,7 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     """Arguments of a :class:`SupervisorSSH`.
 
     :param host: a host name, a Host or HostQuery of airflow-pydantic, a function that returns any of these, or the
-        dotted path of such a function. A function is called at each parse of the DAG.
+        dotted path of this function. The function is called at each parse of the DAG.
     :param port: a port number, a Port or PortQuery, a function, or the dotted path of a function.
     """
 
@@ -117,7 +117,7 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
-    """A :class:`SupervisorSSH` that ``instantiate(dag=dag)`` or airflow-config creates in a DAG."""
+    """A :class:`SupervisorSSH`. The method ``instantiate(dag=dag)`` or airflow-config creates it in a DAG."""
 
     operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
         default=SupervisorSSH, validate_default=True

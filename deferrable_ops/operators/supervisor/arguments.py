@@ -38,10 +38,10 @@ _OPERATOR_ARGUMENTS: Final = frozenset(inspect.signature(BaseOperator.__init__).
 
 
 def parse_configuration(kind: type[C], given: Any) -> C:
-    """Return the value of ``cfg=`` as a configuration of this class.
+    """Return the value of ``cfg=`` as a configuration of the class `kind`.
 
     :param given: a configuration, or a dict with its fields.
-    :raises InputError: the value is invalid, or belongs to another class.
+    :raises InputError: the value is invalid, or is a configuration of another class.
     """
     if given is None:
         raise InputError(f"cfg= is missing; give a {kind.__name__}, or a dict with its fields")
@@ -90,20 +90,20 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
-    """Return the configuration; if it has no working directory, add one that is named after the DAG.
+    """Return the configuration with a working directory. If it has none, add a directory that is named after the DAG.
 
-    A name made of the program names would not work. DAGs with the same programs would share the directory. If a
-    program was renamed, the directory would change while supervisord runs in the old one.
+    The directory is not named after the programs, for two reasons. DAGs with the same programs would share the
+    directory. After a program was renamed, tasks would use a new directory while supervisord runs in the old directory.
 
     :param name: name of the Supervisor.
-    :param task_group: the TaskGroup of the tasks; by default that of the surrounding ``with``.
+    :param task_group: the TaskGroup of the tasks; by default the TaskGroup of the surrounding ``with``.
     :raises InputError: the path is too long for a socket in the directory.
     """
     if given_working_dir(cfg) is not None:
         return cfg
     group = task_group or TaskGroupContext.get_current(dag)
     prefix = name if group is None else group.child_id(name)
-    # No id contains a "+", so this is unambiguous.
+    # No id contains a "+", so two different pairs of ids never give the same name.
     whole = dag.dag_id if prefix == dag.dag_id else f"{dag.dag_id}+{prefix}"
     return _validate(type(cfg), cfg.given_fields, {DEFAULT_NAME: whole})
 
@@ -120,7 +120,7 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
     """Return the arguments for all tasks, and the arguments that only the first task gets.
 
     :param pool: pool of the configuration.
-    :raises InputError: an argument is unknown, or makes sense for a single task only.
+    :raises InputError: an argument is unknown, or is only useful for a single task.
     """
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:

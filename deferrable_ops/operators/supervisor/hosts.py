@@ -45,7 +45,7 @@ def port_number(given: Any) -> int | str | None:
 
 
 def resolve_callable(path: Any) -> Any:
-    """Return the function at a dotted path. Return any other value unchanged: host names also contain dots."""
+    """Return the function at a dotted path. Return any other value unchanged, also a host name that contains dots."""
     if not isinstance(path, str) or "." not in path:
         return path
     try:
@@ -56,9 +56,10 @@ def resolve_callable(path: Any) -> Any:
 
 
 def run_query(given: Any) -> Any:
-    """Run a query of airflow-pydantic, and return the result that is first by name. Return other values unchanged.
+    """Run a query of airflow-pydantic, and return its first result in the order of names. Return other values as given.
 
-    airflow-pydantic itself chooses a random result. That would create a new version of the DAG at each parse.
+    airflow-pydantic itself chooses a random result. With a random result, each parse would create a new version of the
+    DAG.
 
     :raises InputError: the query has no results.
     """

@@ -30,7 +30,7 @@ class Pipeline(DependencyMixin):
         """The tasks. The keys are names of steps, for example ``start-programs``."""
 
     def task_of(self, name: str) -> BaseOperator:
-        """Return the task with this name. It runs a step, or decides which steps run."""
+        """Return the task with this name. The task runs a step, or decides which steps run."""
         return self.tasks[name]
 
     @property
@@ -62,7 +62,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord stops at the end of this DAG run. If not, the task is skipped."""
+        """The task that decides whether supervisord stops at the end of this DAG run. It is skipped if it does not."""
         return self.task_of("teardown")
 
     @property
@@ -82,12 +82,12 @@ class Pipeline(DependencyMixin):
 
     @property
     def force_kill(self) -> BaseOperator:
-        """The task that kills supervisord and its programs when a user clears it."""
+        """The task with which a user can kill supervisord and its programs. It does this only if a user clears it."""
         return self.task_of(FORCE_KILL)
 
     @property
     def supervisor_client(self) -> SupervisorClient:
-        """A client that calls supervisord from your own task on a worker."""
+        """A client with which your own task calls supervisord from a worker."""
         return SupervisorClient(self.cfg)
 
     @property

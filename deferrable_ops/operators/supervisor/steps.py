@@ -25,12 +25,12 @@ from deferrable_ops.triggers.supervisor.gate_triggers import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# A gate does not wait for anything and is not expected to fail, so it ignores retries and earlier runs.
+# A gate does not wait and is not expected to fail, so it needs no retries. It also does not depend on earlier DAG runs.
 _GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return why a task must start on a worker to reach the right triggerer; None if any triggerer can run it."""
+    """Return why a task must start on a worker to reach the right triggerer. None: any triggerer can run the task."""
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
     return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
@@ -42,9 +42,10 @@ class SupervisorStepOperator(TriggererOperator):
     :param step: name of the step, for example ``start-supervisor``.
     :param cfg: the configuration. It is not a template; if it contains secrets, it is encrypted.
     :param check_task_id: the task that watches the programs.
-    :param rules: rules of the task `check_task_id`. After their ``runtime`` or ``endtime``, a start step does nothing.
-    :param gate_task_id: for a teardown step, the task that decides whether the step runs; for a force-kill, the skipped
-        task before it.
+    :param rules: rules of the task `check_task_id`. After the ``runtime`` or ``endtime`` in these rules, a start step
+        does nothing.
+    :param gate_task_id: the id of another task. For a teardown step: the task that decides whether the step runs. For a
+        force-kill: the task before it, which is always skipped.
     :param skip_because: if given, the step is always skipped, for this reason.
     :raises InputError: the configuration is invalid; the message names the field and the fix.
     """
@@ -108,7 +109,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
             "endtime": cfg.endtime,
             "maxretrigger": cfg.maxretrigger,
             "reference_date": cfg.reference_date,
-            # If a start step failed, there is nothing to watch.
+            # If a start step failed, the programs do not run, so the check cannot watch them.
             "trigger_rule": "all_success",
         }
         super().__init__(python_callable="", **{**declared, **kwargs})
@@ -136,12 +137,12 @@ class _Gate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker. Its pool and queue are no reason, because the task does not wait."""
+        """Why this task starts on a worker. Its pool and queue are not a reason, because the task does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """Succeeds if supervisord must stop at the end of this DAG run; is skipped if supervisord keeps running.
+    """Succeeds if supervisord must stop at the end of this DAG run. Is skipped if supervisord must keep running.
 
     :param first_task_id: the first task that makes changes on supervisord's host.
     :param check_task_id: the task that watches the programs.
@@ -182,7 +183,7 @@ class SupervisorAlarm(_Gate):
     """Fails if a step failed, or if a user marked the run as failed. The error names the failed steps.
 
     :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that is executed in every DAG run, even if it is then skipped.
+    :param leaf_task_id: a task that Airflow executes in every DAG run. The task may skip itself.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
@@ -194,9 +195,9 @@ class SupervisorAlarm(_Gate):
 
 
 class SupervisorSwitch(_Gate):
-    """Is always skipped, so the task after it is skipped, too. That task runs only if a user clears it.
+    """Always skips itself, so the next task is skipped, too. The next task runs only if a user clears it.
 
-    :param clears: the id of the task that a user clears.
+    :param clears: the id of this next task.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

@@ -40,15 +40,15 @@ class Supervisor(Pipeline):
     """Adds tasks to a DAG that run programs under a supervisord on the triggerer's host.
 
     ``before >> supervisor >> after`` works: `after` runs when the programs have succeeded and supervisord is stopped.
-    The DAG is changed: it has at most one active run, and no catch-up.
+    The Supervisor changes two settings of the DAG: at most one active run, and no catch-up.
 
-    :param dag: the DAG; by default that of the surrounding ``with DAG(...)``.
+    :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If ``working_dir`` is not given, the directory is named
         after `dag` and `name`.
     :param steps: tasks of the same DAG that replace steps. The keys are names of steps, for example
         ``restart-programs``. The replacement of ``check-programs`` must be a HighAvailabilityOperator.
     :param name: prefix of the task ids; by default the DAG's id.
-    :param task_id: the name of this supervisor in a file of airflow-config; not used for the ids of tasks.
+    :param task_id: the name of this supervisor in a file of airflow-config. The ids of its tasks do not contain it.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
     :raises InputError: an argument is invalid; the message names it and the fix.
@@ -91,9 +91,9 @@ class Supervisor(Pipeline):
         return {"dag": self.dag, **self._arguments}
 
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
-        """Return the additional arguments of the task of a step.
+        """Return the additional arguments for the task that runs a step.
 
-        :param step: name of the step. The tasks that the step refers to are already in ``tasks``.
+        :param step: name of the step. If the step refers to other tasks, they are already in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
@@ -124,7 +124,7 @@ class Supervisor(Pipeline):
         if step == CHECK:
             return SupervisorCheckOperator(**arguments)
         task = SupervisorStepOperator(**arguments)
-        # When a user ends the whole run, Airflow skips all tasks except teardown tasks.
+        # When a user ends the whole run, Airflow skips all tasks that are not teardown tasks.
         return task.as_teardown() if step in TEARDOWN_STEPS else task
 
     def _create_tasks(self) -> None:
@@ -180,15 +180,16 @@ class Supervisor(Pipeline):
 class SupervisorSSH(Supervisor):
     """Adds tasks to a DAG that run programs under a supervisord on another machine, over SSH.
 
-    :param host: the machine, instead of the connection's host. Give its name, an object with a ``name`` such as a Host
-        of airflow-pydantic, or a function that returns a name or such an object. The function is called at each parse
-        of the DAG. Login and key are those of the connection.
-    :param port: port of an inet server, in addition to the Unix socket: a number, an object with a ``port``, or a
-        function.
-    :param kwargs: also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``, ``cmd_timeout``, ``banner_timeout``,
-        ``environment`` and ``command_prefix``, which override the fields of the configuration.
+    :param host: the machine; replaces the connection's host. Give its name, or an object with a ``name``, for example a
+        Host of airflow-pydantic, or a function that returns one of these. The function is called at each parse of the
+        DAG. The login and the key are still taken from the connection.
+    :param port: port of an inet server, in addition to the Unix socket. Give a number, an object with a ``port``, or a
+        function that returns one of these.
+    :param kwargs: the same as for :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
+        ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. These seven override the fields of
+        the configuration.
 
-    The other parameters are those of :class:`Supervisor`.
+    The other parameters are the same as for :class:`Supervisor`.
     """
 
     configuration_class: ClassVar[type[SupervisorAirflowConfiguration]] = SupervisorSSHAirflowConfiguration
