@@ -2,7 +2,7 @@
 
 DeferrableOpsError
 ├── ConfigurationError        a setting or a connection is missing or malformed: fix it
-│   └── DeploymentError       no task can use the inbox before the deployment is fixed; waits continue until then
+│   └── DeploymentError       no task can use the inbox until the deployment is fixed; waits continue
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
@@ -39,7 +39,8 @@ class ConfigurationError(DeferrableOpsError):
 class DeploymentError(ConfigurationError):
     """The deployment is set up wrongly for every task: the inbox's URL, login or schema, or the Fernet key.
 
-    A wait continues until its deadline. It never fails for this reason, and no outside work is launched or stopped.
+    A wait continues until its deadline, and does not fail because of this error. While the error lasts, no external
+    work (a job in another system) is launched or stopped.
     """
 
 
@@ -87,7 +88,7 @@ class DataflowRefused(DataflowError):
 
 
 class LaunchUncertain(DataflowError):
-    """It is unknown whether the job was created: look for its name before launching again.
+    """It is unknown whether the job was created: look for a job with its name before launching it again.
 
     :param already_exists: whether Dataflow answered that a job of this name is active.
     """
@@ -118,7 +119,7 @@ class MachineError(DeferrableOpsError):
 
 
 class MachineUnavailable(MachineError):
-    """The machine is unavailable or timed out. The operation may have completed, and may be retried."""
+    """The machine is unavailable or timed out. The operation may have completed; it can be retried."""
 
 
 class MachineRefused(MachineError):

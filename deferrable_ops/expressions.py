@@ -14,7 +14,7 @@ from jmespath.lexer import Lexer
 
 from deferrable_ops.exceptions import InputError
 
-# JMESPath's own errors, and Python's errors that its functions do not catch.
+# JMESPath's own errors, and those of Python's errors that JMESPath's functions do not catch.
 EVALUATION_ERRORS: Final = (
     JMESPathError,
     ArithmeticError,
@@ -31,13 +31,14 @@ _UNQUOTED_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_expression(argument: str, expression: str) -> None:
-    """Check a JMESPath expression without a message.
+    """Check a JMESPath expression before there is a message to evaluate it on.
 
-    Function calls are checked as well. An expression with an unknown function would silently match no message.
+    Function calls are checked as well: an expression that calls an unknown function would never match a message, and
+    no error would show why.
 
     :param argument: the argument, for the error.
-    :raises InputError: the expression is malformed, compares with a text in double quotes, or calls an unknown function
-        or a function with a wrong number of arguments.
+    :raises InputError: the expression is malformed, compares with a string in double quotes, calls an unknown function,
+        or calls a function with a wrong number of arguments.
     """
     try:
         tree = compiled(expression).parsed
@@ -74,9 +75,12 @@ def is_truthy(found: Any) -> bool:
 
 
 def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
-    """Return the equalities that an expression requires, as sorted (path, text) pairs. Never raises.
+    """Return the comparisons ``path == 'string'`` that must be true for the expression to be true. Never raises.
 
-    ``status == 'done' && run.id == '7' && amount > `0` `` yields the pairs of ``status`` and ``run.id``.
+    For example, ``status == 'done' && run.id == '7' && amount > `0` `` yields a pair for ``status`` and a pair for
+    ``run.id``.
+
+    :return: sorted pairs of a path and its string.
     """
     try:
         nodes = [compiled(expression).parsed]
@@ -97,7 +101,7 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
 
 @lru_cache(maxsize=8192)
 def compiled(expression: str) -> Any:
-    """Return a compiled expression. JMESPath's own cache holds only 128 of them.
+    """Return a compiled expression. JMESPath's own cache holds only 128 expressions.
 
     :raises jmespath.exceptions.JMESPathError: the expression is malformed.
     """
@@ -146,7 +150,7 @@ def _calls(tree: Any) -> Iterator[tuple[str, int]]:
     nodes = [tree]
     while nodes:
         node = nodes.pop()
-        # The numbers of a slice are not nodes.
+        # A slice such as [0:5] has numbers as children, which are not nodes.
         if not isinstance(node, dict):
             continue
         if node["type"] == "function_expression":

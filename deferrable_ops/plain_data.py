@@ -1,4 +1,4 @@
-"""Checks of operator arguments: plain data that can be sent to the triggerer, templates and other tasks' outputs."""
+"""Checks whether an operator's argument is plain data for the triggerer, a template, or another task's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from deferrable_ops.exceptions import InputError
 
 MAX_PAYLOAD_DEPTH: Final = 100
-"""The most levels of lists and objects that a payload may have. Airflow's serialisers recurse over them."""
+"""How many levels of nested lists and objects a payload may have: Airflow's serialisers recurse at each level."""
 
 
 def require_serializable(name: str, value: Any) -> None:
@@ -44,12 +44,12 @@ def is_known_later(value: Any) -> bool:
 
 def is_output(value: Any) -> bool:
     """Return whether a value is another task's output, or an argument of a mapped task group."""
-    # Airflow's classes for them share only this method.
+    # Airflow's classes for outputs and for these arguments have only this method in common.
     return hasattr(value, "iter_references")
 
 
 def has_template(text: str) -> bool:
-    """Return whether a text holds Jinja, which Airflow renders."""
+    """Return whether a string contains a Jinja template, which Airflow renders."""
     return "{{" in text or "{%" in text
 
 
@@ -66,10 +66,10 @@ def is_nested_deeper(value: Any, max_depth: int) -> bool:
 def plain_copy(argument: str, value: Any, max_depth: int = MAX_PAYLOAD_DEPTH) -> Any:
     """Return a copy of a JSON value. Later changes of the original do not affect the copy.
 
-    Outputs of other tasks are not copied.
+    An output of another task is not copied: the copy contains the same object.
 
     :param argument: the argument, for the error.
-    :param max_depth: the most levels of lists and dicts that the value may have.
+    :param max_depth: how many levels of nested lists and dicts the value may have.
     :raises InputError: the value holds something that is not a JSON value, has a template as a key (Airflow does not
         render keys), or is nested too deeply.
     """
@@ -102,7 +102,7 @@ def _copied(argument: str, path: str, value: Any, levels_left: int, max_depth: i
 
 
 def _is_finite(value: float) -> bool:
-    # Infinity minus itself is NaN, and NaN equals nothing.
+    # Infinity minus itself, and NaN minus itself, is NaN. NaN is not equal to 0.
     return value - value == 0
 
 

@@ -1,4 +1,7 @@
-"""The Airflow plugin. Every component imports it, so it imports little; only the API server builds the endpoint."""
+"""The Airflow plugin.
+
+Every Airflow component imports this module, so the module imports little. Only the API server builds the endpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The endpoint, built when the API server (or ``airflow plugins``) reads this."""
+        """The endpoint. It is built when the API server, or ``airflow plugins``, reads this property."""
         from deferrable_ops.endpoint import create_app
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
@@ -27,7 +30,10 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 
 async def settle_ended_tasks(inbox: Inbox) -> None:
-    """Settle waits whose task ended while no triggerer ran. The API server can query Airflow's metadata database."""
+    """Settle waits whose task ended while no triggerer ran.
+
+    The API server does this, because it can query Airflow's metadata database.
+    """
     from deferrable_ops.triggers.lifecycle.background import sweep_forever
     from deferrable_ops.triggers.lifecycle.task_states import states_from_database
 

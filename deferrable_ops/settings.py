@@ -1,8 +1,8 @@
-"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each call reads the configuration.
+"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each call reads the option again.
 
-The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets an option. For sensitive options, the variables
-``..._CMD`` and ``..._SECRET`` work as well. Names, defaults and descriptions are in :mod:`deferrable_ops.provider`,
-where Airflow reads them.
+The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets the option ``name``. For sensitive options, the
+variables ``..._CMD`` and ``..._SECRET`` work as well. Names, defaults and descriptions are in
+:mod:`deferrable_ops.provider`, where Airflow reads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def inbox_url() -> str:
     try:
         url = conf.get(SECTION, "inbox_url", fallback="")
     except AirflowConfigException as error:
-        # The error's text may contain the output of a command.
+        # Leave out the error's text, because it may contain the output of a command.
         raise DeploymentError(
             f"[{SECTION}] inbox_url cannot be read from its _CMD or _SECRET option: {type(error).__name__}"
         ) from None
@@ -84,17 +84,17 @@ def max_xcom_bytes() -> int:
 
 
 def wait_retention_days() -> int:
-    """Return how many days a settled wait is kept."""
+    """Return for how many days a settled wait is kept."""
     return int(conf.getint(SECTION, "wait_retention_days", fallback=14))
 
 
 def event_retention_days() -> int:
-    """Return how many days an event is kept. The default is a month plus the time window of a sensor."""
+    """Return for how many days an event is kept. The default is a month plus the time window of a sensor."""
     return int(conf.getint(SECTION, "event_retention_days", fallback=40))
 
 
 def end_from_trigger() -> bool:
-    """Return whether tasks may end in the triggerer: ``end_from_trigger`` is ``auto`` and not ``never``.
+    """Return whether tasks may end in the triggerer: True if the option is ``auto``, False if it is ``never``.
 
     :raises ConfigurationError: the option has another value.
     """
@@ -107,12 +107,15 @@ def end_from_trigger() -> bool:
 
 
 def auto_upgrade() -> bool:
-    """Return whether a process that opens an inbox with older tables upgrades them."""
+    """Return whether a process creates or upgrades the inbox's tables when it opens the inbox."""
     return bool(conf.getboolean(SECTION, "auto_upgrade", fallback=True))
 
 
 def notify() -> bool:
-    """Return whether Postgres' LISTEN/NOTIFY wakes waits. If not (as behind PgBouncer), a poll every second does so."""
+    """Return whether Postgres' LISTEN/NOTIFY wakes waits.
+
+    If not, for example behind PgBouncer, the inbox is polled every second.
+    """
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
@@ -122,7 +125,7 @@ def protect_log() -> bool:
 
 
 def dataflow_emulator_host() -> str | None:
-    """Return the ``host:port`` of a fake Dataflow, used without TLS and credentials; None for Google's."""
+    """Return the ``host:port`` of a fake Dataflow, used without TLS and credentials; None for Google's Dataflow."""
     return str(conf.get(SECTION, "dataflow_emulator_host", fallback="")) or None
 
 

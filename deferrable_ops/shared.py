@@ -1,6 +1,7 @@
 """Reference-counted resources of an event loop: opened by their first user, closed after their last.
 
-One registry serves the inbox and every upstream's client. Resources belong to an event loop, because connections do.
+One registry serves the inbox and every upstream's client. A resource belongs to one event loop, because its
+connections do.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ def share(
 
     :param key: identifies the resource.
     :param open_resource: called for the first user.
-    :param close_resource: called after the last user. Only the functions that the first user passes are called.
+    :param close_resource: called after the last user. Functions that later users of this key pass are ignored.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault(key, _Shared(open_resource, close_resource))
 
 
 class _Shared(Generic[T]):
-    """A resource and the number of its users. Thousands of waits use it at once, so a use allocates no object."""
+    """A resource and the number of its users.
+
+    Thousands of waits use one resource at once. They all enter this object, so that a use needs no further object.
+    """
 
     __slots__ = ("_close", "_open", "_opening", "_users")
 
@@ -45,7 +49,7 @@ class _Shared(Generic[T]):
 
     async def __aenter__(self) -> T:
         if self._users == 0:
-            # Use an empty context, because the resource outlives the trigger that uses it first.
+            # Use an empty context instead of the first trigger's, because the resource outlives that trigger.
             self._opening = asyncio.create_task(_awaited(self._open), context=Context())
         self._users += 1
         try:
@@ -61,16 +65,17 @@ class _Shared(Generic[T]):
         self._users -= 1
         if self._users == 0:
             closing = asyncio.create_task(_close(self._opening, self._close))
-            # The task refers to the event loop. The loop, a weak key of the registry, would otherwise never be freed.
+            # The task refers to the event loop. If this object kept the task, the loop would never be freed, although
+            # the registry refers to the loop only weakly.
             del self._opening
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
-            # Airflow may cancel a trigger repeatedly while it ends.
+            # Shield the closing, because Airflow may cancel a trigger more than once while the trigger ends.
             await asyncio.shield(closing)
 
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Shared[Any]]] = WeakKeyDictionary()
-# asyncio keeps only weak references to tasks.
+# Keeps the closing tasks alive, because asyncio refers to tasks only weakly.
 _closing: set[asyncio.Task[None]] = set()
 
 
@@ -79,7 +84,7 @@ async def _awaited(open_resource: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _close(opening: asyncio.Task[T], close_resource: Callable[[T], Awaitable[None]]) -> None:
-    # This has no effect once the resource is open.
+    # Stop opening. If the resource is open already, this has no effect.
     opening.cancel()
     await asyncio.wait([opening])
     if not opening.cancelled() and opening.exception() is None:

@@ -1,11 +1,11 @@
 """Calls to Airflow's supervisor process, through which a triggerer reads connections and sets XComs.
 
-The supervisor serves one call at a time, in 20 to 35 ms. The end event of a task is sent after all calls that were made
-before it, so a burst of calls delays every end. Therefore only a few calls are under way at once, and calls that end a
-task come before those that show its progress.
+The supervisor serves one call at a time, in 20 to 35 ms. The event that ends a task is sent only after all earlier
+calls, so many calls at once delay the end of every task. Therefore only a few calls run at the same time, and calls
+that end a task come before calls that show its progress.
 
-A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process. One
-harmless call is made for that, and all others wait for it.
+A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process.
+Therefore the first call is a harmless one, and all other calls wait until it is answered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = We
 
 
 class Rank(IntEnum):
-    """Which calls come first."""
+    """The rank of a call. Calls with a lower rank come first."""
 
     END = 0
     READ = 1
@@ -42,11 +42,11 @@ class Rank(IntEnum):
 
 
 async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeout: float) -> T:
-    """Return what a call returns, once it is its turn.
+    """Wait for the turn of a call, make the call, and return its result.
 
-    :param call: makes the call; it is not used more than once.
-    :param timeout: seconds for the call alone: the time before its turn does not count.
-    :raises TimeoutError: Airflow did not reply. It never replies to a message type that it does not support.
+    :param call: the function that makes the call. It is called at most once.
+    :param timeout: seconds for the call itself. The wait for its turn does not count.
+    :raises TimeoutError: Airflow did not reply in time. To an unsupported type of message, it never replies.
     """
     with _calls.slot(rank) as granted:
         await granted
@@ -65,10 +65,11 @@ async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
 
 
 async def warm_up() -> None:
-    """Return once this process's first call has been answered. It is made only once."""
+    """Make this process's first call, unless it was made already, and return when it is answered."""
     loop = asyncio.get_running_loop()
     if loop not in _warm_ups:
-        # Not cancelled with the trigger that happens to come first, and not in that trigger's log.
+        # A separate task with an empty context: it is not cancelled with the trigger that comes first, and it does not
+        # write to that trigger's log.
         _warm_ups[loop] = loop.create_task(_first_call(), name="deferrable-ops warm-up", context=Context())
     if not _warm_ups[loop].done():
         await asyncio.shield(_warm_ups[loop])

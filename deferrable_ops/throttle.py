@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 
 
 class Throttle:
-    """Grants a limited number of slots in each event loop: the most urgent request first, else the oldest.
+    """Grants a limited number of slots in each event loop.
+
+    Requests with a lower rank come first. Among requests with the same rank, the oldest comes first.
 
     ::
 
@@ -36,9 +38,9 @@ class Throttle:
 
 
 class Slot:
-    """A context manager that requests a slot and releases it. Entering it returns a future: await that first."""
+    """A context manager that requests a slot and releases it. Entering it returns a future: await the future first."""
 
-    # A task that waits for a semaphore keeps two coroutines, 0.5 kB, and thousands of tasks wait.
+    # Not a semaphore: a task that waits for a semaphore keeps two coroutines (0.5 kB), and thousands of tasks wait.
     __slots__ = ("_granted", "_queue", "_rank")
 
     def __init__(self, queue: SlotQueue, rank: int) -> None:
@@ -46,7 +48,7 @@ class Slot:
         self._rank = rank
 
     def __enter__(self) -> asyncio.Future[None]:
-        """Request the slot and return the future that is done once it is granted."""
+        """Request the slot, and return a future that completes when the slot is granted."""
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.request(self._granted, self._rank)
         return self._granted
@@ -66,7 +68,7 @@ class SlotQueue:
         self._numbers = count()
 
     def request(self, granted: asyncio.Future[None], rank: int) -> None:
-        """Grant a slot by setting the future's result: at once, or when a slot is free."""
+        """Queue a request. The future's result is set when the slot is granted: at once if a slot is free."""
         heappush(self._requests, (rank, next(self._numbers), granted))
         self._grant()
 

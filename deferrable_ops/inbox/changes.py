@@ -2,10 +2,13 @@
 
 The same signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
-A cursor is a version. On SQLite, write transactions run one at a time, so the counter increases in commit order. On
-Postgres, the version is the transaction id, and the cursor is the oldest transaction that was open at the last query. A
-row that commits late has this version or a higher one. A row can therefore be returned twice, but is never missed.
-After a restart or a failover, a Postgres server may have lost transactions and assign their ids again. Therefore a
+A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter.
+Write transactions run one at a time, so the counter increases in commit order. On Postgres, the version is the
+transaction id, and transactions may commit in another order than that of their ids. Therefore the cursor is just below
+the oldest transaction that was open at the last query: every transaction that commits later has an id above the cursor.
+A wait can be returned twice, but is never missed.
+
+After a restart or a failover, a Postgres server may have lost transactions, and may assign their ids again. Therefore a
 cursor is valid only until the server restarts.
 """
 
@@ -41,7 +44,8 @@ _CURSOR = {
 class Cursor:
     """A position in the sequence of commits.
 
-    :param server: the start time of the server for which the position is valid; "" on SQLite.
+    :param server: the start time of the database server, because the position is valid only until it restarts; "" on
+        SQLite.
     """
 
     position: int
@@ -51,7 +55,7 @@ class Cursor:
 async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
     """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    The ids are None if any wait may have changed: without a cursor, or if the server has restarted.
+    The ids are None if every wait may have changed: when there is no cursor, or when the server has restarted.
     """
 
     async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
@@ -66,17 +70,17 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
 
 
 ChangeListener = Callable[[set[str] | None], None]
-"""Called with the ids of changed waits or the sources of new events, or with None if they are unknown."""
+"""A function that receives the ids of changed waits, or the sources of new events; None if they are unknown."""
 
 
 class Signal(Protocol):
     """Calls the listeners when the database has changed."""
 
     sweep_interval: float
-    """Seconds between two queries for changes whose signal was lost."""
+    """Seconds between two sweeps: queries that find changes whose signal was lost."""
 
     async def run(self) -> None:
-        """Call the listeners, until cancelled."""
+        """Call the listeners at each change, until cancelled."""
 
 
 class DataVersionSignal:
@@ -90,7 +94,7 @@ class DataVersionSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners, until cancelled."""
+        """Call the listeners at each change, until cancelled."""
         # The pragma only reads shared memory, so it does not block the event loop.
         with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
@@ -98,7 +102,7 @@ class DataVersionSignal:
                 try:
                     version = connection.execute("PRAGMA data_version").fetchone()[0]
                 except sqlite3.OperationalError:
-                    # Locked: treat it as a change.
+                    # The file is locked: treat this as a change.
                     version = -1
                 if version != seen:
                     seen = version
@@ -108,7 +112,10 @@ class DataVersionSignal:
 
 
 class NotificationSignal:
-    """Postgres: LISTEN on a dedicated connection. A reconnect is treated as a change: signals may have been lost."""
+    """Postgres: LISTEN on a dedicated connection.
+
+    A reconnect is treated as a change, because signals may have been lost before it.
+    """
 
     sweep_interval = 30.0
 
@@ -118,7 +125,7 @@ class NotificationSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners until the connection is lost, or until cancelled."""
+        """Call the listeners at each change, until the connection is lost or this is cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -143,7 +150,7 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """No signal, but a short sweep interval. For an in-memory database, or a pooler, which does not support LISTEN."""
+    """No signal, but a short sweep interval: for an in-memory database, or a pooler, which does not support LISTEN."""
 
     sweep_interval = 1.0
 
@@ -166,7 +173,7 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run the signal until cancelled, and restart it when it fails. The sweep finds the changes in between."""
+    """Run the signal until cancelled, and restart it when it fails. The sweep finds changes that it missed."""
     while True:
         try:
             await signal.run()

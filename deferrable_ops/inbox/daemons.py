@@ -1,7 +1,7 @@
-"""The hosts of supervisord daemons: on which host each runs, since which boot, and which DAG run last used it.
+"""The hosts of supervisord daemons: the host of each daemon, that host's boot, and the DAG run that last used it.
 
 A local supervisord is only reachable from its own host. Without this table, a triggerer on another host would not find
-it and would start a second one.
+it and would start a second supervisord.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deferrable_ops.inbox.database.schema import daemons
 class DaemonLocation:
     """The host of a supervisord.
 
-    :param name: its ``working_dir``; over SSH ``connection:working_dir``.
-    :param boot_id: identifies the boot of the host in which it was claimed; "" where the host has no boot id.
-    :param dag_id: with `run_id`, the DAG run that last configured or started it.
-    :param since: when it was first claimed in this boot of the host, in seconds since the epoch.
+    :param name: the ``working_dir`` of the supervisord; over SSH ``connection:working_dir``.
+    :param boot_id: identifies the boot of the host, and changes when the host restarts; "" if the host has no boot id.
+    :param dag_id: with `run_id`, the DAG run that last configured or started the supervisord.
+    :param since: when it was first recorded for this boot of the host, in seconds since the epoch.
     """
 
     name: str
@@ -43,9 +43,11 @@ class Daemons:
     async def claim(
         self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, allow_move: bool = False
     ) -> DaemonLocation | None:
-        """Record that a supervisord runs on a host, unless another host is recorded, and return the previous record.
+        """Record that a supervisord runs on a host, and return the previous record; None if there was no record.
 
-        :param allow_move: replace the record even if it names another host. The caller must have checked that host.
+        If the previous record names another host, it is kept.
+
+        :param allow_move: replace a record that names another host, too. The caller must have checked that host.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 NO_RETRY_TIMEOUT = float("inf")
-"""Retry without end. For triggers: an outage only delays a wait, and Airflow's own deadline still applies."""
+"""Retry without end. Triggers use this: an outage only delays a wait, and Airflow's own deadline still applies."""
 
 
 class Inbox:
@@ -64,7 +64,8 @@ class Inbox:
         """Connect, and create or upgrade the tables.
 
         :param url: the URL, or a function that reads it from the settings.
-        :param retry_timeout: if it is infinite, opening is retried until the deployment is set up correctly.
+        :param retry_timeout: as for :class:`Inbox`. If it is infinite, opening is also retried while the deployment
+            is set up wrongly.
         :param first_backoff: seconds until the first of these retries. The pause doubles with each retry, up to 30 s.
         :raises DeploymentError: the URL is invalid, its driver is missing, the database refused access, or this release
             cannot use the tables.
@@ -108,10 +109,10 @@ given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
     """Use the inbox of the settings. Users on this event loop with the same timeout share one inbox.
 
-    It is closed after its last user.
+    The inbox is closed after its last user.
 
     :raises ConfigurationError: the setting ``inbox_url`` is invalid, or its driver is missing.
-    :raises InboxUnavailable: the database did not answer within the timeout; all waiting callers fail together.
+    :raises InboxUnavailable: the database did not answer within the timeout. All callers that wait get this error.
     """
     if (given := given_inbox.get()) is not None:
         return nullcontext(given)

@@ -1,4 +1,4 @@
-"""Values too large for an XCom: kept in the inbox, with a reference in the XCom."""
+"""Values that are too large for an XCom. They are kept in the inbox, and the XCom is a reference to them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def as_xcom(wait_id: str, value: Any) -> Any:
 def fetch(reference: Any) -> Any:
     """Return the value that an XCom refers to. Any other value is returned unchanged.
 
-    For use in a task. Values are kept as long as their wait: for ``[deferrable_ops] wait_retention_days``, by default
+    Call it in a task. A value is kept as long as its wait: for ``[deferrable_ops] wait_retention_days``, by default
     14 days.
 
-    :param reference: an XCom of a task of this library.
+    :param reference: the XCom that a task of this library pushed.
     :raises UnknownWait: the value was deleted after its retention, or this machine has another ``inbox_url``.
     :raises InboxUnavailable: the inbox does not answer.
     """
@@ -52,7 +52,7 @@ def fetch(reference: Any) -> Any:
 
 
 def read_outcome(wait_id: str) -> Outcome | None:
-    """Return a wait's outcome; None if the wait has not ended or was never registered. For use on a worker.
+    """Return a wait's outcome; None if the wait has not ended or was never registered. Call it on a worker.
 
     :raises InboxUnavailable: the inbox does not answer.
     """
@@ -65,7 +65,10 @@ def read_outcome(wait_id: str) -> Outcome | None:
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine and return its result. Works inside a running event loop, too (a notebook, an async task)."""
+    """Run a coroutine and return its result.
+
+    It also works while an event loop is running in this thread, for example in a notebook or an async task.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -77,7 +77,7 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
         .where(waits.c.created_at < before, waits.c.settled_at < before)
         .where(waits.c.cancel.is_distinct_from("due"))
         .limit(_ROWS_PER_BATCH)
-        # Skip rows that late callbacks have locked. Callbacks lock in another order, so waiting could deadlock.
+        # Skip rows that late callbacks have locked. Callbacks lock rows in another order, so waiting could deadlock.
         .with_for_update(skip_locked=True)
     )
     chosen = (await transaction.connection.execute(batch)).scalars().all()
@@ -87,7 +87,10 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
 
 
 async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
-    """Record that events before this time are incomplete, as they are deleted next. Return whether any exist."""
+    """Record that events before this time may be missing, because they are deleted next.
+
+    :return: whether there are events before this time.
+    """
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()
     if received_at is None or received_at >= before:

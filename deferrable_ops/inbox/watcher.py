@@ -1,7 +1,8 @@
 """Wakes waits whose row has changed: one watcher per process.
 
-At idle its cost does not depend on the number of waits: it queries which waits changed instead of reading each wait.
-It also expires the waits whose deadline has passed or whose heartbeats stopped, with one statement for all of them.
+While nothing changes, its cost does not depend on the number of waits, because it does not read each wait: it queries
+which waits have changed. The watcher also expires the waits whose deadline has passed or whose heartbeats stopped, with
+one statement for all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OUTAGE_SECONDS = 3.0
 class Subscription:
     """Receives the changes of one wait, while its ``with`` statement lasts."""
 
-    # Subscriptions to the same wait form a linked list: a list for each of thousands of waits would waste memory.
+    # Subscriptions to the same wait form a linked list. A Python list for each wait would waste memory.
     __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken")
 
     def __init__(self, subscriptions: dict[str, Subscription], wait_id: str) -> None:
@@ -90,7 +91,7 @@ class Subscription:
         self._complete()
 
     def wake(self) -> None:
-        """Complete :meth:`next_change`, now or at its next call, although the wait has not changed."""
+        """Complete the future of :meth:`next_change`, now or at its next call, although the wait has not changed."""
         self._woken = True
         self._complete()
 
@@ -103,7 +104,7 @@ class Watcher:
     """Delivers changed waits to the subscriptions of this process, and expires overdue waits.
 
     :param expire_interval: the longest time between two checks for overdue waits, in seconds.
-    :param retry_interval: seconds after which reading the changed waits is retried when it failed.
+    :param retry_interval: if the changed waits cannot be read, the seconds until the next attempt.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Watcher:
 
     @property
     def sweep_interval(self) -> float:
-        """Seconds between two queries for changes whose signal was lost."""
+        """Seconds between two queries that find changes whose signal was lost."""
         return self._signal.sweep_interval
 
     async def close(self) -> None:
@@ -153,7 +154,7 @@ class Watcher:
         self._tasks.clear()
 
     def start(self) -> None:
-        """Start watching, if it has not started."""
+        """Start watching, unless the watcher runs already."""
         if not self._tasks:
             self._tasks = [
                 self._database.spawn(keep_running(self._signal), "signal"),
