@@ -1,4 +1,4 @@
-"""Event specifications, messages to publish and merge rules. Pure logic without I/O."""
+"""Event specifications, rules for merging messages, and the messages that a task publishes. This code does no I/O."""
 
 from deferrable_ops.events.merging import Merge
 from deferrable_ops.events.messages import KafkaMessage, SqsMessage

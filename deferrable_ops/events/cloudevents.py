@@ -1,4 +1,4 @@
-"""Parses CloudEvents over HTTP, in binary and structured mode.
+"""Parses HTTP requests that contain a CloudEvent, in binary or structured mode.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md and
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
@@ -25,7 +25,7 @@ class CloudEvent:
     """A CloudEvent.
 
     :param attributes: the context attributes, including extensions.
-    :param data: the JSON value, or the text if the data is not JSON, or None if there is no data.
+    :param data: the data: a JSON value, or a string if the data is not JSON, or None if the event has no data.
     """
 
     attributes: dict[str, Any]
@@ -41,14 +41,16 @@ class CloudEvent:
 class Malformed:
     """A malformed request.
 
-    :param reason: a text for the sender that describes what is wrong.
+    :param reason: a description of the fault, for the sender of the request.
     """
 
     reason: str
 
 
 def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed | None:
-    """Return the CloudEvent of a request; None if the request is not a CloudEvent. Never raises.
+    """Return the CloudEvent in a request, or what is wrong with it. Never raises.
+
+    Return None if the request does not contain a CloudEvent.
 
     :param headers: the request's headers, with names in lower case.
     """

@@ -1,4 +1,4 @@
-"""Parses the text of a condition: ``orders & (payments | signoff)``, ``at_least(2, orders, payments, signoff)``.
+"""Parses a condition, for example ``orders & (payments | signoff)`` or ``at_least(2, orders, payments)``.
 
 ``&`` binds more tightly than ``|``, as in Python::
 
@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from deferrable_ops.events.conditions import AtLeast, Condition, Name
 from deferrable_ops.exceptions import InputError
 
-# The parser calls itself for each level of parentheses.
+# The parser is recursive: it calls itself for each level of parentheses. So the number of levels needs a limit.
 _MAX_NESTED_PARENTHESES: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TOKEN: Final = re.compile(
@@ -28,7 +28,7 @@ _NO_NEGATION: Final = (
     "a condition that became true always stays true when more events arrive; "
     "name only events that must arrive, and combine them with &, | and at_least(k, ...)"
 )
-# Operators that users may know from other languages, and the error text for each.
+# Words and signs that a condition must not contain, each with the reason for the error message.
 _REFUSED: Final = {
     "not": f"'not' is not supported: {_NO_NEGATION}",
     "!": f"'!' is not supported: {_NO_NEGATION}",
@@ -49,7 +49,7 @@ _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 def check_names(names: Collection[str]) -> None:
     """Check the event names of a wait.
 
-    :raises InputError: there are no names, or one of them is not a valid name in a condition.
+    :raises InputError: there are no names, or a name is not valid in a condition.
     """
     if not names:
         raise InputError(
@@ -72,7 +72,7 @@ def parse_condition(text: str | None, names: Collection[str]) -> Condition:
 
     :param text: the condition. None means that all events must be received.
     :param names: the event names.
-    :raises InputError: the text is not a condition, or uses an unknown name. The message shows the position.
+    :raises InputError: `text` is not a condition, or it contains an unknown name. The error message shows the position.
     """
     check_names(names)
     if text is None:

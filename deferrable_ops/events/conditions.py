@@ -1,4 +1,4 @@
-"""Conditions over received events. A condition that became true stays true when more events arrive."""
+"""Conditions that received events can fulfil. A condition that has become true stays true when more events arrive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A condition that is true once an event of this name was received."""
+    """A condition that is true once an event of this name has been received."""
 
     name: str
 
@@ -49,7 +49,7 @@ def missing(condition: Condition, received: Collection[str]) -> Condition | None
 
 
 def describe(condition: Condition | None) -> str:
-    """Describe a condition in words, as ``orders and (payments or signoff)``. For None, return ``nothing``."""
+    """Describe a condition in words, for example ``orders and (payments or signoff)``. For None, return ``nothing``."""
     if condition is None:
         return "nothing"
     if isinstance(condition, Name):

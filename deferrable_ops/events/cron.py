@@ -15,7 +15,7 @@ from deferrable_ops.exceptions import InputError
 _PRESETS: Final = {"@quarterly": "0 0 1 */3 *"}
 _RANDOM: Final = re.compile("(?<![A-Za-z])[RrHh](?![A-Za-z])")
 _ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - wall-clock time
-# Longer than any clock change. The largest is 2 hours, in Antarctica/Troll.
+# This is longer than any clock change. The largest clock change is 2 hours, in Antarctica/Troll.
 _LARGEST_SHIFT: Final = timedelta(hours=3)
 
 
@@ -23,7 +23,8 @@ def check_cron(argument: str, expression: str) -> None:
     """Check a cron expression.
 
     :param argument: the name of the argument, for the error message.
-    :raises InputError: the expression is malformed, does not have five fields, uses R or H, or never occurs.
+    :raises InputError: the expression is malformed, does not have five fields, contains the letter R or H, or has no
+        occurrence.
     """
     try:
         fields = _fields(expression)
@@ -33,7 +34,7 @@ def check_cron(argument: str, expression: str) -> None:
             f"{argument}={expression!r} is not a valid cron expression: {error}; "
             "give five fields, for example '0 6 * * *', or a preset, for example '@daily'"
         ) from None
-    # Airflow has no seconds field, and R gives a different time on each call.
+    # Airflow does not support a field for seconds. With the letter R, each call would return a different random time.
     if len(croniter(fields).expanded) != 5 or _RANDOM.search(fields):
         raise InputError(
             f"{argument}={expression!r} must have five fields without R and H, for example '0 6 * * *'"
@@ -41,13 +42,13 @@ def check_cron(argument: str, expression: str) -> None:
 
 
 def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datetime:
-    """Return the first occurrence of a cron expression after a moment, in UTC.
+    """Return the time (in UTC) of the first occurrence of a cron expression after a moment.
 
     Clock changes are handled like in Airflow's scheduler. A time that the clock skips is moved forward by the length of
-    the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second one, and an hourly schedule runs
-    in both.
+    the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second of these two hours, and an hourly
+    schedule runs in both hours.
 
-    :param after: an aware datetime.
+    :param after: the moment, as an aware datetime.
     :param timezone: the timezone of the expression.
     """
     fields = _fields(expression)
@@ -71,7 +72,8 @@ def _walls(fields: str, after: datetime) -> Iterator[datetime]:
 
 def _moments(wall: datetime, timezone: tzinfo, every_hour: bool) -> tuple[datetime, ...]:
     first, second = (wall.replace(tzinfo=timezone, fold=fold).astimezone(UTC) for fold in (0, 1))
-    # If the clock skips this time, fold 1 gives the earlier moment. The later moment is the time moved forward.
+    # If the clock skips this time, `second` is earlier than `first`. The later of both is the skipped time, moved
+    # forward.
     return (first, second) if every_hour and first < second else (max(first, second),)
 
 

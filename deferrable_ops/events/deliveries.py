@@ -1,4 +1,4 @@
-"""Converts a verified request to a channel into an event. Its dedupe keys identify repeated deliveries."""
+"""Converts a verified request to a channel into an event. Dedupe keys identify repeated deliveries of an event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deferrable_ops.events.signatures import TOLERANCE
 _SECRET: Final = re.compile("authorization|cookie|signature|token|secret|password|credential|api-?key")
 _FORM: Final = "application/x-www-form-urlencoded"
 _BODY_SIGNED: Final = frozenset({"github", "stripe", "slack"})
-# In characters. The length is limited, because the database has an index over the keys.
+# The maximum length of a key, in characters. It is limited, because the database has an index over the keys.
 _MAX_KEY_LENGTH: Final = 200
 
 
@@ -28,7 +28,8 @@ class DedupeKey:
     """A key that is the same for repeated deliveries of one event, and different for different events.
 
     :param key: the key, unique within the channel.
-    :param within: for how many seconds the key identifies a repeated delivery. None: as long as the key is stored.
+    :param within: for this many seconds, another delivery with the same key is a repetition. None: as long as the key
+        is stored.
     """
 
     key: str
@@ -56,13 +57,14 @@ def read_delivery(
     received_at: float,
     tolerance: float = TOLERANCE,
 ) -> Delivery | Malformed:
-    """Return the delivery of a verified request, or why the request is malformed. Never raises.
+    """Return the delivery in a verified request, or what is wrong with the request. Never raises.
 
-    :param source: the source name of the channel, like ``source`` of a specification.
-    :param scheme: the signature scheme by which the request was verified.
+    :param source: the channel's source name, the same as ``source`` of a specification for this channel.
+    :param scheme: the signature scheme with which the request was verified.
     :param headers: the request's headers, with names in lower case.
     :param received_at: when the request arrived, in seconds since the epoch, by the database's clock.
-    :param tolerance: if the request has no id, an identical body within this many seconds is a repetition.
+    :param tolerance: if the request has no id, another request with the same body within this many seconds is a
+        repetition.
     """
     cloud_event = parse_cloud_event(headers, body)
     if isinstance(cloud_event, Malformed):
@@ -134,7 +136,8 @@ def _dedupe_keys(
     if not found:
         return (DedupeKey(digest, tolerance),)
     if scheme == "github" or (scheme in _BODY_SIGNED and identity is None):
-        # The id is in an unsigned header: an attacker could replay the body with another id at any time.
+        # The signature does not cover the header with the id, so an attacker could send the same body again with
+        # another id. Therefore the body is a key, too.
         found.append(DedupeKey(digest))
     return tuple(found)
 

@@ -17,14 +17,14 @@ _LAST_SECOND: Final = 253_402_300_799.0
 class Event:
     """One message from a channel, a Kafka topic or an SQS queue.
 
-    :param source: identifies the channel, topic or queue, like ``source`` of a specification.
+    :param source: identifies the channel, topic or queue. It equals ``source`` of a specification for the same source.
     :param dedupe_key: identifies the message within its source. If the source delivers the message again, the key is
         the same.
     :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
         database received the message (channels).
-    :param payload: a JSON value, or the text of a message that is not JSON.
-    :param attributes: the rest of the message, by the names that a match uses: ``headers``, ``key``, ``attributes``,
-        ``metadata``. All events of a source have the same names.
+    :param payload: a JSON value, or a string if the message is not JSON.
+    :param attributes: the other parts of the message. The dict's keys are names that a match can use: ``headers``,
+        ``key``, ``attributes``, ``metadata``. All events of a source have the same dict keys.
     """
 
     source: str
@@ -72,14 +72,15 @@ def kafka_event(
     headers: Iterable[tuple[str, bytes | None]],
     received_at: float,
 ) -> Event:
-    """Convert a Kafka record into an event. The payload of a tombstone is None.
+    """Convert a Kafka record into an event. The payload of a tombstone (a record without a value) is None.
 
     :param timestamp: milliseconds since the epoch. If the record has no timestamp (-1 in Kafka), the event's time is
         `received_at`.
     :param headers: if a name is repeated, the last value is used, like in Kafka's ``lastHeader``.
     """
     seconds = -1.0 if timestamp is None else timestamp / 1000
-    # The dedupe key includes the timestamp: if a topic is deleted and recreated, its offsets start at 0 again.
+    # The dedupe key includes the timestamp. If a topic is deleted and recreated, its offsets start at 0 again, so an
+    # offset alone does not identify a record.
     return Event(
         source,
         dedupe_key=f"{partition}/{offset}/{timestamp}",

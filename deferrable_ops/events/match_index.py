@@ -18,11 +18,12 @@ class MatchIndex(Generic[K]):
 
     Dict matches are stored in a tree. A node has the fields to check next, a field has the expected values, and each
     value leads to the next node. The search follows only the event's own values, so a thousand matches on the same
-    fields cost as much as one match. JMESPath expressions are stored in a second tree, by the texts that they compare
-    with. Each expression found there is evaluated once, even if many matches use it.
+    fields cost as much as one match. JMESPath expressions are stored in a second tree, by the strings with which they
+    compare fields. The search evaluates each expression that it finds in the second tree once, even if many matches use
+    it.
 
-    A key may have several matches. To save memory, the index does not store the matches of a key. The caller must pass
-    them to :meth:`discard` again.
+    A key may have several matches. To save memory, the index does not store the matches by key. To remove a match, the
+    caller must pass it to :meth:`discard` again.
     """
 
     def __init__(self) -> None:
@@ -71,12 +72,12 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """A node of the tree. The search reaches it if the event fulfils all equalities on the path from the root.
+    """A node of the tree. The search reaches it if the event has all expected values on the path from the root.
 
-    Most values lead to a single key without further equalities. To save memory, such a key is stored in place of a
-    node.
+    Most expected values lead to only one key, and nothing else must be checked for this key. To save memory, the key is
+    then stored instead of a node.
 
-    :ivar keys: the keys of the matches that have no further equalities: a set, a single key, or None.
+    :ivar keys: the keys of the matches that need no further check: a set, a single key, or None.
     :ivar fields: the fields that the other matches check next; None if there are no other matches.
     """
 
@@ -156,7 +157,7 @@ class _Node(Generic[K]):
 
 
 class _Field(Generic[K]):
-    """A field of an event: the expected values, and the fields nested below it."""
+    """A field to check: its expected values, and the fields that are nested in it."""
 
     __slots__ = ("fields", "values")
 

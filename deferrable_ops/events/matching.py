@@ -35,7 +35,7 @@ def matching_names(specifications: Mapping[str, Specification], event: Event, *,
 def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
     """Return whether an event fulfils a match. Never raises: a match that cannot be evaluated is not fulfilled.
 
-    :param fields: the event's :meth:`~deferrable_ops.events.event.Event.fields`.
+    :param fields: the result of the event's method :meth:`~deferrable_ops.events.event.Event.fields`.
     """
     if match is None:
         return True
@@ -45,7 +45,7 @@ def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
 
 
 def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]:
-    """Yield the equalities of a dict match, sorted by path. Nested dicts form the paths; other values are compared."""
+    """Yield the equalities of a dict match, sorted by path. Keys of nested dicts form a path to an expected value."""
     for key in sorted(match):
         value = match[key]
         if isinstance(value, dict):
@@ -55,9 +55,10 @@ def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]
 
 
 def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
-    """Return a hashable value for a JSON value. Two results are equal exactly if the JSON values are equal.
+    """Return a hashable value for a JSON value. Two results are equal if and only if the JSON values are equal.
 
-    In Python, True equals 1, but not in JSON. A value that is nested deeper than any stored payload equals nothing.
+    In Python, True equals 1. In JSON, they are different values. A stored payload never has more than `levels` nested
+    levels, so a value with more levels equals no other value.
     """
     if value is None or isinstance(value, (str, int, float)):
         return (value,) if isinstance(value, bool) else value

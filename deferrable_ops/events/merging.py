@@ -29,8 +29,9 @@ class Merge:
     :param group_by: the names of fields. Messages with equal values in these fields form a group. Without field names,
         all matching messages are one group.
     :param combine: for each field name, how to combine the field's values: "first", "last", "sum", "min", "max",
-        "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (texts,
-        separated by commas; "join:+" uses the separator "+"). Messages without the field are skipped.
+        "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (strings,
+        separated by commas; "join:+" uses the separator "+"). A message without the field does not change the combined
+        value.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -60,7 +61,7 @@ def rules_to_json(rules: Any) -> list[dict[str, Any]]:
 
 
 def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
-    """Convert the plain data of :func:`rules_to_json` back into rules, after its templates were rendered.
+    """Convert the result of :func:`rules_to_json` back into rules, after the templates in it were rendered.
 
     :raises InputError: a rendered argument is wrong.
     """
@@ -72,7 +73,7 @@ def merge(payloads: Sequence[Any], rules: Sequence[Merge]) -> tuple[list[Any], i
     """Return the merged messages, and the number of messages that no rule matched.
 
     Each message is merged by the first rule that matches it. Only JSON objects can match. The merged messages are in
-    the order of each group's first message.
+    the order of the first messages of their groups.
 
     :raises InputError: the values of a field cannot be combined.
     """
@@ -135,7 +136,10 @@ def _only(kind: type[Any], values: list[Any]) -> list[Any]:
 
 
 def _ordered(values: list[Any]) -> list[Any]:
-    """Return the values after checking that they can be ordered: all numbers, or all texts such as ISO 8601 times."""
+    """Check that the values can be ordered, and return them.
+
+    All must be numbers, or all must be strings, for example ISO 8601 times.
+    """
     return _only(str, values) if isinstance(values[0], str) else _numbers(values)
 
 

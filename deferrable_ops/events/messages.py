@@ -1,7 +1,7 @@
 """The messages that a task publishes: plain payloads, Kafka records or SQS messages.
 
-Messages are immutable. An operator stores the result of :func:`messages_to_json` in its template field, for the same
-reason as for specifications (see ``specifications.py``).
+Messages are immutable, and several tasks may share a message. An operator's template field stores the result of
+:func:`messages_to_json`, so that rendering does not change a shared message (see ``specifications.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MESSAGE_ID: Final = "deferrable-ops-id"
 # This key distinguishes a serialized message from a payload that is a dict.
 _KIND: Final = "__message__"
 _MAX_DELAY_SECONDS: Final = 900
-# SQS allows 10 attributes; one is the message id.
+# SQS allows 10 attributes. One of them is the message id.
 _MAX_ATTRIBUTES: Final = 9
 
 
@@ -29,7 +29,8 @@ _MAX_ATTRIBUTES: Final = 9
 class KafkaMessage:
     """A Kafka record to publish.
 
-    :param payload: a JSON value, sent as JSON. Text is sent unchanged. None sends a tombstone, which needs a `key`.
+    :param payload: a JSON value. A string is sent unchanged, any other value as JSON. None sends a tombstone, which
+        needs a `key`.
     :param key: the record's key; records with the same key go to the same partition.
     :param headers: the record's headers, by name.
     :param partition: the partition number. By default, the key determines it. Without a key, all records of the task go
@@ -58,11 +59,12 @@ class KafkaMessage:
 class SqsMessage:
     """An SQS message to publish.
 
-    :param payload: a JSON value, sent as JSON; text is sent unchanged.
-    :param attributes: message attributes, by name: at most 9 texts or numbers.
+    :param payload: a JSON value. A string is sent unchanged, any other value as JSON.
+    :param attributes: message attributes, by name. At most 9; each is a string or a number.
     :param group_id: the message group. A FIFO queue keeps the order within a group. By default, all messages of the
         task are in one group.
-    :param deduplication_id: identifies repetitions in a FIFO queue. By default, it is made from the task's attempt.
+    :param deduplication_id: a FIFO queue drops a message that repeats the id of an earlier message. By default, the id
+        is made from the id of the task's attempt and the message's number.
     :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
         minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
     :raises InputError: an argument is wrong; the message names it and the fix.
@@ -108,9 +110,10 @@ def messages_to_json(messages: Any) -> Any:
 
 
 def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **defaults: Any) -> list[M]:
-    """Convert the plain data of :func:`messages_to_json` back into messages, after its templates were rendered.
+    """Convert the result of :func:`messages_to_json` back into messages, after the templates in it were rendered.
 
-    :param data: a list of payloads and messages of `kind`, or the JSON text of such a list, rendered from a template.
+    :param data: a list of payloads and messages of `kind`. A template may also have been rendered to a string that
+        contains this list as JSON.
     :param defaults: field values for messages that do not set these fields.
     :raises InputError: `data` is not a list, or an element is wrong. The error names the element.
     """
@@ -135,7 +138,7 @@ def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
 
 
 def _as_list(data: Any, argument: str) -> list[Any]:
-    """Return `data` as a list. Text is parsed as JSON, because a template renders to text.
+    """Return `data` as a list. A string is parsed as JSON, because a template is rendered to a string.
 
     :raises InputError: the result is not a list.
     """
@@ -152,7 +155,7 @@ def _as_list(data: Any, argument: str) -> list[Any]:
 
 
 def encode_payload(argument: str, payload: Any) -> bytes:
-    """Encode a payload: text as UTF-8, anything else as JSON.
+    """Encode a payload: a string as UTF-8, any other value as JSON.
 
     :raises InputError: the payload cannot be encoded.
     """
@@ -199,7 +202,7 @@ def _check_whole_number(argument: str, value: Any, most: int, meaning: str) -> N
     if value is None or is_known_later(value):
         return
     try:
-        # A rendered template is text.
+        # A template is rendered to a string.
         number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = -1.0

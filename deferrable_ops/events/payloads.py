@@ -1,4 +1,4 @@
-"""Decodes the bytes of a message into a value that the inbox, Airflow and both databases can store."""
+"""Decodes the bytes of a message into a value that Airflow and the inbox (in SQLite or Postgres) can store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def decode_payload(body: bytes) -> Any:
-    """Return the JSON value of a body, or its text if it is not JSON. Never raises.
+    """Return the JSON value of a body, or a string if the body is not JSON. Never raises.
 
-    JSON that cannot be stored is also returned as text. This applies to JSON that contains
+    JSON that cannot be stored is also returned as a string. This applies to JSON that contains
 
     * an integer that does not fit into 64 bits, or a number that does not fit into a double, because XComs are sent as
       MessagePack,

@@ -44,7 +44,8 @@ class Queue:
     def source(self) -> str:
         """The source name in the inbox.
 
-        The name contains the ARN, so that all URLs of a queue are one source. Without an ARN, it contains the URL.
+        The name contains the ARN, so that all URLs of a queue have the same source name. Without an ARN, it contains
+        the URL.
         """
         return f"sqs:{self.arn or self.url}"
 
@@ -58,7 +59,7 @@ class Queue:
 def queue_of(url: str) -> Queue:
     """Parse the URL of a queue.
 
-    :raises ValueError: the text is not a URL.
+    :raises ValueError: `url` is not a URL.
     """
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"

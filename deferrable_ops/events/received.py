@@ -1,7 +1,7 @@
 """Counts the events that one wait receives, one by one in the inbox's commit order.
 
-The first event that makes the condition true fixes the result; later events change nothing. A restart changes nothing
-either: continuing from a stored state gives the same result as starting from the first event.
+When the condition becomes true, the result is final: later events do not change it. A restart does not change the
+result either: continuing from a stored state gives the same result as starting from the first event.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ReceivedEvents:
 
     @property
     def order(self) -> int:
-        """The commit order of the last event that was added; 0 before the first."""
+        """The position of the last added event in the commit order; 0 if no event has been added."""
         return self._order
 
     def add(self, order: int | None, event: Event, names: Collection[str]) -> bool:
@@ -85,7 +85,8 @@ class ReceivedEvents:
 
         An event that was added before is ignored. After the condition has become true, all events are ignored.
 
-        :param order: the event's position in the inbox's commit order, above 0. None: the event is new and is the next.
+        :param order: the event's position in the inbox's commit order, above 0. None: the event is new and follows all
+            events added before.
         :param names: the names of the specifications that the event matches; names of other waits are ignored.
         """
         if self._complete:
@@ -103,7 +104,8 @@ class ReceivedEvents:
     def result(self) -> dict[str, Any]:
         """Return a dict from each name to its event: payload, time, source, attributes.
 
-        The value is None for a name without events. With ``keep="all"``, it is a list of events in commit order.
+        The value is None for a name without events. With ``keep="all"``, each value is a list of events in commit
+        order.
         """
         if self._keep == "all":
             return {name: list(self._kept.get(name, ())) for name in self._names}
@@ -112,12 +114,12 @@ class ReceivedEvents:
     def progress(self) -> dict[str, Any]:
         """Return the progress as a dict.
 
-        ``come`` is the number of received events by name. ``missing`` is a description of the missing events.
+        ``come`` contains the number of received events by name. ``missing`` is a description of the missing events.
         """
         return {"come": {name: self._counts[name] for name in self._received()}, "missing": self.missing()}
 
     def missing(self) -> str:
-        """Describe which events must still be received, as ``payments or signoff``."""
+        """Describe which events must still be received, for example ``payments or signoff``."""
         return describe(missing(self._condition, self._counts))
 
     def why_incomplete(self) -> str:

@@ -19,7 +19,7 @@ recommend this value."""
 # At most this many signatures of a header are compared. Senders send two during a rotation of secrets.
 _MAX_SIGNATURES: Final = 16
 _TIMESTAMP: Final = re.compile("[0-9]{1,12}")
-# In bytes, as required by Standard Webhooks.
+# The smallest and the largest length in bytes that Standard Webhooks allows.
 _MIN_KEY_LENGTH, _MAX_KEY_LENGTH = 24, 64
 
 Headers = Mapping[str, str]
@@ -90,7 +90,8 @@ def new_secret(scheme: str, random: bytes) -> str:
     return random.hex()
 
 
-# The signed timestamp, or None if the scheme has none; and why the request is refused, or None if it is accepted.
+# The signed timestamp (None if the scheme signs no timestamp), and the reason for a refusal (None if the request is
+# accepted).
 _Verification = tuple[float | None, str | None]
 _MISMATCH: Final = "no signature matches the channel's secret"
 
@@ -99,7 +100,8 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
     """https://github.com/standard-webhooks/standard-webhooks. The older header names of Svix are accepted, too."""
     prefix = "webhook" if "webhook-signature" in headers else "svix"
     message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
-    # With a dot in the id, an attacker could pass another part of the signed bytes as the timestamp.
+    # In the signed bytes, dots separate the id, the timestamp and the body. If the id could contain a dot, an attacker
+    # could pass another part of the signed bytes as the timestamp.
     if not message or "." in message or not _TIMESTAMP.fullmatch(timestamp):
         return None, "the headers webhook-id and webhook-timestamp are missing or malformed"
     given = [
@@ -116,7 +118,10 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
 
 
 def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries. It signs no timestamp."""
+    """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries.
+
+    This scheme signs no timestamp.
+    """
     scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
     if scheme != "sha256":
         return None, "the header x-hub-signature-256 is missing or malformed"
@@ -149,7 +154,8 @@ def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return None, "the header authorization is missing or has no bearer token"
-    # Compare digests, because all digests have the same length: the time does not reveal the length of the secret.
+    # Compare digests instead of secrets. All digests have the same length, so the duration of the comparison does not
+    # reveal the length of the secret.
     expected = [hashlib.sha256(_bytes(secret)).digest() for secret in secrets]
     given = hashlib.sha256(_bytes(token.strip())).digest()
     return None, None if _any_equal(
@@ -165,7 +171,7 @@ _VERIFIERS: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Verificat
     "bearer": _bearer,
 }
 SCHEMES: Final = (*_VERIFIERS, "none")
-"""The schemes by which a channel can verify requests."""
+"""The schemes with which a channel can verify requests."""
 
 
 def _any_equal(expected: Iterable[bytes], given: Iterable[str | bytes]) -> bool:

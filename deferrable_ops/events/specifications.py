@@ -1,8 +1,9 @@
 """Event specifications: which event of a channel, a Kafka topic or an SQS queue a task waits for.
 
-A specification is immutable. An operator stores the result of :func:`specification_to_json` in its template field,
-because Airflow renders a dict into a new dict. Airflow would render an object with ``template_fields`` in place, and
-so change the specification for every task that shares it.
+A specification is immutable, and several tasks may share it. An operator's template field stores the dict that
+:func:`specification_to_json` returns. Airflow renders this dict into a new dict, so the shared specification does not
+change. If the field stored an object with ``template_fields``, Airflow would render the object itself, and so change it
+for every task that shares it.
 """
 
 from __future__ import annotations
@@ -23,25 +24,27 @@ Match = dict[str, Any] | str | None
 """A dict of expected values, a JMESPath expression, or None for every event."""
 
 MAX_MATCH_DEPTH: Final = 20
-"""How many levels a ``match`` dict may have. The functions that copy, send and compare it are recursive."""
+"""How many levels a ``match`` dict may have. It is limited, because the functions that copy, send and compare the dict
+are recursive."""
 
-# The name is part of the channel's URL.
+# Only these characters are allowed, because the name is part of the channel's URL.
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# The rule of org.apache.kafka.common.internals.Topic.
+# Kafka's own rule for topic names, from org.apache.kafka.common.internals.Topic.
 _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelEvent:
-    """An event that an outside system posts to a channel of the endpoint.
+    """An event that an external system posts to a channel of the endpoint.
 
     :param name: the channel's name, as in ``deferrable-ops channels add NAME``: letters, digits, ``.``, ``_`` and
         ``-``, at most 128.
     :param match: selects events of the channel: a dict of expected values, nested like the payload, or a JMESPath
-        expression that must be true. None selects every event. The top-level names are the payload's keys and
-        ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole payload, also if it is
-        text). If the payload itself has a key of one of these names, ``headers``, ``attributes`` and ``metadata`` are
-        still the event's own, but ``payload`` is the payload's key. May be templated.
+        expression that must be true. None selects every event. The match may contain templates. Its top-level names are
+        the payload's keys and ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole
+        payload, also if it is a string). If the payload has a key ``headers``, ``attributes`` or ``metadata``, this
+        name means the event's value, not the payload's value. If the payload has a key ``payload``, the name
+        ``payload`` means the value of this key.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -57,7 +60,7 @@ class ChannelEvent:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox; valid after templates are rendered."""
+        """The name of this source in the inbox. It is valid only after the templates are rendered."""
         return f"channel:{self.name}"
 
 
@@ -84,7 +87,7 @@ class KafkaEvent:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox; valid after templates are rendered."""
+        """The name of this source in the inbox. It is valid only after the templates are rendered."""
         return f"kafka:{self.kafka_conn_id}/{self.topic}"
 
 
@@ -122,11 +125,11 @@ class SqsEvent:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox; valid after templates are rendered.
+        """The name of this source in the inbox. It is valid only after the templates are rendered.
 
-        The name contains the ARN, because a queue has several URLs but delivers each message to one reader only. The
-        ARN is derived from the URL, so no call to SQS is needed. For queues of other servers, the name contains the
-        URL.
+        The name contains the queue's ARN. A queue may have several URLs, but it delivers each message to only one
+        reader, so waits with different URLs must share one reader. The ARN is derived from the URL, so no call to SQS
+        is needed. For servers other than AWS, the name contains the URL.
         """
         is_template = is_known_later(self.queue_url)
         return f"sqs:{self.queue_url}" if is_template else queue_of(self.queue_url).source
@@ -160,7 +163,7 @@ def specification_to_json(specification: Specification) -> dict[str, Any]:
 
 
 def specification_from_json(data: Any) -> Specification:
-    """Convert the JSON object of :func:`specification_to_json` back, after its templates were rendered.
+    """Convert the result of :func:`specification_to_json` back, after the templates in it were rendered.
 
     Unknown keys are ignored; they come from another version of the library.
 
@@ -169,7 +172,7 @@ def specification_from_json(data: Any) -> Specification:
     kind = _TYPES.get(str(data.get("type"))) if isinstance(data, Mapping) else None
     if kind is None:
         raise InputError(f"{data!r} is not an event; its type must be one of {', '.join(_TYPES)}")
-    # Thousands of waits have the same texts: interning saves memory.
+    # Thousands of waits have the same strings, so interning saves memory.
     interned: dict[str, Any] = {
         name: sys.intern(value) if type(value) is str else value for name, value in data.items()
     }

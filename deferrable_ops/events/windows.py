@@ -10,14 +10,15 @@ from deferrable_ops.events.cron import check_cron, next_occurrence
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later, is_output
 
-# Seconds.
+# The longest timeout, in seconds: ten years.
 _MAX_TIMEOUT: Final = 10 * 366 * 86_400.0
 
 
 def check_since(since: Any) -> Any:
-    """Return a ``since`` in serializable form: text, or None for the DAG run's start.
+    """Return the argument ``since`` in serializable form: a string, or None for the DAG run's start.
 
-    Outputs of other tasks are returned unchanged. A template is not checked here, but after rendering.
+    Outputs of other tasks are returned unchanged. A template is not checked in this function, because it is not
+    rendered yet.
 
     :raises InputError: :func:`since_moment` would not accept the value.
     """
@@ -30,10 +31,10 @@ def check_since(since: Any) -> Any:
 
 
 def since_moment(since: datetime | str | None, *, run_start: datetime, timezone: tzinfo) -> datetime:
-    """Return the moment from which events are accepted, in UTC.
+    """Return the moment (in UTC) from which events are accepted.
 
-    :param since: a datetime or its ISO 8601 text. Without an offset, it is in `timezone`. ``"day"`` or ``"month"`` is
-        the start of the day or month in which the DAG run started. None is the DAG run's start.
+    :param since: a datetime or an ISO 8601 string. A time without a UTC offset is in `timezone`. ``"day"`` or
+        ``"month"`` is the start of the day or month of the DAG run's start. None is the DAG run's start.
     :param run_start: the DAG run's start, an aware datetime. It does not change when a triggerer restarts.
     :param timezone: the DAG's timezone.
     :raises InputError: `since` is not one of these values.
@@ -74,8 +75,9 @@ def deadline(
 ) -> datetime:
     """Return the deadline of a wait, in UTC.
 
-    :param timeout: seconds, or a cron expression. Its first occurrence after the start is the deadline.
-    :param start: when the wait began, an aware datetime.
+    :param timeout: seconds, or a cron expression. The deadline is the first occurrence of the cron expression after
+        `start`.
+    :param start: when the wait began, as an aware datetime.
     :param timezone: the DAG's timezone.
     :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None: no limit.
     """
@@ -89,16 +91,16 @@ def deadline(
 def next_interval_end(
     schedule: Any, *, interval_start: datetime, interval_end: datetime, timezone: tzinfo
 ) -> datetime | None:
-    """Return the end of the data interval that follows the run's own interval, in UTC. The next run starts then.
+    """Return the end (in UTC) of the data interval after the run's own interval. The next run starts at this moment.
 
     :param schedule: the DAG's schedule: a cron expression or preset, or a timedelta. For any other schedule, the next
         interval is assumed to be as long as the run's interval.
     :param interval_start: the start of the run's data interval, an aware datetime.
-    :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, it equals the start; then
-        the next run starts at the schedule's next occurrence.
+    :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, it equals
+        `interval_start`. In this case, the next run starts at the schedule's next occurrence.
     :param timezone: the DAG's timezone.
-    :return: None if the end is unknown: the interval has no length, and the schedule is neither a cron expression nor a
-        timedelta.
+    :return: None if the end is unknown, because the run's interval has no length, and the schedule is neither a cron
+        expression nor a timedelta.
     """
     if isinstance(schedule, str) and is_cron(schedule):
         return next_occurrence(schedule, interval_end, timezone)
@@ -116,7 +118,7 @@ def is_cron(schedule: str) -> bool:
 
 
 def timezone_named(name: str) -> tzinfo:
-    """Return a timezone by its name in Airflow: ``Europe/Berlin``, ``UTC``, ``+02:00``.
+    """Return a timezone by its name in Airflow, for example ``Europe/Berlin``, ``UTC`` or ``+02:00``.
 
     :raises InputError: the name is unknown.
     """

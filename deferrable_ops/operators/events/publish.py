@@ -17,7 +17,8 @@ from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
 class PublishEventOperator(TriggererOperator):
     """Publish one or more messages to a channel, a Kafka topic or an SQS queue. The triggerer publishes them.
 
-    A task of another DAG can wait for a message to a channel. Give one destination and one kind of content::
+    A task of another DAG can wait for a message to a channel. Give one destination (`channel`, `kafka` or `sqs`) and
+    one content (`payload`, `messages`, `file` or `files`)::
 
         PublishEventOperator(task_id="announce", channel="loads", payload={"table": "orders", "day": "{{ ds }}"})
         PublishEventOperator(task_id="notify", kafka="etl-finish", messages=[{"table": "orders"}, {"table": "items"}])
@@ -50,9 +51,9 @@ class PublishEventOperator(TriggererOperator):
         ids that begin with ``deferrable-ops-``. To recover after a triggerer was killed, it also needs READ on the
         topic.
     :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. A channel accepts ``[deferrable_ops] max_payload_bytes`` of JSON. For
-        Kafka and SQS, the limit of the topic or the queue applies. Text is sent to them unchanged, any other value as
-        JSON.
+    :param payload: a JSON value, None by default. For a channel, the JSON may have at most ``[deferrable_ops]
+        max_payload_bytes`` bytes. For Kafka and SQS, the limit of the topic or the queue applies. To Kafka and SQS, a
+        string is sent unchanged, any other value as JSON.
     :param messages: a list of at most 20,000 messages. Each is a plain payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.
@@ -61,17 +62,17 @@ class PublishEventOperator(TriggererOperator):
     :param files: several paths, read in this order. ``*``, ``?`` and ``[...]`` are expanded to the matching files,
         sorted by name. The files may have at most 16 MiB and 20,000 messages in total. For a file without messages,
         nothing is published.
-    :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one text per line). By
-        default, the suffix determines it (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
+    :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one string per line).
+        By default, the suffix determines it (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
     :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
         like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
     :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. They combine the messages of the files into
-        fewer messages. A message that no rule matches is not published. The log and ``left_over`` in the XCom show how
-        many there are.
-    :param key: the key for Kafka records that have no key of their own. Records without any key go to one partition, so
-        they keep their order.
-    :param group_id: the message group for messages to a FIFO queue that have no group of their own. By default, they
-        are in one group for the task.
+        fewer messages. A message that no rule matches is not published. The log and ``left_over`` in the XCom show the
+        number of these messages.
+    :param key: the default key of the Kafka records. It is used for messages that set no key. Without this default,
+        these records go to one partition, so they keep their order.
+    :param group_id: the default message group in a FIFO queue. It is used for messages that set no group. Without this
+        default, these messages are in one group for the task.
     :param transactional: whether Kafka receives all messages in one transaction. If a triggerer is killed during the
         transaction, ``read_committed`` consumers of the topic are delayed until the task continues, at most one minute.
         Set it to False for clusters without transactions.

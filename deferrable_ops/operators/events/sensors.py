@@ -73,7 +73,7 @@ class _EventsTask(TriggererOperator):
     def next_interval(self) -> dict[str, Any] | None:
         """The DAG's schedule, from which the trigger computes the end of the next data interval.
 
-        It is None without ``until_next_interval``.
+        It is None if ``until_next_interval`` is False.
 
         :raises InputError: the schedule does not define the next data interval.
         """
@@ -102,7 +102,7 @@ class EventSensor(_EventsTask):
     :param event: a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
         :class:`~deferrable_ops.events.SqsEvent`.
 
-    The other parameters are those of :class:`MultiEventSensor`, without `events`, `condition` and `keep`.
+    The other parameters are those of :class:`MultiEventSensor`, except `events`, `condition` and `keep`.
     """
 
     single: ClassVar[bool] = True
@@ -120,20 +120,20 @@ class MultiEventSensor(_EventsTask):
     """Wait for several events, until a condition is true.
 
     The task's XCom is a dict from each name to its event: a dict with ``payload``, ``time``, ``source`` and
-    ``attributes``. If no event of a name was received, and the condition did not need it, the value is None. While the
-    task waits, the XCom ``progress`` and the log show which events were received and which are missing.
+    ``attributes``. If no event was received for a name, because the condition did not need it, the value is None. While
+    the task waits, the XCom ``progress`` and the log show which events were received and which are missing.
 
-    :param events: a dict from names to a :class:`~deferrable_ops.events.ChannelEvent`,
+    :param events: a dict from names to events. Each event is a :class:`~deferrable_ops.events.ChannelEvent`,
         :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
-        several of them.
+        more than one of the events.
     :param condition: the wait ends when this condition is true, for example ``"orders & (payments | signoff)"`` or
-        ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events after the end of
-        the wait change nothing.
+        ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events that arrive after
+        the end of the wait do not change the result.
     :param keep: which event to return if several events of one name were received: "first" (the default), "last" or
         "all" (at most 1,000).
-    :param since: events whose own time is before this moment are ignored. Give a datetime, its ISO 8601 text, or a
-        template of that text. "day" or "month" is the start of the day or month in which the DAG run started, in the
-        DAG's timezone. The default is the DAG run's start. Clearing a finished DAG run sets a new start.
+    :param since: events with a time before this moment are ignored. Give a datetime, an ISO 8601 string, or a template
+        of an ISO 8601 string. "day" or "month" is the start of the day or month in which the DAG run started, in the
+        DAG's timezone. The default is the DAG run's start. A finished DAG run that is cleared gets a new start.
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. A cron expression ends
         the wait at its first occurrence in the DAG's timezone. ``execution_timeout`` applies, too.
     :param until_next_interval: whether to end the wait at the end of the DAG's next data interval at the latest.
@@ -155,7 +155,7 @@ class EventGate(TaskGroup):
     join: EmptyOperator
 
     def __exit__(self, *error: Any) -> None:
-        """Make the tasks of the ``with`` block downstream of the join."""
+        """Place the tasks of the ``with`` block downstream of the join task."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         tasks = {task.task_id: task for task in self}
         ours = {self.join.task_id, *(wait.task_id for wait in self.waits.values())}
