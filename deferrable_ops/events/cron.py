@@ -44,7 +44,7 @@ def check_cron(argument: str, expression: str) -> None:
 def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datetime:
     """Return the time (in UTC) of the first occurrence of a cron expression after a moment.
 
-    Clock changes are handled like in Airflow's scheduler. A time that the clock skips is moved forward by the length of
+    Clock changes are handled as in Airflow's scheduler. A time that the clock skips is moved forward by the length of
     the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second of these two hours, and an hourly
     schedule runs in both hours.
 

@@ -19,8 +19,8 @@ class MatchIndex(Generic[K]):
     Dict matches are stored in a tree. A node has the fields to check next, a field has the expected values, and each
     value leads to the next node. The search follows only the event's own values, so a thousand matches on the same
     fields cost as much as one match. JMESPath expressions are stored in a second tree, by the strings with which they
-    compare fields. The search evaluates each expression that it finds in the second tree once, even if many matches use
-    it.
+    compare fields. The search finds the possible expressions in the second tree and evaluates each of them once, even
+    if many matches use the same expression.
 
     A key may have several matches. To save memory, the index does not store the matches by key. To remove a match, the
     caller must pass it to :meth:`discard` again.

@@ -63,8 +63,8 @@ class SqsMessage:
     :param attributes: message attributes, by name. At most 9; each is a string or a number.
     :param group_id: the message group. A FIFO queue keeps the order within a group. By default, all messages of the
         task are in one group.
-    :param deduplication_id: a FIFO queue drops a message that repeats the id of an earlier message. By default, the id
-        is made from the id of the task's attempt and the message's number.
+    :param deduplication_id: a FIFO queue drops a message that repeats the id of a message from the last 5 minutes. By
+        default, the id is made from the id of the task's attempt and the message's number.
     :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
         minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
     :raises InputError: an argument is wrong; the message names it and the fix.

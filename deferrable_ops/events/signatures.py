@@ -19,7 +19,7 @@ recommend this value."""
 # At most this many signatures of a header are compared. Senders send two during a rotation of secrets.
 _MAX_SIGNATURES: Final = 16
 _TIMESTAMP: Final = re.compile("[0-9]{1,12}")
-# The smallest and the largest length in bytes that Standard Webhooks allows.
+# The smallest and the largest length of a key, in bytes, that Standard Webhooks allows.
 _MIN_KEY_LENGTH, _MAX_KEY_LENGTH = 24, 64
 
 Headers = Mapping[str, str]
@@ -81,7 +81,7 @@ def check_secret(scheme: str, secret: str) -> None:
 
 
 def new_secret(scheme: str, random: bytes) -> str:
-    """Return a new secret in the form of a scheme.
+    """Return a new secret in the form that a scheme requires.
 
     :param random: 32 random bytes from the operating system.
     """

@@ -14,7 +14,7 @@ _LONGEST_PAUSE: Final = 5.0
 class Backoff:
     """Computes the pauses between retries. Each failure in a row doubles the pause, up to 5 s. Pauses have jitter.
 
-    :param first_pause: seconds, the longest pause after the first failure.
+    :param first_pause: the longest pause after the first failure, in seconds.
     """
 
     __slots__ = ("_first_pause", "failures", "until")

@@ -7,7 +7,8 @@ from typing import Any, Final
 from deferrable_ops.exceptions import ConfigurationError
 from deferrable_ops.supervisor_calls import Rank, call_supervisor
 
-# Seconds. The triggerer's supervisor process handles connection requests one at a time, and may drop a request.
+# In seconds. The triggerer's supervisor process handles requests for connections one at a time, so an answer may take
+# long. The process may also drop a request.
 _TIMEOUT: Final = 60.0
 
 

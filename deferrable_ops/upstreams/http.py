@@ -1,4 +1,4 @@
-"""Sends HTTP requests over one shared session, with a check immediately before each request is sent."""
+"""Sends HTTP requests over one shared session. A function can run a check immediately before a request is sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HttpRequest:
 
     :param json: the body to send as JSON. If it is None, `data` is sent unchanged.
     :param auth: user name and password for basic authentication.
-    :param secrets: strings that must not appear in messages or logs, besides `auth`.
+    :param secrets: further strings (besides `auth`) that must not appear in messages or logs.
     """
 
     method: str

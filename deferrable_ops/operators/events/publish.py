@@ -30,7 +30,7 @@ class PublishEventOperator(TriggererOperator):
     ================================ =============================================================================
     a channel                        exactly once
     Kafka                            exactly once for ``read_committed`` consumers; all messages or none
-    Kafka, ``transactional=False``   once; after a triggerer is killed, at most the last 100 are repeated
+    Kafka, ``transactional=False``   once; after a triggerer is killed, at most the last 100 records are repeated
     SQS, a FIFO queue                once; a repetition more than 5 minutes later arrives as a second message
     SQS, a standard queue            once; after a kill or a lost response, at most the last 10 are repeated
     ================================ =============================================================================
@@ -51,9 +51,9 @@ class PublishEventOperator(TriggererOperator):
         ids that begin with ``deferrable-ops-``. To recover after a triggerer was killed, it also needs READ on the
         topic.
     :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. For a channel, the JSON may have at most ``[deferrable_ops]
-        max_payload_bytes`` bytes. For Kafka and SQS, the limit of the topic or the queue applies. To Kafka and SQS, a
-        string is sent unchanged, any other value as JSON.
+    :param payload: a JSON value, None by default. For a channel, ``[deferrable_ops] max_payload_bytes`` limits the size
+        as JSON. For Kafka and SQS, the limit of the topic or the queue applies. To Kafka and SQS, a string is sent
+        unchanged, any other value as JSON.
     :param messages: a list of at most 20,000 messages. Each is a plain payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.

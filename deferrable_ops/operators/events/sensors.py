@@ -120,8 +120,8 @@ class MultiEventSensor(_EventsTask):
     """Wait for several events, until a condition is true.
 
     The task's XCom is a dict from each name to its event: a dict with ``payload``, ``time``, ``source`` and
-    ``attributes``. If no event was received for a name, because the condition did not need it, the value is None. While
-    the task waits, the XCom ``progress`` and the log show which events were received and which are missing.
+    ``attributes``. If the wait ended without an event of a name, the value for this name is None. While the task waits,
+    the XCom ``progress`` and the log show which events were received and which are missing.
 
     :param events: a dict from names to events. Each event is a :class:`~deferrable_ops.events.ChannelEvent`,
         :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
@@ -174,7 +174,8 @@ def event_gate(
 ) -> EventGate:
     """Wait for several events with one task per event, so that the Grid shows which event is missing.
 
-    Tasks downstream of the gate start when all events were received. If an event is late, only its own task fails::
+    Tasks downstream of the gate start when all events were received. If an event is late, only the task that waits for
+    this event fails::
 
         with event_gate("inputs", events={"orders": ..., "payments": ...}, timeout=timedelta(hours=6)) as gate:
             ...  # tasks that start when all events were received, shown inside the group

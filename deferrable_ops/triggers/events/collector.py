@@ -1,9 +1,10 @@
 """Collects the events of one wait.
 
 Events of channels and queues arrive in commit order, through the inbox's feed. For Kafka topics, each wait reads from
-its own offset. So a record may already be stored for another wait, while this wait has not yet read the records before
-it. To keep the order of each partition, a wait counts records in the order in which it reads them. After a restart,
-the records that the wait had read before are replayed from the inbox, up to the offsets stored for the wait.
+its own offset. So a record may already be stored for another wait, although this wait has not yet read the records
+before that record. To keep the order of each partition, a wait counts records in the order in which it reads them.
+After a restart, the records that the wait had read before are replayed from the inbox, up to the offsets stored for the
+wait.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ class EventCollector:
         self._scanned_upto = 0
         # Kafka records that were read for this wait and are not counted yet.
         self._records: list[tuple[AppendResult, Event]] | None = None
-        # By source: the offsets at which a topic is read again after a restart. None: replay all records of the topic.
+        # For each Kafka topic (by source name), the offsets at which reading continues after a restart. None instead of
+        # the offsets: replay all records of the topic.
         self._resumed: Mapping[str, Mapping[str, int] | None] = _NO_OFFSETS
-        # Events from before a restart. New events are counted only after these. None: there is nothing to replay.
+        # The events from before a restart, which are counted before all new events. None: there is nothing to replay.
         self._replay: list[StoredEvent] | None = None
         self._replay_upto = 0
         # Dedupe keys of replayed Kafka records. They are needed because Kafka may deliver these records again.
@@ -94,22 +96,23 @@ class EventCollector:
     def named_specifications(self) -> Iterator[tuple[str, Specification]]:
         """The event names with their specifications.
 
-        To save memory, they are not stored as a dict: there are thousands of waits.
+        They are not stored as a dict, to save memory: there are thousands of waits.
         """
         return zip(self.received.names, self.specifications, strict=True)
 
     def resume_from(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
-        """Replay from the inbox the records of a Kafka topic that were read before a restart.
+        """Replay the records of a Kafka topic that were read before a restart. They are taken from the inbox.
 
         :param offsets: by partition, the offset at which reading resumes. None: replay all records of the topic in the
             inbox.
-        :param upto: the number of the event up to which the inbox contains all of these records.
+        :param upto: the number of the newest event in the inbox. All of these records have this number or a lower
+            number.
         """
         self._resumed = {**self._resumed, source: offsets}
         self._replay, self._replay_upto = [], max(upto, self._replay_upto)
 
     def follow(self, feed: Feed) -> AbstractContextManager[Any]:
-        """Follow the inbox for the channels and queues of this wait while the ``with`` statement lasts."""
+        """Receive new events of this wait's channels and queues from the inbox, while the ``with`` statement lasts."""
         self._has_followed = True
         sources = self._followed_sources()
         if not sources:
@@ -144,7 +147,7 @@ class EventCollector:
             if self._follower.upto >= self._replay_upto:
                 matched |= self._count_replay()
             elif self._follower.is_live:
-                # The feed is behind. It does not notify live followers when it has caught up, so check again later.
+                # The feed is behind. When it has caught up, it does not notify live followers, so check again later.
                 asyncio.get_running_loop().call_later(_RECHECK_SECONDS, self._changes.wake)
         return await self._count_records(events) or matched
 

@@ -15,7 +15,7 @@ from deferrable_ops.triggers.lifecycle import background
 PROGRESS: Final = "progress"
 """The XCom key of the progress."""
 
-# A larger state is not stored. After a restart, the events are counted again instead.
+# A state with more events is not stored. Without a stored state, the events are counted again after a restart.
 _MAX_KEPT_EVENTS = 50
 
 _pushing = Throttle(1)
@@ -31,7 +31,7 @@ class ProgressReporter:
     :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
     """
 
-    # Class attributes, because attributes of the object would cost each wait memory.
+    # To save memory, these are attributes of the class: there is an object for each of thousands of waits.
     first_report_after: ClassVar[float] = 2.0
     """Seconds until the first report. By then, most events that arrived before the wait have been counted."""
 

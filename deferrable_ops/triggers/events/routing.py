@@ -17,12 +17,12 @@ from deferrable_ops.inbox.watcher import Subscription
 class WaitFollower(Follower):
     """Follows the events that match one wait's specifications, for the duration of a ``with`` statement.
 
-    The follower wakes the wait's subscription, so a wait needs no second task that waits for events.
+    The follower wakes the wait's subscription, so a wait needs no second asyncio task that waits for events.
 
     :param since: seconds since the epoch. Earlier events are ignored.
     :param after: the number of the last event that the wait has counted.
     :param changes: the subscription to wake whenever :meth:`next` would return events.
-    :param wakes_when_live: whether to wake `changes` also when all stored events have been delivered.
+    :param wakes_when_live: whether to wake `changes` also at the moment when all stored events have been delivered.
     """
 
     __slots__ = ("_changes", "_routes", "_specifications", "_wakes_when_live")

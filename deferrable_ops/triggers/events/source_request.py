@@ -14,8 +14,9 @@ class SourceRequest:
     """A wait's request to read one source.
 
     :param inbox: the inbox to which the source appends its events, with ``Events.append_all``.
-    :param wait_id: identifies the wait. It stays the same after a restart. Read offsets are stored under it.
-    :param is_new: whether the wait was registered just now, so that no offsets are stored for it.
+    :param wait_id: identifies the wait. The id stays the same after a restart. The offsets that the wait has reached
+        are stored under this id.
+    :param is_new: whether the wait was registered just now. A new wait has no stored offsets.
     :param specifications: the wait's specifications for this source; at least one.
     :param since: seconds since the epoch. The wait needs no earlier events.
     :param collector: the wait's collector. The source reports warnings and failures to it.

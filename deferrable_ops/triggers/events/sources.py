@@ -15,7 +15,8 @@ from deferrable_ops.triggers.events.sqs_source import read_sqs
 
 Body = Callable[[], Awaitable[Outcome]]
 ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
-"""Reads a source into the inbox while it awaits the body. All waits of a process share the consumers of a source."""
+"""Awaits the body, and meanwhile reads a source into the inbox. All waits of a process share the consumers of a
+source."""
 
 READERS: Final[dict[type[Specification], ReadSource | None]] = {
     # Channel events arrive through the endpoint.
@@ -26,7 +27,7 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
 
 
 def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Outcome]:
-    """Return an awaitable that awaits `body` while the requested sources are read. Its result is the body's outcome.
+    """Return an awaitable that awaits `body` while the requested sources are read. It returns the body's outcome.
 
     This is not a coroutine function, because each coroutine costs memory, and there are thousands of waits.
 

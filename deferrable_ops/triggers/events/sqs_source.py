@@ -49,8 +49,8 @@ async def _store(events: Events, messages: Sequence[Event]) -> None:
 async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
     """If no other wait needs the queue, let the current poll finish in the background. That takes up to 20 s.
 
-    SQS does not notice that a poll was aborted. It would deliver the next message to the aborted poll, and so hide this
-    message from the next wait.
+    If the poll were aborted, SQS would not notice it. SQS would deliver the next message to the aborted poll, and so
+    hide this message from the next wait.
     """
     key = asyncio.get_running_loop(), event.aws_conn_id, event.source
     if key not in _last_polls and not pollers.has_readers(event):

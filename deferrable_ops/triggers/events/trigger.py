@@ -21,7 +21,7 @@ from deferrable_ops.triggers.events.progress import PROGRESS, ProgressReporter
 from deferrable_ops.triggers.events.source_request import SourceRequest
 from deferrable_ops.triggers.events.sources import while_reading
 
-# Events are always kept for this many seconds. Only for an earlier `since`, check which events the inbox still has.
+# The inbox always keeps events for this many seconds. Only for an earlier `since`, check which events it still has.
 _ALWAYS_KEPT: Final = 86_400.0
 _NO_PROGRESS: Final = nullcontext()
 
@@ -36,9 +36,9 @@ class EventsTrigger(TaskTrigger):
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
     :param timezone: the name of the DAG's timezone.
-    :param single: whether the wait is for one event. Then its result is this event instead of a dict of names.
+    :param single: whether the wait is for one event. If it is, the result is this event, not a dict of events by name.
     :param run_times: the DAG run's start and data interval, if a worker deferred the task. None if the scheduler
-        deferred it; then Airflow provides the DAG run.
+        deferred the task, because Airflow then gives the trigger its task instance with the DAG run.
     """
 
     feature: ClassVar[str] = "events"
@@ -93,7 +93,7 @@ class EventsTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """False: a wait for events launches no work."""
+        """False, because a wait for events launches no external work."""
         return False
 
     @property
@@ -152,7 +152,7 @@ class EventsTrigger(TaskTrigger):
         return outcome
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: a wait for events launches no work."""
+        """Do nothing, because a wait for events launches no external work."""
 
     async def expired(self) -> Outcome:
         """Return the events that arrived by the deadline, or a failure that names the missing events."""
@@ -195,7 +195,8 @@ class EventsTrigger(TaskTrigger):
             condition = parse_condition(self.condition, list(specifications))
             started = self._times().start or datetime.fromtimestamp(self.current.created_at, UTC)
             zone = timezone_named(self.timezone)
-            # The events that an earlier run of this trigger had received. Without this state, events are counted again.
+            # The state contains the events that an earlier run of this trigger had received. Without a stored state,
+            # all events are counted again.
             state = (self.current.progress or {}).get("state")
             self._collector = EventCollector(
                 specifications,
@@ -206,7 +207,8 @@ class EventsTrigger(TaskTrigger):
             )
             self._parsed_events = None
             if not self.single:
-                # Kafka offsets are stored separately, so a stored state could contradict them.
+                # For Kafka, no state is stored: Kafka offsets are stored separately, so the state could contradict
+                # them.
                 stores_state = not any(isinstance(one, KafkaEvent) for one in specifications.values())
                 self._progress = ProgressReporter(self, self._collector.received, stores_state=stores_state)
         return self._collector

@@ -84,8 +84,9 @@ class AwsSettings:
     """The settings for calling AWS. Their ``repr`` shows no secret.
 
     :param conn_id: the id of the connection. None: the machine's own credentials are used.
-    :param access_key: the access key id. None: botocore finds credentials, in the profile if there is one.
-    :param endpoints: the URLs of services, as far as the connection sets them.
+    :param access_key: the access key id. None: botocore searches for credentials. If a profile is set, botocore reads
+        the profile.
+    :param endpoints: by service, the URLs that the connection sets.
     :param verify: whether to verify certificates, or the path of a file with a trusted authority. None: botocore's
         default.
     :param config: arguments of botocore's ``Config``.
@@ -109,7 +110,7 @@ class AwsSettings:
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
     def without_secrets(self, text: object) -> str:
-        """Return the text with secrets replaced by asterisks."""
+        """Return a string in which secrets are replaced by asterisks."""
         shown = str(text)
         for secret in self._secrets():
             shown = shown.replace(secret, "***")
@@ -223,7 +224,7 @@ def _endpoints(conn_id: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
         found["sqs"] = everywhere
     for service in ("sqs", "sts"):
         of_service = _mapping(conn_id, services, service)
-        # null selects AWS's own endpoint.
+        # The value null selects AWS's own endpoint.
         if "endpoint_url" in of_service:
             found[service] = _text(conn_id, of_service, "endpoint_url")
     return found

@@ -1,4 +1,4 @@
-"""Creates the clients of AWS services. They are created and used in their own thread, because creating one blocks.
+"""Creates the clients of AWS services. They have their own thread, because creating a client blocks.
 
 Only this module uses aiobotocore's private attributes.
 """
@@ -28,7 +28,7 @@ _quiet_threads: Final[set[int]] = set()
 
 
 def import_aiobotocore() -> None:
-    """Import the client library. The first import blocks for long, so call this function in a thread.
+    """Import the client library. The first import takes long and blocks, so call this function in a thread.
 
     :raises ConfigurationError: the extra ``sqs`` is not installed.
     """
@@ -58,7 +58,7 @@ class AwsSession:
         self._session = _session(settings)
         self._region = settings.region or self._session.get_config_variable("region")
         if settings.role is not None:
-            # botocore has no public way to set these; the amazon provider does the same.
+            # botocore has no public way to set these credentials. The amazon provider sets them in the same way.
             self._session._credentials = _role_credentials(settings, settings.role, self._sts)
         self._exit = AsyncExitStack()
         self._clients: dict[tuple[str, str | None], Any] = {}
@@ -67,7 +67,8 @@ class AwsSession:
         """Return a client, creating it on first use.
 
         :param region: the region of the resource. None: the connection's region.
-        :param endpoint: the URL of the service, used unless the connection sets a URL. None: the URL of the region.
+        :param endpoint: the URL of the service. If the connection sets a URL, that URL is used instead. None: the
+            default URL in the region.
         """
         region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
@@ -140,7 +141,8 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
         "tcp_keepalive": True,
-        # botocore must not retry. The caller retries, with longer pauses, and does not retry refusals.
+        # botocore must not retry. The caller retries instead: it makes longer pauses, and it does not retry refused
+        # calls.
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "max_pool_connections": _CONNECTIONS,
     }
@@ -191,7 +193,7 @@ def _role_credentials(settings: AwsSettings, role: Role, sts: Any) -> Any:
 
 
 def _session_name(settings: AwsSettings) -> str:
-    """Return the session name that CloudTrail shows, limited to the characters that STS allows."""
+    """Return the session name that CloudTrail shows. It has only characters that STS allows."""
     return re.sub(r"[^\w+=,.@-]", "", f"deferrable-ops_{settings.conn_id}", flags=re.ASCII)[:64]
 
 

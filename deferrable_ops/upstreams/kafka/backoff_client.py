@@ -59,7 +59,8 @@ def backoff_client(
             response = await super().send(node_id, request, group=group)
             if type(request).__name__.startswith("FetchRequest"):
                 backoff = self._fetch_backoffs.setdefault(node_id, Backoff())
-                # A broker answers at once if a partition has no leader. Pause before the next fetch.
+                # If a partition has no leader, the broker answers at once instead of waiting for records. So pause
+                # before the next fetch.
                 if any(partition[1] for _, partitions in response.topics for partition in partitions):
                     await asyncio.sleep(backoff.failed() / 4)
                 else:

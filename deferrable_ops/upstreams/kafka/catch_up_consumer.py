@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _POLL_TIMEOUT_MS = 200
 _MAX_POLL_RECORDS = 200
-# The pause after each poll. It is needed because the Triggerer's event loop uses the same interpreter lock.
+# The pause after each poll. It releases the interpreter lock (GIL), which the Triggerer's event loop also needs.
 _YIELD_SECONDS = 0.001
-# How long an idle consumer stays open, because the next wait may start soon.
+# An idle consumer stays open for this long, because the next wait may start soon.
 _LINGER_SECONDS = 5.0
 
 
@@ -116,7 +116,7 @@ class CatchUpConsumer:
                 self._subscriptions.for_topic(name), topic_read_refusal(self._cluster.settings, name)
             )
             return
-        # The position can advance although no records arrive, e.g. past transaction markers.
+        # The position can advance although no records arrive, for example past transaction markers.
         ends = {tp: await consumer.position(tp) for tp in self._positions}
         for name in {tp.topic for tp, end in ends.items() if end > self._positions[tp]}:
             topic = self._subscriptions.topics.get(name)

@@ -26,10 +26,11 @@ _RETRY_SECONDS = 0.2
 _REQUEST_SECONDS = 20.0
 # fetch.max.bytes: the memory that each consumer uses for each broker. A single record may be larger.
 _FETCH_BYTES = 8 * 1_048_576
-# fetch.max.wait.ms: how long a broker may hold a fetch open. For this time, a seek in another of the broker's
-# partitions may be delayed.
+# fetch.max.wait.ms: how long a broker may wait for records before it answers a fetch. A seek in another partition of
+# the same broker may be delayed by this time.
 _FETCH_WAIT_MS = 250
-# A refusal is permanent only after this many attempts: a broker that has just started may not have loaded its users.
+# A refusal is permanent only after this many attempts: a broker that has just started may not have loaded its users
+# yet.
 _REFUSAL_ATTEMPTS = 3
 _AUTHENTICATION: Final = (
     "AuthenticationFailedError",
@@ -63,7 +64,7 @@ DEFAULT_TIMINGS: Final = ConsumerTimings()
 
 
 def import_aiokafka(mechanism: str = "") -> None:
-    """Import the client library. The first import blocks for long, so call this function in a thread.
+    """Import the client library. The first import takes long and blocks, so call this function in a thread.
 
     :param mechanism: the SASL mechanism. GSSAPI needs another library.
     :raises ConfigurationError: the extra ``kafka`` is not installed.
@@ -252,7 +253,7 @@ def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
 
 
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
-    """Return whether a consumer's fetch loop has ended. All further polls would return nothing."""
+    """Return whether a consumer's fetch loop has ended. If it has, all further polls would return no records."""
     fetcher: Any = consumer._fetcher
     return bool(fetcher.error_future.done())
 
@@ -275,7 +276,7 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
 
 
 def _holds_no_credentials(record: logging.LogRecord) -> bool:
-    """Return whether a log record has no credentials. At level DEBUG, aiokafka logs requests, passwords included."""
+    """Return whether a log record has no credentials. At level DEBUG, aiokafka logs requests with passwords."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 

@@ -42,7 +42,8 @@ _KNOWN: Final = frozenset(
         "ssl.key.password",
     }
 )
-# These settings configure the ticket cache of librdkafka or the JVM. Here, the operating system's cache is used.
+# These settings configure the ticket cache of librdkafka or the JVM. This library uses the operating system's ticket
+# cache.
 _IGNORED: Final = ("sasl.kerberos.", "sasl.login.")
 _ISOLATIONS: Final = ("read_committed", "read_uncommitted")
 
@@ -96,7 +97,7 @@ class ClusterSettings:
         return [str(secret) for secret in found if secret]
 
     def without_secrets(self, text: object) -> str:
-        """Return the text with secrets replaced by asterisks."""
+        """Return a string in which secrets are replaced by asterisks."""
         shown = str(text)
         for secret in self.secrets():
             shown = shown.replace(secret, "***")

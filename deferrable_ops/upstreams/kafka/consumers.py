@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 Store = Callable[[Batch], Awaitable[object]]
-"""Stores a batch in one transaction and returns after the commit. If it raises an error, the call is retried. After a
-restart, a batch may be stored again. Its events are deduplicated by their dedupe keys."""
+"""Stores a batch in one transaction and returns after the commit. If the function raises an error, it is called again.
+After a restart, a batch may be stored again. The inbox discards repeated events by their dedupe keys."""
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:
@@ -94,11 +94,11 @@ class KafkaConsumers:
     ) -> ScopedSubscription:
         """Subscribe one wait to a topic, for the duration of the returned object's ``with`` statement.
 
-        Matching records are stored in the order of each partition. A record is passed to `store` twice only after a
-        restart, or when its topic was recreated.
+        Matching records are stored in the order of each partition. The same record is passed to `store` again only
+        after a restart, or after its topic was recreated.
 
         :param key: identifies the subscription in :attr:`Batch.resume_offsets`.
-        :param events: specifications for one topic, with rendered templates. A record must match one of them.
+        :param events: specifications for one topic, with rendered templates. A record must match at least one of them.
         :param since: seconds since the epoch; records with an older timestamp do not match.
         :param offsets: the last :attr:`Batch.resume_offsets` of this key; None: start at `since`.
         :param listener: receives warnings and permanent failures, on this event loop.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _POLL_TIMEOUT_MS = 200
 _IDLE_SECONDS = 1.0
 _MAX_POLL_RECORDS = 200
-# The pause after a full poll. It is needed because the Triggerer's event loop uses the same interpreter lock.
+# The pause after a full poll. It releases the interpreter lock (GIL), which the Triggerer's event loop also needs.
 _YIELD_SECONDS = 0.001
 
 
@@ -138,7 +138,7 @@ class LiveConsumer:
                 make_batch(topic, found, lambda subscription: topic.offsets(subscription, live=live))
             )
         for partition, end in read.values():
-            # During the store, the position may have been moved.
+            # The position may have been moved while the batch was stored.
             if partition.live == end:
                 partition.stored = end
 

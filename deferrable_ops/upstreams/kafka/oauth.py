@@ -19,7 +19,7 @@ def token_provider(oauth: OAuthSettings) -> Any:
     from aiokafka.errors import AuthenticationFailedError
 
     class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
-        """Requests a token and caches it until shortly before it expires."""
+        """Requests a token and caches it. Shortly before the token expires, requests a new token."""
 
         def __init__(self) -> None:
             self._token = ""

@@ -1,8 +1,8 @@
 """Tracks the positions of a topic's subscriptions.
 
 A subscription starts behind the live consumer, at its own offset in each partition. The catch-up consumer reads from
-there. When the catch-up consumer reaches the live consumer's offset, the subscription switches to the live consumer. No
-record is missed or repeated, and the order within a partition is kept.
+this offset. When the catch-up consumer reaches the live consumer's offset, the subscription switches to the live
+consumer. No record is missed or repeated, and the order within a partition is kept.
 
 This module is pure logic. It uses no client, clock or thread.
 """
@@ -24,7 +24,7 @@ Offsets = dict[str, int]
 """The offset of the next record, by partition number. The numbers are strings, as in JSON."""
 
 CLOCK_SKEW_SECONDS: Final = 300.0
-"""The search for the first record begins this long before ``since``, because producers' clocks differ."""
+"""The search for the first record begins this many seconds before ``since``, because producers' clocks differ."""
 
 # Subscriptions that start within a minute share one search.
 _SEARCH_STEP_SECONDS: Final = 60.0
@@ -34,7 +34,7 @@ _ONE_HOUR: Final = 3_600.0
 class BaseSubscription:
     """One wait's subscription to a topic.
 
-    :ivar events: the specifications, all for the same topic. A record must match one of them.
+    :ivar events: the specifications, all for the same topic. A record must match at least one of them.
     :ivar since: seconds since the epoch; older records do not match.
     """
 
@@ -52,7 +52,7 @@ class Bounds:
     :param beginning: the offset of the first record.
     :param end: the offset after the last record.
     :param found: the offset and the timestamp (in milliseconds) of the first record at or after the searched timestamp.
-        None: there is no such record.
+        None: there is no record at or after it.
     """
 
     beginning: int
@@ -93,7 +93,8 @@ class CatchUpGroup(Generic[R]):
 
     Groups save time, because there are many subscriptions at few offsets.
 
-    :ivar is_open: whether a new subscription with this offset may join the group. False after reading has started.
+    :ivar is_open: whether a new subscription with this offset may join the group. False after reading from this offset
+        has started.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -110,7 +111,8 @@ class Partition(Generic[R]):
     :ivar live: the next offset of the live consumer.
     :ivar stored: all matches of the live consumer before this offset are stored.
     :ivar behind: the catch-up group of each subscription that is behind. Live subscriptions have no group.
-    :ivar skip_until: for some live subscriptions, an offset; the subscription has already read all records before it.
+    :ivar skip_until: for some live subscriptions, an offset. The subscription has already read all records before this
+        offset.
     :ivar catch_up: the next offset of the catch-up consumer. None: the consumer does not read this partition.
     """
 
@@ -239,7 +241,7 @@ class Topic(Generic[R]):
         for number, (offset, end) in starts.items():
             partition = self.partitions.setdefault(number, Partition(number, end))
             if not self.has_live(partition):
-                # No live subscription needs the records in between, so the live consumer can skip them.
+                # No live subscription needs the records before `end`, so the live consumer can skip them.
                 partition.move_live(end)
             partition.add(subscription, offset)
         self.subscriptions.add(subscription)
@@ -271,8 +273,8 @@ class Topic(Generic[R]):
     ) -> Offsets:
         """Return the offsets at which a subscription would resume after a restart.
 
-        :param live: by partition number, the offset up to which the live consumer's matches will be stored together
-            with the returned offsets.
+        :param live: by partition number, an offset. The live consumer's matches before this offset will be stored
+            together with the returned offsets.
         :param covered: by partition number, the groups that the catch-up consumer will advance, and their new offset.
         """
         live, covered = live or {}, covered or {}

@@ -1,4 +1,4 @@
-"""Translates aiokafka's publishing errors into errors with a message that names the fix."""
+"""Converts errors that aiokafka raises during publishing into errors of this library. Their messages name the fix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ProducerFenced(KafkaError):
 def translate_error(
     settings: ClusterSettings, topic: str, error: BaseException, size: int | None = None, index: int = 0
 ) -> KafkaError:
-    """Return the library's error for an error of aiokafka.
+    """Convert an error of aiokafka into an error of this library.
 
     :param size: the size of the failed record, in bytes.
     :param index: the index of the failed record in ``messages``.

@@ -63,7 +63,7 @@ async def open_producer_pool(settings: ClusterSettings) -> ProducerPool:
 class ProducerPool:
     """Opens producers for one cluster, at most eight at a time.
 
-    Each task opens its own producer, because the transactional id determines which producer may commit.
+    Each task opens its own producer, because a producer has only one transactional id, and each task has its own id.
 
     :param abort_timeout: seconds after which a closing producer gives up aborting an open transaction.
     """
@@ -108,7 +108,8 @@ class ProducerPool:
     ) -> RecordPosition | None:
         """Return the position of the committed record with this header; None if there is no such record.
 
-        The search begins at `position` in its partition. It waits for open transactions that began earlier.
+        The search begins at `position` in its partition. It waits until open transactions that began earlier have
+        ended.
 
         :raises KafkaRefused: the user may not read the topic.
         :raises KafkaUnavailable: no broker answers now.

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 class Batch:
     """Events and offsets to store in one transaction.
 
-    :param source: the topic, as :attr:`~deferrable_ops.events.KafkaEvent.source`.
+    :param source: the topic's source name, as in :attr:`~deferrable_ops.events.KafkaEvent.source`.
     :param events: events of this source that match a subscription, in the order of each partition; may be empty.
-    :param resume_offsets: by subscription key, the offsets at which to resume after a restart, once the batch is
-        stored.
+    :param resume_offsets: by subscription key, the offsets at which the subscription resumes after a restart. They are
+        correct only if the batch is stored.
     :param listeners: for each event, the listeners of the subscriptions that it matches. They receive the event after
         it is stored.
     """
@@ -106,7 +106,8 @@ Matches = list[tuple[Event, list[Subscription]]]
 class Subscriptions:
     """The subscriptions of a cluster.
 
-    :param store: stores a batch in the event loop of the waits. If it fails, it is called again, without a limit.
+    :param store: stores a batch in the event loop of the waits. If the function fails, it is called again until it
+        succeeds.
     :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
     :ivar topics: by name, the topics with started subscriptions.
     :ivar pending: by topic, the subscriptions for which the start offsets are not known yet.
@@ -227,7 +228,8 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch, retrying until the store succeeds. The calling consumer does not read until then."""
+        """Store a batch. If this fails, retry until the batch is stored. The calling consumer does not read during this
+        time."""
         backoff = Backoff(first_pause=self._first_pause)
         while True:
             try:

@@ -80,7 +80,7 @@ class Producer:
         self._has_open_transaction = False
 
     async def start(self) -> None:
-        """Connect. With a transactional id, fence every earlier producer of the same id."""
+        """Connect. With a transactional id, fence earlier producers with this id: they can no longer commit."""
         from aiokafka.errors import KafkaError as AioKafkaError
 
         try:
@@ -107,7 +107,8 @@ class Producer:
         async def closed(*_: Any) -> None:
             raise ProducerClosed
 
-        # Without this, aiokafka would try forever to send the remaining batches and to find the coordinator.
+        # Make the remaining batches and the search for the coordinator fail. Otherwise, aiokafka would retry both
+        # forever.
         left = producer._message_accumulator
         left.fail_all(ProducerClosed())
         for batch in itertools.chain(left._pending_batches, *left._batches.values()):
@@ -177,7 +178,7 @@ class Producer:
             partition=record.partition,
             headers=list(record.headers),
         )
-        # If the caller is cancelled, it does not await the future.
+        # If the caller is cancelled, it does not await the future, and asyncio would log the future's error.
         sent.add_done_callback(_mark_retrieved)
         return sent
 

@@ -111,7 +111,7 @@ def is_denied(error: Exception) -> bool:
 def summarize(error: Exception, settings: AwsSettings) -> str:
     """Return the first line of an error's message, without secrets.
 
-    The other lines are dropped: for a wrong signature, AWS returns the signed text there, including the session token.
+    The other lines are dropped. If a signature is wrong, these lines contain the signed string with the session token.
     """
     response = getattr(error, "response", None)
     text = error.__class__.__name__ if not str(error) else str(error)

@@ -55,9 +55,9 @@ class _CallAbandoned(Exception):
 class QueuePoller:
     """Polls one queue while it has readers.
 
-    The process may be killed at any moment: a message that was not deleted is received again, and the inbox discards
-    the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while a message of the
-    group is in flight, and a message is deleted only after it is stored.
+    No message is lost if the process is killed: a message that was not deleted is received again, and the inbox
+    discards the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while a
+    message of the group is in flight, and a message is deleted only after it is stored.
 
     :param max_payload_bytes: a message with a larger body is stored without its body.
     :param others: the pollers of all queues with the same credentials, including this poller.

@@ -1,6 +1,6 @@
 """Polls SQS queues. All waits of a process share one long poll per queue.
 
-A message is stored before it is deleted from the queue. So any number of waits can match it, now or later.
+A message is stored before it is deleted from the queue. So any number of waits can match the message, now or later.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Sender(AwsThread):
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages. Return the message ids of the accepted messages, by the ``Id`` of their entries.
+        """Send messages. Return a dict from the ``Id`` of each accepted entry to the message id.
 
         :param entries: at most ten entries for ``SendMessageBatch``.
         :raises SqsRefused: SQS rejects a message permanently; the error names the message.

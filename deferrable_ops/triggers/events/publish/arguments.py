@@ -30,13 +30,13 @@ _ONLY_FOR: Final[dict[str, tuple[str, ...]]] = {
 }
 
 Arguments = Mapping[str, Any]
-"""The operator's arguments by name; None means not given."""
+"""The operator's arguments by name. None means that an argument is not given."""
 
 
 def destination_of(arguments: Arguments) -> str:
     """Return which destination is given.
 
-    :raises InputError: none or several are given.
+    :raises InputError: no destination is given, or more than one.
     """
     given = [name for name in DESTINATIONS if arguments.get(name) is not None]
     if len(given) != 1:
@@ -48,9 +48,9 @@ def destination_of(arguments: Arguments) -> str:
 
 
 def content_of(arguments: Arguments) -> str:
-    """Return which kind of content is given. Without any, it is a payload of None.
+    """Return the name of the argument that gives the content. If no content is given, the payload None is published.
 
-    :raises InputError: several are given.
+    :raises InputError: more than one kind of content is given.
     """
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:
@@ -62,7 +62,7 @@ def content_of(arguments: Arguments) -> str:
 
 
 def check_arguments(arguments: Arguments) -> None:
-    """Check all arguments except those that are only known at run time.
+    """Check all arguments except those whose values are known only at run time.
 
     :raises InputError: one of them is wrong; the message names it and the fix.
     """
@@ -86,7 +86,7 @@ def check_arguments(arguments: Arguments) -> None:
 
 
 def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
-    """Return the given messages in the form of their destination: payloads for a channel.
+    """Return the given messages in the form that the destination needs, for example plain payloads for a channel.
 
     :raises InputError: one of them is wrong, or there are too many.
     """
@@ -102,9 +102,9 @@ def check_messages(destination: str, content: str, arguments: Arguments) -> list
 
 
 def messages_of(destination: str, given: Any, arguments: Arguments, argument: str) -> list[Any]:
-    """Return messages in the form of their destination: payloads for a channel, or messages with the task's defaults.
+    """Return messages as the destination needs them: payloads for a channel, else messages with the task's defaults.
 
-    :param argument: the argument that they come from, for error messages.
+    :param argument: the name of the argument that contains the messages, for error messages.
     :raises InputError: one of them is wrong.
     """
     if destination == "kafka":
@@ -157,12 +157,12 @@ def _check_files(arguments: Arguments) -> None:
 
 
 def paths_of(arguments: Arguments) -> Any:
-    """Return the paths given as ``file=`` or ``files=``."""
+    """Return the paths in the argument ``file`` or ``files``."""
     return [arguments["file"]] if arguments.get("files") is None else arguments["files"]
 
 
 def _has_runtime_value(value: Any) -> bool:
-    """Return whether plain data holds a template or another task's output at any level."""
+    """Return whether plain data contains, at any level, a template or the output of another task."""
     if isinstance(value, Mapping):
         return any(map(_has_runtime_value, value.values()))
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,7 @@
-"""Reads the messages to publish from files on the triggerer's machine. Blocking: call it in a thread."""
+"""Reads the messages to publish from files on the triggerer's machine.
+
+The functions block, so call them in a thread.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.expressions import EVALUATION_ERRORS, compiled
 
 MAX_FILE_BYTES: Final = 16 * 1_048_576
-"""The total size of one task's files: they are held in the triggerer's memory."""
+"""The largest total size of one task's files. It is limited, because the triggerer holds the files in memory."""
 
 MAX_MESSAGES: Final = 20_000
-"""The number of messages of one task: they are held in the triggerer's memory, and sent on its event loop."""
+"""The largest number of messages of one task. It is limited, because the triggerer holds the messages in memory and
+sends them on its event loop."""
 
 FORMATS: Final = ("jsonl", "json", "text")
 _BY_SUFFIX: Final = {
@@ -32,7 +36,7 @@ _BY_SUFFIX: Final = {
 
 
 def format_of(path: str, file_format: str | None) -> str:
-    """Return the format of a file: `file_format`, or the one of its suffix.
+    """Return the format of a file: `file_format`, or by default the format that belongs to the file's suffix.
 
     :raises InputError: the suffix is unknown.
     """
@@ -50,7 +54,7 @@ def format_of(path: str, file_format: str | None) -> str:
 def check_path(argument: str, path: Any) -> None:
     """Check a path without accessing the file system.
 
-    :raises InputError: it is not an absolute path.
+    :raises InputError: `path` is not an absolute path.
     """
     if not isinstance(path, str) or not path:
         raise InputError(f"{argument}={path!r} must be the path of a file, as a string")
@@ -71,11 +75,11 @@ def read_payloads(
     max_bytes: int = MAX_FILE_BYTES,
     max_messages: int = MAX_MESSAGES,
 ) -> tuple[list[Any], int]:
-    """Return the payloads to publish from files, in order, and the number of messages that no rule matched.
+    """Read files. Return the payloads to publish, in order, and the number of messages that no rule matched.
 
     :param paths: absolute paths; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by name.
     :param select: a JMESPath expression that selects the messages from the list of all values of all files.
-    :param rules: what :func:`~deferrable_ops.events.merging.rules_to_json` returned.
+    :param rules: the merge rules, as :func:`~deferrable_ops.events.merging.rules_to_json` returned them.
     :param max_bytes: the largest total size of the files, in bytes.
     :param max_messages: the largest number of messages to publish.
     :raises InputError: a file is missing, too large or malformed, or `select` or a rule cannot be applied.
@@ -108,7 +112,7 @@ def _expand(patterns: Sequence[str]) -> Iterator[str]:
         if not glob.has_magic(pattern) or Path(pattern).exists():
             yield pattern
             continue
-        # Not pathlib's glob, which also returns hidden files.
+        # Do not use pathlib's glob, because it also returns hidden files.
         paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not paths:
             raise InputError(f"no file on this triggerer's machine matches {pattern!r}")
@@ -116,7 +120,7 @@ def _expand(patterns: Sequence[str]) -> Iterator[str]:
 
 
 def _read(path: str, most: int) -> bytes:
-    """Return the content of a file; of a larger file, return `most` + 1 bytes."""
+    """Return the content of a file. If the file is larger than `most` bytes, return only its first `most` + 1 bytes."""
     try:
         # O_NONBLOCK: do not block when the path is a named pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -142,7 +146,7 @@ def _values(path: str, content: bytes, file_format: str) -> list[Any]:
     if file_format == "json":
         value = _json(path, text)
         return value if isinstance(value, list) else [value]
-    # Not splitlines(): JSON and text may hold the other characters that it treats as line breaks.
+    # Do not use splitlines(). It also splits at other characters, which a line of JSON or text may contain.
     lines = ((number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1))
     if file_format == "text":
         return [line for _, line in lines if line]

@@ -1,4 +1,4 @@
-"""Publishes to a Kafka topic, exactly once: after a crash, the topic itself shows what was published."""
+"""Publishes to a Kafka topic. After a crash, the topic itself shows whether a transaction was committed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deferrable_ops.upstreams.kafka.producers import Producer, ProducerPool, Rec
 RECORDS_PER_CHECKPOINT: Final = 100
 """Without a transaction, progress is stored after this many records."""
 
-# Limits how long the event loop is busy without a break.
+# The number is limited, because the event loop is busy until all of these records are prepared.
 _TRANSACTION_RECORDS_AT_ONCE: Final = 500
 
 Check = Callable[[], Awaitable[object]]
@@ -26,13 +26,14 @@ Check = Callable[[], Awaitable[object]]
 class KafkaPublisher:
     """Publishes the messages of one wait to a topic.
 
-    With a transaction, all records become visible at once, or none. The publisher stores the position of the first
-    record, then commits. After a crash, the next publisher opens a producer with the same transactional id, which
-    aborts an uncommitted transaction. From then on the first record is either committed or never will be, so reading
-    its position shows which. Consumers with ``isolation.level=read_committed`` see each record exactly once.
+    With a transaction, all records become visible at once, or none. The publisher first stores the position of the
+    first record, and then commits. After a crash, the next publisher opens a producer with the same transactional id.
+    This aborts a transaction that is not committed yet. After that, the first record is either committed, or it can
+    never be committed. To find out, the publisher reads the topic at the stored position. Consumers with
+    ``isolation.level=read_committed`` see each record exactly once.
 
-    Without a transaction, progress is stored every 100 records. After a crash, at most the last 100 are published
-    again.
+    Without a transaction, progress is stored every 100 records. After a crash, at most the last 100 records are
+    published again.
 
     :param messages: all messages of the task.
     """
@@ -49,10 +50,12 @@ class KafkaPublisher:
     async def publish_in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
         """Publish all records in one transaction, unless an earlier run did, and return their positions.
 
-        :param check: awaited immediately before each step that cannot be undone; raises if the claim was lost.
+        :param check: awaited immediately before each step that cannot be undone. It raises an error if this trigger has
+            lost its claim on the wait.
         """
         async with producers.open(self._topic, f"{TRANSACTIONAL_PREFIX}{self._wait_id}") as producer:
-            # Must be read after opening the producer, which fences off the one that stored it.
+            # Read the progress only after opening the producer. Opening fences the earlier producer, so the earlier run
+            # cannot commit any more.
             stored = (await self._inbox.waits.get(self._wait_id)).progress
             if stored is not None:
                 found = await producers.find(
@@ -78,7 +81,7 @@ class KafkaPublisher:
             return self._value(partitions)
 
     async def publish_in_batches(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish the records after the last stored progress, and return the positions of all."""
+        """Publish the records that follow the last stored progress. Return the positions of all records."""
         digest_of_all = await asyncio.to_thread(fingerprint, self._records)
         stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
         check_unchanged(stored, digest_of_all)
@@ -94,7 +97,7 @@ class KafkaPublisher:
         return self._value(partitions)
 
     def _with_partitions(self, producer: Producer) -> list[Record]:
-        """Return the records; those without a key or a partition share one partition, which keeps their order."""
+        """Return the records. Those with neither key nor partition go to one partition, which keeps their order."""
         numbers = sorted(producer.partitions)
         digest = hashlib.sha256(self._wait_id.encode()).digest()
         chosen = numbers[int.from_bytes(digest[:8], "big") % len(numbers)]

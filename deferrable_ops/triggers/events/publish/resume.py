@@ -10,7 +10,7 @@ from deferrable_ops.exceptions import InputError
 
 
 def fingerprint(messages: Sequence[Any]) -> str:
-    """Return a short digest of the messages; equal messages have equal digests."""
+    """Return a short digest of the messages. Equal messages have equal digests."""
     digest = hashlib.sha256()
     for message in messages:
         digest.update(repr(message).encode("utf-8", "backslashreplace"))
@@ -18,11 +18,11 @@ def fingerprint(messages: Sequence[Any]) -> str:
 
 
 def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
-    """Check that the messages have not changed since an earlier run of the wait published some of them.
+    """Check that the messages have not changed since an earlier run of the wait, which published some of them.
 
     :param stored: the progress of the wait.
     :param current: the fingerprint of the messages now.
-    :raises InputError: they have changed, because a file was modified.
+    :raises InputError: the messages have changed, because a file was modified.
     """
     if stored.get("same", current) != current:
         raise InputError(

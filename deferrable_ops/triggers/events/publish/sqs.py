@@ -1,4 +1,4 @@
-"""Publishes to an SQS queue: progress is stored after each batch, and each message carries an id for deduplication."""
+"""Publishes to an SQS queue. Progress is stored after each batch. Each message has an id for deduplication."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Entry = dict[str, Any]
 _MAX_RETURNED_IDS: Final = 100
 _LONGEST_GROUP: Final = 128
 _NOT_IN_GROUPS: Final = re.compile(r"[^!-~]")
-# SendMessage refuses these characters.
+# The characters that SendMessage refuses.
 _NOT_IN_TEXTS: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -29,7 +29,7 @@ class SqsPublisher:
     """Publishes the messages of one wait to a queue.
 
     Progress is stored after each batch, so after a crash at most one batch is sent again. A FIFO queue drops a message
-    whose deduplication id it received within the last 5 minutes.
+    if it received the same deduplication id within the last 5 minutes.
 
     :param messages: all messages of the task.
     """
@@ -43,9 +43,10 @@ class SqsPublisher:
         self._entries = [self._entry(index, message) for index, message in enumerate(messages)]
 
     async def publish(self, sender: Sender, check: Check) -> dict[str, Any]:
-        """Send the messages after the last stored progress, in order, and return the ids of the first 100.
+        """Send the messages that follow the last stored progress, in order. Return the ids of the first 100 messages.
 
-        :param check: awaited immediately before each batch; raises if the claim was lost.
+        :param check: awaited immediately before each batch. It raises an error if this trigger has lost its claim on
+            the wait.
         """
         digest_of_all = await asyncio.to_thread(fingerprint, self._entries)
         stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
@@ -100,7 +101,8 @@ class SqsPublisher:
     def _batches(self, start: int) -> Iterator[list[Entry]]:
         """Yield batches to send.
 
-        In a FIFO queue a batch has one message per group, so a partial failure keeps the order.
+        For a FIFO queue, a batch contains at most one message of each group. So the order is kept even if SQS accepts
+        only some messages of a batch.
         """
         batch: list[Entry] = []
         size, groups = 0, set[str]()

@@ -30,7 +30,7 @@ from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
 from deferrable_ops.upstreams.kafka.producers import use_producer_pool
 from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
-# Limits how long the event loop is busy without a break.
+# The number is limited, because the event loop is busy while these events are prepared.
 _EVENTS_AT_ONCE: Final = 100
 _RETRIED: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
@@ -61,7 +61,7 @@ class PublishEventTrigger(TaskTrigger):
         "aws_conn_id",
     )
 
-    # The last error, for the reason of a timeout.
+    # The last error. If the wait times out, the failure shows this error as the reason.
     _problem: str | None = None
     # The number of messages that no merge rule matched.
     _left_over = 0
@@ -121,7 +121,7 @@ class PublishEventTrigger(TaskTrigger):
         check_arguments(self.given)
 
     async def wait(self) -> Outcome:
-        """Publish the messages that are not published yet, and return where they are."""
+        """Publish the messages that are not published yet. Return the task's XCom."""
         return await self.race_with_settlement(self._publish_until_done())
 
     async def cancel(self, wait: Wait) -> None:
@@ -175,7 +175,7 @@ class PublishEventTrigger(TaskTrigger):
         return messages_of(destination, payloads, self.given, content)
 
     async def _outcome_elsewhere(self) -> Outcome:
-        """Return the outcome of the triggerer that has published, or of a wait that is already settled."""
+        """Return the outcome: another triggerer has published the messages, or the wait is already settled."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
@@ -191,7 +191,7 @@ class PublishEventTrigger(TaskTrigger):
         events = [
             NewEvent(
                 ChannelEvent(self.channel or "").source,
-                # The same for every run of this attempt, so a repeated append changes nothing.
+                # This dedupe key is the same in every run of this attempt, so the inbox ignores a repeated append.
                 f"wait:{self.current.id}/{index}",
                 payload,
                 {"headers": {}, "attributes": {}, "metadata": metadata},
@@ -201,7 +201,7 @@ class PublishEventTrigger(TaskTrigger):
         last = events.pop()
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             await self.inbox.events.append_all(events[start : start + _EVENTS_AT_ONCE])
-        # Joins the group commit of concurrent appends.
+        # This append shares one commit with the concurrent appends of other waits.
         appended = await self.inbox.events.append(last)
         received_at = datetime.fromtimestamp(appended.received_at, UTC).isoformat()
         return {"channel": self.channel, "event": appended.number, "received_at": received_at}
