@@ -228,8 +228,7 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch. If this fails, retry until the batch is stored. The calling consumer does not read during this
-        time."""
+        """Store a batch. If this fails, retry until the batch is stored. Meanwhile, the consumer does not read."""
         backoff = Backoff(first_pause=self._first_pause)
         while True:
             try:
