@@ -1,4 +1,4 @@
-"""The base of all operators. A task starts in the triggerer, or on a worker that defers it; it may end on a worker."""
+"""The base class of all operators. A task can start and end in the triggerer or on a worker."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class _PerTask(Generic[T]):
-    """An attribute with a fixed value on the class. On an instance, it is computed each time Airflow reads it.
+    """An attribute that has a fixed value on the class. On an instance, it is computed each time Airflow reads it.
 
-    Airflow copies the class's value to mapped tasks, for which only False is safe. The value of an instance depends on
-    its DAG, its defaults and its downstream tasks, which may change until the DAG is serialized.
+    Airflow copies the value of the class to mapped tasks. For mapped tasks, only False is safe. The value of an
+    instance depends on its DAG, its defaults and its downstream tasks, which may change until the DAG is serialized.
     """
 
     def __init__(self, class_value: T, compute: Callable[[Any], T]) -> None:
@@ -49,13 +49,14 @@ class _PerTask(Generic[T]):
 
 
 class TriggererOperator(BaseOperator):
-    """Base of the operators whose work is done by a trigger.
+    """Base class of the operators whose work is done by a trigger.
 
     The scheduler defers the task, and the trigger does the work and ends the task. A worker takes part only if
-    something that is declared on the task needs a worker; :attr:`worker_start_reason` is the reason.
+    something that is declared on the task needs a worker. :attr:`worker_start_reason` is the reason why the task starts
+    on a worker.
 
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. If the task's
-        ``execution_timeout`` is shorter, it ends the wait.
+        ``execution_timeout`` is shorter, the wait ends after the ``execution_timeout``.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]]
@@ -90,7 +91,7 @@ class TriggererOperator(BaseOperator):
         return self.defer(trigger=trigger, method_name=self.next_method, timeout=timeout)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the value of the wait, after its trigger has resumed the task on a worker.
+        """Return the value of the wait. Airflow calls this after the trigger has resumed the task on a worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
         :raises AirflowFailException: the wait failed and must not be retried.
@@ -129,7 +130,7 @@ def attempt_of(context: Context) -> Attempt:
 
 
 def finish_event(event: dict[str, Any]) -> Any:
-    """Return the value of the wait that an event refers to, or raise Airflow's exception for its failure or skip."""
+    """Return the value of an event's wait. If the wait failed or was skipped, raise Airflow's exception for that."""
     match event:
         case {"wait": str(wait_id)}:
             outcome = read_outcome(wait_id)
@@ -146,7 +147,7 @@ def finish_event(event: dict[str, Any]) -> Any:
 
 
 def finish(wait_id: str, outcome: Outcome) -> Any:
-    """Return the XCom value of an outcome, or raise Airflow's exception for a failure or skip."""
+    """Return the XCom value of a success. For a failure or a skip, raise Airflow's exception for it."""
     match outcome:
         case Success(value):
             return as_xcom(wait_id, value)

@@ -1,4 +1,4 @@
-"""Finds templates in arguments, and checks whether a triggerer can render them. Others could make it hang or fail."""
+"""Finds templates in arguments, and checks whether a triggerer can render them without hanging or failing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 
-# Tested on Airflow 3.3.2. A triggerer has these names itself or can request them from its supervisor process.
+# The names that a template may use, tested on Airflow 3.3.2. A triggerer has their values itself, or can request them
+# from its supervisor process.
 _NAMES: Final = frozenset(
     {
         "conf",
@@ -35,8 +36,8 @@ _NAMES: Final = frozenset(
     }
 )
 _JINJA_NAMES: Final = frozenset({*DEFAULT_NAMESPACE, "loop"})
-# Of these objects, a triggerer supports only the attributes below. Another attribute may be missing, may hang, or may
-# block the event loop (a plugin's macro). The same may happen if a template uses the object as a whole.
+# Of the following objects, a triggerer supports only the listed attributes. Any other attribute may be missing, may
+# hang, or may block the event loop (a plugin's macro). The same may happen if a template uses the whole object.
 _TASK_INSTANCE: Final = frozenset({"dag_id", "id", "map_index", "run_id", "task_id", "try_number"})
 _ATTRIBUTES: Final = {
     "ti": _TASK_INSTANCE,
@@ -99,7 +100,7 @@ def _free_names(tree: nodes.Template) -> set[str]:
 
 
 def _restricted_uses(tree: nodes.Template) -> set[str]:
-    """Return the uses of the objects in `_ATTRIBUTES` that a triggerer does not support."""
+    """Return the expressions with objects of `_ATTRIBUTES` that a triggerer does not support."""
     allowed, written = set(), {}
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         owner = getattr(node, "node", None)

@@ -1,4 +1,4 @@
-"""Decides whether a task starts and ends in the triggerer, and if not, why it needs a worker."""
+"""Decides whether a task can start and end in the triggerer. If it cannot, the reason is returned."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _START_METHODS = (
 def worker_start_reason(
     task: BaseOperator, trigger_arguments: Collection[str], *, waits: bool = True
 ) -> str | None:
-    """Return why a task must start on a worker: the first thing declared on it that a triggerer does not support.
+    """Return why a task must start on a worker: the first thing declared on the task that a triggerer does not support.
 
-    :param trigger_arguments: the names of the task's arguments that its trigger takes.
+    :param trigger_arguments: the names of the arguments that the task passes to its trigger.
     :param waits: False for a task that ends at once. Its pool, queue and limits are then ignored.
-    :return: None if it can start in the triggerer.
+    :return: the reason; None if the task can start in the triggerer.
     """
     return (
         _mapping_needs_worker(task)
@@ -42,10 +42,10 @@ def worker_start_reason(
 
 
 def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
-    """Return why a task must end on a worker, by outcome: ``success``, ``failure``, ``final_failure``, ``skip``.
+    """Return why a task must end on a worker. Keys: ``success``, ``failure``, ``final_failure``, ``skip``.
 
-    ``final_failure`` is a failure that must not be retried; a trigger has no event for it. An outcome that can end in
-    the triggerer is left out.
+    ``final_failure`` is a failure that must not be retried; a trigger has no event for it. If the task can end in the
+    triggerer after an outcome, that outcome is not in the dict.
     """
     overridden = next(
         (f"its class has its own {name}" for name in _end_methods(task) if _is_overridden(task, name)), None
@@ -60,7 +60,8 @@ def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
 
 
 def _mapping_needs_worker(task: BaseOperator) -> str | None:
-    # A mapped task is a MappedOperator at parse time and always starts on a worker.
+    # At parse time, a mapped task itself is a MappedOperator, which always starts on a worker. So it is not checked
+    # here.
     if task.get_closest_mapped_task_group() is not None:
         return "it is in a mapped task group"
     return None
@@ -92,7 +93,7 @@ def _params_need_worker(task: BaseOperator) -> str | None:
     task_params, dag_params = ParamsDict(task.params), ParamsDict({} if dag is None else dag.params)
     params = [*map(task_params.get_param, task_params), *map(dag_params.get_param, dag_params)]
     if not all(is_arg_set(param.value) for param in params):
-        # If the DAG run sets no value for the param either, the triggerer process would exit.
+        # If the DAG run has no value for the param either, an error would end the triggerer process.
         return "one of its params has no default"
     if any(param.source == "task" and param.schema for param in params):
         return "its own params are validated"

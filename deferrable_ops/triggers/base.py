@@ -1,4 +1,4 @@
-"""The base of all triggers: identity, deadline, outcome, where the task ends, and kills."""
+"""The base class of all triggers. It handles what they share: identity, deadline, outcome, task end and kills."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ DEFAULT_TIMEOUT = 7 * 86_400.0
 
 # A wait ends this long before Airflow's own timeout of the task: 10 % of the timeout, at most 5 s.
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
-# The process of a worker that deferred its task exits up to 5 s later ([workers] min_heartbeat_interval). If the task
-# is queued again before the scheduler has handled that exit, the scheduler fails the task (airflow#66374). So a trigger
-# resumes a task on a worker at least 8 s after its own start.
+# After a worker has deferred its task, the worker's process exits up to 5 s later ([workers] min_heartbeat_interval).
+# If the task is queued again before the scheduler has handled this exit, the scheduler fails the task (airflow#66374).
+# So a trigger waits until 8 s after its own start before it resumes a task on a worker.
 RESUME_AFTER_DEFER = 8.0
-# A task that ends in the triggerer is not queued again. It may end as soon as the worker has reported it as deferred.
+# A task that ends in the triggerer is not queued again. So it may end once the worker has reported the task as
+# deferred.
 _END_AFTER_DEFER = 2.0
-# Limits the memory that thousands of triggers need when they start together. The process would never free it.
+# Limits the memory that thousands of triggers need when they start together. The process would never free this memory.
 _registering = Throttle(128)
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
-    """Base of all triggers. A trigger keeps no state: after a restart, or if it runs twice, its outcome is the same.
+    """Base class of all triggers. A trigger keeps no state: if it is restarted or runs twice, its outcome is the same.
 
-    A feature implements :meth:`wait` and :meth:`cancel`, and :meth:`expired` if a passed deadline is not a failure. It
-    lists its own arguments in `arguments`.
+    A feature implements :meth:`wait` and :meth:`cancel`. It also implements :meth:`expired` if a passed deadline is not
+    a failure. `arguments` is the list of the feature's own arguments.
 
     :param timeout: seconds from the first run until the deadline.
     :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. None if the
-        scheduler deferred it; Airflow then gives the trigger its task instance.
-    :param ends_on_worker: why the task must end on a worker, by outcome: ``success``, ``failure``, ``skip``, and
-        ``final_failure`` for a failure that must not be retried.
-    :param do_xcom_push: whether the value becomes an XCom.
+        scheduler deferred the task, because Airflow then gives the trigger its task instance.
+    :param ends_on_worker: a dict with the reasons why the task must end on a worker. The keys are outcomes:
+        ``success``, ``failure``, ``skip``, and ``final_failure`` for a failure that must not be retried.
+    :param do_xcom_push: whether the value of a success becomes an XCom.
     :param _older: arguments that another version of the library has stored. They are ignored, because the triggerer
         process exits if it cannot create a stored trigger.
     """
@@ -59,17 +60,17 @@ class TaskTrigger(BaseTrigger):
     arguments: ClassVar[tuple[str, ...]]
 
     recheck_previous_attempts_every: ClassVar[float] = 1.0
-    """Seconds between two checks of whether the work of earlier attempts is cancelled."""
+    """Seconds between two checks whether the work of earlier attempts is cancelled."""
 
     airflow_cancels_within: ClassVar[float] = 60.0
-    """Seconds that the trigger of an ended task waits for Airflow to cancel it."""
+    """Seconds for which the trigger of an ended task waits until Airflow cancels the trigger."""
 
-    # None except during run().
+    # These attributes are None except during run().
     inbox: Inbox
     changes: Subscription
     current: Wait
 
-    # Why the templates could not be rendered.
+    # The reason why the templates could not be rendered.
     _template_error: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,8 +92,8 @@ class TaskTrigger(BaseTrigger):
         self.attempt = attempt
         self.ends_on_worker = ends_on_worker
         self.do_xcom_push = do_xcom_push
-        # Python 3.11 shares the keys of instance dictionaries only for attributes that __init__ sets. Setting these
-        # later would cost 1.3 kB a wait.
+        # Python 3.11 shares the keys of instance dictionaries only for attributes that __init__ sets. If these
+        # attributes were set later, each wait would need 1.3 kB more.
         self.inbox = self.changes = self.current = cast("Any", None)
 
     @abstractmethod
@@ -107,7 +108,7 @@ class TaskTrigger(BaseTrigger):
 
     @abstractmethod
     async def cancel(self, wait: Wait) -> None:
-        """Cancel the outside work of a wait that was killed, superseded or has expired. Must be idempotent."""
+        """Cancel the external work of a wait that was killed, was superseded or has expired. Must be idempotent."""
 
     async def expired(self) -> Outcome:
         """Return the outcome of a wait whose deadline has passed."""
@@ -115,12 +116,12 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is outside work that :meth:`cancel` would cancel."""
+        """Whether there is external work that :meth:`cancel` would cancel."""
         return True
 
     @property
     def heartbeats_within(self) -> float | None:
-        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
+        """The wait fails after this many seconds without a heartbeat; None if no heartbeats are expected."""
         return None
 
     @property
@@ -130,7 +131,7 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What the endpoint needs to evaluate a callback, as JSON."""
+        """The data with which the endpoint evaluates a callback, as JSON."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -140,7 +141,7 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def log(self) -> Any:
-        """The logger of the task. All triggers of a class share it; Airflow finds the task's log from the context."""
+        """The logger of the task. All triggers of a class share it. Airflow selects the task's log by the context."""
         return self.logger()
 
     def __repr__(self) -> str:
@@ -148,14 +149,14 @@ class TaskTrigger(BaseTrigger):
         return f"<{type(self).__name__}>"
 
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
-        """Return Airflow's template environment, in which an undefined name is an error, as on a worker."""
+        """Return Airflow's template environment, changed so that an undefined name is an error, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
-        # The triggerer's default renders an undefined name as ''.
+        # By default, a triggerer renders an undefined name as ''.
         environment.undefined = jinja2.StrictUndefined
         return environment
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates. :meth:`run` fails the task after an error: raised here, it would start a worker."""
+        """Render the templates. :meth:`run` handles an error: if it was raised here, Airflow would start a worker."""
         try:
             super().render_template_fields(context, jinja_env)
         except Exception as error:
@@ -163,7 +164,7 @@ class TaskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that ends the task or resumes it on a worker."""
-        # Thousands of triggers wait here. Each further coroutine between run() and wait() would cost 260 bytes per
+        # Thousands of triggers wait here. Each additional coroutine between run() and wait() would need 260 bytes per
         # trigger.
         started_at = time.monotonic()
         try:
@@ -181,7 +182,7 @@ class TaskTrigger(BaseTrigger):
                         outcome = self._failed_by(error)
                     outcome = await self._settle(outcome)
         except (Exception, SystemExit) as error:
-            # An uncaught SystemExit would end the triggerer process, and would do so again after its restart.
+            # An uncaught SystemExit would end the triggerer process, and again after each restart of the process.
             outcome = self._failed_by(error)
         if self.task_instance is not None and self.current is not None:
             await self._leave_to_airflow()
@@ -192,10 +193,10 @@ class TaskTrigger(BaseTrigger):
         yield event
 
     async def on_kill(self) -> None:
-        """Find out, in the background, whether a user ended the task, and if so cancel its outside work.
+        """Find out in the background whether a user ended the task. If so, cancel its external work.
 
-        Airflow also calls this when it moves the trigger to another triggerer (airflow#73454). It allows about a second
-        for it.
+        Airflow also calls this method when it moves the trigger to another triggerer (airflow#73454). The method must
+        return within about a second.
         """
         background.detach(end_if_killed(self.identify()))
 
@@ -213,7 +214,7 @@ class TaskTrigger(BaseTrigger):
         return Attempt.of(ti, logical_date)
 
     async def wait_until_settled(self) -> Outcome:
-        """Return the wait's outcome once the inbox has it."""
+        """Wait until the wait is settled in the inbox, and return its outcome."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
             if (changed := self.changes.take()) is not None:
@@ -229,12 +230,12 @@ class TaskTrigger(BaseTrigger):
         """Handle a change of the wait in the inbox. The wait may not be settled yet."""
 
     async def push_xcom(self, key: str, value: Any) -> None:
-        """Set an XCom while the task waits. Does nothing in ``dag.test()`` and in tests, where no triggerer runs."""
+        """Set an XCom while the task waits. Does nothing if no triggerer runs, in ``dag.test()`` and in tests."""
         if self.task_instance is not None:
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the outcome of the work, or that in the inbox if it comes first. The work is then cancelled."""
+        """Return the outcome of the work. If the wait is settled first, cancel the work and return that outcome."""
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
@@ -246,10 +247,10 @@ class TaskTrigger(BaseTrigger):
             await asyncio.gather(settling, working, return_exceptions=True)
 
     async def stop_previous_attempts(self) -> None:
-        """Cancel the outside work of all other attempts of the task, and return once it is cancelled.
+        """Cancel the external work of all other attempts of the task, and return once it is cancelled.
 
-        Await this before launching work that must not run twice at once. A failed cancellation is retried every minute
-        until the wait's deadline.
+        Await this method before you launch work that must not run twice at the same time. A failed cancellation is
+        retried every minute until the wait's deadline.
         """
         pause = 0.0
         while wait_ids := await self.inbox.cancellations.requeue_other_attempts(self.current.id):
@@ -263,13 +264,13 @@ class TaskTrigger(BaseTrigger):
             pause = self.recheck_previous_attempts_every
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether outside work may still run after this outcome and has to be cancelled."""
+        """Return whether external work may still run after this outcome, so that it has to be cancelled."""
         return False
 
     def new_wait(self, attempt: Attempt) -> NewWait:
         """Return the wait to register in the inbox."""
         timeout, latest = self.timeout, None
-        # Airflow's own deadline, by the scheduler's clock.
+        # Airflow's own deadline, measured with the scheduler's clock.
         timeout_after = getattr(self, "timeout_after", None)
         if timeout_after is not None:
             margin = min(_MARGIN_SECONDS, _MARGIN_SHARE * timeout)
@@ -289,7 +290,7 @@ class TaskTrigger(BaseTrigger):
         attempt = self.identify()
         if self.task_instance is not None:
             background.start()
-            # A worker that starts a task has already cleared its XComs.
+            # If a worker has started the task, it has already cleared the task's XComs.
             if attempt.try_number > 1 and self.attempt is None:
                 await delivery.clear_xcoms(attempt, self.xcoms_to_clear, self.log)
         if self._template_error is not None:
@@ -303,7 +304,7 @@ class TaskTrigger(BaseTrigger):
             self.current = await self.inbox.waits.register(self.new_wait(attempt))
 
     async def _settle(self, outcome: Outcome) -> Outcome:
-        # The endpoint or the watcher may have settled it already.
+        # The endpoint or the watcher may have settled the wait already.
         if self.current.outcome is None:
             stop_work = self.must_cancel_work(outcome)
             self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
@@ -313,8 +314,8 @@ class TaskTrigger(BaseTrigger):
 
     async def _leave_to_airflow(self) -> None:
         # After a kill, the inbox may be updated before Airflow cancels this trigger. An event would come too late for
-        # the killed task. On SQLite it could even end another task, because Airflow finds the task by the trigger's id,
-        # and SQLite reuses ids. So wait for Airflow to cancel.
+        # the killed task. On SQLite, the event could even end another task, because Airflow finds the task by the
+        # trigger's id, and SQLite reuses ids. So wait until Airflow cancels this trigger.
         if self.current.state in _ENDED_BY_AIRFLOW:
             await asyncio.sleep(self.airflow_cancels_within)
 

@@ -19,11 +19,11 @@ def run_facts_of(trigger: Any) -> RunFacts:
     """Return the details of a trigger's DAG run.
 
     :param trigger: a TaskTrigger with an argument ``run_facts``.
-    :raises InputError: neither the trigger's arguments nor Airflow have the details.
+    :raises InputError: the details are neither in the trigger's arguments nor available from Airflow.
     """
     if trigger.run_facts is not None:
         return RunFacts.from_json(trigger.run_facts)
-    # In a user's test there is no DAG run.
+    # In a user's test, the trigger has no DAG run.
     if trigger.task_instance is None:
         attempt = trigger.current.attempt
         return RunFacts(
@@ -35,7 +35,7 @@ def run_facts_of(trigger: Any) -> RunFacts:
 
 
 async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
-    """Return the wait of the newest attempt of another task in a trigger's DAG run; None if there is no such wait."""
+    """Return the wait of another task's newest attempt in a trigger's DAG run; None if that task has no wait."""
     attempt = trigger.current.attempt
     found = await trigger.inbox.waits.find(
         waits.c.dag_id == attempt.dag_id,
@@ -52,7 +52,7 @@ async def states_of_tasks(
 ) -> Mapping[str, str | None] | None:
     """Return the states of tasks in an attempt's DAG run, by task id; None in ``dag.test()``, where they are unknown.
 
-    :param task_ids: None for all tasks, with the ids ``task_0``, ``task_1`` and so on for mapped ones.
+    :param task_ids: None returns all tasks. The ids of mapped tasks are then ``task_0``, ``task_1`` and so on.
     """
     from airflow.sdk.execution_time import task_runner
 

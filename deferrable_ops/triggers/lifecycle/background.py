@@ -1,4 +1,4 @@
-"""Background work of a triggerer: pruning the inbox, finding tasks that ended, and cancelling their outside work."""
+"""Background work of a triggerer: prune the inbox, find tasks that ended, and cancel their external work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from deferrable_ops.triggers.lifecycle.task_states import StatesSource, states_f
 log = logging.getLogger(__name__)
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
-# asyncio keeps no strong reference to a task.
+# References to the running tasks, because asyncio itself keeps no strong reference to a task.
 _detached: set[asyncio.Task[None]] = set()
 
 
 def start() -> None:
-    """Start the background work of this event loop, if it does not run. The inbox stays open until the loop ends."""
+    """Start the background work of this event loop, if it does not run yet. The inbox stays open until the loop ends."""
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
         # Airflow selects the log file by the context. The context is empty, because the background work outlives the
@@ -35,20 +35,20 @@ def start() -> None:
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that may outlive the trigger that calls this. Its errors are logged."""
+    """Run a coroutine that may outlive the trigger that calls this function. Its errors are logged."""
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)
     task.add_done_callback(_detached.discard)
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the outside work of one wait, if its cancellation is due."""
+    """Cancel the external work of one wait, if its cancellation is due."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 
 
 async def sweep_forever(inbox: Inbox, source: StatesSource) -> None:
-    """Sweep at once, and then once a minute until cancelled."""
+    """Call :func:`sweep` at once, and then once a minute until this coroutine is cancelled."""
     while True:
         try:
             await sweep(inbox, source)

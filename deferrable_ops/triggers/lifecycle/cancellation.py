@@ -1,4 +1,4 @@
-"""Detects waits whose task was ended by a user or by Airflow, and cancels their outside work."""
+"""Detects waits whose task was ended by a user or by Airflow, and cancels their external work."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 60.0
 
-# Shorter than the lease of a cancellation, 60 s.
+# Seconds. This must be shorter than the lease of a cancellation, 60 s.
 _CANCEL_TIMEOUT = 50.0
 _WAITS_PER_PAGE = 200
 
 
 async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
-    """Settle a wait whose trigger was cancelled, and cancel its outside work, unless the trigger runs elsewhere now.
+    """Settle a wait whose trigger was cancelled, and cancel its external work, unless the trigger was only moved.
 
-    The task belongs to the newest attempt in the inbox. If that is this attempt and the task is still deferred after
-    `check_for`, Airflow has moved the trigger to another triggerer.
+    The task belongs to the newest attempt in the inbox. If the newest attempt is this one, and the task is still
+    deferred after `check_for`, Airflow has moved the trigger to another triggerer.
 
     :param check_for: seconds during which the task's state is checked, because Airflow may update it late.
     :param check_every: seconds between two checks.
@@ -48,11 +48,11 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
 
 
 async def sweep(inbox: Inbox, source: StatesSource) -> None:
-    """Settle the waits whose task ended while no triggerer ran, and cancel all outside work that is due.
+    """Settle the waits whose task ended while no triggerer ran. Cancel all external work whose cancellation is due.
 
-    Many processes call this. Once a minute, one of them looks for such waits.
+    Many processes call this function. Once a minute, one of the processes looks for these waits.
 
-    :param source: returns the states of task instances.
+    :param source: a function that returns the states of task instances.
     """
     if await inbox.database.try_lock("sweep", SWEEP_EVERY):
         await _kill_ended(inbox, source)
@@ -60,7 +60,7 @@ async def sweep(inbox: Inbox, source: StatesSource) -> None:
 
 
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
-    """Cancel the outside work whose cancellation is due: of one wait, or of all."""
+    """Cancel the external work whose cancellation is due, of one wait or of all waits."""
     while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
         try:
             trigger = decrypt(cancellation.trigger)
@@ -82,8 +82,8 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
 
 
 async def _kill_ended(inbox: Inbox, source: StatesSource) -> None:
-    # Read the ids first: this process watches most waits, and reading all of them in full would be the largest cost of
-    # an idle triggerer.
+    # Read only the ids of the waits first. This process itself watches most of the waits, so these need no check. In an
+    # idle triggerer, reading all waits in full would cost more than anything else.
     elsewhere = [wait_id for wait_id in await inbox.waits.waiting() if wait_id not in inbox.watcher.watched]
     for start in range(0, len(elsewhere), _WAITS_PER_PAGE):
         page = await inbox.waits.get_many(elsewhere[start : start + _WAITS_PER_PAGE])

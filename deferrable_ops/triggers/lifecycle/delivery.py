@@ -25,11 +25,11 @@ _XCOM_TIMEOUT = 60.0
 class EndingTask:
     """A task whose wait is over.
 
-    :param wait: as stored in the inbox; None if it could not be registered.
-    :param in_triggerer: False in ``dag.test()`` and in tests.
-    :param worker_reasons: why the task must end on a worker, by outcome; see
+    :param wait: the wait as stored in the inbox; None if it could not be registered.
+    :param in_triggerer: whether a triggerer runs the task; False in ``dag.test()`` and in tests.
+    :param worker_reasons: the argument `ends_on_worker` of
         :class:`~deferrable_ops.triggers.base.TaskTrigger`.
-    :param do_xcom_push: whether a value becomes an XCom.
+    :param do_xcom_push: whether the value of a success becomes an XCom.
     :param log: the task's logger.
     """
 
@@ -41,12 +41,12 @@ class EndingTask:
 
 
 async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
-    """Return the event that ends the task with this outcome, or resumes it on a worker to end it there."""
+    """Return the event that ends the task with this outcome, or that resumes the task on a worker, which ends it."""
     _log(task, outcome)
     try:
         reason = await _worker_end_reason(task, outcome)
     except (Exception, SystemExit) as error:
-        # The wait is over. A bad setting or plugin must not change its outcome.
+        # The wait is over. A wrong setting or a faulty plugin must not change its outcome.
         reason = f"it could not be determined whether it can end in the triggerer ({type(error).__name__}: {error})"
     if reason is None and isinstance(outcome, Success):
         reason = await _push_value(task, outcome)
@@ -65,7 +65,7 @@ async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
 async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PROGRESS) -> None:
     """Set an XCom of the task.
 
-    :raises TimeoutError: Airflow did not set it within a minute.
+    :raises TimeoutError: Airflow did not set the XCom within a minute.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
@@ -93,9 +93,9 @@ async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
 
 
 async def delete_xcom(attempt: Attempt, key: str) -> None:
-    """Delete an XCom of the task. Airflow does not delete it when it starts a cleared task in the triggerer.
+    """Delete an XCom of the task. If a cleared task starts in the triggerer, Airflow does not delete its XComs.
 
-    :raises TimeoutError: Airflow did not delete it within a minute.
+    :raises TimeoutError: Airflow did not delete the XCom within a minute.
     """
     from airflow.sdk.execution_time.comms import DeleteXCom
 
@@ -136,7 +136,7 @@ async def _worker_end_reason(task: EndingTask, outcome: Outcome) -> str | None:
         return reason
     success = isinstance(outcome, Success)
     if success not in _checked:
-        # The first call imports every plugin, which would block the event loop.
+        # In a thread, because the first call imports every plugin, which would block the event loop.
         await asyncio.to_thread(_deployment_reason, success)
         _checked.add(success)
     return _deployment_reason(success)
@@ -165,7 +165,7 @@ def _deployment_reason(success: bool) -> str | None:
 
 
 async def _push_value(task: EndingTask, outcome: Success) -> str | None:
-    """Set the XCom ``return_value``. Return None, or why it could not be set."""
+    """Set the XCom ``return_value``. Return None, or the reason why it could not be set."""
     if outcome.value is None or not task.do_xcom_push or task.wait is None:
         return None
     try:
@@ -176,8 +176,8 @@ async def _push_value(task: EndingTask, outcome: Success) -> str | None:
 
 
 def _resume_event(task: EndingTask, outcome: Outcome) -> TriggerEvent:
-    # Airflow logs an event and stores it with the task. So the event holds only the wait's id, and the worker reads the
-    # outcome from the inbox, unless it could not be stored there.
+    # Airflow logs an event and stores it with the task. So the event contains only the wait's id, and the worker reads
+    # the outcome from the inbox. If the outcome could not be stored in the inbox, the event contains the outcome.
     if task.wait is not None and task.wait.outcome is not None:
         payload: dict[str, Any] = {"wait": task.wait.id}
     else:

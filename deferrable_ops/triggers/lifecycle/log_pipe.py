@@ -1,13 +1,13 @@
-"""Keeps a triggerer's event loop from blocking on its log.
+"""Prevents that a triggerer's event loop blocks while it writes to its log.
 
-A triggerer has two processes. The child, in which triggers run, writes log lines to a blocking socket that the parent
-reads slowly; the parent sends workloads to the child with a blocking call. When both sockets are full, both processes
-sleep for ever (airflow#65286, docs/known-airflow-bugs.md). Airflow's own lines block in the same way, so a writer for
-our lines alone would not help.
+A triggerer has two processes. The triggers run in the child. The child writes log lines to a blocking socket, which the
+parent reads slowly. The parent sends workloads to the child with a blocking call. When both sockets are full, both
+processes block forever (airflow#65286, docs/known-airflow-bugs.md). The log lines of Airflow itself block in the same
+way, so it would not help to buffer only the lines of this library.
 
-:func:`install` puts a pipe of our own over the descriptors of the log, of stdout and of stderr. A thread moves whole
-lines from there to the real sockets, without blocking and with bounded memory. When the parent reads nothing for long,
-lines are dropped and counted.
+:func:`install` replaces the file descriptors of the log, of stdout and of stderr by pipes. A thread moves whole lines
+from the pipes to the real sockets. The thread never blocks, and its memory is limited. If the parent reads nothing for
+a long time, lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ log = logging.getLogger(__name__)
 
 _MAX_BUFFERED: Final = 16 * 1024 * 1024
 _BATCH: Final = 4096
-"""The parent reads as much at once."""
+"""The parent process reads the same number of bytes at once."""
 _READ: Final = 65536
 _FLUSH_SECONDS: Final = 2.0
 
 
 @cache
 def install() -> str | None:
-    """Protect this process's log. Return None, or why that is not possible.
+    """Protect this process's log. Return None, or the reason why this is not possible.
 
-    Outside a triggerer, or where Airflow's log is not built as in the releases that were tested, nothing is changed.
+    Nothing is changed if this process is not a triggerer, or if Airflow's log works differently than in the tested
+    releases.
     """
     found = _log_descriptor()
     if isinstance(found, str):
@@ -53,11 +54,11 @@ def install() -> str | None:
 
 
 class LogPipe:
-    """A pipe over one descriptor, and the thread that moves its lines to where the descriptor led.
+    """A pipe that replaces one descriptor, and the thread that moves its lines to the descriptor's original target.
 
-    :param descriptor: of a stream socket.
+    :param descriptor: the file descriptor of a stream socket.
     :param as_json: whether lines are Airflow's JSON log lines.
-    :param max_buffered: bytes of lines that are held in memory; lines that do not fit are dropped.
+    :param max_buffered: how many bytes of lines are kept in memory; further lines are dropped.
     """
 
     def __init__(self, descriptor: int, *, as_json: bool, max_buffered: int = _MAX_BUFFERED) -> None:
@@ -75,7 +76,7 @@ class LogPipe:
         threading.Thread(target=self._run, name="deferrable-ops log", daemon=True).start()
 
     def flush(self, seconds: float) -> None:
-        """Wait until all lines are moved, for some seconds at most."""
+        """Wait until all lines are moved, but at most for this many seconds."""
         ends_at = time.monotonic() + seconds
         while not self._is_empty() and time.monotonic() < ends_at:
             time.sleep(0.01)
@@ -84,7 +85,8 @@ class LogPipe:
         return not (self._lines or self._unsent or self._dropped or _polled(self._source, select.POLLIN, 0))
 
     def _run(self) -> None:
-        # poll(), because select() takes no descriptor above 1,023, and a triggerer may have more.
+        # poll() is used because select() accepts no descriptor above 1,023, and a triggerer may have higher
+        # descriptors.
         while True:
             to_send = bool(self._lines or self._unsent or self._dropped)
             poller = select.poll()
@@ -108,7 +110,7 @@ class LogPipe:
                 self._buffered += len(line) + 1
 
     def _send(self) -> None:
-        """Send one batch of whole lines, or what is left of the last."""
+        """Send one batch of whole lines, or the rest of the last batch."""
         if not self._unsent:
             if not self._lines and self._dropped:
                 self._lines.append(self._notice())
@@ -125,7 +127,7 @@ class LogPipe:
         except BlockingIOError:
             return
         except OSError:
-            # The parent has ended. Lines are still taken, so that no writer blocks.
+            # The parent has ended. Lines are still read from the pipe, so that no writer blocks.
             sent = len(self._unsent)
         self._unsent = self._unsent[sent:]
 
@@ -143,7 +145,7 @@ class LogPipe:
 
 
 def _log_descriptor() -> int | str:
-    """Return the descriptor of Airflow's log channel, or why this process has none that can be protected."""
+    """Return the descriptor of Airflow's log channel, or the reason why the log of this process cannot be protected."""
     import structlog
     from airflow.sdk.execution_time import task_runner
 

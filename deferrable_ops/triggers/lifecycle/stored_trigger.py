@@ -1,4 +1,4 @@
-"""Triggers stored in the inbox, encrypted, so that any process can cancel their outside work later."""
+"""Triggers that are stored encrypted in the inbox, so that any process can cancel their external work later."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _features: set[str] = set()
 
 
 class CancellableTrigger(Protocol):
-    """What a stored trigger can do: cancel the outside work of its wait."""
+    """A stored trigger, which can cancel the external work of its wait."""
 
     inbox: Inbox
 
     async def cancel(self, wait: Wait) -> None:
-        """Cancel the outside work. Must be idempotent."""
+        """Cancel the external work. Must be idempotent."""
 
 
 def register_feature(feature: str) -> None:
@@ -42,7 +42,7 @@ def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
 
 
 def decrypt(encrypted: bytes) -> CancellableTrigger:
-    """Return the trigger that :func:`encrypt` was called with.
+    """Return the trigger that was passed to :func:`encrypt`.
 
     :raises ConfigurationError: the key is missing or malformed.
     :raises InboxError: the stored class is not a trigger of a registered feature.

@@ -11,7 +11,7 @@ from deferrable_ops.inbox import Attempt
 from deferrable_ops.supervisor_calls import Rank, send
 
 StatesSource = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
-"""Returns the states for a DAG id, run ids and task ids: run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
+"""A function of a DAG id, run ids and task ids. It returns run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
 
 DEFERRED: Final = "deferred"
 UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "restarting"})
@@ -23,7 +23,7 @@ _SUPERVISOR_TIMEOUT = 30.0
 async def states_from_supervisor(
     dag_id: str, run_ids: list[str], task_ids: list[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the states, requested from the triggerer's supervisor process.
+    """Request the states from the triggerer's supervisor process, and return them.
 
     :param task_ids: None for all tasks.
     :raises TimeoutError: the supervisor did not reply. It never replies to a message type that it does not support.
@@ -38,7 +38,7 @@ async def states_from_supervisor(
 async def states_from_database(
     dag_id: str, run_ids: list[str], task_ids: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the states, read from the metadata database. Only the API server may read it."""
+    """Read the states from the metadata database, and return them. Only the API server may read this database."""
     return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
 
 
