@@ -76,7 +76,7 @@ def kafka_event(
 
     :param timestamp: milliseconds since the epoch. If the record has no timestamp (-1 in Kafka), the event's time is
         `received_at`.
-    :param headers: if a name is repeated, the last value is used, like in Kafka's ``lastHeader``.
+    :param headers: if a name is repeated, the last value is used, as in Kafka's ``lastHeader``.
     """
     seconds = -1.0 if timestamp is None else timestamp / 1000
     # The dedupe key includes the timestamp. If a topic is deleted and recreated, its offsets start at 0 again, so an

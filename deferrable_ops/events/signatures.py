@@ -40,8 +40,8 @@ def refusal_reason(
     :param scheme: one of :data:`SCHEMES`.
     :param headers: the request's headers, with names in lower case.
     :param body: the raw bytes as received, before any parsing.
-    :param secrets: the channel's valid secrets in the form shown to the user. During a rotation there are two; the
-        signature may match either of them.
+    :param secrets: the channel's valid secrets in the form that users see. During a rotation, there are two secrets,
+        and the signature may match either of them.
     :param now: the current time, in seconds since the epoch.
     :param tolerance: how many seconds a signed timestamp may be before or after `now`.
     """

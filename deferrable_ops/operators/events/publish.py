@@ -36,9 +36,10 @@ class PublishEventOperator(TriggererOperator):
     ================================ =============================================================================
 
     A retry of the task publishes again. Each Kafka or SQS message has the header or attribute ``deferrable-ops-id``,
-    made of the attempt's id and the message's number. With it, consumers can drop repetitions. Messages are sent in
-    order. A wait for a channel event can match the publisher's ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` in
-    ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be registered.
+    which consists of the attempt's id and the message's number. With this id, consumers can drop repeated messages.
+    Messages are sent in order. A wait for a channel event can match the publisher's ``dag_id``, ``run_id``, ``task_id``
+    and ``map_index`` in ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be
+    registered.
 
     The task's XCom is a dict with ``count`` and, depending on the destination,
 

@@ -30,7 +30,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class _EventsTask(TriggererOperator):
-    """Base of the operators that wait for events; :class:`MultiEventSensor` documents the parameters."""
+    """Base class of the operators that wait for events. :class:`MultiEventSensor` describes their parameters."""
 
     trigger_class: ClassVar[type[TaskTrigger]] = EventsTrigger
     template_fields: Sequence[str] = ("events", "since")
@@ -129,8 +129,8 @@ class MultiEventSensor(_EventsTask):
     :param condition: the wait ends when this condition is true, for example ``"orders & (payments | signoff)"`` or
         ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events that arrive after
         the end of the wait do not change the result.
-    :param keep: which event to return if several events of one name were received: "first" (the default), "last" or
-        "all" (at most 1,000).
+    :param keep: which event to return for a name that received several events: "first" (the default), "last" or "all"
+        (at most 1,000).
     :param since: events with a time before this moment are ignored. Give a datetime, an ISO 8601 string, or a template
         of an ISO 8601 string. "day" or "month" is the start of the day or month in which the DAG run started, in the
         DAG's timezone. The default is the DAG run's start. A finished DAG run that is cleared gets a new start.

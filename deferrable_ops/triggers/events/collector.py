@@ -27,7 +27,7 @@ from deferrable_ops.triggers.events.routing import WaitFollower, to_event
 _EVENTS_PER_PAGE: Final = 200
 _RECHECK_SECONDS: Final = 0.1
 _NO_FOLLOWER: Final[AbstractContextManager[Any]] = nullcontext()
-# Shared by all waits, because there are thousands of them.
+# To save memory, all of the thousands of waits share this object.
 _NO_OFFSETS: Final[Mapping[str, Any]] = {}
 
 
@@ -203,7 +203,7 @@ class EventCollector:
         return matched
 
     async def _count_records(self, events: Events) -> bool:
-        """Count the Kafka records read for this wait. Before each record, count the other sources' earlier events."""
+        """Count the Kafka records read for this wait. Before each record, count earlier events of other sources."""
         matched = False
         others = {one.source for one in self.specifications if not _is_kafka(one)}
         while self._records and self._replay is None:

@@ -39,7 +39,7 @@ class ProgressReporter:
     """The shortest time between two reports, in seconds."""
 
     max_state_characters: ClassVar[int] = 100_000
-    """A state with more characters, as JSON, is not stored."""
+    """A state whose JSON has more characters than this is not stored."""
 
     __slots__ = ("_is_over", "_pushed", "_received", "_reported_at", "_stores_state", "_timer", "_trigger")
 

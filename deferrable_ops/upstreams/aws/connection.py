@@ -27,8 +27,8 @@ _KNOWN: Final = frozenset(
         "verify",
     }
 )
-# Prefixes of settings for credentials, trust and endpoints. An unknown setting with such a prefix is an error; it is
-# never ignored.
+# Prefixes of settings for credentials, trust and endpoints. An unknown setting with one of these prefixes is an error;
+# it is never ignored.
 _SECURITY_PREFIXES: Final = (
     "assume_",
     "aws_",
@@ -220,7 +220,7 @@ def _endpoints(conn_id: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     everywhere = _text(conn_id, extra, "endpoint_url")
     if everywhere:
-        # Like in the amazon provider, endpoint_url is not used for STS.
+        # As in the amazon provider, endpoint_url is not used for STS.
         found["sqs"] = everywhere
     for service in ("sqs", "sts"):
         of_service = _mapping(conn_id, services, service)

@@ -18,7 +18,7 @@ _ALIASES: Final = {
     "sasl.mechanisms": "sasl.mechanism",
     "max.partition.fetch.bytes": "fetch.message.max.bytes",
 }
-# Prefixes of security settings. An unknown setting with such a prefix is an error; it is never ignored.
+# Prefixes of security settings. An unknown setting with one of these prefixes is an error; it is never ignored.
 _SECURITY_PREFIXES: Final = ("ssl.", "sasl.", "security.", "enable.ssl.")
 _KNOWN: Final = frozenset(
     {

@@ -91,7 +91,7 @@ def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
 class CatchUpGroup(Generic[R]):
     """A group of subscriptions that are behind at the same offset. They advance together.
 
-    Groups save time, because there are many subscriptions at few offsets.
+    Groups save time, because many subscriptions are at the same few offsets.
 
     :ivar is_open: whether a new subscription with this offset may join the group. False after reading from this offset
         has started.

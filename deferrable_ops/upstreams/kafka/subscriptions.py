@@ -110,7 +110,7 @@ class Subscriptions:
         succeeds.
     :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
     :ivar topics: by name, the topics with started subscriptions.
-    :ivar pending: by topic, the subscriptions for which the start offsets are not known yet.
+    :ivar pending: by topic, the subscriptions whose start offsets are not known yet.
     :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
     """
 

@@ -64,7 +64,7 @@ def content_of(arguments: Arguments) -> str:
 def check_arguments(arguments: Arguments) -> None:
     """Check all arguments except those whose values are known only at run time.
 
-    :raises InputError: one of them is wrong; the message names it and the fix.
+    :raises InputError: an argument is wrong; the message names it and the fix.
     """
     destination, content = destination_of(arguments), content_of(arguments)
     for name, needed in _ONLY_FOR.items():
@@ -88,7 +88,7 @@ def check_arguments(arguments: Arguments) -> None:
 def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
     """Return the given messages in the form that the destination needs, for example plain payloads for a channel.
 
-    :raises InputError: one of them is wrong, or there are too many.
+    :raises InputError: a message is wrong, or there are too many messages.
     """
     if content == "payload":
         return messages_of(destination, [arguments.get(content)], arguments, "messages")

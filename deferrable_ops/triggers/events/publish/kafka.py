@@ -29,7 +29,7 @@ class KafkaPublisher:
     With a transaction, all records become visible at once, or none. The publisher first stores the position of the
     first record, and then commits. After a crash, the next publisher opens a producer with the same transactional id.
     This aborts a transaction that is not committed yet. After that, the first record is either committed, or it can
-    never be committed. To find out, the publisher reads the topic at the stored position. Consumers with
+    never be committed. To see which, the publisher reads the topic at the stored position. Consumers with
     ``isolation.level=read_committed`` see each record exactly once.
 
     Without a transaction, progress is stored every 100 records. After a crash, at most the last 100 records are

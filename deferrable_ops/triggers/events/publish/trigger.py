@@ -116,7 +116,7 @@ class PublishEventTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is wrong; the message names it and the fix.
         """
         check_arguments(self.given)
 
