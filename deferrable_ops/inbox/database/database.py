@@ -42,10 +42,10 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
 _CLOSE_SECONDS = 5.0
 _SQLITE_BUSY_TIMEOUT = 20.0
 
-# The first statement of a write transaction: it returns the version and the time that all rows of the transaction get.
-# On Postgres the version is the transaction id. A row that commits late has the version of the oldest open snapshot or
-# a higher one, so the cursor of changes.py misses no row. The two settings are made per transaction, so that they also
-# apply behind a connection pooler. The timeout releases the locks of a process that stopped during a transaction.
+# The first statement of a write transaction. It returns the version and the time for all rows that the transaction
+# writes. On Postgres the version is the transaction id; inbox/changes.py explains why its cursor then misses no row.
+# The two settings are made in each transaction, so that they also apply behind a connection pooler. The timeout
+# releases the locks of a process that stopped during a transaction.
 _BEGIN = {
     "sqlite": "UPDATE deferrable_ops_counter SET value = value + 1 "
     "RETURNING value AS version, (julianday('now') - 2440587.5) * 86400.0 AS now",
@@ -110,8 +110,9 @@ class Database:
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
         if self.notify:
-            # Autocommit reads the same data as READ COMMITTED, without the round trips of BEGIN and ROLLBACK. Behind a
-            # pooler, where notify is off, only a transaction binds a prepared statement to one server connection.
+            # Autocommit reads the same data as READ COMMITTED, without the round trips of BEGIN and ROLLBACK. If notify
+            # is off, there may be a pooler. Then reads need a transaction: it keeps them on one server connection, and
+            # a prepared statement exists only on the connection that prepared it.
             self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -132,10 +133,10 @@ class Database:
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run ``work`` in a transaction, and return its result after the commit.
 
-        ``work`` must be idempotent, because it may run twice.
+        ``work`` must be idempotent, because it may run more than once.
 
         :raises InboxError: the database rejected a statement.
-        :raises InboxUnavailable: the database did not answer within the retry timeout; it may have committed.
+        :raises InboxUnavailable: the database did not answer within the retry timeout. It may have committed the data.
         """
 
         async def attempt() -> T:
@@ -185,11 +186,11 @@ class Database:
         if self.dialect == "sqlite":
             row: Sequence[Any] = (await run_by_driver(connection, statement["sqlite"]))[0]
             return row
-        # On Postgres, SQLAlchemy sends BEGIN with the first statement that goes through it.
+        # On Postgres, SQLAlchemy sends BEGIN only with a statement that goes through SQLAlchemy.
         return (await connection.exec_driver_sql(statement["postgresql"])).one()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run shared work as a task; :meth:`close` waits for it."""
+        """Run shared work as a task. :meth:`close` waits for the task."""
         # In an empty context: the task outlives the trigger that started it, and must not write to that trigger's log.
         task = asyncio.create_task(work, name=f"deferrable-ops {name}", context=Context())
         self._tasks.add(task)
@@ -221,7 +222,7 @@ class Database:
         while True:
             try:
                 if self.in_memory:
-                    # A cancelled statement closes its connection, and an in-memory database is then lost.
+                    # A cancelled statement closes its connection, and an in-memory database is lost with it.
                     return await asyncio.shield(self.spawn(attempt(), "query"))
                 async with asyncio.timeout(self._attempt_timeout(give_up_at)):
                     return await attempt()
@@ -237,9 +238,12 @@ class Database:
             pause = min(2 * pause, _MAX_BACKOFF)
 
     async def _may_recover(self, error: Exception) -> bool:
-        """Return whether to retry after an error that is no outage: the login has changed, or there is no timeout."""
+        """Return whether to retry after an error that is not an outage.
+
+        True if ``inbox_url`` has another login now, or if a wrong setup of the deployment is retried without end.
+        """
         if is_rejected_login(error) and self._read_url is not None:
-            # The option may be a command or a secrets backend.
+            # In a thread, because reading the option may run a command or ask a secrets backend.
             new = parse_url(await asyncio.to_thread(self._read_url))
             if (new.username, new.password) != (self.url.username, self.url.password):
                 log.warning("The database rejected the inbox's login; inbox_url has another one now")
@@ -255,10 +259,11 @@ class Database:
 
 
 async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
-    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that every batch runs.
+    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that each batch runs.
 
-    SQLAlchemy takes 200 µs a statement (measured), and makes three or four calls to SQLite's thread instead of one. On
-    Postgres, the first statement of a transaction must go through SQLAlchemy, which sends BEGIN with it.
+    SQLAlchemy takes 200 µs per statement (measured), and makes three or four calls to SQLite's thread instead of one.
+    On Postgres, the first statement of a transaction must go through SQLAlchemy, because SQLAlchemy sends BEGIN with
+    that statement.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if connection.dialect.name == "sqlite":

@@ -23,7 +23,7 @@ from deferrable_ops.exceptions import DeploymentError
 def parse_url(url: str) -> URL:
     """Parse a database URL.
 
-    :raises DeploymentError: it is not a database URL.
+    :raises DeploymentError: the string is not a database URL.
     """
     try:
         return make_url(url)
@@ -36,7 +36,7 @@ def parse_url(url: str) -> URL:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether this is an in-memory SQLite database. It exists only as long as its connection."""
+    """Return whether this is an in-memory SQLite database. The database exists only as long as its connection."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
@@ -63,14 +63,14 @@ def sqlite_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        # The driver must not begin transactions itself: _on_begin does.
+        # The driver must not begin transactions itself: _on_begin begins them.
         connection.isolation_level = None
         cursor = connection.cursor()
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
         except BaseException:
-            # Otherwise the connection's thread would keep the process running.
+            # If the connection stayed open, its thread would keep the process running.
             connection.close()
             raise
         cursor.close()
@@ -108,8 +108,8 @@ def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> As
     """Return an engine for a Postgres server.
 
     :param current: returns the URL whose login a new connection uses.
-    :param pooled: the connection may go through a pooler in transaction mode, such as PgBouncer.
-    :raises DeploymentError: asyncpg is not installed, or the URL has a parameter that it does not support.
+    :param pooled: whether the connection may go through a pooler in transaction mode, such as PgBouncer.
+    :raises DeploymentError: asyncpg is not installed, or the URL has a parameter that asyncpg does not support.
     """
     try:
         asyncpg = import_module("asyncpg")
@@ -130,7 +130,7 @@ def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> As
         "server_settings": {"application_name": "deferrable_ops"},
     }
     if pooled:
-        # Each transaction may get another server connection, which lacks earlier prepared statements.
+        # Each transaction may get another server connection, on which earlier statements are not prepared.
         connect_args |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,

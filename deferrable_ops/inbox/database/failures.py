@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# The package in which SQLAlchemy wraps asyncpg's errors.
+# The package of the exceptions in which SQLAlchemy wraps asyncpg's errors.
 _TRANSLATED: Final = "sqlalchemy.dialects."
-# asyncpg may not be installed: its errors are recognized by their class names.
+# asyncpg may not be installed. Therefore its errors are recognized by their class names.
 _OUTAGES: Final = frozenset(
     {
         "IdleInTransactionSessionTimeoutError",
@@ -77,7 +77,7 @@ def is_rejected_login(error: BaseException) -> bool:
 
 
 def is_misconfiguration(error: BaseException) -> bool:
-    """Return whether only a change of the deployment helps: a wrong password, a missing database or permission."""
+    """Return whether the deployment must be fixed: a wrong password, a missing database or a missing permission."""
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):
         return _sqlite_code(cause) in _SQLITE_MISCONFIGURATIONS
@@ -93,12 +93,15 @@ def is_outage(error: BaseException) -> bool:
         return _sqlite_code(cause) in _SQLITE_OUTAGES
     if isinstance(cause, (OSError, TimeoutError, PoolTimeout)):
         return True
-    # A ValueError means a wrong parameter, even if another base class means an outage.
+    # A ValueError means a wrong parameter, even if the error has another base class that means an outage.
     return bool(_names(cause) & _OUTAGES) and not isinstance(cause, ValueError)
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and first line, or only its class if the line may contain a value of a statement."""
+    """Return the error's class and the first line of its message.
+
+    If the message may contain a value of a statement, return only the class.
+    """
     cause = _cause(error)
     lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

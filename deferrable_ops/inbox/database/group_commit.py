@@ -56,7 +56,7 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             self._free_writers += 1
             left, self._queue = batch + self._queue, []
-            # Callers are left only if this task was cancelled during a commit.
+            # Callers still wait here only if this task was cancelled during a commit.
             for _, future in left:
                 _fail(future, InboxUnavailable("the inbox was closed; the write may have been committed"))
 
@@ -76,7 +76,7 @@ class GroupCommit(Generic[Item, Result]):
             if len(batch) == 1:
                 _fail(batch[0][1], error)
                 return
-            # Retry one by one, so that one invalid item does not fail the others.
+            # Retry each item alone, so that one invalid item does not fail the others.
             for entry in batch:
                 await self._commit([entry])
         else:

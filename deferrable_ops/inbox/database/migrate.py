@@ -16,7 +16,7 @@ from deferrable_ops.exceptions import DeploymentError
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 
-# The key of a Postgres advisory lock, "defr": any number that is not used otherwise.
+# The key of a Postgres advisory lock: the letters "defr" as a number. Any other unused number would do as well.
 _LOCK = 0x64656672
 
 
@@ -25,8 +25,8 @@ class SchemaVersion:
     """The version of an inbox's tables.
 
     :param number: the number of the newest migration that ran; None if there are no tables.
-    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. None: only a release with the `HEAD`
-        `number` can use them.
+    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. None: this is the release whose
+        `HEAD` is `number`.
     """
 
     number: str | None
@@ -95,7 +95,7 @@ async def upgrade(database: Database) -> None:
 
 
 async def _version(connection: AsyncConnection) -> SchemaVersion:
-    # All columns, because older tables have no oldest_reader.
+    # Select all columns, because older tables have no column oldest_reader.
     query = select(text("*")).select_from(alembic_version)
     try:
         row = (await connection.execute(query)).mappings().first()

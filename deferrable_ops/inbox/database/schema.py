@@ -61,30 +61,30 @@ waits = Table(
     Column("heartbeat_timeout", Double),
     Column("last_beat", Double),
     Column("beat_due", Double),
-    # The claim on launching the outside work, and the recorded answer.
+    # The claim on launching the external work (the job in the other system), and that system's answer.
     Column("launch_owner", Text),
     Column("launch_lease", Double),
     Column("launched_at", Double),
     Column("launch_answer", Text),
-    # Cancellation of the outside work: the encrypted trigger whose cancel() stops it, and the cancellation's state.
+    # Cancellation of the external work: the encrypted trigger whose cancel() stops it, and the cancellation's state.
     Column("trigger", LargeBinary),
     Column("cancel", Text),
     Column("cancel_lease", Double),
     Column("cancel_tries", Integer, nullable=False, server_default="0"),
-    # The key that signs its callback token, and how many callbacks were refused.
+    # The key that signs the wait's callback token, and how many callbacks were refused.
     Column("key_id", Text, nullable=False),
     Column("refused", Integer, nullable=False, server_default="0"),
-    # For the watcher: the version of the last transaction with a change that the waiting trigger must see.
+    # For the watcher: the version of the last transaction that changed something that the waiting trigger must see.
     Column("version", BigInteger, nullable=False),
 )
 # Literals, not bound parameters: a planner uses a partial index only if a query contains the index's condition.
 IS_WAITING: Final = waits.c.state == literal_column("'waiting'")
 HAS_CHANGED: Final = or_(waits.c.state != literal_column("'waiting'"), waits.c.progress.is_not(None))
-"""The wait has changed since its registration. The trigger has read the row as it was registered."""
+"""The wait has changed since its registration. Other waits need no delivery: their triggers know the registered row."""
 CANCEL_IS_DUE: Final = waits.c.cancel == literal_column("'due'")
 
 Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)
-# Each index that changes when a wait settles makes every callback slower; hence the partial indexes below.
+# Each index that changes when a wait settles makes every callback slower. Therefore most indexes below are partial.
 Index(
     "deferrable_ops_waits_news",
     waits.c.version,
@@ -114,7 +114,7 @@ Index(
 callbacks = Table(
     "deferrable_ops_callbacks",
     metadata,
-    # No foreign key: its check costs 9 µs a callback, and a callback is only added while its wait's row is locked.
+    # No foreign key, because its check costs 9 µs a callback. The wait exists: its row is locked during the insert.
     Column("wait_id", Text, primary_key=True),
     # SHA-256 of the verb and the body.
     Column("digest", LargeBinary, primary_key=True),
@@ -128,7 +128,7 @@ callbacks = Table(
     Column("receipt", Text, nullable=False),
     Column("payload", Text),
     Column("accepted", Boolean, nullable=False),
-    # SQLite then writes one B-tree instead of two.
+    # Without a rowid, SQLite writes one B-tree instead of two.
     sqlite_with_rowid=False,
 )
 Index(
@@ -170,7 +170,7 @@ daemons = Table(
     Column("name", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("boot_id", Text, nullable=False),
-    # The DAG run that last used it.
+    # The DAG run that last used the daemon.
     Column("dag_id", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("since", Double, nullable=False),
@@ -191,7 +191,7 @@ hosts = Table(
     # A component of Airflow, or an endpoint, on one host. Deleted a week after it was last seen.
     Column("host", Text, primary_key=True),
     Column("component", Text, primary_key=True),
-    # The deployment that it belongs to; null until the deployment is known.
+    # The deployment that the component belongs to; null until the deployment is known.
     Column("deployment", Text),
     Column("release", Text, nullable=False),
     Column("since", Double, nullable=False),
@@ -202,7 +202,7 @@ hosts = Table(
 outages = Table(
     "deferrable_ops_outages",
     metadata,
-    # An outage, as a host sees it: of Kafka, a region of Dataflow, a machine or the deployment. Deleted when it ends.
+    # An outage of Kafka, a region of Dataflow, a machine or the deployment, as one host sees it. Deleted at its end.
     Column("source", Text, primary_key=True),
     Column("host", Text, primary_key=True),
     Column("since", Double, nullable=False),
@@ -218,7 +218,7 @@ history = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("at", Double, nullable=False),
     Column("event", Text, nullable=False),
-    # The user, caller or host that caused it.
+    # The user, caller or host that caused the event.
     Column("actor", Text),
     Column("details", Text, nullable=False, server_default="{}"),
     sqlite_with_rowid=False,
@@ -227,15 +227,15 @@ history = Table(
 requests = Table(
     "deferrable_ops_requests",
     metadata,
-    # An action for a triggerer to carry out. Deleted two weeks after it was made.
+    # An action for a triggerer to carry out. Deleted two weeks after the request was made.
     Column("id", Text, primary_key=True),
     Column("kind", Text, nullable=False),
-    # The wait or the supervisord that it is about.
+    # The wait or the supervisord that the request is about.
     Column("target", Text, nullable=False),
     Column("arguments", Text, nullable=False, server_default="{}"),
     Column("actor", Text, nullable=False),
     Column("created_at", Double, nullable=False),
-    # The process that carries the request out, and until when no other process may.
+    # The process that carries out the request, and the time until which no other process may do so.
     Column("owner", Text),
     Column("lease", Double),
     Column("done_at", Double),
@@ -246,7 +246,7 @@ Index("deferrable_ops_requests_created", requests.c.created_at)
 cursors = Table(
     "deferrable_ops_cursors",
     metadata,
-    # How far something was read. Deleted 40 days after its last change.
+    # A position: how far a reader has read. Deleted 40 days after its last change.
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
     Column("updated_at", Double, nullable=False),

@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class SharedCall(Generic[T]):
-    """Runs a function for the first caller. All who call while it runs get the same result or error.
+    """Runs a function for the first caller. Callers that come while it runs get the same result or error.
 
-    During an outage, all callers therefore wait together for one timeout. The function runs in an
-    empty context, because it can outlive the first caller.
+    Therefore, during an outage, all callers wait for the same timeout, and not one after another. The function runs in
+    an empty context, because it can outlive the first caller.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
@@ -42,5 +42,5 @@ class SharedCall(Generic[T]):
     def _forget(self, task: asyncio.Task[T]) -> None:
         self._running = None
         if not task.cancelled():
-            # Mark it as retrieved, in case every caller was cancelled.
+            # Mark the error as retrieved: if every caller was cancelled, asyncio would log it otherwise.
             task.exception()

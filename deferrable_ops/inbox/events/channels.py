@@ -23,7 +23,7 @@ from deferrable_ops.inbox.events.event_schema import channels
 
 _RELOAD_INTERVAL = 5.0
 _MIN_QUERY_INTERVAL = 0.5
-# Subject and verb of error messages about the encryption key.
+# Subject and verb of a clause in the error messages about the encryption key.
 _SECRETS_ARE: Final = "channels' secrets are"
 
 
@@ -47,8 +47,8 @@ class Channel:
 class Channels:
     """The channels of all endpoints that share this inbox.
 
-    :param reload_interval: seconds after which the channels are read again: the longest time until a change takes
-        effect in other processes.
+    :param reload_interval: seconds after which the channels are read again. This is the longest time until a change
+        takes effect in other processes.
     :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
         invented names.
     """

@@ -1,4 +1,4 @@
-"""SQL for batches of events, written by hand for the reasons given in ``waits/callback_rows.py``."""
+"""SQL for batches of events. It is written by hand, for the reasons in ``waits/callback_rows.py``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ADD_SQLITE = """
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
         coalesce(json_extract(value, '$[3]'), ?2), ?2, json_extract(value, '$[4]'), json_extract(value, '$[5]')
     FROM json_each(?1) ORDER BY key"""
-# On conflict: the existing key detected duplicates for a limited time, and that time is over.
+# On conflict, overwrite the existing key: it detected duplicates for a limited time, and that time is over.
 _ADD_KEYS_SQLITE = """
     INSERT INTO deferrable_ops_event_keys (source, key, number, seen_at)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
@@ -67,7 +67,7 @@ _SET_POSITIONS = {
         ON CONFLICT (source, consumer)
         DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
 }
-# One index range per source, so that the cost does not depend on the number of other sources' events in between.
+# One index range per source is read, so that other sources' events between them cost nothing.
 _READ = {
     "sqlite": """
         SELECT number, source, dedupe_key, event_time, received_at, payload, attributes
@@ -88,8 +88,8 @@ _READ = {
             ORDER BY number LIMIT :limit) AS found
         ORDER BY found.number LIMIT :limit""",
 }
-# "number + 0" keeps the planners from scanning the numbers upwards until an event is recent enough; the index on the
-# event times is faster.
+# With "number + 0", the planners use the index on the event times. With "number", they could scan the numbers upwards
+# until an event is recent enough, which is slower.
 _FIRST_SINCE = {
     "sqlite": """
         SELECT min(found.number + 0) FROM json_each(:sources) AS asked CROSS JOIN deferrable_ops_events AS found
@@ -104,7 +104,10 @@ Row = Sequence[Any]
 
 
 async def take_numbers(transaction: Transaction, count: int) -> int:
-    """Reserve `count` numbers and return the last. Locks the counter until the commit, so numbers commit in order."""
+    """Reserve `count` numbers, and return the last of them.
+
+    The counter stays locked until the commit, so events are committed in the order of their numbers.
+    """
     statement = _TAKE_NUMBERS[transaction.connection.dialect.name]
     rows = await run_by_driver(transaction.connection, statement, count)
     return int(rows[0][0])

@@ -13,7 +13,7 @@ events = Table(
     Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False),
     Column("source", Text, nullable=False),
     Column("dedupe_key", Text, nullable=False),
-    # By the source's clock if it has one, otherwise received_at.
+    # By the source's clock. If the source has no clock, it is received_at.
     Column("event_time", Double, nullable=False),
     Column("received_at", Double, nullable=False),
     # JSON. A payload that is plain text is stored as a JSON string.
@@ -32,7 +32,7 @@ event_keys = Table(
     Column("key", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("seen_at", Double, nullable=False),
-    # SQLite then writes one B-tree instead of two.
+    # Without a rowid, SQLite writes one B-tree instead of two.
     sqlite_with_rowid=False,
 )
 Index("deferrable_ops_event_keys_seen", event_keys.c.seen_at)
@@ -40,7 +40,7 @@ Index("deferrable_ops_event_keys_seen", event_keys.c.seen_at)
 event_counter = Table(
     "deferrable_ops_event_counter",
     metadata,
-    # The table has one row. Its lock is held until the commit, so events become visible in the order of their numbers.
+    # The table has one row. It stays locked until the commit, so events become visible in the order of their numbers.
     # The value is not indexed, so that Postgres can update the row within its page (a HOT update).
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),

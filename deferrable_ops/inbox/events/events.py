@@ -1,8 +1,8 @@
 """Storing and reading events. Each event is stored once, and numbered in commit order.
 
-An append takes its numbers from one row, which it locks until its commit. Therefore events of all sources appear
-in the order of their numbers, and a reader can continue after the highest number it has read. Duplicates are detected
-by keys, which are kept longer than their events.
+An append takes its numbers from the counter row, and locks this row until its commit. Therefore events of all sources
+appear in the order of their numbers, and a reader can continue after the highest number that it has read. Duplicates
+are detected by keys, which are kept longer than their events.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NewEvent:
     """An event to append.
 
     :param source: the event's source, such as ``channel:orders``.
-    :param dedupe_key: identifies the event within its source. If the source delivers it again, the key is the same.
+    :param dedupe_key: identifies the event within its source. When the source repeats the event, the key is the same.
     :param payload: a JSON value.
     :param attributes: the metadata that came with the payload (headers, a key); a JSON object.
     :param time: seconds since the epoch; None: the time of receipt by the database.
@@ -55,7 +55,7 @@ class NewEvent:
     dedupe_keys: Sequence[DedupeKeyLike] = ()
 
     def all_keys(self) -> list[tuple[str, float | None]]:
-        """Return the keys that detect its duplicates, each with its `within`."""
+        """Return the keys that detect duplicates of this event, each with its `within`."""
         if not self.dedupe_keys:
             return [(_storable(self.dedupe_key), None)]
         return [(_storable(key.key), key.within) for key in self.dedupe_keys]
@@ -94,7 +94,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """The position up to which a consumer has read a source.
+    """How far a consumer has read a source.
 
     :param consumer: a wait's id. The position is deleted some time after the wait has ended.
     :param position: a JSON value that the consumer defines, such as Kafka offsets.
@@ -110,7 +110,7 @@ class Events:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # One writer: a second one would only wait for the lock on the counter.
+        # One writer, because a second writer would only wait for the lock on the counter.
         self._group: GroupCommit[NewEvent, AppendResult] = GroupCommit(database, self._append_batch)
         self._append_all_lock = asyncio.Lock()
         self.on_append: Callable[[Collection[str]], None] = lambda sources: None
@@ -128,7 +128,7 @@ class Events:
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events and set source positions, in one transaction of their own.
+        """Append events and set source positions, in one transaction that no other call shares.
 
         Concurrent calls return in commit order.
 
@@ -151,7 +151,7 @@ class Events:
         return results
 
     async def position_of(self, source: str, consumer: str) -> Any:
-        """Return the stored position of a consumer in a source; None if there is none."""
+        """Return the stored position of a consumer in a source; None if no position is stored."""
 
         async def read(connection: AsyncConnection) -> str | None:
             query = select(source_positions.c.position).where(
@@ -163,7 +163,7 @@ class Events:
         return None if position is None else json.loads(position)
 
     async def newest(self) -> int:
-        """Return the highest number in use. Every event up to it is committed and can be read."""
+        """Return the highest number in use. Every event up to this number is committed and can be read."""
 
         async def read(connection: AsyncConnection) -> int:
             return int((await connection.execute(select(event_counter.c.value))).scalar_one())
@@ -171,7 +171,10 @@ class Events:
         return await self._database.read(read)
 
     async def kept_since(self) -> float:
-        """Return since when all received events are kept, in seconds since the epoch; 0 if none was ever deleted."""
+        """Return the time since which all received events are kept, in seconds since the epoch.
+
+        0 if no event was ever deleted.
+        """
 
         async def read(connection: AsyncConnection) -> float:
             return float((await connection.execute(select(event_counter.c.kept_since))).scalar_one())
@@ -185,7 +188,7 @@ class Events:
 
         :param upto: the last number to read; at most the result of :meth:`newest`.
         :param since: seconds since the epoch; events with an earlier time are left out.
-        :param limit: the most events to return.
+        :param limit: the largest number of events to return.
         """
         if not sources or upto <= after:
             return []
@@ -194,7 +197,7 @@ class Events:
         return [_stored(row) for row in rows]
 
     async def first_since(self, sources: Collection[str], since: float) -> int | None:
-        """Return the lowest number of the events that are not older than `since`; None if there is none."""
+        """Return the lowest number of the events that are not older than `since`; None if there is no event."""
         return await self._database.read(
             lambda connection: event_rows.first_since(connection, sources, _moment(since))
         )
@@ -239,7 +242,7 @@ def _first_event(
     keys: Sequence[tuple[str, float | None]],
     now: float,
 ) -> tuple[int, float] | None:
-    """Return the number and time of receipt of an earlier event with one of these keys; None if there is none."""
+    """Return number and time of receipt of an earlier event with one of these keys; None if there is no event."""
     for key, within in keys:
         first = seen.get((source, key))
         if first is not None and (within is None or now - first[1] <= within):

@@ -1,9 +1,10 @@
 """Delivery of events to the followers in this process, in commit order. Each event is read once for all of them.
 
-A new follower starts behind, at its own time or number. Followers that are behind catch up together: one page of events
-serves all that need it. When a follower has caught up, it is live: it receives what the feed reads from then on. One
-task serves both kinds in turns, so no event is missed or delivered twice. A follower whose buffer is full falls behind
-again, and does not delay the others. At idle, a check reads one number, for any number of followers.
+A new follower is behind: it starts at its own time or number. Followers that are behind catch up together: one page of
+events serves all followers that need it. A follower that has caught up is live: it receives the events that the feed
+reads from then on. One task serves the live followers and the followers that are behind in turns, so no event is missed
+or delivered twice. A live follower whose buffer is full falls behind again, and does not delay the others. While no
+event arrives, a check reads only one number, for any number of followers.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Follower:
 
     :ivar sources: the sources, without duplicates.
     :ivar since: seconds since the epoch; events with an earlier time are left out.
-    :ivar position: the number up to which it has received its events; None if it has not started.
-    :ivar is_live: it has caught up, and receives events as the feed reads them.
+    :ivar position: the follower has received all its events up to this number; None before it has started.
+    :ivar is_live: whether it has caught up, and receives each new event when the feed reads it.
     """
 
     __slots__ = ("_feed", "_future", "_pending", "after", "is_live", "position", "since", "sources")
@@ -62,7 +63,7 @@ class Follower:
 
     @property
     def upto(self) -> int:
-        """The number up to which it has received its events; 0 before it has started."""
+        """The follower has received all its events up to this number; 0 before it has started."""
         return self._feed.position if self.is_live else self.position or 0
 
     @property
@@ -71,7 +72,7 @@ class Follower:
         return len(self._pending) < self._feed.max_pending
 
     async def next(self) -> list[StoredEvent]:
-        """Wait for at least one event, and return all events since the last call in commit order."""
+        """Wait for at least one event, and return all events since the last call, in commit order."""
         while not self._pending:
             self._future = asyncio.get_running_loop().create_future()
             try:
@@ -102,7 +103,7 @@ class Feed:
 
     :param events_per_page: the largest number of events that are read with one query.
     :param max_pending: the largest number of events that a follower buffers.
-    :param retry_interval: seconds after which reading events is retried when it failed.
+    :param retry_interval: if events cannot be read, the seconds until the next attempt.
     """
 
     def __init__(
@@ -123,27 +124,27 @@ class Feed:
         self._retry_interval = retry_interval
         self._followers: dict[str, dict[Follower, None]] = {}
         self._live_sources: Counter[str] = Counter()
-        # In the order in which they fell behind.
+        # The followers that are behind, in the order in which they fell behind.
         self._behind: dict[Follower, None] = {}
         self._position = 0
         self._serve_longest_waiting = True
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.route: Callable[[StoredEvent], Iterable[Follower]] = self._followers_of_source
-        """Returns the followers that an event may concern; the others do not receive it. It can be replaced, for
-        example by an index of the values that the followers wait for."""
+        """Returns the followers that an event may concern; the others do not receive the event. This function can be
+        replaced, for example by an index of the values that the followers wait for."""
         events.on_append = watcher.on_events = self._on_events
 
     @property
     def position(self) -> int:
-        """The number up to which live followers have received their events."""
+        """Live followers have received all their events up to this number."""
         return self._position
 
     def follow(self, sources: Collection[str], *, since: float | None = None, after: int = 0) -> Follower:
         """Return a follower of these sources. It also receives events that are stored already.
 
         :param since: seconds since the epoch; events with an earlier time are left out.
-        :param after: only events with a higher number. The number of the newest event selects only later events.
+        :param after: deliver only events with a higher number. With the newest event's number, only new events come.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 
@@ -204,7 +205,10 @@ class Feed:
                         await self._wake.wait()
 
     async def _read(self) -> bool:
-        """Read a page for the live followers and one for those behind; return whether there may be more."""
+        """Read one page for the live followers, and one page for the followers that are behind.
+
+        :return: whether there may be more events to read.
+        """
         newest = await self._events.newest()
         if newest < self._position:
             self._rewind(newest)
@@ -212,7 +216,10 @@ class Feed:
         return await self._catch_up(newest) or more_for_live
 
     def _rewind(self, newest: int) -> None:
-        """Move positions back to `newest`: after a failover that lost commits, the database assigns numbers again."""
+        """Move positions back to `newest`.
+
+        After a failover that lost commits, the database assigns the lost numbers again.
+        """
         log.warning(
             "The inbox's database has lost events, probably in a failover: the newest number was %d and is now %d",
             self._position,
@@ -249,7 +256,7 @@ class Feed:
             sources, after=start, upto=newest, since=since, limit=self._events_per_page
         )
         end = self._end(page, newest)
-        # The followers for which this page is the next one.
+        # The followers whose next page is this page.
         served = {one for one in ready if one in self._behind and start <= (one.position or 0) <= end}
         for event in page:
             for follower in self.route(event):
@@ -278,8 +285,9 @@ class Feed:
     def _next_start(self, ready: list[Follower]) -> int:
         """Return the position at which the next page starts.
 
-        Two positions alternate: the lowest, because its page serves the most followers, and that of the follower that
-        has been behind for longest. With only the lowest, a steady arrival of new followers would starve that follower.
+        Two positions alternate: the lowest position, because its page serves the most followers, and the position of
+        the follower that has been behind for longest. If it were always the lowest position, a steady arrival of new
+        followers would starve that follower.
         """
         self._serve_longest_waiting = not self._serve_longest_waiting
         if self._serve_longest_waiting:
@@ -300,5 +308,5 @@ class Feed:
         follower.go_live()
 
     def _end(self, page: list[StoredEvent], newest: int) -> int:
-        """Return the number up to which a page is complete."""
+        """Return the number up to which the page contains every event."""
         return page[-1].number if len(page) == self._events_per_page else newest

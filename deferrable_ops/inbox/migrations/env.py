@@ -8,7 +8,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=alembic_version.name,
-    # The caller's transaction holds the lock and commits.
+    # The caller's transaction holds the lock, and the caller commits it.
     transactional_ddl=False,
 )
 context.run_migrations()

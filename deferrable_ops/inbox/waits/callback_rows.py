@@ -1,8 +1,9 @@
-"""SQL for batches of callbacks. Callbacks arrive by the thousand, so these statements are written by hand.
+"""SQL for batches of callbacks. Thousands of callbacks can arrive at once, so these statements are written by hand.
 
-Each statement handles a whole batch. SQLite receives it as one JSON text: its driver acquires and releases Python's GIL
-for every row that is bound or fetched, which is slow while the event loop is busy. Postgres receives one array per
-column, which takes half the server time of one execution per row (measured: 33 µs a callback instead of 70).
+Each statement handles a whole batch. SQLite receives the batch as one JSON string, because SQLite's driver acquires and
+releases Python's GIL for every row that it binds or fetches. That is slow while the event loop is busy. Postgres
+receives one array per column, which takes half the server time of one execution per row (measured: 33 µs a callback
+instead of 70).
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Lock the waits that exist. Rows: id, state, expected, deadline passed, refused, has earlier callbacks."""
+    """Lock the waits that exist, and return their rows.
+
+    :return: rows of id, state, expected, whether the deadline has passed, the number of refused callbacks, and whether
+        the wait has earlier callbacks.
+    """
     ids = list(wait_ids)
     if _is_postgres(transaction):
         return await run_by_driver(transaction.connection, _FIND["postgresql"], ids, transaction.now)
@@ -96,7 +101,7 @@ async def add_and_settle(
     :param settled: rows of wait id, state, outcome.
     """
     if not added:
-        # A wait is only settled by a callback that is recorded.
+        # Without a callback to record, there is no wait to settle.
         return
     connection, now, version = transaction.connection, transaction.now, transaction.version
     number = version * _NUMBERS_PER_TRANSACTION
@@ -121,7 +126,7 @@ async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
 
 
 async def set_progress(transaction: Transaction, progress: dict[str, str]) -> None:
-    """Set the progress of waits: JSON texts by wait id."""
+    """Set the progress of waits, given as JSON strings by wait id."""
     if progress:
         await transaction.connection.execute(
             update(waits)
@@ -132,7 +137,7 @@ async def set_progress(transaction: Transaction, progress: dict[str, str]) -> No
 
 
 async def set_refused(transaction: Transaction, refused: dict[str, int]) -> None:
-    """Set the number of refused callbacks, by wait id."""
+    """Set the number of refused callbacks of waits, given by wait id."""
     if refused:
         await transaction.connection.execute(
             update(waits).where(waits.c.id == bindparam("wait")).values(refused=bindparam("count")),

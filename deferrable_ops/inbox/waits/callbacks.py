@@ -21,7 +21,7 @@ from deferrable_ops.inbox.waits.evaluation import evaluate
 from deferrable_ops.inbox.waits.wait import ABANDONED, WaitState, state_of
 from deferrable_ops.outcome import Outcome, Success, outcome_to_json
 
-# The most refused callbacks recorded per wait: a service that never stops calling must not fill the disk.
+# How many refused callbacks are recorded per wait: a service that never stops calling must not fill the disk.
 _MAX_REFUSALS: Final = 100
 UNKNOWN_WAIT: Final = (
     "this endpoint's inbox has never seen this wait; "
@@ -44,7 +44,7 @@ class Verb(StrEnum):
 class Callback:
     """One callback.
 
-    :param body: the request's body: JSON.
+    :param body: the request's body, which is JSON.
     :param payload: the decoded body.
     :param source: the sender, for auditing: ``http``, or ``cli`` with a user's name.
     """
@@ -128,7 +128,7 @@ class _Batch:
         waits = {row[0]: _batch_wait(row) for row in rows}
         received_at = datetime.fromtimestamp(transaction.now, UTC).isoformat()
         batch = cls(transaction, received_at, waits)
-        # Most waits get one callback. Query earlier callbacks only for waits that have any.
+        # Most waits get one callback. Query earlier callbacks only for waits that have earlier callbacks.
         again = [c for c in callbacks if c.wait_id in waits and waits[c.wait_id].has_callbacks]
         if again:
             contents = [(callback.wait_id, callback.digest) for callback in again]
@@ -214,7 +214,7 @@ class _Batch:
         else:
             wait.outcome = _outcome_text(evaluation.outcome, callback)
             wait.state, wait.settled = state_of(evaluation.outcome), True
-            # The same text as json.dumps returns, at a tenth of its cost: no value needs escaping.
+            # This is the string that json.dumps would return, at a tenth of the cost. No value needs escaping.
             receipt = Receipt(
                 200,
                 f'{{"wait": "{wait.id}", "state": "{wait.state}", "received_at": "{self.received_at}"}}',
@@ -269,6 +269,6 @@ def _receipt(status: int, **body: Any) -> Receipt:
 
 def _outcome_text(outcome: Outcome, callback: Callback) -> str:
     if isinstance(outcome, Success) and outcome.value is callback.payload:
-        # The body already is the JSON text of this value.
+        # The body is the JSON of this value already.
         return f'{{"outcome": "success", "value": {callback.body.decode()}}}'
     return json.dumps(outcome_to_json(outcome))

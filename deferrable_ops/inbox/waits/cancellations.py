@@ -1,4 +1,4 @@
-"""Cancellations: stopping the outside work of waits that have ended, by one process at a time, with retries."""
+"""Cancellations: stopping the external work of waits that have ended, in one process at a time, with retries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MAX_TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """A wait whose outside work is to be stopped.
+    """A wait whose external work must be stopped.
 
-    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops it.
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the work.
     """
 
     wait_id: str
@@ -37,10 +37,10 @@ class Cancellations:
         self._lease = lease
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
-        """Return a due cancellation, leased to this caller for 60 s; None if there is none.
+        """Return a due cancellation, leased to this caller for 60 s; None if no cancellation is due.
 
-        A wait is left out while a process holds its launch claim. That process may be sending the request. A
-        cancellation before the work exists would not stop it.
+        A wait is left out while a process holds its launch claim and has not recorded the launch. That process may be
+        sending the launching request, and a cancellation before the work exists would not stop the work.
 
         :param wait_id: only consider this wait.
         """
@@ -74,7 +74,7 @@ class Cancellations:
         return None
 
     async def mark_stopped(self, cancellation: Cancellation) -> None:
-        """Record that the outside work was stopped."""
+        """Record that the external work was stopped."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(
@@ -84,7 +84,10 @@ class Cancellations:
         await self._database.write(write)
 
     async def mark_failed(self, cancellation: Cancellation) -> bool:
-        """Record that stopping the outside work failed; return whether it will be retried (at most 10 tries in all)."""
+        """Record that stopping the external work failed.
+
+        :return: whether stopping it will be retried (at most 10 tries in all).
+        """
 
         async def write(transaction: Transaction) -> bool:
             given_up = waits.c.cancel_tries >= _MAX_TRIES
@@ -99,9 +102,10 @@ class Cancellations:
         return await self._database.write(write)
 
     async def requeue_other_attempts(self, wait_id: str) -> list[str]:
-        """Return the waits of the task's other attempts whose outside work is not stopped yet.
+        """Return the ids of the waits of the task's other attempts whose external work is not stopped yet.
 
-        Failed cancellations among them become due again: the caller cannot start its work while theirs still runs.
+        If the cancellation of one of these waits has failed, it becomes due again: the caller cannot start its own work
+        while the work of another attempt still runs.
         """
         mine = waits.alias("mine")
         others = (

@@ -69,10 +69,13 @@ async def end_waits(
     *conditions: ColumnElement[bool],
     outcome: str | None = None,
 ) -> None:
-    """Settle the chosen waits that are still waiting and meet the conditions, and mark their work for cancellation."""
+    """Settle the chosen waits that are still waiting and meet the conditions.
+
+    Their external work is marked for cancellation.
+    """
     if not chosen:
         return
-    # Lock the rows in the order of their ids, as callbacks do: different orders would deadlock.
+    # Lock the rows in the order of their ids, as callbacks do. Different orders could deadlock.
     ending = select(waits.c.id).where(waits.c.id.in_(chosen), IS_WAITING, *conditions)
     ids = (
         (await transaction.connection.execute(ending.order_by(waits.c.id).with_for_update())).scalars().all()
@@ -92,8 +95,8 @@ async def end_waits(
 
 
 def cancellation_values(transaction: Transaction) -> dict[str, Any]:
-    """Return the column values that mark a wait's outside work for cancellation, if it has any."""
-    # A cancellation that is already due keeps its lease: a process may be running it.
+    """Return the column values that mark a wait's external work for cancellation, if the wait has external work."""
+    # A cancellation that is already due keeps its lease, because a process may be carrying it out.
     idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
     return {
         "cancel": case((idle, "due"), else_=waits.c.cancel),

@@ -38,7 +38,7 @@ class Endpoints:
         self._down_after = down_after
 
     async def up_since(self) -> float | None:
-        """Return since when heartbeats could arrive, in seconds since the epoch; None if no endpoint is running.
+        """Return the time since which heartbeats could arrive, in seconds since the epoch; None if no endpoint runs.
 
         With several endpoints, this is their latest start, because it is unknown which endpoint a service calls.
         """

@@ -1,4 +1,4 @@
-"""Evaluation of callbacks with the operator's JMESPath expressions. Pure: no database, no clock."""
+"""Evaluation of callbacks with the operator's JMESPath expressions. It uses neither a database nor a clock."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 class Evaluation:
     """The effect of a callback on its wait.
 
-    :param outcome: the wait's outcome; None: it keeps waiting.
-    :param progress: the new progress of a wait that keeps waiting; None: unchanged.
+    :param outcome: the wait's outcome; None if the wait continues.
+    :param progress: the new progress of a wait that continues; None if the progress is unchanged.
     :param note: a hint for the sender, added to the receipt.
     """
 

@@ -1,7 +1,8 @@
 """Callback tokens, and the keys that sign them.
 
-A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed and never stored: a wait always has the same
-token. The keys are generated and stored in the inbox, so that all processes share them without configuration.
+A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed when it is needed, and never stored. A wait
+always has the same token. The keys are generated and stored in the inbox, so that all processes share them without
+configuration.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Key:
 class Keys:
     """Signs and verifies callback tokens.
 
-    :param reload_interval: seconds after which the keys are read again: the longest time until a revocation takes
-        effect in other processes.
+    :param reload_interval: seconds after which the keys are read again. This is the longest time until a revocation
+        takes effect in other processes.
     :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
         invented key ids.
     """
@@ -84,7 +85,7 @@ class Keys:
             return (await self._create(transaction)).id
 
         key_id = await self._database.write(write)
-        # Reload, to see the revocations.
+        # Read the keys again at their next use, to see the revocations.
         self._loaded_at = float("-inf")
         return key_id
 
@@ -106,7 +107,7 @@ class Keys:
         A malformed token, or a wrong signature, is refused without a query; signatures are compared in constant time.
         An unknown key id causes a query, which concurrent requests share.
 
-        :raises TokenRefused: the token is malformed, forged, or its key was revoked.
+        :raises TokenRefused: the token is malformed or forged, or its key was revoked.
         """
         wait_id, key_id, signature = _split(token)
         key = await self._find(key_id)

@@ -1,8 +1,9 @@
-"""Launch claims: which process may launch a wait's outside work. A claim has an owner and a lease, in the wait's row.
+"""Launch claims: which process may launch a wait's external work (the job in the other system).
 
-One process at a time holds the claim, and renews its lease while it launches. Another process waits. When the
-lease has expired, it takes over the claim, with the same idempotency key. Therefore the work never runs under two keys,
-and a second request is sent only if the answer to the first was not recorded.
+A claim has an owner and a lease, in the wait's row. One process at a time holds the claim, and renews its lease while
+it launches the work. Another process waits until the lease has expired. Then it takes over the claim, and sends the
+request with the same idempotency key. Therefore the work never runs under two keys, and a second request is sent only
+if the answer to the first request was not recorded.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ class Launches:
         self.send_margin = send_margin
         self._acquire_interval = acquire_interval
         self.acquire: GroupCommit[tuple[str, str], _ClaimResult] = GroupCommit(database, self._acquire_all)
-        """Acquire the claim on a wait for an owner, or renew its lease."""
+        """Acquire the claim on a wait for an owner, or renew the owner's lease."""
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
-        """Acquire and hold the claim on a wait's launch, waiting for it if necessary.
+        """Acquire and hold the claim on a wait's launch. If another process holds the claim, wait for it.
 
         :return: None if there is nothing to launch: the work was launched, or the wait is settled.
         """
@@ -143,8 +144,8 @@ class Claim:
     async def check(self) -> float:
         """Verify that this process holds the claim. Call it immediately before sending a request.
 
-        :return: the value of ``time.monotonic()`` until which a request may be sent. Compare it with the clock when
-            sending, because the process may have been stopped in between.
+        :return: the last value of ``time.monotonic()`` at which a request may be sent. Compare it with the clock when
+            you send the request, because the process may have been stopped in between.
         :raises ClaimLost: this process does not hold the claim.
         """
         while True:
@@ -165,7 +166,10 @@ class Claim:
                 await self.acquire()
 
     async def record(self, answer: Any) -> None:
-        """Record the outside service's answer; after that, no process launches again. The first record is kept."""
+        """Record the outside service's answer. After that, no process launches the work again.
+
+        If an answer is recorded already, it is kept.
+        """
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(
@@ -177,7 +181,7 @@ class Claim:
         await self._launches.database.write(write)
 
     async def release(self) -> None:
-        """End the lease, so that another process can take over the launch at once if it was not recorded."""
+        """End the lease. If the launch was not recorded, another process can then take it over at once."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

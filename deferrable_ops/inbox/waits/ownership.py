@@ -9,14 +9,15 @@ from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
 
 from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
 
-# The aliases are created only once. An alias has an object per column, in reference cycles. If every transaction that
-# registers waits created aliases, this garbage would lie between the waits, and its collection would fragment memory.
+# The aliases are created only once. An alias has one object per column, and these objects form reference cycles. If
+# every transaction that registers waits created aliases, they would lie between the waits in memory, and their
+# collection would leave gaps there.
 _MINE: Final = waits.alias("mine")
 _NEWER: Final = waits.alias("newer")
 
 
 def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
-    """Select waits of the same tasks that are still waiting although a newer attempt is registered."""
+    """Return a query for waits of the same tasks that are still waiting although a newer attempt is registered."""
     return (
         select(waits.c.id)
         .join(_MINE, same_task(_MINE, waits))
@@ -28,7 +29,7 @@ def has_newer_attempt() -> ColumnElement[bool]:
     """Return the SQL condition that is true if a newer attempt of the wait's task is registered."""
     # Three values order two attempts, and each can be wrong: try_number restarts when a run is deleted and created
     # again; ti_id, a UUID of version 7, sorts by the clock of the machine that created it and can stay the same in a
-    # retry; created_at is late for a trigger that was paused. An attempt is newer if two of the three agree.
+    # retry; created_at is too late if the trigger was paused. An attempt is newer if two of the three agree.
     later_try = _NEWER.c.try_number > waits.c.try_number
     return exists().where(
         same_task(_NEWER, waits),

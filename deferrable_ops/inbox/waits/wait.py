@@ -33,15 +33,15 @@ class WaitState(StrEnum):
 
 
 ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState.KILLED})
-"""Final states without an outcome from outside; a callback to such a wait is answered with 410."""
+"""Final states that no callback caused. A callback to a wait in one of these states is answered with 410."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt of one task instance.
 
-    :param ti_id: Airflow's UUID of the task instance. A retry can have the same one; `try_number` distinguishes them.
-    :param logical_date: seconds since the epoch; None for a run without one.
+    :param ti_id: Airflow's UUID of the task instance. A retry can have the same UUID; `try_number` differs.
+    :param logical_date: seconds since the epoch; None for a run without a logical date.
     """
 
     ti_id: str
@@ -81,13 +81,14 @@ class NewWait:
     """A wait to register.
 
     :param timeout: seconds from now until the deadline.
-    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own minus a margin.
+    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own
+        deadline minus a margin.
     :param time_left: seconds from now until `latest_deadline` by the clock of this machine. The later of the two
-        limits applies, because the earlier one may have passed already if the clocks of this machine and the database
-        differ by an hour.
+        limits applies: if the clocks of this machine and of the database differ, for example by an hour, the earlier
+        limit may have passed already.
     :param heartbeat_timeout: seconds without a heartbeat after which the wait fails; None: no heartbeats are expected.
     :param expected: the expressions that evaluate a callback (``failure_when`` ...); a JSON object.
-    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the outside work;
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work;
         None if there is nothing to stop.
     :ivar wait_id: the attempt's wait id. It is computed once, and all objects of this wait share it to save memory.
     """
@@ -111,7 +112,7 @@ class NewWait:
 class Wait:
     """A wait's row. Times are seconds since the epoch by the database's clock.
 
-    :ivar is_new: this registration created the row, so no earlier run of the trigger has done anything for it.
+    :ivar is_new: this registration created the row, so no earlier run of the trigger has done anything for the wait.
     """
 
     id: str

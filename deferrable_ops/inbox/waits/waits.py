@@ -54,7 +54,7 @@ class Waits:
     async def get(self, wait_id: str) -> Wait:
         """Return a wait.
 
-        :raises UnknownWait: it was never registered in this inbox, or was deleted after its retention.
+        :raises UnknownWait: the wait was never registered in this inbox, or was deleted after its retention.
         """
         found = await self.get_many([wait_id])
         if not found:
@@ -84,7 +84,10 @@ class Waits:
     async def find(
         self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
     ) -> list[Wait]:
-        """Return the waits that meet the conditions, ordered by id; only those with an id greater than `after`."""
+        """Return the waits that meet the conditions, ordered by id.
+
+        :param after: leave out waits with this id or a lower one.
+        """
         query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
         if after is not None:
             query = query.where(waits.c.id > after)
@@ -97,10 +100,11 @@ class Waits:
     async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
         """Set a wait's outcome unless it has one, and return the wait. The first outcome is kept.
 
-        A wait whose deadline has passed keeps the state EXPIRED, and gets the outcome that its feature defines for it.
+        A wait in the state EXPIRED keeps this state, and gets the outcome that its feature defines for a wait whose
+        deadline has passed.
 
-        :param stop_work: mark its outside work for cancellation, because it may still run.
-        :raises UnknownWait: it was never registered in this inbox, or was deleted after its retention.
+        :param stop_work: mark the wait's external work for cancellation, because the work may still run.
+        :raises UnknownWait: the wait was never registered in this inbox, or was deleted after its retention.
         """
 
         async def write(transaction: Transaction) -> Wait:
@@ -132,14 +136,14 @@ class Waits:
         return await self._database.write(write)
 
     async def save_progress(self, wait_id: str, progress: Any) -> None:
-        """Save a wait's progress, for the next run of its trigger. Wakes no subscriber.
+        """Save a wait's progress, for the next run of its trigger. No subscriber is woken.
 
         :param progress: any JSON value.
         """
         await self._save_progress((wait_id, json.dumps(progress)))
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
-        """Settle waits whose task was ended by a user or by Airflow, and mark their outside work for cancellation."""
+        """Settle waits whose task was ended by a user or by Airflow, and mark their external work for cancellation."""
         chosen = list(wait_ids)
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
             batch = chosen[start : start + _ROWS_PER_QUERY]
@@ -148,8 +152,8 @@ class Waits:
     async def expire(self, beats_since: float | None) -> float:
         """Settle waits whose deadline passed or whose heartbeats stopped; return the seconds until the next deadline.
 
-        :param beats_since: since when heartbeats could arrive, in seconds since the epoch. Before that, the endpoint or
-            the watcher was down. None: no endpoint is running, so no wait fails for missing heartbeats.
+        :param beats_since: the time since which heartbeats could arrive, in seconds since the epoch. Before that time,
+            the endpoint or the watcher was down. None: no endpoint is running, so no wait fails for missing heartbeats.
         """
         return await expire(self._database, beats_since)
 

@@ -5,7 +5,7 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-# The oldest release that can use the tables after this migration, by its HEAD.
+# The HEAD of the oldest release that can use the tables after this migration.
 oldest_reader = "0003"
 
 
