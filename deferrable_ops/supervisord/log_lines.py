@@ -93,7 +93,7 @@ class LogLines:
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return the last line of a program that has ended, if :meth:`add` did not return it for lack of a line end."""
+        """Return the last line of a program that has ended, if this line has no line end."""
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
         return [_text(rest)] if rest else []

@@ -1,4 +1,4 @@
-"""The trigger of the check: it watches the programs of a supervisord. All tasks share the polls of one supervisord."""
+"""The trigger of the check: it watches the programs of a supervisord. All checks of one supervisord share its polls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
     :param rules: the result of :meth:`CheckRules.as_json`. The poll interval is taken from the configuration instead.
     :param soft_fail: whether to skip the task on a timeout.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        started the task in the triggerer: there, Airflow provides the facts.
+        deferred the task, because Airflow then gives the trigger its task instance.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -60,7 +60,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether to tear down the supervisord if a user ends this task."""
+        """Whether to tear down the supervisord when a user ends this task."""
         return load_configuration(self.configuration).stop_on_exit
 
     async def cancel(self, wait: Wait) -> None:
@@ -111,7 +111,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 case action:
                     outcome = evaluator.evaluate(_RESULTS[action], _now())
             await (watcher.forward_output() if outcome is None else watcher.finish_output())
-            # Save the state before applying the steps: after a restart, the trigger must know which pauses have begun.
+            # Save the state before applying the steps. A restarted trigger must know which pauses have begun.
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)

@@ -27,7 +27,7 @@ class SupervisorClient:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method, and return its result.
 
-        :param method: for example ``supervisor.getState``; see the documentation of supervisor.
+        :param method: for example ``supervisor.getState``. The documentation of supervisor lists the methods.
         :raises SupervisordUnavailable: supervisord is not running, or does not answer.
         :raises SupervisordRefused: supervisord returned a fault; the exception has the fault code.
         :raises MachineError: the machine cannot be reached.

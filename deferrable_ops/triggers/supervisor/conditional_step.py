@@ -1,4 +1,4 @@
-"""The trigger of a step that runs only if it is due in its DAG run."""
+"""The trigger of a step that does not run in every DAG run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigge
 
 
 class SupervisorDueStepTrigger(SupervisorStepTrigger):
-    """Runs one step, as :class:`SupervisorStepTrigger` does, if the step is due.
+    """Runs one step like :class:`SupervisorStepTrigger`, but only if the step must run in this DAG run.
 
     A start step does nothing after the ``runtime`` or ``endtime`` of the check. A teardown step is skipped if
     supervisord keeps running after this DAG run. A force-kill is skipped until a user clears its task.
 
-    :param rules: rules of the check, for start steps.
-    :param gate_task_id: for a teardown step, the task that decides whether supervisord is torn down; for a force-kill,
-        the skipped task before it.
+    :param rules: for a start step, the rules of the check.
+    :param gate_task_id: the id of another task. For a teardown step: the task that decides whether supervisord is torn
+        down. For a force-kill: the task before it, which is always skipped.
     :param skip_because: if given, the step is always skipped, for this reason.
     """
 
@@ -54,7 +54,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         self.skip_because = skip_because
 
     async def wait(self) -> Outcome:
-        """Run the step if it is due, and return its result."""
+        """Run the step if it must run in this DAG run, and return its result. If not, return why it did not run."""
         outcome = await self._outcome_if_not_due()
         return await super().wait() if outcome is None else outcome
 
@@ -75,7 +75,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         if decision is None:
             return None
         self.log.info("Nothing to start: %s", decision.reason)
-        # Do not return a Skip: Airflow would also skip the check, which is downstream and ends the run as a success.
+        # Do not return a Skip. Airflow would also skip the check, because it is downstream. But the check must run: it
+        # ends the DAG run as a success.
         return Success({"done": False, "because": decision.reason})
 
     async def _skip_unless_torn_down(self, gate: str) -> Outcome | None:
@@ -96,7 +97,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if a later DAG run uses supervisord. This happens if a user clears a task of an old run."""
+        """Return a Skip if a later DAG run uses supervisord. This happens when a user clears a task of an old run."""
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:
@@ -120,10 +121,10 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             waits.c.id != self.current.id,
         )
         decided = await newest_wait(self, gate)
-        # If a user clears the whole run, the gate also runs again. In that case, nothing must be killed.
+        # If a user clears the whole DAG run, the gate also runs again. In that case, do not kill supervisord.
         last = max((wait.created_at for wait in earlier), default=None)
         if decided is None:
-            # The inbox keeps settled waits only for some days, so the gate's wait may have been deleted.
+            # The gate's wait may have been deleted, because the inbox keeps settled waits only for some days.
             return None if own.try_number > 1 else Skip("no user has cleared this task")
         if last is None or decided.created_at >= last:
             return Skip("no user has cleared this task; clear it, and no other task, to kill supervisord")

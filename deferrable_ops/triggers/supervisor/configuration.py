@@ -1,4 +1,4 @@
-"""The configuration of a supervisord as an argument of triggers, and the values derived from it.
+"""The configuration of a supervisord as an argument of triggers, and values that are computed from it.
 
 Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. Therefore a configuration
 with passwords or environment variables is encrypted. The encryption is deterministic, because Airflow creates a new
@@ -52,7 +52,7 @@ _KINDS: Final[dict[str, type[SupervisorAirflowConfiguration]]] = {
     "local": SupervisorAirflowConfiguration,
     "ssh": SupervisorSSHAirflowConfiguration,
 }
-# The text of an encrypted configuration begins with this.
+# The text of an encrypted configuration begins with this prefix.
 _ENCRYPTED: Final = "sealed:"
 _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
 
@@ -60,8 +60,8 @@ _PURPOSE: Final = b"deferrable-ops: configuration of supervisord"
 _SHORTEST_MASKED: Final = 4
 _EXPRESSIONS: Final = (frozenset[str](), IN_DAEMON | {"host_node_name"}, IN_PROCESS)
 
-# If supervisord cannot parse a value, its message quotes the value at the start (_QUOTED) or the end (_QUOTED_LAST).
-# The errors of Machine.run put "it wrote: " before the quoted output of a command.
+# If supervisord cannot parse a value, its message quotes this value. _QUOTED matches a value at the start of the
+# message, and _QUOTED_LAST a value at its end. Errors of Machine.run write "it wrote: " before the output of a command.
 _QUOTED: Final = re.compile(
     r"(?m)^(.*?it wrote: ['\"]|).* (?=for \\*'[\w.:-]+\\*' (?:contains names \(|is badly formatted))"
 )
@@ -76,7 +76,7 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a configuration as text for :func:`load_configuration`; equal configurations give equal text.
+    """Return a configuration as a string for :func:`load_configuration`. Equal configurations give equal strings.
 
     :raises ConfigurationError: the configuration has a password, but Airflow has no key to encrypt it.
     :raises InputError: the configuration cannot be rendered, or its password is a hash.
@@ -141,7 +141,7 @@ def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
 def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
     """Return the address and login of the supervisord.
 
-    :param socket: the path on this host that leads to supervisord's socket.
+    :param socket: path of the socket on this host that leads to supervisord's socket.
     :raises InputError: the password of the socket is a hash, but the login needs the password itself.
     """
     server = cfg.unix_http_server
@@ -162,14 +162,14 @@ def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds the programs may take to stop, if all are stopped at the same time."""
+    """Return how many seconds the programs may need to stop, if all of them are stopped at the same time."""
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     return float(max(program.stopwaitsecs for program in programs))
 
 
 def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds it may take until each program has started or has failed its last start attempt."""
-    # supervisord waits one second longer before each further attempt.
+    """Return how many seconds the programs may need until each has started, or has failed its last start attempt."""
+    # Before each further attempt, supervisord waits one second longer than before the previous attempt.
     return max(
         float(program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1)))
         for program in cfg.programs.values()
@@ -177,24 +177,24 @@ def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
-    """Return the timeout of a step in seconds: ``command_timeout`` plus the time to stop and start programs."""
+    """Return the timeout of a step in seconds. It is ``command_timeout`` plus the time to stop and start programs."""
     seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
     if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)
     if step in _WAIT_FOR_START:
         seconds += start_seconds(cfg)
     if step in ("start-supervisor", "stop-supervisor"):
-        # A dead or silent supervisord leaves processes behind. They receive SIGTERM, and later SIGKILL.
+        # If supervisord is dead or does not answer, its processes may keep running. They get SIGTERM, later SIGKILL.
         seconds += 2 * stop_seconds(cfg)
     return seconds
 
 
 def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a text in which the secret values of the configuration are replaced by ``***``.
+    """Return a text in which ``***`` replaces the secret values of the configuration.
 
     A secret is found in four forms: unchanged, escaped as in supervisord's file, as Python's repr of these two forms,
-    and cut off if the text was truncated in the middle. Lines of its file that supervisord quotes in parse errors are
-    removed, too.
+    and cut off because the text was truncated in the middle of the secret. In parse errors, supervisord quotes lines of
+    its file. These lines are removed, too.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
     values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]
@@ -214,7 +214,7 @@ def _forms(value: str) -> set[str]:
         for expanded in (1, 2):
             # A value that cannot be rendered is not in supervisord's file.
             with suppress(InputError):
-                # Values of environment variables are quoted, so spaces at both ends need no escape.
+                # Values of environment variables are written in quotes, so spaces at their ends need no escape.
                 forms.add(render_value("", f'"{value}"', expressions, expanded)[1:-1])
     # Run this twice, because the repr of a message may be quoted in another repr.
     for _ in range(2):
@@ -223,7 +223,7 @@ def _forms(value: str) -> set[str]:
 
 
 def _reprs(text: str) -> Iterator[str]:
-    """Yield how a text appears in the repr of a longer text. The longer text may contain both kinds of quotes."""
+    """Yield the forms of a text in the repr of a longer text. The longer text may contain single and double quotes."""
     quotes = "'\""
     for show in (repr, ascii):
         yield show(text)[1:-1]
@@ -231,7 +231,7 @@ def _reprs(text: str) -> Iterator[str]:
 
 
 def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
-    """Mask the start of a truncated text if it is the end of a secret value."""
+    """If a truncated text begins with the end of a secret value, mask this beginning."""
     rest, first = 0, text[:_SHORTEST_MASKED]
     for form in forms if len(first) == _SHORTEST_MASKED else ():
         start = form.find(first, 1)
@@ -242,7 +242,7 @@ def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
 
 
 def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield the passwords and the values of environment variables, because such a value may be a password."""
+    """Yield the passwords and the values of environment variables. An environment variable may contain a password."""
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()
@@ -276,7 +276,7 @@ def _decrypt(text: str) -> str:
 
 
 def _ciphers() -> list[AESSIV]:
-    """Return a cipher for each fernet key of Airflow; the cipher of the newest key is first."""
+    """Return a cipher for each fernet key of Airflow. The first cipher belongs to the newest key."""
     from airflow.sdk.configuration import conf
 
     keys = conf.get("core", "fernet_key", fallback="") or ""
@@ -289,5 +289,5 @@ def _cipher(key: str) -> AESSIV:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    # AES-SIV is deterministic: it reveals whether two texts are equal, and nothing else.
+    # AES-SIV is deterministic: a reader can see whether two encrypted texts are equal, but cannot see anything else.
     return AESSIV(HKDF(SHA256(), length=64, salt=None, info=_PURPOSE).derive(key.encode()))

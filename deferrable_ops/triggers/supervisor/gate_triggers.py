@@ -15,7 +15,7 @@ _NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that only reads task states, so there is nothing to cancel."""
+    """A trigger that only reads the states of tasks. It starts nothing that would have to be cancelled."""
 
     feature: ClassVar[str] = "supervisor"
 
@@ -29,13 +29,14 @@ class _GateTrigger(TaskTrigger):
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Succeeds if supervisord must stop at the end of this DAG run; is skipped if supervisord keeps running.
+    """Succeeds if supervisord must stop at the end of this DAG run. Skips its task if supervisord must keep running.
 
     :param first_task_id: the first task that makes changes on supervisord's host.
     :param check_task_id: the task that watches the programs.
     :param retriggers: the tasks that start the DAG again.
     :param stop_on_exit: ``stop_on_exit`` of the configuration.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
+        deferred the task, because Airflow then gives the trigger its task instance.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger"
@@ -65,7 +66,7 @@ class SupervisorTeardownTrigger(_GateTrigger):
         self.run_facts = run_facts
 
     async def wait(self) -> Outcome:
-        """Decide by the states of the run's other tasks. All of them have ended."""
+        """Decide from the states of the other tasks of the DAG run. All these tasks have already ended."""
         if not self.stop_on_exit:
             return Skip("stop_on_exit=False: supervisord and its programs keep running")
         states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
@@ -87,13 +88,13 @@ class SupervisorTeardownTrigger(_GateTrigger):
 
 
 class SupervisorAlarmTrigger(_GateTrigger):
-    """Fails if a step failed, or if a user marked the run as failed; is skipped otherwise.
+    """Fails if a step failed, or if a user marked the DAG run as failed. Otherwise skips its task.
 
-    When a user marks a run as failed, Airflow skips the waiting tasks but still runs the teardown tasks. Then Airflow
-    sets the state of the run from its leaf tasks. The leaf tasks were skipped, so the run would become a success.
+    When a user marks a run as failed, Airflow skips the waiting tasks but still runs the teardown tasks. Airflow then
+    computes the state of the run from its leaf tasks. The leaf tasks were skipped, so the run would become a success.
 
     :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that is executed in every DAG run, even if it is then skipped.
+    :param leaf_task_id: a task that Airflow executes in every DAG run. The task may skip itself.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
@@ -122,16 +123,16 @@ class SupervisorAlarmTrigger(_GateTrigger):
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the run as failed: running tasks then fail, and Airflow skips the leaf."""
+        """Return whether a user marked the run as failed. If so, running tasks failed, and Airflow skipped the leaf."""
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Skips its task, so the task after it is skipped, too. That task runs only if a user clears it.
+    """Skips its own task, so the next task is skipped, too. The next task runs only if a user clears it.
 
-    :param clears: the id of the task that a user clears.
+    :param clears: the id of this next task.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"

@@ -22,9 +22,9 @@ RUNNING: Final = 1
 """The state code of a supervisord that accepts calls (``states.py`` of supervisor)."""
 
 LOCK: Final = "supervisord.lock"
-"""The name of the file that a running supervisord keeps locked."""
+"""The name of the lock file. A supervisord that a step started keeps this file locked while it runs."""
 
-# No socket can exist at this path.
+# A path at which no socket can exist.
 _NO_SOCKET: Final = Path(os.devnull) / "no-supervisord"
 
 
@@ -52,11 +52,11 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """supervisord is stopping its programs and then itself. In this state, it refuses every other call."""
+    """supervisord is shutting down: it stops its programs, and then ends. In this state, it refuses calls."""
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
-    """Return the exception to raise for a refused call: ShuttingDown for the shutdown fault."""
+    """Return the exception to raise for a refused call. It is ShuttingDown if supervisord is shutting down."""
     if refused.code == Fault.SHUTDOWN_STATE:
         return ShuttingDown("supervisord is shutting down")
     return refused
@@ -79,14 +79,14 @@ class RunningDaemon:
 
 @dataclass(frozen=True, slots=True)
 class StepTimings:
-    """How long steps wait for supervisord and its processes. All values are seconds.
+    """How long steps wait for supervisord and its processes. All values are in seconds.
 
-    :param poll_interval: between two calls that ask supervisord whether a slow operation has ended.
-    :param search_interval: between two searches for processes.
+    :param poll_interval: time between two calls that ask supervisord whether a slow operation has ended.
+    :param search_interval: time between two searches for processes.
     :param answer_timeout: the longest time between the start of supervisord and its first answer.
     :param shutdown_timeout: the longest time that a supervisord without programs needs to end.
-    :param kill_timeout: the longest time that supervisord needs, after ``stopwaitsecs``, to kill a process and to
-        notice its end.
+    :param kill_timeout: the longest time that supervisord needs to kill a process and to notice its end. This time
+        begins when ``stopwaitsecs`` is over.
     """
 
     poll_interval: float = 0.5
@@ -100,11 +100,11 @@ class StepTimings:
 class SupervisorHost:
     """The host of one supervisord.
 
-    :param rpc: client of the supervisord. It exists even if the supervisord is not running.
+    :param rpc: client of the supervisord. The client exists even if the supervisord is not running.
     :param log: the task's log.
-    :param check_claim: raises an exception if this process must not change anything on the host any more. Await it
-        immediately before each change: a process that was suspended must not undo the work of the process that
-        replaced it.
+    :param check_claim: a function that raises an exception if this process must not change anything on the host any
+        more. Await it immediately before each change. While this process was suspended, another process may have
+        replaced it, and the work of that process must not be undone.
     """
 
     cfg: SupervisorAirflowConfiguration
@@ -114,31 +114,31 @@ class SupervisorHost:
     check_claim: Callable[[], Awaitable[object]] = _allow
 
     timings: ClassVar[StepTimings] = StepTimings()
-    """A class attribute, because an attribute of the object would cost each watching task memory."""
+    """A class attribute, because an instance attribute would need memory for each watching task."""
 
     @property
     def working_dir(self) -> Path:
-        """Supervisord's directory."""
+        """The directory of the supervisord."""
         assert self.cfg.working_dir is not None
         return self.cfg.working_dir
 
     @property
     def lock(self) -> Path:
-        """The file that supervisord keeps locked while it runs, if a step started it."""
+        """The lock file. A supervisord that a step started keeps it locked while it runs."""
         return self.working_dir / LOCK
 
     async def missing_directories(self) -> list[Path]:
-        """Return the directories of this supervisord that do not exist, and check the owner of the others.
+        """Return the directories of this supervisord that do not exist. Check the owner of the existing directories.
 
-        Any user can create a missing directory in /tmp. A socket in it could collect the password, and a configuration
-        file in it could run commands.
+        Any user can create a missing directory in /tmp. With a socket in this directory, the user could read the
+        password. With a configuration file in it, the user could run commands.
 
         :raises MachineRefused: a directory may belong to another user.
         """
         return await _missing_directories(self.cfg, self.machine)
 
     async def daemon(self) -> RunningDaemon | None:
-        """Return the supervisord that answers; None if there is no answer.
+        """Return the running supervisord; None if no supervisord answers.
 
         :raises ShuttingDown: supervisord is shutting down.
         :raises SupervisordRefused: supervisord refuses the login.
@@ -155,7 +155,8 @@ class SupervisorHost:
     async def processes(self) -> list[Process]:
         """Return all processes of the supervisord.
 
-        :raises SupervisordUnavailable: supervisord does not answer; ShuttingDown if it is shutting down.
+        :raises ShuttingDown: supervisord is shutting down.
+        :raises SupervisordUnavailable: supervisord does not answer.
         """
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
@@ -175,8 +176,8 @@ async def open_host(
     :raises MachineRefused: the machine refuses the login, or a directory may belong to another user.
     """
     async with use_machine(machine_address(cfg)) as machine:
-        # If a directory is missing, our supervisord is not running. Another user may create the directory at any
-        # time, so do not connect to a socket in it.
+        # If a directory is missing, our supervisord is not running. Do not connect to a socket in this directory:
+        # another user may create both at any time.
         is_complete = not await _missing_directories(cfg, machine)
         socket = await machine.socket(cfg.socket_path) if is_complete else _NO_SOCKET
         async with use_supervisord(supervisord_address(cfg, socket)) as rpc:

@@ -1,4 +1,4 @@
-"""The trigger of one step: it prepares, starts or stops a supervisord or its programs."""
+"""The trigger of one step. A step prepares, starts or stops a supervisord or its programs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ _CANCELLABLE_STEPS: Final = frozenset(
 
 
 class SupervisorStepTrigger(TaskTrigger):
-    """Runs one step of a supervisord. A step may be repeated, or run in two processes at once.
+    """Runs one step of a supervisord. The step may be repeated, and two processes may run it at the same time.
 
     :param step: one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param check_task_id: the task that watches the programs; its retriggers are counted under this id.
+    :param check_task_id: id of the task that watches the programs. The retriggers of the DAG are counted under this id.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        started the task in the triggerer: there, Airflow provides the facts. Only ``start-programs`` needs them.
-    :cvar first_pause: seconds, the longest pause before the first retry of a step that failed for a transient reason.
+        deferred the task, because Airflow then gives the trigger its task instance. Only ``start-programs`` needs it.
+    :cvar first_pause: the longest pause in seconds before the first retry. A step that failed for a transient reason
+        is retried.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -68,7 +69,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether to tear down the supervisord if a user ends this task."""
+        """Whether to tear down the supervisord when a user ends this task."""
         return self.step in _CANCELLABLE_STEPS and self._cfg.stop_on_exit
 
     def validate(self) -> None:
@@ -86,7 +87,7 @@ class SupervisorStepTrigger(TaskTrigger):
         return await self.race_with_settlement(self._run_step())
 
     async def cancel(self, wait: Wait) -> None:
-        """Tear down the supervisord of a task that a user ended, if ``stop_on_exit`` is set."""
+        """Tear down the supervisord if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, self._cfg, self.log)
 
     async def expired(self) -> Outcome:
@@ -121,7 +122,7 @@ class SupervisorStepTrigger(TaskTrigger):
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
     async def _outcome_of_other_triggerer(self) -> Outcome:
-        """Return the outcome of a step that another triggerer has run, or the outcome of its settled wait."""
+        """Return the outcome of this step when another triggerer has run it, or when its wait was settled."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 

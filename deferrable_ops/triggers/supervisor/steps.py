@@ -1,4 +1,4 @@
-"""The steps of a supervisor. Each step is idempotent: it can be interrupted and repeated at any time."""
+"""The steps of a Supervisor. Each step is idempotent: it can be interrupted and repeated at any time."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class StepRunner:
         return _program_states(await programs.start_programs(self._host, before))
 
     async def restart_programs(self) -> StepResult:
-        """Restart all programs. If supervisord is gone, do nothing: the next DAG run starts it and the programs."""
+        """Restart all programs. If no supervisord is running, do nothing: the next DAG run starts all of them."""
         if await self._is_gone():
             self._host.log.info("supervisord does not run; the next DAG run starts it and its programs")
             return {"programs": {}}
@@ -100,7 +100,7 @@ class StepRunner:
         return await self.start_programs()
 
     async def stop_programs(self) -> StepResult:
-        """Stop the programs. If supervisord is gone, end the processes that the programs left behind."""
+        """Stop the programs. If no supervisord is running, end the processes that the programs left running."""
         if await self._is_gone():
             ended = await end_orphans(self._host, grace=stop_seconds(self._host.cfg))
             return {"programs": {}, "ended": ended}
@@ -109,7 +109,7 @@ class StepRunner:
     async def stop(self) -> StepResult:
         """Stop supervisord and all processes of its programs."""
         stopped = await daemon.stop(self._host)
-        # With cleanup, the claim is released later, after the files are removed.
+        # If cleanup is set, a later step removes the files and then releases the claim.
         if not self._host.cfg.cleanup:
             await self._release()
         if stopped:
@@ -152,7 +152,7 @@ class StepRunner:
         if before is None:
             return
         if before.host != identity.host:
-            # Another triggerer claimed the supervisord in the meantime.
+            # Another triggerer has claimed the supervisord before this triggerer did.
             await self._check_host(identity)
             self._host.log.warning(
                 "The connection led to the machine %s before and leads to %s now; check its host if you did not "
@@ -193,9 +193,9 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """Return why a local supervisord cannot be managed from this host; None if it can.
+    """Return why a local supervisord cannot be managed from this host; None if it can be managed.
 
-    :param identity: of the triggerer's host.
+    :param identity: identity of the triggerer's host.
     """
     if is_remote(cfg):
         return None

@@ -41,8 +41,8 @@ _COMMAND_NOT_FOUND: Final = 127
 # The number of start attempts if supervisord ends immediately after each attempt.
 _START_ATTEMPTS: Final = 3
 
-# In its triggerer, Airflow sets these variables to a placeholder, so that triggers cannot use the metadata database.
-# Programs may use the database, so the placeholder is removed from their environment.
+# In the triggerer, Airflow sets these variables to a placeholder, so that triggers cannot use the metadata database.
+# But programs may use the database, so the variables with the placeholder are removed from the programs' environment.
 _DATABASE_VARIABLES: Final = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
 _BLOCKED_VALUE: Final = "airflow-db-not-allowed"
 
@@ -57,8 +57,8 @@ _SYSTEMCTL_SECONDS: Final = 5.0
 async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
     """Return the running supervisord, and whether this call started it.
 
-    Concurrent and repeated calls result in a single supervisord. supervisord holds a lock while it runs. If a caller
-    cannot take the lock, it waits until supervisord answers.
+    Concurrent and repeated calls start only one supervisord. supervisord holds a lock while it runs. A caller that
+    cannot take the lock waits until supervisord answers.
 
     :raises StepFailed: supervisord cannot be started.
     :raises SupervisordRefused: supervisord is running and refuses the login.
@@ -91,14 +91,15 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
                     f"read {host.cfg.supervisord.logfile} there"
                 )
             launches += await _launch(host)
-        # Otherwise supervisord is about to answer, or about to end.
+        # The supervisord that was found or started is about to answer, or about to end.
         await asyncio.sleep(host.timings.search_interval)
 
 
 async def stop(host: SupervisorHost) -> list[int]:
-    """Stop the supervisord and its programs, end the processes they left behind, and return the daemons' pids.
+    """Stop the supervisord and its programs. End the processes that they left running. Return the daemons' pids.
 
-    Each program has its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then SIGKILL.
+    Each program may take its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then
+    SIGKILL.
     """
     found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
@@ -111,9 +112,9 @@ async def stop(host: SupervisorHost) -> list[int]:
 
 
 async def kill(host: SupervisorHost) -> list[int]:
-    """Kill the supervisord, its programs and their child processes; return the pids.
+    """Kill the supervisord, its programs and their child processes. Return the pids.
 
-    supervisord is not called, because it may not answer.
+    This function does not call supervisord, which may not answer.
     """
     await host.check_claim()
     killed = await signal_daemons(host, "KILL")
@@ -124,11 +125,11 @@ async def kill(host: SupervisorHost) -> list[int]:
 
 
 async def lifetime_warning(host: SupervisorHost) -> str | None:
-    """Return why supervisord would end together with the triggerer; None if no reason was found."""
+    """Return why supervisord would end when the triggerer ends; None if no reason was found."""
     docker, podman = await host.machine.status(*_CONTAINER_FILES)
     groups = (await host.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await host.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
-    # With cgroup v2, environment variables may be the only sign of a container.
+    # With cgroup v2, environment variables may be the only evidence of a container.
     has_variable = any(name in os.environ for name in _CONTAINER_VARIABLES)
     if has_variable or docker is not None or podman is not None or _CONTAINER_CGROUP.search(groups + init):
         return "the triggerer runs in a container, and all processes in the container end with it"
@@ -197,14 +198,14 @@ def _supervisord(host: SupervisorHost) -> list[str]:
 
 
 async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
-    """Stop the programs, then ask supervisord to end. Return the daemons' pids, and their time to end in seconds."""
+    """Stop the programs, then ask supervisord to end. Return the daemons' pids, and how many seconds they may need."""
     try:
         daemon = await host.daemon()
         if daemon is not None:
-            # The process that answers may report any pid. Use the pid only if it belongs to our supervisord.
+            # The answering process may report a wrong pid. Use the pid only if it belongs to our supervisord.
             found = [daemon.pid] if await is_daemon(host, daemon.pid) else []
             if daemon.state == RUNNING:
-                # supervisor.shutdown would stop one group after the other. This stops all groups at the same time.
+                # supervisor.shutdown would stop one group after the other. stop_everything stops them at the same time.
                 await stop_everything(host)
                 await host.check_claim()
                 await host.rpc.call("supervisor.shutdown")

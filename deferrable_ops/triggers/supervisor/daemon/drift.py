@@ -1,4 +1,4 @@
-"""Finds and removes drift: differences between the configuration that supervisord runs and that of its task."""
+"""Finds and removes drift. Drift is a difference between the configuration that supervisord runs and the task's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """Counts the changes that this process makes to one supervisord, and allows one change at a time."""
+    """Counts the changes that this triggerer process makes to one supervisord, and allows one change at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -39,13 +39,14 @@ _changes: WeakKeyDictionary[Supervisord, _Changes] = WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Differences between the running and the wanted configuration. A Drift without differences is false.
+    """Differences between the running and the wanted configuration. ``bool(drift)`` is False without differences.
 
     :param other_file: the configuration file on the machine differs, or is missing.
     :param unreadable: supervisord cannot read its file.
-    :param added: configured groups that supervisord has not loaded. A program outside a group is its own group.
+    :param added: configured groups that supervisord has not loaded. For supervisord, a program without a group is a
+        group with one program.
     :param changed: groups that run with another configuration.
-    :param removed: loaded groups that are not configured.
+    :param removed: groups that supervisord has loaded, but that are not configured.
     """
 
     other_file: bool = False
@@ -77,7 +78,7 @@ class Drift:
 async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord) -> Drift:
     """Return the differences between supervisord and its configuration.
 
-    Settings of supervisord itself are compared only in the file, because they take effect at its next start.
+    For the settings of supervisord itself, only the file is compared: they take effect when supervisord starts again.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
@@ -90,15 +91,15 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly this content. It reads at most one byte more than the content's length."""
+    """Return whether a file has exactly this content. At most one byte more than the content's length is read."""
     return await machine.read(path, 0, len(content) + 1) == content
 
 
 async def update_groups(host: SupervisorHost) -> Drift:
-    """Let supervisord load its file for the groups in which no process runs; return the remaining differences.
+    """Apply supervisord's file to the groups that have no running process. Return the remaining differences.
 
-    Groups that run with another configuration keep running. If ``drift`` is ``apply``, they are stopped and replaced
-    instead.
+    Groups that run with another configuration keep running. But if ``drift`` is ``apply``, they are stopped and
+    replaced.
 
     :raises StepFailed: supervisord cannot read its file, or a running group differs and ``drift`` is ``fail``.
     """
@@ -128,7 +129,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
 
 async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
-    """Replace the groups in which no process runs, and return the remaining differences."""
+    """Replace the groups that have no running process, and return the remaining differences."""
     alive = {process.group for process in await host.processes() if process.state in ALIVE}
     idle = [group for group in (*drift.changed, *drift.removed) if group not in alive]
     fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
@@ -153,10 +154,10 @@ async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
 async def apply_configuration(
     config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord
 ) -> Drift:
-    """Make supervisord run its configuration, and return what was different. The call can be interrupted and repeated.
+    """Make supervisord run the configuration, and return what was different. The call can be interrupted and repeated.
 
-    Groups that differ are stopped and replaced. In a changed group, only the processes that were running are started
-    again. In a new group, all processes are started.
+    Groups that differ are stopped and replaced. In a changed group, only the processes that were running before are
+    started again. In a new group, all processes are started.
 
     :raises SupervisordUnavailable: a group did not stop in time, or supervisord does not answer.
     """
@@ -168,7 +169,7 @@ async def apply_configuration(
         return drift
     running = [process for process in map(Process.from_info, await client.processes()) if process.is_alive]
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
-    # Add and start in one request. Between two requests, the programs would look as if they had never been started.
+    # Add and start the groups in one request. Between two requests, their programs would look as if never started.
     await client.multicall(
         [
             *(("supervisor.addProcessGroup", (group,)) for group in (*drift.changed, *drift.added)),
@@ -186,7 +187,7 @@ async def apply_configuration(
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
     """Stop groups, and remove each after it has stopped.
 
-    This function polls, because a call that waits until a group has stopped would block supervisord's other callers.
+    This function polls supervisord. A single call that waits until a group has stopped would block all other callers.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
@@ -211,8 +212,8 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
 class Reconciliation(NamedTuple):
     """The result of :meth:`DriftReconciler.reconcile`.
 
-    :param is_current: False if programs were changed after the reading. Then take a new reading and evaluate that.
-    :param verdict: the verdict that ends the task because of drift; None to continue.
+    :param is_current: False if programs were changed after the reading. In this case, evaluate a new reading instead.
+    :param verdict: the verdict that ends the task because of drift. None: the task continues.
     """
 
     is_current: bool
@@ -226,11 +227,12 @@ _OUTDATED: Final = Reconciliation(False)
 class DriftReconciler:
     """Handles drift according to the field ``drift``: ``warn``, ``apply`` or ``fail``.
 
-    The configurations are compared when the watch begins, and again after processes were added, removed or restarted.
+    The configurations are compared when the watch begins. They are compared again after processes were added, removed
+    or restarted.
     """
 
-    # A class attribute, because an attribute of the object would cost each watching task memory. A program in a crash
-    # loop restarts often, and each restart would start another comparison.
+    # A class attribute, because an instance attribute would need memory for each watching task. The interval is needed
+    # because a program in a crash loop restarts often: without it, each restart would start another comparison.
     min_interval: ClassVar[float] = 60.0
     """The shortest time between two comparisons, in seconds."""
 
@@ -251,7 +253,7 @@ class DriftReconciler:
 
         With ``drift='apply'``, this may write supervisord's configuration file and restart programs.
 
-        :param processes: the reading that the caller evaluates afterwards.
+        :param processes: the processes in the current reading. The caller evaluates this reading afterwards.
         """
         if self._may_show_a_change():
             return _OUTDATED
@@ -271,12 +273,12 @@ class DriftReconciler:
             return _CURRENT
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the reading may be outdated: it may show programs as stopped that a change is restarting."""
+        """Return whether the reading may be outdated. A change may be restarting programs that it shows as stopped."""
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:
             return False
-        # The next reading is taken after the change, so it can be used.
+        # The next reading is taken after the change, so it will not be outdated.
         self._known_changes = self._changes.count
         return True
 

@@ -1,8 +1,8 @@
 """Creates the files and directories of a supervisord, and removes them after it has ended.
 
-If a directory did not exist or was empty, a marker file is created in it. A marked directory is removed with all its
-contents. If it cannot be removed, for example because it is a mounted volume, it is left empty. If a directory had
-other contents, only supervisord's files are removed from it.
+If a directory does not exist or is empty, a marker file is created in it. A directory with a marker is later removed
+with all its contents. If the directory itself cannot be removed, for example because it is a mounted volume, it is left
+empty. If a directory has no marker, because it had other contents, only supervisord's files are removed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARKER_TEXT: Final = (
     b"This directory was made for a supervisord by airflow-deferrable-ops, and is removed with it.\n"
 )
 
-# The marker is removed last, so that the next call completes an interrupted removal.
+# The marker is removed last. If the removal is interrupted, the next call still finds the marker and completes it.
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
@@ -39,7 +39,7 @@ _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(host: SupervisorHost) -> bool:
-    """Create the directories, and write the configuration file if it has changed. Return whether it was written.
+    """Create the directories, and write the configuration file if it has changed. Return whether the file was written.
 
     :raises MachineRefused: a directory is a link, or belongs to another user.
     """
@@ -79,8 +79,8 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
         inside = any(folder.is_relative_to(parent) for parent in ours)
         if status is None or inside:
             continue
-        # The directory may contain only the lock: a step that was about to start supervisord may have created the lock
-        # again after the marker was removed.
+        # If the directory contains only the lock, it is also ours: after the marker was removed, a step that was about
+        # to start supervisord may have created the lock again.
         if marker is not None or await _contains_only(host, folder, LOCK):
             ours.append(folder)
     if statuses[0] is None:
@@ -95,7 +95,7 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
 
 
 def _own_files(host: SupervisorHost) -> list[Path]:
-    """Return the files that this library and supervisord create in a directory that existed before."""
+    """Return the files to remove from a directory without a marker: those of this library and of supervisord."""
     cfg, daemon = host.cfg, host.cfg.supervisord
     logs = _with_backups(daemon.logfile, daemon.logfile_backups)
     for program in cfg.programs.values():
@@ -107,7 +107,8 @@ def _own_files(host: SupervisorHost) -> list[Path]:
             if log.is_relative_to(host.working_dir):
                 names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
                 logs += [file for name in sorted(names) for file in _with_backups(Path(name), backups)]
-    # The lock is removed last. If a step creates it again, the step finds no configuration file and cannot start.
+    # The lock is removed last. If a step then creates it again to start supervisord, the configuration file is missing,
+    # and supervisord does not start.
     return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 
@@ -139,6 +140,6 @@ async def _status_of(
 
 
 async def _contains_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
-    """Return whether a directory contains exactly one of these files. The name "" means an empty directory."""
+    """Return whether a directory contains one of these files and no other file. The name "" means: no file at all."""
     result = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
     return result.code == 0 and result.output.strip() in names

@@ -1,9 +1,9 @@
-"""Finds the processes of a supervisord on its machine. It does not call supervisord, which may be dead or silent.
+"""Finds the processes of a supervisord on its machine. It does not call supervisord, which may be dead or not answer.
 
 supervisord is identified by its command line, which contains the path of the configuration file. The processes of its
-programs are identified in three ways: by an environment variable that they inherit, by SUPERVISOR_SERVER_URL, which
-supervisord sets for each program by default, and by supervisord's session. Pid files are not used: a pid file may be
-old, and its pid may now belong to another process.
+programs are identified in three ways: by an environment variable of this library that they inherit, by
+SUPERVISOR_SERVER_URL, which supervisord sets for each program by default, and by supervisord's session. Pid files are
+not used: a pid file may be old, and its pid may now belong to another process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
-"""Exit code of a script if another process holds the lock."""
+"""Exit code of a script that cannot take the lock, because another process holds it."""
 
 NO_FLOCK: Final = 77
-"""Exit code of a script if flock is not installed."""
+"""Exit code of a script that needs flock, if flock is not installed."""
 
 _NO_PROC: Final = 78
 _NO_GREP: Final = 79
@@ -40,9 +40,10 @@ if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
 shift
 """
 """The first lines of a script that must not run while supervisord runs. If the lock file is missing, no supervisord was
-started. The script does not create the file, because the directory may be about to be removed."""
+started. The script does not create the lock file, because another step may be removing the directory."""
 
-# Prints the processes of this pid namespace whose file in /proc contains a pattern. It can send them a signal.
+# A script that prints the pids of processes and can send them a signal. It finds the processes of this pid namespace
+# whose file in /proc contains a pattern.
 _FIND: Final = f"""grep -qz '' /dev/null
 [ $? -gt 1 ] && exit {_NO_GREP}
 [ -e /proc/self/ns/pid ] || exit {_NO_PROC}
@@ -59,7 +60,7 @@ exit 0
 
 
 async def find_daemons(host: SupervisorHost) -> list[int]:
-    """Return the pids of the supervisords with this configuration file: usually none or one."""
+    """Return the pids of the supervisords that run with this configuration file. Usually, there are none or one."""
     config = str(host.cfg.config_path)
     found = []
     for pid in await _find(host, "zxF", config, "cmdline") or ():
@@ -70,13 +71,13 @@ async def find_daemons(host: SupervisorHost) -> list[int]:
 
 
 async def is_daemon(host: SupervisorHost, pid: int) -> bool:
-    """Return whether this process is a supervisord with this configuration file."""
+    """Return whether this process is a supervisord that runs with this configuration file."""
     command = await host.machine.command_of(pid)
     return command is not None and _is_daemon_command(command, str(host.cfg.config_path))
 
 
 async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
-    """Check the command line of each supervisord, and send the signal immediately afterwards. Return their pids."""
+    """Send a signal to each supervisord, immediately after a check of its command line. Return their pids."""
     config = str(host.cfg.config_path)
     reached = []
     for pid in await find_daemons(host):
@@ -103,7 +104,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
     signal = "TERM" if grace > 0 else "KILL"
     while (found := await _find_orphans(host, sessions, signal)) != set():
         if found is None:
-            # The lock is held by a supervisord, or for a short time by another step or by a process that is ending.
+            # Either a supervisord holds the lock, or another step or an ending process holds it for a short time.
             if await find_daemons(host):
                 break
         else:
@@ -120,7 +121,8 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
     """Run a script that begins with ``KEEP_LOCK``, and return its result; None if a supervisord is running.
 
-    If another step holds the lock, for example a force-kill during a teardown, this waits until the lock is free.
+    Another step may hold the lock, for example a force-kill during a teardown. This function waits until the lock is
+    free.
     """
     command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
@@ -134,7 +136,7 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
-    """Wait until these processes have ended; return False if a process is still running after `timeout` seconds."""
+    """Wait until these processes have ended. Return False if a process is still running after `timeout` seconds."""
     give_up_at = time.monotonic() + timeout
     before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():
@@ -151,13 +153,13 @@ def environment_marker(host: SupervisorHost) -> str:
 
 
 def _server_url(host: SupervisorHost) -> str:
-    # The same format as in supervisord's options.py. A supervisord that a user started by hand also sets this variable.
+    # The format is that of supervisor's options.py. A supervisord that a user started by hand also sets this variable.
     return f"SUPERVISOR_SERVER_URL=unix://{normpath(host.cfg.socket_path)}"
 
 
 async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Send a signal to the leftover processes, and return their pids; None if the lock is held."""
-    # proc(5): pid (command) state ppid pgrp session. Zombies are left to their parents.
+    """Send a signal to the leftover processes, and return their pids; None if another process holds the lock."""
+    # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
     searches = [("zxF", marker, "environ") for marker in (environment_marker(host), _server_url(host))]
     searches += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
     orphans: set[int] = set()
@@ -177,7 +179,7 @@ async def _find(
     :param options: options of grep.
     :param file: name of the file, for example ``cmdline``.
     :param signal: the signal to send to each process; "" to send no signal.
-    :param locked: whether to return None, without a search, if another process holds the lock.
+    :param locked: whether to take the lock first. If another process holds it, None is returned without a search.
     """
     script, arguments = _FIND, [options, pattern, file, signal]
     if locked:

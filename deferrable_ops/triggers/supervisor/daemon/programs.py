@@ -1,7 +1,7 @@
 """Starts, restarts and stops the programs of a supervisord, and polls until they have started or stopped.
 
-The processes to start are determined once, at the first poll, and stored. If the triggerer is killed, the step is
-repeated, but it starts no program twice, not even a program that has ended in the meantime.
+A snapshot of the processes before the start is taken once and stored. If the triggerer is killed, the step is repeated.
+With the snapshot, the repeated step starts no program twice, not even a program that has already ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, Proce
 _STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
 _NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
 
-# These actions fail the step. The other actions take effect in the task that watches the programs.
+# If the end of a program requires one of these actions, the step fails. The task that watches the programs handles the
+# other actions.
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 
 
@@ -35,7 +36,7 @@ _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 class StartSnapshot:
     """The start times of the processes before a step starts programs.
 
-    :param starts: time of the last start of each process, by full name. Times are whole seconds of supervisord's
+    :param starts: time of the last start of each process, by full name. The times are whole seconds on supervisord's
         clock; 0: never started.
     :param restart: whether running processes are restarted.
     """
@@ -87,7 +88,7 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running. Return all processes when each of them has started or ended.
+    """Start the programs that are not running. When each process has started or ended, return all processes.
 
     :raises StepFailed: a program cannot be started, or its policy fails the task.
     """
@@ -106,11 +107,12 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:
-    """Stop all programs of the configuration at the same time. Return their processes when they have stopped.
+    """Stop all programs of the configuration at the same time. When they have stopped, return their processes.
 
-    Each process has its ``stopwaitsecs`` to stop; after that, supervisord kills it.
+    Each process may take its ``stopwaitsecs`` to stop. After this time, supervisord kills it.
 
-    :raises StepFailed: a process runs with a longer ``stopwaitsecs`` than this configuration has.
+    :raises StepFailed: a process did not stop in time. supervisord started it with a longer ``stopwaitsecs`` than this
+        configuration has.
     """
 
     async def own() -> list[Process]:
@@ -125,7 +127,8 @@ async def stop_everything(host: SupervisorHost) -> None:
 
     Event listeners keep running until supervisord ends.
 
-    :raises StepFailed: a process runs with a longer ``stopwaitsecs`` than this configuration has.
+    :raises StepFailed: a process did not stop in time. supervisord started it with a longer ``stopwaitsecs`` than this
+        configuration has.
     """
 
     async def everything() -> list[Process]:
@@ -157,9 +160,9 @@ async def _stop(host: SupervisorHost, processes: list[Process]) -> bool:
 
 
 async def _call(host: SupervisorHost, method: str, processes: list[Process], ignored: Fault) -> None:
-    """Ask supervisord to start or to stop processes, without waiting for the result.
+    """Ask supervisord to start or to stop processes, without waiting until they have started or stopped.
 
-    :param ignored: the fault of a process that is already in the wanted state.
+    :param ignored: the fault that supervisord returns for a process that is already in the wanted state.
     """
     await host.check_claim()
     answers = await host.rpc.multicall([(method, (process.full_name, False)) for process in processes])

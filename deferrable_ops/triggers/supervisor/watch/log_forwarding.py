@@ -1,4 +1,4 @@
-"""Copies the output of programs from their log files to the task's log. Restarts do not repeat or lose lines."""
+"""Copies the output of programs from their log files to the task's log. A restart repeats no line and loses no line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deferrable_ops.upstreams.machine.machine import FileStatus
 
 _MIN_CHUNK: Final = 4096
 
-# Each line is charged with at least this many bytes, because an empty line also takes time.
+# For the limit of bytes per poll, each line counts as at least this many bytes. Even an empty line takes time to copy.
 _MIN_LINE_COST: Final = 64
 
 _MAX_BACKUPS: Final = 100
@@ -31,12 +31,12 @@ _LINES_PER_TURN: Final = 50
 class LogForwarder:
     """Copies the logs of a configuration's programs to the task's log.
 
-    :param saved: contains the position up to which each log was copied before.
+    :param saved: the saved state. It contains a position in each log: all lines before it were already copied.
     """
 
-    # A class attribute, because an attribute of the object would cost each watching task memory.
+    # A class attribute, because an instance attribute would need memory for each watching task.
     chunks_per_poll: ClassVar[int] = 8
-    """The maximum number of chunks per poll, for all logs together. The next polls read the rest of a longer output."""
+    """The maximum number of chunks per poll, for all logs together. The next polls read the rest of the output."""
 
     def __init__(self, host: SupervisorHost, saved: SavedState) -> None:
         self._programs = host.cfg.programs
@@ -53,7 +53,7 @@ class LogForwarder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The positions to save as a JSON object, so that no line is lost or repeated."""
+        """The positions in the logs, as a JSON object. They must be saved, so that no line is lost or repeated."""
         positions = self._saved | {str(path): log.position for path, log in self._logs.items()}
         return {path: position.to_json() for path, position in positions.items() if position is not None}
 
@@ -65,7 +65,7 @@ class LogForwarder:
         await self._try_copy(self._logs_of(found), self.chunks_per_poll * self._chunk)
 
     async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy all remaining output of ended processes. Of other processes, copy up to the limit of one poll."""
+        """Copy all remaining output of ended processes. For all other processes, copy up to the limit of one poll."""
         await self.forward(found)
         ended = {name: [process for process in own if not process.is_alive] for name, own in found.items()}
         logs = self._logs_of(ended)
@@ -85,7 +85,7 @@ class LogForwarder:
         return True
 
     async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
-        """Copy new output: one chunk from each log, then the next chunk from each log.
+        """Copy new output: first one chunk from each log, then the next chunk from each log, and so on.
 
         :param limit: approximate number of bytes for all logs together; None for no limit.
         """

@@ -1,4 +1,4 @@
-"""Reads one log of a process incrementally, across rotations of its file and restarts of the triggerer."""
+"""Reads one log of a process in parts. Reading continues after rotations of the file and restarts of the triggerer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LogChunk(NamedTuple):
     """The result of one read.
 
     :param size: the number of bytes that were read.
-    :param has_more: the file had more output when it was read.
-    :param has_gap: lines before ``lines`` may be missing, because their file was removed or emptied.
+    :param has_more: whether the file contained more output than was read.
+    :param has_gap: whether lines before ``lines`` may be missing, because their file was removed or emptied.
     """
 
     lines: list[str]
@@ -25,7 +25,7 @@ class LogChunk(NamedTuple):
 
 
 def regular_file(status: FileStatus | None) -> FileStatus | None:
-    """Return the status if it is that of a regular file; otherwise None. Reading a named pipe could block."""
+    """Return the status if it belongs to a regular file; otherwise None. Reading a named pipe could block."""
     return status if status is not None and status.is_regular else None
 
 
@@ -33,9 +33,10 @@ class LogTail:
     """One log of a process: the file that supervisord writes, and its rotated files.
 
     :param label: prefix of the lines in the task's log.
-    :param path: path of the file that supervisord writes; the rotated files end in ``.1`` (the newest), ``.2`` etc.
+    :param path: path of the file that supervisord writes. The names of the rotated files end in ``.1``, ``.2`` and so
+        on. The file ``.1`` is the newest rotated file.
     :param backups: the highest number of rotated files.
-    :param position: the position up to which the log was read before; None if it was never read.
+    :param position: all lines before this position were already read; None if the log was never read.
     :param since: if the log was never read, reading begins with the oldest file that was modified after this time.
     :param reports_gaps: whether to report a gap if the file of `position` does not exist any more.
     """
@@ -60,7 +61,7 @@ class LogTail:
 
     @property
     def position(self) -> LogPosition:
-        """The position to save. It is before the last incomplete line."""
+        """The position to save. If the last line is incomplete, the position is before this line."""
         return self._lines.resume_position
 
     def may_have_output(self, status: FileStatus | None) -> bool:
@@ -78,7 +79,7 @@ class LogTail:
         """Read the next lines.
 
         :param status: status of the file that supervisord writes.
-        :param length: the highest number of bytes.
+        :param length: maximum number of bytes to read.
         """
         if status is not None and self._is_current(status):
             found = await self._read_in(machine, self.path, status, length)
@@ -87,7 +88,7 @@ class LogTail:
         return await self._search(machine, length)
 
     def finish(self) -> list[str]:
-        """Return the last line of an ended program if the line has no line end."""
+        """Return the last line of a program that has ended, if this line has no line end."""
         return self._lines.finish()
 
     def _is_current(self, status: FileStatus) -> bool:
@@ -98,7 +99,7 @@ class LogTail:
         return status.inode == at.inode if status.inode and at.inode else at.offset > 0
 
     async def _search(self, machine: Machine, length: int) -> LogChunk:
-        """Find the log file of the position, and read it. If it was already read to its end, read the next file."""
+        """Find the file to which the position belongs, and read it. If it was read to its end, read the next file."""
         files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_searched = True
         lines, has_gap = list[str](), False
@@ -152,7 +153,7 @@ class LogTail:
     async def _read_in(
         self, machine: Machine, path: Path, status: FileStatus, length: int
     ) -> LogChunk | None:
-        """Read from the position in this file; return None if the content shows that this is another file."""
+        """Read this file from the position. Return None if the content shows that the position is in another file."""
         found = await self._read_around(machine, path, length)
         if found is None:
             return None
@@ -161,14 +162,14 @@ class LogTail:
         return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
-        """Return the bytes before and after the position; None if the bytes before it have changed."""
+        """Return the bytes before and after the position; None if the bytes before the position have changed."""
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)
         if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.fingerprint:
             return None
-        # At offset 0, there are no bytes to compare. Compare the inode, because the log may have been rotated during
-        # the read.
+        # At offset 0, there are no bytes to compare, so compare the inode. The log may have been rotated during the
+        # read.
         if not overlap and at.inode:
             status = regular_file((await machine.status(path, inodes=True))[0])
             if status is None or status.inode not in (0, at.inode):

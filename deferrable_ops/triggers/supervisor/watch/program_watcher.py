@@ -24,10 +24,11 @@ from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
 
 class ProcessReading(NamedTuple):
-    """One reading of supervisord's processes. It is parsed once for all tasks that watch this supervisord.
+    """One reading of supervisord's processes. The answer of supervisord is parsed once for all tasks that watch it.
 
     :param processes: all processes of supervisord.
-    :param facts: all data except the time. If two readings have equal facts, nothing has happened between them.
+    :param facts: all data of the reading except its time. If two readings have equal facts, no process has changed
+        between them.
     """
 
     processes: tuple[Process, ...]
@@ -36,7 +37,7 @@ class ProcessReading(NamedTuple):
 
 _CONTINUE: Final = Verdict(None)
 
-# The number of unanswered polls in a row after which supervisord is considered dead.
+# After this number of unanswered polls in a row, supervisord is considered dead.
 _MAX_UNANSWERED: Final = 3
 
 _METHODS: Final = {
@@ -44,7 +45,7 @@ _METHODS: Final = {
     CrashLoopStep.RESUME: "supervisor.startProcess",
 }
 
-# The fault of a process that is already in the wanted state.
+# For each step, the fault that supervisord returns if the process is already in the wanted state.
 _ALREADY_DONE: Final = {
     CrashLoopStep.PAUSE: Fault.NOT_RUNNING,
     CrashLoopStep.RESUME: Fault.ALREADY_STARTED,
@@ -52,7 +53,7 @@ _ALREADY_DONE: Final = {
 
 
 def parse_processes(answer: Processes) -> ProcessReading:
-    """Return the reading that an answer of supervisord describes.
+    """Convert an answer of supervisord to a reading.
 
     :raises InputError: the answer does not describe processes.
     """
@@ -66,8 +67,9 @@ def parse_processes(answer: Processes) -> ProcessReading:
 class ProgramWatcher:
     """Watches the programs of one supervisord for one task.
 
-    :param readings: subscription to the readings of supervisord's processes. All tasks that watch it share them.
-    :param saved: the state that was saved before a restart.
+    :param readings: subscription to the readings of supervisord's processes. All tasks that watch this supervisord
+        share the readings.
+    :param saved: the state that was saved before the triggerer restarted.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class ProgramWatcher:
         self._readings = readings
         self._histories = saved.histories
         self._is_retry = saved.is_retry
-        # Whether supervisord accepted the restart of each process that a retry requested, by full name.
+        # The processes that a retry asked supervisord to restart, by full name. True: supervisord accepted the restart.
         self._restarts: dict[str, bool] = {}
         self._last: Evaluation | None = None
         self._last_reading: ProcessReading | None = None
@@ -151,18 +153,19 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
-        """Restart the processes because of which the previous attempt failed with a retry.
+        """Restart the processes whose end was the reason for this retry.
 
-        Return the processes that are not yet restarted in this reading. If there are any, do not evaluate the reading.
-        If the triggerer is killed during the restarts, no process is restarted twice: the start time of a restarted
-        process differs from the one that the previous attempt saved.
+        Return the processes that this reading does not yet show as restarted. If there are any, do not evaluate the
+        reading. If the triggerer is killed during the restarts, no process is restarted twice: a restarted process has
+        another start time than the one that the previous attempt saved.
         """
         due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._restarts.get(process.full_name, True)]
         if not due:
             self._histories = histories_for_retry(self._config, processes, self._histories)
             self._is_retry = False
-        # Start times are whole seconds. A restart in the same second as the last start would not be visible: wait.
+        # Start times are whole seconds. If a process was started in this second, wait for the next second: a restart in
+        # the same second would not change the start time.
         elif not any(process.now == process.start for process in due):
             await self._start([process for process in due if process.full_name not in self._restarts])
         return due
@@ -190,7 +193,8 @@ class ProgramWatcher:
         before, self._last = self._last, evaluate(self._config, reading.processes, self._histories)
         self._log_changes(before, self._last)
         self._last_reading, self._histories = reading, self._last.histories
-        # While the state is calm, the evaluation depends only on the facts, and not on the time.
+        # The state is calm if no process has recent restarts or pauses. In a calm state, the evaluation depends only on
+        # the facts, and not on the time.
         self._is_calm = self._last.verdict.action is None and all(
             not history.restarts and not history.pauses and history.paused_until is None
             for history in self._histories.values()
@@ -224,7 +228,7 @@ class ProgramWatcher:
                 self._log.warning("Lost contact with the machine; the programs keep running: %s", lost)
             return None
         if missing:
-            # Another user may create the directory at any time, so end without another call.
+            # Do not call supervisord again: another user may create the missing directory, with a socket, at any time.
             return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")
         self._unanswered += 1
         if self._unanswered >= _MAX_UNANSWERED:

@@ -19,9 +19,10 @@ class SavedState:
 
     :param histories: crash history of each process, by full name. Without it, a paused process would be treated as
         ended.
-    :param output: the position up to which each log was copied.
-    :param is_ours: whether this DAG run saved it.
-    :param is_retry: whether an earlier attempt of this DAG run saved it, and this attempt has saved nothing yet.
+    :param output: a position in each log. All lines before it were already copied.
+    :param is_ours: whether this DAG run saved the state.
+    :param is_retry: whether an earlier attempt of this DAG run saved the state. False after this attempt has saved its
+        own state.
     """
 
     histories: dict[str, CrashHistory] = field(default_factory=dict)
@@ -36,9 +37,9 @@ class SavedState:
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return the state that this attempt saved. If there is none, return the usable state of the previous attempt.
+    """Return the state that this attempt saved. If it has saved none, return the state of the previous attempt.
 
-    If the previous attempt belongs to another DAG run, only the log positions are used. This run has started all
+    If the previous attempt belongs to another DAG run, return only its log positions. This DAG run has started all
     programs again, so their crash histories are not valid any more.
     """
     if (own := _read(wait.progress)) is not None:
