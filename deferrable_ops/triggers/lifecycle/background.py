@@ -23,7 +23,7 @@ _detached: set[asyncio.Task[None]] = set()
 
 
 def start() -> None:
-    """Start the background work of this event loop, if it does not run yet. The inbox stays open until the loop ends."""
+    """Start the background work of this event loop, if it does not run. The inbox stays open until the loop ends."""
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
         # Airflow selects the log file by the context. The context is empty, because the background work outlives the
