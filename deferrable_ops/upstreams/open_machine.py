@@ -8,10 +8,10 @@ from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
 
 
 def use_machine(address: MachineAddress) -> AbstractAsyncContextManager[Machine]:
-    """Return a context manager for a machine. It connects on first use.
+    """Return a context manager for a machine. The machine is connected on first use.
 
-    :raises ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed. This is
-        raised on entry.
+    :raises ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed. Entering
+        the context manager raises this error.
     """
     if address.ssh_conn_id is None:
         from deferrable_ops.upstreams.machine.local import use_this_host

@@ -22,7 +22,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @asynccontextmanager
 async def use_this_host() -> AsyncIterator[LocalMachine]:
-    """Return the local host. Opens no connection."""
+    """Return the local host, without opening a connection."""
     yield LocalMachine()
 
 
@@ -69,7 +69,7 @@ class LocalMachine:
 
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """See :meth:`Machine.run`."""
-        # Use files instead of pipes: a daemon that the command leaves behind would keep pipes open.
+        # Use files instead of pipes. The command may leave a daemon running, and the daemon would keep pipes open.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
@@ -113,7 +113,7 @@ class LocalMachine:
                 local_files.read, PROC.parent.parent / str(pid) / "cmdline", 0, None
             )
         except MachineRefused:
-            # The process ended while its file was read.
+            # The process ended while its file in /proc was read.
             return None
         return tuple(os.fsdecode(line).removesuffix("\0").split("\0")) if line else None
 
@@ -122,7 +122,7 @@ class LocalMachine:
         return path
 
     async def _wait_for(self, process: asyncio.subprocess.Process, timeout: float) -> int | None:
-        """Return the exit code; None after a timeout. On a timeout or cancellation, kill the whole session."""
+        """Return the exit code; None after a timeout. After a timeout or cancellation, kill the whole session."""
         try:
             async with asyncio.timeout(timeout):
                 return await process.wait()

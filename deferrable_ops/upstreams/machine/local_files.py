@@ -16,8 +16,8 @@ from deferrable_ops.exceptions import InputError, MachineRefused, MachineUnavail
 from deferrable_ops.upstreams.machine.machine import FileStatus
 from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 
-# These errors are transient: they may disappear by themselves, or when space becomes free. All other errors persist
-# until the cause is fixed.
+# These errors are transient: they may disappear without a change by the user, for example when space becomes free. All
+# other errors remain until a user fixes the cause.
 _TRANSIENT: Final = frozenset(
     {
         errno.EAGAIN,
@@ -55,8 +55,8 @@ def _check_path(path: Path, *, make: bool) -> bool:
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
-        # First check the existing part with all links resolved. Then check the path as given, with links and missing
-        # parts.
+        # First resolve all links, and check the part of the path that exists. Then check the path as it was given,
+        # including links and missing parts.
         for directories in (existing.resolve(), path):
             for directory in (*reversed(directories.parents), directories):
                 try:
@@ -112,7 +112,7 @@ def read(path: Path, offset: int, length: int | None) -> bytes | None:
 
 
 def _open_regular(path: Path) -> int:
-    """Open a regular file for reading, and return its descriptor. This does not block if the path is a named pipe."""
+    """Open a regular file for reading, and return its descriptor. If the path is a named pipe, this does not block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind == stat.S_IFREG:
@@ -153,14 +153,14 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        # A parent of the path is a file: the path does not exist.
+        # NotADirectoryError: a parent of the path is a file, so the path does not exist.
         with suppress(NotADirectoryError):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _translated_errors(path: Path) -> Iterator[None]:
-    """Translate OSError to MachineUnavailable or MachineRefused."""
+    """Convert an OSError into MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
         raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:

@@ -1,15 +1,15 @@
-"""The interface to a machine on which a supervisord runs: its files, commands and sockets.
+"""The interface to a machine that runs a supervisord: its files, commands and sockets.
 
 ``use_machine(MachineAddress())`` in ``upstreams/open_machine.py`` opens the local host (``machine/local.py``). With an
-``ssh_conn_id``, it opens the machine of that Airflow connection (``ssh/machine.py``). All users on an event loop share
-one SSH connection. It is opened on first use, not on entry, and reopened after it was lost.
+``ssh_conn_id``, it opens the machine of this Airflow connection (``ssh/machine.py``). All users on an event loop share
+one SSH connection. The connection is opened on first use, not on entry. If it is lost, it is opened again.
 
 All paths are absolute paths on the machine. Every method can raise three errors:
 
-- MachineUnavailable: the machine cannot be reached now, or it took too long. The operation may have been carried out.
-  Every method here can be repeated safely.
-- MachineRefused: the login, the host key or a permission was refused, and a retry would be refused, too. The message
-  names the fix.
+- MachineUnavailable: the machine cannot be reached now, or the operation took too long. It may have been carried out.
+  Every method can be repeated safely.
+- MachineRefused: the login, the host key or a permission was refused. A retry would be refused, too. The message names
+  the fix.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
 
 No error message contains a secret.
@@ -25,15 +25,15 @@ from typing import Final, Protocol
 from deferrable_ops.exceptions import InputError
 
 OUTPUT_KEPT: Final = 8192
-"""The number of bytes that are kept from the end of a command's output."""
+"""Only this number of bytes is kept from the output of a command: the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of a machine, of its current boot, and of the account that is used on it.
+    """Identifies a machine, its current boot, and the account that this library uses on the machine.
 
-    :param host: host name, as printed by ``uname -n``.
-    :param boot_id: id that changes with each boot. Linux has such an id; "" if the operating system has none.
+    :param host: host name, as ``uname -n`` prints it.
+    :param boot_id: id that changes with each boot. Linux has a boot id. "" if the operating system has none.
     :param user: name of the account.
     :param uid: user id of the account.
     """
@@ -50,7 +50,7 @@ class FileStatus:
 
     :param size: size in bytes.
     :param inode: 0 if the inode was not requested; see :meth:`Machine.status`.
-    :param modified: modification time in seconds since 1970, by the machine's clock. Over SSH, in whole seconds.
+    :param modified: modification time in seconds since 1970, on the machine's clock. Over SSH, in whole seconds.
     :param is_regular: whether this is a regular file, and not a directory, device, socket or pipe.
     """
 
@@ -64,8 +64,8 @@ class FileStatus:
 class CommandResult:
     """The result of a command.
 
-    :param code: exit code. 127: the program was not found, as in a shell. A negative code is the number of the signal
-        that ended the command.
+    :param code: exit code. As in a shell, 127 means that the program was not found. A negative code means that a signal
+        ended the command: -9 stands for signal 9.
     :param output: the last 8 kB of stdout and stderr combined.
     """
 
@@ -75,7 +75,7 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class MachineAddress:
-    """The address of a machine. Without arguments: the host on which the triggerer runs.
+    """The address of a machine. Without arguments, it is the address of the host that runs the triggerer.
 
     :param ssh_conn_id: id of an Airflow connection of type SSH; None: the local host.
     :param remote_host: replaces the connection's host.
@@ -84,10 +84,11 @@ class MachineAddress:
     :param command_timeout: timeout of each request other than :meth:`Machine.run`, in seconds; None: the connection's
         ``cmd_timeout``, or 30.
     :param command_prefix: shell command that runs before each command, for example ``source /opt/venv/bin/activate``.
-        It is visible in the remote process list, so put secrets into ``environment``.
+        The remote process list shows it, so put secrets into ``environment`` instead.
     :param environment: environment variables of remote commands, as pairs of name and value. They are sent on the
         commands' standard input.
-    :raises InputError: another argument is given without ``ssh_conn_id``, or a name is not a valid variable name.
+    :raises InputError: an argument for SSH is given without ``ssh_conn_id``, or ``environment`` contains an invalid
+        name or value.
     """
 
     ssh_conn_id: str | None = None
@@ -98,7 +99,7 @@ class MachineAddress:
     environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
+        """Check the fields."""
         if self.ssh_conn_id is None and (self.remote_host or self.command_prefix or self.environment):
             raise InputError(
                 "remote_host, command_prefix and environment are only for a machine over SSH; give ssh_conn_id, "
@@ -122,33 +123,33 @@ class Machine(Protocol):
         ...
 
     async def identity(self) -> Identity:
-        """Return the identity of the machine. It is read again after a reconnect: the host name may lead elsewhere."""
+        """Return the identity of the machine. After a reconnect, it is read again: this may be another machine."""
         ...
 
     async def make_directory(self, path: Path) -> None:
-        """Create a directory and its missing parents with mode 0700. This account is the owner, and only it can write.
+        """Create a directory and its missing parents with mode 0700. This account owns them, and only it can write.
 
         Existing directories are checked, but not changed.
 
-        :raises MachineRefused: the path is a link or a file, or the directory belongs to another user, or its group or
-            other users may write to it, or another user could replace it or one of its parents.
+        :raises MachineRefused: the path is a link or a file; or the directory belongs to another user; or its group or
+            other users may write to it; or another user could replace it or one of its parents.
         """
         ...
 
     async def check_directory(self, path: Path) -> bool:
         """Return True if the directory exists and only this account can write to it; False if it does not exist.
 
-        True stays valid: other users cannot replace the directory. (Root and the groups of its parents are trusted.)
-        False may be outdated a moment later.
+        The result True stays valid, because other users cannot replace the directory. (Root and the groups of its
+        parents are trusted.) The result False may be outdated a moment later.
 
-        :raises MachineRefused: for the same reasons as in :meth:`make_directory`.
+        :raises MachineRefused: for the same reasons as :meth:`make_directory`.
         """
         ...
 
     async def write(self, path: Path, data: bytes) -> None:
-        """Replace a file atomically. The new file has mode 0600 from the beginning. Its directory must exist.
+        """Replace a file atomically. The new file has mode 0600 from the beginning. The file's directory must exist.
 
-        A link at the path is replaced, not followed.
+        If the path is a link, the link itself is replaced.
         """
         ...
 
@@ -157,7 +158,7 @@ class Machine(Protocol):
 
         On the local host, only regular files can be read. Over SSH, reading a pipe blocks until the timeout.
 
-        :param offset: start of the part, in bytes. If it is at or after the end of the file, the result is b"".
+        :param offset: start of the part, in bytes. At or after the end of the file, the result is b"".
         :param length: maximum number of bytes; None: up to the end of the file.
         """
         ...
@@ -165,8 +166,9 @@ class Machine(Protocol):
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
         """Return the status of each file, in one request; None for a file that does not exist.
 
-        :param inodes: whether to include inodes. This is free on the local host. SFTP does not transfer inodes, so
-            over SSH a command is needed (0.1 s). If the machine has no suitable ``stat`` program, the inode is 0.
+        :param inodes: whether to include inodes. On the local host, they need no additional time. SFTP does not
+            transfer inodes, so over SSH a command is needed (0.1 s). If the machine has no suitable ``stat`` program,
+            the inode is 0.
         """
         ...
 
@@ -177,11 +179,11 @@ class Machine(Protocol):
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
         """Run a command in the home directory, in a new session, and wait for its end.
 
-        A daemon that the command leaves behind keeps running. The arguments are visible to all users of the machine.
+        A daemon that the command has started keeps running. All users of the machine can see the arguments.
 
         :param arguments: the program, as a path or as a name in PATH, and its arguments. No shell interprets them.
-        :param timeout: timeout in seconds. When it expires, the command is killed (over SSH: only if the connection
-            still works), and MachineUnavailable is raised.
+        :param timeout: timeout in seconds. After the timeout, the command is killed, and MachineUnavailable is raised.
+            Over SSH, the command can be killed only if the connection still works.
         :param stdin: the standard input of the command. Other users cannot see it, so use it for secrets.
         """
         ...
@@ -196,15 +198,15 @@ class Machine(Protocol):
     async def command_of(self, pid: int) -> tuple[str, ...] | None:
         """Return the program and arguments of a process; None if the process does not exist or is a zombie.
 
-        Process ids are reused: compare the command before sending a signal.
+        The system reuses process ids, so compare the command before you send a signal.
         """
         ...
 
     async def socket(self, path: Path) -> Path:
         """Return the path of a Unix socket on the *local* host that leads to a Unix socket on the machine.
 
-        The path stays valid while the machine is in use, even before a process listens on the remote socket, and after
-        the SSH connection was lost. While the remote socket cannot be reached, connections to the local socket are
-        closed immediately.
+        The path is valid while the machine is in use. It is valid even before a process listens on the remote socket,
+        and after the SSH connection was lost. While the remote socket cannot be reached, connections to the local
+        socket are closed immediately.
         """
         ...

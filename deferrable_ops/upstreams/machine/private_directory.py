@@ -1,6 +1,7 @@
 """Checks that only this account can write to a directory.
 
-supervisord runs the commands in the files of its directory. This library reads the files that supervisord writes there.
+This check is needed because supervisord runs the commands that the files in its directory contain, and because this
+library reads the files that supervisord writes to its directory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A directory entry, without following links.
+    """A directory entry. If the entry is a link, this describes the link itself.
 
     :param mode: type and permissions, as in ``st_mode``.
     :param uid: user id of the owner.
@@ -27,7 +28,7 @@ class Entry:
 
 
 def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
-    """Return why other users could write to a directory, and the fix; None if only this account can write to it.
+    """Return why other users could write to a directory, and how to fix this; None if only this account can write.
 
     :param uid: user id of this account.
     """
@@ -45,17 +46,17 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 
 
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
-    """Return how another user could replace a directory entry, and the fix; None if no other user can.
+    """Return how another user could replace a directory entry, and how to fix this; None if no other user can.
 
     A user who may rename entries of the parent directory can replace them, now or after our entry was removed. In a
     directory to which all users can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry,
-    the owner of the directory and root can rename it. If an entry there belongs neither to this account nor to root,
-    another user may have created it as a trap.
+    the owner of the directory and root can rename the entry. If an entry of such a directory belongs neither to this
+    account nor to root, another user may have created it as a trap.
 
-    Members of the parent's group are trusted: a directory to which only its group can write is accepted.
+    Members of the parent's group are trusted. Therefore a parent to which its group can write is accepted.
 
-    :param found: the entry; links are not followed.
-    :param parent: the directory that contains the entry; links are followed.
+    :param found: the entry. If it is a link: the link itself.
+    :param parent: the directory that contains the entry. If its path is a link: the target of the link.
     :param uid: user id of this account.
     """
     above = path.parent

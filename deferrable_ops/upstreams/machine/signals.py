@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from deferrable_ops.upstreams.machine.machine import Machine
 
 NO_PROGRAM: Final = 127
-"""Exit code of a shell that cannot find the program."""
+"""A shell exits with this code if it cannot find the program."""
 
 NOT_RUNNABLE: Final = 126
-"""Exit code of a shell that is not permitted to run the program."""
+"""A shell exits with this code if it is not permitted to run the program."""
 
 PROC: Final = Path("/proc/self/cmdline")
 """This path exists if the operating system provides ``/proc``."""
@@ -24,7 +24,7 @@ _PS_SECONDS: Final = 10.0
 
 
 def signal_of(name: str) -> signal.Signals:
-    """Return the signal with a name such as TERM or KILL.
+    """Return the signal that has this name. Names are for example TERM and KILL.
 
     :raises InputError: there is no signal with this name.
     """

@@ -1,6 +1,6 @@
-"""Connections to Unix sockets of a remote machine, for the case that its sshd does not forward sockets.
+"""Connections to Unix sockets of a remote machine. They are used if the machine's sshd does not forward sockets.
 
-A program on the machine, ``bridge_remote.py``, multiplexes all connections over its standard input and output.
+A program on the machine, ``bridge_remote.py``, transfers the data of all connections over its stdin and stdout.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _OPEN, _DATA, _END, _CLOSE = b"o", b"d", b"e", b"c"
 # Timeout in seconds for starting the program and opening a socket.
 _OPEN_SECONDS: Final = 15.0
 
-# The following limits are in bytes. They are needed because the machine may run another program instead of ours.
-# The maximum output of the account's shell before HELLO.
+# The following limits are in bytes. They are needed because another program than ours may run on the machine.
+# The account's shell may print at most this much before HELLO.
 _MAX_BEFORE_HELLO: Final = 2**20
 # The program reads at most this much from a socket at once.
 _MAX_FRAME: Final = 2**16
-# The maximum data of one connection that the local client has not read yet. It is enough for the largest answer that a
-# client accepts.
+# The data of one connection that the local client has not read yet may have at most this size. It is enough for the
+# largest answer that a client accepts.
 _MAX_UNREAD: Final = 2**24
 _MAX_STDERR: Final = 1000
 
 
 @cache
 def bridge_program() -> str:
-    """Return the source of the program that runs on the machine. It reads a file, so call it in a thread."""
+    """Return the source code of the program for the machine. This function reads a file, so call it in a thread."""
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
@@ -55,7 +55,7 @@ class BridgedConnection:
     def receive(self, letter: bytes, data: bytes) -> None:
         """Handle a frame from the machine."""
         if letter == _DATA:
-            # Do not wait until the client reads: that would block all other connections.
+            # Do not wait until the client has read the data: this would block all other connections.
             if self.writer.transport.get_write_buffer_size() + len(data) > _MAX_UNREAD:
                 self.writer.transport.abort()
                 self.closed.set()
@@ -69,7 +69,7 @@ class BridgedConnection:
 
 
 class Bridge:
-    """The program on the machine, and the connections through it. It is an asyncssh session with callbacks."""
+    """The program on the machine, and the connections through it. asyncssh calls the callbacks of this class."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -97,7 +97,7 @@ class Bridge:
     async def connect(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
-        """Connect to a socket of the machine for the duration of the block; None if no process listens on the socket.
+        """Connect to a socket of the machine until the ``with`` block ends. None if no process listens on the socket.
 
         :param writer: writes to the local client.
         :raises MachineUnavailable: the program is not running, or does not answer.
@@ -136,11 +136,11 @@ class Bridge:
 
     @property
     def stderr(self) -> str:
-        """The end of the program's error output, for messages."""
+        """The last part of the program's error output, for messages."""
         return self._stderr.decode(errors="replace").strip()[-500:] or "no error output"
 
     def close(self) -> None:
-        """Close the channel, which ends the program."""
+        """Close the channel. This ends the program."""
         if self._channel is not None:
             self._channel.close()
 
@@ -158,7 +158,7 @@ class Bridge:
         self._write(number, letter, data)
 
     def _write(self, number: int, letter: bytes, data: bytes) -> None:
-        # An OSError means that the channel is closed; connection_lost() follows.
+        # An OSError means that the channel is closed. asyncssh then calls connection_lost().
         with suppress(OSError):
             self._channel.write(HEAD.pack(number, letter, len(data)) + data)
 
@@ -169,7 +169,7 @@ class Bridge:
         self._channel = channel
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Dispatch frames to their connections, and collect error output."""
+        """Pass frames to their connections, and collect error output."""
         if self.is_closed:
             return
         if datatype is not None:
@@ -207,7 +207,7 @@ class Bridge:
             del self._received[:end]
 
     def _abort(self, reason: str) -> None:
-        """Abort the channel because the peer is not our program. Do not wait: the peer may never confirm the close."""
+        """Abort the channel, because the peer is not our program. Do not wait: it may never confirm the close."""
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()
         self._channel.abort()
@@ -237,13 +237,13 @@ class Bridge:
         return False
 
     def session_started(self) -> None:
-        """Do nothing: HELLO signals that the program runs."""
+        """Do nothing: when HELLO arrives, the program runs."""
 
     def xon_xoff_requested(self, _client_can_do: bool) -> None:
         """Do nothing: there is no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing: the error output is more informative."""
+        """Do nothing: the error output contains more information."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
         """Add the signal to the error output."""

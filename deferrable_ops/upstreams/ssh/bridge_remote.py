@@ -1,9 +1,15 @@
-"""Multiplexes connections to Unix sockets over stdin and stdout. It runs on the remote machine; it is sent as text.
+"""Transfers the data of several connections to Unix sockets over stdin and stdout.
 
-Both directions use frames: number of the connection, letter, length of the data, data. The letters are: o: open the
-socket with this path (request), or the socket is open (answer); d: data; e: end of data; c: the socket was closed, or
-could not be opened. HELLO is sent before the first frame, because the account's shell may have printed something. When
-stdin ends, the program closes all connections and ends. Use only Python 3.4 and its standard library: the remote
+The source code of this program is sent to the remote machine, and runs on it. Both directions use frames. A frame
+consists of the number of the connection, a letter, the length of the data, and the data. The letters mean:
+
+- o: in a request, open the socket with this path; in an answer, the socket is open.
+- d: data.
+- e: end of data.
+- c: the socket was closed, or could not be opened.
+
+HELLO is sent before the first frame, because the account's shell may have printed something before. When stdin ends,
+the program closes all connections and ends. Use only Python 3.4 and its standard library, because the remote Python
 version is unknown.
 """
 
@@ -46,7 +52,7 @@ def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket
 
 
 def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
-    """Handle the complete frames, and return the rest of the data: the beginning of the next frame."""
+    """Handle the complete frames. Return the rest of the data, which is the beginning of the next frame."""
     while len(pending) >= HEAD.size:
         number, letter, length = HEAD.unpack_from(pending)
         if len(pending) < HEAD.size + length:

@@ -20,8 +20,9 @@ from deferrable_ops.upstreams.machine.signals import signal_of
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
 
-# Reads one line and executes it. The program can read the rest of standard input. (`sh` alone would read too much:
-# dash 0.5.12 reads in blocks.) All login shells parse these quotes in the same way.
+# A shell command that reads one line and executes it. The program in this line can read the rest of standard input.
+# (With `sh` alone, the shell would read too much: dash 0.5.12 reads in blocks.) All login shells parse these quotes in
+# the same way.
 _SHELL: Final = """exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'"""
 # How many seconds to wait for the end of the output. A daemon that the command started may keep the output open.
 _OUTPUT_SECONDS: Final = 0.5
@@ -29,18 +30,18 @@ _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 def shell_command(prefix: str) -> str:
-    """Return the command for the account's shell. It is the same for all programs.
+    """Return the command for the account's shell. The command is the same for all programs.
 
-    :param prefix: shell command that runs first.
+    :param prefix: shell command that runs before the program.
     """
     return f"{prefix}\n{_SHELL}" if prefix.strip() else _SHELL
 
 
 def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
-    """Return the first line of standard input. It makes the shell execute a program.
+    """Return the first line of standard input. It lets the shell execute a program.
 
-    :param mark: text that is printed with the process id before the program starts. All output before the mark comes
-        from the account's shell.
+    :param mark: a string that is printed, with the process id, before the program starts. All output before the mark
+        comes from the account's shell.
     :raises InputError: an argument contains a zero character.
     """
     if any("\0" in argument for argument in arguments):
@@ -52,7 +53,7 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
 
 class Command:
-    """A command on a machine. It is an asyncssh session with callbacks.
+    """A command on a machine. asyncssh calls the callbacks of this class.
 
     :param keep: the number of bytes to keep from the end of its output.
     """
@@ -69,7 +70,7 @@ class Command:
 
     @property
     def tail(self) -> str:
-        """The end of the output that was received so far."""
+        """The last part of the output that was received so far."""
         return self._output[-self._keep :].decode(errors="replace")
 
     async def start(
@@ -87,16 +88,16 @@ class Command:
         given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
         if self._closed:
-            # The caller stopped waiting while the session was opened.
+            # While the session was opened, the caller stopped waiting.
             self._channel.close()
             return
-        # An OSError means that the command has already ended; its exit status follows.
+        # An OSError means that the command has already ended. Its exit status is received later.
         with suppress(OSError):
             self._channel.write(given)
             self._channel.write_eof()
 
     async def wait(self) -> int:
-        """Wait until the command ends, and return its exit code. A negative code is the number of the ending signal.
+        """Wait until the command ends, and return its exit code. -9 means that signal 9 ended the command.
 
         :raises Exception: the connection was lost.
         """
@@ -113,7 +114,7 @@ class Command:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Store the channel, so that it can be closed if the start is cancelled."""
+        """Store the channel. If the start is cancelled, the channel can then be closed."""
         self._channel = channel
 
     def session_started(self) -> None:
@@ -156,9 +157,9 @@ class Command:
             self.exit_code.set_result(-number or -1)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Complete the output and, if the command has not ended, fail :meth:`wait`."""
+        """Mark the output as complete. If the command has not ended, let :meth:`wait` raise an error."""
         self._output_complete.set()
         if not self.exit_code.done():
             self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))
-            # Mark the exception as retrieved, because the caller may have stopped waiting.
+            # Mark the exception as retrieved. Otherwise asyncio would warn if the caller has stopped waiting.
             self.exit_code.exception()

@@ -1,4 +1,4 @@
-"""Reads an Airflow connection of type SSH. The settings are those of the ssh provider, which is not required."""
+"""Reads an Airflow connection of type SSH. Its settings are those of the ssh provider. The provider is not required."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from deferrable_ops.exceptions import ConfigurationError
 
 _PORT: Final = 22
 _CONNECT_SECONDS, _COMMAND_SECONDS = 10.0, 30.0
-# Settings with these prefixes affect authentication, trust or routing. An unknown setting with such a prefix is an
-# error; it is never ignored.
+# Settings with these prefixes affect authentication, trust or routing. If a setting with one of these prefixes is
+# unknown, it is an error: it is not ignored.
 _SECURITY_PREFIXES: Final = (
     "allow",
     "cipher",
@@ -66,15 +66,15 @@ class SshAirflowConnection(Protocol):
 class SshSettings:
     """How to connect to a machine over SSH. Its ``repr`` contains no secret.
 
-    :param private_key: the key itself, whereas ``key_file`` is a path on this host. If there is no ``private_key``,
-        ``key_file`` or ``password``, and ``look_for_keys`` is true, the keys and the agent of the local account are
-        tried.
+    :param private_key: the text of the key. ``key_file`` is a path on this host instead. If none of ``private_key``,
+        ``key_file`` and ``password`` is given and ``look_for_keys`` is true, the login uses the keys and the agent of
+        the local account.
     :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
     :param known_hosts: path of a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
     :param check_host_key: whether to verify the identity of the server.
-    :param proxy_command: a local command. Its standard input and output are the connection to the machine.
-    :param ciphers: allowed ciphers, in order of preference; (): the defaults of asyncssh.
-    :param disabled: disabled algorithms by kind: ciphers, kex, keys, macs, pubkeys.
+    :param proxy_command: a local command. The library reaches the machine through its standard input and output.
+    :param ciphers: allowed ciphers, the preferred cipher first; (): the defaults of asyncssh.
+    :param disabled: disabled algorithms by kind. The kinds are ciphers, kex, keys, macs and pubkeys.
     :param connect_seconds: timeout for connecting and logging in.
     :param command_seconds: timeout of each request.
     """
@@ -121,10 +121,10 @@ def ssh_settings(
 ) -> SshSettings:
     """Return the settings of an Airflow connection of type SSH.
 
-    :param extra: the connection's extra, parsed from JSON.
+    :param extra: the connection's field ``extra``, parsed from JSON.
     :param remote_host: replaces the connection's host.
     :param connect_timeout: timeout in seconds; replaces the connection's timeout.
-    :raises ConfigurationError: a setting is missing or malformed, or a security-relevant setting is unknown.
+    :raises ConfigurationError: a setting is missing or malformed, or an unknown setting may affect security.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
@@ -159,7 +159,7 @@ def ssh_settings(
         disabled=_disabled(conn_id, extra.get("disabled_algorithms", {})),
         connect_seconds=connect_timeout
         or _seconds(conn_id, extra, "conn_timeout")
-        # This is the older name of conn_timeout.
+        # "timeout" is the older name of conn_timeout.
         or _seconds(conn_id, extra, "timeout")
         or _CONNECT_SECONDS,
         command_seconds=_seconds(conn_id, extra, "cmd_timeout") or _COMMAND_SECONDS,
@@ -199,7 +199,7 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its type. As in the provider, a key without a type is an RSA key."""
+    """Return a host key with its type. A key without a type is an RSA key, as in the provider."""
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"
 

@@ -19,7 +19,7 @@ from deferrable_ops.upstreams.ssh.link import Link
 if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
-# How many bytes are read at once from a file of unknown size.
+# If the size of a file is unknown, this number of bytes is read at once.
 _PART: Final = 262_144
 
 
@@ -59,8 +59,8 @@ class RemoteFiles:
             existing = path.parent
             while not await sftp.exists(str(existing)):
                 existing = existing.parent
-            # First check the existing part with all links resolved. Then check the path as given, with links and
-            # missing parts.
+            # First resolve all links, and check the part of the path that exists. Then check the path as it was given,
+            # including links and missing parts.
             for directories in (Path(str(await sftp.realpath(str(existing)))), path):
                 for directory in (*reversed(directories.parents), directories):
                     try:
@@ -68,7 +68,7 @@ class RemoteFiles:
                     except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
                         if not make:
                             return False
-                        # SFTPFailure: the directory was created concurrently.
+                        # SFTPFailure: another process has created the directory in the meantime.
                         with suppress(asyncssh.SFTPFailure):
                             await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
                         found = await sftp.lstat(str(directory))
@@ -133,7 +133,7 @@ class RemoteFiles:
     async def _open(
         self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
     ) -> AsyncIterator[SFTPClientFile]:
-        """Open a binary file for the duration of the block."""
+        """Open a binary file until the ``with`` block ends."""
         file = await sftp.open(path, flags, attributes, encoding=None)
         try:
             yield file
@@ -143,7 +143,7 @@ class RemoteFiles:
         await file.close()
 
     async def _clean_up(self, cleanup: Awaitable[None]) -> None:
-        """Clean up after an error. After a cancellation or timeout, do not wait: the server may never answer."""
+        """Clean up after an error. After a cancellation or timeout, do not wait for it: the server may never answer."""
         task = asyncio.ensure_future(cleanup)
         self._cleanups.add(task)
         task.add_done_callback(self._cleanup_done)
@@ -154,12 +154,12 @@ class RemoteFiles:
     def _cleanup_done(self, task: asyncio.Future[None]) -> None:
         self._cleanups.discard(task)
         if not task.cancelled():
-            # Mark the exception as retrieved, because the original error is already reported.
+            # Mark the exception as retrieved, so that asyncio does not log it: the original error is already reported.
             task.exception()
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Use the SFTP session. Translate its errors for this path to MachineError."""
+        """Use the SFTP session. Convert the errors that it raises for this path into MachineError."""
         import asyncssh
 
         if not path.is_absolute():
@@ -179,7 +179,7 @@ class RemoteFiles:
             ) from None
 
     async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Translate an SFTP error, and find its cause if possible. SFTP version 3 reports most errors as "Failure"."""
+        """Convert an SFTP error. SFTP version 3 reports most errors as "Failure", so find the cause if possible."""
         import asyncssh
 
         message = f"{path} on {self._link.settings.name}: {error}"

@@ -1,4 +1,4 @@
-"""The shared SSH connection to a machine. It is opened on first use, and reopened after it was lost."""
+"""The shared SSH connection to a machine. It is opened on first use. If it is lost, it is opened again."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 # sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets each use one session.
 _COMMANDS: Final = 8
-# If many connections are opened at the same time, sshd drops some of them (MaxStartups). They can be retried.
+# If many connections are opened at the same time, sshd drops some of them (MaxStartups). Therefore they are retried.
 _CONNECT_ATTEMPTS: Final = 3
-# Seconds between two attempts to open a session while the server allows no more sessions.
+# If the server allows no more sessions, the library waits this number of seconds before it tries again.
 _SESSION_PAUSE: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
-# Seconds. If the peer disappears without closing the connection, this is detected after a minute.
+# In seconds. If the machine disappears without closing the connection, the library detects this after a minute.
 _KEEPALIVE_INTERVAL: Final = 15.0
 
 
@@ -57,9 +57,10 @@ async def _open(address: MachineAddress) -> Link:
 
 
 class Link:
-    """A shared SSH connection that is opened on demand.
+    """A shared SSH connection. It is opened on first use.
 
-    :param load: reads the settings. It is called before each connection attempt, because a password may have changed.
+    :param load: a function that reads the settings. It is called before each connection attempt, because a user may
+        have changed the password.
     :param keepalive_interval: seconds between two keepalive messages.
     """
 
@@ -87,7 +88,7 @@ class Link:
                 return self._connection
             log.info("The connection to %s was lost", self.settings.name)
             self._connection = None
-            # Spread the reconnects of all processes that lost the connection at the same moment.
+            # Reconnect after a random time: other processes may have lost their connections at the same moment.
             self._backoff.failed()
         if self._connecting is None:
             # Use a new context, because the task outlives the trigger that starts it.
@@ -105,7 +106,8 @@ class Link:
 
         while True:
             connection = await self.connection()
-            # Shield the call: if it was cancelled halfway, its session would stay open on the server.
+            # Shield the call from cancellation. A call that is cancelled halfway would leave its session open on the
+            # server.
             opening = asyncio.ensure_future(open_session(connection))
             try:
                 return await asyncio.shield(opening)
@@ -126,8 +128,8 @@ class Link:
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
         """Use the shared SFTP session. SFTP errors other than a lost connection are passed to the caller.
 
-        :param seconds: timeout of the block. sshd's SFTP server handles one request at a time. If a request blocks, for
-            example when it opens a pipe, it blocks all users. After a timeout, later users get a new session.
+        :param seconds: timeout of the ``with`` block. sshd's SFTP server handles one request at a time. If one request
+            blocks, for example because it opens a pipe, all users wait. After a timeout, later users get a new session.
         :raises TimeoutError: the timeout expired.
         :raises MachineUnavailable: the connection was lost.
         """
@@ -135,7 +137,7 @@ class Link:
 
         opening = self._sftp
         if opening is None or (_is_open(opening) and opening.result()[0].is_closed()):
-            # Use a new context, as for the connection.
+            # Use a new context, because the task outlives the trigger that starts it.
             opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
         self._sftp_users += 1
         try:
@@ -157,7 +159,7 @@ class Link:
             self._sftp_users -= 1
 
     async def receive(self, answer: Awaitable[T]) -> T:
-        """Await an answer over the connection.
+        """Wait for an answer over the connection.
 
         :raises MachineUnavailable: the connection was lost.
         """
@@ -169,7 +171,7 @@ class Link:
             raise self._lost_error(error) from None
 
     def _lost_error(self, error: Exception) -> MachineUnavailable:
-        """Return the error to raise after the connection broke."""
+        """Return the error to raise after the connection was lost."""
         reason = self.settings.without_secrets(error) or type(error).__name__
         return MachineUnavailable(f"the connection to {self.settings.name} was lost: {reason}")
 
@@ -208,7 +210,8 @@ class Link:
         try:
             self.settings = await self._load()
         except ConfigurationError as error:
-            # Keep the previous settings: an incomplete edit of the connection must not end the watch of programs.
+            # Keep the previous settings. Otherwise an incomplete edit of the Airflow connection would end the watch of
+            # the programs.
             log.warning("%s; continuing with the previous settings of the connection", error)
 
     def _connected(self, connecting: asyncio.Task[SSHClientConnection]) -> None:
@@ -217,7 +220,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if it is not in use. The server allows no more sessions, but another one is needed."""
+        """Close the SFTP session if it is not in use. A session is needed, and the server allows no more sessions."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

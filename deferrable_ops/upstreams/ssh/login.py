@@ -1,4 +1,4 @@
-"""Opens an SSH connection with asyncssh, and translates its errors."""
+"""Opens an SSH connection with asyncssh, and converts the errors of asyncssh into errors of this library."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def import_asyncssh() -> None:
         raise ConfigurationError(
             f'SSH requires a package that is not installed ({missing}): pip install "airflow-deferrable-ops[ssh]"'
         ) from missing
-    # At INFO, asyncssh logs four lines per operation.
+    # With the level INFO, asyncssh would log four lines per operation.
     logger = logging.getLogger("asyncssh")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.WARNING)
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The server closed the connection before the login. sshd does this if there are too many connections at once."""
+    """The server closed the connection before the login. sshd does this if too many clients connect at once."""
 
 
 async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClientConnection:
@@ -142,9 +142,9 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
-    """Return the login options: the credentials of the connection, or else the keys of the local account.
+    """Return the login options: the credentials of the connection. If it has none, the keys of the local account.
 
-    The two are not combined, because servers limit the number of keys per login.
+    The login never uses the keys of both, because servers limit the number of keys per login.
     """
     import asyncssh
 

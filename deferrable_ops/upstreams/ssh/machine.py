@@ -45,12 +45,12 @@ fi
 _KILL_SECONDS: Final = 5.0
 # The maximum number of paths per command.
 _PATHS_AT_ONCE: Final = 100
-# The limit in bytes is large enough for the output of a status command.
+# In bytes. This is enough for the output of one status command.
 _STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Return a context manager for a remote machine. Users with the same address on an event loop share it."""
+    """Return a context manager for a remote machine. Users of the same address on an event loop share the machine."""
     return share(("ssh machine", address), partial(_open, address), SshMachine.close)
 
 
@@ -63,7 +63,7 @@ async def _open(address: MachineAddress) -> SshMachine:
 class SshMachine:
     """A remote machine; see :class:`Machine`.
 
-    :param until_closed: keeps the link open; it is closed together with the machine.
+    :param until_closed: an exit stack that closes the link when the machine is closed.
     """
 
     def __init__(self, address: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
@@ -82,7 +82,7 @@ class SshMachine:
         return self._link.settings.name
 
     async def identity(self) -> Identity:
-        """See :meth:`Machine.identity`. It is cached per connection, which always leads to the same machine."""
+        """See :meth:`Machine.identity`. A connection always leads to the same machine, so the identity is cached."""
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
@@ -212,7 +212,7 @@ class SshMachine:
         return CommandResult(code, command.tail)
 
     async def _kill(self, command: Command) -> str:
-        """Kill a command and its session, because sshd does not do this for root. Return a note for the message."""
+        """Kill a command and its session, because sshd does not do this for root. Return a note for the error text."""
         if command.pid is None:
             return ""
         try:
@@ -229,7 +229,7 @@ class SshMachine:
 
 
 def _parse_status(line: str) -> tuple[str, FileStatus]:
-    """Parse a line of the output of ``_STATUS``; return the path and its status."""
+    """Parse one line that the script ``_STATUS`` prints. Return the path and its status."""
     fields, _, name = line.partition("/")
     inode, size, modified, kind = fields.split(" ", 3)
     # For an empty file, stat prints "regular empty file".

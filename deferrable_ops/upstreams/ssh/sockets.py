@@ -32,7 +32,8 @@ _MAX_SOCKET_PATH: Final = 100
 class Sockets:
     """The local sockets for one machine. They stay open while the machine is in use.
 
-    :param start_bridge: starts the program that transfers data if sshd does not forward sockets.
+    :param start_bridge: a function that starts the bridge: a program that transfers the data if sshd does not forward
+        sockets.
     """
 
     def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
@@ -102,7 +103,7 @@ class Sockets:
                 await writer.wait_closed()
 
     def _log_once(self, error: str) -> None:
-        """Log an error, unless it is the same as the last error. Clients retry often."""
+        """Log an error, but only if it differs from the last error: clients retry often."""
         if error != self._last_error:
             self._last_error = error
             log.warning("%s", error)
@@ -134,10 +135,10 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Transfer data over the bridge until the connection ends, if the bridge can open the socket.
+        """If the bridge can open the socket, transfer data over the bridge until the connection ends.
 
-        This is called after forwarding failed. sshd returns the same error if forwarding is disabled and if the socket
-        is missing.
+        This is called after forwarding failed. The error of sshd does not show the reason: sshd returns the same error
+        when forwarding is disabled and when the socket is missing.
         """
         if not await self._exists(path):
             return
@@ -150,7 +151,7 @@ class Sockets:
                 self._without_forwarding = connection
                 await program.transfer(bridged, reader)
             elif self._without_forwarding is None:
-                # No process listens on the socket. Forwarding may work, so close the bridge.
+                # No process listens on the socket. Close the bridge: forwarding may work as soon as a process listens.
                 self._close_bridge(bridge)
 
     async def _exists(self, path: Path) -> bool:
@@ -179,7 +180,7 @@ async def _transfer(
     far_reader: SSHReader[bytes],
     far_writer: SSHWriter[bytes],
 ) -> None:
-    """Transfer data in both directions until the remote side closes its end."""
+    """Transfer data in both directions until the remote side closes the connection."""
     sending = asyncio.create_task(_copy(reader, far_writer))
     try:
         await _copy(far_reader, writer)
@@ -200,10 +201,11 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory in the temporary directory. Its creation blocks, so create it in a thread.
+    """A new private directory in the temporary directory. Create this object in a thread, because this blocks.
 
-    The creation also removes the directories of killed processes. A running process holds a lock on its directory. The
-    lock also works between containers, where process ids cannot be compared.
+    The constructor also removes the directories of killed processes. A running process holds a lock on its directory,
+    so the directory is not removed. Locks also work between containers; process ids do not, because each container has
+    its own.
 
     :raises ConfigurationError: the path of the directory is too long for a socket in it.
     """
@@ -229,7 +231,7 @@ class SocketDirectory:
 
 
 def _lock(directory: Path) -> int | None:
-    """Return the lock on a new directory; None if another process removed the directory as abandoned."""
+    """Return the lock on a new directory; None if another process has already removed the directory."""
     with suppress(FileNotFoundError):
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -24,14 +24,14 @@ Processes = list[dict[str, Any]]
 
 T = TypeVar("T")
 
-# supervisord handles one request at a time, so more connections would only wait.
+# supervisord handles one request at a time, so requests on more connections would only wait.
 _CONNECTIONS: Final = 4
 # Timeout in seconds.
 _CALL_TIMEOUT: Final = 10.0
-# Limit in bytes. Even for thousands of programs, the answer is smaller.
+# Limit in bytes. The answer for thousands of programs is still smaller.
 _MAX_ANSWER: Final = 2**24
-# Limit in bytes. Answers up to this size are parsed on the event loop in some milliseconds. Larger answers are parsed
-# in a thread.
+# Limit in bytes. Answers up to this size are parsed on the event loop, which takes some milliseconds. Larger answers
+# are parsed in a thread.
 _MAX_PARSED_ON_LOOP: Final = 2**18
 # Limit in characters.
 _MAX_REASON: Final = 1000
@@ -44,7 +44,7 @@ class SupervisordAddress:
     :param socket: path of the Unix socket; None: ``url`` is used.
     :param url: URL of the TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
     :param username: user name for the socket or the TCP server.
-    :param password: password in plain text, even if the server stores only its hash.
+    :param password: password in plain text. It is also needed if the server stores only the hash of the password.
     :raises InputError: neither or both of ``socket`` and ``url`` are given, or the password is a hash.
     """
 
@@ -54,7 +54,7 @@ class SupervisordAddress:
     password: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
+        """Check the fields."""
         if (self.socket is None) == (self.url is None):
             raise InputError("give either socket or url of the supervisord")
         if self.password is not None and self.password.startswith("{SHA}"):
@@ -70,7 +70,7 @@ class SupervisordAddress:
 def use_supervisord(
     address: SupervisordAddress, *, call_timeout: float = _CALL_TIMEOUT
 ) -> AbstractAsyncContextManager[Supervisord]:
-    """Return a context manager for a client that all users on the event loop share. It connects on the first call.
+    """Return a context manager for a client. All users on the event loop share the client. It connects on first use.
 
     :param call_timeout: seconds until an unanswered call fails.
     """
@@ -97,8 +97,8 @@ class Supervisord:
         """Subscribe to the states of all processes. All subscribers share the requests to supervisord.
 
         :param interval: seconds between two readings.
-        :param interpret: function that converts a reading. It blocks the event loop. It runs once per reading for all
-            subscribers that use the same function.
+        :param interpret: function that converts a reading. The function blocks the event loop. If several subscribers
+            use the same function, it is called once per reading.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
@@ -118,7 +118,7 @@ class Supervisord:
             raise _refused(method, fault.faultCode, fault.faultString) from None
 
     async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Make several calls in one request, and return their results. For a failed call, it is a SupervisordRefused.
+        """Make several calls in one request, and return their results. A failed call returns a SupervisordRefused.
 
         :param calls: pairs of a method and its arguments.
         """
@@ -163,7 +163,7 @@ class Supervisord:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body of an answer, up to a maximum length. The declared length is ignored."""
+        """Read the body of an answer, up to a maximum length. Do not rely on the length that the answer declares."""
         found = bytearray()
         async for part in response.content.iter_any():
             found += part
@@ -185,7 +185,7 @@ async def _open(address: SupervisordAddress, call_timeout: float) -> Supervisord
         login = f"{address.username or ''}:{address.password}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
     timeout = aiohttp.ClientTimeout(total=call_timeout)
-    # Never decompress an answer: a few compressed bytes may expand to gigabytes.
+    # Do not decompress answers: a few compressed bytes may expand to gigabytes.
     session = aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, auto_decompress=False
     )

@@ -1,4 +1,4 @@
-"""Polls a supervisord for all subscribers together. There is one request at a time."""
+"""Polls a supervisord for all subscribers together. Only one request is sent at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Reading(Generic[T]):
 
 
 class ProcessSubscription(Generic[T]):
-    """A subscription, valid inside the ``with`` block of :meth:`ProcessPoller.watch`."""
+    """A subscription to readings. It is valid inside the ``with`` block of :meth:`ProcessPoller.watch`."""
 
     def __init__(self, poller: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
         self._poller = poller
@@ -57,7 +57,7 @@ class ProcessSubscription(Generic[T]):
         return self._reading is not None and not self._reading.done()
 
     def deliver(self, reading: _Reading[T]) -> None:
-        """Let :meth:`next` return a reading, if it is waiting for this reading."""
+        """If :meth:`next` is waiting for this reading, let it return the reading."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
@@ -65,8 +65,9 @@ class ProcessSubscription(Generic[T]):
 class ProcessPoller(Generic[T]):
     """Polls a supervisord while a subscription waits. The shortest interval of all waiting subscriptions applies.
 
-    Each reading is delivered to all waiting subscriptions, so subscriptions with the same interval become synchronized.
-    A subscription never gets a reading that was started before it subscribed. All subscriptions get the same object.
+    Each reading is delivered to all waiting subscriptions. Therefore subscriptions with the same interval soon wait for
+    the same readings. A subscription never gets a reading whose request was sent before the subscription began. All
+    subscriptions get the same object.
 
     :param read: function that requests one reading from supervisord.
     """
@@ -81,7 +82,7 @@ class ProcessPoller(Generic[T]):
 
     @contextmanager
     def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
-        """Subscribe for the duration of the block.
+        """Subscribe until the ``with`` block ends.
 
         :param interval: seconds between two readings.
         """
@@ -98,14 +99,14 @@ class ProcessPoller(Generic[T]):
                 self._task = None
 
     def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
-        """Return the latest reading; None if it has a number below `wanted`, or is older than `max_age` seconds."""
+        """Return the latest reading; None if its number is below `wanted`, or if it is older than `max_age` seconds."""
         latest = self._latest
         if latest is None or latest.number < wanted:
             return None
         return latest if asyncio.get_running_loop().time() - latest.started <= max_age else None
 
     def start(self) -> None:
-        """Start the polling task if it is not running. Let it compute again when the next reading is due."""
+        """Start the polling task if it is not running. If it is running, let it compute the next polling time again."""
         if self._task is None:
             # Use a new context, because the task outlives the trigger that starts it.
             self._task = asyncio.create_task(
@@ -121,7 +122,7 @@ class ProcessPoller(Generic[T]):
             try:
                 result: T | Exception = await self._read()
             except Exception as error:
-                # Any error is raised in the waiting subscriptions.
+                # The waiting subscriptions raise this error.
                 result = error
             self._latest = _Reading(number, started, result)
             for subscription in self._subscriptions:

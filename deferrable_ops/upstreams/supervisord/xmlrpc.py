@@ -1,8 +1,8 @@
 """Encodes requests and decodes answers in supervisord's variant of XML-RPC.
 
-supervisord does not escape text in its answers, for example the error of a command that it cannot start. Such text may
-contain control characters, which XML forbids, and line ends, which an XML parser would normalize. Both are replaced by
-placeholder characters (stand-ins) before parsing, and restored afterwards.
+supervisord does not escape text in its answers, for example the error of a command that it cannot start. This text may
+contain control characters, which XML forbids, and line ends, which an XML parser would change. Before parsing, both are
+replaced by other characters, called stand-ins. After parsing, the original characters are restored.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from xmlrpc import client
 
 _LARGEST_INT: Final = 2**31 - 1
 _FIRST_STAND_IN: Final = 0xFDD0
-# XML allows the 32 noncharacters from U+FDD0. Each of them replaces one of the 32 control characters.
+# XML allows the 32 noncharacters that begin with U+FDD0. Each of them replaces one of the 32 control characters.
 _CONTROLS: Final = bytes(code for code in range(32) if code not in b"\t\n")
 _STAND_IN: Final = re.compile(rb"\xef\xb7[\x90-\xaf]")
-# Size in bytes. The parser gets the answer in parts, so that other threads can run in between.
+# Size in bytes. The parser gets the answer in parts of this size, so that other threads can run between two parts.
 _PART: Final = 2**16
 
-# supervisord never exceeds these limits. A larger answer would keep the parser busy for many seconds.
+# An answer of supervisord never exceeds these limits. A larger answer would keep the parser busy for many seconds.
 _MOST_CONTROLS: Final = 100_000
-# Enough for 7,000 processes.
+# This is enough for 7,000 processes.
 _MOST_TAGS: Final = 2**20
 # XML-RPC has no attributes, so its tags are short.
 _LONG_TAG: Final = re.compile(rb"<[^>]{100}")
@@ -39,7 +39,7 @@ def request(method: str, arguments: Sequence[Any]) -> bytes:
 
 
 def sendable(argument: Any) -> Any:
-    """Convert integers that do not fit into XML-RPC's 32 bits to text. supervisord also accepts text."""
+    """Convert an integer to a string if it does not fit into XML-RPC's 32 bits. supervisord also accepts strings."""
     return str(argument) if type(argument) is int and argument > _LARGEST_INT else argument
 
 
@@ -63,8 +63,8 @@ def answer(body: bytes) -> Any:
         )
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
-    # The body contains no zero bytes any more, so this search finds a DOCTYPE in every encoding. In text, supervisord
-    # writes &lt; for <.
+    # The body contains no zero bytes any more, so this search finds a DOCTYPE in every encoding. It finds no DOCTYPE in
+    # the text of an answer, because supervisord writes &lt; for < in text.
     if b"<!DOCTYPE" in body:
         raise UnreadableAnswer("supervisord's answer defines its own entities, which are not part of XML-RPC")
     try:
@@ -119,7 +119,7 @@ def _value(element: ElementTree.Element) -> Any:
 
 def _restore_controls(value: Any, stand_ins: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        # For a long text, str.translate() would take a hundred times as long.
+        # For a long string, str.translate() would take a hundred times as long.
         for stand_in, control in stand_ins.items():
             value = value.replace(stand_in, control)
         return value
