@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def upgrade_inbox(options: argparse.Namespace) -> int:
-    """Create or upgrade the inbox's tables. With ``--check``, only return 1 if they do not fit this release."""
+    """Create or upgrade the inbox's tables. With ``--check``, change nothing, and return 1 if they do not fit."""
     import asyncio
 
     from deferrable_ops import settings
@@ -57,7 +57,7 @@ def prune_inbox(options: argparse.Namespace) -> int:
 
 
 def rotate_keys(options: argparse.Namespace) -> int:
-    """Create a new signing key for new waits."""
+    """Create a new key, which signs the tokens of new waits."""
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
     print(f"New waits are signed with key {made}")
     if options.revoke_old:

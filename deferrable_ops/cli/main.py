@@ -19,7 +19,7 @@ from deferrable_ops.cli.common import add_command, positive
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    # Airflow's logging would print Alembic's messages among the command's output.
+    # Without this, Airflow's logging would print Alembic's messages among the command's output.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from deferrable_ops.exceptions import ConfigurationError, DeferrableOpsError, InputError
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serve(commands: Any) -> None:
     command = add_command(commands, "serve", "serve the endpoint outside Airflow's API server", serve)
-    # Outside services connect from other machines.
+    # On all interfaces, because outside services connect from other machines.
     command.add_argument("--host", default="0.0.0.0", help="default: %(default)s")  # noqa: S104
     command.add_argument("--port", type=int, default=8090, help="default: %(default)s")
     command.add_argument(

@@ -21,7 +21,7 @@ _MAX_PROGRESS_WIDTH: Final = 60
 
 
 def show_waits(options: argparse.Namespace) -> int:
-    """Print the waits that the options select, newest last."""
+    """Print the waits that the options select. The newest wait comes last."""
     from deferrable_ops.inbox.database.schema import waits
 
     conditions = [] if options.state == "all" else [waits.c.state == options.state]
@@ -60,7 +60,7 @@ def send(options: argparse.Namespace) -> int:
         body.encode(),
         json.loads(body),
         source=f"cli:{getpass.getuser()}: {options.reason}",
-        # Without a key, the inbox would not keep a row for a heartbeat.
+        # The key makes the inbox keep a row for a heartbeat, too.
         idempotency_key=f"cli-{uuid4()}",
     )
     receipt = with_inbox(lambda inbox: inbox.callbacks.record(callback))
@@ -96,7 +96,7 @@ def _wait_id(text: str) -> str:
 
 
 def _body(verb: str, given: str | None, reason: str) -> str:
-    """Return the body of a callback: the given body, with the reason added if the verb takes a reason."""
+    """Return the body of a callback. The reason is added if the verb takes a reason and the body has none."""
     from deferrable_ops.endpoint.body import parse_json
     from deferrable_ops.endpoint.callbacks import check_body
     from deferrable_ops.endpoint.responses import RequestRejected

@@ -1,7 +1,7 @@
-"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing costs more time than handling them.
+"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing takes more time than handling them.
 
-It is still a FastAPI app, for two reasons: Airflow's API server runs the lifespan only of mounted FastAPI apps, and
-pages with Airflow's authentication are FastAPI routes.
+It is still a FastAPI app, for two reasons. Airflow's API server runs the lifespan of a mounted app only if this is a
+FastAPI app. And pages with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations

@@ -14,18 +14,18 @@ from deferrable_ops.inbox import Inbox
 log = logging.getLogger(__name__)
 
 BackgroundJob = Callable[[Inbox], Awaitable[None]]
-"""Runs until it is cancelled; returns early when it has nothing more to do."""
+"""A job. It runs until it is cancelled, or returns when it has nothing more to do."""
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Record periodically that this endpoint is up: heartbeat timeouts run only while an endpoint is up."""
+    """Record periodically that this endpoint is up. Heartbeat timeouts run only while an endpoint is up."""
     await inbox.endpoints.announce()
 
 
 async def prune(inbox: Inbox) -> None:
-    """Prune the inbox every hour."""
+    """Delete old rows of the inbox every hour."""
     await inbox.retention.run()
 
 
@@ -35,7 +35,7 @@ async def run_in_background(
 ) -> AsyncIterator[None]:
     """Run jobs for the duration of the block, and close the inbox at its end.
 
-    Nothing is raised, because an error would stop the whole API server.
+    Errors of jobs are logged and not raised, because an error would stop the whole API server.
 
     :param first_backoff: seconds until a job that failed is restarted. The pause doubles with each failure, up to 30 s.
     """

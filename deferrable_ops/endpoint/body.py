@@ -25,7 +25,7 @@ class Disconnected(Exception):
 
 
 class BodyReader:
-    """Reads bodies within a time limit. One timer serves all requests: a timer for each would cost 6 µs a request.
+    """Reads bodies within a time limit. One timer serves all requests: a timer per request would cost 6 µs.
 
     :param seconds: time within which a body must be complete, accurate to a second.
     """
@@ -84,11 +84,11 @@ async def _read(receive: Receive, limit: int) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON text that Airflow and both databases can store.
+    """Parse JSON, and check that Airflow and both databases can store its value.
 
-    JSON is what RFC 8259 defines, so NaN and Infinity are rejected. Values that would fail later, when the sender
-    no longer gets an answer, are rejected as well: integers beyond 64 bits (an XCom is sent as MessagePack), numbers
-    beyond a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
+    RFC 8259 defines JSON without NaN and Infinity, so these are rejected. Some values would fail only later, when the
+    sender no longer gets an answer. They are rejected as well: integers beyond 64 bits (an XCom is sent as
+    MessagePack), numbers beyond the range of a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
     :data:`MAX_PAYLOAD_DEPTH`.
 
     :raises RequestRejected: 400, with the reason.
@@ -113,7 +113,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return the value of the first header of this lower-case name, or None."""
+    """Return the value of the first header with this lower-case name, or None."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)

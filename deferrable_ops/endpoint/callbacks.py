@@ -28,7 +28,7 @@ async def accept_callback(
 ) -> JsonResponse:
     """Record a callback, and return its receipt once it is committed.
 
-    :param token: the token in the path; None when a header holds it.
+    :param token: the token in the path; None if the token is in a header.
     """
     inbox, wait_id = await verify_token(resources.inbox, token or bearer_token(scope))
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
@@ -45,7 +45,7 @@ async def accept_callback(
 async def show_wait(resources: Resources, scope: Scope, token: str | None) -> JsonResponse:
     """Return the state and the times of a wait.
 
-    :param token: the token in the path; None when a header holds it.
+    :param token: the token in the path; None if the token is in a header.
     """
     inbox, wait_id = await verify_token(resources.inbox, token or bearer_token(scope))
     wait = await inbox.waits.get(wait_id)
@@ -64,7 +64,7 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Js
 
 
 def idempotency_key(scope: Scope) -> str | None:
-    """Return the request's Idempotency-Key, or None without one.
+    """Return the request's Idempotency-Key, or None if there is no key.
 
     :raises RequestRejected: 400, the key is empty, longer than 255 characters, not visible ASCII, or given twice.
     """

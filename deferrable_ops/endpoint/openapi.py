@@ -1,4 +1,4 @@
-"""The endpoint's OpenAPI description. FastAPI cannot generate it, because the routes are dispatched before FastAPI."""
+"""The endpoint's OpenAPI description. FastAPI cannot generate it, because requests do not reach FastAPI's router."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _operation(summary: str, name: str, access: _Json, successes: _Json) -> _Jso
 
 
 def _task_operation() -> _Json:
-    """Describe the route that airflow_webhook_plugin had."""
+    """Describe the route that is the same as in airflow_webhook_plugin."""
     integer = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
     parameters = [
         _parameter("dag_id", "path", _TEXT | {"minLength": 1}, required=True),

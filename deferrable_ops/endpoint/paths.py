@@ -28,7 +28,7 @@ def path_in_app(scope: Scope) -> str:
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
     """Return the token and the verb in the path of a callback; None for any other path.
 
-    The token is None if the path does not contain it. Then a header must hold it.
+    The token is None if the path does not contain it. In that case, a header must contain the token.
     """
     match = _CALLBACKS.fullmatch(path)
     if match is None:
@@ -60,8 +60,8 @@ def is_channel_name(name: str) -> bool:
 def mask_tokens(scope: Scope, path: str) -> None:
     """Mask tokens in the parts of the scope that access logs read.
 
-    uvicorn reads them when the response starts, Airflow after the response is sent. The wait's id stays readable,
-    because it grants no access.
+    uvicorn reads these parts when the response starts, and Airflow after the response is sent. The wait's id stays
+    readable, because it grants no access.
 
     :param path: the path below the prefix under which the app is mounted.
     """

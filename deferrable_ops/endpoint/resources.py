@@ -13,13 +13,13 @@ from deferrable_ops.inbox import Inbox, use_inbox
 from deferrable_ops.inbox.database.shared_call import SharedCall
 
 RETRY_TIMEOUT: Final = 2.0
-"""How many seconds a request retries while the inbox is unavailable."""
+"""For how many seconds a request retries while the inbox is unavailable."""
 
 
 class LazyInbox:
-    """The endpoint's inbox, opened at its first use, so that the server starts while the database is down.
+    """The endpoint's inbox. It is opened at its first use, so that the server can start while the database is down.
 
-    Concurrent callers share one attempt to open it; after a failure, the next caller tries again.
+    Concurrent callers share one attempt to open the inbox. After a failure, the next caller tries again.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ _JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), *PRI
 class JsonResponse:
     """A complete response.
 
-    :param body: a JSON text.
+    :param body: the encoded JSON.
     """
 
     status: int

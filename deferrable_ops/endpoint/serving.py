@@ -1,4 +1,7 @@
-"""Serves the endpoint standalone, for services that cannot reach the API server. Several may share one inbox."""
+"""Serves the endpoint standalone, for services that cannot reach the API server.
+
+Several endpoints may share one inbox.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def serve_until_interrupted(
     :param workers: number of processes.
     :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
         are trusted.
-    :param certificate: path of a TLS certificate; None serves plain HTTP, for a proxy that terminates TLS.
+    :param certificate: path of a TLS certificate; None: plain HTTP, for use behind a proxy that terminates TLS.
     :raises InputError: only one of certificate and key is given, or a file does not exist.
     """
     _check_files(certificate, private_key)
@@ -56,7 +59,7 @@ def serve_until_interrupted(
 
 
 def create_standalone_app() -> FastAPI:
-    """Create the endpoint's app for a process that serves nothing else; called in each of uvicorn's workers."""
+    """Create the endpoint's app for a process that serves nothing else. uvicorn calls this in each of its workers."""
     # Importing Airflow has replaced uvicorn's logging configuration, so set it again.
     logging.config.dictConfig(_log_config())
     app = create_app()

@@ -1,4 +1,4 @@
-"""Parameters of the route that sets a task's state: from the query, a form or a JSON object."""
+"""Parameters of the route that sets a task's state. They are in the query, in a form or in a JSON object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STATES: Final = {state.value: state for state in (WaitState.SUCCESS, WaitState.
 _INTEGER = re.compile(r"-?[0-9]{1,10}")
 # The largest INTEGER of both databases.
 _MAX_INTEGER: Final = 2**31 - 1
-# In characters; Airflow's ids have at most 250.
+# In characters. Airflow's ids have at most 250 characters.
 _MAX_TEXT_LENGTH: Final = 1000
 
 
@@ -47,9 +47,9 @@ class TaskParameters:
 
 
 def read_parameters(scope: Scope, body: bytes, dag_id: str, task_id: str) -> TaskParameters:
-    """Return the parameters of a request; the body overrides the query.
+    """Return the parameters of a request. A parameter in the body overrides the same parameter in the query.
 
-    :raises RequestRejected: 400, with the missing or malformed parameter.
+    :raises RequestRejected: 400; it names the missing or malformed parameter.
     """
     given = _pairs(scope["query_string"], "query") | _body_parameters(scope, body)
     execution_date = _text(given, "execution_date")

@@ -35,7 +35,7 @@ _AIRFLOW_STATES: Final = {
     WaitState.FAILED: "failed",
     WaitState.SKIPPED: "skipped",
     WaitState.EXPIRED: "failed",
-    # The task continued without this attempt. The inbox does not have the task's state.
+    # This attempt no longer decides the task's state, and the inbox does not store it.
     WaitState.SUPERSEDED: None,
     WaitState.KILLED: None,
 }
@@ -54,7 +54,7 @@ class _Caller:
 async def set_task_state(
     resources: Resources, scope: Scope, receive: Receive, dag_id: str, task_id: str
 ) -> JsonResponse:
-    """Settle the wait of a task instance, and return its state before and after."""
+    """Settle the wait of a task instance, and return the task's state before and after."""
     caller = await _authenticate(resources, scope)
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
     parameters = read_parameters(scope, body, dag_id, task_id)
@@ -98,7 +98,7 @@ async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wa
             "no such task instance has waited, or the token belongs to another task instance: "
             + ", ".join(f"{name}={value}" for name, value in parameters.identity.items()),
         )
-    # Waits of a deleted DAG run are kept until they are pruned.
+    # A DAG run that was deleted and created again may have older waits, which are kept until they are pruned.
     return max(found, key=lambda wait: wait.created_at)
 
 

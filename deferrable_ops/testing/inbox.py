@@ -13,7 +13,7 @@ from deferrable_ops.inbox.inbox import given_inbox
 async def memory_inbox() -> AsyncIterator[Inbox]:
     """Use an in-memory inbox, empty at first, for the code that runs inside the block.
 
-    It behaves like a real inbox, but it is deleted at the end of the block. It therefore cannot test restarts.
+    It behaves like a real inbox, but it is deleted at the end of the block. Therefore restarts cannot be tested.
     """
     inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=5)
     given = given_inbox.set(inbox)

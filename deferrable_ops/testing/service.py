@@ -16,7 +16,7 @@ class ReceivedRequest:
     """One received request.
 
     :param headers: headers by lower-case name.
-    :param body: the JSON value of the body; its text if it is not JSON; None if it is empty.
+    :param body: the JSON value of the body; a string if the body is not JSON; None if the body is empty.
     """
 
     method: str
@@ -29,9 +29,9 @@ class ReceivedRequest:
 class OutsideService:
     """A fake service that accepts every request, unless other answers are scripted.
 
-    :param url: its address, such as ``http://127.0.0.1:40123``.
+    :param url: the service's address, such as ``http://127.0.0.1:40123``.
     :param requests: the received requests, oldest first.
-    :param answers: its next answers, as (status, JSON); once they are used up, it answers 202 and ``{}``.
+    :param answers: the next answers, each as (status, JSON value). When no answer is left, it answers 202 and ``{}``.
     """
 
     url: str = ""
@@ -40,7 +40,7 @@ class OutsideService:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
-        """Wait for a request that was not returned before, and return the newest request.
+        """Wait until a request has arrived since the last call, and return the newest request.
 
         :param within: seconds to wait.
         :raises AssertionError: no request was received in that time.

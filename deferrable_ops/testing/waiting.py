@@ -45,7 +45,7 @@ class TaskUnderTest:
         return found[0]
 
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
-        """Send a callback as the outside service would, and return the response's status and JSON.
+        """Send a callback, as the outside service would, and return the response's status and JSON value.
 
         :param verb: ``post`` (evaluated by the expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
         """
@@ -57,7 +57,7 @@ class TaskUnderTest:
         return receipt.status, json.loads(receipt.body)
 
     async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
-        """Post an event to a channel, as an outside system would, once the task waits.
+        """Wait until the task waits. Then post an event to a channel, as an outside system would.
 
         :param attributes: the other parts of the event that a match can use: the dicts ``headers``, ``attributes`` and
             ``metadata``.
@@ -86,10 +86,10 @@ class TaskUnderTest:
 async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUnderTest]:
     """Run a trigger, or the trigger of an operator, as a triggerer would.
 
-    Templates are not rendered. Without ``endpoint_url`` or ``base_url`` in the configuration, the task fails as in
-    production; in a test any URL is fine, because nothing connects to it.
+    Templates are not rendered. If the configuration has neither ``endpoint_url`` nor ``base_url``, the task fails as in
+    production. In a test you can set any URL, because nothing connects to it.
 
-    :raises InputError: the task does work of its own on a worker.
+    :raises InputError: the task runs code on a worker.
     """
     attempt = Attempt(
         str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task"
@@ -117,7 +117,7 @@ def _trigger_of(task: Any) -> tuple[type[TaskTrigger], dict[str, Any]]:
 
 
 def _allow_missing_fernet_key() -> None:
-    # Triggers are stored encrypted. Without a configured Airflow, as in CI, there is no key.
+    # Triggers are stored encrypted. Where Airflow is not configured, for example in CI, there is no key.
     try:
         get_fernet()
     except Exception:

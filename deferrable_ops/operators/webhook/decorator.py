@@ -47,15 +47,18 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
         return super().execute(context)
 
     def determine_kwargs(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Return the function's arguments. The URL is added only here, so it is not stored with the rendered fields."""
+        """Return the function's arguments.
+
+        The URL is added only here. Therefore it is not stored with the rendered template fields.
+        """
         return {**super().determine_kwargs(context), _URL_PARAMETER: self.callback_url}
 
 
 def webhook_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """Turn a function into a task that launches work in another system and waits for its callback.
 
-    :param python_callable: launches the work, and receives the URL as its parameter ``callback_url``. Its return value
-        becomes the XCom ``launched``. The callback's payload becomes the task's XCom.
+    :param python_callable: the function that launches the work. Its parameter ``callback_url`` receives the URL. Its
+        return value becomes the XCom ``launched``. The callback's payload becomes the task's XCom.
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=WebhookDecoratedOperator, **kwargs

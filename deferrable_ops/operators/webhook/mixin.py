@@ -1,4 +1,4 @@
-"""The mixin with which any operator does its work on a worker and then waits for a callback in the triggerer."""
+"""A mixin for any operator: its task works on a worker, and then waits for a callback in the triggerer."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ LAUNCHED_KEY = "launched"
 class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     """Gives an operator a callback URL, and makes its task wait for the callback.
 
-    ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker, where the URL is
-    ``self.callback_url`` (and ``callback_url`` in the context). The wait begins when the operator's last method
-    returns; the operator may defer itself before that. The callback's payload becomes the task's XCom, and the
-    operator's return value becomes the XCom ``launched``.
+    For example, ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker. On the
+    worker, the URL is ``self.callback_url`` (and ``callback_url`` in the context). The operator may defer itself. The
+    wait for the callback begins when the operator's last method returns. The callback's payload becomes the task's
+    XCom, and the operator's return value becomes the XCom ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
-    :param heartbeat_timeout: the same as in :class:`deferrable_ops.operators.webhook.WebhookOperator`. So are
-        `success_when`, `failure_when`, `result` and `cancel_request`.
+    :param heartbeat_timeout: the same as in :class:`deferrable_ops.operators.webhook.WebhookOperator`. The arguments
+        `success_when`, `failure_when`, `result` and `cancel_request` are the same as well.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -82,7 +82,10 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         return self._defer_until_callback(super().execute(context), context)  # type: ignore[misc]
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """After the operator's own deferral, resume it and then wait for the callback; after that wait, finish."""
+        """Continue after a deferral.
+
+        After the operator's own deferral, resume the operator, and then wait for the callback. After that wait, finish.
+        """
         if next_method == self.next_method:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         self._prepare_callback_url(context)

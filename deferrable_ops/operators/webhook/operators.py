@@ -35,7 +35,7 @@ class _WebhookTask(TriggererOperator):
     trigger_class: ClassVar[type[WebhookTrigger]] = WebhookTrigger
     ui_color = "#dff3f0"
 
-    # Defaults for arguments of the trigger that a subclass does not have.
+    # Defaults for those arguments of the trigger that a subclass does not have.
     url: str | None = None
     http_conn_id: str | None = None
     path: str | None = None
@@ -68,11 +68,12 @@ class WebhookOperator(_WebhookTask):
     """Send a request that launches work in another system, and wait for its callback.
 
     The placeholders ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are replaced anywhere in `url`,
-    `path`, `headers`, `json` and `data` when the request is sent. Without a placeholder, the header ``Callback-Url``
-    contains the URL. The header ``Idempotency-Key`` is the wait's id. The callback's payload becomes the task's XCom.
+    `path`, `headers`, `json` and `data` when the request is sent. If there is no placeholder, the URL is sent in the
+    header ``Callback-Url``. The header ``Idempotency-Key`` contains the wait's id. The callback's payload becomes the
+    task's XCom.
 
-    :param url: the full URL of the request; alternatively give `http_conn_id` and `path`.
-    :param http_conn_id: an Airflow connection with host, login, password and, in its extra, ``headers``.
+    :param url: the full URL of the request. Instead of it, you can give `http_conn_id` and `path`.
+    :param http_conn_id: the id of an Airflow connection with host, login, password, and ``headers`` in its extra.
     :param path: appended to the connection's host.
     :param method: DELETE, GET, PATCH, POST (the default) or PUT.
     :param headers: a dict of strings.
@@ -82,12 +83,14 @@ class WebhookOperator(_WebhookTask):
         by default.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
-    :param success_when: JMESPath expression on a callback's payload: the task succeeds when it is true.
-    :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`: the task fails
-        when it is true. If neither is true, the callback is progress. Without both, every callback is a success.
+    :param success_when: JMESPath expression on a callback's payload. The task succeeds when the expression is true.
+    :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`. The task fails
+        when it is true. If neither expression is true, the callback is progress. If both are None, every callback is a
+        success.
     :param result: JMESPath expression that selects the XCom's value from the payload; by default the whole payload.
-    :param cancel_request: the request that stops the work when a user ends the task or its deadline passes. A dict
-        with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders are replaced.
+    :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes. It
+        is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders are
+        replaced.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -138,7 +141,7 @@ class WebhookSensor(_WebhookTask):
     :param publish_url: show the callback URL while the task waits, as XCom ``callback_url`` and as the task link
         "Callback". Every user who can read the DAG's XComs can then end the wait.
 
-    The other parameters are those of :class:`WebhookOperator`.
+    The other arguments are those of :class:`WebhookOperator`, without the arguments of its request.
     """
 
     template_fields: Sequence[str] = ("success_when", "failure_when", "result", "cancel_request")

@@ -24,7 +24,7 @@ class LaunchFailed(DeferrableOpsError):
 
 
 class LaunchRequest:
-    """A request that launches or cancels outside work.
+    """A request that launches or cancels external work.
 
     :param token: the callback token in the request. It must not reach a log.
     """
@@ -48,7 +48,7 @@ class LaunchRequest:
         return self.redact(f"{self._request.method} {parts.scheme}://{host}{parts.path}")
 
     def redact(self, text: str) -> str:
-        """Return a text without the request's secrets: the service's answer may echo the request."""
+        """Return a string with the request's secrets hidden, because the service's answer may repeat the request."""
         for secret in self._secrets:
             if secret:
                 text = text.replace(secret, _HIDDEN)

@@ -28,7 +28,7 @@ _CANCEL_KEYS = ("url", "http_conn_id", "path", "method", "headers", "json", "dat
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """A request of a DAG, with placeholders and the id of a connection."""
+    """A request as written in a DAG, with placeholders and the id of a connection."""
 
     url: str | None = None
     http_conn_id: str | None = None
@@ -39,7 +39,7 @@ class RequestTemplate:
     data: str | dict[str, str] | None = None
 
     async def fill(self, *, endpoint: str, token: str, wait_id: str) -> HttpRequest:
-        """Return the request with its placeholders replaced and its connection resolved. It contains secrets.
+        """Return the request with its placeholders replaced and its connection resolved. The result contains secrets.
 
         :raises InputError: the resulting URL is not valid, or the connection is not usable.
         """
@@ -82,7 +82,7 @@ def require_endpoint_url() -> str:
 
 
 def validate(arguments: Mapping[str, Any]) -> None:
-    """Check a webhook's arguments, except templates.
+    """Check the arguments of a webhook operator or trigger. Templates are not checked.
 
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
@@ -166,7 +166,7 @@ def _require_http(url: Any, name: str = "url") -> None:
 
 
 def _refuse_misspelt_placeholders(name: str, value: Any) -> None:
-    """Refuse misspelt placeholders: they would be sent unreplaced, and the service could not call back."""
+    """Refuse misspelt placeholders: they would be sent as they are, and the service could not call back."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_misspelt_placeholders(f"{name}[{key!r}]", [str(key), item])

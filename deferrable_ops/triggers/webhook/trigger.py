@@ -26,14 +26,14 @@ CALLBACK_LINK_KEY = "_link_CallbackLink"
 DEFAULT_LAUNCH_TIMEOUT = 300.0
 
 _PROGRESS_INTERVAL = 10.0
-# The triggerer serves one XCom at a time: progress of many waits must not fill its queue.
+# The triggerer sends one XCom at a time. The progress of many waits must not fill the queue of these XComs.
 _progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
     """Sends the launching request, if there is one, and waits for the callback.
 
-    The arguments are those of :class:`deferrable_ops.operators.webhook.WebhookOperator`, durations in seconds.
+    The arguments are those of :class:`deferrable_ops.operators.webhook.WebhookOperator`. Durations are in seconds.
     """
 
     feature: ClassVar[str] = "webhook"
@@ -100,7 +100,7 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether a cancelling request can stop the outside work."""
+        """Whether a cancelling request can stop the external work."""
         return self.cancel_request is not None
 
     @property
@@ -127,14 +127,14 @@ class WebhookTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is wrong; the message names the argument and the fix.
         """
         validate({name: getattr(self, name) for name in self.arguments})
         for name in EXPRESSIONS:
             validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
-        """Launch the work unless it was launched before, and return the outcome of its callback."""
+        """Launch the work, unless it was launched before. Return the outcome of its callback."""
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
