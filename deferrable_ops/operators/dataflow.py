@@ -35,21 +35,21 @@ __all__ = [
 
 
 class DataflowJobLink(BaseOperatorLink):
-    """The link to the job in the Google Cloud console."""
+    """The task link to the job in the Google Cloud console."""
 
     name = "Dataflow job"
 
     @property
     def xcom_key(self) -> str:
-        """The key of the XCom with the link."""
+        """The key of the XCom that contains the link."""
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link. A worker calls this when the task ends, and replaces the link that the trigger has set."""
+        """Return the link. If the task ends on a worker, the worker replaces the trigger's link by this link."""
         from airflow.sdk.execution_time.xcom import XCom
 
         if not getattr(operator, "resumed", False):
-            # No trigger has run yet.
+            # No trigger of the task has run yet.
             return ""
         if operator.job_id_of_wait is not None:
             return job_link(operator.project_id, operator.region, operator.job_id_of_wait)
@@ -88,7 +88,8 @@ class _FollowingTask(_DataflowTask):
 
     operator_extra_links = (DataflowJobLink(),)
 
-    # Both are set on a worker that ends the task after its trigger: True, and the id of the job after a success.
+    # A worker that ends the task after its trigger sets both attributes. `resumed` is then True, and the other
+    # attribute is the job's id after a success.
     resumed = False
     job_id_of_wait: str | None = None
 
@@ -100,7 +101,7 @@ class _FollowingTask(_DataflowTask):
         self.log_messages = log_messages
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the job, after the trigger has resumed the task on a worker.
+        """Return the job. Airflow calls this after the trigger has resumed the task on a worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
         """
@@ -150,7 +151,7 @@ class _LaunchingTask(_FollowingTask):
         self.body = body
         self.job_name = job_name
         self.labels = labels
-        # The attribute on_kill is a method that Airflow calls on a worker.
+        # `on_kill` itself cannot be the name, because Airflow calls the method `on_kill` on a worker.
         self.when_killed = on_kill
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
@@ -166,15 +167,15 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
     :param body: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in camelCase or in
-        snake_case. The arguments `job_name` and `labels` take precedence over the job name and the labels in it.
+        snake_case. The arguments `job_name` and `labels` take precedence over the job name and the labels in the body.
     :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. A hash of the
         attempt is appended. The name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
     :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
-        task fails while the job runs. "cancel" is the default. "drain" applies to running streaming jobs; others are
-        cancelled. "leave" does not stop the job.
+        task fails while the job runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job,
+        and cancels other jobs. "leave" does not stop the job.
     :param wait_until_finished: False ends the task once Dataflow has accepted the job.
-    :param launch_timeout: for how long a launch is retried while Dataflow has no quota or does not respond, as a
+    :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.
     :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
         `impersonation_chain`.
@@ -194,9 +195,9 @@ class DataflowTemplateOperator(_LaunchingTask):
     :param parameters: the template's parameters.
     :param environment: the API's RuntimeEnvironment, in camelCase or in snake_case.
     :param body: the API's LaunchTemplateParameters with the template's path as ``gcsPath``, or a whole
-        LaunchTemplateRequest. It replaces or supplements the three arguments above.
+        LaunchTemplateRequest. Use it instead of the three arguments above, or for fields that they do not set.
 
-    The other parameters are those of :class:`DataflowFlexTemplateOperator`.
+    The other arguments are those of :class:`DataflowFlexTemplateOperator`.
     """
 
     kind: ClassVar[Kind] = "classic"
@@ -222,7 +223,7 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
 
     :param trigger_kwargs: a dict with `project_id`, `region` and `body`. `gcp_conn_id` and the other arguments of
         :class:`DataflowFlexTemplateOperator` may be in this dict, or be given as separate arguments.
-    :param start_from_trigger: False starts the task on a worker, which defers it.
+    :param start_from_trigger: with False, the task starts on a worker, which defers the task.
     """
 
     def __init__(
@@ -254,12 +255,12 @@ class DataflowJobSensor(_FollowingTask):
     :param region: the region of the job, e.g. "europe-west1".
     :param job_id: the job's id. If the job is updated, the task waits for the job that replaces it.
     :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
-    :param log_messages: the lowest importance of job messages that are written to the task's log: "ERROR", "WARNING"
-        (the default), "BASIC", "DETAILED" or "DEBUG"; None writes none.
+    :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
+        "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With None, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
-        tasks of a region share the polls, at the smallest interval among them.
-    :param gcp_conn_id: an Airflow connection of the google provider, which must then be installed on the triggerers;
-        by default the application default credentials are used.
+        tasks of a region share the polls. The smallest interval of these tasks applies.
+    :param gcp_conn_id: an Airflow connection of the google provider. The provider must be installed on the triggerers.
+        By default, the application default credentials are used, without the provider.
     :param impersonation_chain: a service account to act as, or a list of them; the last one is the account to act as.
     :raises InputError: an argument is invalid; the message names it and the fix.
     """
@@ -281,15 +282,15 @@ class DataflowJobSensor(_FollowingTask):
 class DataflowStopJobOperator(_DataflowTask):
     """Cancel or drain a job, or all active jobs with a name prefix, and wait until they are finished.
 
-    The task also succeeds if the job is finished already, or if no active job has the prefix. The return value is the
-    job for `job_id`, and a list of jobs for `job_name_prefix`.
+    The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the return
+    value is the job. With `job_name_prefix`, it is a list of jobs.
 
     :param job_id: the job's id.
     :param job_name_prefix: the prefix of the jobs' names, instead of `job_id`.
-    :param how: "cancel" (the default) or "drain" (applies to running streaming jobs; others are cancelled).
+    :param how: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and cancels other jobs.
     :param wait_until_finished: False ends the task once Dataflow has accepted the requests.
 
-    The other parameters are those of :class:`DataflowJobSensor`.
+    The other arguments are those of :class:`DataflowJobSensor`.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowStopTrigger

@@ -1,4 +1,4 @@
-"""Validates the arguments of a Dataflow task: literal values at parse time, templates once they are rendered."""
+"""Validates the arguments of a Dataflow task: at parse time the literal values, after rendering also the templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
 
 IsUnresolved = Callable[[Any], bool]
-"""Returns whether a value is still unresolved. At parse time, templates are; in the triggerer, no value is."""
+"""A function that returns whether a value is unresolved: templates at parse time; no value in the triggerer."""
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
@@ -38,7 +38,7 @@ _UPDATE_REFUSED: Final = (
 
 
 def all_resolved(_value: Any) -> bool:
-    """Return False: in the triggerer all values are resolved."""
+    """Return False, because all values are resolved in the triggerer."""
     return False
 
 

@@ -40,11 +40,12 @@ def job_link(project_id: str, region: str, job_id: str) -> str:
 
 
 class DataflowTrigger(TaskTrigger):
-    """Base of the Dataflow triggers: a project, a region and credentials.
+    """Base class of the Dataflow triggers. It has the project, the region and the credentials.
 
     :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
-    :param impersonation_chain: a service account to act as, or a chain of them.
-    :param poll_interval: seconds between two polls. All waits of a target share the polls, at the smallest interval.
+    :param impersonation_chain: a service account to act as, or a list of them; the last one is the account to act as.
+    :param poll_interval: seconds between two polls. All waits of a target share the polls. The smallest interval
+        applies.
     """
 
     feature: ClassVar[str] = "dataflow"
@@ -82,9 +83,9 @@ class DataflowTrigger(TaskTrigger):
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
-        """Use the shared client of the target. Loading credentials is retried without a limit.
+        """Use the shared client of the target. Temporary errors of loading credentials are retried without a limit.
 
-        :raises ConfigurationError: a package or the credentials are missing.
+        :raises ConfigurationError: a package is missing, or there are no credentials.
         :raises DataflowRefused: Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
@@ -99,10 +100,10 @@ class DataflowTrigger(TaskTrigger):
 
 
 class FollowingTrigger(DataflowTrigger):
-    """Base of the triggers that wait for one job.
+    """Base class of the triggers that wait for one job.
 
     :param expected_state: "done", "running" or "drained"; None means "running" for a streaming job, otherwise "done".
-    :param log_messages: the lowest importance of job messages that are written to the task's log; None writes none.
+    :param log_messages: messages of the job with at least this importance are written to the task's log; None: none.
     """
 
     job_arguments: ClassVar[tuple[str, ...]] = (
@@ -111,7 +112,7 @@ class FollowingTrigger(DataflowTrigger):
         "log_messages",
     )
 
-    # Whether the job is finished, so that it need not be cancelled.
+    # True if the job is finished, so that it need not be cancelled.
     _job_finished = False
 
     def __init__(
@@ -120,7 +121,7 @@ class FollowingTrigger(DataflowTrigger):
         super().__init__(**target)
         self.expected_state = expected_state
         self.log_messages = log_messages
-        # The progress, which is stored with the wait.
+        # The following attributes are the progress, which is stored with the wait.
         self._job_id: str | None = None
         self._state: str | None = None
         self._read: MessageCursor | None = None
@@ -131,7 +132,7 @@ class FollowingTrigger(DataflowTrigger):
         return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY)
 
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
-        """Wait for a job, or the jobs that replace it, and return the outcome.
+        """Wait for a job, and for jobs that replace it. Return the outcome.
 
         :raises DataflowRefused: Dataflow refuses to return the job.
         """
@@ -155,7 +156,7 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
-        """Return the outcome, or the id of the job that replaces this one, or None to continue with this one."""
+        """Return the outcome of the job, or the id of the job that replaces it, or None to continue to wait for it."""
         if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
             job = await dataflow.get(job.id)
         match interpret_state(job.state, self.expected_state, job.is_streaming):
@@ -174,7 +175,7 @@ class FollowingTrigger(DataflowTrigger):
         return None
 
     async def _replacement(self, dataflow: Dataflow, job: Job) -> str:
-        # The API may return the id of the new job a moment later.
+        # The API may return the id of the new job later than the state UPDATED.
         while job.replaced_by is None:
             await asyncio.sleep(self.poll_interval)
             job = await dataflow.get(job.id)
@@ -197,7 +198,7 @@ class FollowingTrigger(DataflowTrigger):
         except (DataflowError, TimeoutError) as error:
             return f"the job {job.id} failed; its error messages could not be read ({error})"
         texts = "\n".join(dict.fromkeys(message.text for message in errors))
-        # The last message describes what ended the job.
+        # Keep the end of the text, because the last message describes why the job failed.
         return f"the job {job.id} failed: {texts[-_REASON_CHARACTERS:] or 'it has no error messages'}"
 
     def _log_update(self, update: Update) -> None:
@@ -229,7 +230,7 @@ class FollowingTrigger(DataflowTrigger):
         """Set the XComs with the job's id and link, unless they are set already."""
         if job_id == self._job_id:
             return
-        # The job that replaces another one has its own messages.
+        # A job that replaces another job has its own messages.
         if self._job_id is not None:
             self._read = self._state = None
         link = job_link(self.project_id, self.region, job_id)

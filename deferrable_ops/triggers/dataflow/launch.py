@@ -1,4 +1,4 @@
-"""Launches a job at most once: looks for it by its name first, and adopts it if this wait has launched it."""
+"""Launches a job at most once. First looks for the job by its name, and adopts it if this wait has launched it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LaunchTimings:
     :param longest_pause: the longest pause between two retries, in seconds.
     :param labels_within: seconds for which the API may return a new job without its labels.
     :param labels_every: seconds between two requests for a job's labels.
-    :param searches: how often a job is looked for if its launch got no response: Dataflow may create it late.
+    :param searches: how often a job is looked for if its launch got no response, because Dataflow may create it later.
     :param search_every: seconds between two of these searches.
     """
 
@@ -41,11 +41,11 @@ DEFAULT_TIMINGS: Final = LaunchTimings()
 
 
 class ForeignJob(DataflowError):
-    """A job with the name of this wait's job was not launched by this wait."""
+    """Another job has the name of this wait's job, but this wait did not launch it."""
 
 
 class NotAccepted(DataflowError):
-    """Dataflow accepted no launch within `launch_timeout`."""
+    """Dataflow did not accept the launch within `launch_timeout`."""
 
 
 class Launch:
@@ -75,13 +75,13 @@ class Launch:
         self._timings = timings
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
-        """Return this wait's job: an existing job, or a job that is launched now.
+        """Return this wait's job. If it does not exist yet, launch it.
 
         :param check: awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
         :param timeout: for how many seconds launches are retried; None means without a limit.
         :raises DataflowRefused: Dataflow refused the launch; a retry would be refused too.
-        :raises ForeignJob: a job that this wait did not launch has the name.
+        :raises ForeignJob: a job with this name exists, but this wait did not launch it.
         :raises NotAccepted: Dataflow did not accept the launch in time.
         """
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
@@ -113,7 +113,7 @@ class Launch:
 async def find_job_of_wait(
     dataflow: Dataflow, name: str, wait_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return the newest job with this name and the wait's label, running or finished; None if no job has the name.
+    """Return the newest job with this name and the wait's label, also a finished job; None if no job has the name.
 
     :raises ForeignJob: there are jobs with this name, but none has the wait's label.
     """
@@ -133,12 +133,12 @@ async def find_job_of_wait(
 async def find_launched(
     dataflow: Dataflow, name: str, wait: Wait, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return the job that a wait has launched or may have launched; None if there is none."""
+    """Return the job that a wait has launched or may have launched; None if no job was found."""
     if wait.launch_answer is not None:
         try:
             return await dataflow.get(wait.launch_answer["job_id"])
         except DataflowRefused as refused:
-            # Dataflow deletes old jobs.
+            # The job existed, but Dataflow deletes old jobs.
             if refused.code == "NOT_FOUND":
                 return None
             raise
@@ -154,9 +154,9 @@ async def find_launched(
 
 
 async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]) -> Job:
-    """Request that a job, or the job that replaced it, is stopped, unless it is stopping or finished.
+    """Request that a job, or the job that replaced it, is stopped. A job that is stopping or finished is not changed.
 
-    :param how: "drain" applies to a running streaming job; other jobs cannot be drained and are cancelled.
+    :param how: "drain" drains a running streaming job. Other jobs cannot be drained, so they are cancelled.
     :return: the job after the request.
     """
     while job.replaced_by is not None:
@@ -169,7 +169,7 @@ async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]
 
 
 async def _with_labels(dataflow: Dataflow, job_id: str, timings: LaunchTimings) -> Job:
-    # The API may return a job that has not started without its labels.
+    # If a job has not started, the API may return it without its labels.
     deadline = time.monotonic() + timings.labels_within
     job = await dataflow.get(job_id)
     while WAIT_LABEL not in job.labels and job.state in NOT_STARTED and time.monotonic() < deadline:

@@ -24,7 +24,7 @@ _OVERWRITTEN: Final = frozenset(
 
 
 def job_name(prefix: str, wait_id: str) -> str:
-    """Return the name of a wait's job: the valid form of the prefix, and a hash of the attempt.
+    """Return the name of a wait's job: the prefix in its valid form, followed by a hash of the attempt.
 
     :raises InputError: the prefix cannot be made valid.
     """
@@ -49,7 +49,7 @@ def valid_prefix(prefix: str) -> str:
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: the argument `job_name`, or the body's job name, or the task's id."""
+    """Return the prefix of the job's name: the argument `job_name`, else the body's job name, else the task's id."""
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 
@@ -63,7 +63,7 @@ def build_request(
     labels: Mapping[str, str] | None,
     wait_id: str,
 ) -> dict[str, Any]:
-    """Return the whole launch request in the API's camelCase: the body with the job's name and labels."""
+    """Return the whole launch request: the body with the job's name and labels, all fields in camelCase."""
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
     body_labels = _pop_field(environment, "additionalUserLabels") or {}
@@ -106,7 +106,7 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return a body's launch parameters: the body itself, or a field of the body if that is a whole request."""
+    """Return a body's launch parameters: a field of the body if it is a whole request, otherwise the body itself."""
     if not _is_whole_request(body):
         return body
     return field_of(body, "launchParameter") or field_of(body, "launchParameters") or {}
@@ -133,7 +133,7 @@ def _is_whole_request(body: Any) -> bool:
 
 
 def _as_string(value: Any) -> Any:
-    # Dataflow accepts only strings; a worker that renders native objects passes numbers.
+    # Dataflow accepts only strings. But if a worker renders native objects, the values may be numbers.
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, (int, float)) else value

@@ -1,4 +1,4 @@
-"""Interprets the states of a Dataflow job for a task that waits for it. docs/dataflow.md has the same as a table."""
+"""Interprets the states of a Dataflow job for a task that waits for it. docs/dataflow.md has a table of the states."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class StateMeaning(Enum):
     """What the state of a job means for the wait."""
 
     CONTINUE = "continue"
-    # The expected state or a later one.
+    # The job is in the expected state or in a later state.
     REACHED = "reached"
     FAILED = "failed"
-    # By an update. The wait continues with the new job.
+    # An update has replaced the job. The wait continues with the new job.
     REPLACED = "replaced"
-    # Unknown to this version. The wait continues, because later states may be known.
+    # This version of the library does not know the state. The wait continues, because it may know the next state.
     UNKNOWN = "unknown"
 
 
@@ -57,7 +57,8 @@ def interpret_state(state: int, expected: str | None, is_streaming: bool | None)
 
     :param state: the number of the API's JobState.
     :param expected: one of :data:`EXPECTED_STATES`; None means "running" for a streaming job and "done" otherwise.
-    :param is_streaming: the job's type; None if the API has not returned it, as before the start of some jobs.
+    :param is_streaming: the job's type; None if the API has not returned it, for example because the job has not
+        started.
     """
     awaited = expected or ("running" if is_streaming else "done")
     if state == DONE:

@@ -25,18 +25,19 @@ from deferrable_ops.triggers.dataflow.launch import (
 from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 
-# A key of the wait's progress: a launch may have been sent.
+# A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
     """Launches a job once and waits for it.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowFlexTemplateOperator`, durations in
+    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowFlexTemplateOperator`. Durations are in
     seconds.
 
     :param kind: the kind of template, "flex" or "classic".
-    :param when_killed: the operator's `on_kill`; ``on_kill`` of a trigger is a method.
+    :param when_killed: the operator's argument `on_kill`. It has another name here, because ``on_kill`` is a method of
+        triggers.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -89,11 +90,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Launch the job unless it is launched already, and return its outcome."""
+        """Launch the job, unless it was launched already. Wait for the job and return the outcome."""
         return await self.race_with_settlement(self._launch_and_follow())
 
     async def cancel(self, wait: Wait) -> None:
-        """Cancel or drain the job, if it may have been launched and is not finished."""
+        """If the job may have been launched and is not finished, cancel or drain it."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
         if not self.cancellable or not may_be_launched:
             return
@@ -110,7 +111,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether the job may still run, and must be cancelled before a retry launches another."""
+        """Return whether the job may still run, so that it must be cancelled before a retry launches another job."""
         return isinstance(outcome, Failure) and not self._job_finished
 
     async def _launch_and_follow(self) -> Outcome:
@@ -125,7 +126,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return Success((await dataflow.get(job_id)).as_dict())
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
-        """Return the id of the job, launched by this or an earlier run of the trigger; None if the wait is over."""
+        """Return the id of the job that this or an earlier run of the trigger launched; None if the wait is over."""
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
         while self.current.launched_at is None:
@@ -145,7 +146,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return cast("str", self.current.launch_answer["job_id"])
 
     async def _save_and_check(self, claim: Claim) -> float:
-        # Save first: if nothing was saved, no launch was sent, and cancel() need not look for a job.
+        # Save before the launch is sent. If nothing is saved, cancel() need not look for a job, because no launch was
+        # sent.
         await self.inbox.waits.save_progress(self.current.id, {_LAUNCH_SENT: True})
         return await claim.check()
 
@@ -170,7 +172,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 class DataflowJobTrigger(FollowingTrigger):
     """Waits for an existing job.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowJobSensor`, durations in seconds.
+    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowJobSensor`. Durations are in seconds.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowJobTrigger"
@@ -182,7 +184,7 @@ class DataflowJobTrigger(FollowingTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped if its task is killed: no, another task or system owns it."""
+        """Whether the job is stopped if its task is killed. It is not, because another task or system owns the job."""
         return False
 
     def validate(self) -> None:
@@ -211,7 +213,7 @@ class DataflowJobTrigger(FollowingTrigger):
 class DataflowStopTrigger(DataflowTrigger):
     """Stops jobs and waits until they are finished.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowStopJobOperator`, durations in
+    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowStopJobOperator`. Durations are in
     seconds.
     """
 
@@ -241,7 +243,7 @@ class DataflowStopTrigger(DataflowTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is outside work to cancel: no, this task only stops jobs."""
+        """Whether there is external work to cancel. There is none, because this task only stops jobs."""
         return False
 
     def validate(self) -> None:
@@ -252,11 +254,11 @@ class DataflowStopTrigger(DataflowTrigger):
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Stop the jobs and return them once they are finished: one job for `job_id`, a list for `job_name_prefix`."""
+        """Stop the jobs and wait until they are finished. Return one job for `job_id`, a list for `job_name_prefix`."""
         return await self.race_with_settlement(self._stop())
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing."""
+        """Do nothing: this task has no work to cancel."""
 
     async def expired(self) -> Outcome:
         """Return a failure: the jobs did not finish in time."""
@@ -275,8 +277,8 @@ class DataflowStopTrigger(DataflowTrigger):
         if self.job_id is not None:
             return [self.job_id]
         job_ids = (self.current.progress or {}).get(JOB_ID)
-        # Keep the selection of an earlier run: jobs that have finished since then are no longer in the list of active
-        # jobs.
+        # If an earlier run of the trigger has selected the jobs, keep its selection. Some of these jobs may be finished
+        # now, so they are no longer in the list of active jobs.
         if job_ids is None:
             prefix = self.job_name_prefix or ""
             job_ids = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
@@ -290,7 +292,7 @@ class DataflowStopTrigger(DataflowTrigger):
             with dataflow.watch(job.id, interval=self.poll_interval) as watch:
                 while not job.is_finished:
                     job = (await watch.next()).job or job
-            # The job was updated meanwhile; stop the job that replaces it.
+            # The job was updated while this task waited. So stop the job that replaces it.
             if job.replaced_by is not None:
                 job = await stop_job(dataflow, job, self.how)
         self.log.info("The job %s (%s) ended in %s", job.name, job.id, job.state_name)

@@ -1,4 +1,4 @@
-"""Calls Dataflow's API over one gRPC channel. Each call has a timeout, translates errors, and is never retried."""
+"""Calls Dataflow's API over one gRPC channel. Each call has a timeout, converts errors, and is never retried."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HOST = "dataflow.googleapis.com"
 _CALL_TIMEOUT = 20.0
 _LAUNCH_TIMEOUT = 60.0
 _CREDENTIALS_TIMEOUT = 120.0
-# Dataflow applies a lower limit of its own.
+# Dataflow may return fewer entries per page, because it has its own limit.
 _PAGE_SIZE = 1_000
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -46,7 +46,7 @@ _send_deadline: ContextVar[float | None] = ContextVar("deferrable_ops_send_deadl
 
 
 async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
-    """Open the channel to a target. Imports and credentials block, so they are loaded in threads.
+    """Open the channel to a target. Loading the modules and credentials blocks, so it is done in threads.
 
     :raises ConfigurationError: the extra, the google provider or the credentials are missing.
     :raises DataflowRefused: Google refused the credentials.
@@ -87,7 +87,7 @@ class Api:
     ) -> Callable[[float], Awaitable[Any]]:
         """Return a function that sends the launch request.
 
-        :return: the function. Its argument is the ``time.monotonic()`` until which the request may be sent.
+        :return: the function. Its argument is the latest ``time.monotonic()`` at which the request may be sent.
         :raises InputError: the request has an unknown field or a value of the wrong type.
         """
         from google.protobuf.json_format import ParseDict, ParseError
@@ -98,7 +98,7 @@ class Api:
         try:
             ParseDict(request, message)
         except (ParseError, AttributeError, TypeError, ValueError) as error:
-            # For values of the wrong type ParseDict also raises errors other than ParseError.
+            # If a value has the wrong type, ParseDict may also raise other errors than ParseError.
             raise InputError(f"body= is not a {type(parsed).__name__}: {error}") from None
         message.project_id = message.project_id or self.target.project_id
         message.location = message.location or self.target.region
@@ -145,7 +145,7 @@ class Api:
             project_id=self.target.project_id,
             location=self.target.region,
             job_id=job_id,
-            # The summary has no labels; JOB_VIEW_ALL includes every step of the job.
+            # This view has the labels. The summary has no labels, and JOB_VIEW_ALL also has every step of the job.
             view=self._library.JobView.JOB_VIEW_DESCRIPTION,
         )
         with translate_errors(self._call(f"read the job {job_id}", "dataflow.jobs.get")):
@@ -191,7 +191,8 @@ class Api:
 
 def _import_library() -> ModuleType:
     try:
-        # Only the first module is used here. The others would otherwise be imported later, on the event loop.
+        # Only the first module is used here. The other modules are imported in this thread too. Otherwise the event
+        # loop would import them later.
         for name in (
             "google.cloud.dataflow_v1beta3",
             "google.api_core.grpc_helpers_async",
@@ -211,7 +212,7 @@ def _import_library() -> ModuleType:
 def _emulator_channel(host: str) -> grpc.aio.Channel:
     import grpc.aio
 
-    # An emulator runs nearby, without a proxy and without TLS.
+    # An emulator runs on the same or a near machine, without a proxy and without TLS.
     options = (*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))
     return grpc.aio.insecure_channel(host, options=options, interceptors=[_deadline_check()])
 
@@ -233,7 +234,7 @@ def _client(client: Any, channel: grpc.aio.Channel) -> Any:
 
 
 def _deadline_check() -> Any:
-    """Return an interceptor that checks a launch's deadline just before sending: nothing is awaited in between."""
+    """Return an interceptor that checks a launch's deadline directly before the request is sent, without an await."""
     import grpc.aio
 
     class DeadlineCheck(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]

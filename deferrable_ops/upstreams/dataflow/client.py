@@ -48,8 +48,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
     """Use the shared client of this target on the running event loop.
 
-    :raises ConfigurationError: the extra ``dataflow``, the google provider for a ``gcp_conn_id``, or the credentials
-        are missing.
+    :raises ConfigurationError: the extra ``dataflow`` or the credentials are missing, or the google provider, which
+        ``gcp_conn_id`` needs, is missing.
     :raises DataflowRefused: Google refused the credentials.
     :raises DataflowUnavailable: the credentials could not be loaded in time.
     """
@@ -62,9 +62,10 @@ def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow
 
 
 class Dataflow:
-    """A Dataflow client for one target. Reading calls are retried while Dataflow is unavailable, without a limit.
+    """A Dataflow client for one target. While Dataflow is unavailable, reading calls are retried without a limit.
 
-    :param first_pause: seconds, the longest pause before the first retry. Each further failure doubles it, up to 30 s.
+    :param first_pause: the longest pause before the first retry, in seconds. Each further failure doubles it, up to 30
+        s.
     """
 
     def __init__(self, api: Api, *, first_pause: float = _FIRST_PAUSE) -> None:
@@ -87,8 +88,9 @@ class Dataflow:
         """Send one launch request, without retries.
 
         :param request: the whole LaunchFlexTemplateRequest or LaunchTemplateRequest, in camelCase or snake_case.
-        :param before_send: awaited just before the request is sent. Returns the ``time.monotonic()`` until which this
-            process may send it; an error that it raises prevents the request.
+        :param before_send: a function that is awaited just before the request is sent. It returns the latest
+            ``time.monotonic()`` at which this process may send the request. If it raises an error, the request is not
+            sent.
         :raises InputError: the request has an unknown field or a value of the wrong type.
         :raises DataflowRefused: no job was created; a retry would be refused too.
         :raises LaunchUncertain: a job may have been created.
@@ -106,13 +108,13 @@ class Dataflow:
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:
-        """Return all jobs with exactly this name, also finished jobs, the newest first. Their labels are missing."""
+        """Return all jobs with exactly this name, also finished jobs, the newest first. The jobs have no labels."""
         found = await self._with_retries(lambda: self._api.list_jobs(name=name))
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def active(self) -> list[Job]:
-        """Return all active jobs. Their labels are missing."""
+        """Return all active jobs. The jobs have no labels."""
         return [self._job(message) for message in await self._with_retries(self._api.list_jobs)]
 
     async def get(self, job_id: str) -> Job:
@@ -120,7 +122,7 @@ class Dataflow:
         return self._job(await self._with_retries(lambda: self._api.get_job(job_id)))
 
     async def stop(self, job_id: str, how: Literal["cancel", "drain"]) -> Job:
-        """Request that a job is cancelled or drained, and return it without waiting. A finished job is not changed."""
+        """Request that a job is cancelled or drained, and return the job at once. A finished job is not changed."""
         try:
             return self._job(await self._with_retries(lambda: self._api.stop_job(job_id, how)))
         except DataflowRefused:
@@ -136,7 +138,7 @@ class Dataflow:
         """Return a job's messages, the oldest first.
 
         :param least: the lowest importance to return: DEBUG, DETAILED, BASIC, WARNING or ERROR.
-        :param since: the earliest time, as RFC 3339.
+        :param since: the time of the earliest message to return, as RFC 3339.
         """
         return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
 
@@ -145,13 +147,14 @@ class Dataflow:
     ) -> AbstractContextManager[JobWatch]:
         """Watch a job during a ``with`` block.
 
-        :param interval: seconds between two polls. All watches of the target share the polls, at the smallest interval.
-        :param messages: which of the job's messages to read; None reads none.
+        :param interval: seconds between two polls. All watches of the target share the polls. The smallest interval
+            applies.
+        :param messages: which of the job's messages to read; with None, no messages are read.
         """
         return self._poller.watch(job_id, interval, messages)
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Retry a call while Dataflow is unavailable. Callers limit the time themselves."""
+        """Retry a call while Dataflow is unavailable. There is no time limit: callers must set one."""
         pause = self._first_pause
         while True:
             try:

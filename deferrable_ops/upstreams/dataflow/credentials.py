@@ -1,4 +1,4 @@
-"""Loads Google credentials, of an Airflow connection or of the machine. Loading blocks: call it in a thread."""
+"""Loads the Google credentials of an Airflow connection or of the machine. This blocks, so call it in a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
-    """Return credentials after fetching a token once.
+    """Return the credentials, after a first token was fetched with them.
 
     :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
     :param impersonation_chain: service accounts; the last one is the account to act as.
@@ -30,7 +30,7 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
 
 
 def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
-    """Return the account of the credentials, in words for a message."""
+    """Describe the account of the credentials, for a message."""
     source = (
         f"the account of the connection {gcp_conn_id!r}"
         if gcp_conn_id
@@ -86,7 +86,7 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
 
 
 def _fetch_token(credentials: Credentials, account: str) -> None:
-    """Fetch a token. gRPC does so too, but raises the same error for revoked credentials and for a lost network."""
+    """Fetch a token. gRPC would do so too, but raises the same error for revoked credentials as for a lost network."""
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
     from google.auth.transport.requests import Request
 
@@ -94,7 +94,7 @@ def _fetch_token(credentials: Credentials, account: str) -> None:
     try:
         scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
     except TransportError:
-        # The calls that use the credentials are retried.
+        # This error may be temporary, and the calls that use the credentials are retried.
         return
     except GoogleAuthError as error:
         if isinstance(error, RefreshError) and error.retryable:

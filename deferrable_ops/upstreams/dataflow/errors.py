@@ -1,4 +1,4 @@
-"""Translates errors of Dataflow's API into exceptions of this library that name the fix."""
+"""Converts errors of Dataflow's API into exceptions of this library. The messages of the exceptions name the fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRANSIENT: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """A call of the API, for its error message.
+    """The description of an API call, for error messages.
 
     :param purpose: a verb phrase that continues "Dataflow refused to".
     :param permission: the IAM permission that the call needs.
@@ -44,7 +44,7 @@ class ApiCall:
 
 @contextmanager
 def translate_errors(call: ApiCall) -> Iterator[None]:
-    """Translate errors of the client library that are raised in the ``with`` block.
+    """Convert the errors that the client library raises in the ``with`` block.
 
     :raises DataflowUnavailable: a retry may succeed.
     :raises DataflowRefused: a retry would be refused too.
@@ -87,7 +87,7 @@ def _fix(status: str, call: ApiCall) -> str:
 
 
 def _details(error: GoogleAPICallError) -> list[str]:
-    # Only the details name the invalid parameters of a template.
+    # The invalid parameters of a template are named only in the details.
     return [one for detail in error.details or () for one in _detail(detail)]
 
 

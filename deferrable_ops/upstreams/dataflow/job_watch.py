@@ -1,4 +1,4 @@
-"""Watches one job: collects its changes until they are read."""
+"""The watch of one job. It collects the job's changes until they are read."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class JobWatch:
     def __init__(self, job_id: str, interval: float, messages: MessagesWanted | None) -> None:
         self.job_id = job_id
         self.interval = interval
-        # None: no messages are read.
+        # With None, no messages are read.
         self.least = messages.least if messages else None
         self.cursor = messages.after if messages else None
         # True once the last change was added.
         self.is_over = False
-        # Attempts to read the messages of the finished job.
+        # How often it was tried to read the messages of the finished job.
         self.message_attempts = 0
         self._seen: tuple[Any, ...] | None = None
         self._new: Update | None = None
@@ -41,12 +41,12 @@ class JobWatch:
         self._arrived = asyncio.Event()
 
     async def next(self) -> Update:
-        """Wait for the next change of the job and return it. The first one is its current state.
+        """Wait for the next change of the job, and return it. The first change is the current state of the job.
 
         The update with a final state is the last one.
 
         :raises DataflowRefused: Dataflow refuses to return the job or the list of jobs.
-        :raises RuntimeError: the last update was returned before.
+        :raises RuntimeError: the last update was returned by an earlier call.
         """
         if self.is_over and not self._arrived.is_set():
             raise RuntimeError(f"the job {self.job_id} has finished; it has no further updates")
@@ -64,7 +64,7 @@ class JobWatch:
         return self._seen == _state_key(message)
 
     def deliver(self, message: Any, job: Job | None, messages: tuple[JobMessage, ...] = ()) -> None:
-        """Add a change. It is merged with an earlier change that was not read yet.
+        """Add a change. If an earlier change was not read yet, both are merged.
 
         :param message: the API's message for the job; None if its state did not change.
         """

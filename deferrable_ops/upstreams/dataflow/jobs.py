@@ -20,16 +20,16 @@ FINISHED: Final = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
 """The final states."""
 
 IMPORTANCES: Final = ("DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR")
-"""The importances of job messages, the least important first. Their numbers in the API are in another order."""
+"""The importances of job messages, the least important first. The API numbers them in another order."""
 
 _IMPORTANCE_OF_NUMBER = {1: "DEBUG", 2: "DETAILED", 5: "BASIC", 3: "WARNING", 4: "ERROR"}
 NUMBER_OF_IMPORTANCE: Final = {name: number for number, name in _IMPORTANCE_OF_NUMBER.items()}
 
 _IS_STREAMING = {1: False, 2: True}
 _TYPE_NAMES = {None: None, False: "JOB_TYPE_BATCH", True: "JOB_TYPE_STREAMING"}
-# A message may become readable up to this long after its own time.
+# The API may return a message only this many seconds after the message's own time.
 _LATE_SECONDS = 10
-# The ids are stored with each cursor, so their number is limited.
+# Each cursor stores ids of messages, so their number is limited.
 _IDS_KEPT = 200
 
 
@@ -51,12 +51,13 @@ class DataflowTarget:
 class Job:
     """A job as returned by Dataflow.
 
-    :param state: the number of the API's JobState; it may be unknown to this version.
+    :param state: the number of the API's JobState; this version of the library may not know it.
     :param state_name: ``JOB_STATE_DONE``; ``JOB_STATE_99`` for an unknown number.
     :param is_streaming: None if the API did not return the job's type.
-    :param labels: empty in lists, where the API omits them.
-    :param replaced_by: the id of the job that replaced this one by an update.
-    :param created_at: RFC 3339, for example ``2026-11-21T09:59:50.000000000Z``; the other times have the same format.
+    :param labels: the labels; empty if the job comes from a list, because the API omits labels in lists.
+    :param replaced_by: the id of the job that has replaced this job by an update.
+    :param created_at: a time as RFC 3339, e.g. ``2026-11-21T09:59:50.000000000Z``; the other times have the same
+        format.
     :param message: the API's protobuf message, if the job was read from the API.
     """
 
@@ -109,7 +110,7 @@ class Job:
 class JobMessage:
     """A message of a job.
 
-    :param time: RFC 3339 with a fixed number of digits, so that strings sort by time.
+    :param time: RFC 3339 with a fixed number of digits, so that the strings can be sorted by time.
     :param importance: one of `IMPORTANCES`.
     """
 
@@ -121,7 +122,7 @@ class JobMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageCursor:
-    """The position up to which a job's messages have been read.
+    """A position in a job's messages. All messages before it have been read.
 
     :param time: RFC 3339; the next read starts here.
     :param ids: the hashes of the messages at or after that time that have been read.
@@ -137,7 +138,8 @@ class MessageCursor:
     def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
         """Return the cursor after reading these messages.
 
-        It stays a few seconds behind the newest message, because messages become readable late and out of order.
+        The cursor stays a few seconds behind the newest message, because the API may return messages late and out of
+        order.
 
         :param messages: all messages from this cursor's time on.
         """
@@ -145,8 +147,8 @@ class MessageCursor:
             return self
         newest = max(message.time for message in messages)
         kept = sorted(messages, key=lambda message: message.time)[-_IDS_KEPT:]
-        # All messages from the cursor's time on must be among its ids. If there are more than _IDS_KEPT, the time moves
-        # on.
+        # The cursor's ids must include all messages from the cursor's time on. If there are more than _IDS_KEPT
+        # messages, a later time is used.
         start = max(self.time, _earlier(newest), kept[0].time if len(kept) < len(messages) else "")
         return MessageCursor(start, tuple(_hash(message) for message in messages if message.time >= start))
 
@@ -156,7 +158,7 @@ class MessageCursor:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> MessageCursor:
-        """Return the cursor that :meth:`as_json` returned."""
+        """Return the cursor from the JSON that :meth:`as_json` returned."""
         return cls(stored["time"], tuple(stored["ids"]))
 
 
@@ -165,7 +167,7 @@ class MessagesWanted:
     """Which of a job's messages to read while it is watched.
 
     :param least: the lowest importance, one of `IMPORTANCES`.
-    :param after: where to continue; None reads from the start of the job.
+    :param after: the position at which to continue; None reads from the start of the job.
     """
 
     least: str = "WARNING"
@@ -187,7 +189,7 @@ class Update:
 
 
 def state_name(number: int) -> str:
-    """Return the API's name of a state; ``JOB_STATE_<number>`` if it is unknown to this version."""
+    """Return the API's name of a state; ``JOB_STATE_<number>`` if this version does not know the state."""
     known = 0 <= number < len(_STATE_NAMES)
     return f"JOB_STATE_{_STATE_NAMES[number] if known else number}"
 
@@ -200,7 +202,7 @@ def state_number(state: str | int) -> int:
 def job_from_api(message: Any, project_id: str, region: str) -> Job:
     """Return a job from the API's protobuf message.
 
-    :param project_id: used if the message has no project; likewise `region`.
+    :param project_id: the project if the message has no project; likewise `region`.
     """
     return Job(
         id=message.id,
@@ -226,13 +228,14 @@ def message_from_api(message: Any) -> JobMessage:
 
 
 def _hash(message: JobMessage) -> str:
-    # The API marks its message ids as deprecated, so they may be missing one day.
+    # The API's message ids are deprecated, so they may be missing in the future.
     content = f"{message.time}{message.id}{message.text}".encode()
     return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
 def _copy(message: Any) -> Any:
-    # A protobuf message keeps its parent in memory. Each wait keeps its job, and would keep a list of 500 jobs with it.
+    # A protobuf message keeps its parent in memory. Without a copy, each wait would keep not only its job but a list of
+    # 500 jobs.
     copy = type(message)()
     copy.CopyFrom(message)
     return copy

@@ -1,4 +1,4 @@
-"""Watches all jobs of one target with one request per interval: a list of the active jobs."""
+"""Watches all jobs of one target. One request per interval lists the active jobs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from deferrable_ops.upstreams.dataflow.jobs import (
 
 log = logging.getLogger(__name__)
 
-# How many calls read messages of running jobs in one interval.
+# In one interval, at most this many calls read messages of running jobs.
 _MAX_MESSAGE_CALLS = 10
 _MAX_CONCURRENT_CALLS = 10
-# A new watch is polled after this delay, so that watches that start together share a list.
+# A new watch is polled after this delay, so that one list request serves all watches that start together.
 _NEW_WATCH_DELAY = 1.0
-# The longest pause between two attempts while Dataflow is unavailable, unless the interval is longer.
+# While Dataflow is unavailable, the pause between two attempts is at most this long, or the interval if it is longer.
 _LONGEST_PAUSE = 30.0
-# After that many attempts a finished job is reported without its last messages.
+# After this many attempts to read its last messages, a finished job is reported without them.
 _MAX_MESSAGE_ATTEMPTS = 3
 _NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
@@ -61,7 +61,7 @@ class Poller:
         self._project_id = project_id
         self._region = region
         self._watches: dict[str, list[JobWatch]] = {}
-        # The watches whose messages are read, in turn.
+        # The watches whose messages are read. They take turns.
         self._message_queue: deque[JobWatch] = deque()
         self._watch_added = asyncio.Event()
         self._limit = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
@@ -78,7 +78,7 @@ class Poller:
             self._message_queue.append(watch)
         self._watch_added.set()
         if self._polling is None:
-            # The context is empty, because the poller outlives the trigger that starts it.
+            # The context is empty, because the poller may run longer than the trigger that starts it.
             self._polling = asyncio.create_task(
                 self._poll(), name="deferrable-ops dataflow", context=Context()
             )
@@ -95,7 +95,7 @@ class Poller:
             self._message_queue.clear()
 
     def _remove(self, watch: JobWatch) -> None:
-        # _next_in_queue() drops it from the message queue.
+        # The watch is now over, so _next_in_queue() removes it from the message queue.
         watch.is_over = True
         self._watches[watch.job_id].remove(watch)
         if not self._watches[watch.job_id]:
@@ -147,7 +147,7 @@ class Poller:
         await self._run_limited(self._read_messages, self._next_in_queue())
 
     async def _check_unlisted(self, job_id: str) -> None:
-        """Read a job that is not in the list: it is finished, very new, or in a state that is not listed as active."""
+        """Read a job that is not in the list of active jobs. It is finished, very new, stopped or paused."""
         try:
             message = await self._api.get_job(job_id)
         except DataflowRefused as refused:
@@ -172,7 +172,7 @@ class Poller:
                 self._message_queue.appendleft(watch)
 
     async def _finish(self, watch: JobWatch, message: Any) -> None:
-        """Deliver a finished job together with its last messages, which include the reason of a failure."""
+        """Deliver a finished job together with its last messages. If the job failed, they include the reason."""
         messages: tuple[JobMessage, ...] = ()
         watch.message_attempts += 1
         try:
@@ -188,7 +188,7 @@ class Poller:
         watch.deliver(message, self._job(message), messages)
 
     def _next_in_queue(self) -> list[JobWatch]:
-        """Return the watches whose messages are read in this interval: a limited number, in turn."""
+        """Return the watches whose messages are read in this interval. Their number is limited, and they take turns."""
         chosen: list[JobWatch] = []
         for _ in range(len(self._message_queue)):
             if len(chosen) == _MAX_MESSAGE_CALLS:
@@ -220,7 +220,7 @@ class Poller:
     async def _run_limited(
         self, work: Callable[[Any], Coroutine[Any, Any, None]], items: Iterable[Any]
     ) -> None:
-        """Run the work on all items, a limited number at the same time. Errors of Dataflow are logged."""
+        """Run the work for all items, for a limited number of items at the same time. Errors of Dataflow are logged."""
 
         async def limited(item: Any) -> None:
             async with self._limit:
@@ -231,7 +231,7 @@ class Poller:
         for error in errors:
             if not isinstance(error, DataflowError):
                 raise error
-        # The calls are repeated in the next interval.
+        # The failed calls are repeated in the next interval.
         if errors:
             log.warning("%d of %d calls failed; the first error: %s", len(errors), len(results), errors[0])
 
