@@ -88,8 +88,8 @@ def parse_json(body: bytes) -> Any:
 
     RFC 8259 defines JSON without NaN and Infinity, so these are rejected. Some values would fail only later, when the
     sender no longer gets an answer. They are rejected as well: integers beyond 64 bits (an XCom is sent as
-    MessagePack), numbers beyond the range of a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
-    :data:`MAX_PAYLOAD_DEPTH`.
+    MessagePack), numbers beyond the range of a double, U+0000 and lone surrogates (Postgres stores neither), and
+    nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
 
     :raises RequestRejected: 400, with the reason.
     """
