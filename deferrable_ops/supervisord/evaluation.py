@@ -77,7 +77,7 @@ def processes_to_restart(
     stay stopped.
 
     :param processes: all processes of supervisord.
-    :param histories: last histories of the previous attempt.
+    :param histories: the last histories that the previous attempt saved.
     """
     found = processes_by_program(config, processes)
     due = []

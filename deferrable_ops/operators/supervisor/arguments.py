@@ -64,9 +64,9 @@ def parse_configuration(kind: type[C], given: Any) -> C:
 def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
     """Return a configuration for SSH with some fields replaced.
 
-    :param host: name of the machine; None keeps it.
-    :param port: port of the inet server; None keeps it.
-    :param own: fields of SSHOperatorArgs, and ``command_prefix``; None values are ignored.
+    :param host: name of the machine; None: the host of `cfg` is kept.
+    :param port: port of the inet server; None: the port of `cfg` is kept.
+    :param own: fields of SSHOperatorArgs, and ``command_prefix``. Fields that are None are ignored.
     :raises InputError: a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}

@@ -30,7 +30,8 @@ def host_name(given: Any) -> str | None:
 def port_number(given: Any) -> int | str | None:
     """Return a port, as a number or as ``host:port``; None if none is given.
 
-    :param given: as for :func:`host_name`, with a ``port``.
+    :param given: a port number, or one of the other values that :func:`host_name` accepts, with a ``port`` instead of a
+        ``name``.
     :raises InputError: the value is not a port.
     """
     found = _resolve("port", given)

@@ -62,7 +62,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord stops at the end of this DAG run. It is skipped if it does not."""
+        """The task that decides whether supervisord stops at the end of this DAG run. If not, the task skips itself."""
         return self.task_of("teardown")
 
     @property
@@ -82,7 +82,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def force_kill(self) -> BaseOperator:
-        """The task with which a user can kill supervisord and its programs. It does this only if a user clears it."""
+        """The task that kills supervisord and its programs. It runs only if a user clears it."""
         return self.task_of(FORCE_KILL)
 
     @property

@@ -53,7 +53,7 @@ def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> st
     the owner of the directory and root can rename the entry. If an entry of such a directory belongs neither to this
     account nor to root, another user may have created it as a trap.
 
-    Members of the parent's group are trusted. Therefore a parent to which its group can write is accepted.
+    Members of the parent's group are trusted: the parent is accepted even if its group can write to it.
 
     :param found: the entry. If it is a link: the link itself.
     :param parent: the directory that contains the entry. If its path is a link: the target of the link.

@@ -33,7 +33,7 @@ _IDENTITY: Final = """
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo
 uname -n; id -un 2>/dev/null || id -u; id -u
 """
-# The first syntax is for GNU and busybox, the second for BSD and macOS.
+# stat has two syntaxes. The script tries that of GNU and busybox first, and then that of BSD and macOS.
 _NO_STAT: Final = "no stat"
 _STATUS: Final = f"""
 LC_ALL=C; export LC_ALL

@@ -78,7 +78,7 @@ def answer(body: bytes) -> Any:
 
 
 def _parse(body: bytes) -> ElementTree.Element:
-    # Safe: an answer with a DOCTYPE, and therefore with entities, was rejected.
+    # This is safe: answers with a DOCTYPE were rejected, so this answer cannot define entities.
     parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314
     for start in range(0, len(body), _PART):
         parser.feed(body[start : start + _PART])

@@ -107,8 +107,8 @@ def _own_files(host: SupervisorHost) -> list[Path]:
             if log.is_relative_to(host.working_dir):
                 names = {str(log).replace("%(process_num)s", str(number)) for number in numbers}
                 logs += [file for name in sorted(names) for file in _with_backups(Path(name), backups)]
-    # The lock is removed last. If a step then creates it again to start supervisord, the configuration file is missing,
-    # and supervisord does not start.
+    # The lock is removed last. A step may create the lock again to start supervisord. At that time, the configuration
+    # file is already removed, so supervisord does not start.
     return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 

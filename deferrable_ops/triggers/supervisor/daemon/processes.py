@@ -1,9 +1,9 @@
 """Finds the processes of a supervisord on its machine. It does not call supervisord, which may be dead or not answer.
 
 supervisord is identified by its command line, which contains the path of the configuration file. The processes of its
-programs are identified in three ways: by an environment variable of this library that they inherit, by
-SUPERVISOR_SERVER_URL, which supervisord sets for each program by default, and by supervisord's session. Pid files are
-not used: a pid file may be old, and its pid may now belong to another process.
+programs are identified in three ways: by an environment variable of this library that they inherit, by the environment
+variable SUPERVISOR_SERVER_URL that supervisord sets for each program by default, and by supervisord's session. Pid
+files are not used: a pid file may be old, and its pid may now belong to another process.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 
     If a supervisord is running, no process is ended.
 
-    :param sessions: pids of the dead supervisords.
+    :param sessions: pids of the dead supervisords. The pid of a supervisord is also the id of its session.
     :param grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL at once.
     """
     ended: set[int] = set()
