@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ReadyCheck:
-    """A check that is described by plain data, so that a triggerer can recreate it.
+    """A check whose arguments are plain data, so that a triggerer can create the same check again.
 
     :param on_pass: the action of a check that passes.
     :param on_fail: the action of a check that fails.
@@ -28,7 +28,7 @@ class ReadyCheck:
     def __post_init__(self) -> None:
         """Validate the arguments.
 
-        :raises InputError: one of them is wrong; the message names it and the fix.
+        :raises InputError: an argument is wrong; the message names it and the fix.
         """
         for name in ("on_pass", "on_fail"):
             try:
@@ -39,10 +39,10 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Check once; return what is wrong, or None."""
+        """Check once. Return what is wrong, or None if the check passes."""
 
     async def __call__(self) -> CheckResult:
-        """Check once; return the result and the action. A failure is logged."""
+        """Check once. Return the result and the action, and log a failure."""
         reason = await self.failure_reason()
         if reason is None:
             return Result.PASS, Action(self.on_pass)
@@ -51,11 +51,11 @@ class ReadyCheck:
 
     @classmethod
     def path(cls) -> str:
-        """Return the dotted path by which a triggerer imports the class."""
+        """Return the dotted path with which a triggerer imports the class."""
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments that recreate this check, as plain data."""
+        """Return the arguments of this check as plain data, from which the same check can be created."""
         return {
             field.name: str(value) if isinstance(value := getattr(self, field.name), Action) else value
             for field in fields(self)

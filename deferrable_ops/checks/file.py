@@ -15,7 +15,7 @@ class FileCheck(ReadyCheck):
     """PASS while a file exists on the triggerer's machine and is not too old.
 
     :param file: the path of a file or directory.
-    :param max_age: the most seconds since its last change; None: any age.
+    :param max_age: the maximum age since the last change, in seconds; None allows any age.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -31,7 +31,7 @@ class FileCheck(ReadyCheck):
             require_seconds("max_age", self.max_age)
 
     async def failure_reason(self) -> str | None:
-        """Read the file's status in a thread, because a network file system may hang."""
+        """Read the file's status, in a thread because a network file system may hang. Return what is wrong, or None."""
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime
         except OSError as error:

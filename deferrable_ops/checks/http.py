@@ -22,9 +22,9 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 class HttpCheck(ReadyCheck):
     """PASS while a request is answered with an expected status and body. Redirects are not followed.
 
-    :param url: the complete URL. Write a secret in it, or in `headers`, as a template: ``{{ conn.orders.password }}``
-        is rendered in the triggerer.
-    :param method: GET (the default), HEAD, POST, PUT or OPTIONS, without a body.
+    :param url: the complete URL. If the URL or `headers` contain a secret, write it as a template, e.g. ``{{
+        conn.orders.password }}``. The triggerer renders the template.
+    :param method: GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
     :param headers: a dict of strings.
     :param expected_status: a status, or a list of them; 200 to 299 by default.
     :param contains: a string that must occur in the first 64 KiB of the response's body.
@@ -58,7 +58,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once."""
+        """Send the request once. Return what is wrong, or None."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

@@ -16,8 +16,8 @@ class TcpCheck(ReadyCheck):
     """PASS while a connection to the port can be made. Nothing is sent.
 
     :param host: a host name or an IP address.
-    :param port: 1 to 65535, or a template that renders to it.
-    :param timeout: seconds to connect.
+    :param port: a number from 1 to 65535, or a template that renders to a number.
+    :param timeout: how many seconds connecting may take.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -40,7 +40,7 @@ class TcpCheck(ReadyCheck):
             raise InputError(f"port={self.port!r} must be a port number from 1 to 65535")
 
     async def failure_reason(self) -> str | None:
-        """Connect and disconnect."""
+        """Connect and disconnect. Return what is wrong, or None."""
         try:
             async with asyncio.timeout(self.timeout):
                 _, writer = await asyncio.open_connection(self.host, int(self.port))

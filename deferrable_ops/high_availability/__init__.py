@@ -1,4 +1,4 @@
-"""Results, limits and thresholds of checks: pure logic, no I/O."""
+"""Results, limits and thresholds of checks. This folder contains only logic, no I/O."""
 
 from deferrable_ops.high_availability.results import Action, CheckResult, Result
 

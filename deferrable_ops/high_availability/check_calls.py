@@ -1,4 +1,4 @@
-"""How a check is called, and what its return value means."""
+"""Selects the arguments of a check, and interprets its return value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def accepted_kwargs(
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    # A builtin without a signature.
+    # The function is a builtin without a signature.
     except (TypeError, ValueError):
         return {}
     taken = {one.name for one in [one for one in parameters if one.kind in _BY_POSITION][: len(op_args)]}
@@ -33,7 +33,7 @@ def accepted_kwargs(
 
 
 def parse_result(returned: Any, log: Any) -> CheckResult:
-    """Return the result of a check's return value. Any other value is FAIL/STOP, as in airflow-ha."""
+    """Return the result that a check has returned. If the value is not a result, return FAIL/STOP, as in airflow-ha."""
     result = read_result(returned)
     if result is None:
         log.error(

@@ -1,4 +1,4 @@
-"""Evaluates the results of a run's checks: decides when the checks end, and how."""
+"""Evaluates the results of a run's checks. Decides when the checks end, and with which result and action."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thre
 
 @dataclass(frozen=True, slots=True)
 class CheckRules:
-    """What an operator declares about its checks.
+    """The arguments of an operator that decide how its checks are evaluated.
 
     :param reference_date: the name of the DAG run's date from which the limits are computed.
     :param timezone: the name of the DAG's timezone.
@@ -34,7 +34,7 @@ class CheckRules:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
-        """Return the rules of a JSON object that this or another version of the library wrote."""
+        """Return the rules from a JSON object, which another version of the library may have written."""
         rules = _known(cls, data)
         for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
             rules[name] = part(**_known(part, rules.get(name) or {}))
@@ -42,9 +42,9 @@ class CheckRules:
 
 
 class CheckEvaluator:
-    """Evaluates the checks of one task of one run. It has no clock and no side effects.
+    """Evaluates the checks of one task in one DAG run. It has no clock and no side effects.
 
-    :param state: the :attr:`state` before a restart.
+    :param state: the stored :attr:`state`, if the triggerer was restarted.
     :raises InputError: a value of the run's conf or params is malformed.
     """
 
@@ -58,12 +58,12 @@ class CheckEvaluator:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state to restore after a restart, as a JSON object. It changes only when a result makes a difference."""
+        """The state to restore after a restart, as a JSON object. Results that make no difference do not change it."""
         return self._results.as_json()
 
     @property
     def end(self) -> datetime | None:
-        """The time at which a limit ends the checks; None: there is no limit."""
+        """The time at which a limit ends the checks; None if no limit applies."""
         return None if self._end is None else self._end[0]
 
     def at_limit(self, now: datetime) -> Decision | None:
@@ -73,7 +73,7 @@ class CheckEvaluator:
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")
 
     def evaluate(self, checked: CheckResult, now: datetime) -> Decision | None:
-        """Add the result of a check; return the decision if it ends the checks, else None."""
+        """Add the result of a check. If this ends the checks, return the decision, otherwise None."""
         result, action = checked
         self._results = self._results.with_result(result, self._thresholds, self._pace.max_relevant_count)
         if (decision := self.at_limit(now)) is not None:
@@ -83,7 +83,7 @@ class CheckEvaluator:
         return self._unless_last(Decision(result, action, "the check decided"))
 
     def timed_out(self, now: datetime) -> Decision:
-        """Return the decision at the task's timeout: RETRIGGER with the last health."""
+        """Return the decision at the task's timeout: RETRIGGER with the last health of the checks."""
         if (decision := self.at_limit(now)) is not None:
             return decision
         health = self._results.health or Result.PASS

@@ -1,4 +1,4 @@
-"""The conf of the DAG run that a retrigger starts."""
+"""Validates and computes the conf of the DAG run that a retrigger starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORCED = ("run", "runtime", "endtime", "maxretrigger")
 
 
 def check_conf(argument: str, conf: Any) -> None:
-    """Validate a ``conf`` at parse time. A string with templates is validated later, once they are rendered.
+    """Validate a ``conf`` at parse time. A string with templates is validated later, after rendering.
 
     :param argument: the name of the argument, for error messages.
     :raises InputError: it is neither a dict nor a JSON object as a string.
@@ -52,11 +52,11 @@ def next_conf(
 ) -> dict[str, Any]:
     """Return the conf of the next run of a chain.
 
-    Carried over are the values that are forced for this run, and the counts and reference dates of the DAG's other high
-    availability tasks.
+    The next run's conf contains the values that are forced for this run. It also contains the numbers of retriggers and
+    the reference dates of the DAG's other high availability tasks.
 
-    :param given: the user's conf.
-    :param others: the ids of those other tasks.
+    :param given: the conf that the user has set for the next run.
+    :param others: the task ids of the other high availability tasks.
     :raises InputError: a value of this run's conf is malformed.
     """
     chain = [task_id, *others]

@@ -1,4 +1,4 @@
-"""The facts about a DAG run that checks and limits need: plain data, the same on a worker and in a triggerer."""
+"""The facts about a DAG run that checks and limits need. They are plain data, equal on workers and in triggerers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """A DAG run.
+    """The facts about a DAG run.
 
-    :param moments: dates by Airflow's names, in ISO 8601; None where the run has none.
-    :param params: the run's params, validated.
+    :param moments: the dates of the run in ISO 8601, by their names in Airflow; None for a date that the run does not
+        have.
+    :param params: the run's params, after validation.
     """
 
     dag_id: str
@@ -35,7 +36,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> RunFacts:
-        """Return the facts of a task's context, on a worker or in a triggerer."""
+        """Return the facts from a task's context, on a worker or in a triggerer."""
         dag_run, params = context["dag_run"], context.get("params") or {}
         return cls(
             dag_run.dag_id,
@@ -48,7 +49,7 @@ class RunFacts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunFacts:
-        """Return the facts of a JSON object that :meth:`as_json` wrote."""
+        """Return the facts from a JSON object that :meth:`as_json` returned."""
         return cls(**{name: data[name] for name in cls.__slots__ if name in data})
 
     def as_json(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class RunFacts:
         return asdict(self)
 
     def moment(self, name: str) -> datetime | None:
-        """Return one of the run's dates, in UTC."""
+        """Return one of the run's dates, in UTC; None if the run does not have it."""
         text = self.moments.get(name)
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
@@ -70,8 +71,8 @@ class RunFacts:
     def reference(self, task_id: str, reference_date: str) -> datetime:
         """Return the time from which runtime and endtime are computed, in UTC.
 
-        A retriggered run uses the reference date of its chain's first run. A run without the date, e.g. without a data
-        interval, uses ``run_after``, or else ``start_date``.
+        A retriggered run uses the reference date of its chain's first run. If a run does not have this date, e.g.
+        because it has no data interval, it uses ``run_after``, or else ``start_date``.
 
         :raises InputError: the reference date in the run's conf is malformed.
         """
@@ -89,16 +90,16 @@ class RunFacts:
         return bool(self.conf.get(FORCE_RUN) or self.params.get(f"{task_id}-force-run"))
 
     def limits(self, task_id: str, declared: Limits) -> Limits:
-        """Return the limits of this run, forced ones included.
+        """Return the limits of this run. Forced limits replace the declared limits.
 
-        :raises InputError: a limit forced by its params is wrong.
+        :raises InputError: a limit that is forced in the run's params is wrong.
         """
         if self.is_forced(task_id):
             return Limits()
         return declared.overridden_by(forced_limits(task_id, self.params))
 
     def context(self) -> dict[str, Any]:
-        """Return the part of Airflow's context that a check gets on a worker and in a triggerer alike."""
+        """Return the part of Airflow's context that is the same for a check on a worker and in a triggerer."""
         dag_run = SimpleNamespace(
             dag_id=self.dag_id,
             run_id=self.run_id,

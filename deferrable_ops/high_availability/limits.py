@@ -1,4 +1,4 @@
-"""Limits that end the checks of a DAG run: a runtime, a time of day, a number of retriggers."""
+"""Limits that end the checks of a DAG run: a runtime, a time of day or a number of retriggers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ REFERENCE_DATES: Final = ("data_interval_end", "logical_date", "start_date")
 class Limits:
     """The limits of one operator.
 
-    :param runtime: seconds after the reference date; None: no limit.
-    :param endtime: an ISO 8601 time of day in the DAG's timezone, after the reference date; None: no limit.
+    :param runtime: the checks end this many seconds after the reference date; None: no limit.
+    :param endtime: the checks end at this time of day after the reference date; ISO 8601, in the DAG's timezone; None:
+        no limit.
     :param maxretrigger: how often a chain of runs may be retriggered; 0: never; None: no limit.
     """
 
@@ -29,7 +30,7 @@ class Limits:
 
     @classmethod
     def of(cls, runtime: Any, endtime: Any, maxretrigger: Any, prefix: str = "") -> Limits:
-        """Return the limits of an operator's arguments, or of a run's params.
+        """Return the limits that an operator's arguments or a run's params set.
 
         :param prefix: the prefix of the names, for error messages.
         :raises InputError: one of them is wrong.
@@ -46,7 +47,7 @@ class Limits:
         return replace(self, **given)
 
     def end(self, reference: datetime, timezone: str) -> tuple[datetime, str] | None:
-        """Return the time at which the checks end, and the limit that ends them; None: there is no limit.
+        """Return the time at which the checks end, and which limit ends them; None if there is no limit.
 
         :param reference: an aware datetime.
         :param timezone: the name of the DAG's timezone.
@@ -68,12 +69,12 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether a run that was retriggered this often may not be retriggered again."""
+        """Return whether this run must not be retriggered again, after this number of retriggers."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
 def check_reference_date(value: Any) -> str:
-    """Return a valid ``reference_date``.
+    """Return the ``reference_date`` if it is valid.
 
     :raises InputError: it is not one of the three names.
     """
@@ -95,7 +96,7 @@ def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
 
 
 def timezone_by_name(name: str) -> tzinfo:
-    """Return a timezone by Airflow's name for it; a fixed offset such as ``+02:00`` is valid too.
+    """Return the timezone with this name in Airflow. A fixed offset such as ``+02:00`` is valid too.
 
     :raises InputError: the timezone is unknown.
     """
@@ -115,11 +116,11 @@ def timezone_by_name(name: str) -> tzinfo:
 def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     """Return the next occurrence of a time of day after a moment, in UTC.
 
-    For example, 06:00 after a start at 22:00 is on the next day. A time that is skipped when daylight saving time
-    starts occurs one hour later. If a time occurs twice when daylight saving time ends, the first occurrence is used.
+    For example, 06:00 after a start at 22:00 is on the next day. When daylight saving time starts, some times are
+    skipped: they occur one hour later. When it ends, some times occur twice: the first occurrence is used.
 
     :param moment: an aware datetime.
-    :param clock: a time of day, in `zone` unless it has an offset of its own.
+    :param clock: a time of day. It is in `zone`, unless it has its own UTC offset.
     """
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)

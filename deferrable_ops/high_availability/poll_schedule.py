@@ -13,7 +13,7 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults
 DEFAULT_POLL_INTERVAL: Final = 60.0
 DEFAULT_MAX_WAIT: Final = 600.0
 MAX_DOUBLINGS: Final = 20
-"""The number of failures in a row after which an interval no longer grows, whether `max_wait` is reached or not."""
+"""After this number of failures in a row, the interval no longer grows, even if `max_wait` is not reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """The pause grows with each failure in a row, up to this number of failures; then it stays the same."""
+        """Up to this number of failures in a row, the pause grows with each failure. After that, it stays the same."""
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:
@@ -47,7 +47,7 @@ class PollSchedule:
 
 
 def check_jitter(value: Any) -> float:
-    """Return a valid ``jitter``.
+    """Return the ``jitter`` if it is valid.
 
     :raises InputError: it is not a number from 0 to 1.
     """

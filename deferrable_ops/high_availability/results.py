@@ -1,4 +1,4 @@
-"""The result of a check: a health, and an action."""
+"""The return value of a check: a result, which is the health, and an action."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 CheckResult = tuple["Result", "Action"]
-"""What a check returns."""
+"""The return value of a check."""
 
 
 class Result(StrEnum):
@@ -31,7 +31,7 @@ class Decision(NamedTuple):
     """How the checks of a run ended.
 
     :param action: RETRIGGER or STOP.
-    :param reason: a clause for the logs.
+    :param reason: the reason for the logs, as a part of a sentence.
     """
 
     result: Result
@@ -44,9 +44,9 @@ class Decision(NamedTuple):
 
 
 def read_result(returned: Any) -> CheckResult | None:
-    """Return the result and the action of a check's return value; None if it is not such a pair.
+    """Return a check's return value as a result and an action; None if it is not a pair of these.
 
-    Their string values are valid too, because a return value may have passed through JSON.
+    Strings such as ``"pass"`` are valid too, because the return value may have been converted to JSON and back.
     """
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         return None

@@ -1,4 +1,4 @@
-"""How many equal results in a row are needed before a result's action is carried out."""
+"""Counts equal results in a row. A result's action is carried out only if there are enough of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Thresholds:
 
     @classmethod
     def of(cls, success: Any, failure: Any) -> Thresholds:
-        """Return validated thresholds.
+        """Return the thresholds, after validating them.
 
-        :raises InputError: one of them is not a whole number of 1 or more.
+        :raises InputError: a threshold is not a whole number of 1 or more.
         """
         for name, value in (("success_threshold", success), ("failure_threshold", failure)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -28,7 +28,7 @@ class Thresholds:
         return cls(success, failure)
 
     def needed(self, result: Result) -> int:
-        """Return the threshold of a result."""
+        """Return how often this result is needed in a row."""
         return self.success if result is Result.PASS else self.failure
 
 
@@ -37,8 +37,8 @@ class ConsecutiveResults:
     """The latest results of a task's checks.
 
     :param last: the last result; None before the first check.
-    :param length: how often it occurred in a row, up to the largest number that makes a difference.
-    :param health: the last result that reached its threshold; None before the first.
+    :param length: how often the last result occurred in a row, up to the largest number that makes a difference.
+    :param health: the last result that reached its threshold; None if no result has reached it yet.
     """
 
     last: Result | None = None
@@ -46,10 +46,10 @@ class ConsecutiveResults:
     health: Result | None = None
 
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
-        """Return the consecutive results with one more result.
+        """Return the consecutive results after one more result.
 
-        :param most: the largest count that makes a difference. Above it, the state no longer changes and need not be
-            stored.
+        :param most: the largest count that makes a difference. Above this count, the state stays the same and need not
+            be stored.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)
@@ -65,7 +65,7 @@ class ConsecutiveResults:
 
     @classmethod
     def from_json(cls, data: Any) -> ConsecutiveResults:
-        """Return the results of a JSON object that :meth:`as_json` wrote; no results for any other value."""
+        """Return the results from the JSON object that :meth:`as_json` returned; no results for any other value."""
         match data:
             case {"last": last, "length": int(length), "health": health}:
                 return cls(_result(last), length, _result(health))

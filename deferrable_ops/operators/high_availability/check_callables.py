@@ -1,4 +1,4 @@
-"""Determines whether a triggerer can import a check, and its dotted path."""
+"""Determines whether a triggerer can import a check, and with which dotted path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIX = (
 
 
 def validate_path(path: str) -> str:
-    """Return a valid dotted path.
+    """Return the dotted path if it is valid.
 
     :raises InputError: it is not a dotted path.
     """
@@ -33,10 +33,10 @@ def validate_path(path: str) -> str:
 
 
 def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) -> str | None:
-    """Return why a triggerer cannot import a check; None when it can.
+    """Return why a triggerer cannot import a check; None if it can.
 
-    A triggerer has neither the DAG file nor its folder on ``sys.path``. Only workers can import a module that was found
-    there, i.e. through an entry of ``sys.path`` that contains the DAG file.
+    The ``sys.path`` of a triggerer contains neither the DAG file nor the folder of the DAG file. So if a module was
+    found through the entry of ``sys.path`` that contains the DAG file, only workers can import the module.
 
     :param dag_file: the path of the DAG file.
     """
@@ -54,7 +54,7 @@ def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) ->
     if file is None:
         return f"its module {module.__name__} has no file"
     if module.__name__.partition(".")[0] == "deferrable_ops":
-        # The library itself is installed wherever its triggers run.
+        # The library itself is installed on every machine that runs its triggers.
         return None
     if module.__name__ == "__main__" or _is_in_dags_folder(Path(file).resolve(), dag_file):
         return f"python_callable is in {Path(file).name}, which only workers can import"
@@ -80,7 +80,7 @@ def _is_in_dags_folder(file: Path, dag_file: str | None) -> bool:
     entries = [
         entry for entry in (Path(entry or ".").resolve() for entry in sys.path) if entry in file.parents
     ]
-    # The module is in no entry: Airflow loaded it as a DAG file.
+    # The module is below no entry of sys.path, so Airflow loaded it as a DAG file.
     if not entries:
         return True
     return max(entries, key=lambda entry: len(entry.parts)) in dag.parents

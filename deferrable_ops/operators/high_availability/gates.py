@@ -1,4 +1,4 @@
-"""The gates behind a check: tasks that run or are skipped, depending on its result. Only a retrigger uses a worker."""
+"""The gates behind a check: tasks that run or are skipped, depending on its result. Only retriggers use a worker."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _SHARED = (
 class HighAvailabilityGate(TriggererOperator):
     """Succeeds or fails if the check ended with the gate's result and action, and is skipped otherwise.
 
-    The check's operator creates its gates.
+    The operator of the check creates these tasks.
 
     :param check_task_id: the task id of the check.
     :param result: the result of this gate.
-    :param action: the action of this gate; None: any.
-    :param fails: whether the gate fails instead of succeeding.
+    :param action: the action of this gate; None means any action.
+    :param fails: if True, the gate fails when it runs; otherwise it succeeds.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
@@ -56,12 +56,12 @@ class HighAvailabilityGate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker. Its pool and queue are ignored, because a gate does not wait."""
+        """Why this task starts on a worker, or None. Its pool and queue are ignored, because a gate does not wait."""
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
-    """A gate that starts a DAG run; it takes all arguments of Airflow's TriggerDagRunOperator.
+    """A gate that starts a DAG run. It accepts all arguments of Airflow's TriggerDagRunOperator.
 
     :param reference_date: the name of the DAG run's date from which the check's limits are computed.
     """
@@ -83,14 +83,14 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         }
 
     def execute(self, context: Context) -> None:
-        """Defer the task to its trigger if it starts on a worker; start the DAG run if the trigger has ended.
+        """If the task starts on a worker, defer it to its trigger. If the trigger has ended, start the DAG run.
 
         :raises TaskDeferred: the trigger has not ended yet.
         """
         self._start_run(context, super().execute(context)["attempt"])
 
     def retrigger(self, context: Context, event: dict[str, Any]) -> None:
-        """Start the DAG run, unless an earlier attempt did: the run's id is derived from the check's attempt.
+        """Start the DAG run, unless an earlier attempt has started it. The run's id depends on the check's attempt.
 
         :raises DagRunTriggerException: Airflow starts the run on this exception.
         :raises AirflowSkipException: the check ended with another result or action.
@@ -98,7 +98,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self._start_run(context, finish_event(event)["attempt"])
 
     def execute_complete(self, context: Context, event: Any) -> None:
-        """Finish a task that waited for its DAG run (``wait_for_completion`` with ``deferrable``)."""
+        """End a task that waited for the DAG run it started (``wait_for_completion`` with ``deferrable``)."""
         TriggerDagRunOperator.execute_complete(self, context, event)
 
     def _start_run(self, context: Context, attempt: str) -> None:
@@ -122,7 +122,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
                 return
         self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
         start: Any = TriggerDagRunOperator.execute
-        # Airflow's guard around execute() refuses a call from another method.
+        # Airflow wraps execute() and refuses calls from other methods, so call the original function.
         start.__wrapped__(self, context)
 
 
@@ -142,12 +142,12 @@ def make_gates(
     """Create the gates of a check in its DAG and task group, and chain them to it.
 
     :param check: the HighAvailabilityOperator.
-    :param given: the check's arguments, some of which apply to its gates too.
+    :param given: the check's arguments. Some of them apply to its gates too.
     :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; `on_fail` likewise as FAIL.
     """
     dag = check.get_dag()
     shared = {name: given[name] for name in _SHARED if name in given}
-    # Each failure is reported once: by the gate that fails in every failed run.
+    # Each failed run is reported only once, by the gate that fails in every failed run.
     silent = {name: value for name, value in shared.items() if name != "on_failure_callback"}
     name = _without_group(check)
 
@@ -180,7 +180,8 @@ def make_gates(
         retrigger(Result.PASS, on_pass),
         retrigger(Result.FAIL, on_fail),
     )
-    # Airflow derives a run's state from its leaves. This gate stays a leaf even if users attach tasks to the others.
+    # Airflow derives a run's state from its leaf tasks. This gate stays a leaf, even if users attach tasks to other
+    # gates.
     force_fail = HighAvailabilityGate(
         **{**shared, **common("force-dag-fail", Result.FAIL)},
         action=None,

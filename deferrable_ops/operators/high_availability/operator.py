@@ -49,18 +49,20 @@ class HighAvailabilityOperator(TriggererOperator):
     e.g. ``["pass", "stop"]``.
 
     :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
-        triggerer: a coroutine on its event loop, any other function in a thread. So do :class:`HttpCheck`,
-        :class:`TcpCheck` and :class:`FileCheck`. Any other function runs on a worker, for a moment in each interval. A
-        check that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is FAIL/STOP.
-    :param op_args: positional arguments of the check, templated, as are `op_kwargs` and `templates_dict`.
+        triggerer: a coroutine on its event loop, any other function in a thread. :class:`HttpCheck`, :class:`TcpCheck`
+        and :class:`FileCheck` also run in the triggerer. Any other function runs on a worker, for a moment in each
+        interval. A check that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is
+        FAIL/STOP.
+    :param op_args: positional arguments of the check. `op_args`, `op_kwargs` and `templates_dict` are templated.
     :param poke_interval: the time between two checks, a timedelta or seconds; 1 minute by default.
-    :param timeout: the time for all checks, a timedelta or seconds; 7 days by default. Then the DAG is retriggered, and
-        the last result becomes the state of this run. If there is no result yet, it is PASS.
+    :param timeout: the time for all checks, a timedelta or seconds; 7 days by default. When it is over, the DAG is
+        retriggered, and the last result becomes the state of this run. If no check has ended yet, the result is PASS.
     :param check_timeout: the time for one check, a timedelta or seconds; 5 minutes by default.
-    :param runtime: the run ends as PASS/STOP this long after the reference date, a timedelta or seconds; 0: at once.
+    :param runtime: the run ends as PASS/STOP this long after the reference date; a timedelta or seconds. 0 ends it at
+        once.
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
-        the DAG's timezone; a datetime.time or a string. 06:00 after a start at 22:00 is on the next day.
-    :param maxretrigger: how often a chain of runs is retriggered; then RETRIGGER becomes STOP. 0: never.
+        the DAG's timezone; a datetime.time or a string. For a reference date at 22:00, 06:00 is on the next day.
+    :param maxretrigger: how often a chain of runs may be retriggered; 0: never. After that, RETRIGGER becomes STOP.
     :param reference_date: the date of the chain's first run from which `runtime` and `endtime` are computed:
         ``data_interval_end`` (the default), ``logical_date`` or ``start_date``.
     :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or a
@@ -72,7 +74,7 @@ class HighAvailabilityOperator(TriggererOperator):
     :param max_wait: the longest interval of the backoff, a timedelta or seconds; 10 minutes by default.
     :param jitter: the share, 0 to 1, by which each interval is shortened or lengthened at random.
     :param soft_fail: skip the task at `timeout` instead of retriggering.
-    :param mode: accepted for compatibility with airflow-ha, and ignored: the task never waits on a worker.
+    :param mode: ignored, because the task never waits on a worker. It is accepted for compatibility with airflow-ha.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -81,7 +83,7 @@ class HighAvailabilityOperator(TriggererOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_args": "py", "op_kwargs": "py"}
     ui_color = "#d8ecd0"
 
-    # Set on a worker that defers the task.
+    # A worker that defers the task sets this attribute.
     run_facts: dict[str, Any] | None = None
 
     def __init__(
@@ -135,7 +137,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @classmethod
     def partial(cls, **_: Any) -> NoReturn:
-        """Refuse mapping: the gates of a mapped task would not be mapped with it.
+        """Refuse mapping, because the gates of a mapped task would not be mapped with the task.
 
         :raises InputError: always.
         """
@@ -146,7 +148,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """What makes this task start on a worker; None when it starts in the triggerer."""
+        """Why this task starts on a worker; None if it starts in the triggerer."""
         return self.worker_check_reason or super().worker_start_reason
 
     @property
@@ -156,7 +158,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @property
     def decide_task(self) -> HighAvailabilityOperator:
-        """The task that decides: this task. In airflow-ha it is a separate one."""
+        """The task that decides, which is this task. In airflow-ha, a separate task decides."""
         return self
 
     @property

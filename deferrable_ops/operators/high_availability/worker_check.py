@@ -1,4 +1,4 @@
-"""Runs checks that only a worker can import: one check per run, and the task is deferred in between."""
+"""Runs checks that only a worker can import. The worker runs one check, then the task is deferred until the next."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvai
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# A worker waits while a database restarts, so that no check is lost.
+# Seconds. If a database restarts, a worker waits this long, so that no check is lost.
 _RETRY_TIMEOUT = 300.0
 
 
 class WorkerCheckTask(Protocol):
-    """The attributes of the task that are used here."""
+    """The attributes of the task that this module uses."""
 
     task_id: str
     timeout: float
@@ -54,7 +54,7 @@ class WorkerCheckTask(Protocol):
 
 
 def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, rules: CheckRules) -> Any:
-    """Run one check. Return the result if the checks end; otherwise defer the task until the next check.
+    """Run one check. If the checks end, return the result. Otherwise defer the task until the next check.
 
     :raises TaskDeferred: the checks continue.
     :raises AirflowSkipException: the check raised it, or the timeout of a task with ``soft_fail`` is over.

@@ -12,7 +12,7 @@ from deferrable_ops.testing.dataflow.fake import fake_dataflow
 
 
 def main() -> None:
-    """Run a fake Dataflow until killed. The first line of the output is a JSON object with its two addresses."""
+    """Run a fake Dataflow until it is killed. The first line of output is a JSON object with its two addresses."""
     parser = argparse.ArgumentParser(
         prog="python -m deferrable_ops.testing.dataflow", description=main.__doc__
     )

@@ -1,4 +1,4 @@
-"""Controls a fake Dataflow in a separate process, over HTTP."""
+"""Controls, over HTTP, a fake Dataflow that runs in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DataflowControl:
     """Controls a fake Dataflow in another process.
 
     :param host: the value for the setting ``dataflow_emulator_host``.
-    :param url: the URL of its HTTP control, for example ``http://127.0.0.1:40123``.
+    :param url: the URL of the HTTP server that controls the fake, for example ``http://127.0.0.1:40123``.
     """
 
     def __init__(self, host: str, url: str) -> None:
@@ -75,7 +75,7 @@ def dataflow_process(port: int = 0) -> Iterator[DataflowControl]:
 
 
 async def serve_control(fake: FakeDataflow, port: int) -> str:
-    """Start the HTTP control of a fake and return its URL."""
+    """Start the HTTP server that controls a fake Dataflow, and return its URL."""
     app = web.Application()
 
     async def report(_request: web.Request) -> web.Response:

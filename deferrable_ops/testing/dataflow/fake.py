@@ -20,13 +20,13 @@ SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
 
 
 class FakeDataflow:
-    """A fake Dataflow. Without a script, each job is queued, runs and is done at once.
+    """A fake Dataflow. If a job has no script, it is queued, runs and is done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
     :ivar second_launch: the response to a launch with the name of an active job: ``refuse`` (ALREADY_EXISTS) or
         ``return`` (the active job).
     :ivar list_lag: for how many seconds a new job is missing from lists.
-    :ivar page_limit: the maximum number of jobs or messages in a page.
+    :ivar page_limit: the maximum number of jobs or messages on one page.
     :ivar failed_location: whether lists report that the region did not respond.
     """
 
@@ -57,9 +57,10 @@ class FakeDataflow:
     ) -> None:
         """Set what happens to jobs that are launched from now on.
 
-        :param prefix: the prefix of their names. Of several matching scripts, the longest prefix applies.
+        :param prefix: the prefix of the jobs' names. If several scripts match, the script with the longest prefix
+            applies.
         :param steps: the states that a job goes through; without steps it stays queued until :meth:`move`.
-        :param hides_type: the API does not return the type of a queued job, as with a flex template.
+        :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
         :param stop_seconds: how long it takes to cancel or drain a job.
         :param list_lag: for how many seconds a job is missing from lists; None uses the fake's `list_lag`.
         """
@@ -69,14 +70,14 @@ class FakeDataflow:
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
 
-        :param name: a name or the prefix of names.
+        :param name: a name, or a prefix of names; by default all jobs are returned.
         """
         for job in self._jobs.values():
             job.advance()
         return [job for job in self._jobs.values() if job.name.startswith(name)]
 
     def job(self, name: str) -> FakeJob:
-        """Return the newest job with this id or name, or with a name that begins with it.
+        """Return the newest job whose id or name is this string, or whose name begins with it.
 
         :raises LookupError: there is no such job.
         """
@@ -88,7 +89,7 @@ class FakeDataflow:
         return found[-1]
 
     def move(self, name: str, state: str | int) -> None:
-        """Set the state of a job, for example ``RUNNING`` or a number, and cancel its remaining steps."""
+        """Set the state of a job to a name (``RUNNING``) or a number, and cancel the job's remaining steps."""
         self.job(name).move(state)
 
     def say(self, name: str, text: str, importance: str = "BASIC") -> None:
@@ -99,7 +100,7 @@ class FakeDataflow:
         self.job(name).say(text, importance)
 
     def replace(self, name: str) -> str:
-        """Update a job, which ends it. Return the id of the job that replaces it."""
+        """Update a job: the job ends, and a new job replaces it. Return the id of the new job."""
         old = self.job(name)
         new = self.create(old.name, old.project_id, old.region, old.labels, old.request)
         old.replace(new.id)
@@ -117,7 +118,7 @@ class FakeDataflow:
     def create(
         self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
     ) -> FakeJob:
-        """Create a job as a launch does, with the script for its name."""
+        """Create a job in the same way as a launch, with the script for its name."""
         script = self._scripts[max((p for p in self._scripts if name.startswith(p)), key=len)]
         job = FakeJob(
             id=f"{datetime.now(UTC):%Y-%m-%d_%H_%M_%S}-{len(self._jobs) + 1:019d}",
@@ -136,16 +137,16 @@ class FakeDataflow:
         return job
 
     def report(self) -> dict[str, Any]:
-        """Return all call counts and jobs, as JSON."""
+        """Return the number of calls and all jobs, as JSON."""
         jobs = [
             {**asdict(job), "state": state_name(job.state).removeprefix("JOB_STATE_")} for job in self.jobs()
         ]
         return {"calls": dict(self.trouble.calls), "jobs": jobs}
 
     async def connect(self, port: int | None = None) -> None:
-        """Start to listen.
+        """Start the gRPC server.
 
-        :param port: None uses the previous port, or a free port the first time.
+        :param port: None uses the previous port; the first time, it uses a free port.
         """
         self._server = grpc.aio.server(
             handlers=None,
@@ -165,7 +166,7 @@ class FakeDataflow:
 
 @asynccontextmanager
 async def fake_dataflow(port: int = 0) -> AsyncIterator[FakeDataflow]:
-    """Run a fake Dataflow in this event loop, and set the library's ``dataflow_emulator_host`` to it in the block.
+    """Run a fake Dataflow in this event loop. In the block, the setting ``dataflow_emulator_host`` is its address.
 
     :param port: 0 selects a free port.
     """

@@ -27,7 +27,7 @@ NOT_ACTIVE = FINISHED | {STOPPED, PAUSED}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that a job takes by itself.
+    """A change of a job's state that happens after a time.
 
     :param state: the new state: a name such as ``RUNNING``, or any number. An empty string keeps the state.
     :param after: seconds since the previous step.
@@ -57,10 +57,10 @@ class FakeJob:
 
     :param request: the launch request, as the API's JSON.
     :param state: a number of the API's JobState.
-    :param steps: the steps that it will take.
-    :param hides_type: the API does not return the job's type while it is queued.
+    :param steps: the steps that the job will take.
+    :param hides_type: if True, the API does not return the job's type while the job is queued.
     :param stop_seconds: how long it takes to cancel or drain the job.
-    :param list_lag: for how many seconds it is missing from lists; None uses the fake's `list_lag`.
+    :param list_lag: for how many seconds the new job is missing from lists; None uses the fake's `list_lag`.
     """
 
     id: str
@@ -101,7 +101,7 @@ class FakeJob:
         """Add a message.
 
         :param at: seconds since the epoch; None means now.
-        :raises ValueError: there is no such importance.
+        :raises ValueError: the API has no importance with this name.
         """
         if importance not in IMPORTANCES:
             raise ValueError(f"{importance!r} is not one of {', '.join(IMPORTANCES)}")
@@ -117,7 +117,7 @@ class FakeJob:
             self.steps = [Step(stopped, self.stop_seconds)]
 
     def replace(self, job_id: str) -> None:
-        """End the job as updated: replaced by another job."""
+        """End the job with the state UPDATED, because another job replaces it."""
         self.replaced_by = job_id
         self.move(UPDATED)
 

@@ -1,4 +1,4 @@
-"""Implements the methods of Dataflow's API on the jobs of the fake."""
+"""Implements the methods of Dataflow's API. They work on the jobs of the fake Dataflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_OF_NUMBER = {number: IMPORTANCES.index(name) for name, number in NUMBER_O
 
 
 class JobStore(Protocol):
-    """The jobs and settings on which the service works; ``FakeDataflow`` documents them."""
+    """The jobs and settings that the service uses; ``FakeDataflow`` documents them."""
 
     trouble: Trouble
     second_launch: Literal["refuse", "return"]
@@ -54,7 +54,7 @@ class Service:
         return api.LaunchTemplateResponse(job=_described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob. The summary has no labels."""
+        """GetJob. If the summary of the job is requested, it has no labels."""
         job = await self._find(request, context)
         return _described(job, full=request.view not in _SUMMARY_VIEWS)
 
@@ -94,7 +94,7 @@ class Service:
         return _described(job, full=False)
 
     async def list_job_messages(self, request: Any, context: Any) -> Any:
-        """ListJobMessages. The oldest message is the first."""
+        """ListJobMessages. It returns the oldest message first."""
         job = await self._find(request, context)
         least = _LEAST_OF_NUMBER.get(int(request.minimum_importance), 0)
         pb = type(request).pb(request)
@@ -149,7 +149,7 @@ class Service:
             if place == (request.job_id, request.project_id, request.location):
                 return job
         await context.abort(grpc.StatusCode.NOT_FOUND, f"Information about job {request.job_id} not found")
-        # abort() raises.
+        # Not reached, because abort() raises an exception.
         raise AssertionError
 
     def _page(self, found: list[Any], request: Any) -> tuple[list[Any], str]:
@@ -222,7 +222,7 @@ def _described(job: FakeJob, *, full: bool) -> Any:
         **({"labels": job.labels, "replaced_by_job_id": job.replaced_by} if full else {}),
     )
     pb = api.Job.pb(described)
-    # The number may be unknown to the enumeration.
+    # The number is set directly, because the enumeration may not contain it.
     pb.current_state = job.state
     pb.create_time.FromNanoseconds(_nanoseconds(job.created_at))
     pb.current_state_time.FromNanoseconds(_nanoseconds(job.since))

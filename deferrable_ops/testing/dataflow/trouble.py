@@ -19,13 +19,13 @@ METHODS = ("LaunchFlexTemplate", "LaunchTemplate", "GetJob", "ListJobs", "Update
 class _Error:
     code: str
     message: str
-    # None: until mend().
+    # None: all calls fail until mend() is called.
     times: int | None
     parameters: dict[str, str] = field(default_factory=dict)
 
 
 class Trouble:
-    """Errors, lost replies and delays, by method of the API. It also counts the calls."""
+    """The errors, lost replies and delays of each method of the API. This class also counts the calls."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -47,12 +47,12 @@ class Trouble:
         :param method: a method such as ``GetJob``.
         :param code: a gRPC status.
         :param times: how many calls fail; None means all until :meth:`mend`.
-        :param parameters: invalid parameters of the template, with the reasons.
+        :param parameters: a dict of invalid template parameters, with the reason for each.
         """
         self._errors[_checked(method)].append(_Error(_status(code).name, message, times, parameters or {}))
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
-        """Execute the next calls but lose their replies.
+        """Execute the next calls, but do not send their replies.
 
         :param code: the gRPC status that the client receives; an empty string sends no reply at all.
         """
@@ -63,7 +63,8 @@ class Trouble:
     def delay(self, method: str, before: float = 0.0, after: float = 0.0) -> None:
         """Delay all calls from now on.
 
-        :param before: seconds before a call is executed. A call whose deadline has passed by then is not executed.
+        :param before: seconds before a call is executed. If the call's deadline passes during this time, it is not
+            executed.
         :param after: seconds between execution and reply.
         """
         self._before[_checked(method)] = before
@@ -89,7 +90,7 @@ class Trouble:
         """Apply the lost replies and delays after a call was executed."""
         if lost := _next(self._lost[method]):
             if not lost.code:
-                # Until the client gives up.
+                # Wait until the client cancels the call.
                 await asyncio.Event().wait()
             await _abort(context, lost)
         await asyncio.sleep(self._after.get(method, 0))

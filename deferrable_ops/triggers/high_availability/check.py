@@ -27,7 +27,7 @@ from deferrable_ops.triggers.high_availability.threads import (
 _IMPORT_SECONDS: Final = 120.0
 _BLOCKED_WARNING_SECONDS: Final = 0.5
 
-# Coroutines that continue although they were cancelled. asyncio keeps no strong references to tasks.
+# Tasks that continue although they were cancelled. They are kept here, because asyncio keeps no strong references.
 _abandoned: set[asyncio.Task[Any]] = set()
 
 
@@ -42,7 +42,7 @@ class CheckRunner:
     """
 
     max_hanging: ClassVar[int] = MAX_HANGING
-    """The number of hanging checks in this process at which a check is not run but counts as failed."""
+    """If this number of checks hang in this process, further checks are not run, but treated as failed."""
 
     def __init__(
         self, path: str, op_args: Sequence[Any], op_kwargs: Mapping[str, Any], timeout: float, log: Any
@@ -57,7 +57,7 @@ class CheckRunner:
     async def load(self) -> None:
         """Import the check in a thread, because an import may block for seconds.
 
-        :raises InputError: it cannot be imported, or its class cannot be instantiated.
+        :raises InputError: the check cannot be imported, or its class cannot be instantiated.
         """
         try:
             find = functools.partial(pkgutil.resolve_name, self._path)
@@ -109,7 +109,7 @@ class CheckRunner:
     async def _returned_by(self, call: Callable[[], Any]) -> Any:
         function = self._function
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            # `callable()` does not show whether a call returns a coroutine.
+            # `callable()` is not enough: it does not show whether a call returns a coroutine.
             getattr(function, "__call__", None)  # noqa: B004
         ):
             return await self._on_loop(call())
@@ -117,7 +117,7 @@ class CheckRunner:
         return await self._on_loop(returned) if inspect.iscoroutine(returned) else returned
 
     async def _on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        # In a separate task, because a coroutine may continue although it was cancelled.
+        # The coroutine runs in a separate task, because it may continue although it was cancelled.
         task = asyncio.create_task(_guarded(_Timed(coroutine, self._log)))
         try:
             done, _ = await asyncio.wait([task], timeout=self._timeout)
@@ -151,7 +151,7 @@ def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dic
 
 class _TaskInstance(SimpleNamespace):
     def xcom_pull(self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1) -> Any:
-        """Return one XCom of this run. Airflow's own method would hang: a triggerer cannot answer its requests."""
+        """Return one XCom of this run. Airflow's own method would hang, because it does not work in a triggerer."""
         from airflow.sdk.execution_time.xcom import XCom
 
         return XCom.get_one(
@@ -203,7 +203,7 @@ async def _guarded(timed: _Timed) -> tuple[Any, BaseException | None]:
         return await timed, None
     except asyncio.CancelledError:
         raise
-    # A task that raises SystemExit would end the whole triggerer.
+    # Catch SystemExit too: if a task raised it, the whole triggerer would end.
     except BaseException as error:
         return None, error
 

@@ -1,4 +1,4 @@
-"""Threads for checks that are not coroutines. A check may hang, and a thread cannot be killed."""
+"""Runs checks that are not coroutines in threads. A check may hang, and its thread cannot be killed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class TooManyHangingChecks(Exception):
 async def call_in_thread(
     function: Callable[[], Any], timeout: float, *, always: bool = False, max_hanging: int = MAX_HANGING
 ) -> Any:
-    """Call a function in a thread; return what it returns, or raise what it raises, SystemExit included.
+    """Call a function in a thread. Return its return value, or raise its exception, including SystemExit.
 
-    At most 64 calls run at once. Others wait for a slot; their timeout starts after that. A call that times out gives
-    its slot back, but its thread continues.
+    At most 64 calls run at once. Other calls wait for a slot, and their timeout starts when they have the slot. A call
+    that times out gives its slot back, but its thread continues.
 
     :param timeout: seconds.
-    :param always: call it even if too many calls hang.
+    :param always: call the function even if too many calls hang.
     :param max_hanging: the number of hanging calls at which no more calls are started.
-    :raises TimeoutError: it did not return in time.
+    :raises TimeoutError: the function did not return in time.
     :raises TooManyHangingChecks: `max_hanging` earlier calls have timed out and not returned yet.
     """
     loop = asyncio.get_running_loop()
@@ -45,7 +45,7 @@ async def call_in_thread(
                 "timeouts of their own"
             )
         returned: asyncio.Future[Any] = loop.create_future()
-        # Airflow selects the task's log by the context.
+        # The thread needs this context, because Airflow selects the task's log by the context.
         call = _Call(functools.partial(copy_context().run, function), loop, returned)
         _submit(call)
         try:
@@ -83,7 +83,7 @@ class _Call:
         with _counting:
             self._has_ended = True
             _hanging.discard(self)
-        # RuntimeError: the event loop is closed.
+        # A RuntimeError means that the event loop is closed.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_set_outcome, self._returned, value, error)
 
@@ -97,7 +97,7 @@ _idle = threading.Semaphore(0)
 
 def _submit(call: _Call) -> None:
     # Threads are reused, because starting a thread blocks the event loop. They are daemon threads, because the threads
-    # of an executor would keep the process from exiting.
+    # of an executor would prevent the process from exiting.
     _calls.put(call)
     if not _idle.acquire(blocking=False):
         threading.Thread(target=_run_calls, name="deferrable-ops check", daemon=True).start()

@@ -1,4 +1,4 @@
-"""High availability: the trigger that polls a check, and the triggers of its gates."""
+"""The triggers for high availability: for the check, for the pause between checks on a worker, and for the gates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class HighAvailabilityTrigger(TaskTrigger):
     """Runs a check repeatedly until its result, a limit or the timeout ends the checks.
 
     :param check: the dotted path of the check.
-    :param op_args: positional arguments of the check; `op_kwargs` and `templates_dict` as for a PythonOperator.
+    :param op_args: positional arguments of the check. `op_args`, `op_kwargs` and `templates_dict` are as for a
+        PythonOperator.
     :param check_timeout: seconds for one check.
     :param rules: the JSON object of :meth:`CheckRules.as_json`.
     :param soft_fail: skip the task at the timeout.
-    :param run_facts: the JSON object of :meth:`RunFacts.as_json` if a worker deferred the task; None if the scheduler
-        deferred it; Airflow then provides the run's context.
+    :param run_facts: the JSON object of :meth:`RunFacts.as_json` if a worker deferred the task. None if the scheduler
+        deferred the task, because Airflow then gives the trigger the run's context.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -76,18 +77,18 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to cancel: a check launches nothing."""
+        """Whether there is work to cancel. There is none, because a check launches nothing."""
         return False
 
     async def wait(self) -> Outcome:
-        """Run checks until they end; return the outcome."""
+        """Run checks until a result, a limit or the timeout ends them. Return the outcome."""
         return await self.race_with_settlement(self.poll())
 
     async def cancel(self, wait: Wait) -> None:
         """Do nothing: a check launches nothing."""
 
     async def expired(self) -> Outcome:
-        """Return the outcome of the timeout."""
+        """Return the outcome of a task whose timeout is over."""
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
@@ -135,7 +136,7 @@ class HighAvailabilityTrigger(TaskTrigger):
 class HighAvailabilityPauseTrigger(BaseTrigger):
     """Waits until the next check, which runs on a worker because no triggerer can import it.
 
-    :param until: when it is due, in seconds since the epoch.
+    :param until: the time of the next check, in seconds since the epoch.
     """
 
     def __init__(self, until: float = 0.0, **_older: Any) -> None:
@@ -143,12 +144,12 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
         self.until = until
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the classpath and the kwargs that recreate this trigger."""
+        """Return the classpath and the kwargs from which Airflow creates this trigger."""
         path = "deferrable_ops.triggers.high_availability.HighAvailabilityPauseTrigger"
         return path, {"until": self.until}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep until the next check is due and the worker of the last one has exited."""
+        """Sleep until the next check is due and the worker that ran the last check has exited."""
         earliest = 0.0 if self.task_instance is None else RESUME_AFTER_DEFER
         await asyncio.sleep(max(earliest, self.until - time.time()))
         yield TriggerEvent({"check": "due"})  # type: ignore[no-untyped-call]
@@ -160,7 +161,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     :param check_task_id: the task id of the check.
     :param result: the result of this gate, ``"pass"`` or ``"fail"``.
     :param action: the action of this gate, ``"stop"`` or ``"retrigger"``; None means both.
-    :param fails: whether the gate fails instead of succeeding.
+    :param fails: if True, the gate fails when it runs; otherwise it succeeds.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -184,7 +185,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is anything to cancel."""
+        """Whether there is work to cancel. There is none, because a gate launches nothing."""
         return False
 
     async def wait(self) -> Outcome:
@@ -216,7 +217,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             case Skip():
                 # No gate has this action.
                 return Result.PASS, Action.CONTINUE
-        # The check never ran: its upstream failed or was skipped, or a user set its state.
+        # The check never ran, because its upstream task failed or was skipped, or because a user set its state.
         states = await states_of_tasks(self.current.attempt, [self.check_task_id])
         if states is None:
             # In dag.test() the state is unknown. The DAG's other leaves then determine the run's state.
