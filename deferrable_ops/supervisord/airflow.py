@@ -66,7 +66,7 @@ class AirflowConfiguration(Model):
         open the port.
     :param startsecs: set this to 0 if a program may end within a second, or if its exit code matters.
     :param username: user name of the TCP server; requires ``password``.
-    :param host: clients reach the TCP server at this host.
+    :param host: host name or address with which clients reach the TCP server.
     :param command_timeout: timeout of a step in seconds.
     :raises InputError: only one of ``username`` and ``password`` is given.
     """
@@ -281,7 +281,7 @@ def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -
 
 
 def _user_stacklevel() -> int:
-    """Return ``stacklevel=`` for a warning: that of the first frame outside this library and pydantic."""
+    """Return the ``stacklevel`` with which a warning names the first frame outside this library and pydantic."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARY_PACKAGES:
         frame, level = frame.f_back, level + 1

@@ -43,7 +43,7 @@ def render(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Validate a configuration. Print its class, its programs, and the socket and port of supervisord."""
+    """Validate a configuration. Print its class, its programs, and the socket and the port of its supervisord."""
     config = _read(options)
     config.to_cfg()
     programs = ", ".join(config.programs) or "none"

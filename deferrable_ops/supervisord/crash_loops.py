@@ -1,7 +1,8 @@
 """Detection of crash loops.
 
 Restarts are detected by pid and start time. A process in a crash loop is stopped for some time, called a pause. Each
-pause is twice as long as the pause before it. If a crash loop follows the last allowed pause, the process is given up.
+pause is twice as long as the pause before it, but at most ``crash_longest_delay``. If a crash loop follows the last
+allowed pause, the process is given up.
 """
 
 from __future__ import annotations

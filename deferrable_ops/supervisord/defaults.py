@@ -91,7 +91,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
     Defaults are not added to ``model_fields_set``, so they can be computed again with another name.
 
-    :param name: the default working directory gets this name. None: the directory is named after the programs.
+    :param name: the default working directory is named after this string. None: it is named after the programs.
     :raises InputError: the configuration has no program, or a path cannot be used.
     """
     if not config.programs:

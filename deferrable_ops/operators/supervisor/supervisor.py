@@ -178,7 +178,7 @@ class Supervisor(Pipeline):
 
 
 class SupervisorSSH(Supervisor):
-    """Adds tasks to a DAG that run programs under a supervisord on another machine, over SSH.
+    """Adds tasks to a DAG that run programs under a supervisord on another machine. The machine is reached over SSH.
 
     :param host: the machine; replaces the connection's host. Give its name, or an object with a ``name``, for example a
         Host of airflow-pydantic, or a function that returns one of these. The function is called at each parse of the

@@ -177,7 +177,7 @@ async def open_host(
     """
     async with use_machine(machine_address(cfg)) as machine:
         # If a directory is missing, our supervisord is not running. Do not connect to a socket in this directory:
-        # another user may create both at any time.
+        # another user may create the directory and the socket at any time.
         is_complete = not await _missing_directories(cfg, machine)
         socket = await machine.socket(cfg.socket_path) if is_complete else _NO_SOCKET
         async with use_supervisord(supervisord_address(cfg, socket)) as rpc:

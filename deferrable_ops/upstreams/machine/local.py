@@ -39,7 +39,7 @@ class LocalMachine:
         try:
             user = await asyncio.to_thread(lambda: pwd.getpwuid(uid).pw_name)
         except KeyError:
-            # The uid has no name, as in some containers.
+            # The uid has no user name. This happens in some containers.
             user = str(uid)
         return Identity(os.uname().nodename, (boot_id or b"").decode().strip(), user, uid)
 

@@ -6,8 +6,8 @@ one SSH connection. The connection is opened on first use, not on entry. If it i
 
 All paths are absolute paths on the machine. Every method can raise three errors:
 
-- MachineUnavailable: the machine cannot be reached now, or the operation took too long. It may have been carried out.
-  Every method can be repeated safely.
+- MachineUnavailable: the machine cannot be reached now, or the operation took too long. The operation may have been
+  carried out. Every method can be repeated safely.
 - MachineRefused: the login, the host key or a permission was refused. A retry would be refused, too. The message names
   the fix.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from deferrable_ops.exceptions import InputError
 
 OUTPUT_KEPT: Final = 8192
-"""Only this number of bytes is kept from the output of a command: the last ones."""
+"""The library keeps only the last part of a command's output. This is the length of that part in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

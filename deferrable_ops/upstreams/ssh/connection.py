@@ -104,7 +104,7 @@ class SshSettings:
         return f"{self.username}@{host}:{self.port}"
 
     def without_secrets(self, text: object) -> str:
-        """Return a text with all secrets replaced by asterisks."""
+        """Return a text in which asterisks replace all secrets."""
         shown = str(text)
         for secret in (self.password, self.private_key, self.passphrase, self.proxy_command):
             if secret:

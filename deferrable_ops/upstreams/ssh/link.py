@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 # sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets each use one session.
 _COMMANDS: Final = 8
-# If many connections are opened at the same time, sshd drops some of them (MaxStartups). Therefore they are retried.
+# If many connections are opened at the same time, sshd drops some of them (MaxStartups). A dropped connection is opened
+# again, up to this number of attempts.
 _CONNECT_ATTEMPTS: Final = 3
 # If the server allows no more sessions, the library waits this number of seconds before it tries again.
 _SESSION_PAUSE: Final = 0.1

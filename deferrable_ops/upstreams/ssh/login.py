@@ -45,8 +45,8 @@ class ConnectionDropped(MachineUnavailable):
 async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClientConnection:
     """Open a connection and log in.
 
-    :param keepalive_interval: seconds between two keepalive messages. After three messages without an answer, the
-        connection is lost.
+    :param keepalive_interval: seconds between two keepalive messages. After three messages without an answer, asyncssh
+        closes the connection.
     :raises MachineUnavailable: the machine does not answer now.
     :raises ConnectionDropped: the machine closed the connection.
     :raises MachineRefused: the host key of the machine is unknown, or the machine rejected the login.

@@ -201,7 +201,7 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory in the temporary directory. Create this object in a thread, because this blocks.
+    """A new private directory in the temporary directory. Create this object in a thread: the constructor blocks.
 
     The constructor also removes the directories of killed processes. A running process holds a lock on its directory,
     so the directory is not removed. Locks also work between containers; process ids do not, because each container has

@@ -1,4 +1,4 @@
-"""Finds and removes drift. Drift is a difference between the configuration that supervisord runs and the task's."""
+"""Finds and removes drift: differences between the task's configuration and the configuration that supervisord runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _changes: WeakKeyDictionary[Supervisord, _Changes] = WeakKeyDictionary()
 class Drift:
     """Differences between the running and the wanted configuration. ``bool(drift)`` is False without differences.
 
-    :param other_file: the configuration file on the machine differs, or is missing.
-    :param unreadable: supervisord cannot read its file.
+    :param other_file: whether the configuration file on the machine differs or is missing.
+    :param unreadable: True if supervisord cannot read its configuration file.
     :param added: configured groups that supervisord has not loaded. For supervisord, a program without a group is a
         group with one program.
     :param changed: groups that run with another configuration.
@@ -169,7 +169,8 @@ async def apply_configuration(
         return drift
     running = [process for process in map(Process.from_info, await client.processes()) if process.is_alive]
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
-    # Add and start the groups in one request. Between two requests, their programs would look as if never started.
+    # Add and start the groups in one request. Between two requests, the programs would look as if supervisord had never
+    # started them.
     await client.multicall(
         [
             *(("supervisor.addProcessGroup", (group,)) for group in (*drift.changed, *drift.added)),
@@ -273,7 +274,7 @@ class DriftReconciler:
             return _CURRENT
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the reading may be outdated. A change may be restarting programs that it shows as stopped."""
+        """Return whether the reading may be outdated. It may show programs as stopped that a change is restarting."""
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:

@@ -25,7 +25,7 @@ _MARKER_TEXT: Final = (
     b"This directory was made for a supervisord by airflow-deferrable-ops, and is removed with it.\n"
 )
 
-# The marker is removed last. If the removal is interrupted, the next call still finds the marker and completes it.
+# The marker is removed last. After an interrupted removal, the next call finds the marker and completes the removal.
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do

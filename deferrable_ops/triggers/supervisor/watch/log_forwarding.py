@@ -43,7 +43,7 @@ class LogForwarder:
         self._chunk = host.cfg.log_chunk_size
         self._machine = host.machine
         self._log = host.log
-        # On the local machine, reading inodes is free. Over SSH, it requires a command.
+        # On the local host, inodes need no additional time. Over SSH, a command must be run to read them.
         self._inodes = not is_remote(host.cfg)
         self._saved = {path: LogPosition.from_json(position) for path, position in saved.output.items()}
         # A missing log file is reported as a gap only if this DAG run saved the positions.
