@@ -88,7 +88,7 @@ class DataflowRefused(DataflowError):
 
 
 class LaunchUncertain(DataflowError):
-    """It is unknown whether the job was created: look for a job with its name before launching it again.
+    """It is unknown whether the job was created: look for a job with its name before a second launch.
 
     :param already_exists: whether Dataflow answered that a job of this name is active.
     """

@@ -1,4 +1,4 @@
-"""JMESPath expressions: checked when a DAG is parsed, evaluated on messages."""
+"""JMESPath expressions. They are checked when a DAG is parsed, and evaluated on messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jmespath.lexer import Lexer
 
 from deferrable_ops.exceptions import InputError
 
-# JMESPath's own errors, and those of Python's errors that JMESPath's functions do not catch.
+# JMESPath's own errors, and the errors of Python that JMESPath's functions do not catch.
 EVALUATION_ERRORS: Final = (
     JMESPathError,
     ArithmeticError,
@@ -36,7 +36,7 @@ def check_expression(argument: str, expression: str) -> None:
     Function calls are checked as well: an expression that calls an unknown function would never match a message, and
     no error would show why.
 
-    :param argument: the argument, for the error.
+    :param argument: the argument's name, for the error message.
     :raises InputError: the expression is malformed, compares with a string in double quotes, calls an unknown function,
         or calls a function with a wrong number of arguments.
     """

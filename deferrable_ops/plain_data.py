@@ -15,7 +15,7 @@ MAX_PAYLOAD_DEPTH: Final = 100
 def require_serializable(name: str, value: Any) -> None:
     """Check that a value can be sent to the triggerer.
 
-    :param name: the argument, for the error.
+    :param name: the argument's name, for the error message.
     :raises InputError: the value holds something that is not plain data, such as a function.
     """
     if callable(value):
@@ -68,7 +68,7 @@ def plain_copy(argument: str, value: Any, max_depth: int = MAX_PAYLOAD_DEPTH) ->
 
     An output of another task is not copied: the copy contains the same object.
 
-    :param argument: the argument, for the error.
+    :param argument: the argument's name, for the error message.
     :param max_depth: how many levels of nested lists and dicts the value may have.
     :raises InputError: the value holds something that is not a JSON value, has a template as a key (Airflow does not
         render keys), or is nested too deeply.

@@ -1,4 +1,4 @@
-"""Reference-counted resources of an event loop: opened by their first user, closed after their last.
+"""Reference-counted resources of an event loop: opened by their first user, and closed after their last user.
 
 One registry serves the inbox and every upstream's client. A resource belongs to one event loop, because its
 connections do.
@@ -25,7 +25,7 @@ def share(
 
     :param key: identifies the resource.
     :param open_resource: called for the first user.
-    :param close_resource: called after the last user. Functions that later users of this key pass are ignored.
+    :param close_resource: called after the last user. Only the first user's functions are called.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault(key, _Shared(open_resource, close_resource))

@@ -46,7 +46,7 @@ async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeo
 
     :param call: the function that makes the call. It is called at most once.
     :param timeout: seconds for the call itself. The wait for its turn does not count.
-    :raises TimeoutError: Airflow did not reply in time. To an unsupported type of message, it never replies.
+    :raises TimeoutError: Airflow did not reply in time. It never replies to a message of an unsupported type.
     """
     with _calls.slot(rank) as granted:
         await granted

@@ -1,7 +1,7 @@
-"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing takes more time than handling them.
+"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing takes more time than handling a request.
 
-It is still a FastAPI app, for two reasons. Airflow's API server runs the lifespan of a mounted app only if this is a
-FastAPI app. And pages with Airflow's authentication are FastAPI routes.
+It is still a FastAPI app, for two reasons. Airflow's API server runs the lifespan of a mounted app only if the app is
+a FastAPI app. Pages with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations

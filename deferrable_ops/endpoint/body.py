@@ -25,7 +25,7 @@ class Disconnected(Exception):
 
 
 class BodyReader:
-    """Reads bodies within a time limit. One timer serves all requests: a timer per request would cost 6 µs.
+    """Reads bodies within a time limit. One timer serves all requests: one timer per request would cost 6 µs a request.
 
     :param seconds: time within which a body must be complete, accurate to a second.
     """

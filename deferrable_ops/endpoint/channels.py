@@ -1,4 +1,4 @@
-"""POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each once.
+"""POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each event once.
 
 The order of the checks is the contract: the channel, the size, the signature over the raw bytes, the form of a
 CloudEvent. Then the inbox decides whether the event is a duplicate. A rejected request leaves nothing in the inbox.
@@ -58,7 +58,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
 def _read(channel: Channel, headers: dict[str, str], body: bytes, now: float) -> Delivery:
     """Return the verified event of a request.
 
-    :raises RequestRejected: 401 if its signature or token is wrong; 400 if it is a malformed CloudEvent.
+    :raises RequestRejected: 401 if the signature or token is wrong; 400 if the request is a malformed CloudEvent.
     """
     reason = refusal_reason(channel.scheme, headers, body, channel.secrets, now=now)
     if reason is not None:

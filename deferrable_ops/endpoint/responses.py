@@ -14,7 +14,7 @@ PRIVACY: Final[tuple[Header, ...]] = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
-"""Headers of every response: a token in the path must not reach a Referer header or a cache."""
+"""Headers of every response: a token in the path must not get into a Referer header or a cache."""
 
 _JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), *PRIVACY)
 

@@ -35,7 +35,7 @@ _AIRFLOW_STATES: Final = {
     WaitState.FAILED: "failed",
     WaitState.SKIPPED: "skipped",
     WaitState.EXPIRED: "failed",
-    # This attempt no longer decides the task's state, and the inbox does not store it.
+    # This attempt no longer decides the task's state, and the inbox does not know that state.
     WaitState.SUPERSEDED: None,
     WaitState.KILLED: None,
 }

@@ -4,8 +4,8 @@ The same signals also announce new events, which :mod:`deferrable_ops.inbox.even
 
 A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter.
 Write transactions run one at a time, so the counter increases in commit order. On Postgres, the version is the
-transaction id, and transactions may commit in another order than that of their ids. Therefore the cursor is just below
-the oldest transaction that was open at the last query: every transaction that commits later has an id above the cursor.
+transaction id, and transactions may commit in another order than they begin. Therefore the cursor is just below the
+oldest transaction that was open at the last query: every transaction that commits later has an id above the cursor.
 A wait can be returned twice, but is never missed.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign their ids again. Therefore a
@@ -70,7 +70,7 @@ async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[
 
 
 ChangeListener = Callable[[set[str] | None], None]
-"""A function that receives the ids of changed waits, or the sources of new events; None if they are unknown."""
+"""A function that receives the ids of changed waits or the sources of new events, or None if they are unknown."""
 
 
 class Signal(Protocol):

@@ -23,7 +23,7 @@ class DaemonLocation:
     :param name: the ``working_dir`` of the supervisord; over SSH ``connection:working_dir``.
     :param boot_id: identifies the boot of the host, and changes when the host restarts; "" if the host has no boot id.
     :param dag_id: with `run_id`, the DAG run that last configured or started the supervisord.
-    :param since: when it was first recorded for this boot of the host, in seconds since the epoch.
+    :param since: when the supervisord was first recorded in this boot of the host, in seconds since the epoch.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Daemons:
     ) -> DaemonLocation | None:
         """Record that a supervisord runs on a host, and return the previous record; None if there was no record.
 
-        If the previous record names another host, it is kept.
+        A record of another host is kept, unless `allow_move` is true.
 
-        :param allow_move: replace a record that names another host, too. The caller must have checked that host.
+        :param allow_move: replace the record even if it names another host. The caller must have checked that host.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:

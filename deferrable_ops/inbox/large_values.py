@@ -22,7 +22,7 @@ _RETRY_TIMEOUT = 300.0
 
 
 def as_xcom(wait_id: str, value: Any) -> Any:
-    """Return the XCom for a wait's value: the value itself, or a reference if it exceeds ``max_xcom_bytes``."""
+    """Return the XCom for a wait's value: the value itself, or a reference if the value exceeds ``max_xcom_bytes``."""
     size = len(json.dumps(value))
     return value if size <= settings.max_xcom_bytes() else {_REFERENCE: wait_id, "bytes": size}
 
@@ -30,8 +30,8 @@ def as_xcom(wait_id: str, value: Any) -> Any:
 def fetch(reference: Any) -> Any:
     """Return the value that an XCom refers to. Any other value is returned unchanged.
 
-    Call it in a task. A value is kept as long as its wait: for ``[deferrable_ops] wait_retention_days``, by default
-    14 days.
+    Call it in a task. A value is kept as long as its wait: for ``[deferrable_ops] wait_retention_days`` (14 days by
+    default) after the end of the wait.
 
     :param reference: the XCom that a task of this library pushed.
     :raises UnknownWait: the value was deleted after its retention, or this machine has another ``inbox_url``.

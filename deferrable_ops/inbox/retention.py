@@ -1,4 +1,4 @@
-"""Retention: deletes old waits with their callbacks, old events, their deduplication keys, and unused positions."""
+"""Retention: deletes old waits with their callbacks, old events, deduplication keys, and positions of ended waits."""
 
 from __future__ import annotations
 

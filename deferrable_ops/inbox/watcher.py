@@ -1,8 +1,8 @@
 """Wakes waits whose row has changed: one watcher per process.
 
-While nothing changes, its cost does not depend on the number of waits, because it does not read each wait: it queries
-which waits have changed. The watcher also expires the waits whose deadline has passed or whose heartbeats stopped, with
-one statement for all of them.
+While nothing changes, the watcher's cost does not depend on the number of waits: it queries which waits have changed,
+and does not read the others. The watcher also expires the waits whose deadline has passed or whose heartbeats
+stopped, with one statement for all of them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Subscription:
         return wait
 
     def deliver(self, wait: Wait) -> None:
-        """Called by the watcher with the wait's current row."""
+        """Receive the wait's current row. The watcher calls this."""
         self._wait = wait
         self._complete()
 
@@ -220,7 +220,7 @@ class Watcher:
                     up_since = now
                 checked_at = now
                 left = await self._waits.expire(await self._beats_since(up_since))
-                # Expire on time: Airflow's own deadline follows soon after the wait's.
+                # Expire on time, because Airflow's own deadline comes soon after the wait's deadline.
                 pause = min(pause, left + _DEADLINE_MARGIN)
             except Exception as error:
                 _log_error("Cannot check the deadlines of waits; retrying", error)

@@ -40,7 +40,7 @@ class OutsideService:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
-        """Wait until a request has arrived since the last call, and return the newest request.
+        """Wait for a request that has arrived since the last call, and return the newest request.
 
         :param within: seconds to wait.
         :raises AssertionError: no request was received in that time.

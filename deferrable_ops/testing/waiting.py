@@ -1,4 +1,4 @@
-"""Runs a task of the library to its outcome, without Airflow's processes."""
+"""Runs a task of the library until its outcome, without Airflow's processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TaskUnderTest:
         self._run = asyncio.create_task(_first_event(trigger))
 
     async def wait(self) -> Wait:
-        """Return the current wait, once it is registered."""
+        """Wait until the task's wait is registered, and return its current row."""
         while not (found := await self.inbox.waits.get_many([self.attempt.wait_id])):
             if self._run.done():
                 raise AssertionError(f"the task ended before it waited: {await self.outcome()}")
@@ -121,7 +121,7 @@ def _allow_missing_fernet_key() -> None:
     try:
         get_fernet()
     except Exception:
-        # An empty key turns encryption off: nothing leaves this process's memory.
+        # An empty key turns encryption off. That is safe here, because nothing leaves this process's memory.
         os.environ["AIRFLOW__CORE__FERNET_KEY"] = ""
 
 

@@ -227,7 +227,7 @@ history = Table(
 requests = Table(
     "deferrable_ops_requests",
     metadata,
-    # An action for a triggerer to carry out. Deleted two weeks after the request was made.
+    # A request: an action that a triggerer must carry out. Deleted two weeks after it was made.
     Column("id", Text, primary_key=True),
     Column("kind", Text, nullable=False),
     # The wait or the supervisord that the request is about.

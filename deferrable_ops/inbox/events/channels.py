@@ -131,7 +131,7 @@ class Channels:
         self._expire_cache()
 
     async def scheme_of(self, name: str) -> str:
-        """Return how a channel's requests are verified. Does not use the cache.
+        """Return how a channel's requests are verified. The cache is not used.
 
         :raises UnknownChannel: there is no such channel.
         """
@@ -141,7 +141,7 @@ class Channels:
         return scheme
 
     async def all(self) -> list[Channel]:
-        """Return all channels ordered by name, without their secrets. Does not use the cache."""
+        """Return all channels ordered by name, without their secrets. The cache is not used."""
 
         async def read(connection: AsyncConnection) -> list[RowMapping]:
             found = await connection.execute(select(channels).order_by(channels.c.name))

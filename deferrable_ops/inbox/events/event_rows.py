@@ -67,7 +67,7 @@ _SET_POSITIONS = {
         ON CONFLICT (source, consumer)
         DO UPDATE SET position = excluded.position, reached_at = excluded.reached_at""",
 }
-# One index range per source is read, so that other sources' events between them cost nothing.
+# One index range per source is read. Therefore events of other sources, which lie in between, cost nothing.
 _READ = {
     "sqlite": """
         SELECT number, source, dedupe_key, event_time, received_at, payload, attributes

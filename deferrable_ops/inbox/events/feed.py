@@ -58,7 +58,7 @@ class Follower:
         self._feed.leave(self)
 
     def go_live(self) -> None:
-        """Called by the feed when the follower has caught up."""
+        """Mark the follower as live. The feed calls this when the follower has caught up."""
         self.is_live = True
 
     @property
@@ -144,7 +144,8 @@ class Feed:
         """Return a follower of these sources. It also receives events that are stored already.
 
         :param since: seconds since the epoch; events with an earlier time are left out.
-        :param after: deliver only events with a higher number. With the newest event's number, only new events come.
+        :param after: deliver only events with a higher number. The number of the newest event selects only
+            future events.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 
@@ -216,7 +217,7 @@ class Feed:
         return await self._catch_up(newest) or more_for_live
 
     def _rewind(self, newest: int) -> None:
-        """Move positions back to `newest`.
+        """Move positions that are beyond `newest` back to `newest`.
 
         After a failover that lost commits, the database assigns the lost numbers again.
         """

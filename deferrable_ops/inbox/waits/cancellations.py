@@ -68,7 +68,7 @@ class Cancellations:
 
         while (found := await self._database.read(probe)) is not None:
             cancellation = await self._database.write(write)
-            # None: another process has leased it in the meantime.
+            # If it is None, another process has leased the cancellation in the meantime.
             if cancellation is not None:
                 return cancellation
         return None

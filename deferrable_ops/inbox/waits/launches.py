@@ -154,7 +154,7 @@ class Claim:
                     f"the wait {self._wait_id} was launched, settled, or taken over by another process"
                 )
             until = self._held_until - self._launches.send_margin
-            # False if the process was stopped during the query.
+            # This is false if the process was stopped during the query.
             if time.monotonic() < until:
                 return until
 

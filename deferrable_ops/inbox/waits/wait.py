@@ -40,7 +40,8 @@ ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState
 class Attempt:
     """One attempt of one task instance.
 
-    :param ti_id: Airflow's UUID of the task instance. A retry can have the same UUID; `try_number` differs.
+    :param ti_id: Airflow's UUID of the task instance. A retry can have the same UUID, but not the same
+        `try_number`.
     :param logical_date: seconds since the epoch; None for a run without a logical date.
     """
 
@@ -67,7 +68,7 @@ class Attempt:
 
     @property
     def wait_id(self) -> str:
-        """The id of this attempt's wait: a UUID of version 8, a hash of `ti_id` and `try_number`.
+        """The id of this attempt's wait: a UUID of version 8 with a hash of `ti_id` and `try_number`.
 
         It starts with the timestamp of Airflow's id (RFC 9562, 5.7). Rows of the same age are therefore adjacent in the
         database, and callbacks that arrive together write to the same pages.

@@ -46,7 +46,7 @@ class Waits:
         self._database = database
         self._keys = keys
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
-        """Return the attempt's wait, registering it if it is new. Older attempts that still wait become superseded."""
+        """Register the attempt's wait if it is new, and return it. Older attempts that still wait become superseded."""
         self._save_progress: GroupCommit[tuple[str, str], None] = GroupCommit(
             database, self._save_all_progress
         )

@@ -1,4 +1,4 @@
-"""A mixin for any operator: its task works on a worker, and then waits for a callback in the triggerer."""
+"""A mixin for any operator: its task runs on a worker, and then waits for a callback in the triggerer."""
 
 from __future__ import annotations
 

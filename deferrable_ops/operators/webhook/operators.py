@@ -138,10 +138,10 @@ class WebhookOperator(_WebhookTask):
 class WebhookSensor(_WebhookTask):
     """Wait for a callback, without sending a request.
 
-    :param publish_url: show the callback URL while the task waits, as XCom ``callback_url`` and as the task link
+    :param publish_url: show the callback URL while the task waits, as the XCom ``callback_url`` and as the task link
         "Callback". Every user who can read the DAG's XComs can then end the wait.
 
-    The other arguments are those of :class:`WebhookOperator`, without the arguments of its request.
+    The other arguments are those of :class:`WebhookOperator`, except the arguments of the launching request.
     """
 
     template_fields: Sequence[str] = ("success_when", "failure_when", "result", "cancel_request")

@@ -1,4 +1,4 @@
-"""Sends a launching or cancelling request, with retries, and keeps its secrets out of logs."""
+"""Sends a launching request with retries, or a cancelling request once. Keeps their secrets out of logs."""
 
 from __future__ import annotations
 

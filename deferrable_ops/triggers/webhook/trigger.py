@@ -26,7 +26,7 @@ CALLBACK_LINK_KEY = "_link_CallbackLink"
 DEFAULT_LAUNCH_TIMEOUT = 300.0
 
 _PROGRESS_INTERVAL = 10.0
-# The triggerer sends one XCom at a time. The progress of many waits must not fill the queue of these XComs.
+# The triggerer sends one XCom at a time. The progress of many waits must not fill its queue of XComs.
 _progress_slot = asyncio.Semaphore(1)
 
 
@@ -105,7 +105,7 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def heartbeats_within(self) -> float | None:
-        """Seconds without a heartbeat after which the wait fails; None if none are expected."""
+        """Seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
         return self.heartbeat_timeout
 
     @property
