@@ -149,7 +149,7 @@ class TaskTrigger(BaseTrigger):
         return f"<{type(self).__name__}>"
 
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
-        """Return Airflow's template environment, changed so that an undefined name is an error, as on a worker."""
+        """Return Airflow's template environment, but with an error for an undefined name, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
         # By default, a triggerer renders an undefined name as ''.
         environment.undefined = jinja2.StrictUndefined

@@ -46,7 +46,8 @@ class HighAvailabilityGate(TriggererOperator):
     def __init__(
         self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any
     ) -> None:
-        # A gate does not wait, and it fails only on purpose. So it needs no retries and ignores earlier runs.
+        # A gate does not wait, and fails only if it has to make the run fail. So it needs no retries and ignores
+        # earlier runs.
         alone = {"retries": 0, "depends_on_past": False, "wait_for_downstream": False}
         super().__init__(**{**kwargs, **alone})
         self.check_task_id = check_task_id
@@ -143,7 +144,8 @@ def make_gates(
 
     :param check: the HighAvailabilityOperator.
     :param given: the check's arguments. Some of them apply to its gates too.
-    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; `on_fail` likewise as FAIL.
+    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; `on_fail`: of the operator that
+        retriggers as FAIL.
     """
     dag = check.get_dag()
     shared = {name: given[name] for name in _SHARED if name in given}

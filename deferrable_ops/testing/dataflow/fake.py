@@ -79,7 +79,7 @@ class FakeDataflow:
     def job(self, name: str) -> FakeJob:
         """Return the newest job whose id or name is this string, or whose name begins with it.
 
-        :raises LookupError: there is no such job.
+        :raises LookupError: no job matches.
         """
         found = [job for job in self.jobs() if name in (job.id, job.name)] or self.jobs(name)
         if not found:

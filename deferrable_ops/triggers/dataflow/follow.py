@@ -85,7 +85,7 @@ class DataflowTrigger(TaskTrigger):
     async def client(self) -> AsyncIterator[Dataflow]:
         """Use the shared client of the target. Temporary errors of loading credentials are retried without a limit.
 
-        :raises ConfigurationError: a package is missing, or there are no credentials.
+        :raises ConfigurationError: a package is missing, or no credentials were found.
         :raises DataflowRefused: Google refused the credentials.
         """
         async with AsyncExitStack() as stack:

@@ -23,7 +23,7 @@ class LaunchTimings:
 
     :param first_pause: seconds before the first retry of a launch; each further pause is twice as long.
     :param longest_pause: the longest pause between two retries, in seconds.
-    :param labels_within: seconds for which the API may return a new job without its labels.
+    :param labels_within: for how many seconds the API may return a new job without its labels.
     :param labels_every: seconds between two requests for a job's labels.
     :param searches: how often a job is looked for if its launch got no response, because Dataflow may create it later.
     :param search_every: seconds between two of these searches.
@@ -75,7 +75,7 @@ class Launch:
         self._timings = timings
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
-        """Return this wait's job. If it does not exist yet, launch it.
+        """Return this wait's job. Launch the job if it does not exist yet.
 
         :param check: awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
@@ -115,7 +115,7 @@ async def find_job_of_wait(
 ) -> Job | None:
     """Return the newest job with this name and the wait's label, also a finished job; None if no job has the name.
 
-    :raises ForeignJob: there are jobs with this name, but none has the wait's label.
+    :raises ForeignJob: jobs with this name exist, but no job has the wait's label.
     """
     jobs = await dataflow.find(name)
     for job in jobs:

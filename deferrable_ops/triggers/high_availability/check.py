@@ -160,7 +160,7 @@ class _TaskInstance(SimpleNamespace):
 
 
 class _Timed:
-    """A coroutine that logs a warning when it blocks the event loop, and with it every trigger of the process."""
+    """A coroutine that logs a warning when it blocks the event loop, which stops every trigger of the process."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], log: Any) -> None:
         self._coroutine = coroutine

@@ -18,7 +18,7 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
 
     :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
     :param impersonation_chain: service accounts; the last one is the account to act as.
-    :raises ConfigurationError: there are no credentials, or the google provider is missing.
+    :raises ConfigurationError: no credentials were found, or the google provider is missing.
     :raises DataflowRefused: Google refused the credentials.
     """
     if gcp_conn_id is not None:

@@ -178,7 +178,7 @@ class MessagesWanted:
 class Update:
     """A change of a watched job.
 
-    :param job: the job, if its state changed; None if there are only new messages.
+    :param job: the job, if its state changed; None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
     :param cursor: the position after these messages, to be stored once they are handled; None before the first message.
     """
@@ -202,7 +202,7 @@ def state_number(state: str | int) -> int:
 def job_from_api(message: Any, project_id: str, region: str) -> Job:
     """Return a job from the API's protobuf message.
 
-    :param project_id: the project if the message has no project; likewise `region`.
+    :param project_id: the project if the message has no project; `region` is used in the same way.
     """
     return Job(
         id=message.id,
