@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from contract.support import callback, new_attempt, register, send
+from contract.support import callback, eventually, new_attempt, register, send
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -111,8 +111,13 @@ async def test_callback_after_the_deadline_gets_410_before_the_wait_is_expired(i
 
 
 async def test_callback_before_the_deadline_wins_over_a_later_expiry(inbox: Inbox) -> None:
-    wait = await register(inbox, timeout=0.3)
+    wait = await register(inbox, timeout=3.0)
     assert (await send(inbox, wait.id, 1)).status == 200
+
+    async def is_past_the_deadline() -> bool:
+        return await inbox.database.now() > wait.deadline
+
+    await eventually(is_past_the_deadline, "the deadline")
     await inbox.waits.expire(None)
     assert (await inbox.waits.get(wait.id)).state is WaitState.SUCCESS
 

@@ -40,7 +40,7 @@ def test_connection_without_a_login_uses_the_local_user(monkeypatch: pytest.Monk
         raise KeyError("uid not found: 1000660000")
 
     monkeypatch.setattr("getpass.getuser", nameless)
-    with pytest.raises(ConfigurationError, match="has no login, and this process"):
+    with pytest.raises(ConfigurationError, match="has no login, and the user of this process"):
         ssh_settings(connection, {})
 
 
