@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
+import asyncpg
 import pytest
 from contract.support import RETRY_TIMEOUT, new_wait, register, send
 from sqlalchemy import insert, make_url, text
@@ -192,3 +193,14 @@ async def test_rotated_password_is_read_from_the_settings_again(postgres: Postgr
         assert (await register(inbox)).state is WaitState.WAITING
         await inbox.close()
     await admin.dispose()
+
+
+async def test_login_that_cannot_be_read_again_fails_no_wait() -> None:
+    """The command behind ``inbox_url_cmd`` may fail while a password is rotated."""
+
+    def unreadable() -> str:
+        raise DeploymentError("inbox_url cannot be read")
+
+    database = Database("postgresql+asyncpg://user:old@127.0.0.1:1/none", float("inf"), unreadable)
+    assert await database._may_recover(asyncpg.InvalidPasswordError("password authentication failed"))
+    await database.close()

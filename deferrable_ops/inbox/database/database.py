@@ -244,7 +244,11 @@ class Database:
         """
         if is_rejected_login(error) and self._read_url is not None:
             # In a thread, because reading the option may run a command or ask a secrets backend.
-            new = parse_url(await asyncio.to_thread(self._read_url))
+            try:
+                new = parse_url(await asyncio.to_thread(self._read_url))
+            except DeploymentError as unreadable:
+                log.warning("Could not read inbox_url again: %s", unreadable)
+                new = self.url
             if (new.username, new.password) != (self.url.username, self.url.password):
                 log.warning("The database rejected the inbox's login; inbox_url has another one now")
                 self.url = self.url.set(username=new.username, password=new.password)
