@@ -49,7 +49,7 @@ async def test_restarts_under_load_lose_no_callback_and_the_waiting_process_lear
     url, seen = server.create_database("inbox", driver="asyncpg"), tmp_path / "seen"
     endpoints = [ServedEndpoint(tmp_path, url).start() for _ in range(2)]
     program = [sys.executable, WATCHING, str(CALLBACKS), seen]
-    tests = os.fspath(WATCHING.parents[1])
+    tests = os.fspath(WATCHING.parents[2])
     watching = subprocess.Popen(program, env={**environment(tmp_path, url), "PYTHONPATH": tests})
     try:
         await asyncio.to_thread(wait_for_line, watching, seen, REGISTERED)
