@@ -33,7 +33,10 @@ def accepted_kwargs(
 
 
 def parse_result(returned: Any, log: Any) -> CheckResult:
-    """Return the result that a check has returned. If the value is not a result, return FAIL/STOP, as in airflow-ha."""
+    """Return the result and the action that a check returned.
+
+    If the check returned anything else, return FAIL and STOP, as the package airflow-ha does.
+    """
     result = read_result(returned)
     if result is None:
         log.error(

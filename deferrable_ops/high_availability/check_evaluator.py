@@ -29,12 +29,15 @@ class CheckRules:
     pace: PollSchedule = field(default_factory=PollSchedule)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the rules as a JSON object."""
+        """Return these check rules as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
-        """Return the rules from a JSON object, which another version of the library may have written."""
+        """Return the check rules from a JSON object.
+
+        Another version of the library may have written the JSON object.
+        """
         rules = _known(cls, data)
         for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
             rules[name] = part(**_known(part, rules.get(name) or {}))
@@ -42,7 +45,7 @@ class CheckRules:
 
 
 class CheckEvaluator:
-    """Evaluates the checks of one task in one DAG run. It has no clock and no side effects.
+    """Evaluates the checks of one task in one DAG run. The evaluator does not read the clock and has no side effects.
 
     :param state: the stored :attr:`state`, if the triggerer was restarted.
     :raises InputError: a value of the run's conf or params is malformed.
@@ -58,7 +61,7 @@ class CheckEvaluator:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state to restore after a restart, as a JSON object. Results that make no difference do not change it."""
+        """The evaluator's state as a JSON object, to restore the evaluator after a restart of the triggerer."""
         return self._results.as_json()
 
     @property
@@ -67,13 +70,13 @@ class CheckEvaluator:
         return None if self._end is None else self._end[0]
 
     def at_limit(self, now: datetime) -> Decision | None:
-        """Return the decision once ``runtime`` or ``endtime`` is over; None before that."""
+        """Return the decision to end the checks if ``runtime`` or ``endtime`` is over, otherwise None."""
         if self._end is None or now < self._end[0]:
             return None
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")
 
     def evaluate(self, checked: CheckResult, now: datetime) -> Decision | None:
-        """Add the result of a check. If this ends the checks, return the decision, otherwise None."""
+        """Add the result of a check. If this result ends the checks, return the decision, otherwise None."""
         result, action = checked
         self._results = self._results.with_result(result, self._thresholds, self._pace.max_relevant_count)
         if (decision := self.at_limit(now)) is not None:
@@ -83,14 +86,17 @@ class CheckEvaluator:
         return self._unless_last(Decision(result, action, "the check decided"))
 
     def timed_out(self, now: datetime) -> Decision:
-        """Return the decision at the task's timeout: RETRIGGER with the last health of the checks."""
+        """Return the decision when the task's timeout is over.
+
+        Its action is RETRIGGER, and its result is the last confirmed result of the checks.
+        """
         if (decision := self.at_limit(now)) is not None:
             return decision
         health = self._results.health or Result.PASS
         return self._unless_last(Decision(health, Action.RETRIGGER, "the timeout is over"))
 
     def pause(self, now: datetime) -> float:
-        """Return the seconds until the next check, or until a limit ends the checks."""
+        """Return the number of seconds until the next check, or until ``runtime`` or ``endtime`` ends the checks."""
         pause = self._pace.pause(self._results)
         return pause if self._end is None else max(0.0, min(pause, (self._end[0] - now).total_seconds()))
 

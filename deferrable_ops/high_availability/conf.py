@@ -14,10 +14,12 @@ _FORCED = ("run", "runtime", "endtime", "maxretrigger")
 
 
 def check_conf(argument: str, conf: Any) -> None:
-    """Validate a ``conf`` at parse time. A string with templates is validated later, after rendering.
+    """Validate the argument ``conf`` when the DAG is parsed.
+
+    A ``conf`` with Jinja templates is validated later, after rendering.
 
     :param argument: the name of the argument, for error messages.
-    :raises InputError: it is neither a dict nor a JSON object as a string.
+    :raises InputError: the conf is neither a dict nor a string that contains a JSON object.
     """
     if isinstance(conf, str) and has_template(conf):
         return
@@ -27,8 +29,8 @@ def check_conf(argument: str, conf: Any) -> None:
 def read_conf(argument: str, conf: Any) -> dict[str, Any]:
     """Return a conf as a new dict.
 
-    :param conf: the conf, with its templates rendered.
-    :raises InputError: it is neither a dict nor a JSON object as a string.
+    :param conf: the conf after its Jinja templates were rendered.
+    :raises InputError: the conf is neither a dict nor a string that contains a JSON object.
     """
     if conf is None:
         return {}
@@ -52,8 +54,8 @@ def next_conf(
 ) -> dict[str, Any]:
     """Return the conf of the next run of a chain.
 
-    The next run's conf contains the values that are forced for this run. It also contains the numbers of retriggers and
-    the reference dates of the DAG's other high availability tasks.
+    The function copies the keys ``airflow_ha_force_run`` and ``{task_id}-force-...`` from this run's conf. For the
+    DAG's other high availability tasks, the function copies the number of retriggers and the reference date.
 
     :param given: the conf that the user has set for the next run.
     :param others: the task ids of the other high availability tasks.

@@ -1,4 +1,4 @@
-"""The facts about a DAG run that checks and limits need. They are plain data, equal on workers and in triggerers."""
+"""The data of a DAG run that its checks and limits use. The data is the same on a worker and in a triggerer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """The facts about a DAG run.
+    """The data of a DAG run that its checks and limits use.
 
-    :param moments: the dates of the run in ISO 8601, by their names in Airflow; None for a date that the run does not
-        have.
-    :param params: the run's params, after validation.
+    :param moments: the dates of the DAG run in ISO 8601. The keys are Airflow's names, such as ``logical_date``; the
+        value of a missing date is None.
+    :param params: the DAG run's params after Airflow validated them.
     """
 
     dag_id: str
@@ -36,7 +36,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> RunFacts:
-        """Return the facts from a task's context, on a worker or in a triggerer."""
+        """Return the data of the DAG run from a task's context, on a worker or in a triggerer."""
         dag_run, params = context["dag_run"], context.get("params") or {}
         return cls(
             dag_run.dag_id,
@@ -49,30 +49,31 @@ class RunFacts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunFacts:
-        """Return the facts from a JSON object that :meth:`as_json` returned."""
+        """Return the data of the DAG run from a JSON object that :meth:`as_json` returned."""
         return cls(**{name: data[name] for name in cls.__slots__ if name in data})
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as a JSON object."""
+        """Return the data of the DAG run as a JSON object."""
         return asdict(self)
 
     def moment(self, name: str) -> datetime | None:
-        """Return one of the run's dates, in UTC; None if the run does not have it."""
+        """Return one of the DAG run's dates in UTC, or None if the DAG run does not have this date."""
         text = self.moments.get(name)
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
     def retriggers(self, task_id: str) -> int:
         """Return how many retriggers led to this run.
 
-        :raises InputError: the count in its conf or params is not a number.
+        :raises InputError: the number of retriggers in the DAG run's conf or params is not a number.
         """
         return retriggers_of(task_id, self.conf, self.params)
 
     def reference(self, task_id: str, reference_date: str) -> datetime:
-        """Return the time from which runtime and endtime are computed, in UTC.
+        """Return the reference date in UTC.
 
-        A retriggered run uses the reference date of its chain's first run. If a run does not have this date, e.g.
-        because it has no data interval, it uses ``run_after``, or else ``start_date``.
+        ``runtime`` and ``endtime`` are computed from the reference date. A retriggered DAG run uses the reference date
+        of the first run in its chain. If the DAG run does not have the date that the argument ``reference_date`` names,
+        ``run_after`` is used, or else ``start_date``.
 
         :raises InputError: the reference date in the run's conf is malformed.
         """
@@ -86,20 +87,22 @@ class RunFacts:
         return datetime.now(UTC)
 
     def is_forced(self, task_id: str) -> bool:
-        """Return whether this run is forced to ignore its limits."""
+        """Return whether this DAG run ignores its limits, because its conf or params say so."""
         return bool(self.conf.get(FORCE_RUN) or self.params.get(f"{task_id}-force-run"))
 
     def limits(self, task_id: str, declared: Limits) -> Limits:
-        """Return the limits of this run. Forced limits replace the declared limits.
+        """Return the limits of this DAG run.
 
-        :raises InputError: a limit that is forced in the run's params is wrong.
+        The params ``{task_id}-force-...`` replace the limits that the operator's arguments set.
+
+        :raises InputError: a limit in the DAG run's params is invalid.
         """
         if self.is_forced(task_id):
             return Limits()
         return declared.overridden_by(forced_limits(task_id, self.params))
 
     def context(self) -> dict[str, Any]:
-        """Return the part of Airflow's context that is the same for a check on a worker and in a triggerer."""
+        """Return the part of Airflow's task context that a check receives both on a worker and in a triggerer."""
         dag_run = SimpleNamespace(
             dag_id=self.dag_id,
             run_id=self.run_id,
@@ -122,7 +125,7 @@ class RunFacts:
 def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
     """Return how many retriggers led to a run.
 
-    :raises InputError: the count in its conf or params is not a number.
+    :raises InputError: the number of retriggers in the DAG run's conf or params is not a number.
     """
     forced = params.get(f"{task_id}-force-retrigger")
     name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)

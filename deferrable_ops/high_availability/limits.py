@@ -19,8 +19,8 @@ class Limits:
     """The limits of one operator.
 
     :param runtime: the checks end this many seconds after the reference date; None: no limit.
-    :param endtime: the checks end at this time of day after the reference date; ISO 8601, in the DAG's timezone; None:
-        no limit.
+    :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
+        the DAG's timezone; None: no limit.
     :param maxretrigger: how often a chain of runs may be retriggered; 0: never; None: no limit.
     """
 
@@ -32,8 +32,8 @@ class Limits:
     def of(cls, runtime: Any, endtime: Any, maxretrigger: Any, prefix: str = "") -> Limits:
         """Return the limits that an operator's arguments or a run's params set.
 
-        :param prefix: the prefix of the names, for error messages.
-        :raises InputError: one of them is wrong.
+        :param prefix: text that error messages show before the limit's name.
+        :raises InputError: a limit is invalid.
         """
         return cls(
             _runtime(f"{prefix}runtime", runtime),
@@ -42,14 +42,14 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return these limits, with the forced limits in place of the declared ones."""
+        """Return a copy of these limits in which each limit that `forced` sets is replaced."""
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
     def end(self, reference: datetime, timezone: str) -> tuple[datetime, str] | None:
         """Return the time at which the checks end, and which limit ends them; None if there is no limit.
 
-        :param reference: an aware datetime.
+        :param reference: the reference date, a datetime with a timezone.
         :param timezone: the name of the DAG's timezone.
         :raises InputError: the timezone is unknown, or the end is after the year 9999.
         """
@@ -69,14 +69,14 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether this run must not be retriggered again, after this number of retriggers."""
+        """Return whether ``maxretrigger`` forbids another retrigger after this number of retriggers."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
 def check_reference_date(value: Any) -> str:
     """Return the ``reference_date`` if it is valid.
 
-    :raises InputError: it is not one of the three names.
+    :raises InputError: the value is not in ``REFERENCE_DATES``.
     """
     if value not in REFERENCE_DATES:
         raise InputError(f"reference_date={value!r} must be one of {', '.join(map(repr, REFERENCE_DATES))}")
@@ -86,7 +86,7 @@ def check_reference_date(value: Any) -> str:
 def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
     """Return the limits that a run's params ``{task_id}-force-...`` set.
 
-    :raises InputError: one of them is wrong.
+    :raises InputError: a limit is invalid.
     """
     prefix = f"{task_id}-force-"
     runtime, endtime, maxretrigger = (
@@ -96,7 +96,9 @@ def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
 
 
 def timezone_by_name(name: str) -> tzinfo:
-    """Return the timezone with this name in Airflow. A fixed offset such as ``+02:00`` is valid too.
+    """Return the timezone for the name that Airflow gives it.
+
+    A fixed UTC offset such as ``+02:00`` is also a valid name.
 
     :raises InputError: the timezone is unknown.
     """
@@ -116,11 +118,12 @@ def timezone_by_name(name: str) -> tzinfo:
 def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     """Return the next occurrence of a time of day after a moment, in UTC.
 
-    For example, 06:00 after a start at 22:00 is on the next day. When daylight saving time starts, some times are
-    skipped: they occur one hour later. When it ends, some times occur twice: the first occurrence is used.
+    For example, 06:00 after a start at 22:00 is on the next day. On the day when daylight saving time starts, a time of
+    day that does not exist is moved one hour later. On the day when daylight saving time ends, a time of day that
+    exists twice means its first occurrence.
 
-    :param moment: an aware datetime.
-    :param clock: a time of day. It is in `zone`, unless it has its own UTC offset.
+    :param moment: a datetime with a timezone.
+    :param clock: a time of day. If the time of day has no UTC offset of its own, it is in the timezone `zone`.
     """
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)

@@ -21,8 +21,8 @@ class PollSchedule:
     """The pause between two checks, in seconds.
 
     :param interval: the pause after a check that passed.
-    :param backoff: double the pause with each failure in a row.
-    :param max_wait: the longest pause of the backoff.
+    :param backoff: whether each consecutive failure doubles the pause.
+    :param max_wait: the longest pause that the backoff can reach.
     :param jitter: the share, 0 to 1, by which each pause is shortened or lengthened at random.
     """
 
@@ -33,7 +33,10 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """Up to this number of failures in a row, the pause grows with each failure. After that, it stays the same."""
+        """Up to this number of consecutive failures, the pause grows with each failure.
+
+        After this number, the pause stays the same.
+        """
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:
@@ -47,9 +50,9 @@ class PollSchedule:
 
 
 def check_jitter(value: Any) -> float:
-    """Return the ``jitter`` if it is valid.
+    """Return the value of ``jitter`` if it is valid.
 
-    :raises InputError: it is not a number from 0 to 1.
+    :raises InputError: ``jitter`` is not a number from 0 to 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InputError(f"jitter={value!r} must be a share of the interval, a number from 0 to 1")

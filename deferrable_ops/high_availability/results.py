@@ -10,7 +10,7 @@ CheckResult = tuple["Result", "Action"]
 
 
 class Result(StrEnum):
-    """The health that a check has found. The last result becomes the state of the DAG run."""
+    """The result of a check: PASS (healthy) or FAIL (not healthy). The last result becomes the state of the DAG run."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -31,7 +31,7 @@ class Decision(NamedTuple):
     """How the checks of a run ended.
 
     :param action: RETRIGGER or STOP.
-    :param reason: the reason for the logs, as a part of a sentence.
+    :param reason: why the checks ended; log messages contain it.
     """
 
     result: Result
@@ -39,12 +39,12 @@ class Decision(NamedTuple):
     reason: str
 
     def as_json(self) -> list[str]:
-        """Return the task's XCom: the result and the action, as in airflow-ha."""
+        """Return the task's XCom: the result and the action, in the format of the package airflow-ha."""
         return [self.result.value, self.action.value]
 
 
 def read_result(returned: Any) -> CheckResult | None:
-    """Return a check's return value as a result and an action; None if it is not a pair of these.
+    """Return a check's return value as a result and an action. If the value is not such a pair, return None.
 
     Strings such as ``"pass"`` are valid too, because the return value may have been converted to JSON and back.
     """

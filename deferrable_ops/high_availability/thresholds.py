@@ -1,4 +1,7 @@
-"""Counts equal results in a row. A result's action is carried out only if there are enough of them."""
+"""Counts equal consecutive results.
+
+The action of a check is carried out only when its result has reached its threshold.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from deferrable_ops.high_availability.results import Result
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How many equal results in a row are needed, for each result."""
+    """For each result, the number of consecutive checks that must return it before its action is carried out."""
 
     success: int = 1
     failure: int = 1
@@ -28,7 +31,7 @@ class Thresholds:
         return cls(success, failure)
 
     def needed(self, result: Result) -> int:
-        """Return how often this result is needed in a row."""
+        """Return the number of consecutive checks that must return this result."""
         return self.success if result is Result.PASS else self.failure
 
 
@@ -37,7 +40,8 @@ class ConsecutiveResults:
     """The latest results of a task's checks.
 
     :param last: the last result; None before the first check.
-    :param length: how often the last result occurred in a row, up to the largest number that makes a difference.
+    :param length: the number of consecutive checks that returned the last result. The count stops at the largest number
+        that still changes a decision or a pause.
     :param health: the last result that reached its threshold; None if no result has reached it yet.
     """
 
@@ -48,15 +52,15 @@ class ConsecutiveResults:
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
         """Return the consecutive results after one more result.
 
-        :param most: the largest count that makes a difference. Above this count, the state stays the same and need not
-            be stored.
+        :param most: the largest count that still changes the pause. Larger counts are not kept, so that the state need
+            not be stored again.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)
         return ConsecutiveResults(result, length, result if confirmed else self.health)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the results as a JSON object."""
+        """Return the consecutive results as a JSON object."""
         return {
             "last": None if self.last is None else self.last.value,
             "length": self.length,
@@ -65,7 +69,10 @@ class ConsecutiveResults:
 
     @classmethod
     def from_json(cls, data: Any) -> ConsecutiveResults:
-        """Return the results from the JSON object that :meth:`as_json` returned; no results for any other value."""
+        """Return the results from the JSON object that :meth:`as_json` returned.
+
+        If the value has another format, return no results.
+        """
         match data:
             case {"last": last, "length": int(length), "health": health}:
                 return cls(_result(last), length, _result(health))

@@ -43,7 +43,7 @@ _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
 def _fields_of(value: Any) -> Any:
-    """Convert a model of another library, with the same field names, to a dict of the fields that were set."""
+    """Convert another library's model with the same field names to a dict of the fields that the user set."""
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
@@ -61,13 +61,14 @@ def _pool_name(value: Any) -> Any:
 class AirflowConfiguration(Model):
     """Defaults for all programs, and the address of supervisord.
 
-    :param port: address of a TCP server, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``. None: only the Unix
-        socket is used. If other machines can reach the port and no password is given, the library warns and does not
-        open the port.
-    :param startsecs: set this to 0 if a program may end within a second, or if its exit code matters.
+    :param port: address of supervisord's TCP server, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``. If ``port`` is
+        None, only the Unix socket is used. If other machines can reach the port and no password is given, the library
+        warns and does not open the port.
+    :param startsecs: set ``startsecs`` to 0 if a program may end within one second, or if the program's exit code
+        matters.
     :param username: user name of the TCP server; requires ``password``.
     :param host: host name or address with which clients reach the TCP server.
-    :param command_timeout: timeout of a step in seconds.
+    :param command_timeout: timeout of one step, such as starting the programs, in seconds.
     :raises InputError: only one of ``username`` and ``password`` is given.
     """
 
@@ -102,7 +103,7 @@ class AirflowConfiguration(Model):
 
 
 class SSHOperatorArgs(Model):
-    """How to connect to the remote machine.
+    """How to connect to the remote machine on which supervisord runs.
 
     :param ssh_conn_id: id of an Airflow connection of type SSH.
     :param remote_host: replaces the connection's host.
@@ -125,25 +126,25 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     Fields that are not given get defaults. By default, ``working_dir`` contains the daemon's files and one directory
     per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts a program by
-    itself. A field that is given for a program overrides its default. You can write the fields of
-    :class:`AirflowConfiguration` below ``airflow``, or directly at this level.
+    itself. If a program sets a field, this value replaces the field's default. You can write the fields of
+    :class:`AirflowConfiguration` inside the field ``airflow``, or next to it.
 
     :param check_interval: interval between two checks of the programs. This and all other durations of this class are a
         timedelta, or a number of seconds.
-    :param check_timeout: how long the programs are watched.
-    :param runtime: how long the programs run; the time starts at ``reference_date``.
-    :param endtime: time of day at which the programs end.
+    :param check_timeout: how long the task watches the programs.
+    :param runtime: how long the programs run, counted from the date that ``reference_date`` names.
+    :param endtime: time of day at which the programs are stopped.
     :param maxretrigger: how often the DAG may trigger another run of itself; None: no limit.
-    :param stop_on_exit: whether to stop the programs and the daemon when the watch ends.
-    :param cleanup: whether to remove ``working_dir`` after the daemon has stopped; requires ``stop_on_exit``.
-    :param restart_on_initial: whether to restart running programs, in a DAG run that was not retriggered.
-    :param restart_on_retrigger: whether to restart running programs, in a DAG run that was retriggered.
+    :param stop_on_exit: whether to stop the programs and supervisord when the task stops watching them.
+    :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
+    :param restart_on_initial: whether a DAG run that is not a retrigger restarts programs that already run.
+    :param restart_on_retrigger: whether a retriggered DAG run restarts programs that already run.
     :param forward_logs: whether to copy the programs' output to the task's log.
-    :param log_chunk_size: number of bytes that are read from a log at once.
+    :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
     :param pool: name of an Airflow pool.
-    :param drift: what to do if the running daemon has a different configuration.
+    :param drift: what to do if the running supervisord has another configuration than this one.
     :param policy: what to do when a program ends.
-    :param policies: policies of individual programs, by program name. They replace ``policy`` for these programs.
+    :param policies: policies of individual programs, by program name. For these programs, they replace ``policy``.
     :raises InputError: two fields contradict each other, or a program name is unknown.
     """
 
@@ -171,7 +172,10 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @property
     def given_fields(self) -> dict[str, Any]:
-        """The fields that were given, without defaults. The same configuration can be built again from these fields."""
+        """The fields that the user gave, without defaults.
+
+        The same configuration can be built again from these fields.
+        """
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return given | ({"config_path": self._given_path} if "config_path" in given else {})
 
@@ -231,11 +235,12 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
-    """A supervisord on another machine that is reached over SSH. All paths are paths on that machine.
+    """A supervisord on a remote machine, which the library reaches over SSH. All paths are paths on the remote machine.
 
     :param command_prefix: a shell command that runs before each remote command, for example
         ``source /opt/venv/bin/activate``.
-    :param ssh_operator_args: how to connect to the machine. You can also write its fields directly at this level.
+    :param ssh_operator_args: how to connect to the machine. You can also write the fields of ``ssh_operator_args`` next
+        to it.
     """
 
     command_prefix: str = ""
@@ -258,7 +263,7 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
-    """Move fields of a nested model into the field of this model, if they were given at the outer level."""
+    """Move the values that belong to a nested model, but were given next to it, into the nested model."""
     data = plain(data)
     if not isinstance(data, dict):
         return data
@@ -281,7 +286,7 @@ def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -
 
 
 def _user_stacklevel() -> int:
-    """Return the ``stacklevel`` with which a warning names the first frame outside this library and pydantic."""
+    """Return the ``stacklevel`` for :func:`warnings.warn`, so that the warning shows the user's line of code."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARY_PACKAGES:
         frame, level = frame.f_back, level + 1

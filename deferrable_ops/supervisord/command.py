@@ -43,7 +43,7 @@ def render(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Validate a configuration. Print its class, its programs, and the socket and the port of its supervisord."""
+    """Validate a configuration. Print the configuration's class, programs, Unix socket and TCP port."""
     config = _read(options)
     config.to_cfg()
     programs = ", ".join(config.programs) or "none"
@@ -85,7 +85,7 @@ def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file atomically. Only its owner can read the new file."""
+    """Replace a file atomically. The new file has mode 0600, so only the current user can read it."""
     try:
         # The temporary directory has mode 0700.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".supervisord-") as folder:

@@ -58,7 +58,9 @@ class SupervisorConfiguration(Model):
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
     def to_cfg(self) -> str:
-        """Return the text of supervisord's configuration file. It contains passwords in plain text: use mode 0600.
+        """Return the text of supervisord's configuration file.
+
+        The text contains plain passwords: give the file mode 0600.
 
         :raises InputError: a value cannot be written to the file.
         """
@@ -71,12 +73,15 @@ class SupervisorConfiguration(Model):
         return text
 
     def with_secrets(self) -> dict[str, Any]:
-        """Return the configuration as a JSON object that can be loaded again. It contains passwords in plain text."""
+        """Return the configuration as a JSON object that can be loaded again.
+
+        The JSON object contains plain passwords.
+        """
         return self.model_dump(mode="json", context={REVEAL: True})
 
     @property
     def has_secrets(self) -> bool:
-        """Whether the rendered file contains a password."""
+        """Whether supervisord's configuration file contains a password."""
         servers = (self.unix_http_server, self.inet_http_server, self.supervisorctl)
         return any(server is not None and server.password is not None for server in servers)
 

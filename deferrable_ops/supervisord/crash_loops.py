@@ -1,8 +1,8 @@
 """Detection of crash loops.
 
-Restarts are detected by pid and start time. A process in a crash loop is stopped for some time, called a pause. Each
-pause is twice as long as the pause before it, but at most ``crash_longest_delay``. If a crash loop follows the last
-allowed pause, the process is given up.
+Restarts are detected by pid and start time. The library stops a process in a crash loop for some time, called a pause.
+Each pause is twice as long as the pause before it, but at most ``crash_longest_delay``. If the process is in a crash
+loop again after the last allowed pause, the library gives up: it no longer starts the process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 
 
 class CrashLoopStep(StrEnum):
-    """What to do with a process.
+    """The step that the library takes for a process after a check.
 
     NOTHING: no action. PAUSE: stop the process, because its pause begins. RESUME: start the process after its pause.
-    GIVE_UP: the process is in a crash loop again after the last allowed pause.
+    GIVE_UP: do not start the process again, because it is in a crash loop after the last allowed pause.
     """
 
     NOTHING = "nothing"
@@ -36,8 +36,8 @@ class CrashHistory:
     :param start: time of the last observed start.
     :param pid: process id after the last observed start.
     :param restarts: times of the restarts within the policy's ``crash_window``.
-    :param pauses: number of pauses. It is reset to 0 when the process has run for a whole ``crash_window``.
-    :param paused_until: end of the current pause; None: the process is not paused.
+    :param pauses: number of pauses. The number is reset to 0 when the process has run for a whole ``crash_window``.
+    :param paused_until: end of the current pause, or None if the process is not paused.
     """
 
     start: int = 0
@@ -47,12 +47,12 @@ class CrashHistory:
     paused_until: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the history as a JSON object."""
+        """Return the crash history as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__} | {"restarts": list(self.restarts)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
-        """Return the history that :meth:`to_json` wrote. Unknown keys of another library version are ignored."""
+        """Return the crash history from a JSON object that :meth:`to_json` returned. Unknown keys are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
@@ -60,12 +60,12 @@ class CrashHistory:
 def update_history(
     history: CrashHistory, process: Process, policy: ProgramPolicy
 ) -> tuple[CrashHistory, CrashLoopStep]:
-    """Return the updated history of a process and the step to take.
+    """Return the updated crash history of a process and the step to take.
 
-    The call can be repeated: until the step has been carried out, each call returns it again. The restarts of a process
-    in BACKOFF are not counted: supervisord retries the start by itself, and sets FATAL if all retries fail.
+    Each call returns the same step again until the step has been carried out. Restarts of a process in the state
+    BACKOFF are not counted. supervisord itself retries the start, and sets the state FATAL if all retries fail.
 
-    :param history: the history so far. For the first observation of a process, give ``CrashHistory()``.
+    :param history: the crash history from the previous check. At the first check of a process, give ``CrashHistory()``.
     """
     if history.paused_until is not None:
         return _handle_pause(history, history.paused_until, process)

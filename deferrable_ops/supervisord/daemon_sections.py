@@ -71,7 +71,7 @@ class _Server(Section):
 
 
 class UnixHttpServerConfiguration(_Server):
-    """``[unix_http_server]``: the Unix socket. By default, only the daemon's user can open it."""
+    """``[unix_http_server]``: supervisord's Unix socket. By default, only supervisord's user can open the socket."""
 
     _header = "unix_http_server"
     _expressions = IN_SERVER
@@ -93,9 +93,9 @@ class UnixHttpServerConfiguration(_Server):
 
 
 class InetHttpServerConfiguration(_Server):
-    """``[inet_http_server]``: a TCP port. A client that may use it can run any command as the daemon's user.
+    """``[inet_http_server]``: supervisord's TCP port. A client of this port can run any command as supervisord's user.
 
-    :raises InputError: other machines can reach the port, and it has no password.
+    :raises InputError: other machines can reach the TCP port, and no password is set.
     """
 
     _header = "inet_http_server"
@@ -160,7 +160,7 @@ class IncludeConfiguration(Section):
 class RpcInterfaceConfiguration(Section):
     """``[rpcinterface:NAME]``: a plugin that serves XML-RPC methods.
 
-    :param kwargs: further options. They are passed to the plugin's factory as strings.
+    :param kwargs: further options. supervisord passes these options to the plugin's factory as strings.
     """
 
     _header = "rpcinterface"
@@ -185,9 +185,9 @@ class RpcInterfaceConfiguration(Section):
 
 
 def check_credentials(username: str | None, password: object | None) -> None:
-    """Check that username and password are given together or not at all.
+    """Check that either both ``username`` and ``password`` are given, or neither.
 
-    :raises InputError: only one of the two is given. With this configuration, supervisord would not start.
+    :raises InputError: only one of ``username`` and ``password`` is given. supervisord would not start with only one.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"

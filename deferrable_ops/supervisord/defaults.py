@@ -89,9 +89,10 @@ class IncompleteConfiguration(Protocol):
 def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
     """Return the fields of a configuration. Values that the user did not give are set to their defaults.
 
-    Defaults are not added to ``model_fields_set``, so they can be computed again with another name.
+    The defaults are not added to ``model_fields_set``, so that they can be computed again with another `name`.
 
-    :param name: the default working directory is named after this string. None: it is named after the programs.
+    :param name: the name of the default working directory. If `name` is None, the directory is named after the
+        programs.
     :raises InputError: the configuration has no program, or a path cannot be used.
     """
     if not config.programs:
@@ -114,7 +115,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
 
 def given_working_dir(config: IncompleteConfiguration) -> Path | None:
-    """Return the working directory that the user gave; None if the user gave none."""
+    """Return the working directory that the user gave, or None if the user gave no working directory."""
     if "working_dir" in config.model_fields_set:
         return config.working_dir
     return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None

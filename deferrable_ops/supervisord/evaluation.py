@@ -1,4 +1,4 @@
-"""Evaluation of one reading of supervisord's processes: the verdict, and the steps to take before the next reading."""
+"""Evaluates the states of supervisord's processes. Returns the verdict, and the steps to take before the next check."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from deferrable_ops.supervisord.processes import (
 class Evaluation:
     """The result of :func:`evaluate`.
 
-    :param verdict: the verdict on all programs together.
-    :param histories: updated history of each process, by full name. The next evaluation needs it.
-    :param steps: whether to stop or to start a process now, by full name; empty if the verdict ends the watch.
-    :param processes: processes of each program.
+    :param verdict: what the watching task must do, decided from the states of all programs.
+    :param histories: updated crash history of each process, by full name. Pass it to the next call of :func:`evaluate`.
+    :param steps: the processes to stop or to start now, by full name. Empty if the verdict ends the watching task.
+    :param processes: the processes of each program, by program name.
     """
 
     verdict: Verdict
@@ -38,10 +38,10 @@ def evaluate(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> Evaluation:
-    """Evaluate a reading of supervisord's processes.
+    """Evaluate the states of supervisord's processes.
 
     :param processes: all processes of supervisord, including event listeners.
-    :param histories: histories from the previous evaluation; empty at the first evaluation.
+    :param histories: the crash histories that the previous call returned; empty at the first call.
     """
     policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_by_program(config, processes)
@@ -72,12 +72,12 @@ def processes_to_restart(
 ) -> list[Process]:
     """Return the processes that a retry of the watching task restarts, in the order of their programs' priorities.
 
-    A process is restarted if its end requires a retry, and if it was not started after the previous attempt. The
-    process may have ended during the previous attempt, or after it. Processes that are paused because of a crash loop
-    stay stopped.
+    The retry restarts a process if the policy's action for its end is RETRY, and if the process was not started again
+    after the previous attempt. The process may have ended during or after the previous attempt. The retry does not
+    start a process that is paused because of a crash loop.
 
     :param processes: all processes of supervisord.
-    :param histories: the last histories that the previous attempt saved.
+    :param histories: the last crash histories that the previous attempt of the task saved.
     """
     found = processes_by_program(config, processes)
     due = []
@@ -100,10 +100,11 @@ def histories_for_retry(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> dict[str, CrashHistory]:
-    """Return the histories with which a retry of the watching task begins.
+    """Return the crash histories with which a retry of the watching task begins.
 
-    Call this after the retry has restarted :func:`processes_to_restart`: these restarts do not count as crashes. If a
-    process was given up, its history is reset, because each retry would otherwise end immediately.
+    Call this function after the retry has restarted :func:`processes_to_restart`, because these restarts do not count
+    as crashes. If the previous attempt gave a process up, the crash history of this process is reset. Otherwise, each
+    retry would end immediately.
     """
     renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():

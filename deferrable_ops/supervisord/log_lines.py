@@ -1,9 +1,9 @@
-"""Splits the bytes of a program's log into lines, and keeps positions from which reading can resume.
+"""Splits the bytes of a program's log into lines. Keeps the position from which reading can resume.
 
 supervisord rotates a log while the program writes to it: the file ``output.log`` is renamed to ``output.log.1``, and a
-line may start in this file and end in the new ``output.log``. Therefore a position consists of the file's inode, the
-offset, and a fingerprint of the bytes before the offset. The fingerprint is needed for machines that report no inode,
-and for files that were truncated and have grown again.
+line may start in this file and end in the new ``output.log``. Therefore a position in a log consists of the file's
+inode, the offset, and a fingerprint (hash) of the bytes before the offset. The fingerprint is needed for machines that
+report no inode, and for files that were truncated and have grown again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _LONGEST_LINE: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """A position in a log. All lines before it were emitted.
+    """A position in a program's log. All lines before this position were emitted.
 
-    :param inode: inode of the file; 0 if unknown.
+    :param inode: inode of the log file; 0 if the inode is unknown.
     :param offset: in bytes.
     :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
-    :param modified: last observed modification time of the file. Files with this or an earlier time were already read.
+    :param modified: last observed modification time of the log file. Rotated files with this or an earlier modification
+        time were already read.
     """
 
     inode: int = 0
@@ -35,12 +36,15 @@ class LogPosition:
     modified: float = 0.0
 
     def to_json(self) -> list[Any]:
-        """Return the position as a JSON array."""
+        """Return the log position as a JSON array."""
         return [self.inode, self.offset, self.fingerprint, self.modified]
 
     @classmethod
     def from_json(cls, data: Any) -> Self | None:
-        """Return the position that :meth:`to_json` wrote; None if the data has another format."""
+        """Return the log position from the JSON array that :meth:`to_json` returned.
+
+        If the data has another format, return None.
+        """
         match data:
             case [int(inode), int(offset), str(fingerprint), int() | float() as modified]:
                 return cls(inode, offset, fingerprint, float(modified))
@@ -55,7 +59,7 @@ def fingerprint_of(before: bytes) -> str:
 class LogLines:
     """Splits the bytes of a log into lines, incrementally.
 
-    :param start: position from which the log is read.
+    :param start: the position from which reading the log starts.
     """
 
     def __init__(self, start: LogPosition) -> None:
@@ -66,7 +70,7 @@ class LogLines:
         self._pending = b""
 
     def continue_in(self, start: LogPosition) -> None:
-        """Continue with another file, which may contain the rest of the last line."""
+        """Continue with another log file. The file may contain the rest of the last incomplete line."""
         self.read_position = start
         if not self._pending:
             self.resume_position = start
@@ -77,7 +81,7 @@ class LogLines:
         Bytes that are not UTF-8 become U+FFFD. A line of more than 64 kB is returned in parts.
 
         :param before: up to ``OVERLAP`` bytes that precede the data in the file.
-        :param modified: modification time of the file.
+        :param modified: modification time of the log file.
         """
         joined = before + data
         self.read_position = _advance(self.read_position, len(data), joined, modified)
@@ -93,7 +97,10 @@ class LogLines:
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return the last line of a program that has ended, if this line has no line end."""
+        """Return the incomplete last line, after the program has ended.
+
+        If the last line is complete, return an empty list.
+        """
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
         return [_text(rest)] if rest else []
@@ -106,7 +113,7 @@ def _advance(position: LogPosition, by: int, before: bytes, modified: float) -> 
 
 
 def _incomplete_character(data: bytes) -> int:
-    """Return the number of bytes (0 to 3) of an incomplete UTF-8 character at the end."""
+    """Return the length, 0 to 3 bytes, of an incomplete UTF-8 character at the end of `data`."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-4:])
     return len(decoder.getstate()[0])

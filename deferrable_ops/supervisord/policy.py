@@ -1,4 +1,4 @@
-"""Which result the end of a program has for the task that watches it."""
+"""How the end of a program changes the state of the task that watches the program."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ class Action(StrEnum):
 
 
 class ProgramPolicy(Model):
-    """What happens when a program ends, and when it is in a crash loop.
+    """What the watching task does when a program has ended, or is in a crash loop.
 
     :param exit_codes: the action for each exit code. The key -1 stands for every signal that ends the program. An exit
-        code without a key is a success if it is one of the program's ``exitcodes``; if not, ``otherwise`` applies.
-        supervisord reports an exit code only if the process ran for ``startsecs``. Therefore ``startsecs`` defaults to
-        0 if ``exit_codes`` is given.
-    :param otherwise: action for every other end: another code, FATAL, or a program that supervisord never started.
+        code that is not a key of ``exit_codes`` is a success if the program's ``exitcodes`` contain it; otherwise, the
+        action ``otherwise`` applies. supervisord reports an exit code only if the process ran for ``startsecs``.
+        Therefore ``startsecs`` defaults to 0 if ``exit_codes`` is given.
+    :param otherwise: the action for any other exit code, for the state FATAL, and for a program that supervisord never
+        started.
     :param crash_restarts: a program is in a crash loop after this number of restarts within ``crash_window``.
-    :param crash_window: a timedelta, or a number of seconds.
-    :param crash_delay: length of the first pause. A program in a crash loop is stopped during a pause. Each pause is
-        twice as long as the pause before it, but at most ``crash_longest_delay``. After the program has run for
-        ``crash_window``, the next pause has the first length again.
-    :param crash_longest_delay: a timedelta, or a number of seconds.
-    :param crash_give_up: number of pauses before the program is given up. If it is given up, ``otherwise`` applies. 0:
-        the program is given up at its first crash loop.
+    :param crash_window: period in which restarts are counted; a timedelta, or a number of seconds.
+    :param crash_delay: length of the first pause. During a pause, a program in a crash loop stays stopped. Each pause
+        is twice as long as the pause before it, but at most ``crash_longest_delay``. After the program has run for
+        ``crash_window``, the next pause has the length ``crash_delay`` again.
+    :param crash_longest_delay: length of the longest pause; a timedelta, or a number of seconds.
+    :param crash_give_up: after this number of pauses, the next crash loop of the program is final: the action
+        ``otherwise`` applies. 0: the first crash loop is final.
     :raises InputError: two parameters contradict each other.
     """
 

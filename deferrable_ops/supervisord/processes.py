@@ -1,4 +1,4 @@
-"""supervisord's processes, as ``getAllProcessInfo`` returns them, and what their ends mean."""
+"""supervisord's processes, as its method ``getAllProcessInfo`` returns them, and the action for an ended process."""
 
 from __future__ import annotations
 
@@ -45,12 +45,11 @@ class Process:
 
     :param start: time of the last start on supervisord's clock, in whole seconds since 1970; 0: never started.
     :param now: current time of supervisord's clock.
-    :param exit_code: the last exit code. -1: a signal ended the process. 0 can also mean that the process never ended,
-        or is FATAL.
-    :param pid: 0 while the process is not running.
-    :param error: why the process could not be started or is FATAL.
-    :param stdout_log: path of the process's log for standard output; "" if there is none. ``stderr_log`` is the same
-        for standard error.
+    :param exit_code: the last exit code, or -1 if a signal ended the process. The value is also 0 if the process never
+        ended, or is FATAL.
+    :param pid: the process id; 0 while the process is not running.
+    :param error: supervisord's message if the process could not be started; otherwise empty.
+    :param stdout_log: path of the log file for the process's standard output; "" if the process has no such file.
     """
 
     group: str
@@ -88,7 +87,7 @@ class Process:
 
     @property
     def full_name(self) -> str:
-        """The name of the process in XML-RPC calls: ``group:name``."""
+        """The name ``group:name``, which XML-RPC calls use for the process."""
         return f"{self.group}:{self.name}"
 
     @property
@@ -98,7 +97,7 @@ class Process:
 
     @property
     def end(self) -> str:
-        """A description of how the process ended, for messages."""
+        """How the process ended, as a part of a sentence for messages."""
         if self.state is ProcessState.EXITED:
             return "was ended by a signal" if self.exit_code == -1 else f"exited with {self.exit_code}"
         if self.state is ProcessState.STOPPED:
@@ -143,10 +142,10 @@ def interpret_end(process: Process, program: ProgramConfiguration, policy: Progr
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the watching task must do.
+    """What the task that watches the programs must do.
 
-    :param action: None: keep watching.
-    :param reason: one sentence for the task's log; may be empty.
+    :param action: the action to take now, or None to keep watching.
+    :param reason: a sentence that explains ``action`` in the task's log; may be empty.
     """
 
     action: Action | None
@@ -166,12 +165,14 @@ def overall_verdict(
 ) -> Verdict:
     """Return the verdict on all programs together.
 
-    One failed program decides the verdict immediately. Otherwise the verdict is made when all programs have ended. It
-    is a skip if every program requires a skip. In all other cases, it is a success.
+    As soon as the action for one program is FAIL, RETRIGGER or RETRY, the verdict is this action. Otherwise, the
+    verdict is None until all programs have ended. When all programs have ended, the verdict is SKIP if the action for
+    every program is SKIP. In all other cases, the verdict is SUCCESS.
 
     :param found: processes of each program, as returned by :func:`processes_by_program`.
-    :param policies: policy of each program.
-    :param paused: full names of the processes that are stopped because of a crash loop. They are not treated as ended.
+    :param policies: the policy of each program, by program name.
+    :param paused: full names of the processes that are stopped because of a crash loop. Paused processes do not count
+        as ended.
     """
     ends: list[tuple[Action | None, str]] = []
     for name, program in config.programs.items():
@@ -201,7 +202,7 @@ def _combine(ends: list[tuple[Action | None, str]]) -> Verdict:
 def _named(
     program_name: str, group: str, program: ProgramConfiguration, processes: list[Process]
 ) -> tuple[Process, ...]:
-    """Choose the processes of one program from all processes of its group."""
+    """Return the processes of one program, selected from all processes of the program's group."""
     known = {"program_name": program_name, "group_name": group}
     pattern, position = "", 0
     for expression in _EXPRESSION.finditer(program.process_name):

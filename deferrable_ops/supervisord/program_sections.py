@@ -28,16 +28,18 @@ _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
 class ProgramConfiguration(Section):
     """``[program:NAME]``: a command that supervisord runs, and the files for its output.
 
-    :param command: one line. It is split into words as in a POSIX shell, but no shell runs it. The library escapes
-        ``;`` and ``#`` after a space, because supervisord would ignore the rest of the command.
-    :param numprocs: number of processes. If it is above 1, ``process_name`` must contain ``%(process_num)s``.
+    :param command: the command in one line. supervisord splits the command into words as a POSIX shell does, but runs
+        it without a shell. The library escapes ``;`` and ``#`` after a space, because supervisord would treat them as
+        the start of a comment.
+    :param numprocs: number of processes. If ``numprocs`` is above 1, ``process_name`` must contain ``%(process_num)s``.
     :param startsecs: supervisord counts a process as started after it has run for this number of seconds. If the
         process ends earlier, supervisord restarts it up to ``startretries`` times. If all these starts fail, the
-        process is FATAL and has no exit code. 0: the process runs once, and its exit code is kept.
-    :param autorestart: whether supervisord restarts an ended process. ``unexpected``: only if its exit code is not one
-        of ``exitcodes``.
-    :param killasgroup: None: the value of ``stopasgroup`` applies.
-    :param stdout_logfile: a path, AUTO or NONE.
+        process is FATAL and has no exit code. If ``startsecs`` is 0, every start counts as successful, and the exit
+        code is kept.
+    :param autorestart: whether supervisord restarts an ended process. With ``unexpected``, supervisord restarts it only
+        if ``exitcodes`` do not contain its exit code.
+    :param killasgroup: if ``killasgroup`` is None, the value of ``stopasgroup`` applies.
+    :param stdout_logfile: a path, or one of supervisord's words AUTO and NONE.
     :raises InputError: two fields contradict each other.
     """
 

@@ -1,8 +1,8 @@
 """Escapes values in supervisord's configuration file, so that supervisor's parser reads exactly the original values.
 
-The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. It strips each value, and
-ignores a ``;`` or ``#`` after a space and everything after it. After parsing, supervisor expands ``%(name)s`` as Python
-does. It expands some fields twice.
+The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. The parser strips each
+value, and treats a ``;`` or ``#`` after a space as the start of a comment. After parsing, supervisor expands
+``%(name)s`` as Python does. supervisor expands some fields twice.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
-    """Return the text of a section. The values in `lines` must already be escaped."""
+    """Return the text of a section of the configuration file. The values in `lines` must already be escaped."""
     return "".join([f"[{header}]\n", *(f"{key}={value}\n" for key, value in lines)])
 
 
 def render_value(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
-    """Return the escaped text that must be written to the file.
+    """Return a value as escaped text for supervisord's configuration file.
 
     A ``%`` is doubled, unless it starts an expression that supervisor expands in this field, such as
-    ``%(program_name)s``. ``%%(program_name)s`` is not an expression: it is plain text.
+    ``%(program_name)s``. ``%%(program_name)s`` is plain text, not an expression.
 
-    :param argument: the name by which the user knows the value, for error messages.
+    :param argument: the value's name in error messages.
     :param expressions: the names that supervisor expands in this field.
     :param expanded: how many times supervisor expands the field.
     :raises InputError: the text contains a control character, or it contains the start of a comment that cannot be
@@ -62,10 +62,10 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
 
 
 def environment_text(argument: str, variables: Mapping[str, str]) -> str:
-    """Return environment variables in the syntax of supervisor's parser: ``A="1",B="it's"``.
+    """Return environment variables in the syntax of supervisor's parser, for example ``A="1",B="it's"``.
 
-    :raises InputError: a name is invalid, or a value contains quotes that the parser would remove or could not
-        distinguish from the surrounding quotes. The message does not contain the value.
+    :raises InputError: a variable's name is invalid, or supervisor's parser cannot read the quotes in a variable's
+        value. The error message does not contain the value.
     """
     return ",".join(
         f"{_variable(argument, name)}={_quoted(f'{argument}[{name!r}]', value)}"
@@ -76,8 +76,8 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
-    :raises InputError: the text contains a control character. For example, text after a line break could be parsed as
-        another option or section.
+    :raises InputError: the text contains a control character. For example, supervisor would parse text after a line
+        break as another option.
     """
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
@@ -88,7 +88,10 @@ def refuse_control_characters(argument: str, text: str) -> None:
 
 
 def contains_here(text: str) -> bool:
-    """Return whether an escaped text contains a literal ``%(here)s``. ``[include]`` would expand even this text."""
+    """Return whether an escaped text contains the plain text ``%(here)s``.
+
+    In a file with ``[include]``, supervisord would expand even the escaped text.
+    """
     return "%%(here)s" in text
 
 

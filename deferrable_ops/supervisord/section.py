@@ -13,9 +13,10 @@ from deferrable_ops.supervisord.values import plain
 
 
 class Model(BaseModel):
-    """Base of all configuration models. They are immutable and reject unknown fields.
+    """Base class of all configuration models.
 
-    A field that is None is treated as not given. Errors name the field and never contain its value.
+    The models are immutable and reject unknown fields. A field with the value None counts as not given. Validation
+    errors contain a field's name, but never its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -30,7 +31,7 @@ class Model(BaseModel):
 
 
 class Section(Model):
-    """A section of supervisord's configuration file. Its fields have the names and defaults of supervisor 4.3."""
+    """A section of supervisord's configuration file. The fields have the names and defaults of supervisor 4.3."""
 
     _header: ClassVar[str]
     # The names that supervisor expands in the fields of this section. _expressions_of contains other names for some
@@ -40,7 +41,7 @@ class Section(Model):
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()
 
     def to_cfg(self, key: str = "") -> str:
-        """Return the section as text. Fields with their default value are omitted; passwords are in plain text.
+        """Return the section as text. Fields with their default value are omitted. Passwords are in plain text.
 
         :param key: name of the program, group or plugin; "" for a section without a name.
         :raises InputError: a value cannot be written to the file.

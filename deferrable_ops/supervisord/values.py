@@ -25,7 +25,7 @@ _PAIR_GROUPS: Final = rf"([A-Za-z_][\w.-]*)\s*=\s*({_VALUE})"
 
 
 def plain(value: Any) -> Any:
-    """Convert mappings and sequences, such as those of OmegaConf, to plain dicts and lists."""
+    """Convert mappings and sequences, such as OmegaConf's ``DictConfig``, to plain dicts and lists."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether supervisord's bind address can be reached only from the machine itself."""
+    """Return whether only processes on the same machine can connect to this bind address of supervisord."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

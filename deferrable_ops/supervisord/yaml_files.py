@@ -40,7 +40,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
 def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return data from a YAML file without Hydra's special keys.
 
-    :raises InputError: the data contains ``${oc...}``. Only Hydra can resolve this.
+    :raises InputError: the data contains ``${oc...}``, which only Hydra can resolve.
     """
     return {key: _without_marks(path, value) for key, value in data.items() if key not in _HYDRA_KEYS}
 
