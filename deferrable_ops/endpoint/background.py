@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.endpoint.resources import LazyInbox
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import Inbox
@@ -55,17 +56,18 @@ async def run_in_background(
             log.exception("Could not close the inbox")
 
 
-async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox, backoff: float) -> None:
+async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox, first_backoff: float) -> None:
+    backoff = Backoff(first_pause=first_backoff, longest_pause=_MAX_BACKOFF)
     while True:
+        pause = backoff.failed()
         try:
             await job(await inbox.get())
             return
         except DeferrableOpsError as error:
-            log.warning("Background job %s failed: %s; retrying in %g s", _name(job), error, backoff)
+            log.warning("Background job %s failed: %s; retrying in %.1f s", _name(job), error, pause)
         except Exception:
-            log.exception("Background job %s failed; retrying in %g s", _name(job), backoff)
-        await asyncio.sleep(backoff)
-        backoff = min(2 * backoff, _MAX_BACKOFF)
+            log.exception("Background job %s failed; retrying in %.1f s", _name(job), pause)
+        await asyncio.sleep(pause)
 
 
 def _name(job: BackgroundJob) -> str:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 
 from deferrable_ops import settings
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DeploymentError
 from deferrable_ops.inbox.daemons import Daemons
 from deferrable_ops.inbox.database.database import Database
@@ -71,16 +72,16 @@ class Inbox:
             cannot use the tables.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
-        pause = first_backoff
+        backoff = Backoff(first_pause=first_backoff, longest_pause=_MAX_BACKOFF)
         while True:
             try:
                 return await cls._open(url, retry_timeout)
             except DeploymentError as error:
                 if retry_timeout != NO_RETRY_TIMEOUT:
                     raise
-                log.error("The inbox cannot be used; retrying in %g s: %s", pause, error)
+                pause = backoff.failed()
+                log.error("The inbox cannot be used; retrying in %.1f s: %s", pause, error)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _MAX_BACKOFF)
 
     @classmethod
     async def _open(cls, url: str | Callable[[], str], retry_timeout: float) -> Inbox:

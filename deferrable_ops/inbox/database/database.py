@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops import settings
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DeploymentError, InboxError, InboxUnavailable
 from deferrable_ops.inbox.database.engines import is_in_memory, parse_url, postgres_engine, sqlite_engine
 from deferrable_ops.inbox.database.failures import (
@@ -218,7 +219,7 @@ class Database:
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
         give_up_at = time.monotonic() + self.retry_timeout
-        pause = _FIRST_BACKOFF
+        backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
         while True:
             try:
                 if self.in_memory:
@@ -231,11 +232,11 @@ class Database:
                     raise
                 if not is_outage(error) and not await self._may_recover(error):
                     raise _permanent(error) from None
+                pause = backoff.failed()
                 if time.monotonic() + pause > give_up_at:
                     raise InboxUnavailable(f"the inbox does not answer: {describe(error)}") from None
-                log.warning("The inbox does not answer; retrying in %g s: %s", pause, describe(error))
+                log.warning("The inbox does not answer; retrying in %.1f s: %s", pause, describe(error))
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _MAX_BACKOFF)
 
     async def _may_recover(self, error: Exception) -> bool:
         """Return whether to retry after an error that is not an outage.

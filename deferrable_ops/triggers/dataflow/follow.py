@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
@@ -30,7 +31,7 @@ DEFAULT_POLL_INTERVAL: Final = 30.0
 
 _LEVELS = {"ERROR": logging.ERROR, "WARNING": logging.WARNING}
 _REASON_TIMEOUT = 60.0
-_RETRY_AFTER = 10.0
+_LONGEST_PAUSE = 30.0
 _REASON_CHARACTERS = 4_000
 
 
@@ -89,13 +90,15 @@ class DataflowTrigger(TaskTrigger):
         :raises DataflowRefused: Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
+            backoff = Backoff(longest_pause=_LONGEST_PAUSE)
             while True:
                 try:
                     dataflow = await stack.enter_async_context(use_dataflow(self.target))
                     break
                 except DataflowUnavailable as error:
-                    self.log.warning("%s; retrying in %g s", error, _RETRY_AFTER)
-                    await asyncio.sleep(_RETRY_AFTER)
+                    pause = backoff.failed()
+                    self.log.warning("%s; retrying in %.1f s", error, pause)
+                    await asyncio.sleep(pause)
             yield dataflow
 
 

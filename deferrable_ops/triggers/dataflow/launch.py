@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowRefused, LaunchUncertain
 from deferrable_ops.inbox import Wait
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, Kind
@@ -85,7 +85,7 @@ class Launch:
         :raises NotAccepted: Dataflow did not accept the launch in time.
         """
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
-        pause = self._timings.first_pause
+        backoff = Backoff(first_pause=self._timings.first_pause, longest_pause=self._timings.longest_pause)
         while True:
             job = await find_job_of_wait(self._dataflow, self._name, self._wait_id, timings=self._timings)
             if job is not None:
@@ -100,14 +100,13 @@ class Launch:
             else:
                 self._log.info("Launched the job %s (%s)", job.name, job.id)
                 return job
-            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311
-            if time.monotonic() + wait > retry_until:
+            pause = backoff.failed()
+            if time.monotonic() + pause > retry_until:
                 raise NotAccepted(
                     f"Dataflow accepted no launch within launch_timeout ({timeout:g} s): {problem}"
                 )
-            self._log.warning("%s; looking for the job again in %.1f s", problem, wait)
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, self._timings.longest_pause)
+            self._log.warning("%s; looking for the job again in %.1f s", problem, pause)
+            await asyncio.sleep(pause)
 
 
 async def find_job_of_wait(

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import MachineRefused, MachineUnavailable, SupervisordRefused
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator
 from deferrable_ops.high_availability.results import Action as CheckAction
@@ -21,7 +22,6 @@ from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
-from deferrable_ops.upstreams.backoff import Backoff
 
 _RESULTS: Final[dict[Action | None, CheckResult]] = {
     None: (Result.PASS, CheckAction.CONTINUE),

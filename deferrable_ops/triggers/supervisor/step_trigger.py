@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar, Final
 
+from deferrable_ops.backoff import FIRST_PAUSE, Backoff
 from deferrable_ops.exceptions import (
     InputError,
     MachineRefused,
@@ -22,7 +23,6 @@ from deferrable_ops.triggers.supervisor.configuration import STEPS, load_configu
 from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
-from deferrable_ops.upstreams.backoff import FIRST_PAUSE, Backoff
 
 _TRANSIENT: Final = (ClaimLost, MachineUnavailable, SupervisordUnavailable)
 _CANCELLABLE_STEPS: Final = frozenset(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, send
 
@@ -63,7 +63,8 @@ class LaunchRequest:
         :param timeout: seconds after which the request is not retried.
         :raises LaunchFailed: the service rejected the request, or did not accept it in time.
         """
-        stop_at, backoff = time.monotonic() + timeout, _FIRST_BACKOFF
+        stop_at = time.monotonic() + timeout
+        backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
         while True:
             retry_after: float | None = None
             try:
@@ -82,14 +83,14 @@ class LaunchRequest:
                 # Some services answer Retry-After: 0 while they are down.
                 if response.retry_after is not None:
                     retry_after = max(response.retry_after, _FIRST_BACKOFF)
-            delay = retry_after if retry_after is not None else backoff * random.uniform(0.5, 1.0)  # noqa: S311
+            pause = backoff.failed()
+            delay = pause if retry_after is None else retry_after
             if time.monotonic() + delay > stop_at:
                 raise LaunchFailed(
                     f"{self.redacted_url} was not accepted within launch_timeout ({timeout:g} s): {problem}"
                 )
             self._log.warning("%s; sending it again in %.1f s", problem, delay)
             await asyncio.sleep(delay)
-            backoff = min(2 * backoff, _MAX_BACKOFF)
 
     async def send_once(self) -> None:
         """Send the cancelling request once.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Literal, TypeVar
 
 from deferrable_ops import settings
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowRefused, DataflowUnavailable, LaunchUncertain
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.dataflow.api import Api, open_api
@@ -155,15 +155,14 @@ class Dataflow:
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
         """Retry a call while Dataflow is unavailable. There is no time limit: callers must set one."""
-        pause = self._first_pause
+        backoff = Backoff(first_pause=self._first_pause, longest_pause=_LONGEST_PAUSE)
         while True:
             try:
                 return await call()
             except DataflowUnavailable as error:
-                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311
-                log.warning("%s; retrying in %.1f s", error, wait)
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = backoff.failed()
+                log.warning("%s; retrying in %.1f s", error, pause)
+            await asyncio.sleep(pause)
 
     def _job(self, message: Any) -> Job:
         return job_from_api(message, self._api.target.project_id, self._api.target.region)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, Protocol
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowRefused, DataflowUnavailable
 from deferrable_ops.upstreams.dataflow.job_watch import JobWatch
 from deferrable_ops.upstreams.dataflow.jobs import (
@@ -65,7 +66,8 @@ class Poller:
         self._message_queue: deque[JobWatch] = deque()
         self._watch_added = asyncio.Event()
         self._limit = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
-        self._failures = 0
+        # None if the last poll succeeded.
+        self._backoff: Backoff | None = None
         self._messages_refused = False
         self._polling: asyncio.Task[None] | None = None
 
@@ -112,22 +114,21 @@ class Poller:
             self._watch_added.clear()
             try:
                 await self._poll_once()
-                self._failures = 0
+                self._backoff = None
             except DataflowUnavailable as error:
                 self._log_outage(error)
             except DataflowRefused as refused:
                 self._fail_all(refused)
             except Exception:
-                self._failures += 1
+                self._count_failure()
                 log.exception("The Dataflow poller of %s failed; retrying", self._region)
             await self._pause(began)
 
     async def _pause(self, began: float) -> None:
-        interval = min((watch.interval for watch in self._all()), default=_NEW_WATCH_DELAY)
-        if self._failures:
-            pause = min(interval * 2 ** min(self._failures - 1, 10), max(interval, _LONGEST_PAUSE))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+        if self._backoff is not None:
+            await self._backoff.wait()
             return
+        interval = self._interval()
         due = began + interval * random.uniform(0.9, 1.1)  # noqa: S311
         try:
             async with asyncio.timeout(max(0.0, due - time.monotonic())):
@@ -236,9 +237,19 @@ class Poller:
             log.warning("%d of %d calls failed; the first error: %s", len(errors), len(results), errors[0])
 
     def _log_outage(self, error: DataflowUnavailable) -> None:
-        self._failures += 1
-        level = logging.WARNING if self._failures == 1 else logging.INFO
+        level = logging.WARNING if self._count_failure() == 1 else logging.INFO
         log.log(level, "%s; retrying, %d jobs are watched", error, len(self._watches))
+
+    def _count_failure(self) -> int:
+        """Count a failed poll, and return how many polls in a row have failed."""
+        if self._backoff is None:
+            interval = self._interval()
+            self._backoff = Backoff(first_pause=interval, longest_pause=max(interval, _LONGEST_PAUSE))
+        self._backoff.failed()
+        return self._backoff.failures
+
+    def _interval(self) -> float:
+        return min((watch.interval for watch in self._all()), default=_NEW_WATCH_DELAY)
 
     def _fail_all(self, refused: DataflowRefused) -> None:
         for watch in self._all():

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.upstreams.backoff import Backoff
 
 # After this many failures in a row, the client checks whether the broker refuses the connection permanently.
 _DIAGNOSE_EVERY = 3

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 from deferrable_ops.upstreams.kafka.oauth import token_provider
@@ -177,9 +177,9 @@ class Cluster:
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
 
-        for attempt in range(_REFUSAL_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
+        backoff = Backoff(first_pause=2 * _RETRY_SECONDS)
+        for _ in range(_REFUSAL_ATTEMPTS):
+            await backoff.wait()
             try:
                 connection = await create_conn(
                     host, port, request_timeout_ms=int(_REQUEST_SECONDS * 1_000), **self.connection
@@ -188,6 +188,7 @@ class Cluster:
                 if not _is_refusal(error):
                     return None
                 last = error
+                backoff.failed()
             else:
                 connection.close()
                 return None

@@ -8,8 +8,8 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.client import Cluster, partitions_of
 from deferrable_ops.upstreams.kafka.positions import (
     Bounds,

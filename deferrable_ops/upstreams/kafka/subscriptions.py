@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deferrable_ops import settings
+from deferrable_ops.backoff import FIRST_PAUSE, Backoff
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.events.event import Event, kafka_event
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.upstreams.backoff import FIRST_PAUSE, Backoff
 from deferrable_ops.upstreams.kafka.positions import BaseSubscription, Offsets, Partition, Topic
 
 if TYPE_CHECKING:

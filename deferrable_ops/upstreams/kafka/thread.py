@@ -9,8 +9,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaError, KafkaRefused
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUpConsumer
 from deferrable_ops.upstreams.kafka.client import Cluster, ConsumerTimings
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings

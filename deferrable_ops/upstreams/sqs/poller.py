@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.event import Event, sqs_event
 from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
 from deferrable_ops.upstreams.aws.session import AwsSession
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
 from deferrable_ops.upstreams.sqs.reader import QueueReader
 

@@ -11,9 +11,9 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.shared import share
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.connection_extra import read_connection
 from deferrable_ops.upstreams.machine.machine import MachineAddress
 from deferrable_ops.upstreams.ssh.connection import SshSettings, ssh_settings

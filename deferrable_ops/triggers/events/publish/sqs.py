@@ -7,12 +7,12 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.messages import MESSAGE_ID, SqsMessage, encode_payload
 from deferrable_ops.events.queues import queue_of
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.triggers.events.publish.resume import check_unchanged, fingerprint
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.sqs.sender import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Sender
 
 Check = Callable[[], Awaitable[object]]

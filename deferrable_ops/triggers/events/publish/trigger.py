@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.specifications import ChannelEvent
 from deferrable_ops.exceptions import KafkaUnavailable
 from deferrable_ops.inbox import Wait
@@ -25,7 +26,6 @@ from deferrable_ops.triggers.events.publish.arguments import (
 from deferrable_ops.triggers.events.publish.files import read_payloads
 from deferrable_ops.triggers.events.publish.kafka import KafkaPublisher
 from deferrable_ops.triggers.events.publish.sqs import SqsPublisher
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
 from deferrable_ops.upstreams.kafka.producers import use_producer_pool
 from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender

@@ -15,7 +15,6 @@ from aiokafka.protocol.admin import SaslAuthenticateRequest
 
 from deferrable_ops.events import KafkaEvent
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused
-from deferrable_ops.upstreams.backoff import Backoff
 from deferrable_ops.upstreams.kafka.client import Cluster, _holds_no_credentials, _is_refusal, import_aiokafka
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings, OAuthSettings
 from deferrable_ops.upstreams.kafka.oauth import token_provider
@@ -100,18 +99,6 @@ async def test_warning_is_passed_once_and_failure_ends_only_its_topic() -> None:
     assert messages == ["old", "no"]
     assert other == []
     assert list(subscriptions.topics) == ["u"]
-
-
-def test_backoff_grows_to_five_seconds_with_jitter_and_resets() -> None:
-    backoff = Backoff()
-    pauses = [backoff.failed() for _ in range(20)]
-    for number, pause in enumerate(pauses):
-        longest = min(0.2 * 2**number, 5.0)
-        assert longest / 2 <= pause <= longest
-    assert len(set(pauses)) == 20
-    backoff.succeeded()
-
-    assert backoff.failed() <= 0.2
 
 
 def test_missing_extra_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Exponential backoff."""
+"""Exponential backoff. Every retry loop of the library uses this class."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import time
 from typing import Final
 
 FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 5.0
+_MAX_DOUBLINGS: Final = 20
 
 
 class Backoff:
-    """Computes the pauses between retries. Each failure in a row doubles the pause, up to 5 s. Pauses have jitter.
+    """Computes the pauses between retries. Each failure in a row doubles the pause. Pauses have jitter.
 
     :param first_pause: the longest pause after the first failure, in seconds.
+    :param longest_pause: the longest pause after any failure, in seconds.
     """
 
-    __slots__ = ("_first_pause", "failures", "until")
+    __slots__ = ("_first_pause", "_longest_pause", "failures", "until")
 
-    def __init__(self, *, first_pause: float = FIRST_PAUSE) -> None:
+    def __init__(self, *, first_pause: float = FIRST_PAUSE, longest_pause: float = LONGEST_PAUSE) -> None:
         self._first_pause = first_pause
+        self._longest_pause = longest_pause
         self.failures = 0
         self.until = 0.0
 
     def failed(self) -> float:
         """Count a failure and return the pause before the next attempt, in seconds."""
-        longest = min(self._first_pause * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE)
+        longest = min(self._first_pause * 2.0 ** min(self.failures, _MAX_DOUBLINGS), self._longest_pause)
         pause = longest * random.uniform(0.5, 1.0)  # noqa: S311
         self.failures += 1
         self.until = time.monotonic() + pause
