@@ -27,10 +27,11 @@ T = TypeVar("T")
 
 
 class _PerTask(Generic[T]):
-    """An attribute that has a fixed value on the class. On an instance, it is computed each time Airflow reads it.
+    """A descriptor: the class has a fixed value, and each task computes its own value whenever Airflow reads it.
 
-    Airflow copies the value of the class to mapped tasks. For mapped tasks, only False is safe. The value of an
-    instance depends on its DAG, its defaults and its downstream tasks, which may change until the DAG is serialized.
+    Airflow copies the value of the operator class to mapped tasks. For ``start_from_trigger`` of mapped tasks, only
+    False is safe. The value of a task depends on its DAG, its ``default_args`` and its downstream tasks, and all of
+    these may change until the DAG is serialized.
     """
 
     def __init__(self, class_value: T, compute: Callable[[Any], T]) -> None:
@@ -51,8 +52,8 @@ class _PerTask(Generic[T]):
 class TriggererOperator(BaseOperator):
     """Base class of the operators whose work is done by a trigger.
 
-    The scheduler defers the task, and the trigger does the work and ends the task. A worker takes part only if
-    something that is declared on the task needs a worker. :attr:`worker_start_reason` is the reason why the task starts
+    The scheduler defers the task, and the trigger does the work and ends the task. The task runs on a worker only if
+    an argument or a callback of the task needs a worker. :attr:`worker_start_reason` is the reason why the task starts
     on a worker.
 
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. If the task's
@@ -74,11 +75,11 @@ class TriggererOperator(BaseOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
+        """The reason why the task starts on a worker and is then deferred; None if it starts in the triggerer."""
         return worker_start_reason(self, self.trigger_class.arguments)
 
     def execute(self, context: Context) -> Any:
-        """Return the value if the wait is over already; otherwise defer the task to its trigger.
+        """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
         :raises TaskDeferred: the wait is not over.
         """
@@ -91,7 +92,8 @@ class TriggererOperator(BaseOperator):
         return self.defer(trigger=trigger, method_name=self.next_method, timeout=timeout)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the value of the wait. Airflow calls this after the trigger has resumed the task on a worker.
+        """Return the result of the task's wait. Airflow calls this method when the trigger has resumed the task on a
+        worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
         :raises AirflowFailException: the wait failed and must not be retried.
@@ -125,12 +127,15 @@ class TriggererOperator(BaseOperator):
 
 
 def attempt_of(context: Context) -> Attempt:
-    """Return the task attempt that this worker runs."""
+    """Return the task attempt that belongs to an Airflow context."""
     return Attempt.of(context["ti"], context.get("logical_date"))
 
 
 def finish_event(event: dict[str, Any]) -> Any:
-    """Return the value of an event's wait. If the wait failed or was skipped, raise Airflow's exception for that."""
+    """Return the result of the wait that a trigger event names.
+
+    If the wait failed or was skipped, raise the exception with which Airflow fails or skips the task.
+    """
     match event:
         case {"wait": str(wait_id)}:
             outcome = read_outcome(wait_id)
@@ -147,7 +152,7 @@ def finish_event(event: dict[str, Any]) -> Any:
 
 
 def finish(wait_id: str, outcome: Outcome) -> Any:
-    """Return the XCom value of a success. For a failure or a skip, raise Airflow's exception for it."""
+    """Return the XCom value of a successful wait. After a failed or a skipped wait, raise Airflow's exception."""
     match outcome:
         case Success(value):
             return as_xcom(wait_id, value)
@@ -160,7 +165,7 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
 
 
 def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
-    """Return a duration in seconds; None if the value is None.
+    """Convert a duration to seconds. Return None if the value is None.
 
     :raises InputError: the value is not a duration, or is not above zero.
     """
@@ -168,7 +173,7 @@ def optional_seconds(name: str, value: timedelta | float | None) -> float | None
 
 
 def seconds(name: str, value: timedelta | float) -> float:
-    """Return a duration in seconds.
+    """Convert a duration to seconds.
 
     :raises InputError: the value is not a duration, or is not above zero.
     """

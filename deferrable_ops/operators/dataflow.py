@@ -45,7 +45,7 @@ class DataflowJobLink(BaseOperatorLink):
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link. If the task ends on a worker, the worker replaces the trigger's link by this link."""
+        """Return the link. If the task ends on a worker, the worker replaces the link that the trigger has set."""
         from airflow.sdk.execution_time.xcom import XCom
 
         if not getattr(operator, "resumed", False):
@@ -57,7 +57,7 @@ class DataflowJobLink(BaseOperatorLink):
 
 
 class _DataflowTask(TriggererOperator):
-    """The arguments of all Dataflow tasks. :class:`DataflowJobSensor` documents them."""
+    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them."""
 
     ui_color = "#e1f0fc"
     target_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
@@ -84,7 +84,9 @@ class _DataflowTask(TriggererOperator):
 
 
 class _FollowingTask(_DataflowTask):
-    """The arguments of all tasks that wait for one job. :class:`DataflowJobSensor` documents them."""
+    """Base class with the arguments of the operators that wait for one Dataflow job. :class:`DataflowJobSensor`
+    documents them.
+    """
 
     operator_extra_links = (DataflowJobLink(),)
 
@@ -101,7 +103,7 @@ class _FollowingTask(_DataflowTask):
         self.log_messages = log_messages
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the job. Airflow calls this after the trigger has resumed the task on a worker.
+        """Return the job. Airflow calls this method when the trigger has resumed the task on a worker.
 
         :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
         """
@@ -121,7 +123,7 @@ class _FollowingTask(_DataflowTask):
 
 
 class _LaunchingTask(_FollowingTask):
-    """The arguments of all tasks that launch a job."""
+    """Base class with the arguments of the operators that launch a Dataflow job."""
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowLaunchTrigger
     kind: ClassVar[Kind]
@@ -168,13 +170,13 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param region: the region of the job, e.g. "europe-west1".
     :param body: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in camelCase or in
         snake_case. The arguments `job_name` and `labels` take precedence over the job name and the labels in the body.
-    :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. A hash of the
-        attempt is appended. The name has at most 63 characters.
+    :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. The operator
+        appends a hash of the task attempt to this prefix. The job's name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
     :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
         task fails while the job runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job,
         and cancels other jobs. "leave" does not stop the job.
-    :param wait_until_finished: False ends the task once Dataflow has accepted the job.
+    :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.
     :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
@@ -195,7 +197,8 @@ class DataflowTemplateOperator(_LaunchingTask):
     :param parameters: the template's parameters.
     :param environment: the API's RuntimeEnvironment, in camelCase or in snake_case.
     :param body: the API's LaunchTemplateParameters with the template's path as ``gcsPath``, or a whole
-        LaunchTemplateRequest. Use it instead of the three arguments above, or for fields that they do not set.
+        LaunchTemplateRequest. Use `body` instead of `template`, `parameters` and `environment`, or for fields that
+        these three arguments do not set.
 
     The other arguments are those of :class:`DataflowFlexTemplateOperator`.
     """
@@ -219,7 +222,7 @@ class DataflowTemplateOperator(_LaunchingTask):
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
-    """Launch a flex template. The arguments are those of the package deferrable_dataflow_operator.
+    """Launch a flex template. This class has the same arguments as in the package deferrable_dataflow_operator.
 
     :param trigger_kwargs: a dict with `project_id`, `region` and `body`. `gcp_conn_id` and the other arguments of
         :class:`DataflowFlexTemplateOperator` may be in this dict, or be given as separate arguments.
@@ -242,7 +245,7 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
+        """The reason why the task starts on a worker and is then deferred; None if it starts in the triggerer."""
         if not self._may_start_from_trigger:
             return "it has start_from_trigger=False"
         return super().worker_start_reason
@@ -253,15 +256,17 @@ class DataflowJobSensor(_FollowingTask):
 
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
-    :param job_id: the job's id. If the job is updated, the task waits for the job that replaces it.
+    :param job_id: the job's id. If Dataflow replaces the job by an updated job, the task waits for the updated job.
     :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With None, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
-        tasks of a region share the polls. The smallest interval of these tasks applies.
-    :param gcp_conn_id: an Airflow connection of the google provider. The provider must be installed on the triggerers.
-        By default, the application default credentials are used, without the provider.
-    :param impersonation_chain: a service account to act as, or a list of them; the last one is the account to act as.
+        tasks of a region share the polls, at the smallest `poll_interval` of these tasks.
+    :param gcp_conn_id: an Airflow connection of the google provider. For a connection, the google provider must be
+        installed on the triggerers. Without a connection, the application default credentials are used, and the google
+        provider is not needed.
+    :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
+        with the account to impersonate.
     :raises InputError: an argument is invalid; the message names it and the fix.
     """
 
@@ -280,15 +285,15 @@ class DataflowJobSensor(_FollowingTask):
 
 
 class DataflowStopJobOperator(_DataflowTask):
-    """Cancel or drain a job, or all active jobs with a name prefix, and wait until they are finished.
+    """Cancel or drain one job, or all active jobs with a name prefix, and wait until these jobs are finished.
 
-    The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the return
-    value is the job. With `job_name_prefix`, it is a list of jobs.
+    The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the
+    return value is the job. With `job_name_prefix`, the return value is a list of jobs.
 
     :param job_id: the job's id.
     :param job_name_prefix: the prefix of the jobs' names, instead of `job_id`.
     :param how: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and cancels other jobs.
-    :param wait_until_finished: False ends the task once Dataflow has accepted the requests.
+    :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests.
 
     The other arguments are those of :class:`DataflowJobSensor`.
     """

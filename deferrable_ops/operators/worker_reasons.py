@@ -1,4 +1,4 @@
-"""Decides whether a task can start and end in the triggerer. If it cannot, the reason is returned."""
+"""Determines why a task must start or end on a worker, instead of in the triggerer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _START_METHODS = (
 def worker_start_reason(
     task: BaseOperator, trigger_arguments: Collection[str], *, waits: bool = True
 ) -> str | None:
-    """Return why a task must start on a worker: the first thing declared on the task that a triggerer does not support.
+    """Return the reason why a task must start on a worker, for example a callback that a triggerer does not support.
 
     :param trigger_arguments: the names of the arguments that the task passes to its trigger.
-    :param waits: False for a task that ends at once. Its pool, queue and limits are then ignored.
+    :param waits: False for a task that ends at once. For such a task, the pool, the queue and the concurrency limits
+        are ignored.
     :return: the reason; None if the task can start in the triggerer.
     """
     return (
@@ -44,8 +45,8 @@ def worker_start_reason(
 def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
     """Return why a task must end on a worker. Keys: ``success``, ``failure``, ``final_failure``, ``skip``.
 
-    ``final_failure`` is a failure that must not be retried; a trigger has no event for it. If the task can end in the
-    triggerer after an outcome, that outcome is not in the dict.
+    ``final_failure`` is a failure that must not be retried. A trigger has no event for such a failure. The dict
+    contains only the outcomes after which the task must end on a worker.
     """
     overridden = next(
         (f"its class has its own {name}" for name in _end_methods(task) if _is_overridden(task, name)), None

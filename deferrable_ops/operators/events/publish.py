@@ -15,10 +15,10 @@ from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
 
 
 class PublishEventOperator(TriggererOperator):
-    """Publish one or more messages to a channel, a Kafka topic or an SQS queue. The triggerer publishes them.
+    """Publish one or more messages to a channel, a Kafka topic or an SQS queue. The triggerer publishes the messages.
 
-    A task of another DAG can wait for a message to a channel. Give one destination (`channel`, `kafka` or `sqs`) and
-    one content (`payload`, `messages`, `file` or `files`)::
+    A task of another DAG can wait for a message that was published to a channel. Give one destination (`channel`,
+    `kafka` or `sqs`) and one content (`payload`, `messages`, `file` or `files`)::
 
         PublishEventOperator(task_id="announce", channel="loads", payload={"table": "orders", "day": "{{ ds }}"})
         PublishEventOperator(task_id="notify", kafka="etl-finish", messages=[{"table": "orders"}, {"table": "items"}])
@@ -48,37 +48,38 @@ class PublishEventOperator(TriggererOperator):
     * ``queue_url`` and ``message_ids`` (of the first 100).
 
     :param channel: a channel's name: letters, digits, ``.``, ``_`` and ``-``, at most 128.
-    :param kafka: an existing topic. For a transaction, the connection's user needs WRITE and DESCRIBE on transactional
-        ids that begin with ``deferrable-ops-``. To recover after a triggerer was killed, it also needs READ on the
-        topic.
+    :param kafka: the name of an existing topic. For a transaction, the connection's user needs WRITE and DESCRIBE on
+        transactional ids that begin with ``deferrable-ops-``. The user also needs READ on the topic, so that the task
+        can recover after a triggerer was killed.
     :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. For a channel, ``[deferrable_ops] max_payload_bytes`` limits the size
-        as JSON. For Kafka and SQS, the limit of the topic or the queue applies. To Kafka and SQS, a string is sent
-        unchanged, any other value as JSON.
-    :param messages: a list of at most 20,000 messages. Each is a plain payload, or a
+    :param payload: a JSON value, None by default. For a channel, ``[deferrable_ops] max_payload_bytes`` limits the
+        size of the payload in its JSON form. For Kafka and SQS, the size limit of the topic or the queue applies. To
+        Kafka and SQS, a string is sent unchanged, and any other value is sent as JSON.
+    :param messages: a list of at most 20,000 messages. Each message is a payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.
-    :param file: the absolute path of a file of messages. The triggerer reads it, so the file must be readable at this
-        path on the machine of every triggerer.
-    :param files: several paths, read in this order. ``*``, ``?`` and ``[...]`` are expanded to the matching files,
-        sorted by name. The files may have at most 16 MiB and 20,000 messages in total. For a file without messages,
-        nothing is published.
+    :param file: the absolute path of a file of messages. The triggerer reads the file, so the file must be readable at
+        this path on the machine of every triggerer.
+    :param files: a list of paths; the files are read in the order of this list. A path with ``*``, ``?`` or ``[...]``
+        is expanded to the matching files, sorted by name. The files may have at most 16 MiB and 20,000 messages in
+        total. If the files contain no messages, the task publishes nothing and succeeds.
     :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one string per line).
-        By default, the suffix determines it (``.jsonl``, ``.ndjson``, ``.json``, ``.txt``, ``.text``, ``.log``).
+        By default, the format is determined by the suffix of the file's name (``.jsonl``, ``.ndjson``, ``.json``,
+        ``.txt``, ``.text``, ``.log``).
     :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
         like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
-    :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. They combine the messages of the files into
-        fewer messages. A message that no rule matches is not published. The log and ``left_over`` in the XCom show the
-        number of these messages.
-    :param key: the default key of the Kafka records. It is used for messages that set no key. Without this default,
-        these records go to one partition, so they keep their order.
-    :param group_id: the default message group in a FIFO queue. It is used for messages that set no group. Without this
-        default, these messages are in one group for the task.
+    :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. A Merge combines the messages of the files
+        into fewer messages. A message that no Merge matches is not published. The log and ``left_over`` in the XCom
+        show how many messages no Merge matched.
+    :param key: the key of the Kafka records for messages that have no key of their own. Without `key`, the records of
+        all messages without a key go to one partition, so these records keep their order.
+    :param group_id: the message group in a FIFO queue for messages that have no group of their own. Without
+        `group_id`, all messages of the task without a group are in one group.
     :param transactional: whether Kafka receives all messages in one transaction. If a triggerer is killed during the
         transaction, ``read_committed`` consumers of the topic are delayed until the task continues, at most one minute.
-        Set it to False for clusters without transactions.
+        Set `transactional` to False for Kafka clusters that do not support transactions.
     :param kafka_conn_id: an Airflow connection of type ``kafka``.
-    :param aws_conn_id: an Airflow connection of type ``aws``; None: the machine's own credentials.
+    :param aws_conn_id: an Airflow connection of type ``aws``; None uses the credentials of the triggerer's machine.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 

@@ -73,7 +73,7 @@ class _EventsTask(TriggererOperator):
     def next_interval(self) -> dict[str, Any] | None:
         """The DAG's schedule, from which the trigger computes the end of the next data interval.
 
-        It is None if ``until_next_interval`` is False.
+        The value is None if ``until_next_interval`` is False.
 
         :raises InputError: the schedule does not define the next data interval.
         """
@@ -86,7 +86,7 @@ class _EventsTask(TriggererOperator):
         return "UTC" if dag is None else getattr(dag.timezone, "name", str(dag.timezone))
 
     def execute(self, context: Context) -> Any:
-        """Return the events if they have arrived already; otherwise defer the task to the trigger.
+        """Return the task's result if its wait is already over; otherwise defer the task to the trigger.
 
         :raises TaskDeferred: the task is deferred.
         """
@@ -120,23 +120,25 @@ class MultiEventSensor(_EventsTask):
     """Wait for several events, until a condition is true.
 
     The task's XCom is a dict from each name to its event: a dict with ``payload``, ``time``, ``source`` and
-    ``attributes``. If the wait ended without an event of a name, the value for this name is None. While the task waits,
-    the XCom ``progress`` and the log show which events were received and which are missing.
+    ``attributes``. If no event for a name was received before the wait ended, the value for this name is None. While
+    the task waits, the XCom ``progress`` and the log show which events were received and which are missing.
 
     :param events: a dict from names to events. Each event is a :class:`~deferrable_ops.events.ChannelEvent`,
         :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
         more than one of the events.
-    :param condition: the wait ends when this condition is true, for example ``"orders & (payments | signoff)"`` or
-        ``"at_least(2, orders, payments, signoff)"``. By default, all events must be received. Events that arrive after
-        the end of the wait do not change the result.
+    :param condition: an expression of event names; the wait ends when the expression is true, for example ``"orders &
+        (payments | signoff)"`` or ``"at_least(2, orders, payments, signoff)"``. Without a `condition`, the wait ends
+        when all events were received. Events that arrive after the end of the wait do not change the result.
     :param keep: which event to return for a name that received several events: "first" (the default), "last" or "all"
         (at most 1,000).
     :param since: events with a time before this moment are ignored. Give a datetime, an ISO 8601 string, or a template
         of an ISO 8601 string. "day" or "month" is the start of the day or month in which the DAG run started, in the
         DAG's timezone. The default is the DAG run's start. A finished DAG run that is cleared gets a new start.
-    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. A cron expression ends
-        the wait at its first occurrence in the DAG's timezone. ``execution_timeout`` applies, too.
-    :param until_next_interval: whether to end the wait at the end of the DAG's next data interval at the latest.
+    :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. With a cron
+        expression, the wait ends at the next time of this expression in the DAG's timezone. ``execution_timeout``
+        applies, too.
+    :param until_next_interval: whether the wait times out at the end of the DAG's next data interval, if `timeout` is
+        not reached earlier.
     :param soft_fail: whether to skip the task, instead of failing it, when the wait times out.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
@@ -172,19 +174,20 @@ def event_gate(
     timeout: timedelta | float | str = DEFAULT_TIMEOUT,
     **task_arguments: Any,
 ) -> EventGate:
-    """Wait for several events with one task per event, so that the Grid shows which event is missing.
+    """Create one task per event, each of which waits for its event, so that the Grid shows which event is missing.
 
-    Tasks downstream of the gate start when all events were received. If an event is late, only the task that waits for
-    this event fails::
+    Tasks downstream of this task group start when all events were received. If an event is late, only the task that
+    waits for this event fails::
 
         with event_gate("inputs", events={"orders": ..., "payments": ...}, timeout=timedelta(hours=6)) as gate:
             ...  # tasks that start when all events were received, shown inside the group
         gate >> transform
 
-    :param name: the name of the task group. Its tasks are ``name.orders`` and so on, and ``name.join``.
+    :param name: the name of the task group. For a task group "inputs" with an event "orders", the task ids are
+        ``inputs.orders`` and ``inputs.join``.
     :param events: a dict from names to events, as for :class:`MultiEventSensor`.
-    :param since: as for :class:`MultiEventSensor`.
-    :param timeout: as for :class:`MultiEventSensor`.
+    :param since: the same as the parameter `since` of :class:`MultiEventSensor`.
+    :param timeout: the same as the parameter `timeout` of :class:`MultiEventSensor`.
     :param task_arguments: other arguments for each :class:`EventSensor`, for example ``soft_fail=True``.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
@@ -242,7 +245,7 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
 
 
 def _event_name(task_id: str) -> str:
-    """Return the name that messages use for a sensor's only event: the task's id, with invalid characters replaced."""
+    """Return a name for the one event of an EventSensor: the task's id, with each invalid character replaced by "_"."""
     name = _NOT_IN_NAMES.sub("_", str(task_id))
     return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
 

@@ -1,4 +1,4 @@
-"""The high availability operator, the result of a check, and the ready-made checks."""
+"""The HighAvailabilityOperator, the result types of its checks, and the checks HttpCheck, TcpCheck and FileCheck."""
 
 from deferrable_ops.checks import FileCheck, HttpCheck, TcpCheck
 from deferrable_ops.high_availability import Action, CheckResult, Result

@@ -1,4 +1,4 @@
-"""Determines whether a triggerer can import a check, and with which dotted path."""
+"""Determines whether a triggerer can import a check function, and the dotted path of this function."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FIX = (
 
 
 def validate_path(path: str) -> str:
-    """Return the dotted path if it is valid.
+    """Return a dotted path unchanged if it is valid.
 
-    :raises InputError: it is not a dotted path.
+    :raises InputError: the value is not a dotted path.
     """
     if not _PATH.fullmatch(path):
         raise InputError(
@@ -33,7 +33,7 @@ def validate_path(path: str) -> str:
 
 
 def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) -> str | None:
-    """Return why a triggerer cannot import a check; None if it can.
+    """Return why a triggerer cannot import a check function; None if a triggerer can import the function.
 
     The ``sys.path`` of a triggerer contains neither the DAG file nor the folder of the DAG file. So if a module was
     found through the entry of ``sys.path`` that contains the DAG file, only workers can import the module.
@@ -62,7 +62,7 @@ def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) ->
 
 
 def dotted_path(check: Callable[..., Any]) -> str:
-    """Return the dotted path of a check that a triggerer can import."""
+    """Return the dotted path with which a triggerer imports a check function."""
     return f"{check.__module__}:{check.__qualname__}"
 
 

@@ -1,4 +1,7 @@
-"""The gates behind a check: tasks that run or are skipped, depending on its result. Only retriggers use a worker."""
+"""The gates of a check: downstream tasks that run or are skipped, depending on the check's result.
+
+A gate that starts a DAG run ends on a worker. All other gates end in the triggerer, unless a callback needs a worker.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ _SHARED = (
 
 
 class HighAvailabilityGate(TriggererOperator):
-    """Succeeds or fails if the check ended with the gate's result and action, and is skipped otherwise.
+    """A task that runs only if the check ended with the given `result` and `action`; otherwise the task is skipped.
 
-    The operator of the check creates these tasks.
+    The HighAvailabilityOperator creates these tasks.
 
     :param check_task_id: the task id of the check.
-    :param result: the result of this gate.
-    :param action: the action of this gate; None means any action.
-    :param fails: if True, the gate fails when it runs; otherwise it succeeds.
+    :param result: the task runs only if the check ended with this result.
+    :param action: the task runs only if the check ended with this action; None means any action.
+    :param fails: if True, the task fails when it runs; otherwise the task succeeds.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
@@ -57,14 +60,16 @@ class HighAvailabilityGate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker, or None. Its pool and queue are ignored, because a gate does not wait."""
+        """The reason why the task starts on a worker, or None. A gate's pool and queue are ignored, as a gate does not
+        wait.
+        """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
-    """A gate that starts a DAG run. It accepts all arguments of Airflow's TriggerDagRunOperator.
+    """A gate that starts a DAG run. This class accepts all arguments of Airflow's TriggerDagRunOperator.
 
-    :param reference_date: the name of the DAG run's date from which the check's limits are computed.
+    :param reference_date: the argument `reference_date` of the check's HighAvailabilityOperator.
     """
 
     next_method: ClassVar[str] = "retrigger"
@@ -91,15 +96,16 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self._start_run(context, super().execute(context)["attempt"])
 
     def retrigger(self, context: Context, event: dict[str, Any]) -> None:
-        """Start the DAG run, unless an earlier attempt has started it. The run's id depends on the check's attempt.
+        """Start the DAG run, unless an earlier attempt has started it. The id of the new DAG run depends on the
+        attempt of the check's task.
 
-        :raises DagRunTriggerException: Airflow starts the run on this exception.
+        :raises DagRunTriggerException: always, if no earlier attempt has started the DAG run; Airflow then starts it.
         :raises AirflowSkipException: the check ended with another result or action.
         """
         self._start_run(context, finish_event(event)["attempt"])
 
     def execute_complete(self, context: Context, event: Any) -> None:
-        """End a task that waited for the DAG run it started (``wait_for_completion`` with ``deferrable``)."""
+        """Finish the task after the DAG run that it started has ended (``wait_for_completion`` with ``deferrable``)."""
         TriggerDagRunOperator.execute_complete(self, context, event)
 
     def _start_run(self, context: Context, attempt: str) -> None:
@@ -129,7 +135,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """The gates of a check to which users attach tasks."""
+    """The four gates of a check to which users can attach downstream tasks."""
 
     stop_pass: HighAvailabilityGate
     stop_fail: HighAvailabilityGate
@@ -140,12 +146,12 @@ class Gates:
 def make_gates(
     check: Any, given: Mapping[str, Any], on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
 ) -> Gates:
-    """Create the gates of a check in its DAG and task group, and chain them to it.
+    """Create the gates of a check in the check's DAG and task group, and set them downstream of the check.
 
     :param check: the HighAvailabilityOperator.
-    :param given: the check's arguments. Some of them apply to its gates too.
-    :param on_pass: arguments of the TriggerDagRunOperator that retriggers as PASS; `on_fail`: of the operator that
-        retriggers as FAIL.
+    :param given: the arguments of the check. Some of these arguments apply to the gates too.
+    :param on_pass: arguments of the TriggerDagRunOperator that starts the DAG again after PASS.
+    :param on_fail: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     """
     dag = check.get_dag()
     shared = {name: given[name] for name in _SHARED if name in given}

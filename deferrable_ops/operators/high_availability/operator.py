@@ -1,4 +1,4 @@
-"""The operator that runs a check repeatedly in the Triggerer, then retriggers the DAG or stops its run."""
+"""The operator that runs a check repeatedly in the Triggerer, then starts the DAG again or ends the DAG run."""
 
 from __future__ import annotations
 
@@ -42,39 +42,44 @@ if TYPE_CHECKING:
 
 
 class HighAvailabilityOperator(TriggererOperator):
-    """Run a check repeatedly, until its result ends this DAG run and possibly starts the DAG again.
+    """Run a check repeatedly, until the check's action ends this DAG run or also starts the DAG again.
 
     The check returns a :class:`Result` and an :class:`Action`. CONTINUE: check again later. RETRIGGER: start the DAG
-    again and end this run. STOP: end this run. The result becomes the state of this run. The task's XCom is the pair,
-    e.g. ``["pass", "stop"]``.
+    again and end this run. STOP: end this run. The result (PASS or FAIL) becomes the state of this DAG run. The task's
+    XCom is the pair of result and action, e.g. ``["pass", "stop"]``.
 
     :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
-        triggerer: a coroutine on its event loop, any other function in a thread. :class:`HttpCheck`, :class:`TcpCheck`
-        and :class:`FileCheck` also run in the triggerer. Any other function runs on a worker, for a moment in each
-        interval. A check that raises, or exceeds `check_timeout`, is FAIL/RETRIGGER; any other return value is
-        FAIL/STOP.
+        triggerer: a coroutine runs on the event loop of the triggerer, any other function runs in a thread.
+        :class:`HttpCheck`, :class:`TcpCheck` and :class:`FileCheck` also run in the triggerer. A function that the
+        triggerer cannot import runs on a worker, and the task is deferred between two checks. If the check raises an
+        exception or exceeds `check_timeout`, its result is FAIL/RETRIGGER. If the check returns an invalid value, its
+        result is FAIL/STOP.
     :param op_args: positional arguments of the check. `op_args`, `op_kwargs` and `templates_dict` are templated.
-    :param poke_interval: the time between two checks, a timedelta or seconds; 1 minute by default.
-    :param timeout: the time for all checks, a timedelta or seconds; 7 days by default. When it is over, the DAG is
-        retriggered, and the last result becomes the state of this run. If no check has ended yet, the result is PASS.
-    :param check_timeout: the time for one check, a timedelta or seconds; 5 minutes by default.
-    :param runtime: the run ends as PASS/STOP this long after the reference date; a timedelta or seconds. 0 ends it at
-        once.
+    :param poke_interval: the time between two checks, as a timedelta or in seconds; 1 minute by default.
+    :param timeout: the time for all checks together, as a timedelta or in seconds; 7 days by default. After this
+        timeout, the DAG is started again, and the result of the last check becomes the state of this DAG run. If no
+        check has ended before the timeout, the result is PASS.
+    :param check_timeout: the timeout of one check, as a timedelta or in seconds; 5 minutes by default.
+    :param runtime: the time after the reference date at which the DAG run ends as PASS/STOP, as a timedelta or in
+        seconds. With 0, the DAG run ends at once.
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. For a reference date at 22:00, 06:00 is on the next day.
-    :param maxretrigger: how often a chain of runs may be retriggered; 0: never. After that, RETRIGGER becomes STOP.
+    :param maxretrigger: how often the DAG may be started again after the first run of a chain; 0 means never. Once
+        this number is reached, the action RETRIGGER is replaced by STOP.
     :param reference_date: the date of the chain's first run from which `runtime` and `endtime` are computed:
         ``data_interval_end`` (the default), ``logical_date`` or ``start_date``.
-    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that retriggers as PASS: ``conf`` (a dict, or a
-        JSON object as a string; templated), ``trigger_dag_id`` and so on.
-    :param fail_trigger_kwargs: the same for the retrigger as FAIL.
+    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after PASS: ``conf``
+        (a dict, or a JSON object as a string; templated), ``trigger_dag_id`` and so on.
+    :param fail_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     :param failure_threshold: how many FAILs in a row are needed before the check's action is carried out.
     :param success_threshold: how many PASSes in a row are needed before the check's action is carried out.
-    :param exponential_backoff: double the interval with each FAIL in a row.
-    :param max_wait: the longest interval of the backoff, a timedelta or seconds; 10 minutes by default.
-    :param jitter: the share, 0 to 1, by which each interval is shortened or lengthened at random.
-    :param soft_fail: skip the task at `timeout` instead of retriggering.
-    :param mode: ignored, because the task never waits on a worker. It is accepted for compatibility with airflow-ha.
+    :param exponential_backoff: whether the time between two checks doubles with each FAIL in a row.
+    :param max_wait: with `exponential_backoff`, the longest time between two checks, as a timedelta or in seconds; 10
+        minutes by default.
+    :param jitter: a factor from 0 to 1. With 0.1, each time between two checks is changed at random by up to 10 %.
+    :param soft_fail: whether the task is skipped after `timeout`, instead of starting the DAG again.
+    :param mode: ignored, because the task never waits on a worker. The argument `mode` is accepted for compatibility
+        with the package airflow-ha.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -137,7 +142,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @classmethod
     def partial(cls, **_: Any) -> NoReturn:
-        """Refuse mapping, because the gates of a mapped task would not be mapped with the task.
+        """Refuse dynamic task mapping, because the gates of a mapped task would not be mapped with the task.
 
         :raises InputError: always.
         """
@@ -148,17 +153,17 @@ class HighAvailabilityOperator(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker; None if it starts in the triggerer."""
+        """The reason why the task starts on a worker; None if the task starts in the triggerer."""
         return self.worker_check_reason or super().worker_start_reason
 
     @property
     def rules(self) -> dict[str, Any]:
-        """The rules of the checks, as a JSON object for the trigger."""
+        """The limits, thresholds and intervals of the checks, as a JSON object for the trigger."""
         return self._rules().as_json()
 
     @property
     def decide_task(self) -> HighAvailabilityOperator:
-        """The task that decides, which is this task. In airflow-ha, a separate task decides."""
+        """This task, which decides which gates run. In the package airflow-ha, a separate task decides this."""
         return self
 
     @property
@@ -182,11 +187,12 @@ class HighAvailabilityOperator(TriggererOperator):
         return self._gates.retrigger_fail
 
     def check_end_conditions(self, **context: Any) -> tuple[Result | None, Action] | None:
-        """Return ``(PASS, STOP)`` if runtime or endtime is over, ``(None, STOP)`` if this run may not retrigger.
+        """Return the result and the action that the limits require now; None if no limit is reached.
 
-        Return None if no limit is reached.
+        After ``runtime`` or ``endtime``, return ``(PASS, STOP)``. If only ``maxretrigger`` is reached, return ``(None,
+        STOP)``.
 
-        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
         facts = RunFacts.of(context)
         limits = facts.limits(self.task_id, self.limits)
@@ -196,23 +202,23 @@ class HighAvailabilityOperator(TriggererOperator):
         return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
 
     def get_retrigger_count(self, **context: Any) -> int:
-        """Return how many retriggers led to this run.
+        """Return how often the DAG was started again in this chain of runs, up to this DAG run.
 
-        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
         return RunFacts.of(context).retriggers(self.task_id)
 
     def is_initial_run(self, **context: Any) -> bool:
-        """Return whether this run is the first of its chain.
+        """Return whether this DAG run is the first of a chain of runs, each of which started the next.
 
-        :param context: Airflow's context; ``dag_run`` and ``params`` are read.
+        :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
         return self.get_retrigger_count(**context) == 0
 
     def execute(self, context: Context) -> Any:
-        """Defer the task to its trigger, or run a check that no triggerer can import.
+        """Defer the task to its trigger. If no triggerer can import the check, run the check on this worker.
 
-        :raises TaskDeferred: the checks continue.
+        :raises TaskDeferred: a further check is needed.
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
@@ -221,9 +227,9 @@ class HighAvailabilityOperator(TriggererOperator):
         return super().execute(context)
 
     def check_again(self, context: Context, event: Any) -> Any:
-        """Run the next check that no triggerer can import.
+        """Run the next check on this worker, because no triggerer can import the check.
 
-        :raises TaskDeferred: the checks continue.
+        :raises TaskDeferred: a further check is needed.
         """
         return check_on_worker(self, context, RunFacts.of(context), self._rules())
 

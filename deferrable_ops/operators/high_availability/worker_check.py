@@ -1,4 +1,6 @@
-"""Runs checks that only a worker can import. The worker runs one check, then the task is deferred until the next."""
+"""Runs checks that only a worker can import. The worker runs one check, then the task is deferred until the next
+check.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ _RETRY_TIMEOUT = 300.0
 
 
 class WorkerCheckTask(Protocol):
-    """The attributes of the task that this module uses."""
+    """The attributes of a HighAvailabilityOperator that this module uses."""
 
     task_id: str
     timeout: float
@@ -54,10 +56,10 @@ class WorkerCheckTask(Protocol):
 
 
 def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, rules: CheckRules) -> Any:
-    """Run one check. If the checks end, return the result. Otherwise defer the task until the next check.
+    """Run one check. If this check was the last, return its result. Otherwise defer the task until the next check.
 
-    :raises TaskDeferred: the checks continue.
-    :raises AirflowSkipException: the check raised it, or the timeout of a task with ``soft_fail`` is over.
+    :raises TaskDeferred: a further check is needed.
+    :raises AirflowSkipException: the check raised this exception, or a task with ``soft_fail`` timed out.
     """
     wait = _with_inbox(lambda inbox: _registered(inbox, task, context))
     if wait.outcome is not None:
