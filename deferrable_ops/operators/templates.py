@@ -65,7 +65,7 @@ _BLOCKS = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 def find_templates(value: Any) -> Iterator[str]:
-    """Yield the strings in a value, nested or not, that contain a Jinja expression or statement."""
+    """Yield all strings in a value, at any depth, that contain a Jinja expression or statement."""
     if isinstance(value, str):
         if "{{" in value or "{%" in value:
             yield value
@@ -79,7 +79,7 @@ def find_templates(value: Any) -> Iterator[str]:
 
 
 def template_problem(template: str) -> str | None:
-    """Return why a triggerer cannot render a template; None if it can."""
+    """Return why a triggerer cannot render a template; None if a triggerer can render the template."""
     try:
         tree = jinja2.Environment().parse(template)  # noqa: S701 - only parsed, never rendered
     except jinja2.TemplateSyntaxError as error:
@@ -100,7 +100,10 @@ def _free_names(tree: nodes.Template) -> set[str]:
 
 
 def _restricted_uses(tree: nodes.Template) -> set[str]:
-    """Return the expressions with objects of `_ATTRIBUTES` that a triggerer does not support."""
+    """Return the unsupported uses of variables in a template, for example ``ti.xcom_pull``.
+
+    A triggerer supports only the attributes in `_ATTRIBUTES` of these variables.
+    """
     allowed, written = set(), {}
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         owner = getattr(node, "node", None)

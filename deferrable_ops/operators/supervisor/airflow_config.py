@@ -20,15 +20,15 @@ def load_airflow_config(
     basepath: str | Path = "",
     extension: str = "supervisor",
 ) -> SupervisorAirflowConfiguration:
-    """Return the configuration under ``extensions:`` in a file of airflow-config.
+    """Return the supervisord configuration under ``extensions:`` in a YAML file of airflow-config.
 
-    :param config_dir: a folder in the directory of the calling file, or in one of the parent directories.
-    :param config_name: name of the file in this folder, without ``.yaml``.
-    :param overrides: overrides of Hydra, for example ``["+extensions.supervisor.check_interval=10"]``.
+    :param config_dir: the name of a folder in the directory of the calling file, or in one of its parent directories.
+    :param config_name: name of the YAML file in the folder `config_dir`, without ``.yaml``.
+    :param overrides: Hydra overrides, for example ``["+extensions.supervisor.check_interval=10"]``.
     :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.
-    :param extension: the name under ``extensions:``.
+    :param extension: the key under ``extensions:`` in the YAML file.
     :raises ConfigurationError: airflow-config is not installed or cannot be imported.
-    :raises InputError: the file has no such configuration.
+    :raises InputError: the YAML file has no supervisord configuration under this key.
     """
     try:
         airflow_config: Any = import_module("airflow_config")

@@ -1,6 +1,6 @@
-"""Models of airflow-pydantic that create Supervisors, for YAML files of airflow-config.
+"""airflow-pydantic models for YAML files of airflow-config, which create a Supervisor or a SupervisorSSH.
 
-If airflow-pydantic is not installed, the models are plain pydantic models. They create the same tasks.
+If airflow-pydantic is not installed, the models are plain pydantic models, which create the same tasks.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _AIRFLOW_PYDANTIC: Final[Any] = import_module("airflow_pydantic") if find_spec("
 
 
 class _PlainTaskArgs(BaseModel, extra="allow"):
-    """The arguments that all tasks have. Used instead of TaskArgs of airflow-pydantic."""
+    """Replaces the model TaskArgs if airflow-pydantic is not installed."""
 
 
 class _PlainTask(_PlainTaskArgs):
-    """A task that the class in ``operator`` creates. Used instead of Task of airflow-pydantic."""
+    """Replaces the model Task if airflow-pydantic is not installed."""
 
     task_id: str | None = None
     operator: Callable[..., Any]
@@ -46,7 +46,7 @@ class _PlainTask(_PlainTaskArgs):
     def instantiate(self, **kwargs: Any) -> Any:
         """Create the tasks.
 
-        :param kwargs: ``dag``, and other arguments. They override the arguments of this model.
+        :param kwargs: ``dag``, and other arguments, which override the fields of this model.
         """
         return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
 
@@ -82,7 +82,7 @@ _HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolv
 
 
 class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
-    """Arguments of a :class:`Supervisor`: its configuration, and the operator arguments of all its tasks."""
+    """Arguments of a :class:`Supervisor`: the supervisord's configuration, and operator arguments for all tasks."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,10 +90,10 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
-    """A :class:`Supervisor`. The method ``instantiate(dag=dag)`` or airflow-config creates it in a DAG.
+    """The model of a :class:`Supervisor`. ``instantiate(dag=dag)`` or airflow-config creates the Supervisor in a DAG.
 
-    :param task_id: other tasks of the YAML file refer to this Supervisor by this name. The ids of the Supervisor's
-        tasks do not contain it: they begin with the DAG's id, or with `name`.
+    :param task_id: the name by which other tasks of the YAML file refer to this Supervisor. The ids of the
+        Supervisor's tasks begin with the DAG's id or with `name`, and do not contain this `task_id`.
     """
 
     operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
@@ -105,8 +105,9 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     """Arguments of a :class:`SupervisorSSH`.
 
     :param host: a host name, a Host or HostQuery of airflow-pydantic, a function that returns any of these, or the
-        dotted path of this function. The function is called at each parse of the DAG.
-    :param port: a port number, a Port or PortQuery, a function, or the dotted path of a function.
+        dotted path of this function. A function is called each time the DAG is parsed.
+        :param port: a port number, a Port or PortQuery of airflow-pydantic, a function that returns any of these, or
+            the dotted path of this function.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -117,7 +118,7 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
-    """A :class:`SupervisorSSH`. The method ``instantiate(dag=dag)`` or airflow-config creates it in a DAG."""
+    """The model of a :class:`SupervisorSSH`. ``instantiate(dag=dag)`` or airflow-config creates its tasks in a DAG."""
 
     operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
         default=SupervisorSSH, validate_default=True

@@ -1,4 +1,4 @@
-"""Validates the arguments of a Supervisor, and applies them to its configuration."""
+"""Validates the arguments of a Supervisor, and applies them to the configuration of the supervisord."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def parse_configuration(kind: type[C], given: Any) -> C:
 
 
 def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
-    """Return a configuration for SSH with some fields replaced.
+    """Return an SSH configuration in which the given arguments replace fields of `cfg`.
 
-    :param host: name of the machine; None: the host of `cfg` is kept.
-    :param port: port of the inet server; None: the port of `cfg` is kept.
-    :param own: fields of SSHOperatorArgs, and ``command_prefix``. Fields that are None are ignored.
+    :param host: name of the machine; None keeps the host of `cfg`.
+    :param port: port of supervisord's inet server; None keeps the port of `cfg`.
+    :param own: arguments for fields of SSHOperatorArgs, and ``command_prefix``. Arguments that are None are ignored.
     :raises InputError: a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}
@@ -90,14 +90,15 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
-    """Return the configuration with a working directory. If it has none, add a directory that is named after the DAG.
+    """Return the configuration with a working directory for supervisord.
 
-    The directory is not named after the programs, for two reasons. DAGs with the same programs would share the
-    directory. After a program was renamed, tasks would use a new directory while supervisord runs in the old directory.
+    If the configuration has no working directory, add a directory whose name contains the DAG's id. Names of programs
+    would not be suitable: two DAGs with the same programs would share one directory. If a program was renamed while
+    supervisord runs, the tasks would no longer find the directory of supervisord.
 
     :param name: name of the Supervisor.
     :param task_group: the TaskGroup of the tasks; by default the TaskGroup of the surrounding ``with``.
-    :raises InputError: the path is too long for a socket in the directory.
+    :raises InputError: the path of the directory is too long for supervisord's Unix socket in this directory.
     """
     if given_working_dir(cfg) is not None:
         return cfg
@@ -109,9 +110,9 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
 
 
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
-    """Return the tasks that replace steps.
+    """Return the tasks that replace steps of a Supervisor, by name of the step.
 
-    :raises InputError: a name is not a step, or a value is not a task.
+    :raises InputError: a key is not the name of a step, or a value is not a task.
     """
     return {_step_name(name): _task(name, task) for name, task in given.items()}
 
@@ -119,8 +120,8 @@ def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
 def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments for all tasks, and the arguments that only the first task gets.
 
-    :param pool: pool of the configuration.
-    :raises InputError: an argument is unknown, or is only useful for a single task.
+    :param pool: the pool in the configuration; the argument ``pool`` takes precedence over it.
+    :raises InputError: an argument is unknown, or must be set on one task and not on all tasks.
     """
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:

@@ -1,4 +1,7 @@
-"""Resolves the arguments host= and port=. Each can be a value, an object with the value, a query or a function."""
+"""Resolves the arguments host= and port= of SupervisorSSH.
+
+Each argument can be a value, an object with the value, a query of airflow-pydantic or a function.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from deferrable_ops.exceptions import InputError
 
 
 def host_name(given: Any) -> str | None:
-    """Return the name of a host; None if none is given.
+    """Return the name of a host; None if `given` is None.
 
     :param given: a name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that returns
         any of these. A query or function runs at each parse of the DAG and must return the same result each time.
-    :raises InputError: the value has another type.
+    :raises InputError: the argument ``host`` has a type that is not supported.
     """
     found = _resolve("host", given)
     name = found.get("name") if isinstance(found, Mapping) else getattr(found, "name", found)
@@ -28,10 +31,10 @@ def host_name(given: Any) -> str | None:
 
 
 def port_number(given: Any) -> int | str | None:
-    """Return a port, as a number or as ``host:port``; None if none is given.
+    """Return a port, as a number or as ``host:port``; None if `given` is None.
 
-    :param given: a port number, or one of the other values that :func:`host_name` accepts, with a ``port`` instead of a
-        ``name``.
+    :param given: a port number, an object or mapping with a ``port``, a query of airflow-pydantic, or a function that
+        returns any of these.
     :raises InputError: the value is not a port.
     """
     found = _resolve("port", given)
@@ -46,7 +49,7 @@ def port_number(given: Any) -> int | str | None:
 
 
 def resolve_callable(path: Any) -> Any:
-    """Return the function at a dotted path. Return any other value unchanged, also a host name that contains dots."""
+    """Return the function that a dotted path names. Return any other value unchanged, such as a host name with dots."""
     if not isinstance(path, str) or "." not in path:
         return path
     try:
@@ -57,10 +60,9 @@ def resolve_callable(path: Any) -> Any:
 
 
 def run_query(given: Any) -> Any:
-    """Run a query of airflow-pydantic, and return its first result in the order of names. Return other values as given.
+    """Run a query of airflow-pydantic, sort the results by name, and return the first. Return other values unchanged.
 
-    airflow-pydantic itself chooses a random result. With a random result, each parse would create a new version of the
-    DAG.
+    airflow-pydantic itself chooses a random result. With random results, each parse could create a new DAG version.
 
     :raises InputError: the query has no results.
     """

@@ -1,4 +1,4 @@
-"""Gives access to the tasks of a Supervisor by name, and lets other tasks be chained to all of them at once."""
+"""Gives access to the tasks of a Supervisor by name, and lets a DAG chain other tasks to the whole Supervisor."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Pipeline(DependencyMixin):
         """The tasks. The keys are names of steps, for example ``start-programs``."""
 
     def task_of(self, name: str) -> BaseOperator:
-        """Return the task with this name. The task runs a step, or decides which steps run."""
+        """Return the task of this Supervisor that has the given name, for example ``start-programs``."""
         return self.tasks[name]
 
     @property
     def configure_supervisor(self) -> BaseOperator:
-        """The task that writes the configuration file."""
+        """The task that writes supervisord's configuration file."""
         return self.task_of("configure-supervisor")
 
     @property
     def start_supervisor(self) -> BaseOperator:
-        """The task that starts supervisord, or adopts a running one."""
+        """The task that starts supervisord, or adopts a supervisord that is already running."""
         return self.task_of("start-supervisor")
 
     @property
@@ -50,19 +50,24 @@ class Pipeline(DependencyMixin):
 
     @property
     def check_programs(self) -> HighAvailabilityOperator:
-        """The task that watches the programs, with its gates: ``stop_pass``, ``retrigger_fail`` and so on."""
+        """The task that watches the programs. Its attributes ``stop_pass``, ``retrigger_fail`` and so on are its
+        gates.
+        """
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
         return check
 
     @property
     def restart_programs(self) -> BaseOperator:
-        """The task that restarts the programs. It runs after ``check_programs.retrigger_fail``."""
+        """The task that restarts the programs. This task runs after ``check_programs.retrigger_fail``."""
         return self.task_of("restart-programs")
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord stops at the end of this DAG run. If not, the task skips itself."""
+        """The task that decides whether supervisord stops at the end of this DAG run.
+
+        If supervisord keeps running, this task is skipped.
+        """
         return self.task_of("teardown")
 
     @property
@@ -77,22 +82,22 @@ class Pipeline(DependencyMixin):
 
     @property
     def unconfigure_supervisor(self) -> BaseOperator:
-        """The task that removes the configuration and the working directory."""
+        """The task that removes supervisord's configuration file and working directory."""
         return self.task_of("unconfigure-supervisor")
 
     @property
     def force_kill(self) -> BaseOperator:
-        """The task that kills supervisord and its programs. It runs only if a user clears it."""
+        """The task that kills supervisord and its programs. This task runs only if a user clears the task."""
         return self.task_of(FORCE_KILL)
 
     @property
     def supervisor_client(self) -> SupervisorClient:
-        """A client with which your own task calls supervisord from a worker."""
+        """An XML-RPC client with which another task can call supervisord from a worker."""
         return SupervisorClient(self.cfg)
 
     @property
     def roots(self) -> Sequence[DependencyMixin]:
-        """The tasks that run first."""
+        """The first task of this Supervisor, in a list."""
         return [self.configure_supervisor]
 
     @property
@@ -107,7 +112,7 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run other tasks before this supervisor."""
+        """Run other tasks before the tasks of this Supervisor."""
         self.configure_supervisor.set_upstream(other, edge_modifier)
 
     def set_downstream(
@@ -115,12 +120,12 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run other tasks after this supervisor."""
+        """Run other tasks after the tasks of this Supervisor."""
         for leaf in self.leaves:
             leaf.set_downstream(other, edge_modifier)
 
 
 def chain_in_order(*tasks: Any) -> None:
-    """Chain tasks in this order."""
+    """Chain the given tasks, so that they run in the given order."""
     for before, after in pairwise(tasks):
         before >> after

@@ -1,4 +1,4 @@
-"""The operators of a Supervisor: its steps, the check of its programs, and the gates that decide between them."""
+"""The operators of a Supervisor: for its steps, for the check of its programs, and for its gates."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream"
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return why a task must start on a worker to reach the right triggerer. None: any triggerer can run the task."""
+    """Return why a worker must defer the task to a triggerer of its queue; None if any triggerer can run the task."""
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
     return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
 
 
 class SupervisorStepOperator(TriggererOperator):
-    """Runs one step of a supervisord. The task's XCom describes what the step found and did.
+    """Runs one step of a Supervisor. The task's XCom describes what the step found and did.
 
     :param step: name of the step, for example ``start-supervisor``.
-    :param cfg: the configuration. It is not a template; if it contains secrets, it is encrypted.
+    :param cfg: the configuration, which must not contain templates. A configuration with secrets is stored encrypted.
     :param check_task_id: the task that watches the programs.
-    :param rules: rules of the task `check_task_id`. After the ``runtime`` or ``endtime`` in these rules, a start step
-        does nothing.
-    :param gate_task_id: the id of another task. For a teardown step: the task that decides whether the step runs. For a
-        force-kill: the task before it, which is always skipped.
-    :param skip_because: if given, the step is always skipped, for this reason.
+    :param rules: the limits of the task `check_task_id`. After the ``runtime`` or ``endtime`` in these limits, a start
+        step does nothing.
+    :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
+        runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
+    :param skip_because: the reason why the step is always skipped; None if the step can run.
     :raises InputError: the configuration is invalid; the message names the field and the fix.
     """
 
@@ -80,11 +80,11 @@ class SupervisorStepOperator(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
+        """The reason why the task starts on a worker and is then deferred; None if it starts in the triggerer."""
         return self._queue_reason or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
-        """Return the value if the wait is already over; otherwise defer the task to its trigger.
+        """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
         :raises TaskDeferred: the wait is not over.
         """
@@ -95,7 +95,7 @@ class SupervisorStepOperator(TriggererOperator):
 class SupervisorCheckOperator(HighAvailabilityOperator):
     """A HighAvailabilityOperator that checks the states of a supervisord's programs.
 
-    :param cfg: the configuration. It contains the interval, the timeout, the limits and the policies of the check.
+    :param cfg: the configuration, with the interval, the timeout, the limits and the policies of the check.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorCheckTrigger
@@ -118,7 +118,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker, which then defers it; None if it starts in the triggerer."""
+        """The reason why the task starts on a worker and is then deferred; None if it starts in the triggerer."""
         return self._queue_reason or super().worker_start_reason
 
     def _set_check(self, given: Any) -> None:
@@ -137,17 +137,20 @@ class _Gate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """Why this task starts on a worker. Its pool and queue are not a reason, because the task does not wait."""
+        """The reason why the task starts on a worker, or None. A gate's pool and queue are ignored, as a gate does not
+        wait.
+        """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """Succeeds if supervisord must stop at the end of this DAG run. Is skipped if supervisord must keep running.
+    """A task that succeeds if supervisord must stop at the end of this DAG run, and is skipped if it must keep
+    running.
 
     :param first_task_id: the first task that makes changes on supervisord's host.
     :param check_task_id: the task that watches the programs.
     :param retriggers: the tasks that start the DAG again.
-    :param stop_on_exit: ``stop_on_exit`` of the configuration.
+    :param stop_on_exit: the field ``stop_on_exit`` of the configuration.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorTeardownTrigger
@@ -171,7 +174,7 @@ class SupervisorTeardownGate(_Gate):
         self.stop_on_exit = stop_on_exit
 
     def execute(self, context: Context) -> Any:
-        """Return the value if the wait is already over; otherwise defer the task to its trigger.
+        """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
         :raises TaskDeferred: the wait is not over.
         """
@@ -180,10 +183,10 @@ class SupervisorTeardownGate(_Gate):
 
 
 class SupervisorAlarm(_Gate):
-    """Fails if a step failed, or if a user marked the run as failed. The error names the failed steps.
+    """A task that fails if a step failed or if a user marked the DAG run as failed. The error names the failed steps.
 
-    :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that Airflow executes in every DAG run. The task may skip itself.
+    :param task_ids: the ids of the tasks that run the steps.
+    :param leaf_task_id: the id of a task that Airflow runs in every DAG run, and that then succeeds or skips itself.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
@@ -195,9 +198,9 @@ class SupervisorAlarm(_Gate):
 
 
 class SupervisorSwitch(_Gate):
-    """Always skips itself, so the next task is skipped, too. The next task runs only if a user clears it.
+    """A task that always skips itself, so that its downstream task runs only if a user clears that downstream task.
 
-    :param clears: the id of this next task.
+    :param clears: the id of the downstream task.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

@@ -37,18 +37,19 @@ from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDO
 
 
 class Supervisor(Pipeline):
-    """Adds tasks to a DAG that run programs under a supervisord on the triggerer's host.
+    """Runs programs under a supervisord on the triggerer's host, with tasks that this class adds to a DAG.
 
-    ``before >> supervisor >> after`` works: `after` runs when the programs have succeeded and supervisord is stopped.
-    The Supervisor changes two settings of the DAG: at most one active run, and no catch-up.
+    A Supervisor can be chained like a task: in ``before >> supervisor >> after``, the task `after` runs when the
+    programs have succeeded and supervisord is stopped. The Supervisor changes two settings of the DAG: at most one
+    active run, and no catch-up.
 
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
-    :param cfg: the configuration, or a dict with its fields. If ``working_dir`` is not given, the directory is named
-        after `dag` and `name`.
-    :param steps: tasks of the same DAG that replace steps. The keys are names of steps, for example
-        ``restart-programs``. The replacement of ``check-programs`` must be a HighAvailabilityOperator.
+    :param cfg: the configuration, or a dict with its fields. If the field ``working_dir`` is not given, the name of
+        the working directory contains the DAG's id and `name`.
+    :param steps: a dict with tasks of the same DAG that replace steps of the Supervisor. The keys are names of steps,
+        for example ``restart-programs``. The task for the key ``check-programs`` must be a HighAvailabilityOperator.
     :param name: prefix of the task ids; by default the DAG's id.
-    :param task_id: the name of this supervisor in a file of airflow-config. The ids of its tasks do not contain it.
+    :param task_id: the name of this Supervisor in a YAML file of airflow-config. Task ids do not contain this name.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
     :raises InputError: an argument is invalid; the message names it and the fix.
@@ -82,18 +83,18 @@ class Supervisor(Pipeline):
         self._chain()
 
     def setup_dag(self) -> None:
-        """Set the DAG to one active run and no catch-up, because its runs share one supervisord."""
+        """Set the DAG to one active run and no catch-up, because all runs of the DAG share one supervisord."""
         self.dag.catchup = False
         self.dag.max_active_runs = 1
 
     def get_base_operator_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of all tasks."""
+        """Return the arguments that all tasks of this Supervisor get."""
         return {"dag": self.dag, **self._arguments}
 
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
-        """Return the additional arguments for the task that runs a step.
+        """Return the arguments that only the task of one step gets.
 
-        :param step: name of the step. If the step refers to other tasks, they are already in ``tasks``.
+        :param step: name of the step. All tasks to which the arguments refer must already be in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
@@ -112,7 +113,7 @@ class Supervisor(Pipeline):
         return own
 
     def get_step_operator(self, step: str) -> Any:
-        """Create the task of a step. Subclasses may override this.
+        """Create the task of a step. Subclasses may override this method.
 
         :param step: name of the step, for example ``start-supervisor``.
         """
@@ -178,16 +179,16 @@ class Supervisor(Pipeline):
 
 
 class SupervisorSSH(Supervisor):
-    """Adds tasks to a DAG that run programs under a supervisord on another machine. The machine is reached over SSH.
+    """Runs programs under a supervisord on another machine over SSH, with tasks that this class adds to a DAG.
 
-    :param host: the machine; replaces the connection's host. Give its name, or an object with a ``name``, for example a
-        Host of airflow-pydantic, or a function that returns one of these. The function is called at each parse of the
-        DAG. The login and the key are still taken from the connection.
-    :param port: port of an inet server, in addition to the Unix socket. Give a number, an object with a ``port``, or a
-        function that returns one of these.
+    :param host: the machine, instead of the host in the SSH connection. Give a host name, an object with a ``name``
+        (for example a Host of airflow-pydantic), or a function that returns one of these. A function is called each
+        time the DAG is parsed. Login and key are always taken from the SSH connection.
+    :param port: port of an inet server that supervisord opens in addition to the Unix socket. Give a number, an object
+        with a ``port``, or a function that returns one of these.
     :param kwargs: the same as for :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
-        ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. These seven override the fields of
-        the configuration.
+        ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these arguments replaces
+        the field of the same name in the configuration.
 
     The other parameters are the same as for :class:`Supervisor`.
     """

@@ -43,13 +43,13 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
 
     def execute(self, context: Context) -> Any:
-        """Call the function with the callback URL, then wait."""
+        """Call the function with the callback URL, then wait for the callback."""
         return super().execute(context)
 
     def determine_kwargs(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Return the function's arguments.
 
-        The URL is added only here. Therefore it is not stored with the rendered template fields.
+        The callback URL is added only here, so that Airflow does not store the URL with the rendered template fields.
         """
         return {**super().determine_kwargs(context), _URL_PARAMETER: self.callback_url}
 
@@ -57,8 +57,9 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
 def webhook_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """Turn a function into a task that launches work in another system and waits for its callback.
 
-    :param python_callable: the function that launches the work. Its parameter ``callback_url`` receives the URL. Its
-        return value becomes the XCom ``launched``. The callback's payload becomes the task's XCom.
+    :param python_callable: the function that launches the work. The function's parameter ``callback_url`` receives the
+        callback URL. The function's return value becomes the XCom ``launched``. The callback's payload becomes the
+        task's XCom.
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=WebhookDecoratedOperator, **kwargs

@@ -1,4 +1,4 @@
-"""A mixin for any operator: its task runs on a worker, and then waits for a callback in the triggerer."""
+"""A mixin for operators whose tasks run on a worker and then wait for a callback in the triggerer."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     """Gives an operator a callback URL, and makes its task wait for the callback.
 
     For example, ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker. On the
-    worker, the URL is ``self.callback_url`` (and ``callback_url`` in the context). The operator may defer itself. The
-    wait for the callback begins when the operator's last method returns. The callback's payload becomes the task's
-    XCom, and the operator's return value becomes the XCom ``launched``.
+    worker, the URL is ``self.callback_url`` (and ``callback_url`` in the context). The operator may also defer itself
+    to a trigger of its own. The wait for the callback begins after the operator has finished its own work. The
+    callback's payload becomes the task's XCom, and the operator's return value becomes the XCom ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
-    :param heartbeat_timeout: the same as in :class:`deferrable_ops.operators.webhook.WebhookOperator`. The arguments
-        `success_when`, `failure_when`, `result` and `cancel_request` are the same as well.
+    :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, also for `success_when`,
+        `failure_when`, `result` and `cancel_request`.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
@@ -84,7 +84,8 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Continue after a deferral.
 
-        After the operator's own deferral, resume the operator, and then wait for the callback. After that wait, finish.
+        If the operator had deferred itself, resume the operator and then wait for the callback. If the wait for the
+        callback is over, end the task.
         """
         if next_method == self.next_method:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
@@ -93,7 +94,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
         return self._defer_until_callback(value, context)
 
     def callback_received(self, context: Context, event: dict[str, Any]) -> Any:
-        """Finish with the outcome of the wait: return the callback's payload, or fail or skip the task."""
+        """End the task after the wait for the callback: return the callback's payload, or fail or skip the task."""
         return finish_event(event)
 
     def _check_templates_are_rendered(self) -> None:

@@ -21,16 +21,18 @@ class CallbackLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """The XCom key of the link."""
+        """The key of the XCom that contains the link."""
         return CALLBACK_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return an empty link. The trigger pushes the real link as an XCom."""
+        """Return an empty link, because the trigger pushes the callback URL as the XCom from which Airflow reads the
+        link.
+        """
         return ""
 
 
 class _WebhookTask(TriggererOperator):
-    """Arguments that the operator and the sensor share."""
+    """Base class with the arguments that WebhookOperator and WebhookSensor share."""
 
     trigger_class: ClassVar[type[WebhookTrigger]] = WebhookTrigger
     ui_color = "#dff3f0"
@@ -65,32 +67,34 @@ class _WebhookTask(TriggererOperator):
 
 
 class WebhookOperator(_WebhookTask):
-    """Send a request that launches work in another system, and wait for its callback.
+    """Send a request that launches work in another system, and wait for the callback of that system.
 
     The placeholders ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are replaced anywhere in `url`,
-    `path`, `headers`, `json` and `data` when the request is sent. If there is no placeholder, the URL is sent in the
-    header ``Callback-Url``. The header ``Idempotency-Key`` contains the wait's id. The callback's payload becomes the
-    task's XCom.
+    `path`, `headers`, `json` and `data` when the request is sent. If there is no placeholder, the callback URL is sent
+    in the header ``Callback-Url``. The header ``Idempotency-Key`` contains the wait's id. The callback's payload
+    becomes the task's XCom.
 
-    :param url: the full URL of the request. Instead of it, you can give `http_conn_id` and `path`.
+    :param url: the full URL of the request. Instead of `url`, you can give `http_conn_id` and `path`.
     :param http_conn_id: the id of an Airflow connection with host, login, password, and ``headers`` in its extra.
-    :param path: appended to the connection's host.
+    :param path: the path of the URL, which is appended to the connection's host.
     :param method: DELETE, GET, PATCH, POST (the default) or PUT.
-    :param headers: a dict of strings.
-    :param json: sent as the JSON body.
-    :param data: a string that is the body, or a dict of strings that is sent as a form.
-    :param launch_timeout: how long connection errors, 429 and 5xx are retried, as a timedelta or in seconds; 5 minutes
-        by default.
+    :param headers: the HTTP headers of the request, as a dict of strings.
+    :param json: a value that is sent as the JSON body of the request.
+    :param data: a string that is sent as the body of the request, or a dict of strings that is sent as a form.
+    :param launch_timeout: how long the request is retried after connection errors and the HTTP statuses 429 and 5xx,
+        as a timedelta or in seconds; 5 minutes by default.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
     :param success_when: JMESPath expression on a callback's payload. The task succeeds when the expression is true.
     :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`. The task fails
-        when it is true. If neither expression is true, the callback is progress. If both are None, every callback is a
-        success.
-    :param result: JMESPath expression that selects the XCom's value from the payload; by default the whole payload.
+        when the expression `failure_when` is true. If neither `success_when` nor `failure_when` is true, the callback
+        only reports progress, and the task continues to wait. If both arguments are None, the task succeeds with the
+        first callback.
+    :param result: JMESPath expression that selects the task's XCom value from the payload; by default the whole
+        payload.
     :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes. It
-        is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders are
-        replaced.
+        is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders in it
+        are replaced, too.
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
 
