@@ -57,11 +57,11 @@ class InboxUnavailable(InboxError):
 
 
 class UnknownWait(InboxError):
-    """The inbox has no such wait, or has pruned it after its retention."""
+    """The inbox does not contain the wait, or has deleted the wait after its retention time."""
 
 
 class UnknownChannel(InboxError):
-    """The inbox has no channel of this name."""
+    """The inbox has no channel with the given name."""
 
 
 class TokenRefused(DeferrableOpsError):
@@ -88,9 +88,9 @@ class DataflowRefused(DataflowError):
 
 
 class LaunchUncertain(DataflowError):
-    """It is unknown whether the job was created: look for a job with its name before a second launch.
+    """It is unknown whether the Dataflow job was created: before a second launch, look for a job with the same name.
 
-    :param already_exists: whether Dataflow answered that a job of this name is active.
+    :param already_exists: True if Dataflow answered that a job with this name is active.
     """
 
     def __init__(self, message: str, already_exists: bool = False) -> None:
@@ -119,7 +119,7 @@ class MachineError(DeferrableOpsError):
 
 
 class MachineUnavailable(MachineError):
-    """The machine is unavailable or timed out. The operation may have completed; it can be retried."""
+    """The machine is unavailable or timed out. The operation may have completed, and can be retried."""
 
 
 class MachineRefused(MachineError):
@@ -137,7 +137,7 @@ class SupervisordUnavailable(SupervisordError):
 class SupervisordRefused(SupervisordError):
     """supervisord rejected the request permanently.
 
-    :param code: supervisord's fault code, such as 10 (BAD_NAME) or 60 (ALREADY_STARTED); 0 when it rejected the login.
+    :param code: supervisord's fault code, such as 10 (BAD_NAME) or 60 (ALREADY_STARTED); 0 if the login was rejected.
     """
 
     def __init__(self, message: str, code: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""JMESPath expressions. They are checked when a DAG is parsed, and evaluated on messages."""
+"""Checks JMESPath expressions when a DAG is parsed, and evaluates JMESPath expressions on messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNQUOTED_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_expression(argument: str, expression: str) -> None:
-    """Check a JMESPath expression before there is a message to evaluate it on.
+    """Check a JMESPath expression at the time when a DAG is parsed.
 
     Function calls are checked as well: an expression that calls an unknown function would never match a message, and
     no error would show why.
@@ -57,7 +57,7 @@ def check_expression(argument: str, expression: str) -> None:
 
 
 def is_true(expression: str, value: Any) -> bool:
-    """Return whether an expression is true for a value; False if it cannot be evaluated. Never raises."""
+    """Return whether an expression is true for a value; False if the expression cannot be evaluated. Never raises."""
     try:
         return is_truthy(compiled(expression).search(value))
     except EVALUATION_ERRORS:
@@ -80,7 +80,7 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
     For example, ``status == 'done' && run.id == '7' && amount > `0` `` yields a pair for ``status`` and a pair for
     ``run.id``.
 
-    :return: sorted pairs of a path and its string.
+    :return: pairs of a path and the string with which the path is compared, sorted.
     """
     try:
         nodes = [compiled(expression).parsed]
@@ -101,7 +101,7 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
 
 @lru_cache(maxsize=8192)
 def compiled(expression: str) -> Any:
-    """Return a compiled expression. JMESPath's own cache holds only 128 expressions.
+    """Return a compiled expression from a cache, because JMESPath's own cache holds only 128 expressions.
 
     :raises jmespath.exceptions.JMESPathError: the expression is malformed.
     """
@@ -109,7 +109,7 @@ def compiled(expression: str) -> Any:
 
 
 def _refuse_text_in_double_quotes(argument: str, expression: str) -> None:
-    """Refuse ``state == "done"``: double quotes denote a field, so this would compare two fields."""
+    """Reject ``state == "done"``: a word in double quotes is a field, so the expression compares two fields."""
     tokens = list(Lexer().tokenize(expression))
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         compared = any(beside and beside["type"] in _COMPARATORS for beside in (before, after))
@@ -136,7 +136,7 @@ def _check_call(argument: str, name: str, given: int) -> None:
 
 
 def _path(node: Any) -> tuple[str, ...]:
-    """Return the keys of a path such as ``run.id``; an empty tuple for any other expression."""
+    """Return the keys of a path such as ``run.id``, or an empty tuple for an expression that is not a path."""
     if node["type"] == "field":
         return (node["value"],)
     if node["type"] != "subexpression":

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class ReadyCheck:
     """A check whose arguments are plain data, so that a triggerer can create the same check again.
 
-    :param on_pass: the action of a check that passes.
-    :param on_fail: the action of a check that fails.
+    :param on_pass: the `Action` that the check returns when it passes.
+    :param on_fail: the `Action` that the check returns when it fails.
     """
 
     on_pass: str = Action.CONTINUE
@@ -28,7 +28,7 @@ class ReadyCheck:
     def __post_init__(self) -> None:
         """Validate the arguments.
 
-        :raises InputError: an argument is wrong; the message names it and the fix.
+        :raises InputError: if an argument is wrong; the error message names the argument and the fix.
         """
         for name in ("on_pass", "on_fail"):
             try:
@@ -39,10 +39,13 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Check once. Return what is wrong, or None if the check passes."""
+        """Run the check once. Return the reason for the failure, or None if the check passes."""
 
     async def __call__(self) -> CheckResult:
-        """Check once. Return the result and the action, and log a failure."""
+        """Run the check once and log a failure.
+
+        Return ``Result.PASS`` and `on_pass`, or ``Result.FAIL`` and `on_fail`.
+        """
         reason = await self.failure_reason()
         if reason is None:
             return Result.PASS, Action(self.on_pass)
@@ -65,7 +68,7 @@ class ReadyCheck:
 def require_text(name: str, value: Any) -> None:
     """Validate that a value is a non-empty string, or a template.
 
-    :raises InputError: it is not.
+    :raises InputError: if the value is neither a string with text nor a template.
     """
     if not is_known_later(value) and (not isinstance(value, str) or not value):
         raise InputError(f"{name}={value!r} must be a non-empty string")
@@ -74,7 +77,7 @@ def require_text(name: str, value: Any) -> None:
 def require_seconds(name: str, value: Any) -> None:
     """Validate that a value is a number of seconds above zero.
 
-    :raises InputError: it is not.
+    :raises InputError: if the value is not a number above zero.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise InputError(f"{name}={value!r} must be a number of seconds above zero")

@@ -12,11 +12,11 @@ from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 
 @dataclass
 class FileCheck(ReadyCheck):
-    """PASS while a file exists on the triggerer's machine and is not too old.
+    """A check that passes if a file exists on the triggerer's machine and is not older than `max_age`.
 
     :param file: the path of a file or directory.
-    :param max_age: the maximum age since the last change, in seconds; None allows any age.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param max_age: the maximum time since the file was last changed, in seconds; None allows any age.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     file: str
@@ -31,7 +31,10 @@ class FileCheck(ReadyCheck):
             require_seconds("max_age", self.max_age)
 
     async def failure_reason(self) -> str | None:
-        """Read the file's status, in a thread because a network file system may hang. Return what is wrong, or None."""
+        """Call stat() for the file, in a thread because a network file system may hang.
+
+        Return the failure's reason, or None.
+        """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime
         except OSError as error:

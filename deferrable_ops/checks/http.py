@@ -20,16 +20,16 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 
 @dataclass
 class HttpCheck(ReadyCheck):
-    """PASS while a request is answered with an expected status and body. Redirects are not followed.
+    """A check that passes if the response to a request has an expected status and body. Redirects are not followed.
 
-    :param url: the complete URL. If the URL or `headers` contain a secret, write it as a template, e.g. ``{{
+    :param url: the complete URL. If the URL or `headers` contain a secret, write the secret as a template, e.g. ``{{
         conn.orders.password }}``. The triggerer renders the template.
-    :param method: GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
-    :param headers: a dict of strings.
-    :param expected_status: a status, or a list of them; 200 to 299 by default.
+    :param method: the HTTP method is GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
+    :param headers: the headers of the request, as a dict of strings.
+    :param expected_status: an HTTP status, or a list of HTTP statuses; by default, every status from 200 to 299.
     :param contains: a string that must occur in the first 64 KiB of the response's body.
-    :param timeout: seconds for the complete request.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param timeout: the timeout of the complete request, in seconds.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     url: str
@@ -58,7 +58,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once. Return what is wrong, or None."""
+        """Send the request once. Return the reason for the failure, or None if the check passes."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

@@ -13,12 +13,12 @@ from deferrable_ops.plain_data import is_known_later
 
 @dataclass
 class TcpCheck(ReadyCheck):
-    """PASS while a connection to the port can be made. Nothing is sent.
+    """A check that passes if a TCP connection to the port can be opened. Nothing is sent.
 
     :param host: a host name or an IP address.
     :param port: a number from 1 to 65535, or a template that renders to a number.
-    :param timeout: how many seconds connecting may take.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param timeout: the timeout of the connection attempt, in seconds.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     host: str
@@ -40,7 +40,7 @@ class TcpCheck(ReadyCheck):
             raise InputError(f"port={self.port!r} must be a port number from 1 to 65535")
 
     async def failure_reason(self) -> str | None:
-        """Connect and disconnect. Return what is wrong, or None."""
+        """Connect and disconnect. Return the reason for the failure, or None if the check passes."""
         try:
             async with asyncio.timeout(self.timeout):
                 _, writer = await asyncio.open_connection(self.host, int(self.port))

@@ -81,7 +81,7 @@ def rotate_channel(options: argparse.Namespace) -> int:
 
 
 def remove_channel(options: argparse.Namespace) -> int:
-    """Remove a channel. Requests to it are refused within 5 s; its events are kept."""
+    """Remove a channel. After at most 5 s, requests to the channel are rejected. The channel's events are kept."""
     with_inbox(lambda inbox: inbox.channels.remove(options.name))
     print(f"The channel {options.name} is removed")
     return 0
@@ -119,7 +119,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _secret(scheme: str, own: bool) -> tuple[str, bool]:
-    """Return the secret of a channel, and whether it was generated."""
+    """Return the secret of a channel, and True if this command generated the secret."""
     from deferrable_ops.events.signatures import check_secret, new_secret
 
     if not own and scheme not in _ISSUED_BY_VENDOR:

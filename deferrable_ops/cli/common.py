@@ -52,7 +52,7 @@ def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def time_text(moment: float | None) -> str | None:
-    """Return a time as an ISO 8601 string in UTC; None for None."""
+    """Return a time as an ISO 8601 string in UTC, or None if the time is None."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def upgrade_inbox(options: argparse.Namespace) -> int:
-    """Create or upgrade the inbox's tables. With ``--check``, change nothing, and return 1 if they do not fit."""
+    """Create or upgrade the inbox's tables.
+
+    With ``--check``, only compare the tables' schema with this release, and return 1 if they do not fit together.
+    """
     import asyncio
 
     from deferrable_ops import settings

@@ -26,7 +26,7 @@ def list_daemons(_options: argparse.Namespace) -> int:
 
 
 def forget_daemon(options: argparse.Namespace) -> int:
-    """Delete the record of a supervisord's host, so that another host may start it."""
+    """Delete the record of a supervisord's host, so that this supervisord can be started on another host."""
     from deferrable_ops.exceptions import InputError
 
     forgotten: DaemonLocation | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))

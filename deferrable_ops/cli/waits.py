@@ -1,4 +1,4 @@
-"""The command ``deferrable-ops waits`` lists waits. The command ``deferrable-ops send`` answers a wait by hand."""
+"""The command ``deferrable-ops waits`` lists waits. The command ``deferrable-ops send`` sends a callback to a wait."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show_waits(options: argparse.Namespace) -> int:
 
 
 def send(options: argparse.Namespace) -> int:
-    """Send a callback by hand, and print its receipt."""
+    """Record a callback that the user gives on the command line, and print the callback's receipt."""
     from deferrable_ops.exceptions import InputError
     from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
@@ -96,7 +96,7 @@ def _wait_id(text: str) -> str:
 
 
 def _body(verb: str, given: str | None, reason: str) -> str:
-    """Return the body of a callback. The reason is added if the verb takes a reason and the body has none."""
+    """Return the body of a callback. Add `reason` to the body of a failure or skip callback that contains no reason."""
     from deferrable_ops.endpoint.body import parse_json
     from deferrable_ops.endpoint.callbacks import check_body
     from deferrable_ops.endpoint.responses import RequestRejected

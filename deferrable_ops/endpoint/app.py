@@ -1,7 +1,8 @@
-"""The endpoint's app. It routes callbacks and events itself: FastAPI's routing takes more time than handling a request.
+"""The endpoint's app.
 
-It is still a FastAPI app, for two reasons. Airflow's API server runs the lifespan of a mounted app only if the app is
-a FastAPI app. Pages with Airflow's authentication are FastAPI routes.
+The app routes callbacks and events itself, because FastAPI's routing takes more time than handling a request. The app
+is a FastAPI app, because Airflow's API server runs the lifespan of a mounted app only if it is a FastAPI app, and
+because the pages with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Endpoint(FastAPI):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or run the lifespan."""
+        """Handle one ASGI connection: an HTTP request, or the lifespan of the app."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -78,13 +79,13 @@ class Endpoint(FastAPI):
             await send_response(send, response)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the description of every route."""
+        """Return the OpenAPI description of every route."""
         if not self.openapi_schema:
             self.openapi_schema = openapi.describe(super().openapi())
         return self.openapi_schema
 
     async def _respond(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
-        """Return the response; None when FastAPI serves the path."""
+        """Return the response, or None if FastAPI must handle the path of the request."""
         try:
             return await self._route(scope, receive, path)
         except RequestRejected as rejected:

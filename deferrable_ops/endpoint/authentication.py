@@ -1,4 +1,4 @@
-"""Tokens of requests: where they are in a request, and which wait they belong to."""
+"""Finds the token in a request, and the wait that the token belongs to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def verify_token(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
 
     A malformed token is rejected without opening the inbox.
 
-    :raises RequestRejected: 401.
+    :raises RequestRejected: with status 401, if the token is not valid.
     """
     try:
         inbox = lazy_inbox.opened
@@ -34,7 +34,7 @@ async def verify_token(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
 def bearer_token(scope: Scope) -> str:
     """Return the token of the header ``Authorization: Bearer``.
 
-    :raises RequestRejected: 401, the header is missing.
+    :raises RequestRejected: with status 401, if the header is missing.
     """
     scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token:
@@ -43,5 +43,5 @@ def bearer_token(scope: Scope) -> str:
 
 
 def unauthorized(error: str) -> RequestRejected:
-    """Return the rejection with status 401."""
+    """Return the exception for a request that is rejected with status 401."""
     return RequestRejected(401, error, _CHALLENGE)

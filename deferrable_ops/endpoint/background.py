@@ -21,7 +21,10 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Record periodically that this endpoint is up. Heartbeat timeouts run only while an endpoint is up."""
+    """Record periodically that this endpoint is up.
+
+    While no endpoint is up, no wait fails for missing heartbeats.
+    """
     await inbox.endpoints.announce()
 
 
@@ -34,7 +37,7 @@ async def prune(inbox: Inbox) -> None:
 async def run_in_background(
     jobs: Iterable[BackgroundJob], inbox: LazyInbox, *, first_backoff: float = _FIRST_BACKOFF
 ) -> AsyncIterator[None]:
-    """Run jobs for the duration of the block, and close the inbox at its end.
+    """Run jobs for the duration of a ``with`` block, and close the inbox at the end of the block.
 
     Errors of jobs are logged and not raised, because an error would stop the whole API server.
 

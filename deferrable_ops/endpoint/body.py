@@ -1,4 +1,4 @@
-"""Request bodies: reading them within limits of size and time, and parsing their JSON."""
+"""Reads request bodies within limits of size and time, and parses the JSON in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Disconnected(Exception):
 
 
 class BodyReader:
-    """Reads bodies within a time limit. One timer serves all requests: one timer per request would cost 6 µs a request.
+    """Reads request bodies within a time limit.
+
+    One timer serves all requests: one timer per request would cost 6 µs a request.
 
     :param seconds: time within which a body must be complete, accurate to a second.
     """
@@ -40,7 +42,8 @@ class BodyReader:
         """Return the whole body.
 
         :param limit: the largest body in bytes. The rest of a larger body is not read.
-        :raises RequestRejected: 413 if the body is larger; 408 if it was not complete in time.
+        :raises RequestRejected: with status 413, if the body is larger than `limit`; with status 408, if the body was
+            not complete in time.
         :raises Disconnected: the client disconnected.
         """
         announced = header(scope, b"content-length")
@@ -84,14 +87,14 @@ async def _read(receive: Receive, limit: int) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse JSON, and check that Airflow and both databases can store its value.
+    """Parse JSON, and check that Airflow, Postgres and SQLite can store the value.
 
-    RFC 8259 defines JSON without NaN and Infinity, so these are rejected. Some values would fail only later, when the
-    sender no longer gets an answer. They are rejected as well: integers beyond 64 bits (an XCom is sent as
-    MessagePack), numbers beyond the range of a double, U+0000 and lone surrogates (Postgres stores neither), and
-    nesting deeper than :data:`MAX_PAYLOAD_DEPTH`.
+    NaN and Infinity are rejected, because RFC 8259 defines JSON without NaN and Infinity. Values that could be parsed
+    but not stored are also rejected: integers beyond 64 bits (an XCom is sent as MessagePack), numbers beyond the range
+    of a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
+    :data:`MAX_PAYLOAD_DEPTH`.
 
-    :raises RequestRejected: 400, with the reason.
+    :raises RequestRejected: with status 400, if the body is not JSON or its value cannot be stored.
     """
     if not body:
         raise RequestRejected(400, "the body is empty, which is not JSON; send null or {}")
@@ -113,7 +116,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return the value of the first header with this lower-case name, or None."""
+    """Return the value of the first header with a name, or None. Give the name in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)

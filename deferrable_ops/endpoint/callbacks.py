@@ -1,7 +1,7 @@
-"""POST and GET of ``/callbacks/{token}``: callbacks of one wait, and its state.
+"""``/callbacks/{token}``: POST records a callback of a wait, and GET returns the state of the wait.
 
-The order of the checks is the contract of ``docs/callbacks.md``: the token's signature, the size, JSON, the verb's
-fields, the form of the Idempotency-Key. Then the inbox decides.
+A request is checked in the order that ``docs/callbacks.md`` promises: the token's signature, the size, JSON, the fields
+of the callback's verb, the form of the Idempotency-Key. The inbox makes the last checks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Js
 def idempotency_key(scope: Scope) -> str | None:
     """Return the request's Idempotency-Key, or None if there is no key.
 
-    :raises RequestRejected: 400, the key is empty, longer than 255 characters, not visible ASCII, or given twice.
+    :raises RequestRejected: with status 400, if the Idempotency-Key is empty, longer than 255 characters, not visible
+        ASCII, or given twice.
     """
     given = [value for name, value in scope["headers"] if name == b"idempotency-key"]
     if not given:
@@ -79,9 +80,9 @@ def idempotency_key(scope: Scope) -> str | None:
 
 
 def check_body(verb: Verb, payload: Any) -> None:
-    """Check that a body fits its verb. Additional fields are allowed, and kept.
+    """Check that the body of a callback has the fields of the callback's verb. The body may have more fields.
 
-    :raises InputError: the body does not fit; the message names the field.
+    :raises InputError: if a field of the body is wrong; the error message names the field.
     """
     match verb:
         case Verb.FAILURE:

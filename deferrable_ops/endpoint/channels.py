@@ -1,6 +1,6 @@
 """POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each event once.
 
-The order of the checks is the contract: the channel, the size, the signature over the raw bytes, the form of a
+A request is checked in a documented order: the channel, the size, the signature over the raw bytes, the form of a
 CloudEvent. Then the inbox decides whether the event is a duplicate. A rejected request leaves nothing in the inbox.
 """
 
@@ -23,7 +23,10 @@ from deferrable_ops.inbox.events.events import NewEvent
 
 
 async def accept_event(resources: Resources, scope: Scope, receive: Receive, name: str) -> JsonResponse:
-    """Store an event, and return its receipt once it is committed; a duplicate gets the first receipt."""
+    """Store an event, and return its receipt once the event is committed.
+
+    A duplicate gets the receipt of the first event.
+    """
     if not is_channel_name(name):
         raise RequestRejected(404, "this is not a valid channel name")
     inbox = await resources.inbox.get()
@@ -47,7 +50,7 @@ async def accept_event(resources: Resources, scope: Scope, receive: Receive, nam
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the request's headers by lower-case name; a repeated header's values are joined by commas."""
+    """Return the request's headers, with names in lower case; the values of a repeated header are joined by commas."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -58,7 +61,8 @@ def headers_of(scope: Scope) -> dict[str, str]:
 def _read(channel: Channel, headers: dict[str, str], body: bytes, now: float) -> Delivery:
     """Return the verified event of a request.
 
-    :raises RequestRejected: 401 if the signature or token is wrong; 400 if the request is a malformed CloudEvent.
+    :raises RequestRejected: with status 401, if the signature or token is wrong; with status 400, if the request is a
+        malformed CloudEvent.
     """
     reason = refusal_reason(channel.scheme, headers, body, channel.secrets, now=now)
     if reason is not None:

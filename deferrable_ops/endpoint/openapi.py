@@ -1,4 +1,7 @@
-"""The endpoint's OpenAPI description. FastAPI cannot generate it, because requests do not reach FastAPI's router."""
+"""The endpoint's OpenAPI description.
+
+FastAPI cannot generate the description, because FastAPI's router does not know these routes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _STATES: Final = ["waiting", "success", "failed", "skipped", "expired", "superse
 
 
 def describe(generated: _Json) -> _Json:
-    """Return FastAPI's description with the endpoint's routes added."""
+    """Return FastAPI's OpenAPI description with the endpoint's routes added."""
     schemas = generated.get("components", {}).get("schemas", {}) | _SCHEMAS
     return {
         **generated,
@@ -58,7 +61,7 @@ def _operation(summary: str, name: str, access: _Json, successes: _Json) -> _Jso
 
 
 def _task_operation() -> _Json:
-    """Describe the route that is the same as in airflow_webhook_plugin."""
+    """Describe the route that sets a task's state."""
     integer = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
     parameters = [
         _parameter("dag_id", "path", _TEXT | {"minLength": 1}, required=True),

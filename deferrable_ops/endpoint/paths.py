@@ -1,4 +1,4 @@
-"""Paths of the endpoint: finding the route, and masking tokens for access logs."""
+"""Finds the route of a request's path, and masks tokens for access logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_in_app(scope: Scope) -> str:
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
     """Return the token and the verb in the path of a callback; None for any other path.
 
-    The token is None if the path does not contain it. In that case, a header must contain the token.
+    If the path contains no token, the returned token is None, and a header of the request must contain the token.
     """
     match = _CALLBACKS.fullmatch(path)
     if match is None:
@@ -53,15 +53,15 @@ def find_channel(path: str) -> str | None:
 
 
 def is_channel_name(name: str) -> bool:
-    """Return whether this is a valid channel name. Every channel has a valid name."""
+    """Return whether a string is a valid channel name."""
     return _CHANNEL_NAME.fullmatch(name) is not None
 
 
 def mask_tokens(scope: Scope, path: str) -> None:
-    """Mask tokens in the parts of the scope that access logs read.
+    """Mask tokens in the parts of the ASGI scope that access logs read.
 
-    uvicorn reads these parts when the response starts, and Airflow after the response is sent. The wait's id stays
-    readable, because it grants no access.
+    uvicorn reads these parts when the response starts, and Airflow reads them after the response is sent. The id of the
+    wait is not masked, because it grants no access.
 
     :param path: the path below the prefix under which the app is mounted.
     """

@@ -1,4 +1,4 @@
-"""What the routes and background jobs of one endpoint share: its inbox, its settings and its reader of bodies."""
+"""What the endpoint's routes and background jobs share: the inbox, the settings and the reader of request bodies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ RETRY_TIMEOUT: Final = 2.0
 
 
 class LazyInbox:
-    """The endpoint's inbox. It is opened at its first use, so that the server can start while the database is down.
+    """The endpoint's inbox, opened at its first use, so that the server can start while the database is down.
 
-    Concurrent callers share one attempt to open the inbox. After a failure, the next caller tries again.
+    Concurrent callers share one attempt to open the inbox. If opening the inbox fails, the next caller tries to open it
+    again.
     """
 
     def __init__(self) -> None:
@@ -48,22 +49,25 @@ class LazyInbox:
 
 
 class CachedSettings:
-    """Settings that requests need, read once: Airflow's configuration is too slow to read for each request."""
+    """The settings that requests need.
+
+    The settings are read once, because reading Airflow's configuration for each request is too slow.
+    """
 
     @cached_property
     def max_payload_bytes(self) -> int:
-        """The largest accepted body, in bytes."""
+        """The size of the largest request body that the endpoint accepts, in bytes."""
         return settings.max_payload_bytes()
 
     @cached_property
     def auth_token(self) -> str | None:
-        """The static bearer token of the route that sets a task's state; None when it is not set."""
+        """The static bearer token of the route that sets a task's state; None if no static token is configured."""
         return settings.auth_token()
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the routes of one endpoint share."""
+    """The objects that the routes of one endpoint share: its inbox, its settings and its reader of request bodies."""
 
     inbox: LazyInbox = field(default_factory=LazyInbox)
     settings: CachedSettings = field(default_factory=CachedSettings)

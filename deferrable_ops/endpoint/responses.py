@@ -32,7 +32,7 @@ class JsonResponse:
 
 
 class RequestRejected(Exception):
-    """The request is answered with this error, and not processed."""
+    """The request is rejected, and the response contains this error."""
 
     def __init__(self, status: int, error: str, headers: tuple[Header, ...] = (), **fields: Any) -> None:
         super().__init__(error)
@@ -40,7 +40,7 @@ class RequestRejected(Exception):
 
 
 def json_response(status: int, body: dict[str, Any], headers: tuple[Header, ...] = ()) -> JsonResponse:
-    """Return a response with this object as its body."""
+    """Return a response whose body is a JSON object."""
     return JsonResponse(status, json.dumps(body).encode(), headers)
 
 

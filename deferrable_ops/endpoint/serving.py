@@ -38,8 +38,9 @@ def serve_until_interrupted(
     :param workers: number of processes.
     :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
         are trusted.
-    :param certificate: path of a TLS certificate; None: plain HTTP, for use behind a proxy that terminates TLS.
-    :raises InputError: only one of certificate and key is given, or a file does not exist.
+    :param certificate: the path of a TLS certificate. None selects plain HTTP, for use behind a proxy that terminates
+        TLS.
+    :raises InputError: if only one of certificate and private key is given, or if a file does not exist.
     """
     _check_files(certificate, private_key)
     uvicorn.run(
@@ -59,7 +60,7 @@ def serve_until_interrupted(
 
 
 def create_standalone_app() -> FastAPI:
-    """Create the endpoint's app for a process that serves nothing else. uvicorn calls this in each of its workers."""
+    """Create the endpoint's app for a process that serves nothing else. Each uvicorn worker calls this function."""
     # Importing Airflow has replaced uvicorn's logging configuration, so set it again.
     logging.config.dictConfig(_log_config())
     app = create_app()

@@ -1,4 +1,4 @@
-"""Parameters of the route that sets a task's state. They are in the query, in a form or in a JSON object."""
+"""The parameters of the route that sets a task's state, read from the query, a form or a JSON object."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MAX_TEXT_LENGTH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class TaskParameters:
-    """A task instance, and the state to set.
+    """The parameters of a request: a task instance, and the state that the request sets.
 
-    :param execution_date: the date as the caller wrote it.
-    :param logical_date: the same date, in seconds since the epoch.
+    :param execution_date: the logical date, as the caller wrote it.
+    :param logical_date: the logical date, in seconds since the epoch.
     """
 
     dag_id: str
@@ -49,7 +49,7 @@ class TaskParameters:
 def read_parameters(scope: Scope, body: bytes, dag_id: str, task_id: str) -> TaskParameters:
     """Return the parameters of a request. A parameter in the body overrides the same parameter in the query.
 
-    :raises RequestRejected: 400; it names the missing or malformed parameter.
+    :raises RequestRejected: with status 400, if a parameter is missing or malformed.
     """
     given = _pairs(scope["query_string"], "query") | _body_parameters(scope, body)
     execution_date = _text(given, "execution_date")

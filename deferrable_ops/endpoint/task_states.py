@@ -1,7 +1,7 @@
 """PATCH of ``/dag/{dag_id}/task/{task_id}/``: sets a task's state by DAG, task and run instead of by a wait's token.
 
-The route, its parameters and the fields of its response are those of airflow_webhook_plugin, so that services that
-call the plugin can stay unchanged.
+The route, its parameters and the fields of its response are the same as in airflow_webhook_plugin. Services that call
+this plugin work without changes.
 """
 
 from __future__ import annotations

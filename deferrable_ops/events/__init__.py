@@ -1,4 +1,7 @@
-"""Event specifications, rules for merging messages, and the messages that a task publishes. This code does no I/O."""
+"""Event specifications, rules for merging messages, and the messages that a task publishes.
+
+The package ``events`` does no I/O.
+"""
 
 from deferrable_ops.events.merging import Merge
 from deferrable_ops.events.messages import KafkaMessage, SqsMessage

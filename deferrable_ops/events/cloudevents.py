@@ -25,7 +25,7 @@ class CloudEvent:
     """A CloudEvent.
 
     :param attributes: the context attributes, including extensions.
-    :param data: the data: a JSON value, or a string if the data is not JSON, or None if the event has no data.
+    :param data: the event's data: a JSON value, a string if the data is not JSON, or None if the event has no data.
     """
 
     attributes: dict[str, Any]
@@ -33,7 +33,7 @@ class CloudEvent:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The source and the id of the event. Together they are unique."""
+        """The source and the id of the event, which together are unique."""
         return self.attributes["source"], self.attributes["id"]
 
 
@@ -41,14 +41,14 @@ class CloudEvent:
 class Malformed:
     """A malformed request.
 
-    :param reason: a description of the fault, for the sender of the request.
+    :param reason: a description of the error, for the sender of the request.
     """
 
     reason: str
 
 
 def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed | None:
-    """Return the CloudEvent in a request, or what is wrong with it. Never raises.
+    """Return the CloudEvent in a request, or :class:`Malformed` if the CloudEvent is malformed. Never raises.
 
     Return None if the request does not contain a CloudEvent.
 

@@ -70,9 +70,10 @@ def check_names(names: Collection[str]) -> None:
 def parse_condition(text: str | None, names: Collection[str]) -> Condition:
     """Parse a condition.
 
-    :param text: the condition. None means that all events must be received.
+    :param text: the condition. The condition None requires that all events are received.
     :param names: the event names.
-    :raises InputError: `text` is not a condition, or it contains an unknown name. The error message shows the position.
+    :raises InputError: `text` is not a condition, or it contains an unknown name. The error message shows the position
+        of the error in the condition.
     """
     check_names(names)
     if text is None:

@@ -19,7 +19,7 @@ class AtLeast:
 
     ``a & b`` has two terms and the count 2; ``a | b`` has two terms and the count 1.
 
-    :param count: from 1 to the number of terms.
+    :param count: how many terms must be true, from 1 to the number of terms.
     """
 
     count: int

@@ -28,8 +28,8 @@ class DedupeKey:
     """A key that is the same for repeated deliveries of one event, and different for different events.
 
     :param key: the key, unique within the channel.
-    :param within: for this many seconds, another delivery with the same key is a repetition. None: as long as the key
-        is stored.
+    :param within: for this many seconds, another delivery with the same key is a repetition. None means that it is a
+        repetition for as long as the key is stored.
     """
 
     key: str
@@ -57,7 +57,7 @@ def read_delivery(
     received_at: float,
     tolerance: float = TOLERANCE,
 ) -> Delivery | Malformed:
-    """Return the delivery in a verified request, or what is wrong with the request. Never raises.
+    """Return the delivery in a verified request, or :class:`Malformed` if the request is malformed. Never raises.
 
     :param source: the channel's source name, the same as ``source`` of a specification for this channel.
     :param scheme: the signature scheme with which the request was verified.

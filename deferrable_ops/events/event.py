@@ -1,4 +1,4 @@
-"""The class for events. Events of all sources have the same form."""
+"""The class for events. Events from channels, Kafka topics and SQS queues have the same fields."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ _LAST_SECOND: Final = 253_402_300_799.0
 class Event:
     """One message from a channel, a Kafka topic or an SQS queue.
 
-    :param source: identifies the channel, topic or queue. It equals ``source`` of a specification for the same source.
+    :param source: identifies the channel, topic or queue. An event and a specification for the same source have the
+        same value of ``source``.
     :param dedupe_key: identifies the message within its source. If the source delivers the message again, the key is
         the same.
     :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
         database received the message (channels).
     :param payload: a JSON value, or a string if the message is not JSON.
-    :param attributes: the other parts of the message. The dict's keys are names that a match can use: ``headers``,
-        ``key``, ``attributes``, ``metadata``. All events of a source have the same dict keys.
+    :param attributes: the other parts of the message. The keys of this dict are names that a specification's ``match``
+        can use: ``headers``, ``key``, ``attributes``, ``metadata``. The attributes of all events of a source have the
+        same keys.
     """
 
     source: str
@@ -34,10 +36,10 @@ class Event:
     attributes: dict[str, Any]
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields that a match can use: the payload's keys, ``payload`` and the attributes.
+        """Return the fields that a ``match`` can use: the payload's keys, ``payload`` and the attributes.
 
-        Attributes replace payload keys of the same name. So a payload cannot forge an attribute, for example the
-        sender that SQS reports.
+        If a payload key and an attribute have the same name, the attribute is returned. So a payload cannot forge an
+        attribute, for example the sender that SQS reports.
         """
         own = self.payload if isinstance(self.payload, dict) else {}
         return {"payload": self.payload, **own, **self.attributes}
@@ -52,9 +54,9 @@ class Event:
         }
 
     def without_payload(self, size: int) -> Event:
-        """Return the event without its payload, which is too large.
+        """Return the event without its payload, for an event whose payload is too large.
 
-        :param size: the size of the payload in bytes, to store in the metadata.
+        :param size: the size of the payload in bytes, which is stored in the metadata of the returned event.
         """
         metadata = {**self.attributes.get("metadata", {}), "dropped_payload_bytes": size}
         return replace(self, payload=None, attributes={**self.attributes, "metadata": metadata})
@@ -99,8 +101,8 @@ def kafka_event(
 def sqs_event(source: str, message: Mapping[str, Any], *, received_at: float) -> Event:
     """Convert an SQS message into an event.
 
-    :param message: an element of ``Messages`` in the response of ``ReceiveMessage``. The request must have asked for
-        all attributes.
+    :param message: an element of ``Messages`` in the response of ``ReceiveMessage``. The request of ``ReceiveMessage``
+        must ask for all attributes.
     """
     system = dict(message.get("Attributes") or {})
     sent = str(system.get("SentTimestamp", ""))

@@ -1,4 +1,7 @@
-"""Finds the matches that an event fulfils. The cost hardly grows with the number of matches."""
+"""Finds the specifications whose ``match`` an event fulfils.
+
+The search time hardly grows with the number of specifications.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ K = TypeVar("K", bound=Hashable)
 
 
 class MatchIndex(Generic[K]):
-    """The matches of all waits for one source.
+    """An index of the ``match`` arguments of all waits for one source.
 
-    Dict matches are stored in a tree. A node has the fields to check next, a field has the expected values, and each
-    value leads to the next node. The search follows only the event's own values, so a thousand matches on the same
-    fields cost as much as one match. JMESPath expressions are stored in a second tree, by the strings with which they
-    compare fields. The search finds the possible expressions in the second tree and evaluates each of them once, even
-    if many matches use the same expression.
+    A ``match`` that is a dict is stored in a tree. A node of the tree has the fields to check next, a field has the
+    expected values, and each expected value leads to the next node. The search follows only the values in the event, so
+    a search in a thousand dicts with the same fields takes as long as a search in one. A ``match`` that is a JMESPath
+    expression is stored in a second tree, by the strings with which it compares fields. The search finds the possible
+    expressions in the second tree and evaluates each of them once, even if many waits use the same expression.
 
-    A key may have several matches. To save memory, the index does not store the matches by key. To remove a match, the
-    caller must pass it to :meth:`discard` again.
+    Each ``match`` is added with a key, and one key may have several. To save memory, the index stores no list of the
+    ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to :meth:`discard`.
     """
 
     def __init__(self) -> None:
@@ -35,9 +38,9 @@ class MatchIndex(Generic[K]):
         return bool(self._tree) or bool(self._by_expression)
 
     def add(self, key: K, match: Match) -> None:
-        """Add a match of a key.
+        """Add a ``match`` for a key.
 
-        :param match: the match of a specification, with rendered templates.
+        :param match: the ``match`` of a specification, with rendered templates.
         """
         if isinstance(match, str):
             if match not in self._by_expression:
@@ -48,7 +51,7 @@ class MatchIndex(Generic[K]):
             self._tree.add(key, _equalities(match))
 
     def discard(self, key: K, match: Match) -> None:
-        """Remove a match of a key, if it was added."""
+        """Remove a ``match`` for a key, if the index contains it."""
         if not isinstance(match, str):
             self._tree.discard(key, _equalities(match))
         elif match in self._by_expression:
@@ -59,7 +62,7 @@ class MatchIndex(Generic[K]):
                 self._expressions.discard(match, text_equalities(match))
 
     def find(self, event: Event) -> set[K]:
-        """Return the keys of all matches that an event fulfils. Never raises."""
+        """Return the keys of every ``match`` that an event fulfils. Never raises."""
         fields = event.fields()
         found: set[K] = set()
         self._tree.search(fields, found)
@@ -72,13 +75,14 @@ class MatchIndex(Generic[K]):
 
 
 class _Node(Generic[K]):
-    """A node of the tree. The search reaches it if the event has all expected values on the path from the root.
+    """A node of the tree.
 
-    Most expected values lead to only one key, and nothing else must be checked for this key. To save memory, the key is
-    then stored instead of a node.
+    The search reaches a node if the event has all expected values on the path from the root. If an expected value leads
+    to only one key, and no more fields must be checked for this key, then the key itself is stored instead of a node.
+    This is the usual case and saves memory.
 
-    :ivar keys: the keys of the matches that need no further check: a set, a single key, or None.
-    :ivar fields: the fields that the other matches check next; None if there are no other matches.
+    :ivar keys: the keys that are found when the search reaches this node: a set, a single key, or None.
+    :ivar fields: the fields of the event that the search checks next; None if no more fields are checked.
     """
 
     __slots__ = ("fields", "keys")
@@ -185,7 +189,7 @@ def _values_at(fields: dict[str, _Field[K]], path: Sequence[str]) -> dict[Hashab
 
 
 def _prune(fields: dict[str, _Field[K]], path: Sequence[str]) -> None:
-    """Remove the fields of a path that no match uses any more."""
+    """Remove a field at the end of a path, and the fields above it, if no ``match`` uses them any more."""
     field = fields[path[0]]
     if len(path) > 1:
         _prune(field.fields, path[1:])

@@ -33,7 +33,9 @@ def matching_names(specifications: Mapping[str, Specification], event: Event, *,
 
 
 def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
-    """Return whether an event fulfils a match. Never raises: a match that cannot be evaluated is not fulfilled.
+    """Return whether an event fulfils the ``match`` of a specification; False if ``match`` cannot be evaluated.
+
+    Never raises.
 
     :param fields: the result of the event's method :meth:`~deferrable_ops.events.event.Event.fields`.
     """
@@ -45,7 +47,10 @@ def matches_fields(match: Match, fields: dict[str, Any]) -> bool:
 
 
 def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]:
-    """Yield the equalities of a dict match, sorted by path. Keys of nested dicts form a path to an expected value."""
+    """Yield the path and the expected value of each field in a ``match`` that is a dict, sorted by path.
+
+    A path consists of the keys of the nested dicts.
+    """
     for key in sorted(match):
         value = match[key]
         if isinstance(value, dict):

@@ -24,15 +24,15 @@ class Merge:
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 
-    :param match: selects the messages to which the rule applies, like ``match`` of an event. None: all messages that no
-        earlier rule matched.
+    :param match: selects the messages to which the rule applies, like ``match`` of an event. None selects all messages
+        that no earlier rule matched.
     :param group_by: the names of fields. Messages with equal values in these fields form a group. Without field names,
         all matching messages are one group.
     :param combine: for each field name, how to combine the field's values: "first", "last", "sum", "min", "max",
         "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (strings,
         separated by commas; "join:+" uses the separator "+"). A message without the field does not change the combined
         value.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     match: Match = None
@@ -47,9 +47,9 @@ class Merge:
 
 
 def rules_to_json(rules: Any) -> list[dict[str, Any]]:
-    """Convert rules into plain data, for serialization.
+    """Convert merge rules into plain data, for serialization.
 
-    :raises InputError: an element is not a rule, or the list is empty.
+    :raises InputError: if an element is not a rule, or if the list is empty.
     """
     given = [rules] if isinstance(rules, Merge) else rules
     if not isinstance(given, (list, tuple)) or not given or not all(type(rule) is Merge for rule in given):
@@ -61,9 +61,11 @@ def rules_to_json(rules: Any) -> list[dict[str, Any]]:
 
 
 def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
-    """Convert the result of :func:`rules_to_json` back into rules, after the templates in it were rendered.
+    """Convert the result of :func:`rules_to_json` back into merge rules.
 
-    :raises InputError: a rendered argument is wrong.
+    The templates in `data` must already be rendered.
+
+    :raises InputError: if a rendered argument is wrong.
     """
     known = {item.name for item in fields(Merge)}
     return [Merge(**{name: value for name, value in rule.items() if name in known}) for rule in data]
@@ -72,10 +74,10 @@ def rules_from_json(data: Sequence[Mapping[str, Any]]) -> list[Merge]:
 def merge(payloads: Sequence[Any], rules: Sequence[Merge]) -> tuple[list[Any], int]:
     """Return the merged messages, and the number of messages that no rule matched.
 
-    Each message is merged by the first rule that matches it. Only JSON objects can match. The merged messages are in
-    the order of the first messages of their groups.
+    Each message is merged by the first rule that matches it. Only a message that is a JSON object can match a rule. The
+    merged messages are in the order of the first messages of their groups.
 
-    :raises InputError: the values of a field cannot be combined.
+    :raises InputError: if the values of a field cannot be combined.
     """
     groups: dict[Any, tuple[Merge, list[dict[str, Any]]]] = {}
     left_over = 0
@@ -136,9 +138,9 @@ def _only(kind: type[Any], values: list[Any]) -> list[Any]:
 
 
 def _ordered(values: list[Any]) -> list[Any]:
-    """Check that the values can be ordered, and return them.
+    """Check that the values can be ordered, and return the values.
 
-    All must be numbers, or all must be strings, for example ISO 8601 times.
+    All values must be numbers, or all values must be strings, for example ISO 8601 times.
     """
     return _only(str, values) if isinstance(values[0], str) else _numbers(values)
 

@@ -1,7 +1,7 @@
 """The messages that a task publishes: plain payloads, Kafka records or SQS messages.
 
 Messages are immutable, and several tasks may share a message. An operator's template field stores the result of
-:func:`messages_to_json`, so that rendering does not change a shared message (see ``specifications.py``).
+:func:`messages_to_json`, so that rendering a template does not change a shared message (see ``specifications.py``).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MAX_ATTRIBUTES: Final = 9
 class KafkaMessage:
     """A Kafka record to publish.
 
-    :param payload: a JSON value. A string is sent unchanged, any other value as JSON. None sends a tombstone, which
-        needs a `key`.
+    :param payload: a JSON value. A string is sent unchanged. Any other payload is encoded as JSON. The payload None
+        sends a tombstone, which needs a `key`.
     :param key: the record's key; records with the same key go to the same partition.
     :param headers: the record's headers, by name.
-    :param partition: the partition number. By default, the key determines it. Without a key, all records of the task go
-        to one partition.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param partition: the partition number. By default, the key determines the partition. All records of a task that
+        have no key go to one partition.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     payload: Any
@@ -59,15 +59,16 @@ class KafkaMessage:
 class SqsMessage:
     """An SQS message to publish.
 
-    :param payload: a JSON value. A string is sent unchanged, any other value as JSON.
-    :param attributes: message attributes, by name. At most 9; each is a string or a number.
-    :param group_id: the message group. A FIFO queue keeps the order within a group. By default, all messages of the
-        task are in one group.
+    :param payload: a JSON value. A string is sent unchanged. Any other payload is encoded as JSON.
+    :param attributes: the message attributes, by name. A message has at most 9 attributes, and each is a string or a
+        number.
+    :param group_id: the message group. A FIFO queue keeps the order of messages within a group. By default, all
+        messages of the task are in one group.
     :param deduplication_id: a FIFO queue drops a message that repeats the id of a message from the last 5 minutes. By
-        default, the id is made from the id of the task's attempt and the message's number.
+        default, the deduplication id consists of the id of the task's attempt and the number of the message.
     :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
         minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     payload: Any
@@ -94,9 +95,11 @@ _KINDS: Final[dict[str, type[Any]]] = {"kafka": KafkaMessage, "sqs": SqsMessage}
 
 
 def messages_to_json(messages: Any) -> Any:
-    """Convert messages into plain data, for serialization. Templates and other tasks' outputs stay unchanged.
+    """Convert messages into plain data, for serialization.
 
-    :raises InputError: the messages are not a list, the list is empty, or a message is wrong.
+    Templates and references to other tasks' outputs are not changed.
+
+    :raises InputError: if the messages are not a list, the list is empty, or a message is wrong.
     """
     if is_known_later(messages):
         return messages
@@ -110,12 +113,14 @@ def messages_to_json(messages: Any) -> Any:
 
 
 def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **defaults: Any) -> list[M]:
-    """Convert the result of :func:`messages_to_json` back into messages, after the templates in it were rendered.
+    """Convert the result of :func:`messages_to_json` back into messages.
 
-    :param data: a list of payloads and messages of `kind`. A template may also have been rendered to a string that
-        contains this list as JSON.
-    :param defaults: field values for messages that do not set these fields.
-    :raises InputError: `data` is not a list, or an element is wrong. The error names the element.
+    The templates in `data` must already be rendered.
+
+    :param data: a list of payloads and messages of `kind`, or a string that contains such a list as JSON. A rendered
+        template can be such a string.
+    :param defaults: the default values of the fields of a message.
+    :raises InputError: if `data` is not a list, or if an element is wrong. The error message names the wrong element.
     """
     return [
         _read(f"{argument}[{index}]", one, kind, defaults)
@@ -126,7 +131,7 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
 def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
     """Return the plain payloads to publish to a channel.
 
-    :raises InputError: `data` is not a list, or an element is a KafkaMessage or an SqsMessage.
+    :raises InputError: if `data` is not a list, or if an element is a KafkaMessage or an SqsMessage.
     """
     found = _as_list(data, argument)
     for index, one in enumerate(found):
@@ -138,9 +143,9 @@ def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
 
 
 def _as_list(data: Any, argument: str) -> list[Any]:
-    """Return `data` as a list. A string is parsed as JSON, because a template is rendered to a string.
+    """Return `data` as a list. Parse `data` as JSON if it is a string, because a rendered template is a string.
 
-    :raises InputError: the result is not a list.
+    :raises InputError: if the result is not a list.
     """
     if isinstance(data, str):
         try:
@@ -157,7 +162,7 @@ def _as_list(data: Any, argument: str) -> list[Any]:
 def encode_payload(argument: str, payload: Any) -> bytes:
     """Encode a payload: a string as UTF-8, any other value as JSON.
 
-    :raises InputError: the payload cannot be encoded.
+    :raises InputError: if the payload cannot be encoded.
     """
     try:
         if isinstance(payload, str):

@@ -14,7 +14,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def decode_payload(body: bytes) -> Any:
-    """Return the JSON value of a body, or a string if the body is not JSON. Never raises.
+    """Return the JSON value of a message's body, or a string if the body is not JSON. Never raises.
 
     JSON that cannot be stored is also returned as a string. This applies to JSON that contains
 
@@ -36,7 +36,7 @@ def decode_payload(body: bytes) -> Any:
 
 
 def decode_text(body: bytes) -> str:
-    r"""Decode UTF-8. Invalid bytes and NUL are replaced by escapes like ``\xff``. Never raises."""
+    r"""Decode UTF-8. Invalid bytes and NUL bytes are replaced by escape sequences like ``\xff``. Never raises."""
     return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
 
 

@@ -30,9 +30,9 @@ _PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 class Queue:
     """An SQS queue, identified by its URL.
 
-    :param region: the AWS region. None if the server is not AWS, or if the AWS endpoint is unknown.
-    :param arn: the queue's ARN. None if it cannot be derived from the URL.
-    :param own_endpoint: the endpoint's URL. None if it can be derived from the region.
+    :param region: the AWS region; None if the queue's server is not AWS, or if the AWS endpoint is unknown.
+    :param arn: the queue's ARN; None if the ARN cannot be derived from the URL.
+    :param own_endpoint: the endpoint's URL; None if this URL can be derived from the region.
     """
 
     url: str
@@ -42,16 +42,16 @@ class Queue:
 
     @property
     def source(self) -> str:
-        """The source name in the inbox.
+        """The source name of the queue in the inbox.
 
-        The name contains the ARN, so that all URLs of a queue have the same source name. Without an ARN, it contains
-        the URL.
+        The name contains the ARN, so that all URLs of a queue have the same source name. If the ARN is unknown, the
+        name contains the URL.
         """
         return f"sqs:{self.arn or self.url}"
 
     @property
     def is_fifo(self) -> bool:
-        """Whether this is a FIFO queue: only names of FIFO queues end with ``.fifo``."""
+        """True if the queue is a FIFO queue: only the names of FIFO queues end with ``.fifo``."""
         return self.url.endswith(".fifo")
 
 
@@ -59,7 +59,7 @@ class Queue:
 def queue_of(url: str) -> Queue:
     """Parse the URL of a queue.
 
-    :raises ValueError: `url` is not a URL.
+    :raises ValueError: if `url` is not a URL.
     """
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"

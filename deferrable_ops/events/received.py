@@ -1,7 +1,7 @@
-"""Counts the events that one wait receives, one by one in the inbox's commit order.
+"""Collects the events that one wait receives, in the inbox's commit order.
 
-When the condition becomes true, the result is final: later events do not change it. A restart does not change the
-result either: continuing from a stored state gives the same result as starting from the first event.
+When the condition becomes true, the result is final: later events do not change the result. A restart does not change
+the result: resuming from a stored state gives the same result as reading all events again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EMPTY: Final[Mapping[str, Any]] = {"order": 0, "complete": False, "counts": {},
 def check_keep(keep: Any) -> None:
     """Check the argument ``keep`` of an operator.
 
-    :raises InputError: `keep` is not "first", "last" or "all".
+    :raises InputError: if `keep` is not "first", "last" or "all".
     """
     if keep not in ("first", "last", "all"):
         raise InputError(f"keep={keep!r} is not one of 'first', 'last', 'all'")
@@ -36,11 +36,11 @@ class ReceivedEvents:
     """The events that one wait has received, and whether its condition is true.
 
     :param condition: the wait ends when this condition is true.
-    :param names: the event names of the wait. Events of names that the condition does not use are kept, too.
-    :param keep: which events of each name to return: the first, the last one received before the wait ended, or all
-        (at most 1,000).
+    :param names: the event names of the wait. Events are also kept for names that the condition does not use.
+    :param keep: which events to return for each name: "first", "last" (the last event before the wait ended), or "all"
+        (at most 1,000 events).
     :param state: the state to resume from, as returned by :meth:`state`.
-    :raises InputError: an argument is wrong.
+    :raises InputError: if an argument is wrong.
     """
 
     __slots__ = ("_complete", "_condition", "_counts", "_keep", "_kept", "_names", "_order")
@@ -67,7 +67,7 @@ class ReceivedEvents:
 
     @property
     def complete(self) -> bool:
-        """Whether the condition has become true. From then on, the result does not change."""
+        """True once the condition has become true. The result does not change after the condition has become true."""
         return self._complete
 
     @property
@@ -83,11 +83,12 @@ class ReceivedEvents:
     def add(self, order: int | None, event: Event, names: Collection[str]) -> bool:
         """Add the next event, and return whether the condition is true now.
 
-        An event that was added before is ignored. After the condition has become true, all events are ignored.
+        An event that has already been added is ignored. After the condition has become true, all events are ignored.
 
-        :param order: the event's position in the inbox's commit order, above 0. None: the event is new and follows all
-            events added before.
-        :param names: the names of the specifications that the event matches; names of other waits are ignored.
+        :param order: the event's position in the inbox's commit order, above 0. None means that the event is new and
+            comes after all events that have been added.
+        :param names: the names of the specifications that the event matches; names that this wait does not use are
+            ignored.
         """
         if self._complete:
             return True
@@ -102,10 +103,10 @@ class ReceivedEvents:
         return self._complete
 
     def result(self) -> dict[str, Any]:
-        """Return a dict from each name to its event: payload, time, source, attributes.
+        """Return a dict that contains for each name its event: payload, time, source, attributes.
 
-        The value is None for a name without events. With ``keep="all"``, each value is a list of events in commit
-        order.
+        For a name without events, the dict contains None. With ``keep="all"``, the dict contains for each name a list
+        of events in commit order.
         """
         if self._keep == "all":
             return {name: list(self._kept.get(name, ())) for name in self._names}
@@ -123,11 +124,11 @@ class ReceivedEvents:
         return describe(missing(self._condition, self._counts))
 
     def why_incomplete(self) -> str:
-        """Describe which events are missing and which were received, for the error of a timeout."""
+        """Describe which events are missing and which were received, for the error message of a timeout."""
         return f"missing: {self.missing()}; received: {', '.join(self._received()) or 'nothing'}"
 
     def state(self) -> dict[str, Any]:
-        """Return the state as a JSON object. Pass it to the constructor to resume."""
+        """Return the state as a JSON object. To resume, pass this object to the constructor."""
         return {
             "order": self._order,
             "complete": self._complete,

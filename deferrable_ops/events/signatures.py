@@ -1,4 +1,4 @@
-"""Verifies the signature of a request to a channel, by the signature schemes of common vendors."""
+"""Verifies the signatures of requests to a channel, with the signature schemes of common vendors."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def refusal_reason(
     now: float,
     tolerance: float = TOLERANCE,
 ) -> str | None:
-    """Return why a request is refused; None if its signature is valid. Never raises for any request.
+    """Return the reason why a request is rejected, or None if its signature is valid. Never raises.
 
     :param scheme: one of :data:`SCHEMES`.
     :param headers: the request's headers, with names in lower case.
     :param body: the raw bytes as received, before any parsing.
-    :param secrets: the channel's valid secrets in the form that users see. During a rotation, there are two secrets,
-        and the signature may match either of them.
+    :param secrets: the channel's valid secrets, in the form that the command line prints or accepts. During a rotation,
+        the channel has two secrets, and the signature may match either of them.
     :param now: the current time, in seconds since the epoch.
     :param tolerance: how many seconds a signed timestamp may be before or after `now`.
     """
@@ -64,9 +64,9 @@ def refusal_reason(
 
 
 def check_secret(scheme: str, secret: str) -> None:
-    """Check a secret issued by a vendor.
+    """Check a secret that a vendor issued.
 
-    :raises InputError: the secret is empty, or it is malformed for the scheme.
+    :raises InputError: if the secret is empty, or if the scheme requires another form of secret.
     """
     if scheme not in SCHEMES or scheme == "none":
         raise InputError(f"the scheme {scheme!r} has no secret")
@@ -97,7 +97,7 @@ _MISMATCH: Final = "no signature matches the channel's secret"
 
 
 def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """https://github.com/standard-webhooks/standard-webhooks. The older header names of Svix are accepted, too."""
+    """https://github.com/standard-webhooks/standard-webhooks. The older header names of Svix are also accepted."""
     prefix = "webhook" if "webhook-signature" in headers else "svix"
     message, timestamp = headers.get(f"{prefix}-id", ""), headers.get(f"{prefix}-timestamp", "")
     # In the signed bytes, dots separate the id, the timestamp and the body. If the id could contain a dot, an attacker
@@ -120,7 +120,7 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
 def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
     """https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries.
 
-    This scheme signs no timestamp.
+    GitHub's signature scheme signs no timestamp.
     """
     scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
     if scheme != "sha256":
@@ -150,7 +150,7 @@ def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificati
 
 
 def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
-    """RFC 6750. The header Authorization contains the secret itself."""
+    """RFC 6750. The header ``Authorization`` contains the channel's secret."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return None, "the header authorization is missing or has no bearer token"
@@ -175,7 +175,10 @@ SCHEMES: Final = (*_VERIFIERS, "none")
 
 
 def _any_equal(expected: Iterable[bytes], given: Iterable[str | bytes]) -> bool:
-    """Return whether any pair is equal. All pairs are compared, each in constant time."""
+    """Return True if an expected signature equals a given signature.
+
+    All pairs are compared, each pair in constant time.
+    """
     found = False
     received = [value if isinstance(value, bytes) else _bytes(value) for value in given][:_MAX_SIGNATURES]
     for own in expected:

@@ -1,9 +1,9 @@
-"""Event specifications: which event of a channel, a Kafka topic or an SQS queue a task waits for.
+"""Event specifications: an event specification selects the events that a task waits for.
 
-A specification is immutable, and several tasks may share it. An operator's template field stores the dict that
-:func:`specification_to_json` returns. Airflow renders this dict into a new dict, so the shared specification does not
-change. If the field stored an object with ``template_fields``, Airflow would render the object itself, and so change it
-for every task that shares it.
+An event specification is immutable, and several tasks may share one specification. An operator's template field stores
+the dict that :func:`specification_to_json` returns. Airflow renders this dict into a new dict, so the shared
+specification does not change. If the template field stored an object with ``template_fields``, Airflow would modify
+this object for every task that shares the object.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 class ChannelEvent:
     """An event that an external system posts to a channel of the endpoint.
 
-    :param name: the channel's name, as in ``deferrable-ops channels add NAME``: letters, digits, ``.``, ``_`` and
-        ``-``, at most 128.
+    :param name: the channel's name, as in ``deferrable-ops channels add NAME``: at most 128 letters, digits, ``.``,
+        ``_`` and ``-``.
     :param match: selects events of the channel: a dict of expected values, nested like the payload, or a JMESPath
-        expression that must be true. None selects every event. The match may contain templates. Its top-level names are
-        the payload's keys and ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload`` (the whole
-        payload, also if it is a string). If the payload has a key ``headers``, ``attributes`` or ``metadata``, this
-        name means the event's value, not the payload's value. If the payload has a key ``payload``, the name
-        ``payload`` means the value of this key.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+        expression that must be true. None selects every event. ``match`` may contain templates. The top-level names in
+        ``match`` are the payload's keys and ``headers``, ``attributes`` (of a CloudEvent), ``metadata`` and ``payload``
+        (the whole payload, also if it is a string). If the payload has a key ``headers``, ``attributes`` or
+        ``metadata``, this name means the field of the event, not the key of the payload. If the payload has a key
+        ``payload``, the name ``payload`` means the value of this key.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ChannelEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. It is valid only after the templates are rendered."""
+        """The name of this source in the inbox. The name is valid only after the templates are rendered."""
         return f"channel:{self.name}"
 
 
@@ -69,10 +69,10 @@ class KafkaEvent:
     """A record of a Kafka topic.
 
     :param topic: the topic's name.
-    :param match: selects records, as for :class:`ChannelEvent`. The top-level names are the payload's keys and
-        ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
+    :param match: selects records, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
+        payload's keys and ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
     :param kafka_conn_id: an Airflow connection of type ``kafka``.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     topic: str
@@ -87,7 +87,7 @@ class KafkaEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. It is valid only after the templates are rendered."""
+        """The name of this source in the inbox. The name is valid only after the templates are rendered."""
         return f"kafka:{self.kafka_conn_id}/{self.topic}"
 
 
@@ -96,12 +96,13 @@ class SqsEvent:
     """A message of an SQS queue. Only this library may read the queue.
 
     :param queue_url: the queue's URL.
-    :param dedicated: must be True, to confirm that nothing else reads the queue. Each message is written to the inbox,
-        where any number of waits can match it, and then deleted from the queue.
-    :param match: selects messages, as for :class:`ChannelEvent`. The top-level names are the payload's keys and
-        ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId ...) and ``payload``.
-    :param aws_conn_id: an Airflow connection of type ``aws``; None: the machine's own credentials.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :param dedicated: must be True, to confirm that nothing else reads the queue. Each message is written to the inbox
+        and then deleted from the queue. Any number of waits can match a message in the inbox.
+    :param match: selects messages, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
+        payload's keys and ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId
+        ...) and ``payload``.
+    :param aws_conn_id: an Airflow connection of type ``aws``. None selects the credentials of the machine.
+    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
     """
 
     queue_url: str
@@ -125,7 +126,7 @@ class SqsEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. It is valid only after the templates are rendered.
+        """The name of this source in the inbox. The name is valid only after the templates are rendered.
 
         The name contains the queue's ARN. A queue may have several URLs, but it delivers each message to only one
         reader, so waits with different URLs must share one reader. The ARN is derived from the URL, so no call to SQS
@@ -145,9 +146,9 @@ _TYPES: Final[dict[str, type[ChannelEvent | KafkaEvent | SqsEvent]]] = {
 
 
 def specification_to_json(specification: Specification) -> dict[str, Any]:
-    """Convert a specification into a JSON object. Templates and other tasks' outputs stay unchanged.
+    """Convert a specification into a JSON object. Templates and references to other tasks' outputs are not changed.
 
-    :raises InputError: the argument is not a specification.
+    :raises InputError: if the argument is not an event specification.
     """
     for name, kind in _TYPES.items():
         if type(specification) is kind:
@@ -163,11 +164,11 @@ def specification_to_json(specification: Specification) -> dict[str, Any]:
 
 
 def specification_from_json(data: Any) -> Specification:
-    """Convert the result of :func:`specification_to_json` back, after the templates in it were rendered.
+    """Convert the result of :func:`specification_to_json` back into a specification, after its templates are rendered.
 
-    Unknown keys are ignored; they come from another version of the library.
+    Keys that this version of the library does not know are ignored.
 
-    :raises InputError: `data` is not a specification, or a rendered argument is wrong.
+    :raises InputError: if `data` is not an event specification, or if a rendered argument is wrong.
     """
     kind = _TYPES.get(str(data.get("type"))) if isinstance(data, Mapping) else None
     if kind is None:

@@ -17,10 +17,10 @@ _MAX_TIMEOUT: Final = 10 * 366 * 86_400.0
 def check_since(since: Any) -> Any:
     """Return the argument ``since`` in serializable form: a string, or None for the DAG run's start.
 
-    Outputs of other tasks are returned unchanged. A template is not checked in this function, because it is not
+    Outputs of other tasks are returned unchanged. This function does not check a template, because the template is not
     rendered yet.
 
-    :raises InputError: :func:`since_moment` would not accept the value.
+    :raises InputError: if :func:`since_moment` does not accept the value.
     """
     if isinstance(since, datetime):
         return since.isoformat()
@@ -34,10 +34,12 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
     """Return the moment (in UTC) from which events are accepted.
 
     :param since: a datetime or an ISO 8601 string. A time without a UTC offset is in `timezone`. ``"day"`` or
-        ``"month"`` is the start of the day or month of the DAG run's start. None is the DAG run's start.
-    :param run_start: the DAG run's start, an aware datetime. It does not change when a triggerer restarts.
+        ``"month"`` means the start of the day or month in which the DAG run started. None means the start of the DAG
+        run.
+    :param run_start: the DAG run's start, an aware datetime. The DAG run's start does not change when a triggerer
+        restarts.
     :param timezone: the DAG's timezone.
-    :raises InputError: `since` is not one of these values.
+    :raises InputError: if `since` is not a datetime, a date and time in ISO 8601, "day", "month" or None.
     """
     if since is None:
         return run_start.astimezone(UTC)
@@ -55,7 +57,7 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
 def check_timeout(timeout: Any) -> float | str:
     """Return a timeout in serializable form: seconds, or a cron expression.
 
-    :raises InputError: `timeout` is not a positive number of seconds, a timedelta or a cron expression.
+    :raises InputError: if `timeout` is not a positive number of seconds, a timedelta or a cron expression.
     """
     if isinstance(timeout, str):
         check_cron("timeout", timeout)
@@ -75,11 +77,11 @@ def deadline(
 ) -> datetime:
     """Return the deadline of a wait, in UTC.
 
-    :param timeout: seconds, or a cron expression. The deadline is the first occurrence of the cron expression after
-        `start`.
+    :param timeout: a number of seconds, or a cron expression. With a cron expression, the deadline is its first
+        occurrence after `start`.
     :param start: when the wait began, as an aware datetime.
     :param timezone: the DAG's timezone.
-    :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None: no limit.
+    :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None if the deadline has no limit.
     """
     if isinstance(timeout, str):
         moment = next_occurrence(timeout, start, timezone)
@@ -91,16 +93,18 @@ def deadline(
 def next_interval_end(
     schedule: Any, *, interval_start: datetime, interval_end: datetime, timezone: tzinfo
 ) -> datetime | None:
-    """Return the end (in UTC) of the data interval after the run's own interval. The next run starts at this moment.
+    """Return the end (in UTC) of the data interval after the run's own interval.
+
+    The next DAG run starts at the end of this data interval.
 
     :param schedule: the DAG's schedule: a cron expression or preset, or a timedelta. For any other schedule, the next
         interval is assumed to be as long as the run's interval.
     :param interval_start: the start of the run's data interval, an aware datetime.
-    :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, it equals
-        `interval_start`. In this case, the next run starts at the schedule's next occurrence.
+    :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, `interval_end` equals
+        `interval_start`, and the next DAG run starts at the schedule's next occurrence.
     :param timezone: the DAG's timezone.
-    :return: None if the end is unknown, because the run's interval has no length, and the schedule is neither a cron
-        expression nor a timedelta.
+    :return: the end, or None if the end is unknown. The end is unknown if the run's interval has no length and the
+        schedule is neither a cron expression nor a timedelta.
     """
     if isinstance(schedule, str) and is_cron(schedule):
         return next_occurrence(schedule, interval_end, timezone)
@@ -109,7 +113,7 @@ def next_interval_end(
 
 
 def is_cron(schedule: str) -> bool:
-    """Return whether a DAG's schedule is a cron expression; ``@once`` and ``@continuous`` are not."""
+    """Return whether a DAG's schedule is a cron expression; ``@once`` and ``@continuous`` are not cron expressions."""
     try:
         check_cron("schedule", schedule)
     except InputError:
@@ -120,7 +124,7 @@ def is_cron(schedule: str) -> bool:
 def timezone_named(name: str) -> tzinfo:
     """Return a timezone by its name in Airflow, for example ``Europe/Berlin``, ``UTC`` or ``+02:00``.
 
-    :raises InputError: the name is unknown.
+    :raises InputError: if no timezone has this name.
     """
     try:
         if name[:1] in ("+", "-"):

@@ -1,4 +1,4 @@
-"""The inbox: the database tables that keep every wait and every event that arrived."""
+"""The inbox: the database tables that store every wait and every received event."""
 
 from deferrable_ops.inbox.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState

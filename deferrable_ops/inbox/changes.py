@@ -2,14 +2,14 @@
 
 The same signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
-A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter.
-Write transactions run one at a time, so the counter increases in commit order. On Postgres, the version is the
-transaction id, and transactions may commit in another order than they begin. Therefore the cursor is just below the
-oldest transaction that was open at the last query: every transaction that commits later has an id above the cursor.
-A wait can be returned twice, but is never missed.
+A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter,
+which increases in commit order because write transactions run one at a time. On Postgres, the version is the
+transaction id, and transactions may commit in another order than they begin. Therefore the cursor is just below the id
+of the oldest transaction that was open at the last query: every transaction that commits later has an id above the
+cursor. The query can return a wait twice, but never misses a wait.
 
-After a restart or a failover, a Postgres server may have lost transactions, and may assign their ids again. Therefore a
-cursor is valid only until the server restarts.
+After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost
+transactions again. Therefore a cursor is valid only until the server restarts.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _CURSOR = {
 class Cursor:
     """A position in the sequence of commits.
 
-    :param server: the start time of the database server, because the position is valid only until it restarts; "" on
-        SQLite.
+    :param server: the start time of the Postgres server, because a cursor is valid only until the server restarts; ""
+        on SQLite.
     """
 
     position: int
@@ -55,7 +55,7 @@ class Cursor:
 async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
     """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    The ids are None if every wait may have changed: when there is no cursor, or when the server has restarted.
+    The returned ids are None if every wait may have changed: if there is no cursor, or if the server has restarted.
     """
 
     async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
@@ -74,17 +74,17 @@ ChangeListener = Callable[[set[str] | None], None]
 
 
 class Signal(Protocol):
-    """Calls the listeners when the database has changed."""
+    """Calls the listeners when waits or events in the database have changed."""
 
     sweep_interval: float
     """Seconds between two sweeps: queries that find changes whose signal was lost."""
 
     async def run(self) -> None:
-        """Call the listeners at each change, until cancelled."""
+        """Call the listeners at each change, until the task is cancelled."""
 
 
 class DataVersionSignal:
-    """SQLite: polls ``PRAGMA data_version``, which changes when another connection has committed."""
+    """The signal for SQLite: polls ``PRAGMA data_version``, which changes when another connection has committed."""
 
     sweep_interval = 5.0
 
@@ -94,7 +94,7 @@ class DataVersionSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until cancelled."""
+        """Call the listeners at each change, until the task is cancelled."""
         # The pragma only reads shared memory, so it does not block the event loop.
         with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
@@ -112,9 +112,9 @@ class DataVersionSignal:
 
 
 class NotificationSignal:
-    """Postgres: LISTEN on a dedicated connection.
+    """The signal for Postgres: runs LISTEN on a dedicated connection.
 
-    A reconnect is treated as a change, because signals may have been lost before it.
+    A reconnect is treated as a change, because notifications may have been lost before the reconnect.
     """
 
     sweep_interval = 30.0
@@ -125,7 +125,7 @@ class NotificationSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the connection is lost or this is cancelled."""
+        """Call the listeners at each change, until the connection is lost or the task is cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -150,7 +150,10 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """No signal, but a short sweep interval: for an in-memory database, or a pooler, which does not support LISTEN."""
+    """Sends no signals, for an in-memory database or a pooler without LISTEN.
+
+    Changes are found by sweeps at a short interval.
+    """
 
     sweep_interval = 1.0
 
@@ -160,7 +163,7 @@ class NoSignal:
 
 
 def create_signal(database: Database, on_change: ChangeListener, on_events: ChangeListener) -> Signal:
-    """Return the signal that suits this database.
+    """Return the signal for a database: by notifications, by polling, or no signal.
 
     :param on_change: receives the ids of waits that changed.
     :param on_events: receives the sources of new events.
@@ -173,7 +176,10 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run the signal until cancelled, and restart it when it fails. The sweep finds changes that it missed."""
+    """Run a signal until cancelled, and restart the signal when it fails.
+
+    The sweep finds the changes that a failed signal missed.
+    """
     while True:
         try:
             await signal.run()

@@ -1,7 +1,7 @@
-"""The hosts of supervisord daemons: the host of each daemon, that host's boot, and the DAG run that last used it.
+"""The hosts of supervisord daemons: for each daemon, its host, the boot id of the host, and the last DAG run.
 
 A local supervisord is only reachable from its own host. Without this table, a triggerer on another host would not find
-it and would start a second supervisord.
+this supervisord and would start a second one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from deferrable_ops.inbox.database.schema import daemons
 class DaemonLocation:
     """The host of a supervisord.
 
-    :param name: the ``working_dir`` of the supervisord; over SSH ``connection:working_dir``.
-    :param boot_id: identifies the boot of the host, and changes when the host restarts; "" if the host has no boot id.
-    :param dag_id: with `run_id`, the DAG run that last configured or started the supervisord.
+    :param name: the ``working_dir`` of the supervisord; for a supervisord over SSH, ``connection:working_dir``.
+    :param boot_id: the boot id of the host, which changes when the host restarts; "" if the host has no boot id.
+    :param dag_id: `dag_id` and `run_id` identify the DAG run that last configured or started the supervisord.
     :param since: when the supervisord was first recorded in this boot of the host, in seconds since the epoch.
     """
 
@@ -43,11 +43,12 @@ class Daemons:
     async def claim(
         self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, allow_move: bool = False
     ) -> DaemonLocation | None:
-        """Record that a supervisord runs on a host, and return the previous record; None if there was no record.
+        """Record that a supervisord runs on a host, and return the previous record, or None if there was no record.
 
-        A record of another host is kept, unless `allow_move` is true.
+        A record that names another host is replaced only if `allow_move` is true.
 
-        :param allow_move: replace the record even if it names another host. The caller must have checked that host.
+        :param allow_move: replace the record even if it names another host. Pass True only for a supervisord that is
+            managed over SSH.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:
@@ -68,11 +69,11 @@ class Daemons:
         return await self._database.write(write)
 
     async def find(self, name: str) -> DaemonLocation | None:
-        """Return the host of a supervisord; None if it is not recorded."""
+        """Return the recorded host of a supervisord, or None if no host is recorded."""
         return next((daemon for daemon in await self.all() if daemon.name == name), None)
 
     async def all(self) -> list[DaemonLocation]:
-        """Return all supervisords, ordered by name."""
+        """Return the records of all supervisords, ordered by name."""
 
         async def read(connection: AsyncConnection) -> list[DaemonLocation]:
             return [
@@ -82,7 +83,7 @@ class Daemons:
         return await self._database.read(read)
 
     async def release(self, name: str, host: str) -> None:
-        """Delete the record of a supervisord, if it names this host."""
+        """Delete the record of a supervisord, if the record names the given host."""
 
         async def write(transaction: Transaction) -> None:
             mine = delete(daemons).where(daemons.c.name == name, daemons.c.host == host)
@@ -91,7 +92,10 @@ class Daemons:
         await self._database.write(write)
 
     async def forget(self, name: str) -> DaemonLocation | None:
-        """Delete and return the record of a supervisord whose host no longer exists; None if there is no record."""
+        """Delete and return the record of a supervisord whose host no longer exists.
+
+        Return None if there is no record.
+        """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:
             chosen = delete(daemons).where(daemons.c.name == name).returning(daemons)

@@ -1,4 +1,4 @@
-"""The inbox object, and sharing it within a process."""
+"""The inbox object, and the function that shares one inbox object within a process."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ NO_RETRY_TIMEOUT = float("inf")
 
 
 class Inbox:
-    """The inbox, for one event loop.
+    """The inbox object of one event loop.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param read_url: called to read the URL again when the database rejects the login.
+    :param read_url: a function that reads the URL again when the database rejects the login.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """
@@ -62,14 +62,15 @@ class Inbox:
     async def open(
         cls, url: str | Callable[[], str], *, retry_timeout: float, first_backoff: float = _FIRST_BACKOFF
     ) -> Inbox:
-        """Connect, and create or upgrade the tables.
+        """Connect to the database, and create or upgrade the inbox's tables.
 
-        :param url: the URL, or a function that reads it from the settings.
-        :param retry_timeout: as for :class:`Inbox`. If it is infinite, opening is also retried while the deployment
-            is set up wrongly.
-        :param first_backoff: seconds until the first of these retries. The pause doubles with each retry, up to 30 s.
-        :raises DeploymentError: the URL is invalid, its driver is missing, the database refused access, or this release
-            cannot use the tables.
+        :param url: the database URL, or a function that reads the URL from the settings.
+        :param retry_timeout: the same as for :class:`Inbox`. If `retry_timeout` is infinite, opening the inbox is also
+            retried while the deployment is set up wrongly.
+        :param first_backoff: how many seconds pass until the first retry while the deployment is set up wrongly. The
+            pause doubles with each retry, up to 30 s.
+        :raises DeploymentError: if the database URL is invalid, the database driver is missing, the database refused
+            access, or this release cannot use the inbox's tables.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
         """
         backoff = Backoff(first_pause=first_backoff, longest_pause=_MAX_BACKOFF)
@@ -97,7 +98,7 @@ class Inbox:
         return inbox
 
     async def close(self) -> None:
-        """Stop watching, wait for running writes, and close every connection."""
+        """Stop watching for changes, wait for running writes, and close every database connection."""
         await self.feed.close()
         await self.watcher.close()
         await self.database.close()
@@ -108,12 +109,14 @@ given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
 
 
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
-    """Use the inbox of the settings. Users on this event loop with the same timeout share one inbox.
+    """Open the inbox that the setting ``inbox_url`` names, for a ``with`` block.
 
-    The inbox is closed after its last user.
+    Blocks on the same event loop with the same `retry_timeout` share one inbox object. The inbox is closed at the end
+    of the last of these blocks.
 
-    :raises ConfigurationError: the setting ``inbox_url`` is invalid, or its driver is missing.
-    :raises InboxUnavailable: the database did not answer within the timeout. All callers that wait get this error.
+    :raises ConfigurationError: if the setting ``inbox_url`` is invalid, or if the database driver is missing.
+    :raises InboxUnavailable: if the database did not answer within the timeout. All callers that wait for the inbox get
+        this error.
     """
     if (given := given_inbox.get()) is not None:
         return nullcontext(given)

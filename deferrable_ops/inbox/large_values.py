@@ -1,4 +1,4 @@
-"""Values that are too large for an XCom. They are kept in the inbox, and the XCom is a reference to them."""
+"""A value that is too large for an XCom is stored in the inbox. The XCom is a reference to this value."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _RETRY_TIMEOUT = 300.0
 
 
 def as_xcom(wait_id: str, value: Any) -> Any:
-    """Return the XCom for a wait's value: the value itself, or a reference if the value exceeds ``max_xcom_bytes``."""
+    """Return the XCom for a value: the value itself, or a reference if the value is larger than ``max_xcom_bytes``."""
     size = len(json.dumps(value))
     return value if size <= settings.max_xcom_bytes() else {_REFERENCE: wait_id, "bytes": size}
 
 
 def fetch(reference: Any) -> Any:
-    """Return the value that an XCom refers to. Any other value is returned unchanged.
+    """Return the value to which an XCom refers.
 
-    Call it in a task. A value is kept as long as its wait: for ``[deferrable_ops] wait_retention_days`` (14 days by
-    default) after the end of the wait.
+    If the XCom is not a reference, it is returned unchanged. Call this function in a task. A value is deleted together
+    with its wait: ``[deferrable_ops] wait_retention_days`` (14 by default) days after the end of the wait.
 
     :param reference: the XCom that a task of this library pushed.
-    :raises UnknownWait: the value was deleted after its retention, or this machine has another ``inbox_url``.
-    :raises InboxUnavailable: the inbox does not answer.
+    :raises UnknownWait: if the value was deleted after its retention time, or if the option ``inbox_url`` of this
+        process differs from ``inbox_url`` of the triggerer that stored the value.
+    :raises InboxUnavailable: if the inbox does not answer.
     """
     if not isinstance(reference, dict) or _REFERENCE not in reference:
         return reference
@@ -52,9 +53,11 @@ def fetch(reference: Any) -> Any:
 
 
 def read_outcome(wait_id: str) -> Outcome | None:
-    """Return a wait's outcome; None if the wait has not ended or was never registered. Call it on a worker.
+    """Return the outcome of a wait, or None if the wait has not ended or was never registered.
 
-    :raises InboxUnavailable: the inbox does not answer.
+    Call this function on a worker.
+
+    :raises InboxUnavailable: if the inbox does not answer.
     """
 
     async def read() -> list[Wait]:
@@ -67,7 +70,7 @@ def read_outcome(wait_id: str) -> Outcome | None:
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine and return its result.
 
-    It also works while an event loop is running in this thread, for example in a notebook or an async task.
+    This function also works while an event loop is running in the thread, for example in a notebook or an async task.
     """
     try:
         asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Retention: deletes old waits with their callbacks, old events, deduplication keys, and positions of ended waits."""
+"""Deletes old waits with their callbacks, old events, old dedupe keys, and the source positions of ended waits."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _KEY_DAYS_AFTER_EVENT = 30.0
 
 
 class Retention:
-    """Deletes rows whose retention has ended."""
+    """Deletes the rows of the inbox that are older than their retention time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def run(self) -> None:
-        """Delete old rows every hour, in one process at a time. Runs until cancelled."""
+        """Delete old rows of the inbox every hour, in only one process at a time. Runs until cancelled."""
         while True:
             try:
                 if await self._database.try_lock("retention", _INTERVAL):
@@ -42,14 +42,14 @@ class Retention:
             await asyncio.sleep(_INTERVAL / 4)
 
     async def prune(self, days: float) -> int:
-        """Delete the waits that were settled more than `days` ago, and return their number."""
+        """Delete the waits that were settled more than `days` ago, and return the number of deleted waits."""
         before = await self._database.now() - days * _DAY
         return await self._in_batches(_delete_waits, before)
 
     async def prune_events(self, days: float) -> int:
-        """Delete the events that were received more than `days` ago, and their deduplication keys 30 days later.
+        """Delete the events that were received more than `days` ago, and delete dedupe keys 30 days after their events.
 
-        :return: the number of events.
+        :return: the number of deleted events.
         """
         before = await self._database.now() - days * _DAY
         deleted = 0
@@ -59,7 +59,7 @@ class Retention:
         return deleted
 
     async def prune_positions(self) -> int:
-        """Delete the source positions of waits that have ended, and return their number."""
+        """Delete the source positions of waits that have ended, and return the number of deleted positions."""
         return await self._in_batches(_delete_positions)
 
     async def _in_batches(self, delete_batch: Callable[..., Awaitable[int]], *arguments: float) -> int:
@@ -87,9 +87,9 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
 
 
 async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
-    """Record that events before this time may be missing, because they are deleted next.
+    """Record that events before a time may be missing, because the caller deletes these events next.
 
-    :return: whether there are events before this time.
+    :return: True if the inbox contains events before this time.
     """
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()

@@ -1,4 +1,4 @@
-"""The inbox's database, SQLite or Postgres: reads, write transactions, retries, its clock and named locks."""
+"""The inbox's database, SQLite or Postgres: reads, write transactions, retries, the clock and named locks."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Transaction:
     """A write transaction.
 
     :param now: the database's clock, in seconds since the epoch.
-    :param version: increases with every transaction; written to each wait that changes.
-    :param changed: ids of the waits whose triggers are woken after the commit.
+    :param version: a number that increases with every transaction, and is written to each wait that changes.
+    :param changed: the ids of the waits that the transaction changes. Their triggers are notified after the commit.
     """
 
     connection: AsyncConnection
@@ -79,13 +79,14 @@ class Transaction:
 class Database:
     """Runs reads and writes, and retries them while the database does not answer.
 
-    Reads and writes are passed as functions, so that they can run again after a lost connection.
+    The caller passes a read or a write as a function, so that the function can run again after a lost connection.
 
     :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If it
+    :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If the timeout
         is infinite, calls are also retried while the deployment is set up wrongly.
-    :param read_url: reads the URL again when the database rejects the login, because a password may have been rotated.
-    :param sqlite_busy_timeout: seconds for which a statement waits for a locked SQLite file before it fails.
+    :param read_url: a function that reads the URL again when the database rejects the login, because a password may
+        have been rotated.
+    :param sqlite_busy_timeout: how many seconds a statement waits for a locked SQLite file before the statement fails.
     :raises DeploymentError: the URL is invalid, or its driver is not installed.
     """
 
@@ -119,7 +120,7 @@ class Database:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Return what ``work`` reads.
+        """Run ``work`` on a connection, and return its result.
 
         :raises InboxError: the database rejected a statement.
         :raises InboxUnavailable: the database did not answer within the retry timeout.
@@ -137,7 +138,8 @@ class Database:
         ``work`` must be idempotent, because it may run more than once.
 
         :raises InboxError: the database rejected a statement.
-        :raises InboxUnavailable: the database did not answer within the retry timeout. It may have committed the data.
+        :raises InboxUnavailable: the database did not answer within the retry timeout. The transaction may have been
+            committed.
         """
 
         async def attempt() -> T:
@@ -156,7 +158,8 @@ class Database:
     async def try_lock(self, name: str, seconds: float) -> bool:
         """Acquire a named lock for some seconds, for work that one process does at a time.
 
-        :return: False if the lock is held already. A lock is released only when it expires.
+        :return: True if the lock was acquired, or False if another process holds the lock. A lock is released only when
+            it expires.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -172,7 +175,7 @@ class Database:
         return await self.write(write)
 
     def insert(self, table: Table) -> Any:
-        """Return the dialect's own INSERT, which supports ``ON CONFLICT``."""
+        """Return the INSERT of the database's SQLAlchemy dialect, which supports ``ON CONFLICT``."""
         return (postgresql if self.dialect == "postgresql" else sqlite).insert(table)
 
     async def now(self) -> float:
@@ -180,7 +183,7 @@ class Database:
         return await self.read(self.clock)
 
     async def clock(self, connection: AsyncConnection) -> float:
-        """Return the database's clock, read on this connection."""
+        """Return the database's clock, in seconds since the epoch, read on a given connection."""
         return float((await self._first_row(connection, _NOW))[0])
 
     async def _first_row(self, connection: AsyncConnection, statement: dict[str, str]) -> Sequence[Any]:
@@ -191,7 +194,7 @@ class Database:
         return (await connection.exec_driver_sql(statement["postgresql"])).one()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run shared work as a task. :meth:`close` waits for the task."""
+        """Run a coroutine as a task that several callers share. :meth:`close` waits for the task."""
         # In an empty context: the task outlives the trigger that started it, and must not write to that trigger's log.
         task = asyncio.create_task(work, name=f"deferrable-ops {name}", context=Context())
         self._tasks.add(task)
@@ -208,11 +211,11 @@ class Database:
         await self.engine.dispose()
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Begin a write transaction without version, clock and notifications: for migrations and tests."""
+        """Begin a write transaction for migrations and tests, which has no version and sends no notifications."""
         return self._writing.begin()
 
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return the attempt's result; retry it while the database does not answer.
+        """Call `attempt` and return its result; call it again while the database does not answer.
 
         :raises DeploymentError: the database rejected the login or lacks permissions.
         :raises InboxError: the database rejected a statement.
@@ -239,9 +242,10 @@ class Database:
             await asyncio.sleep(pause)
 
     async def _may_recover(self, error: Exception) -> bool:
-        """Return whether to retry after an error that is not an outage.
+        """Return whether a call is retried after an error that is not an outage.
 
-        True if ``inbox_url`` has another login now, or if a wrong setup of the deployment is retried without end.
+        Return True if ``inbox_url`` now contains another user or password, or if the retry timeout is infinite and the
+        deployment is set up wrongly.
         """
         if is_rejected_login(error) and self._read_url is not None:
             # In a thread, because reading the option may run a command or ask a secrets backend.
@@ -264,7 +268,9 @@ class Database:
 
 
 async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
-    """Run a statement on the driver, without SQLAlchemy, and return its rows. For statements that each batch runs.
+    """Run a statement on the driver, without SQLAlchemy, and return its rows.
+
+    Use this function for statements that every batch runs.
 
     SQLAlchemy takes 200 µs per statement (measured), and makes three or four calls to SQLite's thread instead of one.
     On Postgres, the first statement of a transaction must go through SQLAlchemy, because SQLAlchemy sends BEGIN with

@@ -1,4 +1,4 @@
-"""Encryption of secrets in the inbox, with Airflow's Fernet key, as Airflow encrypts its connections."""
+"""Encrypts secrets in the inbox with Airflow's Fernet key, in the same way as Airflow encrypts its connections."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from deferrable_ops.exceptions import DeploymentError
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: subject and verb of the last part of the error message, such as ``"channels' secrets are"``.
-    :raises DeploymentError: the key is malformed.
+    :param what: the part of the error message that says what is encrypted, such as ``"channels' secrets are"``.
+    :raises DeploymentError: if the Fernet key is malformed.
     """
     try:
         return get_fernet()

@@ -23,7 +23,7 @@ from deferrable_ops.exceptions import DeploymentError
 def parse_url(url: str) -> URL:
     """Parse a database URL.
 
-    :raises DeploymentError: the string is not a database URL.
+    :raises DeploymentError: if the string is not a database URL.
     """
     try:
         return make_url(url)
@@ -36,15 +36,15 @@ def parse_url(url: str) -> URL:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether this is an in-memory SQLite database. The database exists only as long as its connection."""
+    """Return whether a URL is the URL of an in-memory SQLite database, which exists only as long as its connection."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 def sqlite_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
     """Return an engine for a SQLite file or an in-memory database.
 
-    :param busy_timeout: seconds for which a statement waits for a locked file before it fails.
-    :raises DeploymentError: the file cannot be created, read or written.
+    :param busy_timeout: how many seconds a statement waits for a locked SQLite file before the statement fails.
+    :raises DeploymentError: if the SQLite file cannot be created, read or written.
     """
     in_memory = is_in_memory(url)
     if not in_memory:
@@ -107,9 +107,9 @@ def _create_private_file(path: Path) -> None:
 def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> AsyncEngine:
     """Return an engine for a Postgres server.
 
-    :param current: returns the URL whose login a new connection uses.
+    :param current: a function that returns the URL. A new connection uses the user and password of this URL.
     :param pooled: whether the connection may go through a pooler in transaction mode, such as PgBouncer.
-    :raises DeploymentError: asyncpg is not installed, or the URL has a parameter that asyncpg does not support.
+    :raises DeploymentError: if asyncpg is not installed, or if the URL has a parameter that asyncpg does not support.
     """
     try:
         asyncpg = import_module("asyncpg")

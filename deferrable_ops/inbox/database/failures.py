@@ -1,7 +1,7 @@
 """Classification of database errors: an outage, a misconfiguration, or a rejected statement.
 
-A driver's error message may contain parameters, which are payloads and secrets. Therefore only the result of
-:func:`describe` goes into logs and exceptions.
+The error message of a database driver may contain statement parameters, which can be payloads or secrets. Therefore
+logs and exceptions contain only the result of :func:`describe`, not the driver's error message.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _SQLITE_MISCONFIGURATIONS: Final = frozenset(
 
 
 def is_database_error(error: BaseException) -> bool:
-    """Return whether the error comes from the database, its driver or the network."""
+    """Return whether an error comes from the database, the database driver or the network."""
     if isinstance(error, (DBAPIError, PoolTimeout, sqlite3.Error, OSError, TimeoutError)):
         return True
     return type(error).__module__.startswith(("asyncpg.", _TRANSLATED))
@@ -77,7 +77,7 @@ def is_rejected_login(error: BaseException) -> bool:
 
 
 def is_misconfiguration(error: BaseException) -> bool:
-    """Return whether the deployment must be fixed: a wrong password, a missing database or a missing permission."""
+    """Return whether an error shows that the deployment must be fixed, for example a wrong password."""
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):
         return _sqlite_code(cause) in _SQLITE_MISCONFIGURATIONS
@@ -85,7 +85,7 @@ def is_misconfiguration(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether a retry can help: connection refused or lost, restart, lock or timeout."""
+    """Return whether a retry after an error can succeed: after a lost connection, a restart, a lock or a timeout."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = _cause(error)
@@ -100,7 +100,7 @@ def is_outage(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """Return the error's class and the first line of its message.
 
-    If the message may contain a value of a statement, return only the class.
+    If the error message may contain a parameter of an SQL statement, return only the error's class.
     """
     cause = _cause(error)
     lines = [] if _names(cause) & _QUOTING else str(cause).splitlines()

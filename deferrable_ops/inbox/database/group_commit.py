@@ -16,11 +16,13 @@ _ITEMS_PER_COMMIT = 250
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Writes items of one kind in batches, and returns each caller's result after its batch is committed.
+    """Writes items in batches. Each caller gets the result of its item after the transaction of the batch is committed.
 
-    :param write_all: writes the items in one transaction and returns their results in the same order.
-    :param writers: how many transactions may run at once. With two, this process prepares one while the database
-        commits the other: 15 % more callbacks a second on Postgres (measured). SQLite has one writer at a time.
+    :param write_all: a function that writes a batch of items in one transaction and returns their results in the same
+        order.
+    :param writers: how many transactions may run at once. With two writers, this process prepares one transaction while
+        the database commits the other: on Postgres, this allows 15 % more callbacks per second (measured). SQLite
+        allows only one write transaction at a time.
     """
 
     def __init__(
@@ -36,9 +38,9 @@ class GroupCommit(Generic[Item, Result]):
         self._free_writers = writers
 
     async def __call__(self, item: Item) -> Result:
-        """Return the item's result once it is committed.
+        """Write an item, and return its result after the transaction is committed.
 
-        :raises InboxUnavailable: the database did not answer; the item may or may not have been committed.
+        :raises InboxUnavailable: if the database did not answer. It is unknown whether the item was committed.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))

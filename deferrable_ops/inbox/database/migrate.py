@@ -1,4 +1,4 @@
-"""Creates and upgrades the tables, under a lock, because several processes may start at once."""
+"""Creates and upgrades the inbox's tables under a lock, because several processes may start at the same time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOCK = 0x64656672
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """The version of an inbox's tables.
+    """The schema version of an inbox's tables.
 
-    :param number: the number of the newest migration that ran; None if there are no tables.
-    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. None: this is the release whose
-        `HEAD` is `number`.
+    :param number: the number of the newest migration that ran; None if the inbox has no tables.
+    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. If it is None, the oldest such
+        release is the one whose `HEAD` equals `number`.
     """
 
     number: str | None
@@ -34,19 +34,19 @@ class SchemaVersion:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether this release must upgrade the tables before it can use them."""
+        """True if this release must upgrade the inbox's tables before it can use the tables."""
         return self.number is None or self.number < HEAD
 
     @property
     def is_too_new(self) -> bool:
-        """Whether a newer release has upgraded the tables beyond what this release can use."""
+        """True if this release cannot use the inbox's tables, because a newer release has upgraded the tables."""
         return self.number is not None and self.number > HEAD and (self.oldest_reader or self.number) > HEAD
 
 
 async def migrate(database: Database) -> None:
-    """Create or upgrade the tables, unless ``[deferrable_ops] auto_upgrade`` is off.
+    """Create or upgrade the inbox's tables, unless ``[deferrable_ops] auto_upgrade`` is off.
 
-    If the tables are up to date, this takes one query.
+    If the tables are up to date, this function runs only one query.
 
     :raises DeploymentError: the database refused access, this release cannot use the tables, or the tables are outdated
         and `auto_upgrade` is off.
@@ -68,7 +68,7 @@ async def migrate(database: Database) -> None:
 
 
 async def schema_version(database: Database) -> SchemaVersion:
-    """Return the version of the tables.
+    """Return the schema version of the inbox's tables.
 
     :raises DeploymentError: the database refused access.
     :raises InboxUnavailable: the database did not answer.
@@ -77,7 +77,7 @@ async def schema_version(database: Database) -> SchemaVersion:
 
 
 async def upgrade(database: Database) -> None:
-    """Create the tables, or upgrade them to this release's version.
+    """Create the inbox's tables, or upgrade the tables to the schema version of this release.
 
     :raises DeploymentError: the database refused access.
     :raises InboxUnavailable: the database did not answer.

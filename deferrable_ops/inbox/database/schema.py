@@ -1,4 +1,4 @@
-"""The inbox's tables. Times are seconds since the epoch by the database's clock."""
+"""The inbox's tables. The times in the tables are seconds since the epoch, by the clock of the database."""
 
 from __future__ import annotations
 

@@ -11,10 +11,11 @@ T = TypeVar("T")
 
 
 class SharedCall(Generic[T]):
-    """Runs a function for the first caller. Callers that come while it runs get the same result or error.
+    """Shares one run of a function between concurrent callers.
 
-    Therefore, during an outage, all callers wait for the same timeout, and not one after another. The function runs in
-    an empty context, because it can outlive the first caller.
+    The first caller starts the function. Callers that call while the function runs get the same result or error.
+    Therefore, during an outage, all callers wait for the same timeout, and not for one timeout after another. The
+    function runs in an empty context, because it can run longer than the first caller.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
@@ -22,7 +23,10 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Return the result of the running call, or of a new one. Cancelling a caller does not cancel the call."""
+        """Wait for the running function, or start the function; return its result.
+
+        Cancelling a caller does not cancel the function.
+        """
         if self._running is None:
             self._running = asyncio.create_task(
                 self._run(), name="deferrable-ops shared call", context=Context()
@@ -31,7 +35,7 @@ class SharedCall(Generic[T]):
         return await asyncio.shield(self._running)
 
     async def cancel(self) -> None:
-        """Cancel the running call."""
+        """Cancel the running function."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)

@@ -1,7 +1,7 @@
 """Channels: named addresses to which outside systems post events, and the secrets that authenticate the senders.
 
-A secret is shown only once, when it is created. It is stored encrypted with Airflow's Fernet key. Each process caches
-the channels for 5 s, because requests are frequent and changes are rare.
+A channel's secret is shown only once, when it is created. The secret is stored encrypted with Airflow's Fernet key.
+Each process caches the channels for 5 s, because requests are frequent and changes are rare.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _SECRETS_ARE: Final = "channels' secrets are"
 class Channel:
     """A channel.
 
-    :param scheme: how its requests are verified.
-    :param secrets: the valid secrets: none, one, or two during a rotation.
-    :param old_secret_until: when the previous secret expires, in seconds since the epoch.
+    :param scheme: the signature scheme with which requests to the channel are verified.
+    :param secrets: the valid secrets of the channel. There are none or one, and two during a rotation.
+    :param old_secret_until: the time when the previous secret expires, in seconds since the epoch.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Channel:
 class Channels:
     """The channels of all endpoints that share this inbox.
 
-    :param reload_interval: seconds after which the channels are read again. This is the longest time until a change
-        takes effect in other processes.
-    :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
-        invented names.
+    :param reload_interval: how many seconds the channels are cached. A change of a channel takes effect in other
+        processes after at most `reload_interval` seconds.
+    :param min_query_interval: the shortest time between two queries, in seconds. This minimum limits the load from
+        requests with invented channel names.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Channels:
     async def add(self, name: str, scheme: str, secret: str | None) -> None:
         """Add a channel.
 
-        :param secret: None for a scheme without secrets.
-        :raises InputError: a channel of this name exists.
-        :raises ConfigurationError: Airflow has no Fernet key to encrypt the secret with.
+        :param secret: the channel's secret; None for a signature scheme without secrets.
+        :raises InputError: if a channel with this name exists.
+        :raises ConfigurationError: if Airflow has no Fernet key, with which the secret is encrypted.
         """
         encrypted = None if secret is None else _encrypt(secret)
 
@@ -91,8 +91,8 @@ class Channels:
         """Give a channel a new secret.
 
         :param old_for: for how many seconds the previous secret stays valid.
-        :raises UnknownChannel: there is no such channel.
-        :raises InputError: its scheme has no secrets.
+        :raises UnknownChannel: if there is no channel with this name.
+        :raises InputError: if the channel's signature scheme has no secrets.
         """
         encrypted = _encrypt(secret)
 
@@ -117,9 +117,9 @@ class Channels:
         self._expire_cache()
 
     async def remove(self, name: str) -> None:
-        """Remove a channel. Its events are kept for the usual retention.
+        """Remove a channel. The channel's events are kept until they reach the usual age of deletion.
 
-        :raises UnknownChannel: there is no such channel.
+        :raises UnknownChannel: if there is no channel with this name.
         """
 
         async def write(transaction: Transaction) -> None:
@@ -131,9 +131,9 @@ class Channels:
         self._expire_cache()
 
     async def scheme_of(self, name: str) -> str:
-        """Return how a channel's requests are verified. The cache is not used.
+        """Return the signature scheme of a channel, without using the cache.
 
-        :raises UnknownChannel: there is no such channel.
+        :raises UnknownChannel: if there is no channel with this name.
         """
         scheme = next((channel.scheme for channel in await self.all() if channel.name == name), None)
         if scheme is None:
@@ -141,7 +141,7 @@ class Channels:
         return scheme
 
     async def all(self) -> list[Channel]:
-        """Return all channels ordered by name, without their secrets. The cache is not used."""
+        """Return all channels ordered by name, without their secrets and without using the cache."""
 
         async def read(connection: AsyncConnection) -> list[RowMapping]:
             found = await connection.execute(select(channels).order_by(channels.c.name))
@@ -152,9 +152,9 @@ class Channels:
     async def get(self, name: str) -> Channel:
         """Return a channel, from a cache that is at most 5 s old.
 
-        :raises UnknownChannel: there is no such channel.
-        :raises ConfigurationError: its secrets were encrypted with another key.
-        :raises InboxUnavailable: the database does not answer.
+        :raises UnknownChannel: if there is no channel with this name.
+        :raises ConfigurationError: if the channel's secrets were encrypted with another Fernet key.
+        :raises InboxUnavailable: if the database does not answer.
         """
         requested_at = time.monotonic()
         if requested_at - self._loaded_at > self._reload_interval:

@@ -1,4 +1,4 @@
-"""SQL for batches of events. It is written by hand, for the reasons in ``waits/callback_rows.py``."""
+"""SQL statements for batches of events, written by hand for the reasons in ``waits/callback_rows.py``."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ Row = Sequence[Any]
 
 
 async def take_numbers(transaction: Transaction, count: int) -> int:
-    """Reserve `count` numbers, and return the last of them.
+    """Reserve `count` event numbers, and return the last of these numbers.
 
-    The counter stays locked until the commit, so events are committed in the order of their numbers.
+    The counter row stays locked until the commit, so events are committed in the order of their numbers.
     """
     statement = _TAKE_NUMBERS[transaction.connection.dialect.name]
     rows = await run_by_driver(transaction.connection, statement, count)
@@ -114,7 +114,7 @@ async def take_numbers(transaction: Transaction, count: int) -> int:
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Find which of these (source, key) pairs are stored. Return rows of source, key, number, seen_at."""
+    """Find the (source, key) pairs that are stored. Return rows of source, key, number, seen_at."""
     connection = transaction.connection
     if connection.dialect.name == "sqlite":
         return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))
@@ -124,11 +124,12 @@ async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) 
 async def add(
     transaction: Transaction, added: Sequence[Row], keys: Sequence[Row], notify: Collection[str]
 ) -> None:
-    """Add events and their keys.
+    """Insert events and their dedupe keys.
 
-    :param added: rows of number, source, dedupe key, time or None, payload, attributes.
-    :param keys: rows of source, key, number.
-    :param notify: the sources to announce to listening processes (Postgres).
+    :param added: the rows to insert into the events table: number, source, dedupe key, time or None, payload,
+        attributes.
+    :param keys: the rows to insert into the table of dedupe keys: source, key, number.
+    :param notify: the sources of new events, which are sent in a Postgres notification; not used on SQLite.
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":
@@ -141,7 +142,7 @@ async def add(
 
 
 async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> None:
-    """Set source positions.
+    """Store the positions of consumers in sources.
 
     :param positions: rows of source, consumer, position; at most one row for each pair of source and consumer.
     """
@@ -155,14 +156,14 @@ async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> N
 async def read(
     connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, limit: int
 ) -> Sequence[Row]:
-    """Return the first events of these sources after a number, in commit order."""
+    """Return at most `limit` events of some sources whose number is greater than `after`, in commit order."""
     bounds = {"after": after, "upto": upto, "since": since, "limit": limit}
     query = sa.text(_READ[connection.dialect.name])
     return (await connection.execute(query, {"sources": _parameter(connection, sources), **bounds})).all()
 
 
 async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
-    """Return the lowest number of these sources' events that are not older than `since`."""
+    """Return the lowest event number among the events of some sources that are not older than `since`."""
     query = sa.text(_FIRST_SINCE[connection.dialect.name])
     bounds = {"sources": _parameter(connection, sources), "since": since}
     first: int | None = (await connection.execute(query, bounds)).scalar_one()

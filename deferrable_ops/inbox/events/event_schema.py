@@ -1,4 +1,7 @@
-"""The tables for events and channels. The other tables are in :mod:`deferrable_ops.inbox.database.schema`."""
+"""The tables for events and channels.
+
+The other tables of the inbox are in :mod:`deferrable_ops.inbox.database.schema`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Storing and reading events. Each event is stored once, and numbered in commit order.
+"""Stores and reads events.
 
-An append takes its numbers from the counter row, and locks this row until its commit. Therefore events of all sources
-appear in the order of their numbers, and a reader can continue after the highest number that it has read. Duplicates
-are detected by keys, which are kept longer than their events.
+Each event is stored once, and has a number that increases in commit order. A transaction that appends events takes the
+event numbers from the counter row, and locks this row until the commit. Therefore events of all sources become visible
+in the order of their numbers, and a reader can continue after the highest number that it has read. Duplicates are
+detected by dedupe keys, which are kept longer than the events.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from deferrable_ops.inbox.events.event_schema import event_counter, source_posit
 
 
 class DedupeKeyLike(Protocol):
-    """A key that identifies an event: a second event with the same key is a duplicate."""
+    """A dedupe key identifies an event: a second event with the same dedupe key is a duplicate."""
 
     @property
     def key(self) -> str:
-        """The key, unique within the source."""
+        """The text of the dedupe key, which is unique within the source."""
 
     @property
     def within(self) -> float | None:
-        """For how many seconds the key detects duplicates; None: as long as it is stored."""
+        """For how many seconds the dedupe key detects duplicates.
+
+        If None, it detects duplicates as long as it is stored.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,14 @@ class NewEvent:
     """An event to append.
 
     :param source: the event's source, such as ``channel:orders``.
-    :param dedupe_key: identifies the event within its source. When the source repeats the event, the key is the same.
+    :param dedupe_key: identifies the event within its source. If the source sends the event again, the dedupe key is
+        the same.
     :param payload: a JSON value.
-    :param attributes: the metadata that came with the payload (headers, a key); a JSON object.
-    :param time: seconds since the epoch; None: the time of receipt by the database.
-    :param dedupe_keys: the event is a duplicate if any of these keys is stored. If empty, `dedupe_key` is used.
+    :param attributes: the metadata that the source sent with the payload, such as headers or a key, as a JSON object.
+    :param time: the event's time in seconds since the epoch; None selects the time when the database received the
+        event.
+    :param dedupe_keys: the event is a duplicate if any of these dedupe keys is stored. If `dedupe_keys` is empty, only
+        `dedupe_key` is used.
     """
 
     source: str
@@ -55,7 +62,7 @@ class NewEvent:
     dedupe_keys: Sequence[DedupeKeyLike] = ()
 
     def all_keys(self) -> list[tuple[str, float | None]]:
-        """Return the keys that detect duplicates of this event, each with its `within`."""
+        """Return the dedupe keys of this event, and for each key how many seconds it detects duplicates."""
         if not self.dedupe_keys:
             return [(_storable(self.dedupe_key), None)]
         return [(_storable(key.key), key.within) for key in self.dedupe_keys]
@@ -65,8 +72,9 @@ class NewEvent:
 class AppendResult:
     """The result of appending an event.
 
-    :param number: its number; for a duplicate, the number of the first event.
-    :param received_at: when the first event was received, in seconds since the epoch.
+    :param number: the number of the event; for a duplicate, the number of the first event.
+    :param received_at: the time when the event was received, in seconds since the epoch; for a duplicate, the time when
+        the first event was received.
     """
 
     number: int
@@ -78,9 +86,9 @@ class AppendResult:
 class StoredEvent:
     """An event in the inbox.
 
-    :param number: increases in commit order, from 1, with gaps.
-    :param time: seconds since the epoch, by the source's clock if it has one.
-    :param received_at: seconds since the epoch, by the database's clock.
+    :param number: the number of the event. Event numbers start at 1 and increase in commit order, with gaps.
+    :param time: the event's time in seconds since the epoch: the time that the source gives, or else `received_at`.
+    :param received_at: the time when the event was received, in seconds since the epoch, by the database's clock.
     """
 
     number: int
@@ -94,9 +102,9 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """How far a consumer has read a source.
+    """The position up to which a consumer has read a source.
 
-    :param consumer: a wait's id. The position is deleted some time after the wait has ended.
+    :param consumer: the id of a wait. Some time after the wait has ended, the position is deleted.
     :param position: a JSON value that the consumer defines, such as Kafka offsets.
     """
 
@@ -117,9 +125,9 @@ class Events:
         """Called with the sources of new events after this process has committed the events."""
 
     async def append(self, event: NewEvent) -> AppendResult:
-        """Append one event, and return after its commit. Concurrent calls share transactions.
+        """Append one event, and return after the event is committed. Concurrent calls share transactions.
 
-        :raises InboxUnavailable: the database did not answer; the event may have been committed.
+        :raises InboxUnavailable: if the database did not answer; the event may have been committed.
         """
         result = await self._group(event)
         self._notify([event], [result])
@@ -128,11 +136,12 @@ class Events:
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events and set source positions, in one transaction that no other call shares.
+        """Append events and store the positions of consumers in sources, in a transaction of its own.
 
         Concurrent calls return in commit order.
 
-        :raises InboxUnavailable: the database did not answer; either everything or nothing was committed.
+        :raises InboxUnavailable: if the database did not answer. Either all events and positions were committed, or
+            none.
         """
 
         async def write(transaction: Transaction) -> list[AppendResult]:
@@ -151,7 +160,7 @@ class Events:
         return results
 
     async def position_of(self, source: str, consumer: str) -> Any:
-        """Return the stored position of a consumer in a source; None if no position is stored."""
+        """Return the stored position of a consumer in a source, or None if no position is stored."""
 
         async def read(connection: AsyncConnection) -> str | None:
             query = select(source_positions.c.position).where(
@@ -163,7 +172,7 @@ class Events:
         return None if position is None else json.loads(position)
 
     async def newest(self) -> int:
-        """Return the highest number in use. Every event up to this number is committed and can be read."""
+        """Return the highest event number. Every event up to this number is committed and can be read."""
 
         async def read(connection: AsyncConnection) -> int:
             return int((await connection.execute(select(event_counter.c.value))).scalar_one())
@@ -171,9 +180,9 @@ class Events:
         return await self._database.read(read)
 
     async def kept_since(self) -> float:
-        """Return the time since which all received events are kept, in seconds since the epoch.
+        """Return a time in seconds since the epoch: no event that was received after this time has been deleted.
 
-        0 if no event was ever deleted.
+        Return 0 if no event was ever deleted.
         """
 
         async def read(connection: AsyncConnection) -> float:
@@ -184,11 +193,11 @@ class Events:
     async def read(
         self, sources: Collection[str], *, after: int, upto: int, since: float | None = None, limit: int
     ) -> list[StoredEvent]:
-        """Return the first events after a number, in commit order.
+        """Return events whose number is greater than `after`, in commit order.
 
-        :param upto: the last number to read; at most the result of :meth:`newest`.
-        :param since: seconds since the epoch; events with an earlier time are left out.
-        :param limit: the largest number of events to return.
+        :param upto: the highest event number to read, which must not exceed the result of :meth:`newest`.
+        :param since: a time in seconds since the epoch. Events with an earlier time are not returned.
+        :param limit: the maximum number of events to return.
         """
         if not sources or upto <= after:
             return []
@@ -197,7 +206,7 @@ class Events:
         return [_stored(row) for row in rows]
 
     async def first_since(self, sources: Collection[str], since: float) -> int | None:
-        """Return the lowest number of the events that are not older than `since`; None if there is no event."""
+        """Return the lowest number among the events that are not older than `since`, or None if there is none."""
         return await self._database.read(
             lambda connection: event_rows.first_since(connection, sources, _moment(since))
         )
@@ -242,7 +251,7 @@ def _first_event(
     keys: Sequence[tuple[str, float | None]],
     now: float,
 ) -> tuple[int, float] | None:
-    """Return number and time of receipt of an earlier event with one of these keys; None if there is no event."""
+    """Return the number and the time of receipt of an earlier event with one of the given dedupe keys, or None."""
     for key, within in keys:
         first = seen.get((source, key))
         if first is not None and (within is None or now - first[1] <= within):
@@ -267,7 +276,7 @@ def _moment(since: float | None) -> float:
 
 
 def _storable(text: str) -> str:
-    """Escape NUL and unpaired surrogates: no text column of either database can store them."""
+    """Escape NUL and unpaired surrogates, because text columns of SQLite and Postgres cannot store them."""
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

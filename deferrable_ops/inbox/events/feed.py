@@ -1,10 +1,11 @@
-"""Delivery of events to the followers in this process, in commit order. Each event is read once for all of them.
+"""Delivers events to the followers in this process, in commit order.
 
-A new follower is behind: it starts at its own time or number. Followers that are behind catch up together: one page of
-events serves all followers that need it. A follower that has caught up is live: it receives the events that the feed
-reads from then on. One task serves the live followers and the followers that are behind in turns, so no event is missed
-or delivered twice. A live follower whose buffer is full falls behind again, and does not delay the others. While no
-event arrives, a check reads only one number, for any number of followers.
+Each event is read once for all live followers. A new follower starts at its own time or event number, so it is behind.
+Followers that are behind catch up together: one page of events is delivered to all followers that need these events. A
+follower that has caught up is live: it receives each new event when the feed reads the event. One task serves the live
+followers and the followers that are behind, one group after the other, so no event is missed or delivered twice. A live
+follower whose buffer is full falls behind again, and does not delay the other followers. While no event arrives, a
+check reads only the highest event number, for any number of followers.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ _RETRY_INTERVAL = 1.0
 
 
 class Follower:
-    """Receives the events of some sources, while its ``with`` statement lasts.
+    """A follower receives the events of some sources, for the duration of a ``with`` statement.
 
-    :ivar sources: the sources, without duplicates.
-    :ivar since: seconds since the epoch; events with an earlier time are left out.
-    :ivar position: the follower has received all its events up to this number; None before it has started.
-    :ivar is_live: whether it has caught up, and receives each new event when the feed reads it.
+    :ivar sources: the sources whose events the follower receives, without duplicates.
+    :ivar since: a time in seconds since the epoch. The follower does not receive events with an earlier time.
+    :ivar position: the event number up to which the follower has received all its events; None before the follower has
+        started.
+    :ivar is_live: True if the follower has caught up, and receives each new event when the feed reads the event.
     """
 
     __slots__ = ("_feed", "_future", "_pending", "after", "is_live", "position", "since", "sources")
@@ -63,12 +65,12 @@ class Follower:
 
     @property
     def upto(self) -> int:
-        """The follower has received all its events up to this number; 0 before it has started."""
+        """The event number up to which the follower has received all its events; 0 before the follower has started."""
         return self._feed.position if self.is_live else self.position or 0
 
     @property
     def has_room(self) -> bool:
-        """Whether its buffer is not full."""
+        """True if the follower's buffer is not full."""
         return len(self._pending) < self._feed.max_pending
 
     async def next(self) -> list[StoredEvent]:
@@ -85,7 +87,10 @@ class Follower:
         return taken
 
     def offer(self, event: StoredEvent) -> bool:
-        """Buffer an event, unless it was received before; return False if the buffer is full."""
+        """Store an event in the follower's buffer, unless the follower already received the event.
+
+        Return False if the buffer is full.
+        """
         if self.position is None or event.number <= self.position:
             return True
         if not self.has_room:
@@ -101,9 +106,9 @@ class Follower:
 class Feed:
     """Reads new events, and delivers them to the followers in this process.
 
-    :param events_per_page: the largest number of events that are read with one query.
-    :param max_pending: the largest number of events that a follower buffers.
-    :param retry_interval: if events cannot be read, the seconds until the next attempt.
+    :param events_per_page: the maximum number of events that one query reads.
+    :param max_pending: the maximum number of events in a follower's buffer.
+    :param retry_interval: how many seconds after a failed read the feed tries to read events again.
     """
 
     def __init__(
@@ -137,15 +142,15 @@ class Feed:
 
     @property
     def position(self) -> int:
-        """Live followers have received all their events up to this number."""
+        """The event number up to which the live followers have received all their events."""
         return self._position
 
     def follow(self, sources: Collection[str], *, since: float | None = None, after: int = 0) -> Follower:
-        """Return a follower of these sources. It also receives events that are stored already.
+        """Return a follower of the given sources, which also receives the events that are already stored.
 
-        :param since: seconds since the epoch; events with an earlier time are left out.
-        :param after: deliver only events with a higher number. The number of the newest event selects only
-            future events.
+        :param since: a time in seconds since the epoch. The follower does not receive events with an earlier time.
+        :param after: an event number. The follower receives only events with a higher number. To receive only future
+            events, pass the number of the newest event.
         """
         return Follower(self, sources, -math.inf if since is None else since, after)
 
@@ -173,7 +178,7 @@ class Feed:
             del self._behind[follower]
 
     def wake(self) -> None:
-        """Make the feed check soon for new events, and for followers that are behind."""
+        """Make the feed's task check for new events and for followers that are behind."""
         self._wake.set()
 
     async def close(self) -> None:
@@ -208,7 +213,7 @@ class Feed:
     async def _read(self) -> bool:
         """Read one page for the live followers, and one page for the followers that are behind.
 
-        :return: whether there may be more events to read.
+        :return: True if there may be more events to read.
         """
         newest = await self._events.newest()
         if newest < self._position:
@@ -217,9 +222,9 @@ class Feed:
         return await self._catch_up(newest) or more_for_live
 
     def _rewind(self, newest: int) -> None:
-        """Move positions that are beyond `newest` back to `newest`.
+        """Move the positions of the feed and of its followers back to `newest`.
 
-        After a failover that lost commits, the database assigns the lost numbers again.
+        After a failover that lost commits, the database assigns the lost event numbers again.
         """
         log.warning(
             "The inbox's database has lost events, probably in a failover: the newest number was %d and is now %d",
@@ -287,8 +292,8 @@ class Feed:
         """Return the position at which the next page starts.
 
         Two positions alternate: the lowest position, because its page serves the most followers, and the position of
-        the follower that has been behind for longest. If it were always the lowest position, a steady arrival of new
-        followers would starve that follower.
+        the follower that has been behind for longest. If the page always started at the lowest position, the follower
+        that has been behind for longest might never catch up while new followers arrive.
         """
         self._serve_longest_waiting = not self._serve_longest_waiting
         if self._serve_longest_waiting:
@@ -309,5 +314,5 @@ class Feed:
         follower.go_live()
 
     def _end(self, page: list[StoredEvent], newest: int) -> int:
-        """Return the number up to which the page contains every event."""
+        """Return the event number up to which a page contains all events."""
         return page[-1].number if len(page) == self._events_per_page else newest

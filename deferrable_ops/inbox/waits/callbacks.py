@@ -1,7 +1,8 @@
-"""Callbacks: each is evaluated, recorded and answered with a receipt, in one transaction.
+"""Evaluates and records each callback in one transaction, and returns a receipt.
 
-The order of the checks is documented in ``docs/callbacks.md``: an Idempotency-Key that was used with other content, a
-duplicate, a wait that expired or was superseded or killed, a wait that is settled, and then the evaluation.
+A callback is checked in the order that ``docs/callbacks.md`` documents. A callback is rejected if its Idempotency-Key
+was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait has
+expired, or was superseded, killed or settled. Every other callback is evaluated.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Verb(StrEnum):
 class Callback:
     """One callback.
 
-    :param body: the request's body, which is JSON.
+    :param body: the body of the request, which is JSON.
     :param payload: the decoded body.
     :param source: the sender, for auditing: ``http``, or ``cli`` with a user's name.
     """
@@ -64,10 +65,10 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a callback.
+    """The response to a callback.
 
     :param status: the HTTP status.
-    :param body: a JSON object. A duplicate gets exactly the same bytes.
+    :param body: the response's body, a JSON object. The response to a duplicate has exactly the same body.
     """
 
     status: int
@@ -92,9 +93,9 @@ class Callbacks:
 
 @dataclass(slots=True)
 class _BatchWait:
-    """A wait, with the changes that the callbacks of a batch make.
+    """A wait, and the changes to it that the callbacks of a batch make.
 
-    :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
+    :param has_callbacks: True if callbacks of earlier batches are recorded for the wait.
     """
 
     id: str
@@ -111,7 +112,7 @@ class _BatchWait:
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch of callbacks: their waits, earlier callbacks that they may repeat, and the rows to write."""
+    """A batch of callbacks, with the waits and the earlier callbacks of these waits, and the rows to write."""
 
     transaction: Transaction
     received_at: str
@@ -165,7 +166,7 @@ class _Batch:
         self.transaction.changed.update([wait.id for wait in settled], progress)
 
     def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
-        """Return the receipt of an earlier callback with the same key or content, if there is one."""
+        """Return the receipt of an earlier callback with the same Idempotency-Key or content, or None."""
         if callback.idempotency_key is not None:
             known = self.by_key.get((callback.wait_id, callback.idempotency_key))
             if known is not None and known[0] != callback.digest:

@@ -1,4 +1,4 @@
-"""Cancellations: stopping the external work of waits that have ended, in one process at a time, with retries."""
+"""Cancellations: a process stops the external work of a wait that has ended, and retries after a failure."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Cancellation:
 
 
 class Cancellations:
-    """Assigns due cancellations, each to one process at a time.
+    """Assigns each due cancellation to one process at a time.
 
-    :param lease: seconds for which a cancellation is assigned to a process.
+    :param lease: how many seconds a cancellation is assigned to a process.
     """
 
     def __init__(self, database: Database, *, lease: float = _LEASE) -> None:
@@ -37,12 +37,13 @@ class Cancellations:
         self._lease = lease
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
-        """Return a due cancellation, leased to this caller for 60 s; None if no cancellation is due.
+        """Return a due cancellation, leased to the caller for 60 s, or None if no cancellation is due.
 
-        A wait is left out while a process holds its launch claim and has not recorded the launch. That process may be
-        sending the launching request, and a cancellation before the work exists would not stop the work.
+        The cancellation of a wait is not due while a process holds the launch claim of the wait and has not recorded
+        the launch. This process may be sending the launch request, and a cancellation before the external work exists
+        would not stop the work.
 
-        :param wait_id: only consider this wait.
+        :param wait_id: the id of a wait, to return only the cancellation of this wait; None for all waits.
         """
 
         async def probe(connection: AsyncConnection) -> str | None:
@@ -74,7 +75,7 @@ class Cancellations:
         return None
 
     async def mark_stopped(self, cancellation: Cancellation) -> None:
-        """Record that the external work was stopped."""
+        """Record that the external work of the wait was stopped."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(
@@ -84,9 +85,9 @@ class Cancellations:
         await self._database.write(write)
 
     async def mark_failed(self, cancellation: Cancellation) -> bool:
-        """Record that stopping the external work failed.
+        """Record that an attempt to stop the external work failed.
 
-        :return: whether stopping it will be retried (at most 10 tries in all).
+        :return: True if another attempt will be made; there are at most 10 attempts in all.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -102,10 +103,10 @@ class Cancellations:
         return await self._database.write(write)
 
     async def requeue_other_attempts(self, wait_id: str) -> list[str]:
-        """Return the ids of the waits of the task's other attempts whose external work is not stopped yet.
+        """Return the wait ids of the task's other attempts whose external work is not stopped yet.
 
-        If the cancellation of one of these waits has failed, it becomes due again: the caller cannot start its own work
-        while the work of another attempt still runs.
+        A failed cancellation of another attempt becomes due again, because a new attempt cannot start its external work
+        while the external work of another attempt still runs.
         """
         mine = waits.alias("mine")
         others = (

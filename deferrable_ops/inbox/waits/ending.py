@@ -1,4 +1,4 @@
-"""Waits that end without a callback: killed, superseded, expired, or without heartbeats."""
+"""Ends waits without a callback: waits that are killed or superseded, that expire, or that receive no heartbeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _FIRST_DUE = select(
 
 
 async def expire(database: Database, beats_since: float | None) -> float:
-    """Settle waits whose deadline has passed or whose heartbeats stopped; return the seconds until the next deadline.
+    """Settle the waits whose deadline has passed or whose heartbeats are missing.
+
+    Return the seconds until the next deadline.
 
     :param beats_since: see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """
@@ -69,9 +71,9 @@ async def end_waits(
     *conditions: ColumnElement[bool],
     outcome: str | None = None,
 ) -> None:
-    """Settle the chosen waits that are still waiting and meet the conditions.
+    """Settle the chosen waits that are in the state ``waiting`` and meet the conditions.
 
-    Their external work is marked for cancellation.
+    The external work of the settled waits is marked for cancellation.
     """
     if not chosen:
         return
@@ -95,7 +97,7 @@ async def end_waits(
 
 
 def cancellation_values(transaction: Transaction) -> dict[str, Any]:
-    """Return the column values that mark a wait's external work for cancellation, if the wait has external work."""
+    """Return the values of the columns that mark a wait's external work for cancellation, if it has any."""
     # A cancellation that is already due keeps its lease, because a process may be carrying it out.
     idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
     return {

@@ -1,4 +1,4 @@
-"""The running endpoints. A wait does not fail for missing heartbeats while no endpoint could receive them."""
+"""Records the running endpoints. While no endpoint runs, no wait fails for missing heartbeats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Endpoints:
     """The endpoints that share this inbox.
 
     :param announce_interval: seconds between two announcements of a running endpoint.
-    :param down_after: seconds without an announcement after which an endpoint is considered down.
+    :param down_after: an endpoint is considered down this many seconds after its last announcement.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class Endpoints:
         self._down_after = down_after
 
     async def up_since(self) -> float | None:
-        """Return the time since which heartbeats could arrive, in seconds since the epoch; None if no endpoint runs.
+        """Return the time since which endpoints are up, in seconds since the epoch, or None if no endpoint is up.
 
-        With several endpoints, this is their latest start, because it is unknown which endpoint a service calls.
+        If several endpoints are up, return the latest of their start times, because it is unknown which endpoint a
+        service calls.
         """
 
         async def read(connection: AsyncConnection) -> float | None:
@@ -52,7 +53,7 @@ class Endpoints:
         return await self._database.read(read)
 
     async def announce(self) -> None:
-        """Record every second that this endpoint is running, if any wait expects heartbeats. Runs until cancelled."""
+        """Record every second that this endpoint is up, if any wait expects heartbeats. Runs until cancelled."""
         identity = uuid4().hex
         while True:
             try:

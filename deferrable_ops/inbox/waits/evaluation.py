@@ -1,4 +1,4 @@
-"""Evaluation of callbacks with the operator's JMESPath expressions. It uses neither a database nor a clock."""
+"""Evaluates callbacks with the operator's JMESPath expressions, without using a database or a clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Evaluation:
 
     :param outcome: the wait's outcome; None if the wait continues.
     :param progress: the new progress of a wait that continues; None if the progress is unchanged.
-    :param note: a hint for the sender, added to the receipt.
+    :param note: a hint for the sender of the callback, which is added to the receipt.
     """
 
     outcome: Outcome | None
@@ -28,7 +28,7 @@ def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
     """Return the effect of a callback on its wait.
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
-    :param payload: the request's body, decoded.
+    :param payload: the decoded body of the callback.
     :param expected: the wait's ``failure_when``, ``success_when`` and ``result``: JMESPath expressions, all optional.
     """
     match verb:

@@ -1,8 +1,8 @@
 """Callback tokens, and the keys that sign them.
 
-A token is ``wait id . key id . HMAC-SHA256 in base64url``. It is computed when it is needed, and never stored. A wait
-always has the same token. The keys are generated and stored in the inbox, so that all processes share them without
-configuration.
+A token is ``wait id . key id . HMAC-SHA256 in base64url``. A token is computed when it is needed, and is never stored.
+A wait always has the same token. The signing keys are generated and stored in the inbox, so that all processes share
+the keys without configuration.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Key:
 class Keys:
     """Signs and verifies callback tokens.
 
-    :param reload_interval: seconds after which the keys are read again. This is the longest time until a revocation
-        takes effect in other processes.
-    :param min_query_interval: the shortest time between two queries, in seconds. It limits the load from requests with
-        invented key ids.
+    :param reload_interval: how many seconds the keys are cached. A revocation takes effect in other processes after at
+        most `reload_interval` seconds.
+    :param min_query_interval: the shortest time between two queries, in seconds. This minimum limits the load from
+        requests with invented key ids.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Keys:
         self._load = SharedCall(self._load_now)
 
     async def current(self, transaction: Transaction) -> Key:
-        """Return the newest key, which signs the tokens of new waits. The first call creates it."""
+        """Return the newest key, which signs the tokens of new waits. The first call creates a key."""
         await self._read(transaction.connection)
         if self._newest is None or self._newest.revoked:
             await self._create(transaction)
@@ -73,8 +73,8 @@ class Keys:
     async def rotate(self, revoke_old: bool) -> str:
         """Create a new key for new waits, and return its id.
 
-        :param revoke_old: refuse all tokens of older keys from now on (within 5 s on every endpoint), including those
-            of tasks that are still waiting.
+        :param revoke_old: reject the tokens that are signed with older keys, including the tokens of tasks that are
+            still waiting. The revocation takes effect on every endpoint within 5 s.
         """
 
         async def write(transaction: Transaction) -> str:
@@ -90,9 +90,9 @@ class Keys:
         return key_id
 
     async def token(self, wait_id: str, key_id: str) -> str:
-        """Return the token of a wait, signed with the key in its row.
+        """Return the token of a wait, signed with the given key.
 
-        :raises TokenRefused: the key was revoked.
+        :raises TokenRefused: if the key was revoked.
         """
         key = await self._find(key_id)
         if key is None or key.revoked:
@@ -102,12 +102,12 @@ class Keys:
         return f"{wait_id}.{key_id}.{_signature(key, wait_id)}"
 
     async def verify(self, token: str) -> str:
-        """Return the wait id of a valid token. The wait itself may not exist.
+        """Return the wait id in a valid token, without checking that the wait exists.
 
-        A malformed token, or a wrong signature, is refused without a query; signatures are compared in constant time.
-        An unknown key id causes a query, which concurrent requests share.
+        A token that is malformed or has a wrong signature is rejected without a database query. Signatures are compared
+        in constant time. A token with an unknown key id causes a database query, which concurrent requests share.
 
-        :raises TokenRefused: the token is malformed or forged, or its key was revoked.
+        :raises TokenRefused: if the token is malformed or forged, or if the key that signed it was revoked.
         """
         wait_id, key_id, signature = _split(token)
         key = await self._find(key_id)
@@ -148,7 +148,7 @@ class Keys:
 def check_form(token: str) -> None:
     """Check the form of a token, but not its signature.
 
-    :raises TokenRefused: the token is malformed.
+    :raises TokenRefused: if the token is malformed.
     """
     _split(token)
 

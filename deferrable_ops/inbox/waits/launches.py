@@ -1,9 +1,9 @@
-"""Launch claims: which process may launch a wait's external work (the job in the other system).
+"""Launch claims: a launch claim decides which process may launch the external work of a wait (a job in another system).
 
-A claim has an owner and a lease, in the wait's row. One process at a time holds the claim, and renews its lease while
-it launches the work. Another process waits until the lease has expired. Then it takes over the claim, and sends the
-request with the same idempotency key. Therefore the work never runs under two keys, and a second request is sent only
-if the answer to the first request was not recorded.
+The row of the wait stores the owner and the lease of the claim. One process at a time holds the claim, and renews the
+lease while it launches the work. Another process waits until the lease has expired. Then the waiting process takes over
+the claim, and sends the launch request with the same idempotency key. Therefore the work never runs under two
+idempotency keys, and a second request is sent only if the answer to the first request was not recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ACQUIRE_INTERVAL = 1.0
 
 
 class ClaimLost(DeferrableOpsError):
-    """The wait was settled, or another process took over its launch: this process must not send a request."""
+    """The wait was settled, or another process took over the launch claim: this process must not launch the work."""
 
 
 class _ClaimResult(Enum):
@@ -47,9 +47,9 @@ class _ClaimResult(Enum):
 class Launches:
     """Grants launch claims.
 
-    :param lease: seconds after which a claim expires unless it is renewed.
-    :param renew_interval: seconds between two renewals.
-    :param send_margin: seconds that must be left of the lease when a request is sent.
+    :param lease: how many seconds after its last renewal a claim expires.
+    :param renew_interval: seconds between two renewals of a claim.
+    :param send_margin: a launch request is sent only if the lease lasts at least this many seconds more.
     :param acquire_interval: seconds between two attempts to acquire a claim that another process holds.
     """
 
@@ -72,9 +72,9 @@ class Launches:
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
-        """Acquire and hold the claim on a wait's launch. If another process holds the claim, wait for it.
+        """Acquire and hold the launch claim of a wait. If another process holds the claim, wait until it is free.
 
-        :return: None if there is nothing to launch: the work was launched, or the wait is settled.
+        :return: the claim, or None if nothing must be launched, because the work was launched or the wait is settled.
         """
         claim = Claim(wait_id, self)
         while (result := await claim.acquire()) is _ClaimResult.HELD_BY_ANOTHER:
@@ -124,7 +124,7 @@ class Launches:
 
 
 class Claim:
-    """A claim on the launch of one wait."""
+    """The launch claim of one wait."""
 
     def __init__(self, wait_id: str, launches: Launches) -> None:
         self._wait_id = wait_id
@@ -134,7 +134,7 @@ class Claim:
         self._held_until = float("-inf")
 
     async def acquire(self) -> _ClaimResult:
-        """Acquire the claim, or renew its lease."""
+        """Acquire the launch claim, or renew its lease."""
         requested_at = time.monotonic()
         result = await self._launches.acquire((self._wait_id, self._owner))
         if result is _ClaimResult.GRANTED:
@@ -142,11 +142,11 @@ class Claim:
         return result
 
     async def check(self) -> float:
-        """Verify that this process holds the claim. Call it immediately before sending a request.
+        """Verify that this process holds the claim. Call this method immediately before sending a launch request.
 
-        :return: the last value of ``time.monotonic()`` at which a request may be sent. Compare it with the clock when
-            you send the request, because the process may have been stopped in between.
-        :raises ClaimLost: this process does not hold the claim.
+        :return: the last value of ``time.monotonic()`` at which a launch request may be sent. Compare this value with
+            the clock when you send the request, because the process may have been stopped in between.
+        :raises ClaimLost: if this process does not hold the launch claim.
         """
         while True:
             if await self.acquire() is not _ClaimResult.GRANTED:
@@ -166,9 +166,10 @@ class Claim:
                 await self.acquire()
 
     async def record(self, answer: Any) -> None:
-        """Record the outside service's answer. After that, no process launches the work again.
+        """Record the answer to the launch request.
 
-        If an answer is recorded already, it is kept.
+        After the answer is recorded, no process launches the external work again. An answer that is already recorded is
+        not replaced.
         """
 
         async def write(transaction: Transaction) -> None:
@@ -181,7 +182,10 @@ class Claim:
         await self._launches.database.write(write)
 
     async def release(self) -> None:
-        """End the lease. If the launch was not recorded, another process can then take it over at once."""
+        """End the lease of the launch claim.
+
+        If no launch was recorded, another process can then take over the claim at once.
+        """
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

@@ -1,4 +1,4 @@
-"""Create the tables of events, their deduplication keys, source positions and channels."""
+"""Create the tables of events, dedupe keys, source positions and channels."""
 
 import sqlalchemy as sa
 from alembic import op

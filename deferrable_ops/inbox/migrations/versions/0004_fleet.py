@@ -1,4 +1,4 @@
-"""Create the tables that make a deployment visible: its owner, hosts, outages, history, requests and cursors."""
+"""Create the tables that describe a deployment: owner, hosts, outages, history, requests and cursors."""
 
 import sqlalchemy as sa
 from alembic import op
