@@ -10,7 +10,7 @@ from typing import Any
 class Success:
     """The task succeeds.
 
-    :param value: the task's XCom, any JSON value. ``None`` pushes no XCom, as in Airflow.
+    :param value: the value of the task's XCom, any JSON value. For ``None``, no XCom is pushed, as in Airflow.
     """
 
     value: Any = None
@@ -20,8 +20,8 @@ class Success:
 class Failure:
     """The task fails.
 
-    :param reason: one sentence for the task's log.
-    :param retryable: if False, the task fails at once, and its remaining ``retries`` are not used.
+    :param reason: one sentence with the reason, for the task's log.
+    :param retryable: if False, the task fails immediately, and its remaining ``retries`` are not used.
     """
 
     reason: str
@@ -30,9 +30,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The task is skipped, because there was nothing to do.
+    """The task is skipped, because it had nothing to do.
 
-    :param reason: one sentence for the task's log.
+    :param reason: one sentence with the reason, for the task's log.
     """
 
     reason: str
@@ -53,9 +53,9 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(data: dict[str, Any]) -> Outcome:
-    """Return the outcome of a JSON object made by :func:`outcome_to_json`.
+    """Convert a JSON object that :func:`outcome_to_json` returned back to an outcome.
 
-    :raises ValueError: the object is not an outcome.
+    :raises ValueError: if the JSON object is not an outcome.
     """
     match data:
         case {"outcome": "success", "value": value}:

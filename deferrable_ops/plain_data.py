@@ -16,7 +16,7 @@ def require_serializable(name: str, value: Any) -> None:
     """Check that a value can be sent to the triggerer.
 
     :param name: the argument's name, for the error message.
-    :raises InputError: the value holds something that is not plain data, such as a function.
+    :raises InputError: if the value contains an object that is not plain data, such as a function.
     """
     if callable(value):
         raise InputError(f"{name}= is a function, which cannot be sent to the triggerer; give plain data")
@@ -66,12 +66,12 @@ def is_nested_deeper(value: Any, max_depth: int) -> bool:
 def plain_copy(argument: str, value: Any, max_depth: int = MAX_PAYLOAD_DEPTH) -> Any:
     """Return a copy of a JSON value. Later changes of the original do not affect the copy.
 
-    An output of another task is not copied: the copy contains the same object.
+    A reference to another task's output is not copied: the copy contains the same object.
 
     :param argument: the argument's name, for the error message.
     :param max_depth: how many levels of nested lists and dicts the value may have.
-    :raises InputError: the value holds something that is not a JSON value, has a template as a key (Airflow does not
-        render keys), or is nested too deeply.
+    :raises InputError: if the value contains an object that is not a JSON value, if a key of a dict is a template
+        (Airflow does not render keys), or if the value has too many nested levels.
     """
     return _copied(argument, argument, value, max_depth, max_depth)
 

@@ -1,6 +1,7 @@
 """The Airflow plugin.
 
-Every Airflow component imports this module, so the module imports little. Only the API server builds the endpoint.
+This module imports few other modules, because every Airflow component imports this module. Only the API server builds
+the endpoint.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class DeferrableOpsPlugin(AirflowPlugin):
-    """Mounts the endpoint in the API server."""
+    """The plugin that mounts the endpoint in Airflow's API server."""
 
     name = "deferrable_ops"
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The endpoint. It is built when the API server, or ``airflow plugins``, reads this property."""
+        """The endpoint's app, which is created when the API server or ``airflow plugins`` reads this property."""
         from deferrable_ops.endpoint import create_app
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
@@ -32,7 +33,7 @@ class DeferrableOpsPlugin(AirflowPlugin):
 async def settle_ended_tasks(inbox: Inbox) -> None:
     """Settle waits whose task ended while no triggerer ran.
 
-    The API server does this, because it can query Airflow's metadata database.
+    This function runs in the API server, because the API server can query Airflow's metadata database.
     """
     from deferrable_ops.triggers.lifecycle.background import sweep_forever
     from deferrable_ops.triggers.lifecycle.task_states import states_from_database

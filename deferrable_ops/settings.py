@@ -1,8 +1,8 @@
-"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each call reads the option again.
+"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each function reads its option at every call.
 
-The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets the option ``name``. For sensitive options, the
-variables ``..._CMD`` and ``..._SECRET`` work as well. Names, defaults and descriptions are in
-:mod:`deferrable_ops.provider`, where Airflow reads them.
+The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets the option ``name``. A sensitive option can also be
+set with the environment variables ``..._CMD`` and ``..._SECRET``. The names, defaults and descriptions of the options
+are in :mod:`deferrable_ops.provider`, where Airflow reads them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ENDPOINT_PREFIX = "/deferrable-ops"
 def inbox_url() -> str:
     """Return the inbox's SQLAlchemy URL: the option ``inbox_url``, by default a SQLite file in ``$AIRFLOW_HOME``.
 
-    :raises DeploymentError: the option is not a URL of SQLite or Postgres.
+    :raises DeploymentError: if ``inbox_url`` is not the URL of a SQLite or Postgres database.
     """
     try:
         url = conf.get(SECTION, "inbox_url", fallback="")
@@ -58,8 +58,8 @@ def inbox_url() -> str:
 def endpoint_url() -> str | None:
     """Return the URL under which outside services reach the endpoint, without a trailing slash.
 
-    This is the option ``endpoint_url``, otherwise ``[api] base_url`` (with its path) followed by ``/deferrable-ops``;
-    None if neither is set.
+    Return the option ``endpoint_url`` if it is set. Otherwise return ``[api] base_url`` followed by
+    ``/deferrable-ops``. Return None if neither ``endpoint_url`` nor ``base_url`` is set.
     """
     url = conf.get(SECTION, "endpoint_url", fallback="")
     if url:
@@ -74,29 +74,31 @@ def auth_token() -> str | None:
 
 
 def max_payload_bytes() -> int:
-    """Return the largest accepted body of a callback or an event, in bytes."""
+    """Return the maximum size of the body of a callback or an event, in bytes."""
     return int(conf.getint(SECTION, "max_payload_bytes", fallback=262_144))
 
 
 def max_xcom_bytes() -> int:
-    """Return the largest XCom value, in bytes of JSON. A larger value stays in the inbox; its XCom is a reference."""
+    """Return the maximum size of an XCom, in bytes of JSON. The XCom of a larger value is a reference to the inbox."""
     return int(conf.getint(SECTION, "max_xcom_bytes", fallback=48_000))
 
 
 def wait_retention_days() -> int:
-    """Return for how many days a settled wait is kept."""
+    """Return how many days a settled wait is kept in the inbox."""
     return int(conf.getint(SECTION, "wait_retention_days", fallback=14))
 
 
 def event_retention_days() -> int:
-    """Return for how many days an event is kept. The default is a month plus the time window of a sensor."""
+    """Return how many days an event is kept in the inbox. The default is a month plus the time window of a sensor."""
     return int(conf.getint(SECTION, "event_retention_days", fallback=40))
 
 
 def end_from_trigger() -> bool:
-    """Return whether tasks may end in the triggerer: True if the option is ``auto``, False if it is ``never``.
+    """Return whether tasks may end in the triggerer.
 
-    :raises ConfigurationError: the option has another value.
+    Return True if ``end_from_trigger`` is ``auto``, and False if it is ``never``.
+
+    :raises ConfigurationError: if ``end_from_trigger`` has another value.
     """
     choice = conf.get(SECTION, "end_from_trigger", fallback="auto")
     if choice not in ("auto", "never"):
@@ -112,20 +114,23 @@ def auto_upgrade() -> bool:
 
 
 def notify() -> bool:
-    """Return whether Postgres' LISTEN/NOTIFY wakes waits.
+    """Return whether triggers are notified of changed waits by Postgres' LISTEN/NOTIFY.
 
-    If not, for example behind PgBouncer, the inbox is polled every second.
+    If this is False, for example behind PgBouncer, the inbox is polled every second.
     """
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 
 
 def protect_log() -> bool:
-    """Return whether a triggerer's log is buffered, so that it cannot block the event loop."""
+    """Return whether the log of a triggerer is buffered, so that a slow log cannot block the event loop."""
     return bool(conf.getboolean(SECTION, "protect_log", fallback=True))
 
 
 def dataflow_emulator_host() -> str | None:
-    """Return the ``host:port`` of a fake Dataflow, used without TLS and credentials; None for Google's Dataflow."""
+    """Return the ``host:port`` of a fake Dataflow, or None for Google's Dataflow.
+
+    The fake Dataflow is used without TLS and credentials.
+    """
     return str(conf.get(SECTION, "dataflow_emulator_host", fallback="")) or None
 
 

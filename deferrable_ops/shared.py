@@ -1,7 +1,7 @@
-"""Reference-counted resources of an event loop: opened by their first user, and closed after their last user.
+"""Reference-counted resources: the first user opens a resource, and the resource is closed after its last user.
 
-One registry serves the inbox and every upstream's client. A resource belongs to one event loop, because its
-connections do.
+The registry contains the inbox and the clients of all outside services. A resource belongs to one event loop, because
+its network connections belong to one event loop.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ T = TypeVar("T")
 def share(
     key: Hashable, open_resource: Callable[[], Awaitable[T]], close_resource: Callable[[T], Awaitable[None]]
 ) -> AbstractAsyncContextManager[T]:
-    """Return a context manager that gives the resource of this key on the running event loop.
+    """Return a context manager that returns the shared resource with a given key on the running event loop.
 
     If opening fails, the error is raised to every user that waits for the resource.
 
     :param key: identifies the resource.
-    :param open_resource: called for the first user.
-    :param close_resource: called after the last user. Only the first user's functions are called.
+    :param open_resource: a function that opens the resource for the first user.
+    :param close_resource: a function that closes the resource after the last user. Only the functions that the first
+        user passed are called.
     """
     of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault(key, _Shared(open_resource, close_resource))
@@ -34,7 +35,7 @@ def share(
 class _Shared(Generic[T]):
     """A resource and the number of its users.
 
-    Thousands of waits use one resource at once. They all enter this object, so that a use needs no further object.
+    Thousands of waits use one resource at the same time. To save memory, all of them enter this same object.
     """
 
     __slots__ = ("_close", "_open", "_opening", "_users")

@@ -1,11 +1,11 @@
 """Calls to Airflow's supervisor process, through which a triggerer reads connections and sets XComs.
 
-The supervisor serves one call at a time, in 20 to 35 ms. The event that ends a task is sent only after all earlier
-calls, so many calls at once delay the end of every task. Therefore only a few calls run at the same time, and calls
-that end a task come before calls that show its progress.
+The supervisor process serves one call at a time, and each call takes 20 to 35 ms. The event that ends a task is sent
+only after all earlier calls, so many calls at once delay the end of every task. Therefore only a few calls run at the
+same time, and calls that end a task come before calls that show a task's progress.
 
 A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process.
-Therefore the first call is a harmless one, and all other calls wait until it is answered.
+Therefore the first call only reads an Airflow Variable, and all other calls wait until the first call is answered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = We
 
 
 class Rank(IntEnum):
-    """The rank of a call. Calls with a lower rank come first."""
+    """The rank of a call to the supervisor process. Calls with a lower rank come first."""
 
     END = 0
     READ = 1
@@ -42,11 +42,11 @@ class Rank(IntEnum):
 
 
 async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeout: float) -> T:
-    """Wait for the turn of a call, make the call, and return its result.
+    """Wait until a call may run, make the call, and return its result.
 
-    :param call: the function that makes the call. It is called at most once.
-    :param timeout: seconds for the call itself. The wait for its turn does not count.
-    :raises TimeoutError: Airflow did not reply in time. It never replies to a message of an unsupported type.
+    :param call: the function that makes the call. This function is called at most once.
+    :param timeout: the timeout of the call, in seconds, without the time before the call may run.
+    :raises TimeoutError: if Airflow did not reply in time. Airflow never replies to a message of an unsupported type.
     """
     with _calls.slot(rank) as granted:
         await granted
@@ -56,7 +56,7 @@ async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeo
 
 
 async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
-    """Send a message to the supervisor and return its reply; see :func:`call_supervisor`."""
+    """Send a message to the supervisor process and return the reply; see :func:`call_supervisor`."""
     from airflow.sdk.execution_time import task_runner
 
     return await call_supervisor(
@@ -65,7 +65,7 @@ async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
 
 
 async def warm_up() -> None:
-    """Make this process's first call, unless it was made already, and return when it is answered."""
+    """Make the first call of this process to the supervisor process, if it was not made, and wait for the answer."""
     loop = asyncio.get_running_loop()
     if loop not in _warm_ups:
         # A separate task with an empty context: it is not cancelled with the trigger that comes first, and it does not

@@ -1,4 +1,4 @@
-"""Limits how many triggers of a process do the same thing at the same time."""
+"""Limits how many triggers of a process run the same operation at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 class Throttle:
     """Grants a limited number of slots in each event loop.
 
-    Requests with a lower rank come first. Among requests with the same rank, the oldest comes first.
+    Requests with a lower rank get a slot first. Among requests with the same rank, the oldest request gets a slot
+    first.
 
     ::
 
@@ -19,7 +20,7 @@ class Throttle:
             await granted
             ...
 
-    :param limit: how many slots are in use at once.
+    :param limit: how many slots can be in use at the same time.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,7 +28,7 @@ class Throttle:
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, SlotQueue] = WeakKeyDictionary()
 
     def slot(self, rank: int = 0) -> Slot:
-        """Return a new slot of the running event loop.
+        """Return a new slot for the running event loop.
 
         :param rank: requests with a lower rank are granted first.
         """
@@ -38,7 +39,10 @@ class Throttle:
 
 
 class Slot:
-    """A context manager that requests a slot and releases it. Entering it returns a future: await the future first."""
+    """A context manager that requests a slot and releases it.
+
+    The ``with`` statement of a slot returns a future, which the caller must await before using the slot.
+    """
 
     # Not a semaphore: a task that waits for a semaphore keeps two coroutines (0.5 kB), and thousands of tasks wait.
     __slots__ = ("_granted", "_queue", "_rank")
@@ -54,7 +58,7 @@ class Slot:
         return self._granted
 
     def __exit__(self, *_: object) -> None:
-        """Release the slot, or withdraw the request for it."""
+        """Release the slot, or withdraw the request if the slot is not granted yet."""
         if not self._granted.cancel() and not self._granted.cancelled():
             self._queue.release()
 
@@ -68,12 +72,15 @@ class SlotQueue:
         self._numbers = count()
 
     def request(self, granted: asyncio.Future[None], rank: int) -> None:
-        """Queue a request. The future's result is set when the slot is granted: at once if a slot is free."""
+        """Queue a request.
+
+        The result of `granted` is set when the slot is granted, or immediately if a slot is free.
+        """
         heappush(self._requests, (rank, next(self._numbers), granted))
         self._grant()
 
     def release(self) -> None:
-        """Give a slot back. The next request gets it."""
+        """Release a slot, and grant the slot to the next request."""
         self._free += 1
         self._grant()
 

@@ -1,8 +1,8 @@
-"""Wakes waits whose row has changed: one watcher per process.
+"""Notifies the subscriptions to a wait when its row in the table `waits` has changed. Each process has one watcher.
 
-While nothing changes, the watcher's cost does not depend on the number of waits: it queries which waits have changed,
-and does not read the others. The watcher also expires the waits whose deadline has passed or whose heartbeats
-stopped, with one statement for all of them.
+While no wait changes, the load of the watcher does not depend on the number of waits, because the watcher reads only
+the waits that have changed. The watcher also settles all waits whose deadline has passed or whose heartbeats are
+missing, with one statement.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OUTAGE_SECONDS = 3.0
 
 
 class Subscription:
-    """Receives the changes of one wait, while its ``with`` statement lasts."""
+    """A subscription receives the changes of one wait, for the duration of a ``with`` statement."""
 
     # Subscriptions to the same wait form a linked list. A Python list for each wait would waste memory.
     __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken")
@@ -60,20 +60,23 @@ class Subscription:
             del self._subscriptions[self._wait_id]
 
     def chain(self) -> Iterator[Subscription]:
-        """Return this subscription and the later ones in the list of its wait."""
+        """Yield this subscription and the subscriptions after it in the linked list of subscriptions to one wait."""
         one: Subscription | None = self
         while one is not None:
             yield one
             one = one._next
 
     async def next(self) -> Wait:
-        """Wait for the next change and return the wait's current row."""
+        """Wait for the next change of the wait, and return the wait's current row."""
         while (wait := self.take()) is None:
             await self.next_change()
         return wait
 
     def next_change(self) -> asyncio.Future[None]:
-        """Return a future that completes at the first change or :meth:`wake` since the last :meth:`take`."""
+        """Return a future that completes when the wait changes or :meth:`wake` is called.
+
+        The returned future is already complete if the wait has changed since the last call of :meth:`take`.
+        """
         # Not a coroutine, which would cost 0.2 kB for each of thousands of waits.
         self._future = asyncio.get_running_loop().create_future()
         if self._woken or self._wait is not None:
@@ -81,17 +84,17 @@ class Subscription:
         return self._future
 
     def take(self) -> Wait | None:
-        """Return the wait's current row; None if it has not changed since the last call."""
+        """Return the wait's current row, or None if the wait has not changed since the last call of this method."""
         wait, self._wait, self._woken = self._wait, None, False
         return wait
 
     def deliver(self, wait: Wait) -> None:
-        """Receive the wait's current row. The watcher calls this."""
+        """Store the wait's current row in the subscription. The watcher calls this method."""
         self._wait = wait
         self._complete()
 
     def wake(self) -> None:
-        """Complete the future of :meth:`next_change`, now or at its next call, although the wait has not changed."""
+        """Complete the future of :meth:`next_change`, or the next such future, although the wait has not changed."""
         self._woken = True
         self._complete()
 
@@ -104,7 +107,7 @@ class Watcher:
     """Delivers changed waits to the subscriptions of this process, and expires overdue waits.
 
     :param expire_interval: the longest time between two checks for overdue waits, in seconds.
-    :param retry_interval: if the changed waits cannot be read, the seconds until the next attempt.
+    :param retry_interval: how many seconds after a failed read the watcher tries to read the changed waits again.
     """
 
     def __init__(
@@ -132,13 +135,16 @@ class Watcher:
         database.on_commit = self._on_change
 
     def subscribe(self, wait_id: str) -> Subscription:
-        """Return a subscription to a wait. Enter it before reading the wait, so that no change is missed in between."""
+        """Return a subscription to a wait.
+
+        Enter its ``with`` block before you read the wait, so that no change is missed.
+        """
         self.start()
         return Subscription(self._subscriptions, wait_id)
 
     @property
     def watched(self) -> Iterable[str]:
-        """The ids of the waits that this process is subscribed to."""
+        """The ids of the waits to which this process has subscriptions."""
         return self._subscriptions.keys()
 
     @property
@@ -154,7 +160,7 @@ class Watcher:
         self._tasks.clear()
 
     def start(self) -> None:
-        """Start watching, unless the watcher runs already."""
+        """Start the watcher if it is not running."""
         if not self._tasks:
             self._tasks = [
                 self._database.spawn(keep_running(self._signal), "signal"),

@@ -11,9 +11,10 @@ from deferrable_ops.inbox.inbox import given_inbox
 
 @asynccontextmanager
 async def memory_inbox() -> AsyncIterator[Inbox]:
-    """Use an in-memory inbox, empty at first, for the code that runs inside the block.
+    """Use a new in-memory inbox for the code that runs inside the ``with`` block.
 
-    It behaves like a real inbox, but it is deleted at the end of the block. Therefore restarts cannot be tested.
+    The in-memory inbox behaves like a real inbox, but is deleted at the end of the block. Therefore a test with an
+    in-memory inbox cannot test restarts.
     """
     inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=5)
     given = given_inbox.set(inbox)

@@ -1,4 +1,4 @@
-"""A fake outside service on loopback: records requests, and sends scripted answers."""
+"""A fake outside service on loopback, which records requests and sends the responses that a test defines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aiohttp import web
 class ReceivedRequest:
     """One received request.
 
-    :param headers: headers by lower-case name.
-    :param body: the JSON value of the body; a string if the body is not JSON; None if the body is empty.
+    :param headers: the headers of the request, with names in lower case.
+    :param body: the JSON value of the request's body; a string if the body is not JSON; None if the body is empty.
     """
 
     method: str
@@ -27,11 +27,12 @@ class ReceivedRequest:
 
 @dataclass(slots=True)
 class OutsideService:
-    """A fake service that accepts every request, unless other answers are scripted.
+    """A fake service that accepts every request, unless the test defines other responses in `answers`.
 
     :param url: the service's address, such as ``http://127.0.0.1:40123``.
     :param requests: the received requests, oldest first.
-    :param answers: the next answers, each as (status, JSON value). When no answer is left, it answers 202 and ``{}``.
+    :param answers: the responses to the next requests, each as (status, JSON value). When `answers` is empty, the
+        service responds with status 202 and ``{}``.
     """
 
     url: str = ""
@@ -42,8 +43,8 @@ class OutsideService:
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
         """Wait for a request that has arrived since the last call, and return the newest request.
 
-        :param within: seconds to wait.
-        :raises AssertionError: no request was received in that time.
+        :param within: the timeout in seconds.
+        :raises AssertionError: if no request was received within the timeout.
         """
         try:
             await asyncio.wait_for(self._arrived.wait(), within)

@@ -1,4 +1,4 @@
-"""Runs a task of the library until its outcome, without Airflow's processes."""
+"""Runs a task of the library until it has an outcome, without running Airflow's processes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from deferrable_ops.triggers.base import TaskTrigger
 class TaskUnderTest:
     """A task whose trigger runs on an in-memory inbox.
 
-    :param inbox: the inbox.
-    :param attempt: the generated identity of the task's attempt.
+    :param inbox: the in-memory inbox.
+    :param attempt: the task's attempt, with generated ids.
     """
 
     def __init__(self, trigger: TaskTrigger, inbox: Inbox, attempt: Attempt) -> None:
@@ -45,9 +45,10 @@ class TaskUnderTest:
         return found[0]
 
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
-        """Send a callback, as the outside service would, and return the response's status and JSON value.
+        """Send a callback like an outside service, and return the response's status and JSON value.
 
-        :param verb: ``post`` (evaluated by the expressions), ``success``, ``failure``, ``skip`` or ``heartbeat``.
+        :param verb: the kind of the callback: ``success``, ``failure``, ``skip``, ``heartbeat`` or ``post``. The
+            operator's expressions evaluate a ``post``.
         """
         wait = await self.wait()
         body = json.dumps(payload).encode()
@@ -57,10 +58,10 @@ class TaskUnderTest:
         return receipt.status, json.loads(receipt.body)
 
     async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
-        """Wait until the task waits. Then post an event to a channel, as an outside system would.
+        """Wait until the task waits for events, and then post an event to a channel like an outside system.
 
-        :param attributes: the other parts of the event that a match can use: the dicts ``headers``, ``attributes`` and
-            ``metadata``.
+        :param attributes: the other parts of the event that ``match`` of a specification can use: the dicts
+            ``headers``, ``attributes`` and ``metadata``.
         """
         await self.wait()
         described = {"headers": {}, "attributes": {}, "metadata": {}, **attributes}
@@ -84,12 +85,13 @@ class TaskUnderTest:
 
 @asynccontextmanager
 async def running(task: TriggererOperator | TaskTrigger) -> AsyncIterator[TaskUnderTest]:
-    """Run a trigger, or the trigger of an operator, as a triggerer would.
+    """Run a trigger, or the trigger of an operator, in the same way as a triggerer runs it.
 
-    Templates are not rendered. If the configuration has neither ``endpoint_url`` nor ``base_url``, the task fails as in
-    production. In a test you can set any URL, because nothing connects to it.
+    Templates are not rendered. If the configuration has neither ``endpoint_url`` nor ``base_url``, a task that needs a
+    callback URL fails as in production. In a test, you can set ``endpoint_url`` to any URL, because no service calls
+    the URL.
 
-    :raises InputError: the task runs code on a worker.
+    :raises InputError: if the task runs code on a worker.
     """
     attempt = Attempt(
         str(uuid4()), 1, "dag_under_test", "run_under_test", getattr(task, "task_id", "") or "task"

@@ -1,4 +1,4 @@
-"""Ownership of a task: its newest attempt owns it."""
+"""Finds the waits whose task has a newer attempt. Only the newest attempt of a task decides the task's result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEWER: Final = waits.alias("newer")
 
 
 def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
-    """Return a query for waits of the same tasks that are still waiting although a newer attempt is registered."""
+    """Return a query for the unsettled waits of the same tasks for which a newer attempt is registered."""
     return (
         select(waits.c.id)
         .join(_MINE, same_task(_MINE, waits))
@@ -26,7 +26,7 @@ def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
 
 
 def has_newer_attempt() -> ColumnElement[bool]:
-    """Return the SQL condition that is true if a newer attempt of the wait's task is registered."""
+    """Return the SQL condition that is true for a wait if a newer attempt of its task is registered."""
     # Three values order two attempts, and each can be wrong: try_number restarts when a run is deleted and created
     # again; ti_id, a UUID of version 7, sorts by the clock of the machine that created it and can stay the same in a
     # retry; created_at is too late if the trigger was paused. An attempt is newer if two of the three agree.

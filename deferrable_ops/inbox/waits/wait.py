@@ -1,4 +1,4 @@
-"""A wait's data: the attempt it belongs to, its state, and its row in the inbox."""
+"""The classes for a wait: the attempt to which the wait belongs, its state, and its row in the table `waits`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMESPACE: Final = UUID("6f1f9d3c-3f0e-5c6b-9a86-6d1c1f0c2a11")
 
 
 class WaitState(StrEnum):
-    """The state of a wait. All except WAITING are final."""
+    """The state of a wait. All states except WAITING are final."""
 
     WAITING = "waiting"
     SUCCESS = "success"
@@ -42,7 +42,7 @@ class Attempt:
 
     :param ti_id: Airflow's UUID of the task instance. A retry can have the same UUID, but not the same
         `try_number`.
-    :param logical_date: seconds since the epoch; None for a run without a logical date.
+    :param logical_date: the logical date of the DAG run, in seconds since the epoch; None if it has no logical date.
     """
 
     ti_id: str
@@ -55,7 +55,7 @@ class Attempt:
 
     @classmethod
     def of(cls, ti: Any, logical_date: datetime | None) -> Attempt:
-        """Return the attempt of a task instance. `ti` may be of any of Airflow's task instance classes."""
+        """Return the attempt of a task instance. `ti` may be an object of any task instance class of Airflow."""
         return cls(
             ti_id=str(ti.id),
             try_number=ti.try_number,
@@ -70,8 +70,8 @@ class Attempt:
     def wait_id(self) -> str:
         """The id of this attempt's wait: a UUID of version 8 with a hash of `ti_id` and `try_number`.
 
-        It starts with the timestamp of Airflow's id (RFC 9562, 5.7). Rows of the same age are therefore adjacent in the
-        database, and callbacks that arrive together write to the same pages.
+        The wait id starts with the timestamp in `ti_id` (RFC 9562, 5.7). Therefore rows of the same age are adjacent in
+        the database, and callbacks that arrive together write to the same pages of the database.
         """
         hashed = str(uuid5(_NAMESPACE, f"{self.ti_id}/{self.try_number}"))
         return f"{UUID(self.ti_id)!s:.13}-8{hashed[15:]}"
@@ -81,17 +81,18 @@ class Attempt:
 class NewWait:
     """A wait to register.
 
-    :param timeout: seconds from now until the deadline.
-    :param latest_deadline: an upper limit of the deadline, in seconds since the epoch: Airflow's own
-        deadline minus a margin.
-    :param time_left: seconds from now until `latest_deadline` by the clock of this machine. The later of the two
-        limits applies: if the clocks of this machine and of the database differ, for example by an hour, the earlier
-        limit may have passed already.
-    :param heartbeat_timeout: seconds without a heartbeat after which the wait fails; None: no heartbeats are expected.
-    :param expected: the expressions that evaluate a callback (``failure_when`` ...); a JSON object.
-    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work;
-        None if there is nothing to stop.
-    :ivar wait_id: the attempt's wait id. It is computed once, and all objects of this wait share it to save memory.
+    :param timeout: how many seconds the wait lasts, from its registration to its deadline.
+    :param latest_deadline: the latest possible deadline, in seconds since the epoch: the deadline that Airflow sets for
+        the task, minus a margin.
+    :param time_left: seconds from now until `latest_deadline`, by the clock of this machine. `latest_deadline` and
+        `time_left` can give two different limits if the clocks of this machine and of the database differ. If the two
+        limits differ, the later limit is used, because the earlier limit may already have passed.
+    :param heartbeat_timeout: the wait fails after this many seconds without a heartbeat. None means that no heartbeats
+        are expected.
+    :param expected: a JSON object with the expressions that evaluate a callback, such as ``failure_when``.
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work; None
+        if the wait has no external work to stop.
+    :ivar wait_id: the id of the attempt's wait. To save memory, all objects of a wait share one string with its id.
     """
 
     attempt: Attempt
@@ -105,15 +106,16 @@ class NewWait:
     wait_id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute the id."""
+        """Compute the wait id."""
         object.__setattr__(self, "wait_id", self.attempt.wait_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wait's row. Times are seconds since the epoch by the database's clock.
+    """A row of the table `waits`. All times in the row are seconds since the epoch, by the clock of the database.
 
-    :ivar is_new: this registration created the row, so no earlier run of the trigger has done anything for the wait.
+    :ivar is_new: True if this registration created the row. If `is_new` is true, no earlier run of the trigger has
+        worked on the wait.
     """
 
     id: str
@@ -136,10 +138,10 @@ class Wait:
 
 
 def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = False) -> Wait:
-    """Convert a row to a wait.
+    """Convert a row of the table `waits` to a :class:`Wait`.
 
-    :param new: the registration of this row, if the caller has it. The wait then shares its attempt and id objects,
-        which saves memory: thousands of waits stay in memory for days.
+    :param new: the registration of this row, if the caller has it. To save memory, the returned wait and `new` share
+        the same attempt and id objects: thousands of waits stay in memory for days.
     """
     if new is None:
         attempt = Attempt(
@@ -169,7 +171,7 @@ def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = F
 
 
 def state_of(outcome: Outcome) -> WaitState:
-    """Return the state for an outcome."""
+    """Return the state of a wait that has a given outcome."""
     match outcome:
         case Success():
             return WaitState.SUCCESS

@@ -1,4 +1,4 @@
-"""Registering, reading and settling waits. A wait is registered once and settled once."""
+"""Registers, reads and settles waits. A wait is registered once and settled once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class Waits:
         self._database = database
         self._keys = keys
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
-        """Register the attempt's wait if it is new, and return it. Older attempts that still wait become superseded."""
+        """Register the wait of an attempt if it is new, and return the wait.
+
+        Unsettled waits of older attempts become superseded.
+        """
         self._save_progress: GroupCommit[tuple[str, str], None] = GroupCommit(
             database, self._save_all_progress
         )
@@ -54,7 +57,7 @@ class Waits:
     async def get(self, wait_id: str) -> Wait:
         """Return a wait.
 
-        :raises UnknownWait: the wait was never registered in this inbox, or was deleted after its retention.
+        :raises UnknownWait: if the wait was never registered in this inbox, or was deleted after its retention time.
         """
         found = await self.get_many([wait_id])
         if not found:
@@ -62,7 +65,7 @@ class Waits:
         return found[0]
 
     async def get_many(self, wait_ids: Sequence[str]) -> list[Wait]:
-        """Return the waits that exist, in no particular order."""
+        """Return the waits with the given ids, in no particular order. Ids of waits that do not exist are ignored."""
 
         async def read(connection: AsyncConnection) -> list[Wait]:
             found: list[Wait] = []
@@ -74,7 +77,7 @@ class Waits:
         return await self._database.read(read)
 
     async def waiting(self) -> list[str]:
-        """Return the ids of all waits that have not ended."""
+        """Return the ids of all waits in the state ``waiting``."""
 
         async def read(connection: AsyncConnection) -> list[str]:
             return list((await connection.execute(select(waits.c.id).where(IS_WAITING))).scalars())
@@ -84,9 +87,9 @@ class Waits:
     async def find(
         self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
     ) -> list[Wait]:
-        """Return the waits that meet the conditions, ordered by id.
+        """Return the waits that meet all conditions, ordered by id.
 
-        :param after: leave out waits with this id or a lower one.
+        :param after: a wait id. Only waits with a higher id are returned.
         """
         query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
         if after is not None:
@@ -98,13 +101,13 @@ class Waits:
         return await self._database.read(read)
 
     async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
-        """Set a wait's outcome unless it has one, and return the wait. The first outcome is kept.
+        """Set a wait's outcome if the wait has no outcome, and return the wait.
 
-        A wait in the state EXPIRED keeps this state, and gets the outcome that its feature defines for a wait whose
-        deadline has passed.
+        An existing outcome is not replaced. A wait in the state EXPIRED keeps this state, and gets the outcome that its
+        operator defines for a passed deadline.
 
-        :param stop_work: mark the wait's external work for cancellation, because the work may still run.
-        :raises UnknownWait: the wait was never registered in this inbox, or was deleted after its retention.
+        :param stop_work: mark the wait's external work for cancellation, because the external work may still run.
+        :raises UnknownWait: if the wait was never registered in this inbox, or was deleted after its retention time.
         """
 
         async def write(transaction: Transaction) -> Wait:
@@ -136,29 +139,38 @@ class Waits:
         return await self._database.write(write)
 
     async def save_progress(self, wait_id: str, progress: Any) -> None:
-        """Save a wait's progress, for the next run of its trigger. No subscriber is woken.
+        """Save a wait's progress, for the next run of its trigger. Subscriptions to the wait are not notified.
 
         :param progress: any JSON value.
         """
         await self._save_progress((wait_id, json.dumps(progress)))
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
-        """Settle waits whose task was ended by a user or by Airflow, and mark their external work for cancellation."""
+        """Settle waits whose task was ended by a user or by Airflow.
+
+        The waits' external work is marked for cancellation.
+        """
         chosen = list(wait_ids)
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
             batch = chosen[start : start + _ROWS_PER_QUERY]
             await self._database.write(partial(end_waits, state=WaitState.KILLED, chosen=batch))
 
     async def expire(self, beats_since: float | None) -> float:
-        """Settle waits whose deadline passed or whose heartbeats stopped; return the seconds until the next deadline.
+        """Settle waits whose deadline has passed or whose heartbeats are missing.
 
-        :param beats_since: the time since which heartbeats could arrive, in seconds since the epoch. Before that time,
-            the endpoint or the watcher was down. None: no endpoint is running, so no wait fails for missing heartbeats.
+        Return the seconds until the next deadline.
+
+        :param beats_since: the time since which the endpoint and the watcher are up, in seconds since the epoch. A wait
+            fails only for heartbeats that are missing after this time. If `beats_since` is None, no endpoint is up, and
+            no wait fails for missing heartbeats.
         """
         return await expire(self._database, beats_since)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:
-        """Return whether a newer attempt of the wait's task is registered. That attempt owns the task."""
+        """Return whether a newer attempt of the wait's task is registered.
+
+        Only the newest attempt decides the task's result.
+        """
         query = select(exists().where(waits.c.id == wait_id, has_newer_attempt()))
 
         async def read(connection: AsyncConnection) -> bool:

@@ -1,4 +1,7 @@
-"""A fake Dataflow server on loopback, for the real client library. It runs in this process or in a separate process."""
+"""A fake Dataflow server on loopback, for the real client library.
+
+The server runs in this process or in a separate process.
+"""
 
 from deferrable_ops.testing.dataflow.control import DataflowControl, dataflow_process
 from deferrable_ops.testing.dataflow.fake import FakeDataflow, fake_dataflow

@@ -12,7 +12,10 @@ from deferrable_ops.testing.dataflow.fake import fake_dataflow
 
 
 def main() -> None:
-    """Run a fake Dataflow until it is killed. The first line of output is a JSON object with its two addresses."""
+    """Run a fake Dataflow until it is killed.
+
+    The first line of output is a JSON object with the addresses of the gRPC server and of the HTTP server.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m deferrable_ops.testing.dataflow", description=main.__doc__
     )

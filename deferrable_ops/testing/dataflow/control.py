@@ -23,7 +23,7 @@ class DataflowControl:
     """Controls a fake Dataflow in another process.
 
     :param host: the value for the setting ``dataflow_emulator_host``.
-    :param url: the URL of the HTTP server that controls the fake, for example ``http://127.0.0.1:40123``.
+    :param url: the URL of the HTTP server that controls the fake Dataflow, for example ``http://127.0.0.1:40123``.
     """
 
     def __init__(self, host: str, url: str) -> None:
@@ -31,18 +31,20 @@ class DataflowControl:
         self.url = url
 
     def tell(self, what: str, *positional: Any, **named: Any) -> Any:
-        """Call a method of the fake, or of its `trouble`, by name: ``tell("script", "etl", {"state": "RUNNING"})``.
+        """Call a method of the fake Dataflow, or of its `trouble`, by name.
 
-        :raises ValueError: the method does not exist, or it raised an error.
+        For example, ``tell("script", "etl", {"state": "RUNNING"})`` calls ``script``.
+
+        :raises ValueError: if the method does not exist, or if the method raised an error.
         """
         return self._send("/tell", {"what": what, "positional": positional, "named": named})
 
     def set(self, **settings: Any) -> None:
-        """Set ``second_launch``, ``list_lag``, ``page_limit`` or ``failed_location``."""
+        """Set ``second_launch``, ``list_lag``, ``page_limit`` or ``failed_location`` of the fake Dataflow."""
         self._send("/set", settings)
 
     def report(self) -> dict[str, Any]:
-        """Return ``{"calls": {method: count}, "jobs": [...]}``."""
+        """Return the calls and jobs of the fake Dataflow: ``{"calls": {method: count}, "jobs": [...]}``."""
         answer: dict[str, Any] = self._send("/", None)
         return answer
 
@@ -61,7 +63,7 @@ class DataflowControl:
 def dataflow_process(port: int = 0) -> Iterator[DataflowControl]:
     """Run a fake Dataflow in a separate process.
 
-    :param port: the port of its gRPC server; 0 selects a free port.
+    :param port: the port of the gRPC server of the fake Dataflow; 0 selects a free port.
     """
     command = [sys.executable, "-P", "-m", "deferrable_ops.testing.dataflow", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603

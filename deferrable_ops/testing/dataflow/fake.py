@@ -20,14 +20,14 @@ SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
 
 
 class FakeDataflow:
-    """A fake Dataflow. If a job has no script, it is queued, runs and is done without delays.
+    """A fake Dataflow. A job without a script is queued, runs and is done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
     :ivar second_launch: the response to a launch with the name of an active job: ``refuse`` (ALREADY_EXISTS) or
         ``return`` (the active job).
-    :ivar list_lag: for how many seconds a new job is missing from lists.
+    :ivar list_lag: for how many seconds a new job is missing from lists of jobs.
     :ivar page_limit: the maximum number of jobs or messages on one page.
-    :ivar failed_location: whether lists report that the region did not respond.
+    :ivar failed_location: if True, a list of jobs reports that the region did not respond.
     """
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ class FakeDataflow:
         stop_seconds: float = 0.0,
         list_lag: float | None = None,
     ) -> None:
-        """Set what happens to jobs that are launched from now on.
+        """Set the script for jobs that are launched after this call: the states that a job goes through.
 
         :param prefix: the prefix of the jobs' names. If several scripts match, the script with the longest prefix
             applies.
-        :param steps: the states that a job goes through; without steps it stays queued until :meth:`move`.
+        :param steps: the steps that a job goes through. A job without steps stays queued until :meth:`move` is called.
         :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
-        :param stop_seconds: how long it takes to cancel or drain a job.
-        :param list_lag: for how many seconds a job is missing from lists; None uses the fake's `list_lag`.
+        :param stop_seconds: how many seconds it takes to cancel or drain a job.
+        :param list_lag: for how many seconds a job is missing from lists of jobs; None selects :attr:`list_lag`.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
         self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds, list_lag)
@@ -70,16 +70,16 @@ class FakeDataflow:
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
 
-        :param name: a name, or a prefix of names; by default all jobs are returned.
+        :param name: the name of a job, or a prefix of job names. By default all jobs are returned.
         """
         for job in self._jobs.values():
             job.advance()
         return [job for job in self._jobs.values() if job.name.startswith(name)]
 
     def job(self, name: str) -> FakeJob:
-        """Return the newest job whose id or name is this string, or whose name begins with it.
+        """Return the newest job whose id is `name` or whose name begins with `name`.
 
-        :raises LookupError: no job matches.
+        :raises LookupError: if there is no such job.
         """
         found = [job for job in self.jobs() if name in (job.id, job.name)] or self.jobs(name)
         if not found:
@@ -89,13 +89,13 @@ class FakeDataflow:
         return found[-1]
 
     def move(self, name: str, state: str | int) -> None:
-        """Set the state of a job to a name (``RUNNING``) or a number, and cancel the job's remaining steps."""
+        """Set the state of a job, for example to ``RUNNING`` or to a number, and cancel the job's remaining steps."""
         self.job(name).move(state)
 
     def say(self, name: str, text: str, importance: str = "BASIC") -> None:
         """Add a message to a job.
 
-        :param importance: DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        :param importance: the importance of the message: DEBUG, DETAILED, BASIC, WARNING or ERROR.
         """
         self.job(name).say(text, importance)
 
@@ -107,7 +107,7 @@ class FakeDataflow:
         return new.id
 
     def listed_jobs(self) -> list[FakeJob]:
-        """Return the jobs that are included in lists."""
+        """Return the jobs that a list of jobs contains now."""
         now = datetime.now(UTC).timestamp()
         return [
             job
@@ -146,7 +146,7 @@ class FakeDataflow:
     async def connect(self, port: int | None = None) -> None:
         """Start the gRPC server.
 
-        :param port: None uses the previous port; the first time, it uses a free port.
+        :param port: the port of the gRPC server. None selects the previous port, or a free port at the first call.
         """
         self._server = grpc.aio.server(
             handlers=None,
@@ -160,15 +160,15 @@ class FakeDataflow:
         await self._server.start()
 
     async def disconnect(self) -> None:
-        """Close all connections and refuse new ones. The jobs continue."""
+        """Close all connections and refuse new connections. The jobs continue."""
         await self._server.stop(None)
 
 
 @asynccontextmanager
 async def fake_dataflow(port: int = 0) -> AsyncIterator[FakeDataflow]:
-    """Run a fake Dataflow in this event loop. In the block, the setting ``dataflow_emulator_host`` is its address.
+    """Run a fake Dataflow in this event loop. In the ``with`` block, ``dataflow_emulator_host`` is set to its address.
 
-    :param port: 0 selects a free port.
+    :param port: the port of the gRPC server; 0 selects a free port.
     """
     fake = FakeDataflow()
     await fake.connect(port)

@@ -27,12 +27,13 @@ NOT_ACTIVE = FINISHED | {STOPPED, PAUSED}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change of a job's state that happens after a time.
+    """A step changes a job's state after a number of seconds.
 
-    :param state: the new state: a name such as ``RUNNING``, or any number. An empty string keeps the state.
-    :param after: seconds since the previous step.
-    :param message: a message that the job writes at this step; an empty string writes none.
-    :param importance: the importance of that message.
+    :param state: the new state of the job: a name such as ``RUNNING``, or any number. An empty string does not change
+        the state.
+    :param after: how many seconds after the previous step this step happens.
+    :param message: a message that the job writes at this step; with an empty string, the job writes no message.
+    :param importance: the importance of the step's message.
     """
 
     state: str | int
@@ -57,10 +58,11 @@ class FakeJob:
 
     :param request: the launch request, as the API's JSON.
     :param state: a number of the API's JobState.
-    :param steps: the steps that the job will take.
+    :param steps: the steps through which the job will go.
     :param hides_type: if True, the API does not return the job's type while the job is queued.
-    :param stop_seconds: how long it takes to cancel or drain the job.
-    :param list_lag: for how many seconds the new job is missing from lists; None uses the fake's `list_lag`.
+    :param stop_seconds: how many seconds it takes to cancel or drain the job.
+    :param list_lag: for how many seconds the new job is missing from lists of jobs; None selects `list_lag` of
+        :class:`FakeDataflow`.
     """
 
     id: str
@@ -83,25 +85,25 @@ class FakeJob:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job is in a final state."""
+        """True if the job is in a final state."""
         return self.state in FINISHED
 
     def advance(self) -> None:
-        """Take the steps that are due."""
+        """Apply the steps of the job that are due."""
         while self.steps and self.since + self.steps[0].after <= time.time():
             step = self.steps.pop(0)
             self._enter(step, self.since + step.after)
 
     def move(self, state: str | int) -> None:
-        """Set the state and cancel the remaining steps."""
+        """Set the state of the job, and cancel the job's remaining steps."""
         self.steps.clear()
         self._enter(Step(state), time.time())
 
     def say(self, text: str, importance: str = "BASIC", at: float | None = None) -> None:
         """Add a message.
 
-        :param at: seconds since the epoch; None means now.
-        :raises ValueError: the API has no importance with this name.
+        :param at: the time of the message, in seconds since the epoch. None selects the current time.
+        :raises ValueError: if the API has no importance with this name.
         """
         if importance not in IMPORTANCES:
             raise ValueError(f"{importance!r} is not one of {', '.join(IMPORTANCES)}")
@@ -131,7 +133,7 @@ class FakeJob:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What happens to the jobs whose names begin with a prefix; see :meth:`FakeDataflow.script`."""
+    """The script for the jobs whose names begin with a prefix; see :meth:`FakeDataflow.script`."""
 
     steps: Sequence[Step]
     streaming: bool = False

@@ -1,4 +1,4 @@
-"""Implements the methods of Dataflow's API. They work on the jobs of the fake Dataflow."""
+"""Implements the methods of Dataflow's API for the jobs of the fake Dataflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_OF_NUMBER = {number: IMPORTANCES.index(name) for name, number in NUMBER_O
 
 
 class JobStore(Protocol):
-    """The jobs and settings that the service uses; ``FakeDataflow`` documents them."""
+    """The jobs and settings that the service uses; see :class:`FakeDataflow`."""
 
     trouble: Trouble
     second_launch: Literal["refuse", "return"]
@@ -38,7 +38,7 @@ class JobStore(Protocol):
 
 
 class Service:
-    """The API methods that the library calls."""
+    """The methods of Dataflow's API that the library calls."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -54,12 +54,12 @@ class Service:
         return api.LaunchTemplateResponse(job=_described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob. If the summary of the job is requested, it has no labels."""
+        """GetJob. The summary of a job contains no labels."""
         job = await self._find(request, context)
         return _described(job, full=request.view not in _SUMMARY_VIEWS)
 
     async def list_jobs(self, request: Any, context: Any) -> Any:
-        """ListJobs. It returns summaries."""
+        """ListJobs returns summaries of jobs."""
         kind = api.ListJobsRequest.Filter
         found = [
             job
@@ -77,7 +77,7 @@ class Service:
         return api.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def update_job(self, request: Any, context: Any) -> Any:
-        """UpdateJob. It cancels or drains a job."""
+        """UpdateJob cancels or drains a job."""
         job = await self._find(request, context)
         states = api.JobState
         how = {states.JOB_STATE_CANCELLED: "cancel", states.JOB_STATE_DRAINED: "drain"}.get(
@@ -94,7 +94,7 @@ class Service:
         return _described(job, full=False)
 
     async def list_job_messages(self, request: Any, context: Any) -> Any:
-        """ListJobMessages. It returns the oldest message first."""
+        """ListJobMessages returns the messages of a job, oldest first."""
         job = await self._find(request, context)
         least = _LEAST_OF_NUMBER.get(int(request.minimum_importance), 0)
         pb = type(request).pb(request)
@@ -182,7 +182,7 @@ METHODS: dict[str, list[tuple[str, str, Any, Any]]] = {
 
 
 def handlers(store: JobStore) -> list[Any]:
-    """Return the handlers with which a gRPC server serves the fake."""
+    """Return the handlers for the gRPC server of the fake Dataflow."""
     service = Service(store)
     return [
         grpc.method_handlers_generic_handler(

@@ -25,7 +25,10 @@ class _Error:
 
 
 class Trouble:
-    """The errors, lost replies and delays of each method of the API. This class also counts the calls."""
+    """The errors, lost replies and delays of each method of Dataflow's API.
+
+    This class also counts the calls of each method.
+    """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -42,17 +45,17 @@ class Trouble:
         times: int | None = 1,
         parameters: dict[str, str] | None = None,
     ) -> None:
-        """Make the next calls fail without executing them.
+        """Make the next calls of a method fail, without executing the calls.
 
-        :param method: a method such as ``GetJob``.
-        :param code: a gRPC status.
-        :param times: how many calls fail; None means all until :meth:`mend`.
-        :param parameters: a dict of invalid template parameters, with the reason for each.
+        :param method: the name of a method of Dataflow's API, such as ``GetJob``.
+        :param code: the gRPC status that the client receives.
+        :param times: how many calls fail. None means that all calls fail until :meth:`mend` is called.
+        :param parameters: a dict from each invalid template parameter to the reason why it is invalid.
         """
         self._errors[_checked(method)].append(_Error(_status(code).name, message, times, parameters or {}))
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
-        """Execute the next calls, but do not send their replies.
+        """Execute the next calls of a method, but do not send the replies.
 
         :param code: the gRPC status that the client receives; an empty string sends no reply at all.
         """
@@ -61,11 +64,11 @@ class Trouble:
         )
 
     def delay(self, method: str, before: float = 0.0, after: float = 0.0) -> None:
-        """Delay all calls from now on.
+        """Delay all later calls of a method.
 
-        :param before: seconds before a call is executed. If the call's deadline passes during this time, it is not
-            executed.
-        :param after: seconds between execution and reply.
+        :param before: how many seconds pass before a call is executed. If the call's deadline passes during this delay,
+            the call is not executed.
+        :param after: how many seconds pass between the execution of a call and its reply.
         """
         self._before[_checked(method)] = before
         self._after[method] = after
@@ -77,7 +80,7 @@ class Trouble:
                 methods.pop(name, None)
 
     async def arrive(self, method: str, context: Any) -> None:
-        """Count a call, and apply the errors and delays before it is executed."""
+        """Count a call, and apply the errors and delays that happen before the call is executed."""
         self.calls[method] += 1
         if error := _next(self._errors[method]):
             await _abort(context, error)
@@ -87,7 +90,7 @@ class Trouble:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
 
     async def leave(self, method: str, context: Any) -> None:
-        """Apply the lost replies and delays after a call was executed."""
+        """Apply the lost replies and delays that happen after a call was executed."""
         if lost := _next(self._lost[method]):
             if not lost.code:
                 # Wait until the client cancels the call.
