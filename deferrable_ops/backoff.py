@@ -13,7 +13,7 @@ _MAX_DOUBLINGS: Final = 20
 
 
 class Backoff:
-    """Computes the pauses between retries. Each failure in a row doubles the pause. Pauses have jitter.
+    """Computes the pauses between retries. Each consecutive failure doubles the pause. Pauses have jitter.
 
     :param first_pause: the longest pause after the first failure, in seconds.
     :param longest_pause: the longest pause after any failure, in seconds.
@@ -36,7 +36,7 @@ class Backoff:
         return pause
 
     def succeeded(self) -> None:
-        """Reset the pause to the shortest one."""
+        """Reset the pause to its first value after a successful attempt."""
         self.failures, self.until = 0, 0.0
 
     async def wait(self) -> None:

@@ -33,7 +33,7 @@ class DeferrableOpsError(Exception):
 
 
 class ConfigurationError(DeferrableOpsError):
-    """A setting is missing or malformed; the message names the setting and the fix."""
+    """A setting is missing or malformed. The message says which setting, and how to correct it."""
 
 
 class DeploymentError(ConfigurationError):
@@ -45,7 +45,7 @@ class DeploymentError(ConfigurationError):
 
 
 class InputError(DeferrableOpsError, ValueError):
-    """An operator's argument is wrong; the message names the argument and the fix."""
+    """An operator's argument is invalid. The message says which argument, and how to correct it."""
 
 
 class InboxError(DeferrableOpsError):
@@ -77,7 +77,7 @@ class DataflowUnavailable(DataflowError):
 
 
 class DataflowRefused(DataflowError):
-    """Dataflow rejected the request permanently; the message names the permission or the resource, and the fix.
+    """Dataflow rejected the request permanently. The message says why, and how to correct the error.
 
     :param code: the gRPC status, such as ``PERMISSION_DENIED``; empty when the credentials were rejected.
     """
@@ -107,11 +107,11 @@ class KafkaUnavailable(KafkaError):
 
 
 class KafkaRefused(KafkaError):
-    """The cluster rejected the request permanently; the message names the credentials or the topic, and the fix."""
+    """The Kafka cluster rejected the request permanently. The message says why, and how to correct the error."""
 
 
 class SqsRefused(DeferrableOpsError):
-    """SQS rejected the request permanently; the message names the credentials, queue or permission, and the fix."""
+    """SQS rejected the request permanently. The message says why, and how to correct the error."""
 
 
 class MachineError(DeferrableOpsError):
@@ -123,7 +123,7 @@ class MachineUnavailable(MachineError):
 
 
 class MachineRefused(MachineError):
-    """The machine rejected the request permanently; the message names the login, host key or path, and the fix."""
+    """The machine rejected the request permanently. The message says why, and how to correct the error."""
 
 
 class SupervisordError(DeferrableOpsError):

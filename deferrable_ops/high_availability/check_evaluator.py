@@ -48,7 +48,7 @@ class CheckEvaluator:
     """Evaluates the checks of one task in one DAG run. The evaluator does not read the clock and has no side effects.
 
     :param state: the stored :attr:`state`, if the triggerer was restarted.
-    :raises InputError: a value of the run's conf or params is malformed.
+    :raises InputError: if a value of the run's conf or params is malformed.
     """
 
     def __init__(self, task_id: str, facts: RunFacts, rules: CheckRules, state: Any = None) -> None:

@@ -19,7 +19,7 @@ def check_conf(argument: str, conf: Any) -> None:
     A ``conf`` with Jinja templates is validated later, after rendering.
 
     :param argument: the name of the argument, for error messages.
-    :raises InputError: the conf is neither a dict nor a string that contains a JSON object.
+    :raises InputError: if the conf is neither a dict nor a string that contains a JSON object.
     """
     if isinstance(conf, str) and has_template(conf):
         return
@@ -30,7 +30,7 @@ def read_conf(argument: str, conf: Any) -> dict[str, Any]:
     """Return a conf as a new dict.
 
     :param conf: the conf after its Jinja templates were rendered.
-    :raises InputError: the conf is neither a dict nor a string that contains a JSON object.
+    :raises InputError: if the conf is neither a dict nor a string that contains a JSON object.
     """
     if conf is None:
         return {}
@@ -59,7 +59,7 @@ def next_conf(
 
     :param given: the conf that the user has set for the next run.
     :param others: the task ids of the other high availability tasks.
-    :raises InputError: a value of this run's conf is malformed.
+    :raises InputError: if a value of this run's conf is malformed.
     """
     chain = [task_id, *others]
     names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]

@@ -64,7 +64,7 @@ class RunFacts:
     def retriggers(self, task_id: str) -> int:
         """Return how many retriggers led to this run.
 
-        :raises InputError: the number of retriggers in the DAG run's conf or params is not a number.
+        :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """
         return retriggers_of(task_id, self.conf, self.params)
 
@@ -75,7 +75,7 @@ class RunFacts:
         of the first run in its chain. If the DAG run does not have the date that the argument ``reference_date`` names,
         ``run_after`` is used, or else ``start_date``.
 
-        :raises InputError: the reference date in the run's conf is malformed.
+        :raises InputError: if the reference date in the run's conf is malformed.
         """
         name = REFERENCE_DATE.format(task_id)
         carried = self.conf.get(name)
@@ -95,7 +95,7 @@ class RunFacts:
 
         The params ``{task_id}-force-...`` replace the limits that the operator's arguments set.
 
-        :raises InputError: a limit in the DAG run's params is invalid.
+        :raises InputError: if a limit in the DAG run's params is invalid.
         """
         if self.is_forced(task_id):
             return Limits()
@@ -125,7 +125,7 @@ class RunFacts:
 def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
     """Return how many retriggers led to a run.
 
-    :raises InputError: the number of retriggers in the DAG run's conf or params is not a number.
+    :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
     """
     forced = params.get(f"{task_id}-force-retrigger")
     name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)

@@ -33,7 +33,7 @@ class Limits:
         """Return the limits that an operator's arguments or a run's params set.
 
         :param prefix: text that error messages show before the limit's name.
-        :raises InputError: a limit is invalid.
+        :raises InputError: if a limit is invalid.
         """
         return cls(
             _runtime(f"{prefix}runtime", runtime),
@@ -51,7 +51,7 @@ class Limits:
 
         :param reference: the reference date, a datetime with a timezone.
         :param timezone: the name of the DAG's timezone.
-        :raises InputError: the timezone is unknown, or the end is after the year 9999.
+        :raises InputError: if the timezone is unknown, or the end is after the year 9999.
         """
         ends: list[tuple[datetime, str]] = []
         try:
@@ -76,7 +76,7 @@ class Limits:
 def check_reference_date(value: Any) -> str:
     """Return the ``reference_date`` if it is valid.
 
-    :raises InputError: the value is not in ``REFERENCE_DATES``.
+    :raises InputError: if the value is not in ``REFERENCE_DATES``.
     """
     if value not in REFERENCE_DATES:
         raise InputError(f"reference_date={value!r} must be one of {', '.join(map(repr, REFERENCE_DATES))}")
@@ -86,7 +86,7 @@ def check_reference_date(value: Any) -> str:
 def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
     """Return the limits that a run's params ``{task_id}-force-...`` set.
 
-    :raises InputError: a limit is invalid.
+    :raises InputError: if a limit is invalid.
     """
     prefix = f"{task_id}-force-"
     runtime, endtime, maxretrigger = (
@@ -100,7 +100,7 @@ def timezone_by_name(name: str) -> tzinfo:
 
     A fixed UTC offset such as ``+02:00`` is also a valid name.
 
-    :raises InputError: the timezone is unknown.
+    :raises InputError: if the timezone is unknown.
     """
     try:
         return ZoneInfo(name)

@@ -52,7 +52,7 @@ class PollSchedule:
 def check_jitter(value: Any) -> float:
     """Return the value of ``jitter`` if it is valid.
 
-    :raises InputError: ``jitter`` is not a number from 0 to 1.
+    :raises InputError: if ``jitter`` is not a number from 0 to 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InputError(f"jitter={value!r} must be a share of the interval, a number from 0 to 1")

@@ -23,7 +23,7 @@ class Thresholds:
     def of(cls, success: Any, failure: Any) -> Thresholds:
         """Return the thresholds, after validating them.
 
-        :raises InputError: a threshold is not a whole number of 1 or more.
+        :raises InputError: if a threshold is not a whole number of 1 or more.
         """
         for name, value in (("success_threshold", success), ("failure_threshold", failure)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -69,7 +69,7 @@ class AirflowConfiguration(Model):
     :param username: user name of the TCP server; requires ``password``.
     :param host: host name or address with which clients reach the TCP server.
     :param command_timeout: timeout of one step, such as starting the programs, in seconds.
-    :raises InputError: only one of ``username`` and ``password`` is given.
+    :raises InputError: if only one of ``username`` and ``password`` is given.
     """
 
     startsecs: _Count = 1
@@ -145,7 +145,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     :param drift: what to do if the running supervisord has another configuration than this one.
     :param policy: what to do when a program ends.
     :param policies: policies of individual programs, by program name. For these programs, they replace ``policy``.
-    :raises InputError: two fields contradict each other, or a program name is unknown.
+    :raises InputError: if two fields contradict each other, or a program name is unknown.
     """
 
     airflow: AirflowConfiguration = Field(default_factory=AirflowConfiguration)

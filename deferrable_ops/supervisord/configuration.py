@@ -33,7 +33,7 @@ class SupervisorConfiguration(Model):
 
     :param config_path: path of the configuration file; a relative path is relative to ``working_dir``.
     :param working_dir: absolute path of the daemon's directory.
-    :raises InputError: two sections contradict each other.
+    :raises InputError: if two sections contradict each other.
     """
 
     unix_http_server: UnixHttpServerConfiguration | None = None
@@ -53,7 +53,8 @@ class SupervisorConfiguration(Model):
     def from_yaml(cls, path: str | Path) -> Self:
         """Load the configuration from a YAML file. ``_target_`` and Hydra's other special keys are ignored.
 
-        :raises InputError: the file cannot be read or is invalid; the message names the file and the field.
+        :raises InputError: if the file cannot be read or is invalid. The message contains the file and the invalid
+            field.
         """
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
@@ -62,7 +63,7 @@ class SupervisorConfiguration(Model):
 
         The text contains plain passwords: give the file mode 0600.
 
-        :raises InputError: a value cannot be written to the file.
+        :raises InputError: if a value cannot be written to the file.
         """
         text = "\n".join(section.to_cfg(key) for key, section in self._sections())
         if self.include is not None and contains_here(text):

@@ -58,7 +58,7 @@ class SupervisordConfiguration(Section):
 class _Server(Section):
     """Credentials of an HTTP server.
 
-    :raises InputError: only one of ``username`` and ``password`` is given.
+    :raises InputError: if only one of ``username`` and ``password`` is given.
     """
 
     username: User | None = None
@@ -95,7 +95,7 @@ class UnixHttpServerConfiguration(_Server):
 class InetHttpServerConfiguration(_Server):
     """``[inet_http_server]``: supervisord's TCP port. A client of this port can run any command as supervisord's user.
 
-    :raises InputError: other machines can reach the TCP port, and no password is set.
+    :raises InputError: if other machines can reach the TCP port, and no password is set.
     """
 
     _header = "inet_http_server"
@@ -187,7 +187,8 @@ class RpcInterfaceConfiguration(Section):
 def check_credentials(username: str | None, password: object | None) -> None:
     """Check that either both ``username`` and ``password`` are given, or neither.
 
-    :raises InputError: only one of ``username`` and ``password`` is given. supervisord would not start with only one.
+    :raises InputError: if only one of ``username`` and ``password`` is given. supervisord would not start with only
+        one.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"

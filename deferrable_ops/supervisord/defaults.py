@@ -93,7 +93,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
     :param name: the name of the default working directory. If `name` is None, the directory is named after the
         programs.
-    :raises InputError: the configuration has no program, or a path cannot be used.
+    :raises InputError: if the configuration has no program, or a path cannot be used.
     """
     if not config.programs:
         raise InputError("program is empty: there is nothing to run; add at least one program")

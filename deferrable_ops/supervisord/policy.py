@@ -46,7 +46,7 @@ class ProgramPolicy(Model):
     :param crash_longest_delay: length of the longest pause; a timedelta, or a number of seconds.
     :param crash_give_up: after this number of pauses, the next crash loop of the program is final: the action
         ``otherwise`` applies. 0: the first crash loop is final.
-    :raises InputError: two parameters contradict each other.
+    :raises InputError: if two parameters contradict each other.
     """
 
     exit_codes: dict[Annotated[int, Field(ge=-1, le=255)], Action] = Field(default_factory=dict)

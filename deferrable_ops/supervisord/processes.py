@@ -67,7 +67,7 @@ class Process:
     def from_info(cls, info: Mapping[str, Any]) -> Self:
         """Return the process that an entry of ``getAllProcessInfo`` describes.
 
-        :raises InputError: the entry is malformed.
+        :raises InputError: if the entry is malformed.
         """
         try:
             return cls(

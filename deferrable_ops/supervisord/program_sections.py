@@ -40,7 +40,7 @@ class ProgramConfiguration(Section):
         if ``exitcodes`` do not contain its exit code.
     :param killasgroup: if ``killasgroup`` is None, the value of ``stopasgroup`` applies.
     :param stdout_logfile: a path, or one of supervisord's words AUTO and NONE.
-    :raises InputError: two fields contradict each other.
+    :raises InputError: if two fields contradict each other.
     """
 
     _header = "program"

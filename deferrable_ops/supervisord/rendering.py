@@ -43,7 +43,7 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
     :param argument: the value's name in error messages.
     :param expressions: the names that supervisor expands in this field.
     :param expanded: how many times supervisor expands the field.
-    :raises InputError: the text contains a control character, or it contains the start of a comment that cannot be
+    :raises InputError: if the text contains a control character, or it contains the start of a comment that cannot be
         escaped in this field.
     """
     refuse_control_characters(argument, text)
@@ -64,7 +64,7 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
 def environment_text(argument: str, variables: Mapping[str, str]) -> str:
     """Return environment variables in the syntax of supervisor's parser, for example ``A="1",B="it's"``.
 
-    :raises InputError: a variable's name is invalid, or supervisor's parser cannot read the quotes in a variable's
+    :raises InputError: if a variable's name is invalid, or supervisor's parser cannot read the quotes in a variable's
         value. The error message does not contain the value.
     """
     return ",".join(
@@ -76,7 +76,7 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
-    :raises InputError: the text contains a control character. For example, supervisor would parse text after a line
+    :raises InputError: if the text contains a control character. For example, supervisor would parse text after a line
         break as another option.
     """
     for character in text:

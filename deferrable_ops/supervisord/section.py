@@ -44,7 +44,7 @@ class Section(Model):
         """Return the section as text. Fields with their default value are omitted. Passwords are in plain text.
 
         :param key: name of the program, group or plugin; "" for a section without a name.
-        :raises InputError: a value cannot be written to the file.
+        :raises InputError: if a value cannot be written to the file.
         """
         header = f"{self._header}:{key}" if key else self._header
         return section_text(header, self._lines(header))

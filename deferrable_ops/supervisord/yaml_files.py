@@ -19,7 +19,7 @@ _HYDRA_KEYS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partia
 def yaml_mapping(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, including Hydra's special keys.
 
-    :raises InputError: the file cannot be read, or does not contain a mapping.
+    :raises InputError: if the file cannot be read, or does not contain a mapping.
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
 def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return data from a YAML file without Hydra's special keys.
 
-    :raises InputError: the data contains ``${oc...}``, which only Hydra can resolve.
+    :raises InputError: if the data contains ``${oc...}``, which only Hydra can resolve.
     """
     return {key: _without_marks(path, value) for key, value in data.items() if key not in _HYDRA_KEYS}
 
@@ -48,7 +48,7 @@ def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
     """Validate data and return the model.
 
-    :raises InputError: the data is invalid; the message has one line per field and does not contain values.
+    :raises InputError: if the data is invalid; the message has one line per field and does not contain values.
     """
     try:
         return kind.model_validate(data)

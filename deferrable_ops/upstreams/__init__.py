@@ -1,1 +1,1 @@
-"""Clients of outside systems. All triggers of a process share the client of a system."""
+"""Clients of outside systems. All triggers in a process share one client for each external system."""

@@ -17,11 +17,11 @@ class UnknownConnection(ConfigurationError):
 
 
 async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:
-    """Return an Airflow connection and its extra. After this call, Airflow masks the values of the extra in logs.
+    """Return an Airflow connection and its extra. After this call, Airflow masks the extra's values in logs.
 
-    :param timeout: seconds until an unanswered request fails.
-    :raises UnknownConnection: there is no connection with this id.
-    :raises ConfigurationError: the connection cannot be read, or its extra is not JSON.
+    :param timeout: the longest time to wait for Airflow's response, in seconds.
+    :raises UnknownConnection: if Airflow has no connection with this id.
+    :raises ConfigurationError: if the connection cannot be read, or its extra is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 

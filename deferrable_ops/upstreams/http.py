@@ -1,4 +1,7 @@
-"""Sends HTTP requests over one shared session. A function can run a check immediately before a request is sent."""
+"""Sends HTTP requests over one shared session.
+
+The caller can pass a check that runs immediately before a request is sent.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request to send.
+    """An HTTP request to send.
 
-    :param json: the body to send as JSON. If it is None, `data` is sent unchanged.
+    :param json: the request's body, which is sent as JSON. If ``json`` is None, ``data`` is sent unchanged.
     :param auth: user name and password for basic authentication.
-    :param secrets: further strings (besides `auth`) that must not appear in messages or logs.
+    :param secrets: strings that must not appear in messages or logs, in addition to ``auth``.
     """
 
     method: str
@@ -39,10 +42,10 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response.
+    """An HTTP response.
 
     :param text: the first 64 KiB of the response's body.
-    :param retry_after: the value of the header ``Retry-After`` in seconds; None if there is no such header.
+    :param retry_after: the value of the header ``Retry-After`` in seconds; None if the response has no such header.
     """
 
     status: int
@@ -53,12 +56,14 @@ class HttpResponse:
 async def send(
     request: HttpRequest, *, before_send: Callable[[], Awaitable[object]] | None = None
 ) -> HttpResponse:
-    """Send a request and return the response. An error status raises no exception. Redirects are not followed.
+    """Send an HTTP request and return the response.
 
-    :param before_send: a function to await after the connection is open and before anything is sent. If it raises an
-        error, the request is not sent.
-    :raises aiohttp.ClientError: the service could not be reached, or the connection was lost.
-    :raises TimeoutError: the service did not respond within 60 s.
+    A status code of 400 or more raises no exception. Redirects are not followed.
+
+    :param before_send: a function to await when the connection is open, before any data is sent. If the function raises
+        an error, the request is not sent.
+    :raises aiohttp.ClientError: if the service could not be reached, or the connection was lost.
+    :raises TimeoutError: if the service did not respond within 60 s.
     """
     async with (
         shared_session() as session,
@@ -78,7 +83,10 @@ async def send(
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    """Use the session of this event loop. The session and its connections stay open until the last user releases it."""
+    """Use the HTTP session of this event loop.
+
+    The session stays open until the last caller leaves its ``with`` block.
+    """
     return share("http", _open_session, aiohttp.ClientSession.close)
 
 

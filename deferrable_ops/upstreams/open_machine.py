@@ -1,4 +1,4 @@
-"""Opens a machine: this host, or another host over SSH."""
+"""Opens the machine on which a supervisord runs: the local host, or another host over SSH."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
 
 
 def use_machine(address: MachineAddress) -> AbstractAsyncContextManager[Machine]:
-    """Return a context manager for a machine. The machine is connected on first use.
+    """Return a context manager for a machine. The SSH connection to the machine is opened on first use.
 
-    :raises ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed. Entering
-        the context manager raises this error.
+    :raises ConfigurationError: if the Airflow connection is missing or malformed, or asyncssh is not installed. The
+        error is raised when the context manager is entered.
     """
     if address.ssh_conn_id is None:
         from deferrable_ops.upstreams.machine.local import use_this_host

@@ -47,7 +47,7 @@ class SupervisorStepOperator(TriggererOperator):
     :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
         runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
     :param skip_because: the reason why the step is always skipped; None if the step can run.
-    :raises InputError: the configuration is invalid; the message names the field and the fix.
+    :raises InputError: the configuration is invalid. The message says which field, and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorDueStepTrigger
@@ -183,7 +183,9 @@ class SupervisorTeardownGate(_Gate):
 
 
 class SupervisorAlarm(_Gate):
-    """A task that fails if a step failed or if a user marked the DAG run as failed. The error names the failed steps.
+    """A task that fails if a step failed or if a user marked the DAG run as failed.
+
+    The error message contains the task ids of the failed steps.
 
     :param task_ids: the ids of the tasks that run the steps.
     :param leaf_task_id: the id of a task that Airflow runs in every DAG run, and that then succeeds or skips itself.

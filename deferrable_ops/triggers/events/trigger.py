@@ -155,7 +155,7 @@ class EventsTrigger(TaskTrigger):
         """Do nothing, because a wait for events launches no external work."""
 
     async def expired(self) -> Outcome:
-        """Return the events that arrived by the deadline, or a failure that names the missing events."""
+        """Return the events that arrived by the deadline, or a failure whose reason lists the missing events."""
         collector = self._prepare()
         await collector.drain(self.inbox.events, self.current.id)
         if collector.received.complete:

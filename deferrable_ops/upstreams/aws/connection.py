@@ -1,4 +1,7 @@
-"""Reads Airflow's AWS connection as the amazon provider documents it. The provider does not have to be installed."""
+"""Reads Airflow's AWS connection as the amazon provider documents it.
+
+The amazon provider does not have to be installed.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,9 @@ class AwsAirflowConnection(Protocol):
 class Role:
     """A role to assume.
 
-    :param arguments: further arguments of the STS call, such as ExternalId or DurationSeconds.
-    :param token_file: the file with a web identity token. None: the role is assumed with the connection's credentials.
+    :param arguments: further arguments of the STS call that assumes the role, such as ExternalId or DurationSeconds.
+    :param token_file: the file with a web identity token. If ``token_file`` is None, the connection's credentials
+        assume the role.
     """
 
     arn: str
@@ -81,14 +85,15 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class AwsSettings:
-    """The settings for calling AWS. Their ``repr`` shows no secret.
+    """The settings for calling AWS. The ``repr`` of this class contains no secrets.
 
-    :param conn_id: the id of the connection. None: the machine's own credentials are used.
-    :param access_key: the access key id. None: botocore searches for credentials. If a profile is set, botocore reads
-        the profile.
-    :param endpoints: by service, the URLs that the connection sets.
-    :param verify: whether to verify certificates, or the path of a file with a trusted authority. None: botocore's
-        default.
+    :param conn_id: the id of the Airflow connection. If ``conn_id`` is None, botocore uses the machine's own
+        credentials.
+    :param access_key: the AWS access key id. If ``access_key`` is None, botocore reads the credentials of ``profile``,
+        or searches for credentials if no profile is set.
+    :param endpoints: the endpoint URLs that the connection sets, by the name of the AWS service.
+    :param verify: whether to verify TLS certificates, or the path of a file with trusted certificate authorities. If
+        ``verify`` is None, botocore's default applies.
     :param config: arguments of botocore's ``Config``.
     """
 
@@ -105,12 +110,12 @@ class AwsSettings:
 
     @property
     def identity(self) -> str:
-        """A description of the credentials, for messages."""
+        """The role or the connection whose credentials are used, as text for messages."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
     def without_secrets(self, text: object) -> str:
-        """Return a string in which secrets are replaced by asterisks."""
+        """Return the text with the connection's secrets replaced by asterisks."""
         shown = str(text)
         for secret in self._secrets():
             shown = shown.replace(secret, "***")
@@ -130,7 +135,8 @@ def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     """Return the settings of an Airflow connection of the type Amazon Web Services.
 
     :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: a setting is malformed, or a setting for credentials, trust or endpoints is unknown.
+    :raises ConfigurationError: if a setting is malformed, or the connection has an unknown setting for credentials,
+        certificates or endpoints.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):

@@ -1,4 +1,4 @@
-"""Creates the clients of AWS services. They have their own thread, because creating a client blocks.
+"""Creates the clients of AWS services. The clients run in their own thread, because creating a client blocks.
 
 Only this module uses aiobotocore's private attributes.
 """
@@ -28,9 +28,9 @@ _quiet_threads: Final[set[int]] = set()
 
 
 def import_aiobotocore() -> None:
-    """Import the client library. The first import takes long and blocks, so call this function in a thread.
+    """Import aiobotocore. The first import takes long and blocks, so call this function in a thread.
 
-    :raises ConfigurationError: the extra ``sqs`` is not installed.
+    :raises ConfigurationError: if deferrable-ops was installed without the extra ``sqs``.
     """
     try:
         for name in ("aiobotocore.session", "aiobotocore.config", "aiobotocore.credentials"):
@@ -43,12 +43,12 @@ def import_aiobotocore() -> None:
 
 
 class AwsSession:
-    """The clients of one connection. Each client is created on first use.
+    """The AWS clients of one Airflow connection. Each client is created on first use.
 
-    Create and use a session in one thread. In this thread, botocore's DEBUG logs are suppressed: they contain
-    responses, and the responses of STS contain credentials.
+    Create and use a session in the same thread. In this thread, botocore's DEBUG logs are suppressed, because they
+    contain the credentials that STS returns.
 
-    :raises ConfigurationError: ``config_kwargs`` are wrong, or the profile does not exist.
+    :raises ConfigurationError: if the connection's ``config_kwargs`` are invalid, or its profile does not exist.
     """
 
     def __init__(self, settings: AwsSettings) -> None:
@@ -66,9 +66,9 @@ class AwsSession:
     async def client(self, service: str, region: str | None, endpoint: str | None) -> Any:
         """Return a client, creating it on first use.
 
-        :param region: the region of the resource. None: the connection's region.
-        :param endpoint: the URL of the service. If the connection sets a URL, that URL is used instead. None: the
-            default URL in the region.
+        :param region: the region of the resource. If `region` is None, the connection's region is used.
+        :param endpoint: the URL of the AWS service. If the connection sets a URL for the service, that URL is used
+            instead. If neither is set, AWS's default URL in the region is used.
         """
         region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
@@ -123,7 +123,10 @@ def _session(settings: AwsSettings) -> Any:
 
 @cache
 def _loader() -> Any:
-    """Return the loader of service descriptions. It is shared, because each loader needs megabytes of memory."""
+    """Return botocore's loader of service descriptions.
+
+    All sessions share one loader, because each loader needs megabytes of memory.
+    """
     from botocore.loaders import Loader
 
     return Loader()
@@ -159,7 +162,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
 
 
 def _overridable(given: dict[str, Any]) -> set[str]:
-    """Return the names of the defaults that the connection's own config may override."""
+    """Return the names of the timeouts and options that the connection's ``config_kwargs`` may change."""
     may_say = {"connect_timeout", "tcp_keepalive"}
     seconds = given.get("read_timeout")
     if isinstance(seconds, int | float) and seconds >= _READ_SECONDS:
@@ -193,7 +196,7 @@ def _role_credentials(settings: AwsSettings, role: Role, sts: Any) -> Any:
 
 
 def _session_name(settings: AwsSettings) -> str:
-    """Return the session name that CloudTrail shows. It has only characters that STS allows."""
+    """Return the role's session name, which CloudTrail shows. The session name has only characters that STS allows."""
     return re.sub(r"[^\w+=,.@-]", "", f"deferrable-ops_{settings.conn_id}", flags=re.ASCII)[:64]
 
 
@@ -215,7 +218,7 @@ def _raise_no_token(settings: AwsSettings) -> NoReturn:
 
 
 def _suppress_debug_logs() -> None:
-    """Keep all botocore loggers from logging at level DEBUG in this thread."""
+    """Suppress the DEBUG messages of all botocore loggers in this thread."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):

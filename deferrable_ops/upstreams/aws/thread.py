@@ -31,7 +31,7 @@ class AwsThread:
     async def start(self) -> None:
         """Start the thread.
 
-        :raises ConfigurationError: a setting of the connection is wrong.
+        :raises ConfigurationError: if a setting of the Airflow connection is invalid.
         """
         self._thread.start()
         try:

@@ -1,4 +1,7 @@
-"""Calls Dataflow's API over one gRPC channel. Each call has a timeout, converts errors, and is never retried."""
+"""Calls Dataflow's API over one gRPC channel.
+
+Each API call has a timeout and is not retried; its errors are converted.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +49,11 @@ _send_deadline: ContextVar[float | None] = ContextVar("deferrable_ops_send_deadl
 
 
 async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
-    """Open the channel to a target. Loading the modules and credentials blocks, so it is done in threads.
+    """Open the gRPC channel for a project and region. Threads load the modules and credentials, because this blocks.
 
-    :raises ConfigurationError: the extra, the google provider or the credentials are missing.
-    :raises DataflowRefused: Google refused the credentials.
-    :raises DataflowUnavailable: the credentials could not be loaded in time.
+    :raises ConfigurationError: if the extra ``dataflow``, the google provider or the Google credentials are missing.
+    :raises DataflowRefused: if Google refused the credentials.
+    :raises DataflowUnavailable: if the Google credentials could not be loaded before the timeout.
     """
     library = await asyncio.to_thread(_import_library)
     if emulator_host:
@@ -67,7 +70,7 @@ async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
 
 
 class Api:
-    """Dataflow's API for one target. Jobs are protobuf messages of the API."""
+    """Dataflow's API for one project and region. The methods return jobs as protobuf messages of the API."""
 
     def __init__(self, target: DataflowTarget, library: ModuleType, channel: grpc.aio.Channel) -> None:
         self.target = target
@@ -87,8 +90,8 @@ class Api:
     ) -> Callable[[float], Awaitable[Any]]:
         """Return a function that sends the launch request.
 
-        :return: the function. Its argument is the latest ``time.monotonic()`` at which the request may be sent.
-        :raises InputError: the request has an unknown field or a value of the wrong type.
+        :return: the function. Call it with the latest ``time.monotonic()`` at which the request may be sent.
+        :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         """
         from google.protobuf.json_format import ParseDict, ParseError
 
@@ -117,9 +120,9 @@ class Api:
         return launch
 
     async def list_jobs(self, *, name: str | None = None) -> list[Any]:
-        """Return the active jobs, or all jobs with a name.
+        """Return the active jobs, or, if `name` is given, all jobs with this name.
 
-        :raises DataflowUnavailable: the call failed, or the list is incomplete.
+        :raises DataflowUnavailable: if the API call failed, or the list of jobs is incomplete.
         """
         kinds = self._library.ListJobsRequest.Filter
         request = self._library.ListJobsRequest(
@@ -140,7 +143,7 @@ class Api:
         return jobs
 
     async def get_job(self, job_id: str) -> Any:
-        """Return a job, with its labels."""
+        """Return a job including its labels."""
         request = self._library.GetJobRequest(
             project_id=self.target.project_id,
             location=self.target.region,
@@ -153,7 +156,7 @@ class Api:
         return type(job).pb(job)
 
     async def stop_job(self, job_id: str, how: Literal["cancel", "drain"]) -> Any:
-        """Request that a job is cancelled or drained."""
+        """Request to cancel or to drain a job."""
         states = self._library.JobState
         wanted = states.JOB_STATE_CANCELLED if how == "cancel" else states.JOB_STATE_DRAINED
         request = self._library.UpdateJobRequest(
@@ -234,7 +237,7 @@ def _client(client: Any, channel: grpc.aio.Channel) -> Any:
 
 
 def _deadline_check() -> Any:
-    """Return an interceptor that checks a launch's deadline directly before the request is sent, without an await."""
+    """Return a gRPC interceptor that checks the deadline of a launch immediately before the request is sent."""
     import grpc.aio
 
     class DeadlineCheck(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]

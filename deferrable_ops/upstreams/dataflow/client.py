@@ -1,4 +1,4 @@
-"""The Dataflow client: one client, channel and poller for all waits with the same target."""
+"""The Dataflow client. All waits for jobs in the same project and region share one client, channel and poller."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
-    """Use the shared client of this target on the running event loop.
+    """Use the shared client of this project and region on the running event loop.
 
-    :raises ConfigurationError: the extra ``dataflow`` or the credentials are missing, or the google provider, which
-        ``gcp_conn_id`` needs, is missing.
-    :raises DataflowRefused: Google refused the credentials.
-    :raises DataflowUnavailable: the credentials could not be loaded in time.
+    :raises ConfigurationError: if the extra ``dataflow`` or the Google credentials are missing, or ``gcp_conn_id`` is
+        set and the google provider is missing.
+    :raises DataflowRefused: if Google refused the credentials.
+    :raises DataflowUnavailable: if the Google credentials could not be loaded before the timeout.
     """
     emulator_host = settings.dataflow_emulator_host()
 
@@ -62,10 +62,12 @@ def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow
 
 
 class Dataflow:
-    """A Dataflow client for one target. While Dataflow is unavailable, reading calls are retried without a limit.
+    """A Dataflow client for one project and region.
 
-    :param first_pause: the longest pause before the first retry, in seconds. Each further failure doubles it, up to 30
-        s.
+    While Dataflow is unavailable, read calls are retried without a limit.
+
+    :param first_pause: the longest pause before the first retry, in seconds. Each further failure doubles the pause, up
+        to 30 s.
     """
 
     def __init__(self, api: Api, *, first_pause: float = _FIRST_PAUSE) -> None:
@@ -87,13 +89,13 @@ class Dataflow:
     ) -> Job:
         """Send one launch request, without retries.
 
-        :param request: the whole LaunchFlexTemplateRequest or LaunchTemplateRequest, in camelCase or snake_case.
-        :param before_send: a function that is awaited just before the request is sent. It returns the latest
-            ``time.monotonic()`` at which this process may send the request. If it raises an error, the request is not
-            sent.
-        :raises InputError: the request has an unknown field or a value of the wrong type.
-        :raises DataflowRefused: no job was created; a retry would be refused too.
-        :raises LaunchUncertain: a job may have been created.
+        :param request: the complete LaunchFlexTemplateRequest or LaunchTemplateRequest, in camelCase or snake_case.
+        :param before_send: a function that is awaited just before the request is sent. The function returns the latest
+            ``time.monotonic()`` at which this process may send the request. If the function raises an error, the
+            request is not sent.
+        :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
+        :raises DataflowRefused: if Dataflow created no job, and would also refuse a retry.
+        :raises LaunchUncertain: if it is unknown whether Dataflow created a job.
         """
         send = self._api.prepare_launch(kind, request)
         async with self._launching:
@@ -108,21 +110,24 @@ class Dataflow:
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:
-        """Return all jobs with exactly this name, also finished jobs, the newest first. The jobs have no labels."""
+        """Return all jobs with exactly this name, including finished jobs, newest first. Their labels are empty."""
         found = await self._with_retries(lambda: self._api.list_jobs(name=name))
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def active(self) -> list[Job]:
-        """Return all active jobs. The jobs have no labels."""
+        """Return all active jobs. The labels of the returned jobs are empty."""
         return [self._job(message) for message in await self._with_retries(self._api.list_jobs)]
 
     async def get(self, job_id: str) -> Job:
-        """Return a job, with its labels."""
+        """Return a job including its labels."""
         return self._job(await self._with_retries(lambda: self._api.get_job(job_id)))
 
     async def stop(self, job_id: str, how: Literal["cancel", "drain"]) -> Job:
-        """Request that a job is cancelled or drained, and return the job at once. A finished job is not changed."""
+        """Request to cancel or to drain a job, and return without waiting for its end.
+
+        A finished job is not changed.
+        """
         try:
             return self._job(await self._with_retries(lambda: self._api.stop_job(job_id, how)))
         except DataflowRefused:
@@ -137,7 +142,7 @@ class Dataflow:
     ) -> list[JobMessage]:
         """Return a job's messages, the oldest first.
 
-        :param least: the lowest importance to return: DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        :param least: the lowest importance of the messages to return, i.e. DEBUG, DETAILED, BASIC, WARNING or ERROR.
         :param since: the time of the earliest message to return, as RFC 3339.
         """
         return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
@@ -147,14 +152,14 @@ class Dataflow:
     ) -> AbstractContextManager[JobWatch]:
         """Watch a job during a ``with`` block.
 
-        :param interval: seconds between two polls. All watches of the target share the polls. The smallest interval
-            applies.
-        :param messages: which of the job's messages to read; with None, no messages are read.
+        :param interval: seconds between two polls. All watched jobs of a project and region are polled together, at the
+            smallest interval.
+        :param messages: which of the job's messages to read. If `messages` is None, no messages are read.
         """
         return self._poller.watch(job_id, interval, messages)
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Retry a call while Dataflow is unavailable. There is no time limit: callers must set one."""
+        """Retry a call while Dataflow is unavailable. The retries have no time limit, so callers must set a timeout."""
         backoff = Backoff(first_pause=self._first_pause, longest_pause=_LONGEST_PAUSE)
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Loads the Google credentials of an Airflow connection or of the machine. This blocks, so call it in a thread."""
+"""Loads the Google credentials of an Airflow connection or of the machine. Loading blocks, so do it in a thread."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
-    """Return the credentials, after a first token was fetched with them.
+    """Return the Google credentials, after fetching a first token with them.
 
-    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
-    :param impersonation_chain: service accounts; the last one is the account to act as.
-    :raises ConfigurationError: no credentials were found, or the google provider is missing.
-    :raises DataflowRefused: Google refused the credentials.
+    :param gcp_conn_id: the id of an Airflow connection. If `gcp_conn_id` is None, the application default credentials
+        are used.
+    :param impersonation_chain: Google service accounts, as in the google provider. The last account makes the API
+        calls.
+    :raises ConfigurationError: if Google credentials were not found, or the google provider is missing.
+    :raises DataflowRefused: if Google refused the credentials.
     """
     if gcp_conn_id is not None:
         credentials = _connection_credentials(gcp_conn_id, impersonation_chain)
@@ -30,7 +32,7 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
 
 
 def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
-    """Describe the account of the credentials, for a message."""
+    """Return a description of the Google account, for messages."""
     source = (
         f"the account of the connection {gcp_conn_id!r}"
         if gcp_conn_id
@@ -86,7 +88,10 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
 
 
 def _fetch_token(credentials: Credentials, account: str) -> None:
-    """Fetch a token. gRPC would do so too, but raises the same error for revoked credentials as for a lost network."""
+    """Fetch a token to test the credentials.
+
+    gRPC raises the same error for revoked credentials as for a network failure.
+    """
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
     from google.auth.transport.requests import Request
 

@@ -1,4 +1,7 @@
-"""Converts errors of Dataflow's API into exceptions of this library. The messages of the exceptions name the fix."""
+"""Converts errors of Dataflow's API into exceptions of this library.
+
+The exceptions' messages say how to correct the error.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,10 @@ TRANSIENT: Final = frozenset(
 class ApiCall:
     """The description of an API call, for error messages.
 
-    :param purpose: a verb phrase that continues "Dataflow refused to".
+    :param purpose: the end of a sentence that begins with "Dataflow refused to", e.g. "launch the job 'sales'".
     :param permission: the IAM permission that the call needs.
-    :param caller: the account, see :func:`~deferrable_ops.upstreams.dataflow.credentials.describe_account`.
+    :param caller: the description of the Google account, from
+        :func:`~deferrable_ops.upstreams.dataflow.credentials.describe_account`.
     """
 
     purpose: str
@@ -46,8 +50,8 @@ class ApiCall:
 def translate_errors(call: ApiCall) -> Iterator[None]:
     """Convert the errors that the client library raises in the ``with`` block.
 
-    :raises DataflowUnavailable: a retry may succeed.
-    :raises DataflowRefused: a retry would be refused too.
+    :raises DataflowUnavailable: if the API call failed, but a retry may succeed.
+    :raises DataflowRefused: if Dataflow refused the API call, and would also refuse a retry.
     """
     from google.api_core.exceptions import GoogleAPICallError
 

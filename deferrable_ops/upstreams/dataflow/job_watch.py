@@ -1,4 +1,4 @@
-"""The watch of one job. It collects the job's changes until they are read."""
+"""Collects the changes of one Dataflow job until a trigger reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deferrable_ops.upstreams.dataflow.jobs import FINISHED, Job, JobMessage, Me
 
 
 class JobWatch:
-    """The changes of one job, for one reader. The poller adds them, and :meth:`next` returns them."""
+    """The changes of one Dataflow job, for one reader. The poller adds the changes, and :meth:`next` returns them."""
 
     __slots__ = (
         "_arrived",
@@ -43,10 +43,10 @@ class JobWatch:
     async def next(self) -> Update:
         """Wait for the next change of the job, and return it. The first change is the current state of the job.
 
-        The update with a final state is the last one.
+        The last update of a job contains a final state.
 
-        :raises DataflowRefused: Dataflow refuses to return the job or the list of jobs.
-        :raises RuntimeError: the last update was returned by an earlier call.
+        :raises DataflowRefused: if Dataflow refuses to return the job or the list of jobs.
+        :raises RuntimeError: if the last update was returned by an earlier call.
         """
         if self.is_over and not self._arrived.is_set():
             raise RuntimeError(f"the job {self.job_id} has finished; it has no further updates")
@@ -60,13 +60,13 @@ class JobWatch:
         return new
 
     def has_seen(self, message: Any) -> bool:
-        """Return whether this state of the job was added before."""
+        """Return whether :meth:`deliver` has already added this state of the job."""
         return self._seen == _state_key(message)
 
     def deliver(self, message: Any, job: Job | None, messages: tuple[JobMessage, ...] = ()) -> None:
-        """Add a change. If an earlier change was not read yet, both are merged.
+        """Add a change of the job. If the reader has not read an earlier change yet, the two changes are merged.
 
-        :param message: the API's message for the job; None if its state did not change.
+        :param message: the API's protobuf message for the job; None if the job's state did not change.
         """
         if message is not None:
             self._seen = _state_key(message)
@@ -78,7 +78,7 @@ class JobWatch:
         self._arrived.set()
 
     def fail(self, refused: DataflowRefused) -> None:
-        """End the watch with an error."""
+        """Make :meth:`next` raise this error."""
         self.is_over = True
         self._failure = refused
         self._arrived.set()

@@ -1,4 +1,4 @@
-"""Dataflow jobs and their messages as Python types, and the project and region that they are in."""
+"""Python types for Dataflow jobs, their messages, and their project and region."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ _IDS_KEPT = 200
 
 @dataclass(frozen=True, slots=True)
 class DataflowTarget:
-    """The project and region of jobs, and the credentials. All waits with the same target share a client and a poller.
+    """A project and region of Dataflow jobs, and the credentials. All waits with the same target share one client.
 
-    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
-    :param impersonation_chain: service accounts; the last one is the account to act as.
+    :param gcp_conn_id: the id of an Airflow connection. If ``gcp_conn_id`` is None, the application default credentials
+        are used.
+    :param impersonation_chain: Google service accounts, as in the google provider. The last account makes the API
+        calls.
     """
 
     project_id: str
@@ -49,15 +51,16 @@ class DataflowTarget:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as returned by Dataflow.
+    """A Dataflow job, with the values that the API returned.
 
-    :param state: the number of the API's JobState; this version of the library may not know it.
-    :param state_name: ``JOB_STATE_DONE``; ``JOB_STATE_99`` for an unknown number.
-    :param is_streaming: None if the API did not return the job's type.
-    :param labels: the labels; empty if the job comes from a list, because the API omits labels in lists.
-    :param replaced_by: the id of the job that has replaced this job by an update.
-    :param created_at: a time as RFC 3339, e.g. ``2026-11-21T09:59:50.000000000Z``; the other times have the same
-        format.
+    :param state: the number of the API's JobState. The number may be unknown to this version of the library.
+    :param state_name: the API's name of the state, e.g. ``JOB_STATE_DONE``. For an unknown number, e.g.
+        ``JOB_STATE_99``.
+    :param is_streaming: whether the job is a streaming job; None if the API did not return the job's type.
+    :param labels: the job's labels. Empty if the job was read from a list of jobs, because the API omits labels in
+        lists.
+    :param replaced_by: the id of the new job, if a Dataflow update has replaced this job.
+    :param created_at: the time when the job was created, as an RFC 3339 string with nanoseconds.
     :param message: the API's protobuf message, if the job was read from the API.
     """
 
@@ -110,8 +113,9 @@ class Job:
 class JobMessage:
     """A message of a job.
 
-    :param time: RFC 3339 with a fixed number of digits, so that the strings can be sorted by time.
-    :param importance: one of `IMPORTANCES`.
+    :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that they can
+        be sorted.
+    :param importance: the message's importance, one of `IMPORTANCES`.
     """
 
     id: str
@@ -122,26 +126,26 @@ class JobMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageCursor:
-    """A position in a job's messages. All messages before it have been read.
+    """A position in the messages of a Dataflow job. All messages before this position have been read.
 
-    :param time: RFC 3339; the next read starts here.
-    :param ids: the hashes of the messages at or after that time that have been read.
+    :param time: the time from which the next call reads messages, as an RFC 3339 string.
+    :param ids: the hashes of the messages that have ``time`` or a later time, but have already been read.
     """
 
     time: str
     ids: tuple[str, ...] = ()
 
     def unread(self, messages: Sequence[JobMessage]) -> tuple[JobMessage, ...]:
-        """Return the messages that have not been read yet."""
+        """Return those of the given messages that have not been read yet."""
         return tuple(message for message in messages if _hash(message) not in self.ids)
 
     def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
-        """Return the cursor after reading these messages.
+        """Return the new cursor after these messages have been read.
 
         The cursor stays a few seconds behind the newest message, because the API may return messages late and out of
         order.
 
-        :param messages: all messages from this cursor's time on.
+        :param messages: all messages that have this cursor's time or a later time.
         """
         if not messages:
             return self
@@ -153,12 +157,12 @@ class MessageCursor:
         return MessageCursor(start, tuple(_hash(message) for message in messages if message.time >= start))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the cursor as JSON."""
+        """Return the message cursor as a JSON object."""
         return {"time": self.time, "ids": list(self.ids)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> MessageCursor:
-        """Return the cursor from the JSON that :meth:`as_json` returned."""
+        """Return the message cursor from the JSON object that :meth:`as_json` returned."""
         return cls(stored["time"], tuple(stored["ids"]))
 
 
@@ -166,8 +170,8 @@ class MessageCursor:
 class MessagesWanted:
     """Which of a job's messages to read while it is watched.
 
-    :param least: the lowest importance, one of `IMPORTANCES`.
-    :param after: the position at which to continue; None reads from the start of the job.
+    :param least: the lowest importance of the messages to read, one of `IMPORTANCES`.
+    :param after: the position after which messages are read. If ``after`` is None, all messages of the job are read.
     """
 
     least: str = "WARNING"
@@ -180,7 +184,8 @@ class Update:
 
     :param job: the job, if its state changed; None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
-    :param cursor: the position after these messages, to be stored once they are handled; None before the first message.
+    :param cursor: the position after these messages; None before the first message. Store it once the messages are
+        handled.
     """
 
     job: Job | None = None
@@ -189,20 +194,20 @@ class Update:
 
 
 def state_name(number: int) -> str:
-    """Return the API's name of a state; ``JOB_STATE_<number>`` if this version does not know the state."""
+    """Return the API's name of a job state. If the state is unknown to this version, return ``JOB_STATE_<number>``."""
     known = 0 <= number < len(_STATE_NAMES)
     return f"JOB_STATE_{_STATE_NAMES[number] if known else number}"
 
 
 def state_number(state: str | int) -> int:
-    """Return the number of a state, given as ``RUNNING``, ``JOB_STATE_RUNNING`` or a number."""
+    """Return the number of a job state. The state is given as ``RUNNING``, ``JOB_STATE_RUNNING`` or a number."""
     return state if isinstance(state, int) else _STATE_NAMES.index(state.removeprefix("JOB_STATE_"))
 
 
 def job_from_api(message: Any, project_id: str, region: str) -> Job:
-    """Return a job from the API's protobuf message.
+    """Convert the API's protobuf message to a :class:`Job`.
 
-    :param project_id: the project if the message has no project; `region` is used in the same way.
+    :param project_id: the job's project if the message contains no project.
     """
     return Job(
         id=message.id,
@@ -221,7 +226,7 @@ def job_from_api(message: Any, project_id: str, region: str) -> Job:
 
 
 def message_from_api(message: Any) -> JobMessage:
-    """Return a job message from the API's protobuf message."""
+    """Convert the API's protobuf message to a :class:`JobMessage`."""
     importance = _IMPORTANCE_OF_NUMBER.get(int(message.message_importance), "BASIC")
     time = _time(message, "time") or _rfc3339(0, 0)
     return JobMessage(message.id, time, importance, message.message_text)

@@ -1,4 +1,4 @@
-"""Watches all jobs of one target. One request per interval lists the active jobs."""
+"""Watches all jobs of one project and region. In each interval, one request lists the active jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 class JobApi(Protocol):
-    """The calls that the poller makes. Each has a timeout and is not retried."""
+    """The API calls that the poller makes. Each API call has a timeout and is not retried."""
 
     async def list_jobs(self) -> list[Any]:
         """Return the active jobs, as protobuf messages."""
@@ -55,7 +55,7 @@ class JobApi(Protocol):
 
 
 class Poller:
-    """Polls the jobs of one target while any of them is watched."""
+    """Polls the jobs of one project and region while at least one job is watched."""
 
     def __init__(self, api: JobApi, project_id: str, region: str) -> None:
         self._api = api
@@ -148,7 +148,10 @@ class Poller:
         await self._run_limited(self._read_messages, self._next_in_queue())
 
     async def _check_unlisted(self, job_id: str) -> None:
-        """Read a job that is not in the list of active jobs. It is finished, very new, stopped or paused."""
+        """Read a watched job that is not in the list of active jobs.
+
+        Such a job is finished, very new, stopped or paused.
+        """
         try:
             message = await self._api.get_job(job_id)
         except DataflowRefused as refused:
@@ -173,7 +176,10 @@ class Poller:
                 self._message_queue.appendleft(watch)
 
     async def _finish(self, watch: JobWatch, message: Any) -> None:
-        """Deliver a finished job together with its last messages. If the job failed, they include the reason."""
+        """Deliver a finished job together with its last messages.
+
+        If the job failed, these messages contain the reason.
+        """
         messages: tuple[JobMessage, ...] = ()
         watch.message_attempts += 1
         try:
@@ -189,7 +195,7 @@ class Poller:
         watch.deliver(message, self._job(message), messages)
 
     def _next_in_queue(self) -> list[JobWatch]:
-        """Return the watches whose messages are read in this interval. Their number is limited, and they take turns."""
+        """Return the next watches in the queue. Messages are read for a limited number of watches in each interval."""
         chosen: list[JobWatch] = []
         for _ in range(len(self._message_queue)):
             if len(chosen) == _MAX_MESSAGE_CALLS:
@@ -221,7 +227,7 @@ class Poller:
     async def _run_limited(
         self, work: Callable[[Any], Coroutine[Any, Any, None]], items: Iterable[Any]
     ) -> None:
-        """Run the work for all items, for a limited number of items at the same time. Errors of Dataflow are logged."""
+        """Run `work` for all items, with limited concurrency. Errors of Dataflow are logged."""
 
         async def limited(item: Any) -> None:
             async with self._limit:

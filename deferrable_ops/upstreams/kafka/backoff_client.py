@@ -1,4 +1,4 @@
-"""An aiokafka client with exponential backoff. Without it, aiokafka retries at once, 1,700 times a second."""
+"""An aiokafka client with exponential backoff. aiokafka alone retries without a pause, 1,700 times a second."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def backoff_client(
 ) -> Any:
     """Return an aiokafka client that backs off after failed connections and failed metadata requests.
 
-    :param topics: returns the names of the topics for which the client tracks partitions and leaders.
-    :param refusal: checks whether a broker refuses the connection permanently.
-    :param refused: called with the error when a broker refuses the connection permanently.
+    :param topics: a function that returns the names of the topics for which the client tracks partitions and leaders.
+    :param refusal: a function that checks whether a broker refuses the connection permanently.
+    :param refused: a function that is called with the error when a broker refuses the connection permanently.
     :param arguments: arguments for aiokafka's client.
     """
     from aiokafka.client import AIOKafkaClient

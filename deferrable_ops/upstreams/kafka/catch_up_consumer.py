@@ -1,4 +1,4 @@
-"""The catch-up consumer. It reads older records, from each subscription's start up to the live consumer's position."""
+"""The catch-up consumer reads older records, from each subscription's start offset to the live consumer's offset."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ class CatchUpConsumer:
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 
     async def read(self) -> None:
-        """Read until every subscription has caught up. Then wait a few seconds for new subscriptions before closing.
+        """Read until every subscription has reached the live consumer.
 
-        :raises KafkaRefused: the cluster refuses the connection permanently.
+        Then wait a few seconds for new subscriptions, and close.
+
+        :raises KafkaRefused: if the cluster refuses the connection permanently.
         """
         consumer = await self._cluster.open_consumer("catch-up")
         self._positions = {}
@@ -65,7 +67,10 @@ class CatchUpConsumer:
             await consumer.stop()
 
     def _assign(self, consumer: AIOKafkaConsumer) -> bool:
-        """Assign, seek, pause and resume partitions as needed. Return whether there is any partition to read."""
+        """Assign, seek, pause and resume partitions of the consumer.
+
+        Return False if the consumer has no partition to read.
+        """
         wanted = self._choose_offsets()
         if not set(wanted) <= set(self._positions):
             consumer.assign(list(wanted))
@@ -154,7 +159,7 @@ class CatchUpConsumer:
             partition.catch_up = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """If the offset of a subscription no longer exists, move the subscription to the beginning of the log."""
+        """If a subscription's offset no longer exists, continue at the beginning of the partition's log."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

@@ -44,12 +44,13 @@ _AUTHENTICATION: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ConsumerTimings:
-    """The intervals of a cluster's consumers, in seconds.
+    """Intervals and timeouts of a Kafka cluster's consumers, in seconds.
 
-    :param metadata_interval: time between two refreshes of the metadata. A new partition is noticed within this time.
-    :param discovery_interval: time between two comparisons of partitions with the client's metadata. The comparison
-        needs no request.
-    :param missing_topic_timeout: time until a topic that no broker knows is reported as missing.
+    :param metadata_interval: time between two refreshes of the topics' metadata. The consumers find a new partition
+        within this time.
+    :param discovery_interval: time between two searches for new partitions in the client's metadata. The search sends
+        no request.
+    :param missing_topic_timeout: time after which a topic that no broker knows is reported as missing.
     :param switch_interval: how long the catch-up consumer reads from one offset while subscriptions at other offsets
         wait.
     """
@@ -64,10 +65,10 @@ DEFAULT_TIMINGS: Final = ConsumerTimings()
 
 
 def import_aiokafka(mechanism: str = "") -> None:
-    """Import the client library. The first import takes long and blocks, so call this function in a thread.
+    """Import aiokafka. The first import takes long and blocks, so call this function in a thread.
 
-    :param mechanism: the SASL mechanism. GSSAPI needs another library.
-    :raises ConfigurationError: the extra ``kafka`` is not installed.
+    :param mechanism: the SASL mechanism. The mechanism GSSAPI needs an additional library.
+    :raises ConfigurationError: if deferrable-ops was installed without the extra ``kafka``.
     """
     try:
         # Import the compression library here, too. Without it, aiokafka fails only when a compressed batch arrives.
@@ -84,12 +85,12 @@ def import_aiokafka(mechanism: str = "") -> None:
 
 
 class Cluster:
-    """Opens consumers of one cluster. Use it in the thread and the event loop in which the consumers run.
+    """Opens consumers of one Kafka cluster. Use this class in the thread and the event loop in which the consumers run.
 
-    :param tls: the TLS context for connections; None: plaintext.
-    :param timings: the intervals of the cluster's consumers.
+    :param tls: the TLS context for connections. If `tls` is None, connections are not encrypted.
+    :param timings: the intervals and timeouts of the cluster's consumers.
     :ivar topics: the topics for which the consumers track partitions and leaders.
-    :ivar refused: the error, if a broker has refused a connection permanently since the consumers were opened.
+    :ivar refused: the error of a broker that has refused a connection permanently; None if no broker has.
     :ivar connection: aiokafka's arguments for connecting to a broker.
     """
 
@@ -107,12 +108,12 @@ class Cluster:
         self.connection = _connection_arguments(settings, tls)
 
     async def open_consumer(self, purpose: str) -> AIOKafkaConsumer:
-        """Open a consumer without a consumer group; it commits no offsets to Kafka.
+        """Open a consumer without a consumer group. The consumer commits no offsets to Kafka.
 
-        :param purpose: part of the client id, which brokers show in their logs.
-        :raises KafkaRefused: the cluster refuses the credentials or the client's certificate, or the cluster's own
+        :param purpose: a part of the client id. Brokers show the client id in their logs.
+        :raises KafkaRefused: if the cluster refuses the credentials or the client's certificate, or the cluster's own
             certificate is not trusted.
-        :raises KafkaUnavailable: no broker can be reached now.
+        :raises KafkaUnavailable: if no broker can be reached now.
         """
         import aiokafka
         from aiokafka.errors import KafkaError
@@ -158,7 +159,10 @@ class Cluster:
         return consumer
 
     async def find_refusal(self) -> KafkaRefused | None:
-        """Connect to each bootstrap server. If all of them refuse permanently, return the first error, else None."""
+        """Connect to each bootstrap server.
+
+        If all bootstrap servers refuse permanently, return the first error, otherwise None.
+        """
         from aiokafka.conn import collect_hosts
 
         refused = None
@@ -172,7 +176,7 @@ class Cluster:
     async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
         """Connect to a broker. Return the error if the broker refuses the connection permanently.
 
-        Return None if it accepts the connection, or if it cannot be reached.
+        Return None if the broker accepts the connection, or cannot be reached.
         """
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
@@ -220,10 +224,10 @@ class Cluster:
 async def partitions_of(
     consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str, *, missing_topic_timeout: float
 ) -> set[int]:
-    """Return the partitions of a topic. Wait until a broker has returned the topic's metadata.
+    """Return the numbers of a topic's partitions. Wait until a broker has returned the topic's metadata.
 
-    :param missing_topic_timeout: seconds until a topic that the brokers do not know counts as missing.
-    :raises KafkaRefused: the topic does not exist, or the user may not describe it.
+    :param missing_topic_timeout: seconds after which a topic that no broker knows counts as missing.
+    :raises KafkaRefused: if the topic does not exist, or the Kafka user has no permission to describe the topic.
     """
     client: Any = consumer._client
     missing_since, backoff = None, Backoff()
@@ -246,7 +250,7 @@ async def partitions_of(
 
 
 def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error for a topic that the user may not read."""
+    """Return the error for a topic that the Kafka user has no permission to read."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
         f"read the topic {topic!r}; grant READ and DESCRIBE on it"
@@ -254,7 +258,7 @@ def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
 
 
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
-    """Return whether a consumer's fetch loop has ended. If it has, all further polls would return no records."""
+    """Return whether a consumer's fetch loop has ended. After the fetch loop has ended, polls return no records."""
     fetcher: Any = consumer._fetcher
     return bool(fetcher.error_future.done())
 
@@ -277,7 +281,7 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
 
 
 def _holds_no_credentials(record: logging.LogRecord) -> bool:
-    """Return whether a log record has no credentials. At level DEBUG, aiokafka logs requests with passwords."""
+    """Return whether a log record contains no credentials. At level DEBUG, aiokafka logs requests with passwords."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 

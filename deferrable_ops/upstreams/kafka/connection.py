@@ -1,4 +1,7 @@
-"""Reads Airflow's Kafka connection. Its extra contains librdkafka settings, which are translated for aiokafka."""
+"""Reads Airflow's Kafka connection.
+
+The connection's extra contains librdkafka settings; they are converted for aiokafka.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class KafkaAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
-    """The settings for requesting an OAuth token, by OpenID Connect's client credentials grant."""
+    """The settings for requesting an OAuth token with OpenID Connect's client credentials grant."""
 
     endpoint: str
     client_id: str
@@ -70,11 +73,12 @@ class OAuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """The settings for connecting to a cluster. Their ``repr`` shows no secret.
+    """The settings for connecting to a Kafka cluster. The ``repr`` of this class contains no secrets.
 
-    :param servers: ``host:port``, comma-separated.
-    :param protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-    :param tls: librdkafka's ``ssl.`` settings, such as the trusted authorities and the client's certificate.
+    :param servers: the bootstrap servers as ``host:port``, separated by commas.
+    :param protocol: the security protocol, i.e. PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+    :param tls: librdkafka's ``ssl.`` settings, such as the trusted certificate authorities and the client's
+        certificate.
     """
 
     conn_id: str
@@ -92,12 +96,12 @@ class ClusterSettings:
     partition_bytes: int = 1_048_576
 
     def secrets(self) -> list[str]:
-        """Return the values that must not appear in logs or messages."""
+        """Return the secrets that must not appear in logs or messages."""
         found = [self.password, self.tls.get("ssl.key.password"), self.oauth and self.oauth.client_secret]
         return [str(secret) for secret in found if secret]
 
     def without_secrets(self, text: object) -> str:
-        """Return a string in which secrets are replaced by asterisks."""
+        """Return the text with the connection's secrets replaced by asterisks."""
         shown = str(text)
         for secret in self.secrets():
             shown = shown.replace(secret, "***")
@@ -107,12 +111,12 @@ class ClusterSettings:
 def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSettings:
     """Return the settings of an Airflow connection of the type Kafka.
 
-    The extra contains librdkafka settings, as the kafka provider documents them. Settings for consumer groups and
-    producers are ignored. If the extra has no server, user name or password, the connection's host, login or password
-    is used.
+    The connection's extra contains librdkafka settings, as the kafka provider documents them. Settings for consumer
+    groups and producers are ignored. If the extra has no server, user name or password, the connection's host, login or
+    password is used instead.
 
     :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: a setting is missing or malformed, or a security setting is unknown.
+    :raises ConfigurationError: if a setting is missing or malformed, or a security setting is unknown.
     """
     conn_id = connection.conn_id
     extra = _normalized_extra(conn_id, extra)
@@ -162,11 +166,11 @@ def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSet
 
 
 def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
-    """Return the TLS context of a cluster; None for a plaintext protocol.
+    """Return the TLS context for a Kafka cluster; None if the cluster's protocol has no TLS.
 
-    The function reads files, so call it in a thread.
+    The function reads certificate files, so call it in a thread.
 
-    :raises ConfigurationError: a file or a certificate cannot be read.
+    :raises ConfigurationError: if a file or a certificate cannot be read.
     """
     if settings.protocol not in ("SSL", "SASL_SSL"):
         return None

@@ -1,7 +1,7 @@
-"""The Kafka consumers that all waits of a process share: one live and at most one catch-up consumer per cluster.
+"""The Kafka consumers that all waits in a process share. Each cluster has one live and at most one catch-up consumer.
 
-The consumers belong to no consumer group and commit no offsets to Kafka. The offsets at which a wait resumes are stored
-in the inbox, in one transaction with the matched events.
+The consumers belong to no consumer group and commit no offsets to Kafka. The inbox stores the offsets at which a wait
+resumes, in the same transaction as the matched events.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ After a restart, a batch may be stored again. The inbox discards repeated events
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:
-    """Use the consumers of a cluster on the running event loop.
+    """Use the consumers of a Kafka cluster on the running event loop.
 
-    :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :param store: stores matched events, on the running event loop. All users of a connection share the function that
-        the first user passed.
-    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or wrong.
+    :param kafka_conn_id: the id of an Airflow connection of the type Kafka.
+    :param store: a function that stores matched events, on the running event loop. All callers with the same connection
+        share the function that the first caller passed.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or the Airflow connection is missing or
+        invalid.
     """
 
     async def open_kafka() -> KafkaConsumers:
@@ -55,10 +56,10 @@ def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[K
 async def open_consumers(
     settings: ClusterSettings, store: Store, *, timings: ConsumerTimings = DEFAULT_TIMINGS
 ) -> KafkaConsumers:
-    """Open the consumers of a cluster; the caller closes them.
+    """Open the consumers of a Kafka cluster. The caller must close the consumers.
 
-    :param timings: the intervals of the consumers.
-    :raises ConfigurationError: the extra ``kafka`` is not installed, or a certificate cannot be read.
+    :param timings: the intervals and timeouts of the consumers.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     tls = await asyncio.to_thread(tls_context, settings)
@@ -68,7 +69,7 @@ async def open_consumers(
 
 
 class KafkaConsumers:
-    """The consumers of one cluster. They connect when the first subscription starts."""
+    """The consumers of one Kafka cluster. The consumers connect when the first subscription starts."""
 
     def __init__(
         self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store, *, timings: ConsumerTimings
@@ -76,7 +77,7 @@ class KafkaConsumers:
         self._thread = ConsumerThread(settings, tls, store, timings=timings)
 
     def open(self) -> None:
-        """Start the thread. It has no subscriptions at first."""
+        """Start the consumer thread without subscriptions."""
         self._thread.start()
 
     async def close(self) -> None:
@@ -94,14 +95,16 @@ class KafkaConsumers:
     ) -> ScopedSubscription:
         """Subscribe one wait to a topic, for the duration of the returned object's ``with`` statement.
 
-        Matching records are stored in the order of each partition. The same record is passed to `store` again only
-        after a restart, or after its topic was recreated.
+        Matching records of a partition are stored in the order of their offsets. The same record is passed to `store`
+        again only after a restart, or after its topic was recreated.
 
         :param key: identifies the subscription in :attr:`Batch.resume_offsets`.
-        :param events: specifications for one topic, with rendered templates. A record must match at least one of them.
-        :param since: seconds since the epoch; records with an older timestamp do not match.
-        :param offsets: the last :attr:`Batch.resume_offsets` of this key; None: start at `since`.
-        :param listener: receives warnings and permanent failures, on this event loop.
+        :param events: event specifications for one topic, after their templates were rendered. A record must match at
+            least one specification.
+        :param since: a time in seconds since the epoch. Records with an earlier timestamp do not match.
+        :param offsets: the last :attr:`Batch.resume_offsets` of this `key`. If `offsets` is None, reading starts at
+            `since`.
+        :param listener: an object that receives the subscription's warnings and permanent failures, on this event loop.
         """
         subscription = ScopedSubscription(key, events, since=since, offsets=offsets, listener=listener)
         subscription.thread = self._thread
@@ -111,7 +114,7 @@ class KafkaConsumers:
 class ScopedSubscription(Subscription):
     """A subscription that is active inside its ``with`` statement.
 
-    To save memory, the subscription itself is the context manager: there are thousands of subscriptions.
+    The subscription itself is the context manager, to save memory for thousands of subscriptions.
 
     :ivar thread: the thread that runs the consumers.
     """
@@ -130,8 +133,8 @@ class ScopedSubscription(Subscription):
 
 
 async def load_settings(conn_id: str) -> ClusterSettings:
-    """Return the cluster settings of an Airflow connection.
+    """Return the settings of an Airflow connection of the type Kafka.
 
-    :raises ConfigurationError: the connection is missing, or one of its settings is wrong.
+    :raises ConfigurationError: if the Airflow connection is missing, or one of its settings is invalid.
     """
     return kafka_settings(*await read_connection(conn_id))

@@ -1,4 +1,4 @@
-"""The live consumer. It reads new records of all subscribed topics, for the subscriptions that have caught up."""
+"""The live consumer reads new records of all subscribed topics. The catch-up consumer reads older records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LiveConsumer:
     async def read(self) -> None:
         """Read until no subscriptions are left.
 
-        :raises KafkaRefused: the cluster refuses the connection permanently.
+        :raises KafkaRefused: if the cluster refuses the connection permanently.
         """
         consumer = await self._cluster.open_consumer("live")
         discovery = PartitionDiscovery(self._cluster, consumer, self._subscriptions)
@@ -143,7 +143,7 @@ class LiveConsumer:
                 partition.stored = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Continue at the beginning of the log, because the next records were deleted or the topic was recreated."""
+        """Continue at the start of the partition, because its next records were deleted or the topic was recreated."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

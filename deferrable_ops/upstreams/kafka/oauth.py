@@ -1,4 +1,4 @@
-"""Requests SASL OAUTHBEARER tokens, by OpenID Connect's client credentials grant."""
+"""Requests SASL OAUTHBEARER tokens with OpenID Connect's client credentials grant."""
 
 from __future__ import annotations
 

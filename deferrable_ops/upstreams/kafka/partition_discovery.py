@@ -1,4 +1,4 @@
-"""Finds the partitions of subscribed topics and the offsets at which subscriptions start."""
+"""Finds the partitions of subscribed topics, and the offsets at which subscriptions start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class PartitionDiscovery:
         self._wake_ups: dict[str, asyncio.Event] = {}
 
     def update(self) -> None:
-        """Start tasks for new topics and stop tasks of removed topics. Call this after subscriptions have changed."""
+        """Start tasks for new topics and stop tasks of removed topics.
+
+        Call this method after subscriptions have changed.
+        """
         names = set(self._subscriptions.topics) | set(self._subscriptions.pending)
         self._cluster.topics = names
         for name in names:
@@ -111,7 +114,7 @@ class PartitionDiscovery:
                 _warn_of_deleted(subscription, bounds, now)
 
     async def _add_new_partitions(self, name: str, numbers: Collection[int]) -> None:
-        """Add new partitions. Every subscription reads them from their beginning."""
+        """Add a topic's new partitions. Every subscription reads new partitions from their beginning."""
         topic = self._subscriptions.topics.get(name)
         new = set(numbers) - set(topic.partitions) if topic else set()
         if topic is None or not new:
@@ -126,10 +129,10 @@ class PartitionDiscovery:
 async def bounds_of(
     consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition], timestamp: int | None = None
 ) -> dict[int, Bounds]:
-    """Return the bounds of partitions of one topic, by partition number.
+    """Return the first and the last offset of partitions of one topic, by partition number.
 
-    :param timestamp: milliseconds since the epoch. For each partition, the first record at or after this timestamp is
-        searched. None: no search.
+    :param timestamp: a time in milliseconds since the epoch. The function finds each partition's first record at or
+        after this time. If `timestamp` is None, the function does not search.
     """
     # Read the ends first, so that records that arrive during the search are after the ends.
     ends = await consumer.end_offsets(tps)
@@ -164,7 +167,7 @@ def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
 
 
 def lost_records_warning(partition: str, offset: int, beginning: int, resumed_from: str) -> str:
-    """Return the warning for an offset that no longer exists."""
+    """Return the warning text for a partition in which the next offset to read no longer exists."""
     if offset < beginning:
         return (
             f"records of {partition} from offset {offset} to {beginning} were deleted before they were read; keep "

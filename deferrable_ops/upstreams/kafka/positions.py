@@ -1,10 +1,10 @@
-"""Tracks the positions of a topic's subscriptions.
+"""Tracks the offsets at which a topic's subscriptions read.
 
-A subscription starts behind the live consumer, at its own offset in each partition. The catch-up consumer reads from
-this offset. When the catch-up consumer reaches the live consumer's offset, the subscription switches to the live
-consumer. No record is missed or repeated, and the order within a partition is kept.
+In each partition, a subscription starts at its own offset. If the live consumer is already past this offset, the
+catch-up consumer reads the older records. When the catch-up consumer reaches the live consumer's offset, the
+subscription switches to the live consumer. No record is missed or repeated, and the order within a partition is kept.
 
-This module is pure logic. It uses no client, clock or thread.
+This module contains only logic. The module uses no Kafka client, clock or thread.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _ONE_HOUR: Final = 3_600.0
 class BaseSubscription:
     """One wait's subscription to a topic.
 
-    :ivar events: the specifications, all for the same topic. A record must match at least one of them.
-    :ivar since: seconds since the epoch; older records do not match.
+    :ivar events: event specifications for one topic. A record must match at least one specification.
+    :ivar since: a time in seconds since the epoch. Records with an earlier timestamp do not match.
     """
 
     __slots__ = ("events", "since")
@@ -47,12 +47,12 @@ class BaseSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The range of offsets of a partition.
+    """The range of offsets in a Kafka partition.
 
     :param beginning: the offset of the first record.
-    :param end: the offset after the last record.
-    :param found: the offset and the timestamp (in milliseconds) of the first record at or after the searched timestamp.
-        None: there is no record at or after it.
+    :param end: the offset of the last record, plus one.
+    :param found: the offset and the timestamp (in milliseconds) of the first record at or after a searched timestamp.
+        None if no such record exists.
     """
 
     beginning: int
@@ -61,13 +61,13 @@ class Bounds:
 
 
 def search_from(since: float) -> int:
-    """Return the timestamp at which the search for the first record begins, in milliseconds."""
+    """Return the timestamp (in milliseconds) from which a subscription's first record is searched."""
     steps = math.floor((since - CLOCK_SKEW_SECONDS) / _SEARCH_STEP_SECONDS)
     return max(0, steps * int(_SEARCH_STEP_SECONDS)) * 1_000
 
 
 def first_offset(since: float, bounds: Bounds) -> int:
-    """Return the start offset of a subscription that has read nothing yet."""
+    """Return the start offset of a subscription that has not read any records."""
     if bounds.found is None:
         return bounds.end
     return max(bounds.beginning, min(bounds.found[0], bounds.end))
@@ -89,12 +89,12 @@ def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
 
 
 class CatchUpGroup(Generic[R]):
-    """A group of subscriptions that are behind at the same offset. They advance together.
+    """A group of subscriptions for which the catch-up consumer reads from the same offset.
 
-    Groups save time, because many subscriptions are at the same few offsets.
+    Groups save time, because many subscriptions usually share a few offsets.
 
-    :ivar is_open: whether a new subscription with this offset may join the group. False after reading from this offset
-        has started.
+    :ivar is_open: whether a new subscription with this offset may join the group. False after the catch-up consumer has
+        started reading from this offset.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -106,14 +106,16 @@ class CatchUpGroup(Generic[R]):
 
 
 class Partition(Generic[R]):
-    """A partition, with the positions of the consumers and subscriptions in it.
+    """A Kafka partition, with the offsets of the consumers and subscriptions that read it.
 
-    :ivar live: the next offset of the live consumer.
-    :ivar stored: all matches of the live consumer before this offset are stored.
-    :ivar behind: the catch-up group of each subscription that is behind. Live subscriptions have no group.
-    :ivar skip_until: for some live subscriptions, an offset. The subscription has already read all records before this
-        offset.
-    :ivar catch_up: the next offset of the catch-up consumer. None: the consumer does not read this partition.
+    :ivar live: the offset that the live consumer reads next.
+    :ivar stored: an offset. All matching records that the live consumer read before this offset are stored.
+    :ivar behind: the catch-up group of each subscription that is behind the live consumer. Other subscriptions have no
+        group.
+    :ivar skip_until: an offset for some subscriptions that read from the live consumer. The subscription has already
+        read all records before this offset.
+    :ivar catch_up: the offset that the catch-up consumer reads next. None if the catch-up consumer does not read this
+        partition.
     """
 
     __slots__ = ("_groups", "_is_at_lowest", "behind", "catch_up", "live", "number", "skip_until", "stored")
@@ -129,11 +131,11 @@ class Partition(Generic[R]):
         self._is_at_lowest = True
 
     def move_live(self, offset: int) -> None:
-        """Move the live consumer to another offset."""
+        """Set the offset that the live consumer reads next."""
         self.live = self.stored = offset
 
     def add(self, subscription: R, offset: int) -> None:
-        """Start reading for a subscription at an offset."""
+        """Add a subscription that starts at `offset`."""
         self.remove(subscription)
         if offset < self.live:
             group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
@@ -158,25 +160,29 @@ class Partition(Generic[R]):
             self.behind = {}
 
     def is_live(self, subscription: R, offset: int) -> bool:
-        """Return whether a subscription needs the record at an offset from the live consumer."""
+        """Return whether a subscription needs the record that the live consumer read at `offset`."""
         return subscription not in self.behind and offset >= self.skip_until.get(subscription, 0)
 
     def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
-        """Close and return the groups that advance when the catch-up consumer reads from `begin` to `end`."""
+        """Return the groups whose offset is at least `begin` and below `end`.
+
+        New subscriptions can no longer join these groups.
+        """
         groups = [group for group in self._groups if begin <= group.offset < end]
         for group in groups:
             group.is_open = False
         return groups
 
     def is_covered(self, subscription: R, begin: int, offset: int) -> bool:
-        """Return whether a subscription needs the record at `offset` from the catch-up consumer's poll at `begin`."""
+        """Return whether a subscription needs a record at `offset` from the catch-up consumer's read at `begin`."""
         group = self.behind.get(subscription)
         return group is not None and begin <= group.offset <= offset
 
     def advance(self, covered: Sequence[CatchUpGroup[R]], end: int) -> bool:
-        """Advance groups to an offset, after their matches before this offset were stored.
+        """Move groups to the offset `end`, after their matching records before `end` were stored.
 
-        If the offset has reached the live consumer, the groups switch to it. Return whether they did.
+        If `end` has reached the live consumer's offset, the groups' subscriptions switch to the live consumer, and the
+        method returns True.
         """
         groups = [group for group in covered if group.subscriptions]
         if not groups:
@@ -196,13 +202,13 @@ class Partition(Generic[R]):
         return False
 
     def choose_next_start(self, may_switch: bool) -> int | None:
-        """Return the offset at which the catch-up consumer reads next; None: no subscription is behind.
+        """Return the offset that the catch-up consumer reads next; None if no subscription is behind the live consumer.
 
-        The consumer continues at its current offset while a group needs it and `may_switch` is False. Otherwise, it
-        alternates between the lowest and the highest offset. So a wait for last month's records and a wait for the last
-        hour's records do not delay each other.
+        If `may_switch` is False, the catch-up consumer continues at its current offset as long as a group needs this
+        offset. Otherwise, the catch-up consumer alternates between the lowest and the highest offset of the groups.
+        Therefore a wait for last month's records and a wait for the last hour's records do not delay each other.
 
-        :param may_switch: whether the consumer has read from its current offset long enough.
+        :param may_switch: whether the catch-up consumer may switch to another offset.
         """
         if not self._groups:
             return None
@@ -214,9 +220,9 @@ class Partition(Generic[R]):
         return min(offsets) if self._is_at_lowest else max(offsets)
 
     def position(self, subscription: R, *, live: int) -> int:
-        """Return the next offset of a subscription.
+        """Return the offset that a subscription reads next.
 
-        :param live: all matches of the live consumer before this offset are stored.
+        :param live: an offset. All matching records that the live consumer read before this offset are stored.
         """
         group = self.behind.get(subscription)
         return max(live, self.skip_until.get(subscription, 0)) if group is None else group.offset
@@ -235,8 +241,8 @@ class Topic(Generic[R]):
     def add(self, subscription: R, starts: Mapping[int, tuple[int, int]]) -> None:
         """Start a subscription.
 
-        :param starts: by partition number, the start offset and the end of the partition. The end must have been read
-            before the start offset was searched.
+        :param starts: the subscription's start offset and the partition's end offset, by partition number. The end
+            offset must have been read before the start offset was searched.
         """
         for number, (offset, end) in starts.items():
             partition = self.partitions.setdefault(number, Partition(number, end))
@@ -261,7 +267,7 @@ class Topic(Generic[R]):
         return len(partition.behind) < len(self.subscriptions)
 
     def subscribers_of(self, event: Event) -> set[R]:
-        """Return the subscriptions that an event matches. Never raises."""
+        """Return the subscriptions that an event matches. This method raises no exception."""
         return {subscription for subscription in self._index.find(event) if event.time >= subscription.since}
 
     def offsets(
@@ -273,9 +279,9 @@ class Topic(Generic[R]):
     ) -> Offsets:
         """Return the offsets at which a subscription would resume after a restart.
 
-        :param live: by partition number, an offset. The live consumer's matches before this offset will be stored
-            together with the returned offsets.
-        :param covered: by partition number, the groups that the catch-up consumer will advance, and their new offset.
+        :param live: an offset for each partition number. Matching records that the live consumer read before this
+            offset will be stored together with the returned offsets.
+        :param covered: the catch-up groups that will move, and their new offset, by partition number.
         """
         live, covered = live or {}, covered or {}
         offsets = {}

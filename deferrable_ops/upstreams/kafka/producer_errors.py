@@ -1,4 +1,7 @@
-"""Converts errors that aiokafka raises during publishing into errors of this library. Their messages name the fix."""
+"""Converts errors that aiokafka raises during publishing into errors of this library.
+
+Their messages say how to correct the error.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ def translate_error(
 ) -> KafkaError:
     """Convert an error of aiokafka into an error of this library.
 
-    :param size: the size of the failed record, in bytes.
-    :param index: the index of the failed record in ``messages``.
+    :param size: the size of the record that could not be sent, in bytes.
+    :param index: the index in ``messages`` of the record that could not be sent.
     """
     name, detail = type(error).__name__, settings.without_secrets(str(error) or type(error).__name__)
     cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "this client"
@@ -69,7 +72,7 @@ def translate_error(
 
 
 def topic_write_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error for a topic that the user may not write to."""
+    """Return the error for a topic to which the Kafka user has no permission to write."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
         f"write to the topic {topic!r}; grant WRITE and DESCRIBE on it"

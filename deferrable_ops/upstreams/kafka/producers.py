@@ -36,25 +36,26 @@ _closing: set[asyncio.Task[None]] = set()
 
 
 def use_producer_pool(kafka_conn_id: str) -> AbstractAsyncContextManager[ProducerPool]:
-    """Use the producers of a cluster on the running event loop.
+    """Use the producers of a Kafka cluster on the running event loop.
 
-    :param kafka_conn_id: an Airflow connection of the type Kafka.
-    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or wrong.
+    :param kafka_conn_id: the id of an Airflow connection of the type Kafka.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or the Airflow connection is missing or
+        invalid.
     """
 
     async def open_producers() -> ProducerPool:
         return await open_producer_pool(await load_settings(kafka_conn_id))
 
     async def close_producers(_: ProducerPool) -> None:
-        """Do nothing: no producer stays open between two tasks."""
+        """Do nothing, because each task closes its own producer."""
 
     return share(("kafka producers", kafka_conn_id), open_producers, close_producers)
 
 
 async def open_producer_pool(settings: ClusterSettings) -> ProducerPool:
-    """Return the producer pool of a cluster.
+    """Return the producer pool of a Kafka cluster.
 
-    :raises ConfigurationError: the extra ``kafka`` is not installed, or a certificate cannot be read.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     return ProducerPool(settings, await asyncio.to_thread(tls_context, settings))
@@ -65,7 +66,7 @@ class ProducerPool:
 
     Each task opens its own producer, because a producer has only one transactional id, and each task has its own id.
 
-    :param abort_timeout: seconds after which a closing producer gives up aborting an open transaction.
+    :param abort_timeout: the longest time that closing a producer waits for an open transaction to abort, in seconds.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class ProducerPool:
     async def open(self, topic: str, transactional_id: str | None) -> AsyncIterator[Producer]:
         """Open a producer for one topic.
 
-        :param transactional_id: the id for transactions. Opening the producer aborts an open transaction of an earlier
-            producer with the same id, and fences that producer, so that it can never commit. None: no transactions;
-            each record is visible at once.
-        :raises KafkaRefused: the cluster refuses the connection permanently, or the topic does not exist.
-        :raises KafkaUnavailable: the cluster does not answer now.
+        :param transactional_id: Kafka's transactional id. Opening the producer aborts the open transaction of an
+            earlier producer with the same id, and fences the earlier producer, so that it can no longer commit. If
+            `transactional_id` is None, the producer uses no transactions, and consumers can read each record
+            immediately.
+        :raises KafkaRefused: if the cluster refuses the connection permanently, or the topic does not exist.
+        :raises KafkaUnavailable: if the cluster does not respond at the moment.
         """
         async with self._slots:
             cluster = Cluster(self.settings, self._tls)
@@ -106,13 +108,13 @@ class ProducerPool:
     async def find(
         self, topic: str, position: RecordPosition, header: tuple[str, bytes]
     ) -> RecordPosition | None:
-        """Return the position of the committed record with this header; None if there is no such record.
+        """Return the position of the committed record with this header, or None if no such record exists.
 
-        The search begins at `position` in its partition. It waits until open transactions that began earlier have
-        ended.
+        The search begins at `position` and ends at the end of the partition. The search waits until open transactions
+        that began earlier have ended.
 
-        :raises KafkaRefused: the user may not read the topic.
-        :raises KafkaUnavailable: no broker answers now.
+        :raises KafkaRefused: if the Kafka user has no permission to read the topic.
+        :raises KafkaUnavailable: if no broker responds at the moment.
         """
         from aiokafka import TopicPartition
         from aiokafka.errors import KafkaError as AioKafkaError

@@ -1,4 +1,4 @@
-"""The subscriptions of a cluster, shared by its two consumers. The code of this module runs in the consumer thread."""
+"""The subscriptions to a Kafka cluster. The cluster's live and catch-up consumers share them, in one thread."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events and offsets to store in one transaction.
+    """Events and offsets that the inbox stores in one transaction.
 
     :param source: the topic's source name, as in :attr:`~deferrable_ops.events.KafkaEvent.source`.
-    :param events: events of this source that match a subscription, in the order of each partition; may be empty.
-    :param resume_offsets: by subscription key, the offsets at which the subscription resumes after a restart. They are
-        correct only if the batch is stored.
-    :param listeners: for each event, the listeners of the subscriptions that it matches. They receive the event after
-        it is stored.
+    :param events: events from this topic that match a subscription, in the order of their offsets. May be empty.
+    :param resume_offsets: the offsets at which each subscription resumes after a restart, by subscription key. These
+        offsets are correct only after the batch was stored.
+    :param listeners: for each event, the listeners of the subscriptions that the event matches. The listeners receive
+        the event after the batch was stored.
     """
 
     source: str
@@ -41,13 +41,13 @@ class Batch:
 
 
 class SubscriptionListener(Protocol):
-    """Receives the problems of a subscription, on the event loop of the waits."""
+    """Receives the warnings and failures of a subscription, on the event loop of the waits."""
 
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; reading continues."""
 
     def fail(self, reason: str, /) -> None:
-        """Fail the wait: the topic cannot be read, and a retry would not help."""
+        """Fail the wait, because the topic cannot be read and a retry would fail too."""
 
 
 class Subscription(BaseSubscription):
@@ -55,7 +55,7 @@ class Subscription(BaseSubscription):
 
     :ivar key: identifies the subscription in :attr:`Batch.resume_offsets`.
     :ivar listener: receives the subscription's warnings and failures.
-    :ivar offsets: the offsets at which to resume. None: nothing has been read yet.
+    :ivar offsets: the offsets at which to resume reading. None if the subscription has not read any records.
     """
 
     __slots__ = ("_loop", "_warned", "key", "listener", "offsets")
@@ -78,17 +78,17 @@ class Subscription(BaseSubscription):
 
     @property
     def event(self) -> KafkaEvent:
-        """The first specification. All specifications name the same topic."""
+        """The subscription's first event specification. All its event specifications name the same topic."""
         return self.events[0]
 
     def warn(self, text: str) -> None:
-        """Pass a warning to the listener, from the consumer thread."""
+        """Pass a warning to the subscription's listener; called in the consumer thread."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self.listener.warn, text)
 
     def fail(self, refused: KafkaRefused) -> None:
-        """Fail the subscription, from the consumer thread."""
+        """Fail the subscription's wait; called in the consumer thread."""
         self._call_soon(self.listener.fail, str(refused))
 
     def _call_soon(self, receive: Callable[[str], None], text: str) -> None:
@@ -104,14 +104,14 @@ Matches = list[tuple[Event, list[Subscription]]]
 
 
 class Subscriptions:
-    """The subscriptions of a cluster.
+    """The subscriptions to a Kafka cluster.
 
-    :param store: stores a batch in the event loop of the waits. If the function fails, it is called again until it
-        succeeds.
+    :param store: a function that stores a batch on the event loop of the waits. If the function fails, it is called
+        again until it succeeds.
     :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
-    :ivar topics: by name, the topics with started subscriptions.
-    :ivar pending: by topic, the subscriptions whose start offsets are not known yet.
-    :ivar version: increases when a subscription is added, removed, or switches to the live consumer.
+    :ivar topics: the topics that have started subscriptions, by topic name.
+    :ivar pending: the subscriptions whose start offsets are not known yet, by topic name.
+    :ivar version: a counter that increases when a subscription is added, is removed, or switches to the live consumer.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Subscriptions:
         self._changed.set()
 
     async def wait_for_change(self, seconds: float | None = None) -> None:
-        """Wait until subscriptions change, or until the timeout (in seconds) has passed."""
+        """Wait until subscriptions change, or until the timeout is over."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -150,7 +150,7 @@ class Subscriptions:
             return
 
     def add(self, subscription: Subscription) -> None:
-        """Add a subscription. It is pending until its start offsets are found."""
+        """Add a subscription. The subscription is pending until its start offsets are found."""
         self.pending.setdefault(subscription.event.topic, {})[subscription] = None
         self.changed()
 
@@ -198,9 +198,10 @@ class Subscriptions:
         records: Sequence[ConsumerRecord[Any, Any]],
         takes: Callable[[Subscription, int], bool],
     ) -> Matches:
-        """Return the records of a partition that match a subscription, in the given order, as events.
+        """Return those records of a partition that match a subscription, as events.
 
-        :param takes: returns whether a subscription needs the record at an offset from the calling consumer.
+        :param takes: a function that returns whether a subscription needs the record at an offset from the calling
+            consumer.
         """
         found: Matches = []
         now = time.time()
@@ -228,7 +229,10 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch. If this fails, retry until the batch is stored. Meanwhile, the consumer does not read."""
+        """Store a batch, with retries until the batch is stored.
+
+        During this time, the calling consumer does not read.
+        """
         backoff = Backoff(first_pause=self._first_pause)
         while True:
             try:
@@ -269,7 +273,7 @@ class Subscriptions:
 def make_batch(
     topic: Topic[Subscription], found: Matches, offsets: Callable[[Subscription], Offsets]
 ) -> Batch:
-    """Return the batch that stores matches together with the resume offsets of their subscriptions."""
+    """Return a batch of the matched events and the resume offsets of their subscriptions."""
     subscriptions = {subscription for _, listeners in found for subscription in listeners}
     return Batch(
         topic.source,

@@ -24,10 +24,10 @@ _STOP_SECONDS = 10.0
 
 
 class ConsumerThread:
-    """Runs the consumers of a cluster in a thread with its own event loop.
+    """Runs the consumers of a Kafka cluster in a thread with its own event loop.
 
-    :param store: called for each batch, on the event loop that creates this object.
-    :param timings: the intervals of the consumers.
+    :param store: a function that stores a batch. The function runs on the event loop that creates this object.
+    :param timings: the intervals and timeouts of the consumers.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ConsumerThread:
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. It has no subscriptions at first."""
+        """Start the consumer thread without subscriptions."""
         self._thread.start()
 
     async def stop(self) -> None:
@@ -64,11 +64,11 @@ class ConsumerThread:
             )
 
     def add(self, subscription: Subscription) -> None:
-        """Start reading for a subscription."""
+        """Add a subscription, and start reading its records."""
         self._call_soon(self._subscriptions.add, subscription)
 
     def remove(self, subscription: Subscription) -> None:
-        """Stop reading for a subscription."""
+        """Remove a subscription, and stop reading its records."""
         self._call_soon(self._subscriptions.remove, subscription)
 
     def _call_soon(self, do: Callable[..., object], *arguments: object) -> None:

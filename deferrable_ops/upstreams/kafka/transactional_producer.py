@@ -39,9 +39,10 @@ _MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record to append.
+    """A record to append to a Kafka topic.
 
-    :param partition: the partition number. None: the key determines it, or the client chooses it if there is no key.
+    :param partition: the partition number. If ``partition`` is None, the record's key determines the partition; without
+        a key, the client chooses one.
     """
 
     value: bytes | None
@@ -58,9 +59,9 @@ class RecordPosition(NamedTuple):
 
 
 class Producer:
-    """Appends records to one topic. Each record is appended once, and the order within each partition is kept.
+    """Appends records to one Kafka topic. Each record is appended once. Each partition keeps the order of its records.
 
-    :param abort_timeout: seconds after which :meth:`stop` gives up aborting an open transaction.
+    :param abort_timeout: the longest time that :meth:`stop` waits for an open transaction to abort, in seconds.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Producer:
         self._has_open_transaction = False
 
     async def start(self) -> None:
-        """Connect. With a transactional id, fence earlier producers with this id: they can no longer commit."""
+        """Connect to the cluster. If a transactional id is set, earlier producers with this id can no longer commit."""
         from aiokafka.errors import KafkaError as AioKafkaError
 
         try:
@@ -134,10 +135,10 @@ class Producer:
         self._has_open_transaction = True
 
     async def append(self, records: Sequence[Record]) -> list[RecordPosition]:
-        """Append records and return their positions. In a transaction, the records become visible with the commit.
+        """Append records and return their positions. In a transaction, consumers can read the records after the commit.
 
-        :raises KafkaRefused: the cluster rejects a record permanently.
-        :raises KafkaUnavailable: it is not known whether all records were appended.
+        :raises KafkaRefused: if the cluster rejects a record permanently.
+        :raises KafkaUnavailable: if it is unknown whether all records were appended.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -156,7 +157,7 @@ class Producer:
     async def commit(self) -> None:
         """Commit the transaction.
 
-        :raises KafkaUnavailable: it is not known whether the transaction was committed.
+        :raises KafkaUnavailable: if it is unknown whether the transaction was committed.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -191,7 +192,7 @@ class Producer:
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
-        """Return a KafkaRefused if the cluster refuses permanently, else `problem` as an error."""
+        """Return KafkaRefused if the cluster refuses the connection permanently, otherwise KafkaUnavailable."""
         refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused

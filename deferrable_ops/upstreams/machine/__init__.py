@@ -1,1 +1,1 @@
-"""The interface to a machine that runs a supervisord, and the implementation of this interface for the local host."""
+"""The interface to a machine on which a supervisord runs, and its implementation for the local host."""

@@ -1,4 +1,4 @@
-"""The local host as a :class:`~deferrable_ops.upstreams.machine.machine.Machine`."""
+"""Implements the class :class:`~deferrable_ops.upstreams.machine.machine.Machine` for the local host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def use_this_host() -> AsyncIterator[LocalMachine]:
 
 
 class LocalMachine:
-    """The local host; see :class:`Machine`. Files are accessed in threads."""
+    """Implements :class:`Machine` for the local host. Threads access the files, because file operations block."""
 
     def __init__(self) -> None:
         self.name = f"this host ({os.uname().nodename})"
@@ -122,7 +122,10 @@ class LocalMachine:
         return path
 
     async def _wait_for(self, process: asyncio.subprocess.Process, timeout: float) -> int | None:
-        """Return the exit code; None after a timeout. After a timeout or cancellation, kill the whole session."""
+        """Return the process's exit code, or None after a timeout.
+
+        After a timeout or cancellation, kill the process's session.
+        """
         try:
             async with asyncio.timeout(timeout):
                 return await process.wait()

@@ -1,4 +1,4 @@
-"""Files of the local host. All functions block: call them in a thread."""
+"""Reads and writes files of the local host. All functions block, so call them in a thread."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def check_directory(path: Path) -> bool:
 
 
 def _check_path(path: Path, *, make: bool) -> bool:
-    """Check a path and each of its parents; return whether the directory exists.
+    """Check that other users cannot replace a directory or its parents. Return whether the directory exists.
 
-    :param make: whether to create missing directories. If False, return False at the first missing directory.
+    :param make: whether to create missing directories. If `make` is False and a directory is missing, return False.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
@@ -112,7 +112,10 @@ def read(path: Path, offset: int, length: int | None) -> bytes | None:
 
 
 def _open_regular(path: Path) -> int:
-    """Open a regular file for reading, and return its descriptor. If the path is a named pipe, this does not block."""
+    """Open a regular file for reading, and return its descriptor.
+
+    The call does not block, even if the path is a named pipe.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind == stat.S_IFREG:
@@ -160,7 +163,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _translated_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError into MachineUnavailable or MachineRefused."""
+    """Convert an OSError for the path into MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
         raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:

@@ -1,7 +1,7 @@
-"""Checks that only this account can write to a directory.
+"""Checks that only the account that the library uses can write to a directory.
 
-This check is needed because supervisord runs the commands that the files in its directory contain, and because this
-library reads the files that supervisord writes to its directory.
+The check is needed because supervisord runs the commands in its configuration file, which is in this directory. This
+library also reads the files that supervisord writes to the directory.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A directory entry. If the entry is a link, this describes the link itself.
+    """A directory entry. If the path is a link, the entry describes the link, not the link's target.
 
-    :param mode: type and permissions, as in ``st_mode``.
-    :param uid: user id of the owner.
+    :param mode: type and permissions of the entry, as in ``st_mode``.
+    :param uid: id of the user who owns the entry.
     """
 
     mode: int
@@ -28,9 +28,9 @@ class Entry:
 
 
 def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
-    """Return why other users could write to a directory, and how to fix this; None if only this account can write.
+    """Return an error message if other users can write to a directory, or None if only the account `uid` can write.
 
-    :param uid: user id of this account.
+    :param uid: user id of the account that the library uses.
     """
     if stat.S_ISLNK(found.mode):
         return f"{path} is a link, and its target may change; give the directory that it points to"
@@ -46,18 +46,20 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 
 
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
-    """Return how another user could replace a directory entry, and how to fix this; None if no other user can.
+    """Return an error message if another user can replace a directory entry, or None if no other user can replace it.
 
-    A user who may rename entries of the parent directory can replace them, now or after our entry was removed. In a
-    directory to which all users can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry,
-    the owner of the directory and root can rename the entry. If an entry of such a directory belongs neither to this
-    account nor to root, another user may have created it as a trap.
+    A user who may rename entries of the parent directory can replace these entries. In a directory to which all users
+    can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry, the owner of the directory
+    and root can rename the entry. If an entry in such a directory belongs neither to the account `uid` nor to root,
+    another user may have created the entry to attack supervisord.
 
-    Members of the parent's group are trusted: the parent is accepted even if its group can write to it.
+    Members of the parent directory's group are trusted, so this function accepts a parent directory to which its group
+    can write.
 
-    :param found: the entry. If it is a link: the link itself.
-    :param parent: the directory that contains the entry. If its path is a link: the target of the link.
-    :param uid: user id of this account.
+    :param found: the directory entry. If `path` is a link, `found` describes the link, not the link's target.
+    :param parent: the directory that contains the entry. If the directory's path is a link, `parent` describes the
+        link's target.
+    :param uid: user id of the account that the library uses.
     """
     above = path.parent
     if parent.uid not in (uid, _ROOT):

@@ -1,4 +1,4 @@
-"""Processes and signals, as used by all kinds of machines."""
+"""Functions for processes and signals, for the local host and for machines over SSH."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PS_SECONDS: Final = 10.0
 
 
 def signal_of(name: str) -> signal.Signals:
-    """Return the signal that has this name. Names are for example TERM and KILL.
+    """Return the signal that has this name, such as TERM or KILL.
 
-    :raises InputError: there is no signal with this name.
+    :raises InputError: if no signal has this name.
     """
     try:
         return signal.Signals[f"SIG{name.removeprefix('SIG')}"]
@@ -35,7 +35,7 @@ def signal_of(name: str) -> signal.Signals:
 
 
 async def command_by_ps(machine: Machine, pid: int) -> tuple[str, ...] | None:
-    """Run ``ps``, and return the command line of a process, split at spaces; None if the process does not exist."""
+    """Return the command line of a process, split at spaces, from ``ps``. Return None if the process does not exist."""
     ended = await machine.run(
         ["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", str(pid)], timeout=_PS_SECONDS
     )

@@ -1,4 +1,7 @@
-"""Separates permanent SQS errors from transient ones. Permanent errors get a message that names the fix."""
+"""Separates permanent SQS errors from transient errors.
+
+The messages of permanent errors say how to correct the error.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ _MAX_CHARACTERS: Final = 300
 
 
 def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
-    """Return an SqsRefused if an error is permanent; None if it is transient.
+    """Return SqsRefused if an error is permanent, or None if the error is transient.
 
     An error is permanent if SQS refuses the call, or if the local configuration is wrong.
     """
@@ -111,7 +114,7 @@ def is_denied(error: Exception) -> bool:
 def summarize(error: Exception, settings: AwsSettings) -> str:
     """Return the first line of an error's message, without secrets.
 
-    The other lines are dropped. If a signature is wrong, these lines contain the signed string with the session token.
+    The message's other lines are dropped, because they can contain the session token.
     """
     response = getattr(error, "response", None)
     text = error.__class__.__name__ if not str(error) else str(error)

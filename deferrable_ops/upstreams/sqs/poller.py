@@ -1,4 +1,4 @@
-"""Polls one queue for all its readers. A message is deleted from the queue only once it is stored in the inbox."""
+"""Polls one SQS queue for all its readers. A message is stored in the inbox before it is deleted from the queue."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _VISIBILITY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class PollerTimings:
-    """How long a poller retries failed calls.
+    """How long a poller retries failed SQS calls.
 
-    :param refused_after: seconds from the first of several refusals in a row until the refusals are treated as
-        permanent. AWS needs some seconds to apply a changed permission.
-    :param warn_after: seconds without an answer from SQS until the waits log a warning.
+    :param refused_after: after this number of seconds of consecutive refusals, the refusal counts as permanent. AWS
+        needs some seconds to apply a changed permission.
+    :param warn_after: after this number of seconds without a response from SQS, the waits log a warning.
     """
 
     refused_after: float = 8.0
@@ -49,19 +49,19 @@ class PollerTimings:
 
 
 class _CallAbandoned(Exception):
-    """Raised when a failed call is not retried any more: no reader is left, or the call's time limit has passed."""
+    """A failed SQS call is no longer retried, because the queue has no reader or the call's deadline has passed."""
 
 
 class QueuePoller:
-    """Polls one queue while it has readers.
+    """Polls one SQS queue while the queue has readers.
 
-    No message is lost if the process is killed: a message that was not deleted is received again, and the inbox
-    discards the duplicate. The order of a FIFO message group is kept: SQS returns no messages of a group while a
-    message of the group is in flight, and a message is deleted only after it is stored.
+    No message is lost if the process is killed, because SQS delivers a message again until it is deleted. The inbox
+    discards duplicates. The poller keeps the order of a FIFO message group. SQS returns no further messages of a group
+    while a message of this group is in flight, and the poller deletes a message only after storing it.
 
     :param max_payload_bytes: a message with a larger body is stored without its body.
     :param others: the pollers of all queues with the same credentials, including this poller.
-    :param timings: how long failed calls are retried.
+    :param timings: how long failed SQS calls are retried.
     """
 
     def __init__(
@@ -93,17 +93,20 @@ class QueuePoller:
         self._last_reader = reader
 
     def remove(self, reader: QueueReader) -> None:
-        """Remove a reader. A poll in progress is not cancelled, because SQS would hide messages already sent to it."""
+        """Remove a reader.
+
+        A poll in progress is not cancelled, because SQS would hide the messages of this poll for a time.
+        """
         self.readers.pop(reader, None)
 
     def fail(self, refused: SqsRefused) -> None:
-        """Fail all waits for this queue."""
+        """Fail all waits for messages of this SQS queue."""
         readers, self.readers = list(self.readers), {}
         for reader in readers:
             reader.fail(refused)
 
     async def run(self) -> None:
-        """Poll until no readers are left."""
+        """Poll the SQS queue until the queue has no readers."""
         try:
             while self.readers:
                 await self._poll()
@@ -128,7 +131,7 @@ class QueuePoller:
     async def _read_attributes(self) -> None:
         """Read the queue's ARN and visibility timeout.
 
-        :raises SqsRefused: the queue is already polled under another URL.
+        :raises SqsRefused: if another poller of this process already polls the same queue under another URL.
         """
         answer = await self._call(
             "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
@@ -154,7 +157,7 @@ class QueuePoller:
         return answer.get("Messages") or []
 
     def _receive_more(self, messages: Sequence[Message]) -> None:
-        """Start another receiver if a full batch arrived and the queue is not a FIFO queue."""
+        """Start another receive task if SQS returned a full batch and the queue is not a FIFO queue."""
         if len(messages) < _BATCH_SIZE or self.queue.is_fifo or len(self._receivers) + 1 >= _MAX_RECEIVERS:
             return
         receiver = asyncio.create_task(self._receive_until_empty())
@@ -172,7 +175,7 @@ class QueuePoller:
             return
 
     async def _store_and_delete(self, messages: Sequence[Message]) -> None:
-        """Store messages, then delete them from the queue."""
+        """Store messages in the inbox, and then delete them from the queue."""
         if not messages:
             return
         received_at = time.monotonic()
@@ -214,7 +217,7 @@ class QueuePoller:
                 return
 
     async def _delete(self, messages: Sequence[Message], until: float) -> None:
-        """Delete messages, retrying while their visibility timeout hides them from other receivers."""
+        """Delete messages from the queue, with retries until the time `until`."""
         left = {str(number): message["ReceiptHandle"] for number, message in enumerate(messages)}
         backoff = Backoff()
         try:
@@ -235,11 +238,12 @@ class QueuePoller:
     async def _call(
         self, operation: str, *, may_be_denied: bool = False, until: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
-        """Call SQS, retrying while it is unavailable.
+        """Call an SQS operation, with retries while SQS is unavailable.
 
-        :param until: when to stop retrying, on the monotonic clock; None: no time limit.
-        :raises SqsRefused: SQS refused the call several times in a row.
-        :raises _CallAbandoned: the call failed, and no reader is left or `until` has passed.
+        :param until: the time on the monotonic clock at which retries end. If `until` is None, retries have no time
+            limit.
+        :raises SqsRefused: if SQS refused the call in several consecutive attempts.
+        :raises _CallAbandoned: if the call failed, and the queue has no reader or the time `until` has passed.
         """
         backoff, began, refused_since, refusals = Backoff(), time.monotonic(), 0.0, 0
         while True:

@@ -1,6 +1,7 @@
-"""Polls SQS queues. All waits of a process share one long poll per queue.
+"""Polls SQS queues. All waits in a process share one long poll for each queue.
 
-A message is stored before it is deleted from the queue. So any number of waits can match the message, now or later.
+A message is stored in the inbox before it is deleted from the queue. Therefore any number of current and future waits
+can match the message.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ _DEFAULT_TIMINGS = PollerTimings()
 def use_sqs(
     aws_conn_id: str | None, *, timings: PollerTimings = _DEFAULT_TIMINGS
 ) -> AbstractAsyncContextManager[SqsPollers]:
-    """Use the queues that a connection reaches, on the running event loop.
+    """Use the SQS pollers of an Airflow connection on the running event loop.
 
-    :param aws_conn_id: an Airflow connection of the type Amazon Web Services. None: the machine's own credentials, as
-        botocore finds them. These are also used if `aws_conn_id` is ``aws_default`` and this connection does not exist.
-    :param timings: how long failed calls are retried.
-    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
+    :param aws_conn_id: the id of an Airflow connection of the type Amazon Web Services. If `aws_conn_id` is None, the
+        machine's own credentials are used, as botocore finds them. The machine's own credentials are also used if
+        `aws_conn_id` is ``aws_default`` and this connection does not exist.
+    :param timings: how long failed SQS calls are retried.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or the Airflow connection is missing or invalid.
     """
 
     async def open_shared() -> SqsPollers:
@@ -45,10 +47,10 @@ def use_sqs(
 
 
 async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAULT_TIMINGS) -> SqsPollers:
-    """Open the pollers of one connection; the caller closes them.
+    """Open the SQS pollers of one Airflow connection. The caller must close the pollers.
 
-    :param timings: how long failed calls are retried.
-    :raises ConfigurationError: the extra ``sqs`` is not installed, or a setting is wrong.
+    :param timings: how long failed SQS calls are retried.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or a setting of the connection is invalid.
     """
     await asyncio.to_thread(import_aiobotocore)
     thread = PollerThread(settings, timings=timings)
@@ -57,7 +59,10 @@ async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAU
 
 
 class QueueSubscription:
-    """A reader that is active inside its ``with`` statement. The class is small: there are thousands of readers."""
+    """A reader that is active inside its ``with`` statement.
+
+    The class has few fields, to save memory for thousands of readers.
+    """
 
     __slots__ = ("_queue", "_reader", "_sqs")
 
@@ -76,48 +81,51 @@ class QueueSubscription:
 
 
 class SqsPollers:
-    """Polls queues with the credentials of one connection."""
+    """Polls SQS queues with the credentials of one Airflow connection."""
 
     def __init__(self, thread: PollerThread) -> None:
         self._thread = thread
         self._readers: dict[str, int] = {}
 
     async def close(self) -> None:
-        """Stop polling and close all connections. SQS sends unstored messages again after their visibility timeout."""
+        """Stop polling and close all connections.
+
+        Messages that were not stored reappear in the queue after their visibility timeout.
+        """
         await self._thread.stop()
 
     def subscribe(self, event: SqsEvent, *, store: Store, listener: QueueListener) -> QueueSubscription:
         """Poll a queue for the duration of the returned object's ``with`` statement.
 
-        All messages are stored, even if no wait matches them, and then deleted from the queue. If a poll is in progress
-        at the end of the ``with`` statement, the poll is completed.
+        All messages of the queue are stored in the inbox, even if no wait matches them, and are then deleted from the
+        queue. A poll that is in progress at the end of the ``with`` statement is completed.
 
-        :param event: the specification, with rendered templates.
-        :param store: stores messages, on this event loop. A message is passed to the function of only one of the
-            queue's readers.
-        :param listener: receives warnings and permanent failures, on this event loop.
+        :param event: the event specification, after its templates were rendered.
+        :param store: a function that stores messages, on this event loop. If a queue has several readers, only one
+            reader's function receives a message.
+        :param listener: an object that receives the queue's warnings and permanent failures, on this event loop.
         """
         return QueueSubscription(self, queue_of(event.queue_url), QueueReader(store, listener))
 
     def add_reader(self, queue: Queue, reader: QueueReader) -> None:
-        """Start polling a queue for a reader."""
+        """Add a reader to a queue, and start polling the queue."""
         self._readers[queue.source] = self._readers.get(queue.source, 0) + 1
         self._thread.add(queue, reader)
 
     def remove_reader(self, queue: Queue, reader: QueueReader) -> None:
-        """Stop polling a queue for a reader."""
+        """Remove a reader from a queue, and stop polling the queue if it has no other readers."""
         self._readers[queue.source] -= 1
         self._thread.remove(queue, reader)
 
     def has_readers(self, event: SqsEvent) -> bool:
-        """Return whether any reader waits for messages of a queue."""
+        """Return whether a queue has readers."""
         return self._readers.get(event.source, 0) > 0
 
     async def wait_until_idle(self, event: SqsEvent) -> None:
         """Wait until a queue has no readers and its last poll has ended.
 
-        Closing the pollers earlier would cancel this poll. SQS may already have sent messages to the poll, and would
-        hide these messages until their visibility timeout ends.
+        Closing the pollers earlier would cancel the queue's last poll. SQS may already have sent messages to this poll,
+        and would hide these messages until their visibility timeout ends.
         """
         await self._thread.wait_until_idle(queue_of(event.queue_url))
 
@@ -125,8 +133,9 @@ class SqsPollers:
 async def load_settings(conn_id: str | None) -> AwsSettings:
     """Return the AWS settings of an Airflow connection.
 
-    :param conn_id: the id of the connection. None: the machine's own credentials.
-    :raises ConfigurationError: the connection is missing, or one of its settings is wrong.
+    :param conn_id: the id of the Airflow connection. If `conn_id` is None, the settings use the machine's own
+        credentials.
+    :raises ConfigurationError: if the Airflow connection is missing, or one of its settings is invalid.
     """
     if conn_id is None:
         return AwsSettings()

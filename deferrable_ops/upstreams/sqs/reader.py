@@ -1,4 +1,4 @@
-"""The reader that passes a queue's messages and problems from the polling thread to a waiting trigger."""
+"""Passes a queue's messages, warnings and failures from the polling thread to a waiting trigger."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ error, it is called again. The inbox discards repeated messages by their dedupe 
 
 
 class QueueListener(Protocol):
-    """Receives the problems of a reader, on the event loop of the waits."""
+    """Receives the warnings and failures of a queue, on the event loop of the waits."""
 
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; polling continues."""
 
     def fail(self, reason: str, /) -> None:
-        """Fail the wait: the queue cannot be polled, and a retry would not help."""
+        """Fail the wait, because the queue cannot be polled and a retry would fail too."""
 
 
 class QueueReader:
-    """Reads one queue for one wait. It is created on the wait's event loop. There are thousands of readers."""
+    """Reads one SQS queue for one wait.
+
+    Create the reader on the wait's event loop. A process can have thousands of readers.
+    """
 
     __slots__ = ("_listener", "_loop", "_store", "_warned")
 
@@ -36,20 +39,20 @@ class QueueReader:
         self._loop = asyncio.get_running_loop()
 
     async def store(self, events: Sequence[Event]) -> None:
-        """Store messages, from the polling thread."""
+        """Store messages in the inbox; called in the polling thread."""
         if self._loop.is_closed():
             raise RuntimeError("the event loop of the wait is closed")
         storing = asyncio.run_coroutine_threadsafe(self._store_here(events), self._loop)
         await asyncio.wrap_future(storing)
 
     def warn(self, text: str) -> None:
-        """Pass a warning to the listener, from the polling thread."""
+        """Pass a warning to the wait's listener; called in the polling thread."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self._listener.warn, text)
 
     def fail(self, refused: SqsRefused) -> None:
-        """Fail the wait, from the polling thread."""
+        """Fail the reader's wait; called in the polling thread."""
         self._call_soon(self._listener.fail, str(refused))
 
     async def _store_here(self, events: Sequence[Event]) -> None:

@@ -24,14 +24,14 @@ MAX_BATCH_BYTES: Final = 262_144
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS did not answer as expected. It is not known whether the messages were sent."""
+    """SQS did not respond as expected. It is unknown whether the messages were sent."""
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
-    """Use a sender for the queues of a connection, on the running event loop.
+    """Use the SQS sender of an Airflow connection on the running event loop.
 
-    :param aws_conn_id: as for :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
-    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or wrong.
+    :param aws_conn_id: the id of an Airflow connection, as in :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or the Airflow connection is missing or invalid.
     """
 
     async def open_sender() -> Sender:
@@ -45,16 +45,16 @@ def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
 
 
 class Sender(AwsThread):
-    """Sends messages with the credentials of one connection."""
+    """Sends SQS messages with the credentials of one Airflow connection."""
 
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages. Return a dict from the ``Id`` of each accepted entry to the message id.
+        """Send messages to a queue. Return the message ids of the accepted entries, by the ``Id`` of the entry.
 
         :param entries: at most ten entries for ``SendMessageBatch``.
-        :raises SqsRefused: SQS rejects a message permanently; the error names the message.
-        :raises SqsUnavailable: it is not known whether the messages were sent.
+        :raises SqsRefused: if SQS rejected a message permanently. The error says which message.
+        :raises SqsUnavailable: if it is unknown whether the messages were sent.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))
 

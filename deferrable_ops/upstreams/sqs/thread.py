@@ -1,4 +1,4 @@
-"""The thread that polls queues."""
+"""The thread that polls SQS queues."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class PollerThread(AwsThread):
-    """Polls the queues of one connection in a thread.
+    """Polls the SQS queues of one Airflow connection in a thread.
 
-    :param timings: how long failed calls are retried.
+    :param timings: how long failed SQS calls are retried.
     """
 
     thread_name = "deferrable-ops sqs"
@@ -32,15 +32,15 @@ class PollerThread(AwsThread):
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def add(self, queue: Queue, reader: QueueReader) -> None:
-        """Start polling a queue for a reader."""
+        """Add a reader to a queue, and start polling the queue."""
         self._call_soon(self._add, queue, reader)
 
     def remove(self, queue: Queue, reader: QueueReader) -> None:
-        """Stop polling a queue for a reader."""
+        """Remove a reader from a queue, and stop polling the queue if it has no other readers."""
         self._call_soon(self._remove, queue, reader)
 
     async def wait_until_idle(self, queue: Queue) -> None:
-        """Wait until polling of a queue has ended."""
+        """Wait until a queue has no readers and its last poll has ended."""
         waiting = self._wait_until_idle(queue)
         try:
             await self._run_in_thread(waiting)

@@ -1,1 +1,1 @@
-"""A remote machine over SSH, with one shared connection per address."""
+"""A remote machine over SSH. All callers with the same address share one SSH connection."""

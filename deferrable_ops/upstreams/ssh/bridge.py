@@ -1,6 +1,7 @@
-"""Connections to Unix sockets of a remote machine. They are used if the machine's sshd does not forward sockets.
+"""Connects to Unix sockets of a remote machine whose sshd does not forward sockets.
 
-A program on the machine, ``bridge_remote.py``, transfers the data of all connections over its stdin and stdout.
+The bridge program ``bridge_remote.py`` runs on the remote machine. The program transfers the data of all connections
+over its stdin and stdout.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ _MAX_STDERR: Final = 1000
 
 @cache
 def bridge_program() -> str:
-    """Return the source code of the program for the machine. This function reads a file, so call it in a thread."""
+    """Return the source code of ``bridge_remote.py``. This function reads a file, so call it in a thread."""
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
 class BridgedConnection:
-    """One connection through the bridge.
+    """One connection to a remote Unix socket through the bridge.
 
-    :param writer: writes to the local client.
+    :param writer: the stream that writes to the local client.
     """
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +54,7 @@ class BridgedConnection:
         self.closed = asyncio.Event()
 
     def receive(self, letter: bytes, data: bytes) -> None:
-        """Handle a frame from the machine."""
+        """Handle a frame that the machine sent for this connection."""
         if letter == _DATA:
             # Do not wait until the client has read the data: this would block all other connections.
             if self.writer.transport.get_write_buffer_size() + len(data) > _MAX_UNREAD:
@@ -69,7 +70,10 @@ class BridgedConnection:
 
 
 class Bridge:
-    """The program on the machine, and the connections through it. asyncssh calls the callbacks of this class."""
+    """The bridge program on the remote machine, and the connections through it.
+
+    asyncssh calls the callbacks of this class.
+    """
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -84,10 +88,10 @@ class Bridge:
         self._writable.set()
 
     async def start(self, connection: SSHClientConnection, line: str, first_line: bytes) -> Bridge:
-        """Start the program and return the bridge.
+        """Start the bridge program on the remote machine, and return this bridge.
 
-        :param line: the command for the account's shell.
-        :param first_line: the first line of the command's standard input.
+        :param line: the command that the shell of the remote account runs.
+        :param first_line: the first line that is written to the command's standard input.
         """
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type,return-value]
         self._channel.write(first_line)
@@ -97,10 +101,12 @@ class Bridge:
     async def connect(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
-        """Connect to a socket of the machine until the ``with`` block ends. None if no process listens on the socket.
+        """Connect to a Unix socket of the machine until the ``with`` block ends.
 
-        :param writer: writes to the local client.
-        :raises MachineUnavailable: the program is not running, or does not answer.
+        Yield None if no process listens on the socket.
+
+        :param writer: the stream that writes to the local client.
+        :raises MachineUnavailable: if the bridge program is not running, or does not respond.
         """
         bridged = BridgedConnection(next(self._numbers), writer)
         self._connections[bridged.number] = bridged
@@ -126,7 +132,7 @@ class Bridge:
     async def transfer(self, bridged: BridgedConnection, reader: asyncio.StreamReader) -> None:
         """Transfer data in both directions until the connection is closed.
 
-        :param reader: reads from the local client.
+        :param reader: the stream that reads from the local client.
         """
         sending = asyncio.create_task(self._send_all(bridged, reader))
         try:
@@ -136,11 +142,11 @@ class Bridge:
 
     @property
     def stderr(self) -> str:
-        """The last part of the program's error output, for messages."""
+        """The last part of the bridge program's error output, for messages."""
         return self._stderr.decode(errors="replace").strip()[-500:] or "no error output"
 
     def close(self) -> None:
-        """Close the channel. This ends the program."""
+        """Close the SSH channel. The bridge program then ends."""
         if self._channel is not None:
             self._channel.close()
 
@@ -165,11 +171,11 @@ class Bridge:
     # The callbacks of an asyncssh session.
 
     def connection_made(self, channel: Any) -> None:
-        """Store the channel."""
+        """Store the SSH channel."""
         self._channel = channel
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Pass frames to their connections, and collect error output."""
+        """Pass received frames to their connections, and collect the bridge program's error output."""
         if self.is_closed:
             return
         if datatype is not None:
@@ -180,7 +186,7 @@ class Bridge:
             self._dispatch_frames()
 
     def _find_hello(self) -> bool:
-        """Discard received data up to HELLO; return whether HELLO was found."""
+        """Discard received data up to the bytes ``HELLO``. Return whether the data contains ``HELLO``."""
         before, hello, rest = self._received.partition(HELLO)
         if hello:
             self._received = rest
@@ -207,7 +213,10 @@ class Bridge:
             del self._received[:end]
 
     def _abort(self, reason: str) -> None:
-        """Abort the channel, because the peer is not our program. Do not wait: it may never confirm the close."""
+        """Abort the SSH channel, because the remote program is not the bridge program.
+
+        Do not wait for its confirmation.
+        """
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()
         self._channel.abort()
@@ -217,7 +226,7 @@ class Bridge:
         self._stderr = (self._stderr + data)[-_MAX_STDERR:]
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Close all connections, because the program ended or the SSH connection was lost."""
+        """Close all connections through the bridge, because its program ended or the SSH connection was lost."""
         self.is_closed = True
         if not self._ready.done():
             self._ready.set_result(False)
@@ -225,26 +234,26 @@ class Bridge:
             bridged.receive(_CLOSE, b"")
 
     def pause_writing(self) -> None:
-        """Stop sending until :meth:`resume_writing`."""
+        """Stop sending until asyncssh calls :meth:`resume_writing`."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Continue sending."""
+        """Continue sending data."""
         self._writable.set()
 
     def eof_received(self) -> bool:
-        """Let asyncssh close the channel, because the program has ended."""
+        """Let asyncssh close the SSH channel, because the bridge program has ended."""
         return False
 
     def session_started(self) -> None:
-        """Do nothing: when HELLO arrives, the program runs."""
+        """Do nothing, because the bridge program sends ``HELLO`` when it runs."""
 
     def xon_xoff_requested(self, _client_can_do: bool) -> None:
-        """Do nothing: there is no terminal."""
+        """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing: the error output contains more information."""
+        """Do nothing, because the bridge program's error output contains more information than its exit status."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
-        """Add the signal to the error output."""
+        """Add the name of the signal that ended the bridge program to the error output."""
         self._add_stderr(f"it was ended by SIG{name}".encode())

@@ -1,16 +1,17 @@
-"""Transfers the data of several connections to Unix sockets over stdin and stdout.
+"""Transfers the data of several Unix socket connections over stdin and stdout.
 
-The source code of this program is sent to the remote machine, and runs on it. Both directions use frames. A frame
-consists of the number of the connection, a letter, the length of the data, and the data. The letters mean:
+The library sends the source code of this program to the remote machine and runs it there. The data is sent in frames,
+in both directions. A frame consists of a connection number, a letter, the length of the data, and the data. The letters
+have these meanings:
 
-- o: in a request, open the socket with this path; in an answer, the socket is open.
-- d: data.
-- e: end of data.
-- c: the socket was closed, or could not be opened.
+- o: a request to open the socket whose path is in the data; as a response, the socket is open.
+- d: the frame contains data.
+- e: the sender will send no more data.
+- c: the socket was closed or could not be opened.
 
-HELLO is sent before the first frame, because the account's shell may have printed something before. When stdin ends,
-the program closes all connections and ends. Use only Python 3.4 and its standard library, because the remote Python
-version is unknown.
+The program sends the bytes ``HELLO`` before the first frame, because the remote account's shell may print other text
+first. When stdin ends, this program closes all connections and ends. This program must use only Python 3.4 and its
+standard library, because the remote Python version is unknown.
 """
 
 import os
@@ -23,7 +24,7 @@ HELLO = b"deferrable-ops carries from here\n"
 
 
 def main() -> None:
-    """Transfer data until stdin ends."""
+    """Transfer data between the sockets and stdin or stdout, until stdin ends."""
     sockets = {}  # type: dict[int, socket.socket]
     pending = b""
     write(HELLO)
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket.socket) -> None:
-    """Forward data that a socket received."""
+    """Read data from a socket, and send the data to stdout as a frame."""
     try:
         data = connection.recv(65536)
     except OSError:
@@ -52,7 +53,7 @@ def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket
 
 
 def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
-    """Handle the complete frames. Return the rest of the data, which is the beginning of the next frame."""
+    """Handle the complete frames in `pending`. Return the bytes that remain: the beginning of the next frame."""
     while len(pending) >= HEAD.size:
         number, letter, length = HEAD.unpack_from(pending)
         if len(pending) < HEAD.size + length:
@@ -79,18 +80,18 @@ def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
 
 
 def close(sockets: "dict[int, socket.socket]", number: int) -> None:
-    """Close a connection and report it."""
+    """Close a socket connection, and send a frame with the letter ``c``."""
     sockets.pop(number).close()
     send(number, b"c", b"")
 
 
 def send(number: int, letter: bytes, data: bytes) -> None:
-    """Send a frame."""
+    """Send one frame to stdout."""
     write(HEAD.pack(number, letter, len(data)) + data)
 
 
 def write(data: bytes) -> None:
-    """Write all data to stdout."""
+    """Write all bytes of `data` to stdout."""
     while data:
         data = data[os.write(1, data) :]
 

@@ -1,7 +1,7 @@
 """Runs commands over SSH.
 
-The command, its environment and its input are sent on standard input. The remote process list shows only the program
-and its arguments.
+The program, its environment variables and its input are sent on standard input. Therefore the remote process list shows
+only the program and its arguments, not the environment variables and the input.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 def shell_command(prefix: str) -> str:
-    """Return the command for the account's shell. The command is the same for all programs.
+    """Return the command that the shell of the remote account runs. The command is the same for all programs.
 
-    :param prefix: shell command that runs before the program.
+    :param prefix: shell command that runs before each program.
     """
     return f"{prefix}\n{_SHELL}" if prefix.strip() else _SHELL
 
 
 def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
-    """Return the first line of standard input. It lets the shell execute a program.
+    """Return the first line of standard input. The line contains a shell script that runs a program.
 
-    :param mark: a string that is printed, with the process id, before the program starts. All output before the mark
-        comes from the account's shell.
-    :raises InputError: an argument contains a zero character.
+    :param mark: a string that the script prints, together with the process id, before the program starts. All output
+        before the mark comes from the remote account's shell.
+    :raises InputError: if an argument contains a zero character.
     """
     if any("\0" in argument for argument in arguments):
         raise InputError("an argument of a command contains a zero character; remove it")
@@ -53,9 +53,9 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
 
 class Command:
-    """A command on a machine. asyncssh calls the callbacks of this class.
+    """A command that runs on a remote machine. asyncssh calls the callbacks of this class.
 
-    :param keep: the number of bytes to keep from the end of its output.
+    :param keep: the number of bytes to keep from the end of the command's output.
     """
 
     def __init__(self, keep: int) -> None:
@@ -70,7 +70,7 @@ class Command:
 
     @property
     def tail(self) -> str:
-        """The last part of the output that was received so far."""
+        """The last part of the command's output that has been received."""
         return self._output[-self._keep :].decode(errors="replace")
 
     async def start(
@@ -83,7 +83,7 @@ class Command:
     ) -> None:
         """Start the command.
 
-        :param line: the command for the account's shell.
+        :param line: the command that the shell of the remote account runs.
         """
         given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
@@ -97,9 +97,9 @@ class Command:
             self._channel.write_eof()
 
     async def wait(self) -> int:
-        """Wait until the command ends, and return its exit code. -9 means that signal 9 ended the command.
+        """Wait until the command ends, and return its exit code. For example, -9 means that signal 9 ended the command.
 
-        :raises Exception: the connection was lost.
+        :raises Exception: if the SSH connection was lost.
         """
         code = await asyncio.shield(self.exit_code)
         with suppress(TimeoutError):
@@ -108,20 +108,20 @@ class Command:
         return code
 
     def close(self) -> None:
-        """Close the session. The command may keep running."""
+        """Close the SSH session. The command may keep running."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Store the channel. If the start is cancelled, the channel can then be closed."""
+        """Store the SSH channel, so that it can be closed if the start of the command is cancelled."""
         self._channel = channel
 
     def session_started(self) -> None:
         """Do nothing."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the end of stdout and stderr, and find the process id in the mark."""
+        """Keep the end of the command's output, and read the process id after the mark."""
         self._output += data
         if self.pid is None and (mark := re.search(rf"{self._mark} (\d+)\n".encode(), self._output)):
             self.pid = int(mark[1])
@@ -130,21 +130,21 @@ class Command:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:
-        """Record that the output is complete."""
+        """Record that the command's output is complete."""
         self._output_complete.set()
         return True
 
     def pause_writing(self) -> None:
-        """Do nothing: the input is short."""
+        """Do nothing, because the command's input is short."""
 
     def resume_writing(self) -> None:
         """Do nothing."""
 
     def xon_xoff_requested(self, client_can_do: bool) -> None:
-        """Do nothing: there is no terminal."""
+        """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, status: int) -> None:
-        """Store the exit code."""
+        """Store the command's exit code."""
         if not self.exit_code.done():
             self.exit_code.set_result(status)
 
@@ -157,7 +157,7 @@ class Command:
             self.exit_code.set_result(-number or -1)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Mark the output as complete. If the command has not ended, let :meth:`wait` raise an error."""
+        """Record that the command's output is complete. If the command has not ended, :meth:`wait` raises an error."""
         self._output_complete.set()
         if not self.exit_code.done():
             self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))

@@ -1,4 +1,7 @@
-"""Reads an Airflow connection of type SSH. Its settings are those of the ssh provider. The provider is not required."""
+"""Reads an Airflow connection of type SSH.
+
+The connection has the settings of the ssh provider. The ssh provider does not have to be installed.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
 class SshAirflowConnection(Protocol):
-    """The fields of an Airflow connection that this library uses."""
+    """The attributes that this module reads from an Airflow connection."""
 
     conn_id: str
     host: str | None
@@ -64,19 +67,23 @@ class SshAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """How to connect to a machine over SSH. Its ``repr`` contains no secret.
+    """The settings for connecting to a machine over SSH. The ``repr`` of this class contains no secrets.
 
-    :param private_key: the text of the key. ``key_file`` is a path on this host instead. If none of ``private_key``,
-        ``key_file`` and ``password`` is given and ``look_for_keys`` is true, the login uses the keys and the agent of
-        the local account.
-    :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``; None: use ``known_hosts``.
-    :param known_hosts: path of a file; None: ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``.
-    :param check_host_key: whether to verify the identity of the server.
-    :param proxy_command: a local command. The library reaches the machine through its standard input and output.
-    :param ciphers: allowed ciphers, the preferred cipher first; (): the defaults of asyncssh.
-    :param disabled: disabled algorithms by kind. The kinds are ciphers, kex, keys, macs and pubkeys.
-    :param connect_seconds: timeout for connecting and logging in.
-    :param command_seconds: timeout of each request.
+    :param private_key: the text of the private key. ``key_file`` is the path of a private key on the local host. If
+        ``private_key``, ``key_file`` and ``password`` are not given, and ``look_for_keys`` is true, the login uses the
+        keys and the SSH agent of the local account.
+    :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``. If ``host_key`` is None,
+        ``known_hosts`` is used.
+    :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the files
+        ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts`` are used.
+    :param check_host_key: whether to verify the SSH server's host key.
+    :param proxy_command: a local command. The SSH connection uses this command's standard input and output instead of a
+        TCP connection.
+    :param ciphers: allowed ciphers, the preferred cipher first. If ``ciphers`` is empty, asyncssh's default ciphers are
+        allowed.
+    :param disabled: disabled algorithms, by kind of algorithm: ciphers, kex, keys, macs or pubkeys.
+    :param connect_seconds: timeout for connecting and logging in, in seconds.
+    :param command_seconds: timeout of each request to the machine, in seconds.
     """
 
     conn_id: str
@@ -99,12 +106,12 @@ class SshSettings:
 
     @property
     def name(self) -> str:
-        """Name of the machine for messages."""
+        """The machine's name in messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.username}@{host}:{self.port}"
 
     def without_secrets(self, text: object) -> str:
-        """Return a text in which asterisks replace all secrets."""
+        """Return the text with the connection's secrets replaced by asterisks."""
         shown = str(text)
         for secret in (self.password, self.private_key, self.passphrase, self.proxy_command):
             if secret:
@@ -122,9 +129,10 @@ def ssh_settings(
     """Return the settings of an Airflow connection of type SSH.
 
     :param extra: the connection's field ``extra``, parsed from JSON.
-    :param remote_host: replaces the connection's host.
-    :param connect_timeout: timeout in seconds; replaces the connection's timeout.
-    :raises ConfigurationError: a setting is missing or malformed, or an unknown setting may affect security.
+    :param remote_host: a host name or address that replaces the Airflow connection's host.
+    :param connect_timeout: timeout for connecting, in seconds; it replaces the Airflow connection's timeout.
+    :raises ConfigurationError: if a setting is missing or malformed, or the connection has an unknown setting that may
+        affect security.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
@@ -178,7 +186,7 @@ def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
 
 
 def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
-    """Return the host key, the file of known hosts, and whether the host key is checked."""
+    """Return the host key, the path of the known hosts file, and whether the host key is verified."""
     if _flag(conn_id, extra, "allow_host_key_change", False):
         raise ConfigurationError(
             f"the connection {conn_id!r} has allow_host_key_change, which disables all checks; give the new host_key, "
@@ -199,7 +207,7 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its type. A key without a type is an RSA key, as in the provider."""
+    """Return a host key with its type. A host key without a type is an RSA key, as in the ssh provider."""
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"
 

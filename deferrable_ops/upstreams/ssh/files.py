@@ -1,4 +1,4 @@
-"""Accesses files over SFTP. Errors of the connection itself are handled in ``link.py``."""
+"""Reads and writes files over SFTP. The module ``link.py`` handles errors of the SSH connection."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _PART: Final = 262_144
 
 
 class RemoteFiles:
-    """The files of a machine; see :class:`Machine`.
+    """Implements the file operations of :class:`Machine` over SFTP.
 
-    :param seconds: timeout of each operation; None: the timeout of the connection.
+    :param seconds: timeout of each operation in seconds. If `seconds` is None, the Airflow connection's timeout
+        applies.
     """
 
     def __init__(self, link: Link, seconds: float | None) -> None:
@@ -37,21 +38,21 @@ class RemoteFiles:
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
 
-        :param uid: user id of the remote account.
+        :param uid: user id of the account on the remote machine.
         """
         await self._check_path(path, uid, make=True)
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.
 
-        :param uid: user id of the remote account.
+        :param uid: user id of the account on the remote machine.
         """
         return await self._check_path(path, uid, make=False)
 
     async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
-        """Check a path and each of its parents; return whether the directory exists.
+        """Check that other users cannot replace a directory or its parents. Return whether the directory exists.
 
-        :param make: whether to create missing directories. If False, return False at the first missing directory.
+        :param make: whether to create missing directories. If `make` is False and a directory is missing, return False.
         """
         import asyncssh
 
@@ -118,7 +119,7 @@ class RemoteFiles:
                 return None
 
     async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`. The inode is 0, because SFTP does not transfer it."""
+        """See :meth:`Machine.status`. The returned inode is 0, because SFTP does not transfer inodes."""
         import asyncssh
 
         async with self._sftp(path) as sftp:
@@ -133,7 +134,7 @@ class RemoteFiles:
     async def _open(
         self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
     ) -> AsyncIterator[SFTPClientFile]:
-        """Open a binary file until the ``with`` block ends."""
+        """Open a remote file in binary mode until the ``with`` block ends."""
         file = await sftp.open(path, flags, attributes, encoding=None)
         try:
             yield file
@@ -143,7 +144,10 @@ class RemoteFiles:
         await file.close()
 
     async def _clean_up(self, cleanup: Awaitable[None]) -> None:
-        """Clean up after an error. After a cancellation or timeout, do not wait for it: the server may never answer."""
+        """Run `cleanup` after an error.
+
+        After a cancellation or timeout, do not wait for `cleanup`, because the server may not respond.
+        """
         task = asyncio.ensure_future(cleanup)
         self._cleanups.add(task)
         task.add_done_callback(self._cleanup_done)
@@ -159,7 +163,7 @@ class RemoteFiles:
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Use the SFTP session. Convert the errors that it raises for this path into MachineError."""
+        """Use the shared SFTP session. Convert SFTP errors for this path into MachineError."""
         import asyncssh
 
         if not path.is_absolute():
@@ -179,7 +183,10 @@ class RemoteFiles:
             ) from None
 
     async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Convert an SFTP error. SFTP version 3 reports most errors as "Failure", so find the cause if possible."""
+        """Convert an SFTP error into MachineError.
+
+        Most SFTP errors are only "Failure", so find the cause if possible.
+        """
         import asyncssh
 
         message = f"{path} on {self._link.settings.name}: {error}"

@@ -1,4 +1,4 @@
-"""The shared SSH connection to a machine. It is opened on first use. If it is lost, it is opened again."""
+"""The shared SSH connection to a machine. The connection is opened on first use. A lost connection is opened again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KEEPALIVE_INTERVAL: Final = 15.0
 
 
 def use_link(address: MachineAddress) -> AbstractAsyncContextManager[Link]:
-    """Return a context manager for the connection that all users on the event loop share."""
+    """Return a context manager for the SSH connection that all callers on the event loop share."""
     assert address.ssh_conn_id is not None
     return share(("ssh link", address.ssh_conn_id, address.remote_host), partial(_open, address), Link.close)
 
@@ -58,11 +58,11 @@ async def _open(address: MachineAddress) -> Link:
 
 
 class Link:
-    """A shared SSH connection. It is opened on first use.
+    """A shared SSH connection, which is opened on first use.
 
-    :param load: a function that reads the settings. It is called before each connection attempt, because a user may
-        have changed the password.
-    :param keepalive_interval: seconds between two keepalive messages.
+    :param load: a function that reads the settings. The function is called before each connection attempt, because a
+        user may have changed the password.
+    :param keepalive_interval: seconds between two SSH keepalive messages.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Link:
         self._sftp_users = 0
 
     async def connection(self) -> SSHClientConnection:
-        """Return the open connection; open it if necessary."""
+        """Return the SSH connection. Open the connection if it is not open."""
         if self._connection is not None:
             if not self._connection.is_closed():
                 return self._connection
@@ -98,10 +98,10 @@ class Link:
         return await asyncio.shield(self._connecting)
 
     async def session(self, open_session: Callable[[SSHClientConnection], Awaitable[T]]) -> T:
-        """Call a function that opens a session on the connection. Wait while the server allows no more sessions.
+        """Call a function that opens a session on the SSH connection. Wait while the server allows no further sessions.
 
-        :raises MachineUnavailable: the connection was lost.
-        :raises MachineRefused: the server does not offer this kind of session.
+        :raises MachineUnavailable: if the SSH connection was lost.
+        :raises MachineRefused: if the SSH server does not allow commands or file transfers.
         """
         import asyncssh
 
@@ -127,12 +127,13 @@ class Link:
 
     @asynccontextmanager
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Use the shared SFTP session. SFTP errors other than a lost connection are passed to the caller.
+        """Use the shared SFTP session. The caller receives SFTP errors unchanged, except for a lost connection.
 
-        :param seconds: timeout of the ``with`` block. sshd's SFTP server handles one request at a time. If one request
-            blocks, for example because it opens a pipe, all users wait. After a timeout, later users get a new session.
-        :raises TimeoutError: the timeout expired.
-        :raises MachineUnavailable: the connection was lost.
+        :param seconds: timeout of the ``with`` block. sshd's SFTP server handles one request at a time. If a request
+            blocks, for example because the path is a pipe, all callers of the SFTP session wait. After a timeout, later
+            callers get a new SFTP session.
+        :raises TimeoutError: if the ``with`` block took longer than `seconds`.
+        :raises MachineUnavailable: if the SSH connection was lost.
         """
         import asyncssh
 
@@ -160,9 +161,9 @@ class Link:
             self._sftp_users -= 1
 
     async def receive(self, answer: Awaitable[T]) -> T:
-        """Wait for an answer over the connection.
+        """Wait for a response over the SSH connection.
 
-        :raises MachineUnavailable: the connection was lost.
+        :raises MachineUnavailable: if the SSH connection was lost.
         """
         import asyncssh
 
@@ -172,12 +173,12 @@ class Link:
             raise self._lost_error(error) from None
 
     def _lost_error(self, error: Exception) -> MachineUnavailable:
-        """Return the error to raise after the connection was lost."""
+        """Return the error to raise after the SSH connection was lost."""
         reason = self.settings.without_secrets(error) or type(error).__name__
         return MachineUnavailable(f"the connection to {self.settings.name} was lost: {reason}")
 
     async def close(self) -> None:
-        """Close the connection. Programs on the machine keep running."""
+        """Close the SSH connection. Programs on the machine keep running."""
         for task in (self._sftp, self._connecting):
             if task is not None:
                 task.cancel()
@@ -221,7 +222,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if it is not in use. A session is needed, and the server allows no more sessions."""
+        """Close the SFTP session if it is not in use. The server then allows another session in its place."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

@@ -22,9 +22,9 @@ _KEEPALIVES: Final = 3
 
 
 def import_asyncssh() -> None:
-    """Import asyncssh. The first import is slow, so call this in a thread.
+    """Import asyncssh. The first import takes long and blocks, so call this function in a thread.
 
-    :raises ConfigurationError: the extra ``ssh`` is not installed.
+    :raises ConfigurationError: if deferrable-ops was installed without the extra ``ssh``.
     """
     try:
         import_module("asyncssh")
@@ -39,18 +39,21 @@ def import_asyncssh() -> None:
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The server closed the connection before the login. sshd does this if too many clients connect at once."""
+    """The SSH server closed the connection before the login.
+
+    sshd closes connections if too many clients connect at once.
+    """
 
 
 async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClientConnection:
-    """Open a connection and log in.
+    """Open an SSH connection and log in.
 
-    :param keepalive_interval: seconds between two keepalive messages. After three messages without an answer, asyncssh
-        closes the connection.
-    :raises MachineUnavailable: the machine does not answer now.
-    :raises ConnectionDropped: the machine closed the connection.
-    :raises MachineRefused: the host key of the machine is unknown, or the machine rejected the login.
-    :raises ConfigurationError: the settings are invalid.
+    :param keepalive_interval: seconds between two SSH keepalive messages. After three keepalive messages without a
+        response, asyncssh closes the connection.
+    :raises MachineUnavailable: if the machine does not respond at the moment.
+    :raises ConnectionDropped: if the machine closed the connection before the login.
+    :raises MachineRefused: if the host key of the machine is unknown, or the machine rejected the login.
+    :raises ConfigurationError: if the Airflow connection's settings are invalid.
     """
     await asyncio.to_thread(import_asyncssh)
     import asyncssh
@@ -142,9 +145,10 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
-    """Return the login options: the credentials of the connection. If it has none, the keys of the local account.
+    """Return the credentials for the login as options of asyncssh.
 
-    The login never uses the keys of both, because servers limit the number of keys per login.
+    The options contain the credentials of the Airflow connection, or, if it has none, the keys of the local account.
+    They never contain both, because servers limit the number of keys for each login.
     """
     import asyncssh
 

@@ -1,4 +1,4 @@
-"""A remote machine over SSH, as a :class:`~deferrable_ops.upstreams.machine.machine.Machine`."""
+"""Implements :class:`~deferrable_ops.upstreams.machine.machine.Machine` for a remote machine over SSH."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ _STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Return a context manager for a remote machine. Users of the same address on an event loop share the machine."""
+    """Return a context manager for a remote machine.
+
+    All callers on an event loop with the same address share its connection.
+    """
     return share(("ssh machine", address), partial(_open, address), SshMachine.close)
 
 
@@ -61,9 +64,9 @@ async def _open(address: MachineAddress) -> SshMachine:
 
 
 class SshMachine:
-    """A remote machine; see :class:`Machine`.
+    """Implements :class:`Machine` for a remote machine over SSH.
 
-    :param until_closed: an exit stack that closes the link when the machine is closed.
+    :param until_closed: an exit stack that releases the SSH connection when the machine is closed.
     """
 
     def __init__(self, address: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
@@ -78,11 +81,11 @@ class SshMachine:
 
     @property
     def name(self) -> str:
-        """Name for messages."""
+        """The machine's name in messages."""
         return self._link.settings.name
 
     async def identity(self) -> Identity:
-        """See :meth:`Machine.identity`. A connection always leads to the same machine, so the identity is cached."""
+        """See :meth:`Machine.identity`. The identity is cached until the SSH connection is opened again."""
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
@@ -167,12 +170,12 @@ class SshMachine:
         return await self._sockets.local_path(path)
 
     async def close(self) -> None:
-        """Close the sockets, and release the connection."""
+        """Close the local sockets, and release the SSH connection."""
         async with self._until_closed:
             await self._sockets.close()
 
     async def _lines_of(self, script: str, *arguments: str) -> list[str]:
-        """Run a shell script and return the lines of its output."""
+        """Run a shell script on the machine, and return the lines of its output."""
         end = "end of output"
         ended = await self._run(
             ["sh", "-c", f"{script}echo {end}", "sh", *arguments], keep=_STATUS_OUTPUT_KEPT
@@ -212,7 +215,10 @@ class SshMachine:
         return CommandResult(code, command.tail)
 
     async def _kill(self, command: Command) -> str:
-        """Kill a command and its session, because sshd does not do this for root. Return a note for the error text."""
+        """Kill a command and its session, because sshd does not kill commands of root.
+
+        Return text for the error message.
+        """
         if command.pid is None:
             return ""
         try:
@@ -229,7 +235,7 @@ class SshMachine:
 
 
 def _parse_status(line: str) -> tuple[str, FileStatus]:
-    """Parse one line that the script ``_STATUS`` prints. Return the path and its status."""
+    """Parse one line of the output of the script ``_STATUS``. Return a path and the status of its file."""
     fields, _, name = line.partition("/")
     inode, size, modified, kind = fields.split(" ", 3)
     # For an empty file, stat prints "regular empty file".

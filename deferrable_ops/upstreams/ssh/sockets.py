@@ -1,4 +1,7 @@
-"""Local Unix sockets that lead to Unix sockets of a remote machine. Only this process's user can open them."""
+"""Local Unix sockets that forward connections to a remote machine.
+
+Only this process's user can open the local sockets.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ _MAX_SOCKET_PATH: Final = 100
 
 
 class Sockets:
-    """The local sockets for one machine. They stay open while the machine is in use.
+    """The local Unix sockets for one remote machine. The local sockets stay open while the machine is in use.
 
-    :param start_bridge: a function that starts the bridge: a program that transfers the data if sshd does not forward
+    :param start_bridge: a function that starts the bridge program, which transfers the data if sshd does not forward
         sockets.
     """
 
@@ -48,7 +51,7 @@ class Sockets:
         self._last_error = ""
 
     async def local_path(self, path: Path) -> Path:
-        """Return the path of the local socket that leads to a socket of the machine."""
+        """Return the path of the local socket that forwards connections to the remote socket `path`."""
         server = self._servers.get(path)
         if server is None or (server.done() and server.exception()):
             # Use a new context, because the task outlives the trigger that starts it.
@@ -57,7 +60,7 @@ class Sockets:
         return self._local_paths[path]
 
     async def close(self) -> None:
-        """Close the sockets and all connections through them."""
+        """Close the local sockets and all connections through them."""
         for server in self._servers.values():
             server.cancel()
             await asyncio.wait([server])
@@ -103,7 +106,7 @@ class Sockets:
                 await writer.wait_closed()
 
     def _log_once(self, error: str) -> None:
-        """Log an error, but only if it differs from the last error: clients retry often."""
+        """Log an error only if it differs from the last error, because clients retry often."""
         if error != self._last_error:
             self._last_error = error
             log.warning("%s", error)
@@ -115,7 +118,10 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        """Transfer data through sshd until the connection ends. Return False if sshd does not open the socket."""
+        """Transfer data through sshd until the connection ends.
+
+        Return False if sshd does not open the remote socket.
+        """
         import asyncssh
 
         try:
@@ -135,10 +141,10 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """If the bridge can open the socket, transfer data over the bridge until the connection ends.
+        """If the bridge can open the remote socket, transfer data over the bridge until the connection ends.
 
-        This is called after forwarding failed. The error of sshd does not show the reason: sshd returns the same error
-        when forwarding is disabled and when the socket is missing.
+        This method is called after forwarding through sshd failed. sshd returns the same error when forwarding is
+        disabled and when the remote socket does not exist.
         """
         if not await self._exists(path):
             return
@@ -201,13 +207,13 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory in the temporary directory. Create this object in a thread: the constructor blocks.
+    """A new private directory for sockets, in the temporary directory. The constructor blocks, so call it in a thread.
 
-    The constructor also removes the directories of killed processes. A running process holds a lock on its directory,
-    so the directory is not removed. Locks also work between containers; process ids do not, because each container has
-    its own.
+    The constructor also removes the socket directories of killed processes. A running process locks its directory, so
+    that other processes do not remove it. Locks also work between containers; process ids do not, because each
+    container has its own process ids.
 
-    :raises ConfigurationError: the path of the directory is too long for a socket in it.
+    :raises ConfigurationError: if the path of the temporary directory is too long for a Unix socket.
     """
 
     def __init__(self) -> None:
@@ -225,13 +231,13 @@ class SocketDirectory:
             )
 
     def remove(self) -> None:
-        """Remove the directory and its content."""
+        """Remove the socket directory and its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def _lock(directory: Path) -> int | None:
-    """Return the lock on a new directory; None if another process has already removed the directory."""
+    """Lock a new directory and return the lock, or None if another process has already removed the directory."""
     with suppress(FileNotFoundError):
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

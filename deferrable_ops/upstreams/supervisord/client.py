@@ -39,13 +39,13 @@ _MAX_REASON: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class SupervisordAddress:
-    """The address and the credentials of a supervisord.
+    """The address of a supervisord, and the credentials for it.
 
-    :param socket: path of the Unix socket; None: ``url`` is used.
-    :param url: URL of the TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
-    :param username: user name for the socket or the TCP server.
-    :param password: password in plain text. It is also needed if the server stores only the hash of the password.
-    :raises InputError: neither or both of ``socket`` and ``url`` are given, or the password is a hash.
+    :param socket: path of supervisord's Unix socket. If ``socket`` is None, ``url`` is used.
+    :param url: URL of supervisord's TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
+    :param username: user name for supervisord's Unix socket or TCP server.
+    :param password: password in plain text, even if supervisord's configuration contains only the hash of the password.
+    :raises InputError: if both ``socket`` and ``url`` are given, or neither, or the password is a hash.
     """
 
     socket: Path | None = None
@@ -63,16 +63,18 @@ class SupervisordAddress:
             raise InputError("url contains credentials; give username and password instead")
 
     def __str__(self) -> str:
-        """Return the socket or the URL. Neither contains a secret."""
+        """Return supervisord's socket path or URL. The returned text contains no secret."""
         return str(self.socket or self.url)
 
 
 def use_supervisord(
     address: SupervisordAddress, *, call_timeout: float = _CALL_TIMEOUT
 ) -> AbstractAsyncContextManager[Supervisord]:
-    """Return a context manager for a client. All users on the event loop share the client. It connects on first use.
+    """Return a context manager for a supervisord client.
 
-    :param call_timeout: seconds until an unanswered call fails.
+    All callers on the event loop share the client. The client connects on first use.
+
+    :param call_timeout: the longest time to wait for the response to a call, in seconds.
     """
     key = ("supervisord", address, call_timeout)
     return share(key, partial(_open, address, call_timeout), Supervisord.close)
@@ -81,7 +83,7 @@ def use_supervisord(
 class Supervisord:
     """A client of one supervisord, with one HTTP session.
 
-    Every method raises SupervisordUnavailable if supervisord does not answer, and SupervisordRefused if supervisord
+    Every method raises SupervisordUnavailable if supervisord does not respond, and SupervisordRefused if supervisord
     returns an error or rejects the credentials.
     """
 
@@ -94,20 +96,20 @@ class Supervisord:
     def watch(
         self, interval: float, interpret: Callable[[Processes], T]
     ) -> AbstractContextManager[ProcessSubscription[T]]:
-        """Subscribe to the states of all processes. All subscribers share the requests to supervisord.
+        """Subscribe to the states of all supervisord processes. All subscribers share the requests to supervisord.
 
-        :param interval: seconds between two readings.
-        :param interpret: function that converts a reading. The function blocks the event loop. If several subscribers
-            use the same function, it is called once per reading.
+        :param interval: seconds between two requests for the process states.
+        :param interpret: a function that converts the process states. The function runs on the event loop, so it must
+            be fast. If several subscribers use the same function, it is called once for each response.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
         return self._pollers[interpret].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method, such as ``supervisor.getState``, and return its result.
+        """Call an XML-RPC method, such as ``supervisor.getState``, and return its result.
 
-        :raises UnreadableAnswer: the answer is not valid XML-RPC, or contains text that cannot be decoded.
+        :raises UnreadableAnswer: if the response is not valid XML-RPC, or contains text that cannot be decoded.
         """
         body = await self._post(supervisord_xmlrpc.request(method, arguments))
         try:
@@ -118,9 +120,11 @@ class Supervisord:
             raise _refused(method, fault.faultCode, fault.faultString) from None
 
     async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Make several calls in one request, and return their results. A failed call returns a SupervisordRefused.
+        """Make several XML-RPC calls in one request, and return their results.
 
-        :param calls: pairs of a method and its arguments.
+        The result of a failed call is a SupervisordRefused.
+
+        :param calls: the XML-RPC calls, as pairs of a method's name and its arguments.
         """
         requests = [{"methodName": method, "params": _sendable(arguments)} for method, arguments in calls]
         answers = await self.call("system.multicall", requests)
@@ -132,7 +136,7 @@ class Supervisord:
         ]
 
     async def processes(self) -> Processes:
-        """Return the state of all processes, from ``getAllProcessInfo``."""
+        """Return the states of all supervisord processes, as ``getAllProcessInfo`` returns them."""
         found: Processes = await self.call("supervisor.getAllProcessInfo")
         return found
 
@@ -163,7 +167,7 @@ class Supervisord:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read the body of an answer, up to a maximum length. Do not rely on the length that the answer declares."""
+        """Read the body of an HTTP response, up to a maximum length. The header ``Content-Length`` is not trusted."""
         found = bytearray()
         async for part in response.content.iter_any():
             found += part

@@ -1,4 +1,4 @@
-"""Polls a supervisord for all subscribers together. Only one request is sent at a time."""
+"""Requests the process states from a supervisord, with one request at a time for all subscribers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class _Reading(Generic[T]):
 
 
 class ProcessSubscription(Generic[T]):
-    """A subscription to readings. It is valid inside the ``with`` block of :meth:`ProcessPoller.watch`."""
+    """A subscription to process states.
+
+    A subscription is valid inside the ``with`` block of :meth:`ProcessPoller.watch`.
+    """
 
     def __init__(self, poller: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
         self._poller = poller
@@ -30,13 +33,13 @@ class ProcessSubscription(Generic[T]):
         self.due = due
 
     async def next(self) -> T:
-        """Wait for the next reading and return it.
+        """Wait for the next process states and return them.
 
-        The first reading is taken immediately. Later readings follow after the interval, or earlier if another
-        subscription needs an earlier reading.
+        The first call requests the process states immediately. Later calls request them after the interval, or earlier
+        if another subscription needs them earlier.
 
-        :raises SupervisordUnavailable: supervisord did not answer this time; a later reading may succeed.
-        :raises SupervisordRefused: supervisord returned an error or rejected the credentials.
+        :raises SupervisordUnavailable: if supervisord did not respond; a later call may succeed.
+        :raises SupervisordRefused: if supervisord returned an error or rejected the credentials.
         """
         reading = self._poller.latest(self._wanted, self._interval)
         if reading is None:
@@ -53,23 +56,23 @@ class ProcessSubscription(Generic[T]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether :meth:`next` is waiting for a reading."""
+        """Whether :meth:`next` is waiting for process states."""
         return self._reading is not None and not self._reading.done()
 
     def deliver(self, reading: _Reading[T]) -> None:
-        """If :meth:`next` is waiting for this reading, let it return the reading."""
+        """If :meth:`next` is waiting for these process states, let :meth:`next` return them."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
 class ProcessPoller(Generic[T]):
-    """Polls a supervisord while a subscription waits. The shortest interval of all waiting subscriptions applies.
+    """Polls a supervisord while at least one subscription waits, at the shortest interval of the waiting subscriptions.
 
-    Each reading is delivered to all waiting subscriptions. Therefore subscriptions with the same interval soon wait for
-    the same readings. A subscription never gets a reading whose request was sent before the subscription began. All
-    subscriptions get the same object.
+    Each response is delivered to all waiting subscriptions as the same object. Therefore subscriptions with the same
+    interval soon wait for the same response. A subscription never gets the response to a request that was sent before
+    the subscription began.
 
-    :param read: function that requests one reading from supervisord.
+    :param read: a function that requests the process states from supervisord.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
@@ -82,7 +85,7 @@ class ProcessPoller(Generic[T]):
 
     @contextmanager
     def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
-        """Subscribe until the ``with`` block ends.
+        """Subscribe to the process states until the ``with`` block ends.
 
         :param interval: seconds between two readings.
         """
@@ -99,14 +102,20 @@ class ProcessPoller(Generic[T]):
                 self._task = None
 
     def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
-        """Return the latest reading; None if its number is below `wanted`, or if it is older than `max_age` seconds."""
+        """Return the latest process states.
+
+        Return None if their number is below `wanted`, or if they are older than `max_age` seconds.
+        """
         latest = self._latest
         if latest is None or latest.number < wanted:
             return None
         return latest if asyncio.get_running_loop().time() - latest.started <= max_age else None
 
     def start(self) -> None:
-        """Start the polling task if it is not running. If it is running, let it compute the next polling time again."""
+        """Start the polling task.
+
+        If the polling task is already running, let it compute the next polling time again.
+        """
         if self._task is None:
             # Use a new context, because the task outlives the trigger that starts it.
             self._task = asyncio.create_task(

@@ -1,8 +1,9 @@
-"""Encodes requests and decodes answers in supervisord's variant of XML-RPC.
+"""Encodes requests to supervisord and decodes supervisord's responses, in its variant of XML-RPC.
 
-supervisord does not escape text in its answers, for example the error of a command that it cannot start. This text may
-contain control characters, which XML forbids, and line ends, which an XML parser would change. Before parsing, both are
-replaced by other characters, called stand-ins. After parsing, the original characters are restored.
+supervisord does not escape text in its responses, for example the error of a command that it cannot start. This text
+may contain control characters, which XML forbids, and line ends, which an XML parser would change. Before parsing, the
+module replaces control characters and line ends by other characters, called stand-ins. After parsing, the module
+restores the original characters.
 """
 
 from __future__ import annotations
@@ -30,24 +31,27 @@ _LONG_TAG: Final = re.compile(rb"<[^>]{100}")
 
 
 class UnreadableAnswer(ValueError):
-    """An answer is not valid XML-RPC, exceeds the limits, or contains text that cannot be decoded."""
+    """A response is not valid XML-RPC, exceeds the size limits, or contains text that cannot be decoded."""
 
 
 def request(method: str, arguments: Sequence[Any]) -> bytes:
-    """Return the body of a request."""
+    """Return the body of an XML-RPC request."""
     return client.dumps(tuple(map(sendable, arguments)), method).encode()
 
 
 def sendable(argument: Any) -> Any:
-    """Convert an integer to a string if it does not fit into XML-RPC's 32 bits. supervisord also accepts strings."""
+    """Convert an integer of more than 32 bits to a string, because XML-RPC integers have 32 bits.
+
+    supervisord accepts strings, too.
+    """
     return str(argument) if type(argument) is int and argument > _LARGEST_INT else argument
 
 
 def answer(body: bytes) -> Any:
-    """Return the value in an answer.
+    """Return the value that an XML-RPC response contains.
 
-    :raises xmlrpc.client.Fault: supervisord returned an error.
-    :raises UnreadableAnswer: the answer cannot be read.
+    :raises xmlrpc.client.Fault: if supervisord returned an error.
+    :raises UnreadableAnswer: if the response cannot be decoded.
     """
     controls = len(body) - len(body.translate(None, _CONTROLS))
     if controls > _MOST_CONTROLS or body.count(b"<") > _MOST_TAGS or _LONG_TAG.search(body):
@@ -86,7 +90,10 @@ def _parse(body: bytes) -> ElementTree.Element:
 
 
 def _response_value(response: ElementTree.Element) -> Any:
-    """Return the value in a response. The parser of the standard library's ``xmlrpc`` takes three times as long."""
+    """Return the value in a parsed response.
+
+    The standard library's ``xmlrpc`` module would need three times as long.
+    """
     if response.tag != "methodResponse":
         raise ValueError(response.tag)
     (part,) = response
