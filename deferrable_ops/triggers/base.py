@@ -1,4 +1,7 @@
-"""The base class of all triggers. It handles what they share: identity, deadline, outcome, task end and kills."""
+"""The base class of all triggers, for the parts that all triggers have in common.
+
+It identifies the task attempt, registers its wait in the inbox, ends the task, and detects that a user ended the task.
+"""
 
 from __future__ import annotations
 
@@ -40,19 +43,19 @@ _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
-    """Base class of all triggers. A trigger keeps no state: if it is restarted or runs twice, its outcome is the same.
+    """Base class of all triggers. A trigger stores its state in the inbox, so it can be restarted or run twice.
 
-    A feature implements :meth:`wait` and :meth:`cancel`. It also implements :meth:`expired` if a passed deadline is not
-    a failure. `arguments` is the list of the feature's own arguments.
+    A subclass implements :meth:`wait` and :meth:`cancel`. A subclass also implements :meth:`expired` if the task must
+    not fail when its deadline passes. `arguments` contains the names of the arguments that only this subclass has.
 
-    :param timeout: seconds from the first run until the deadline.
+    :param timeout: seconds between the first run of the trigger and the deadline of the task's wait.
     :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. None if the
         scheduler deferred the task, because Airflow then gives the trigger its task instance.
     :param ends_on_worker: a dict with the reasons why the task must end on a worker. The keys are outcomes:
         ``success``, ``failure``, ``skip``, and ``final_failure`` for a failure that must not be retried.
-    :param do_xcom_push: whether the value of a success becomes an XCom.
-    :param _older: arguments that another version of the library has stored. They are ignored, because the triggerer
-        process exits if it cannot create a stored trigger.
+    :param do_xcom_push: whether the result of a successful wait becomes an XCom.
+    :param _older: arguments that another version of the library has stored. These arguments are ignored, because the
+        triggerer process exits if Airflow cannot create a stored trigger.
     """
 
     feature: ClassVar[str]
@@ -98,7 +101,7 @@ class TaskTrigger(BaseTrigger):
 
     @abstractmethod
     async def wait(self) -> Outcome:
-        """Do the feature's work and return its outcome."""
+        """Do the work of the task, and return the outcome of the task."""
 
     def validate(self) -> None:
         """Check the rendered arguments.
@@ -108,7 +111,10 @@ class TaskTrigger(BaseTrigger):
 
     @abstractmethod
     async def cancel(self, wait: Wait) -> None:
-        """Cancel the external work of a wait that was killed, was superseded or has expired. Must be idempotent."""
+        """Cancel the external work of a wait that is over without a result. This method must be idempotent.
+
+        Such a wait was ended by a user, was replaced by a newer attempt of the task, or has passed its deadline.
+        """
 
     async def expired(self) -> Outcome:
         """Return the outcome of a wait whose deadline has passed."""
@@ -121,17 +127,17 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def heartbeats_within(self) -> float | None:
-        """The wait fails after this many seconds without a heartbeat; None if no heartbeats are expected."""
+        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
         return None
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt may have set, and that Airflow does not clear."""
+        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
         return (delivery.RETURN_VALUE,)
 
     @property
     def expected(self) -> dict[str, Any]:
-        """The data with which the endpoint evaluates a callback, as JSON."""
+        """The data that the HTTP endpoint needs to evaluate a callback, as a JSON object."""
         return {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -141,7 +147,9 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def log(self) -> Any:
-        """The logger of the task. All triggers of a class share it. Airflow selects the task's log by the context."""
+        """The logger of the task. All triggers of one class share a logger, and Airflow finds the task's log by the
+        context.
+        """
         return self.logger()
 
     def __repr__(self) -> str:
@@ -149,21 +157,23 @@ class TaskTrigger(BaseTrigger):
         return f"<{type(self).__name__}>"
 
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
-        """Return Airflow's template environment, but with an error for an undefined name, as on a worker."""
+        """Return Airflow's template environment, changed so that an undefined name is an error, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
         # By default, a triggerer renders an undefined name as ''.
         environment.undefined = jinja2.StrictUndefined
         return environment
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates. :meth:`run` handles an error: if it was raised here, Airflow would start a worker."""
+        """Render the templates, and keep an error for :meth:`run`, because Airflow would start a worker if it was
+        raised.
+        """
         try:
             super().render_template_fields(context, jinja_env)
         except Exception as error:
             self._template_error = f"{type(error).__name__}: {error}"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event that ends the task or resumes it on a worker."""
+        """Wait, and yield one event, which ends the task or resumes the task on a worker."""
         # Thousands of triggers wait here. Each additional coroutine between run() and wait() would need 260 bytes per
         # trigger.
         started_at = time.monotonic()
@@ -193,7 +203,7 @@ class TaskTrigger(BaseTrigger):
         yield event
 
     async def on_kill(self) -> None:
-        """Find out in the background whether a user ended the task. If so, cancel its external work.
+        """Check in the background whether a user ended the task; in this case, cancel the task's external work.
 
         Airflow also calls this method when it moves the trigger to another triggerer (airflow#73454). The method must
         return within about a second.
@@ -214,7 +224,9 @@ class TaskTrigger(BaseTrigger):
         return Attempt.of(ti, logical_date)
 
     async def wait_until_settled(self) -> Outcome:
-        """Wait until the wait is settled in the inbox, and return its outcome."""
+        """Wait until the inbox has an outcome of the task's wait or the wait has ended otherwise, and return the
+        outcome.
+        """
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
             if (changed := self.changes.take()) is not None:
@@ -227,15 +239,17 @@ class TaskTrigger(BaseTrigger):
         return Failure(f"the wait is {self.current.state}: a newer attempt or a user has ended it")
 
     async def on_wait_updated(self) -> None:
-        """Handle a change of the wait in the inbox. The wait may not be settled yet."""
+        """Handle a change of the wait in the inbox, for example new progress. Called for each change."""
 
     async def push_xcom(self, key: str, value: Any) -> None:
-        """Set an XCom while the task waits. Does nothing if no triggerer runs, in ``dag.test()`` and in tests."""
+        """Set an XCom while the task waits. Without a triggerer, as in ``dag.test()`` and in tests, do nothing."""
         if self.task_instance is not None:
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the outcome of the work. If the wait is settled first, cancel the work and return that outcome."""
+        """Return the outcome of `work`. If the inbox receives an outcome earlier, cancel `work` and return that
+        outcome.
+        """
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
@@ -247,7 +261,7 @@ class TaskTrigger(BaseTrigger):
             await asyncio.gather(settling, working, return_exceptions=True)
 
     async def stop_previous_attempts(self) -> None:
-        """Cancel the external work of all other attempts of the task, and return once it is cancelled.
+        """Cancel the external work of all other attempts of the task, and return when all this work is cancelled.
 
         Await this method before you launch work that must not run twice at the same time. A failed cancellation is
         retried every minute until the wait's deadline.
@@ -264,11 +278,11 @@ class TaskTrigger(BaseTrigger):
             pause = self.recheck_previous_attempts_every
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether external work may still run after this outcome, so that it has to be cancelled."""
+        """Return whether external work may still run after the given outcome and must therefore be cancelled."""
         return False
 
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return the wait to register in the inbox."""
+        """Return the data with which an attempt's wait is registered in the inbox."""
         timeout, latest = self.timeout, None
         # Airflow's own deadline, measured with the scheduler's clock.
         timeout_after = getattr(self, "timeout_after", None)

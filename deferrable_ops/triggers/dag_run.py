@@ -1,4 +1,4 @@
-"""Reads a trigger's DAG run, and the states and waits of the run's other tasks."""
+"""Reads the DAG run of a trigger's task, and the states and waits of other tasks in this DAG run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from deferrable_ops.triggers.lifecycle.task_states import states_from_supervisor
 
 
 def run_facts_of(trigger: Any) -> RunFacts:
-    """Return the details of a trigger's DAG run.
+    """Return the data of the DAG run to which a trigger's task belongs.
 
     :param trigger: a TaskTrigger with an argument ``run_facts``.
-    :raises InputError: the details are neither in the trigger's arguments nor available from Airflow.
+    :raises InputError: neither the trigger's arguments nor Airflow provide the data of the DAG run.
     """
     if trigger.run_facts is not None:
         return RunFacts.from_json(trigger.run_facts)
@@ -35,7 +35,7 @@ def run_facts_of(trigger: Any) -> RunFacts:
 
 
 async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
-    """Return the wait of another task's newest attempt in a trigger's DAG run; None if that task has no wait."""
+    """Return the wait of the newest attempt of another task in the same DAG run; None if that task has no wait."""
     attempt = trigger.current.attempt
     found = await trigger.inbox.waits.find(
         waits.c.dag_id == attempt.dag_id,
@@ -50,9 +50,10 @@ async def newest_wait(trigger: TaskTrigger, task_id: str) -> Wait | None:
 async def states_of_tasks(
     attempt: Attempt, task_ids: Sequence[str] | None
 ) -> Mapping[str, str | None] | None:
-    """Return the states of tasks in an attempt's DAG run, by task id; None in ``dag.test()``, where they are unknown.
+    """Return the states of tasks in an attempt's DAG run, by task id; None in ``dag.test()``.
 
-    :param task_ids: None returns all tasks. The ids of mapped tasks are then ``task_0``, ``task_1`` and so on.
+    :param task_ids: the ids of the tasks. With None, the states of all tasks are returned, and the keys for a mapped
+        task are ``task_0``, ``task_1`` and so on.
     """
     from airflow.sdk.execution_time import task_runner
 

@@ -1,4 +1,4 @@
-"""Validates the arguments of a Dataflow task: at parse time the literal values, after rendering also the templates."""
+"""Validates the arguments of a Dataflow task: literal values at parse time, templates after they were rendered."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _UPDATE_REFUSED: Final = (
 
 
 def all_resolved(_value: Any) -> bool:
-    """Return False, because all values are resolved in the triggerer."""
+    """Return False: in a triggerer, no argument contains an unresolved template."""
     return False
 
 
 def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unresolved: IsUnresolved) -> None:
-    """Check the arguments of a launch.
+    """Check the arguments of a task that launches a Dataflow job.
 
     :raises InputError: an argument is invalid; the message names it and the fix.
     """
@@ -61,7 +61,7 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unre
 
 
 def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
-    """Check the arguments of a wait for an existing job.
+    """Check the arguments of a task that waits for an existing Dataflow job.
 
     :raises InputError: an argument is invalid; the message names it and the fix.
     """
@@ -70,7 +70,7 @@ def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> N
 
 
 def validate_stop(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
-    """Check the arguments of a task that stops jobs.
+    """Check the arguments of a task that stops Dataflow jobs.
 
     :raises InputError: an argument is invalid; the message names it and the fix.
     """

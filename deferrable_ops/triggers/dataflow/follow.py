@@ -1,4 +1,4 @@
-"""Follows a job until it reaches the expected state, and logs its states and messages."""
+"""Watches a Dataflow job until the job reaches the expected state, and logs the job's states and messages."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def job_link(project_id: str, region: str, job_id: str) -> str:
 
 
 class DataflowTrigger(TaskTrigger):
-    """Base class of the Dataflow triggers. It has the project, the region and the credentials.
+    """Base class of the Dataflow triggers, with the project, the region and the credentials.
 
     :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
-    :param impersonation_chain: a service account to act as, or a list of them; the last one is the account to act as.
-    :param poll_interval: seconds between two polls. All waits of a target share the polls. The smallest interval
-        applies.
+    :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
+        with the account to impersonate.
+    :param poll_interval: seconds between two polls. All tasks with the same project, region and credentials share the
+        polls, at the smallest `poll_interval` of these tasks.
     """
 
     feature: ClassVar[str] = "dataflow"
@@ -77,16 +78,18 @@ class DataflowTrigger(TaskTrigger):
 
     @property
     def target(self) -> DataflowTarget:
-        """The project, region and credentials."""
+        """The project, the region and the credentials of this trigger."""
         chain = self.impersonation_chain or ()
         accounts = (chain,) if isinstance(chain, str) else tuple(chain)
         return DataflowTarget(self.project_id, self.region, self.gcp_conn_id, accounts)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
-        """Use the shared client of the target. Temporary errors of loading credentials are retried without a limit.
+        """Use the client that all tasks with the same project, region and credentials share.
 
-        :raises ConfigurationError: a package is missing, or no credentials were found.
+        If the credentials cannot be loaded because of a temporary error, this is retried without a limit.
+
+        :raises ConfigurationError: a Python package is missing, or no credentials were found.
         :raises DataflowRefused: Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
@@ -103,10 +106,11 @@ class DataflowTrigger(TaskTrigger):
 
 
 class FollowingTrigger(DataflowTrigger):
-    """Base class of the triggers that wait for one job.
+    """Base class of the triggers that wait for one Dataflow job.
 
     :param expected_state: "done", "running" or "drained"; None means "running" for a streaming job, otherwise "done".
-    :param log_messages: messages of the job with at least this importance are written to the task's log; None: none.
+    :param log_messages: messages of the job with at least this importance are written to the task's log; None writes
+        no messages.
     """
 
     job_arguments: ClassVar[tuple[str, ...]] = (
@@ -131,13 +135,13 @@ class FollowingTrigger(DataflowTrigger):
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt may have set."""
+        """The keys of XComs that an earlier attempt of the task may have set."""
         return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY)
 
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
-        """Wait for a job, and for jobs that replace it. Return the outcome.
+        """Wait for a job, or for the job that replaces it after an update, and return the outcome.
 
-        :raises DataflowRefused: Dataflow refuses to return the job.
+        :raises DataflowRefused: Dataflow rejected a request for the state of the job.
         """
         self._load_progress()
         followed: str | Outcome = job_id
@@ -159,7 +163,9 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
-        """Return the outcome of the job, or the id of the job that replaces it, or None to continue to wait for it."""
+        """Return the outcome of the job, the id of the job that replaces this job, or None if the task must still
+        wait.
+        """
         if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
             job = await dataflow.get(job.id)
         match interpret_state(job.state, self.expected_state, job.is_streaming):
@@ -230,7 +236,7 @@ class FollowingTrigger(DataflowTrigger):
             await self.inbox.waits.save_progress(self.current.id, progress)
 
     async def _publish_job_id(self, job_id: str) -> None:
-        """Set the XComs with the job's id and link, unless they are set already."""
+        """Set the XComs with the job's id and link, unless these XComs are set already."""
         if job_id == self._job_id:
             return
         # A job that replaces another job has its own messages.

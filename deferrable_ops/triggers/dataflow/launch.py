@@ -1,4 +1,7 @@
-"""Launches a job at most once. First looks for the job by its name, and adopts it if this wait has launched it."""
+"""Launches a Dataflow job at most once per task attempt.
+
+Before each launch, the library looks for a job with this name, and adopts the job if this task attempt launched it.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,15 @@ from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
 @dataclass(frozen=True, slots=True)
 class LaunchTimings:
-    """How often a launch is retried, and how often a job is looked for.
+    """The pauses between retries of a launch, and between requests that look for a job.
 
-    :param first_pause: seconds before the first retry of a launch; each further pause is twice as long.
-    :param longest_pause: the longest pause between two retries, in seconds.
+    :param first_pause: seconds before the first retry of a launch; the pause doubles with each further retry.
+    :param longest_pause: the longest pause between two retries of a launch, in seconds.
     :param labels_within: for how many seconds the API may return a new job without its labels.
     :param labels_every: seconds between two requests for a job's labels.
-    :param searches: how often a job is looked for if its launch got no response, because Dataflow may create it later.
-    :param search_every: seconds between two of these searches.
+    :param searches: how often the library looks for a job whose launch got no response. Dataflow may create such a job
+        some seconds after the launch.
+    :param search_every: seconds between two such searches for a job.
     """
 
     first_pause: float = 1.0
@@ -41,17 +45,17 @@ DEFAULT_TIMINGS: Final = LaunchTimings()
 
 
 class ForeignJob(DataflowError):
-    """Another job has the name of this wait's job, but this wait did not launch it."""
+    """A job with the name that this task gives its job exists already, but was not launched by this task attempt."""
 
 
 class NotAccepted(DataflowError):
-    """Dataflow did not accept the launch within `launch_timeout`."""
+    """Dataflow did not accept the launch of a job within `launch_timeout`."""
 
 
 class Launch:
-    """Launches the job of one wait.
+    """Launches the Dataflow job of one task attempt.
 
-    :param request: the whole launch request, with the job's name and the wait's label.
+    :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
     """
 
@@ -75,14 +79,14 @@ class Launch:
         self._timings = timings
 
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
-        """Return this wait's job. Launch the job if it does not exist yet.
+        """Return the job of this task attempt. Launch the job if the job does not exist yet.
 
         :param check: awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds launches are retried; None means without a limit.
-        :raises DataflowRefused: Dataflow refused the launch; a retry would be refused too.
-        :raises ForeignJob: a job with this name exists, but this wait did not launch it.
-        :raises NotAccepted: Dataflow did not accept the launch in time.
+        :param timeout: for how many seconds a launch is retried; None means without a limit.
+        :raises DataflowRefused: Dataflow refused the launch, and a retry would be refused too.
+        :raises ForeignJob: a job with this name exists already, but was not launched by this task attempt.
+        :raises NotAccepted: Dataflow did not accept the launch within `timeout`.
         """
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
         backoff = Backoff(first_pause=self._timings.first_pause, longest_pause=self._timings.longest_pause)
@@ -112,9 +116,11 @@ class Launch:
 async def find_job_of_wait(
     dataflow: Dataflow, name: str, wait_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return the newest job with this name and the wait's label, also a finished job; None if no job has the name.
+    """Return the newest job with the given name and the label of the wait; None if no job has this name.
 
-    :raises ForeignJob: jobs with this name exist, but no job has the wait's label.
+    The job may be finished.
+
+    :raises ForeignJob: jobs with the given name exist, but none of these jobs has the label of the wait.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
@@ -153,10 +159,11 @@ async def find_launched(
 
 
 async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]) -> Job:
-    """Request that a job, or the job that replaced it, is stopped. A job that is stopping or finished is not changed.
+    """Request that Dataflow stops a job, or the job that replaced this job. Ignore a job that is stopping or finished.
 
-    :param how: "drain" drains a running streaming job. Other jobs cannot be drained, so they are cancelled.
-    :return: the job after the request.
+    :param how: "cancel" or "drain". With "drain", a running streaming job is drained, and any other job is cancelled,
+        because it cannot be drained.
+    :return: the job as Dataflow returned it after the request.
     """
     while job.replaced_by is not None:
         job = await dataflow.get(job.replaced_by)

@@ -24,18 +24,18 @@ _OVERWRITTEN: Final = frozenset(
 
 
 def job_name(prefix: str, wait_id: str) -> str:
-    """Return the name of a wait's job: the prefix in its valid form, followed by a hash of the attempt.
+    """Return the name of a Dataflow job: the valid form of the prefix, followed by a hash of the task attempt.
 
-    :raises InputError: the prefix cannot be made valid.
+    :raises InputError: the prefix contains characters that a job's name must not contain.
     """
     digest = sha256(wait_id.encode()).hexdigest()[:_HASH_LENGTH]
     return f"{valid_prefix(prefix)}-{digest}"
 
 
 def valid_prefix(prefix: str) -> str:
-    """Return the prefix in lower case, with hyphens for ``_``, ``.`` and blanks, and at most 50 characters long.
+    """Return a job name prefix in lower case, with hyphens for ``_``, ``.`` and blanks, cut after 50 characters.
 
-    :raises InputError: the prefix cannot be made valid.
+    :raises InputError: the prefix contains characters that a job's name must not contain.
     """
     lowered = re.sub(r"[_.\s]", "-", prefix.strip().lower())
     short = lowered[: _NAME_LENGTH - _HASH_LENGTH - 1].rstrip("-")
@@ -49,7 +49,9 @@ def valid_prefix(prefix: str) -> str:
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: the argument `job_name`, else the body's job name, else the task's id."""
+    """Return the prefix of the job's name: the argument `job_name`, or else the job name in the body, or the task's
+    id.
+    """
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 
@@ -63,7 +65,9 @@ def build_request(
     labels: Mapping[str, str] | None,
     wait_id: str,
 ) -> dict[str, Any]:
-    """Return the whole launch request: the body with the job's name and labels, all fields in camelCase."""
+    """Return the whole launch request: the body, with the job's name and labels added, and all field names in
+    camelCase.
+    """
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
     body_labels = _pop_field(environment, "additionalUserLabels") or {}
@@ -82,10 +86,11 @@ def build_request(
 
 
 def classic_body(body: Any, given: dict[str, Any]) -> Any:
-    """Return the body of a classic launch, merged with the operator's own arguments.
+    """Return the body of a launch request for a classic template, merged with arguments of the operator.
 
-    :param given: the operator's arguments, by the API's field names in camelCase.
-    :raises InputError: a field is given twice, or the body cannot be merged.
+    :param given: arguments of the operator; the keys are the API's field names in camelCase.
+    :raises InputError: a field is given both in the body and as an argument, or the body cannot be merged with
+        arguments.
     """
     if body is None:
         return given
@@ -106,14 +111,16 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return a body's launch parameters: a field of the body if it is a whole request, otherwise the body itself."""
+    """Return the launch parameters: if the body is a whole launch request, one of its fields, otherwise the body
+    itself.
+    """
     if not _is_whole_request(body):
         return body
     return field_of(body, "launchParameter") or field_of(body, "launchParameters") or {}
 
 
 def field_of(mapping: Any, name: str) -> Any:
-    """Return a field of an API object, written in camelCase or snake_case; None if it is missing.
+    """Return a field of an API object, also if its name is written in snake_case; None if the field is missing.
 
     :param name: the field's name in camelCase.
     """

@@ -1,4 +1,7 @@
-"""Interprets the states of a Dataflow job for a task that waits for it. docs/dataflow.md has a table of the states."""
+"""Interprets the state of a Dataflow job for a task that waits for the job.
+
+docs/dataflow.md has a table of the states.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _UNDER_WAY: Final = NOT_STARTED | {
 
 
 class StateMeaning(Enum):
-    """What the state of a job means for the wait."""
+    """What the state of a Dataflow job means for the task that waits for the job."""
 
     CONTINUE = "continue"
     # The job is in the expected state or in a later state.
@@ -53,12 +56,12 @@ class StateMeaning(Enum):
 
 
 def interpret_state(state: int, expected: str | None, is_streaming: bool | None) -> StateMeaning:
-    """Return what a job's state means for the wait.
+    """Return what the state of a job means for the task that waits for the job.
 
-    :param state: the number of the API's JobState.
+    :param state: the state of the job, as a number of the API's enumeration JobState.
     :param expected: one of :data:`EXPECTED_STATES`; None means "running" for a streaming job and "done" otherwise.
-    :param is_streaming: the job's type; None if the API has not returned it, for example because the job has not
-        started.
+    :param is_streaming: whether the job is a streaming job; None if the API has not returned the job's type, for
+        example because the job has not started.
     """
     awaited = expected or ("running" if is_streaming else "done")
     if state == DONE:

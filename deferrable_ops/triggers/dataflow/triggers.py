@@ -30,13 +30,13 @@ _LAUNCH_SENT: Final = "asked"
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
-    """Launches a job once and waits for it.
+    """Launches a Dataflow job once, and waits for the job.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowFlexTemplateOperator`. Durations are in
-    seconds.
+    This trigger has the arguments of :class:`deferrable_ops.operators.dataflow.DataflowFlexTemplateOperator`, with all
+    durations in seconds.
 
     :param kind: the kind of template, "flex" or "classic".
-    :param when_killed: the operator's argument `on_kill`. It has another name here, because ``on_kill`` is a method of
+    :param when_killed: the operator's argument `on_kill`, under another name, because ``on_kill`` is a method of
         triggers.
     """
 
@@ -78,7 +78,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped if its task is killed."""
+        """Whether the job is stopped when a user ends the task."""
         return self.when_killed != "leave"
 
     def validate(self) -> None:
@@ -90,11 +90,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Launch the job, unless it was launched already. Wait for the job and return the outcome."""
+        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
         return await self.race_with_settlement(self._launch_and_follow())
 
     async def cancel(self, wait: Wait) -> None:
-        """If the job may have been launched and is not finished, cancel or drain it."""
+        """Cancel or drain the job, if the job may have been launched and is not finished."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
         if not self.cancellable or not may_be_launched:
             return
@@ -105,7 +105,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 await stop_job(dataflow, job, how)
 
     async def expired(self) -> Outcome:
-        """Return a failure: the job did not finish in time."""
+        """Return a failure, because the job did not finish before the deadline."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
         stopped = f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it keeps running"
         return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
@@ -126,7 +126,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return Success((await dataflow.get(job_id)).as_dict())
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
-        """Return the id of the job that this or an earlier run of the trigger launched; None if the wait is over."""
+        """Launch the job, unless an earlier run of this trigger launched it, and return its id; None if the wait is
+        over.
+        """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
         while self.current.launched_at is None:
@@ -170,9 +172,10 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
 
 class DataflowJobTrigger(FollowingTrigger):
-    """Waits for an existing job.
+    """Waits for an existing Dataflow job.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowJobSensor`. Durations are in seconds.
+    This trigger has the arguments of :class:`deferrable_ops.operators.dataflow.DataflowJobSensor`, with all durations
+    in seconds.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowJobTrigger"
@@ -184,7 +187,7 @@ class DataflowJobTrigger(FollowingTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped if its task is killed. It is not, because another task or system owns the job."""
+        """Return False: the job is not stopped when a user ends the task, because the task did not launch the job."""
         return False
 
     def validate(self) -> None:
@@ -199,10 +202,10 @@ class DataflowJobTrigger(FollowingTrigger):
         return await self.race_with_settlement(self._follow())
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: the task does not own the job."""
+        """Do nothing, because this task did not launch the job."""
 
     async def expired(self) -> Outcome:
-        """Return a failure: the job did not finish in time."""
+        """Return a failure, because the job did not finish before the deadline."""
         return Failure(f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s")
 
     async def _follow(self) -> Outcome:
@@ -211,10 +214,10 @@ class DataflowJobTrigger(FollowingTrigger):
 
 
 class DataflowStopTrigger(DataflowTrigger):
-    """Stops jobs and waits until they are finished.
+    """Stops Dataflow jobs, and waits until all these jobs are finished.
 
-    The arguments are those of :class:`deferrable_ops.operators.dataflow.DataflowStopJobOperator`. Durations are in
-    seconds.
+    This trigger has the arguments of :class:`deferrable_ops.operators.dataflow.DataflowStopJobOperator`, with all
+    durations in seconds.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowStopTrigger"
@@ -243,7 +246,9 @@ class DataflowStopTrigger(DataflowTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is external work to cancel. There is none, because this task only stops jobs."""
+        """Return False: when a user ends this task, there is no external work to cancel, because this task only stops
+        jobs.
+        """
         return False
 
     def validate(self) -> None:
@@ -254,14 +259,17 @@ class DataflowStopTrigger(DataflowTrigger):
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
     async def wait(self) -> Outcome:
-        """Stop the jobs and wait until they are finished. Return one job for `job_id`, a list for `job_name_prefix`."""
+        """Stop the jobs, and wait until all of them are finished.
+
+        With `job_id`, the result is one job. With `job_name_prefix`, the result is a list of jobs.
+        """
         return await self.race_with_settlement(self._stop())
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: this task has no work to cancel."""
+        """Do nothing, because this task has no external work to cancel."""
 
     async def expired(self) -> Outcome:
-        """Return a failure: the jobs did not finish in time."""
+        """Return a failure, because not all jobs finished before the deadline."""
         return Failure(f"not all jobs finished within the timeout of {self.timeout:g} s")
 
     async def _stop(self) -> Outcome:
