@@ -147,7 +147,7 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def log(self) -> Any:
-        """The logger of the task. All triggers of one class share a logger, and Airflow finds the task's log by the
+        """The logger of the task. All triggers of one class share this logger; Airflow knows the task from the
         context.
         """
         return self.logger()
@@ -164,8 +164,9 @@ class TaskTrigger(BaseTrigger):
         return environment
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates, and keep an error for :meth:`run`, because Airflow would start a worker if it was
-        raised.
+        """Render the templates. If rendering fails, keep the error, so that :meth:`run` can fail the task.
+
+        If this method raised the error, Airflow would start a worker for the task.
         """
         try:
             super().render_template_fields(context, jinja_env)
@@ -224,9 +225,7 @@ class TaskTrigger(BaseTrigger):
         return Attempt.of(ti, logical_date)
 
     async def wait_until_settled(self) -> Outcome:
-        """Wait until the inbox has an outcome of the task's wait or the wait has ended otherwise, and return the
-        outcome.
-        """
+        """Wait until the task's wait has ended in the inbox, and return the outcome of this wait."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
             if (changed := self.changes.take()) is not None:
@@ -239,7 +238,7 @@ class TaskTrigger(BaseTrigger):
         return Failure(f"the wait is {self.current.state}: a newer attempt or a user has ended it")
 
     async def on_wait_updated(self) -> None:
-        """Handle a change of the wait in the inbox, for example new progress. Called for each change."""
+        """Handle one change of the wait in the inbox, for example new progress or an outcome."""
 
     async def push_xcom(self, key: str, value: Any) -> None:
         """Set an XCom while the task waits. Without a triggerer, as in ``dag.test()`` and in tests, do nothing."""
@@ -247,9 +246,7 @@ class TaskTrigger(BaseTrigger):
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the outcome of `work`. If the inbox receives an outcome earlier, cancel `work` and return that
-        outcome.
-        """
+        """Return the outcome of `work`. If the inbox has an outcome earlier, cancel `work` and return that outcome."""
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:

@@ -163,9 +163,7 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
-        """Return the outcome of the job, the id of the job that replaces this job, or None if the task must still
-        wait.
-        """
+        """Return the outcome of the job, the id of the job that replaces it, or None if the task must wait longer."""
         if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
             job = await dataflow.get(job.id)
         match interpret_state(job.state, self.expected_state, job.is_streaming):

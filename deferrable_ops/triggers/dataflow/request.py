@@ -49,9 +49,7 @@ def valid_prefix(prefix: str) -> str:
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: the argument `job_name`, or else the job name in the body, or the task's
-    id.
-    """
+    """Return the prefix of the job's name: `job_name`, or the job name in the body, or the task's id."""
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 
@@ -65,9 +63,7 @@ def build_request(
     labels: Mapping[str, str] | None,
     wait_id: str,
 ) -> dict[str, Any]:
-    """Return the whole launch request: the body, with the job's name and labels added, and all field names in
-    camelCase.
-    """
+    """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase."""
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
     body_labels = _pop_field(environment, "additionalUserLabels") or {}
@@ -111,9 +107,7 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return the launch parameters: if the body is a whole launch request, one of its fields, otherwise the body
-    itself.
-    """
+    """Return the launch parameters: the whole body, or one field of the body if the body is a whole launch request."""
     if not _is_whole_request(body):
         return body
     return field_of(body, "launchParameter") or field_of(body, "launchParameters") or {}

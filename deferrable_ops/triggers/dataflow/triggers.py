@@ -126,7 +126,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return Success((await dataflow.get(job_id)).as_dict())
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
-        """Launch the job, unless an earlier run of this trigger launched it, and return its id; None if the wait is
+        """Return the job's id, after launching the job if no earlier run of this trigger did so; None if the wait is
         over.
         """
         if self.current.launched_at is None:
@@ -246,9 +246,7 @@ class DataflowStopTrigger(DataflowTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Return False: when a user ends this task, there is no external work to cancel, because this task only stops
-        jobs.
-        """
+        """Return False: this task only stops jobs, so there is no external work to cancel when a user ends the task."""
         return False
 
     def validate(self) -> None:

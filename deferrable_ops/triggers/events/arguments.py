@@ -1,4 +1,4 @@
-"""Parses the arguments of a wait for events: the events, the DAG run's times, and the end of the next data interval."""
+"""Parses the arguments of a task that waits for events: the events, the DAG run's times, and the next data interval."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from deferrable_ops.plain_data import plain_copy
 
 
 def parse_events(events: Any) -> dict[str, Specification]:
-    """Return the specifications in an operator's rendered ``events``, by name.
+    """Return the event specifications in an operator's rendered argument ``events``, by event name.
 
-    :raises InputError: a specification is wrong; the message names it and the fix.
+    :raises InputError: an event specification is wrong; the message names the specification and the fix.
     """
     if not isinstance(events, Mapping):
         raise InputError(
@@ -48,7 +48,7 @@ def _intern_texts(value: Any) -> Any:
 class RunTimes:
     """The start and the data interval of a DAG run. A run without a logical date has no data interval.
 
-    :param start: None if Airflow did not provide it.
+    :param start: when the DAG run started; None if Airflow did not provide the start.
     """
 
     start: datetime | None = None
@@ -57,16 +57,16 @@ class RunTimes:
 
     @classmethod
     def of(cls, dag_run: Any) -> RunTimes:
-        """Return the times of a DAG run. Airflow has several DAG run classes, all with these attributes."""
+        """Return the times of a DAG run. The object can be of any of Airflow's DAG run classes."""
         return cls(dag_run.start_date, dag_run.data_interval_start, dag_run.data_interval_end)
 
     @classmethod
     def from_json(cls, data: Mapping[str, str | None]) -> RunTimes:
-        """Return the times that :meth:`as_json` has converted into a JSON object."""
+        """Return the RunTimes that :meth:`as_json` has converted into a JSON object."""
         return cls(*(_moment(data.get(name)) for name in cls.__slots__))
 
     def as_json(self) -> dict[str, str | None]:
-        """Return the times as a JSON object."""
+        """Return the start and the data interval of the DAG run as a JSON object."""
         moments: list[datetime | None] = [getattr(self, name) for name in self.__slots__]
         return {
             name: None if moment is None else moment.isoformat()
@@ -80,8 +80,9 @@ def parse_next_interval_end(
     """Return the latest deadline of a wait with ``until_next_interval=True``: the end of the next data interval.
 
     :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
-    :param run_start: the DAG run's start. It replaces the data interval if the run has none.
-    :raises InputError: the end cannot be determined.
+    :param run_start: the DAG run's start, which is used instead of the data interval if the DAG run has no data
+        interval.
+    :raises InputError: the end of the next data interval cannot be determined.
     """
     schedule = interval.get("cron")
     if schedule is None and interval.get("seconds") is not None:
@@ -102,9 +103,9 @@ def parse_next_interval_end(
 
 
 def check_payload(payload: Any) -> None:
-    """Check the payload of an event to publish to a channel.
+    """Check the payload of an event that a task publishes to a channel.
 
-    :raises InputError: the payload is not a JSON value that the inbox can store, or it is too large.
+    :raises InputError: the payload is too large, or is not a JSON value that the inbox can store.
     """
     plain_copy("payload=", payload)
     body = json.dumps(payload).encode()

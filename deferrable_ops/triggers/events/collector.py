@@ -1,10 +1,10 @@
-"""Collects the events of one wait.
+"""Collects the events for one waiting task.
 
-Events of channels and queues arrive in commit order, through the inbox's feed. For Kafka topics, each wait reads from
-its own offset. So a record may already be stored for another wait, although this wait has not yet read the records
-before that record. To keep the order of each partition, a wait counts records in the order in which it reads them.
-After a restart, the records that the wait had read before are replayed from the inbox, up to the offsets stored for the
-wait.
+The inbox delivers events of channels and SQS queues in the order of their commits. For Kafka topics, each wait reads
+from its own offset. So the inbox may already contain a Kafka record that one wait has read, while another wait has not
+yet read earlier records of the same partition. To keep the order of each partition, a wait processes Kafka records in
+the order in which this wait reads them. After a restart, the wait processes again the Kafka records in the inbox that
+it had read before the restart, up to its stored offsets.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ _NO_OFFSETS: Final[Mapping[str, Any]] = {}
 
 
 class EventCollector:
-    """Collects the events of one wait until its condition is true.
+    """Collects the events for one waiting task until the condition of this task is true.
 
-    The Kafka and SQS upstreams report problems to the collector, which implements their listener interfaces.
+    The collector implements the listener interfaces of the Kafka and SQS clients, which report problems to it.
 
-    :param specifications: the specifications by event name.
-    :param since: seconds since the epoch. Events with an earlier ``time`` are ignored.
-    :param latest: the deadline, in seconds since the epoch. Events that the inbox received later are ignored.
-    :param changes: the subscription to wake when there are events to collect.
-    :ivar specifications: the specifications in the order of the names.
+    :param specifications: the event specifications, by event name.
+    :param since: a time in seconds since the epoch. Events with a ``time`` before `since` are ignored.
+    :param latest: the deadline in seconds since the epoch. Events that the inbox received after this deadline are
+        ignored.
+    :param changes: the subscription of the wait, which the collector wakes when there are events to collect.
+    :ivar specifications: the event specifications, in the same order as the event names.
     :ivar failed_because: why the wait must fail; None while the wait may continue.
     """
 
@@ -94,25 +95,24 @@ class EventCollector:
 
     @property
     def named_specifications(self) -> Iterator[tuple[str, Specification]]:
-        """The event names with their specifications.
+        """Pairs of an event name and its specification.
 
-        They are not stored as a dict, to save memory: there are thousands of waits.
+        These pairs are not stored as a dict, to save memory, because one process may have thousands of waits.
         """
         return zip(self.received.names, self.specifications, strict=True)
 
     def resume_from(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
-        """Replay the records of a Kafka topic that were read before a restart. They are taken from the inbox.
+        """Process again the records of a Kafka topic that this wait had read before a restart, from the inbox.
 
-        :param offsets: by partition, the offset at which reading resumes. None: replay all records of the topic in the
-            inbox.
-        :param upto: the number of the newest event in the inbox. All of these records have this number or a lower
-            number.
+        :param offsets: the offset of each partition at which reading from Kafka resumes. With None, all records of the
+            topic in the inbox are processed.
+        :param upto: the number of the newest event in the inbox; no record with a higher number is processed again.
         """
         self._resumed = {**self._resumed, source: offsets}
         self._replay, self._replay_upto = [], max(upto, self._replay_upto)
 
     def follow(self, feed: Feed) -> AbstractContextManager[Any]:
-        """Receive new events of this wait's channels and queues from the inbox, while the ``with`` statement lasts."""
+        """Receive new events of this wait's channels and SQS queues from the inbox during the ``with`` statement."""
         self._has_followed = True
         sources = self._followed_sources()
         if not sources:
@@ -132,14 +132,17 @@ class EventCollector:
         return self._follower
 
     def add_record(self, commit: AppendResult, event: Event) -> None:
-        """Add a stored Kafka record that was read for this wait. Add the records of a partition in order."""
+        """Add a Kafka record that was read for this wait and is stored in the inbox.
+
+        The caller must add the records of a partition in the order of their offsets.
+        """
         if self._records is None:
             self._records = []
         self._records.append((commit, event))
         self._changes.wake()
 
     async def collect(self, events: Events) -> bool:
-        """Count the events that have arrived. Return whether any of them matched."""
+        """Process the events that arrived since the last call. Return whether at least one of these events matched."""
         matched = False
         if self._follower is not None:
             if self._follower.has_some:
@@ -152,7 +155,7 @@ class EventCollector:
         return await self._count_records(events) or matched
 
     async def drain(self, events: Events, wait_id: str) -> None:
-        """Count all events that the inbox has for this wait now. Events that arrive later are ignored."""
+        """Process all events that the inbox contains for this wait now, and ignore events that arrive later."""
         if not self._has_followed:
             for source in {one.source for one in self.specifications if _is_kafka(one)}:
                 self.resume_from(source, await events.position_of(source, wait_id))
@@ -163,12 +166,12 @@ class EventCollector:
         await self._count_records(events)
 
     def warn(self, warning: str) -> None:
-        """Add a warning. The wait writes it to the task's log, because nothing else can write to that log."""
+        """Keep a warning until the trigger writes the warning to the task's log."""
         self._warnings = (*self._warnings, warning)
         self._changes.wake()
 
     def take_warnings(self) -> tuple[str, ...]:
-        """Return the warnings since the last call."""
+        """Return the warnings that were added since the last call of this method."""
         warnings, self._warnings = self._warnings, ()
         return warnings
 
@@ -203,7 +206,10 @@ class EventCollector:
         return matched
 
     async def _count_records(self, events: Events) -> bool:
-        """Count the Kafka records read for this wait. Before each record, count earlier events of other sources."""
+        """Process the Kafka records that were read for this wait.
+
+        Before each record, process the events of other sources that were committed to the inbox before this record.
+        """
         matched = False
         others = {one.source for one in self.specifications if not _is_kafka(one)}
         while self._records and self._replay is None:
@@ -241,7 +247,7 @@ def _is_kafka(specification: Specification) -> bool:
 
 
 def _was_read_before(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bool:
-    """Return whether a Kafka record is before the offset at which reading resumes. Without offsets, return True."""
+    """Return whether a Kafka record is before the offset at which reading resumes; True if `offsets` is None."""
     if offsets is None:
         return True
     partition, offset = _position(kept)
@@ -249,12 +255,13 @@ def _was_read_before(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bo
 
 
 def _in_partition_order(kept: Sequence[StoredEvent]) -> Iterator[tuple[int, StoredEvent]]:
-    """Yield order numbers and events, with the records of each Kafka partition sorted by offset.
+    """Return pairs of a number and an event, in which the records of each Kafka partition are sorted by offset.
 
-    Several waits read a partition, each from its own offset, so the records of a partition may be stored out of order.
-    Only these records change places with each other. All other events keep their places.
+    The inbox may contain the records of a partition in another order than Kafka, because several waits read the
+    partition, each from its own offset. Events that are not Kafka records stay at their position in the sequence. The
+    numbers ascend, as in `kept`.
 
-    :param kept: the events in commit order.
+    :param kept: the events in the order of their commits to the inbox.
     """
     partitions: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, one in enumerate(kept):

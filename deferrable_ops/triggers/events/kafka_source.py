@@ -1,4 +1,4 @@
-"""Reads Kafka topics into the inbox. Each wait reads from the offsets that it has reached."""
+"""Reads records of Kafka topics and stores them in the inbox. Each wait reads a topic from its own offsets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
 
 
 async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Await `body` while a topic is read for a wait.
+    """Await `body` while the records of a Kafka topic are read for a wait.
 
-    This is a plain coroutine, because a generator-based context manager would need 1 kB for each of thousands of waits.
+    This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
+    of waits.
 
-    :param request: the request. Its specifications are :class:`~deferrable_ops.events.KafkaEvent` of one topic.
-    :raises ConfigurationError: the extra ``kafka`` or the connection is missing, or one of its settings is wrong.
+    :param request: the request of a wait to read a topic. All of its specifications are KafkaEvents of this topic.
+    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or has a wrong
+        setting.
     """
     events, collector = request.inbox.events, request.collector
     wanted = cast("tuple[KafkaEvent, ...]", request.specifications)

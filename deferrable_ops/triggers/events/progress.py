@@ -1,4 +1,4 @@
-"""Reports which events a wait for several events has received and which are missing."""
+"""Reports which events a waiting task has received, and which events are missing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _pushing = Throttle(1)
 
 
 class ProgressReporter:
-    """Reports the progress of one wait to its log, to an XCom and to the inbox.
+    """Writes the progress of one waiting task to the task's log, to an XCom and to the inbox.
 
-    After a restart, the wait resumes from the progress in the inbox. The first report follows soon after the start of
-    the ``with`` statement. Further reports follow after calls of :meth:`report_soon`. After the ``with`` statement,
-    only :meth:`push_final` reports.
+    After a restart, the trigger resumes from the progress in the inbox. The first report is written about 2 s after
+    the start of the ``with`` statement. Further reports are written after calls of :meth:`report_soon`. After the end
+    of the ``with`` statement, only :meth:`push_final` reports progress.
 
-    :param stores_state: whether to store the state of `received` in the inbox, to resume from it after a restart.
+    :param stores_state: whether the state of `received` is stored in the inbox, so that the trigger can resume from it
+        after a restart.
     """
 
     # To save memory, these are attributes of the class: there is an object for each of thousands of waits.
@@ -53,7 +54,7 @@ class ProgressReporter:
         self._timer: asyncio.TimerHandle | None = None
 
     def report_soon(self) -> None:
-        """Report the progress soon, at most once every :attr:`report_every` seconds."""
+        """Report the progress as soon as the last report is at least :attr:`report_every` seconds old."""
         if self._timer is None:
             self._report_in(max(0.0, self._reported_at + self.report_every - time.monotonic()))
 
@@ -62,13 +63,13 @@ class ProgressReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop reporting, because another attempt may have started to report."""
+        """Stop reporting, because a newer attempt of the task may already report its progress."""
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
 
     async def push_final(self) -> None:
-        """Push the final progress to the XCom, if an earlier progress was pushed."""
+        """Push the final progress to the XCom ``progress``, if this XCom was pushed before and is outdated."""
         if self._pushed is not None and self._pushed != self._received.progress():
             await self._push()
 

@@ -1,4 +1,4 @@
-"""Routes each event of the inbox to the waits of this process that match it. All waits share the match indexes."""
+"""Routes each new event of the inbox to the waits of this process whose specifications match the event."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deferrable_ops.inbox.watcher import Subscription
 
 
 class WaitFollower(Follower):
-    """Follows the events that match one wait's specifications, for the duration of a ``with`` statement.
+    """Receives the events that match the specifications of one wait, during a ``with`` statement.
 
-    The follower wakes the wait's subscription, so a wait needs no second asyncio task that waits for events.
+    The follower wakes the subscription of the wait, so that a wait needs no second asyncio task for events.
 
-    :param since: seconds since the epoch. Earlier events are ignored.
-    :param after: the number of the last event that the wait has counted.
-    :param changes: the subscription to wake whenever :meth:`next` would return events.
-    :param wakes_when_live: whether to wake `changes` also at the moment when all stored events have been delivered.
+    :param since: a time in seconds since the epoch. Events before this time are ignored.
+    :param after: the number of the last event that the wait has processed.
+    :param changes: the subscription of the wait, which is woken when :meth:`next` can return events at once.
+    :param wakes_when_live: whether `changes` is also woken when all stored events have been delivered.
     """
 
     __slots__ = ("_changes", "_routes", "_specifications", "_wakes_when_live")
@@ -55,11 +55,11 @@ class WaitFollower(Follower):
 
     @property
     def has_some(self) -> bool:
-        """Whether :meth:`next` would return at once."""
+        """Whether the follower has events, so that :meth:`next` returns at once."""
         return bool(self._pending)
 
     def offer(self, event: StoredEvent) -> bool:
-        """Queue the next event, and wake the wait."""
+        """Add an event to the queue of the follower, and wake the subscription of the wait."""
         had_room = super().offer(event)
         if self._pending:
             self._changes.wake()
@@ -73,18 +73,18 @@ class WaitFollower(Follower):
 
 
 class Routes:
-    """The match indexes of all waits of a process, one for each source."""
+    """For each source, an index that finds the waits of this process whose specifications match an event."""
 
     def __init__(self) -> None:
         self._indexes: dict[str, MatchIndex[WaitFollower]] = {}
 
     def add(self, follower: WaitFollower, specification: Specification) -> None:
-        """Route the events that match a specification to a follower."""
+        """From now on, route events that match a specification to a follower."""
         index = self._indexes.setdefault(specification.source, MatchIndex())
         index.add(follower, specification.match)
 
     def discard(self, follower: WaitFollower, specification: Specification) -> None:
-        """Stop routing the events that match a specification to a follower."""
+        """No longer route events that match a specification to a follower."""
         index = self._indexes.get(specification.source)
         if index is not None:
             index.discard(follower, specification.match)
@@ -92,13 +92,13 @@ class Routes:
                 del self._indexes[specification.source]
 
     def followers(self, kept: StoredEvent) -> Iterable[WaitFollower]:
-        """Return the followers with a specification that an event matches. Never raises."""
+        """Return the followers with a specification that an event matches. This method never raises an exception."""
         index = self._indexes.get(kept.source)
         return () if index is None else index.find(to_event(kept))
 
 
 def to_event(kept: StoredEvent) -> Event:
-    """Convert an event of the inbox into the event that its source delivered."""
+    """Convert a row of the inbox table of events into an Event."""
     return Event(kept.source, kept.dedupe_key, kept.time, kept.payload, kept.attributes)
 
 

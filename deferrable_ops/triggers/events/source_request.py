@@ -1,4 +1,4 @@
-"""A wait's request to read one source."""
+"""The request of one wait to read one source: a channel, a Kafka topic or an SQS queue."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from deferrable_ops.triggers.events.collector import EventCollector
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """A wait's request to read one source.
+    """The request of one wait to read one source: a channel, a Kafka topic or an SQS queue.
 
-    :param inbox: the inbox to which the source appends its events, with ``Events.append_all``.
-    :param wait_id: identifies the wait. The id stays the same after a restart. The offsets that the wait has reached
-        are stored under this id.
-    :param is_new: whether the wait was registered just now. A new wait has no stored offsets.
-    :param specifications: the wait's specifications for this source; at least one.
-    :param since: seconds since the epoch. The wait needs no earlier events.
-    :param collector: the wait's collector. The source reports warnings and failures to it.
+    :param inbox: the inbox in which the events of the source are stored, with ``Events.append_all``.
+    :param wait_id: the id of the wait, which stays the same after a restart. Kafka offsets are stored under this id.
+    :param is_new: whether the wait was registered just now. A new wait has no stored Kafka offsets.
+    :param specifications: the event specifications of the wait for this source; at least one.
+    :param since: a time in seconds since the epoch. The wait does not need events before this time.
+    :param collector: the EventCollector of the wait, to which the reader of the source reports warnings and failures.
     """
 
     inbox: Inbox
@@ -31,5 +30,5 @@ class SourceRequest:
 
     @property
     def specification(self) -> Specification:
-        """The first specification, which identifies the source."""
+        """The first of the event specifications, which identifies the source."""
         return self.specifications[0]

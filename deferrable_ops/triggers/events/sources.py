@@ -1,4 +1,4 @@
-"""Reads the sources of a wait while the wait collects its events."""
+"""Reads the sources of a wait (channels, Kafka topics and SQS queues) while the wait collects its events."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
 
 
 def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Outcome]:
-    """Return an awaitable that awaits `body` while the requested sources are read. It returns the body's outcome.
+    """Return an awaitable that reads the requested sources until `body` is done, and that returns the outcome of
+    `body`.
 
-    This is not a coroutine function, because each coroutine costs memory, and there are thousands of waits.
+    This function is not a coroutine function, because each further coroutine costs memory for each of thousands of
+    waits.
 
-    :raises InputError: this version cannot read one of the sources.
-    :raises ConfigurationError: raised by the awaitable. An extra or a connection is missing, or a setting of the
-        connection is wrong.
+    :raises InputError: this version of the library cannot read one of the sources.
+    :raises ConfigurationError: when the result is awaited: an extra is not installed, or a connection is missing or
+        has a wrong setting.
     """
     # Wrap in reverse order, so that the first source is the outermost body and is read first.
     for request in reversed(list(requests)):

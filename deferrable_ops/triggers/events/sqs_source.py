@@ -1,4 +1,7 @@
-"""Reads SQS queues into the inbox while a wait needs them. All messages are stored, even if no wait matches them."""
+"""Reads SQS queues as long as a wait needs them, and stores all their messages in the inbox.
+
+Messages are also stored if no wait has a matching specification.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,14 @@ _last_polls: Final[dict[tuple[asyncio.AbstractEventLoop, str | None, str], async
 
 
 async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Await `body` while a queue is polled for a wait.
+    """Await `body` while an SQS queue is polled for a wait.
 
-    This is a plain coroutine, because a generator-based context manager would need 1 kB for each of thousands of waits.
+    This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
+    of waits.
 
-    :param request: the request. Its specifications are :class:`~deferrable_ops.events.SqsEvent` of one queue.
-    :raises ConfigurationError: the extra ``sqs`` or the connection is missing, or one of its settings is wrong.
+    :param request: the request of a wait to read a queue. All of its specifications are SqsEvents of this queue.
+    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or has a wrong
+        setting.
     """
     event = cast("SqsEvent", request.specification)
     async with use_sqs(event.aws_conn_id) as pollers:
@@ -47,10 +52,10 @@ async def _store(events: Events, messages: Sequence[Event]) -> None:
 
 
 async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
-    """If no other wait needs the queue, let the current poll finish in the background. That takes up to 20 s.
+    """If no other wait needs the queue, let the current poll of the queue finish in the background, for up to 20 s.
 
-    If the poll were aborted, SQS would not notice it. SQS would deliver the next message to the aborted poll, and so
-    hide this message from the next wait.
+    SQS does not notice when a client aborts a poll. SQS would deliver the next message to the aborted poll, and the
+    next wait would not receive this message until its visibility timeout is over.
     """
     key = asyncio.get_running_loop(), event.aws_conn_id, event.source
     if key not in _last_polls and not pollers.has_readers(event):
@@ -59,7 +64,7 @@ async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
 
 
 async def _keep_open(event: SqsEvent) -> AsyncExitStack:
-    """Use the inbox and the connection, so that they stay open when the last wait stops using them."""
+    """Open the inbox and the AWS connection once more, so that both stay open after the last wait has ended."""
     users = AsyncExitStack()
     await users.enter_async_context(use_inbox(retry_timeout=NO_RETRY_TIMEOUT))
     await users.enter_async_context(use_sqs(event.aws_conn_id))

@@ -29,14 +29,15 @@ _NO_PROGRESS: Final = nullcontext()
 class EventsTrigger(TaskTrigger):
     """Waits until the received events fulfil a condition.
 
-    The arguments are those of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
+    This trigger has the arguments of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
-    :param events: the specifications by name, each as returned by ``specification_to_json``.
-    :param cron: the timeout, if it is a cron expression.
+    :param events: the event specifications by event name, each in the form that ``specification_to_json`` returns.
+    :param cron: the argument `timeout` of the operator, if this argument is a cron expression.
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
     :param timezone: the name of the DAG's timezone.
-    :param single: whether the wait is for one event. If it is, the result is this event, not a dict of events by name.
+    :param single: whether the task waits for one event. With True, the result is this event; with False, the result is
+        a dict of events by name.
     :param run_times: the DAG run's start and data interval, if a worker deferred the task. None if the scheduler
         deferred the task, because Airflow then gives the trigger its task instance with the DAG run.
     """
@@ -93,12 +94,12 @@ class EventsTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """False, because a wait for events launches no external work."""
+        """Return False, because a wait for events launches no external work."""
         return False
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of the XComs that an earlier attempt may have pushed."""
+        """The keys of the XComs that an earlier attempt of the task may have pushed."""
         return super().xcoms_to_clear if self.single else (*super().xcoms_to_clear, PROGRESS)
 
     def validate(self) -> None:
@@ -117,7 +118,9 @@ class EventsTrigger(TaskTrigger):
             check_timeout(self.cron)
 
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return the wait to register. Its deadline may depend on the DAG's timezone and schedule.
+        """Return the data with which an attempt's wait is registered in the inbox.
+
+        The deadline of the wait may depend on the DAG's timezone and schedule.
 
         :raises InputError: ``until_next_interval`` is set, and the end of the next data interval is unknown.
         """
@@ -133,7 +136,7 @@ class EventsTrigger(TaskTrigger):
         return replace(new, timeout=max(0.0, min(new.timeout, (moment - now).total_seconds())))
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the classpath and the kwargs that recreate this trigger."""
+        """Return the classpath and the kwargs from which Airflow creates this trigger."""
         classpath, kwargs = super().serialize()
         wanted = (
             self._parsed_events if self._collector is None else dict(self._collector.named_specifications)
@@ -143,7 +146,7 @@ class EventsTrigger(TaskTrigger):
         return classpath, kwargs
 
     async def wait(self) -> Outcome:
-        """Collect events until the condition is true, and return them."""
+        """Collect events until the condition is true, and return an outcome with these events."""
         self._prepare()
         await self._log_what_is_awaited()
         outcome = await while_reading(self._source_requests(), self._collect_until_done)

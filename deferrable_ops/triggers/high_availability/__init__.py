@@ -1,4 +1,4 @@
-"""The triggers of a check and of its gates."""
+"""The triggers of a HighAvailabilityOperator and of its gates."""
 
 from deferrable_ops.triggers.high_availability.triggers import (
     HighAvailabilityGateTrigger,

@@ -1,4 +1,4 @@
-"""Runs a check in a triggerer, with a timeout: a coroutine on the event loop, any other callable in a thread."""
+"""Runs a check in a triggerer with a timeout. A coroutine runs on the event loop, any other callable in a thread."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _abandoned: set[asyncio.Task[Any]] = set()
 
 
 class CheckRunner:
-    """Loads and runs a check.
+    """Imports a check and runs it.
 
     :param path: the dotted path of a function, or of a class whose instances are callable.
-    :param op_args: positional arguments of the function or the class.
-    :param op_kwargs: keyword arguments of the function or the class.
-    :param timeout: seconds for each call.
+    :param op_args: positional arguments of the function, or of the class when it is instantiated.
+    :param op_kwargs: keyword arguments of the function, or of the class when it is instantiated.
+    :param timeout: the timeout of each call of the check, in seconds.
     :param log: the task's log.
     """
 
@@ -55,7 +55,7 @@ class CheckRunner:
         self._function: Callable[..., Any]
 
     async def load(self) -> None:
-        """Import the check in a thread, because an import may block for seconds.
+        """Import the check in a thread, because an import may block the event loop for seconds.
 
         :raises InputError: the check cannot be imported, or its class cannot be instantiated.
         """
@@ -81,9 +81,11 @@ class CheckRunner:
         self._function = found
 
     async def __call__(self, context: Mapping[str, Any]) -> CheckResult:
-        """Run the check once and return its result. A check that raises or times out is FAIL/RETRIGGER.
+        """Run the check once and return its result.
 
-        :raises AirflowSkipException: the check raised it.
+        If the check raises an exception or times out, the result is FAIL/RETRIGGER.
+
+        :raises AirflowSkipException: the check raised this exception.
         """
         call = functools.partial(
             self._function,
@@ -137,7 +139,7 @@ class CheckRunner:
 
 
 def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
-    """Return the context of a check in a triggerer."""
+    """Return the values of Airflow's context that a check can use in a triggerer."""
     ti = _TaskInstance(
         id=attempt.ti_id,
         dag_id=attempt.dag_id,
@@ -151,7 +153,7 @@ def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dic
 
 class _TaskInstance(SimpleNamespace):
     def xcom_pull(self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1) -> Any:
-        """Return one XCom of this run. Airflow's own method would hang, because it does not work in a triggerer."""
+        """Return one XCom of this DAG run. Airflow's own ``xcom_pull`` would hang in a triggerer."""
         from airflow.sdk.execution_time.xcom import XCom
 
         return XCom.get_one(
@@ -160,7 +162,7 @@ class _TaskInstance(SimpleNamespace):
 
 
 class _Timed:
-    """A coroutine that logs a warning when it blocks the event loop, which stops every trigger of the process."""
+    """Awaits a coroutine, and logs a warning if the coroutine blocks the event loop and thus all other triggers."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], log: Any) -> None:
         self._coroutine = coroutine

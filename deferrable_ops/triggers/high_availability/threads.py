@@ -1,4 +1,4 @@
-"""Runs checks that are not coroutines in threads. A check may hang, and its thread cannot be killed."""
+"""Runs checks that are not coroutines in threads. If a check hangs, its thread cannot be killed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 
 
 class TooManyHangingChecks(Exception):
-    """Too many checks hang in this process, so no more are started."""
+    """Too many checks hang in threads of this process, so no further check is started."""
 
 
 async def call_in_thread(
     function: Callable[[], Any], timeout: float, *, always: bool = False, max_hanging: int = MAX_HANGING
 ) -> Any:
-    """Call a function in a thread. Return its return value, or raise its exception, including SystemExit.
+    """Call a function in a thread. Return the function's return value, or raise its exception, including SystemExit.
 
-    At most 64 calls run at once. Other calls wait for a slot, and their timeout starts when they have the slot. A call
-    that times out gives its slot back, but its thread continues.
+    At most 64 calls run at once. Further calls wait, and their timeout starts when they are started. After a timeout,
+    the thread of the call continues, but another call can be started.
 
-    :param timeout: seconds.
-    :param always: call the function even if too many calls hang.
-    :param max_hanging: the number of hanging calls at which no more calls are started.
-    :raises TimeoutError: the function did not return in time.
-    :raises TooManyHangingChecks: `max_hanging` earlier calls have timed out and not returned yet.
+    :param timeout: the timeout of the call, in seconds.
+    :param always: whether the function is called even if too many calls hang.
+    :param max_hanging: the number of hanging calls at which no further call is started.
+    :raises TimeoutError: the function did not return within `timeout` seconds.
+    :raises TooManyHangingChecks: `max_hanging` earlier calls have timed out and still occupy their threads.
     """
     loop = asyncio.get_running_loop()
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):
@@ -69,13 +69,13 @@ class _Call:
         self._has_ended = False
 
     def abandon(self) -> None:
-        """Count the call as hanging, unless it has ended."""
+        """Count the call as hanging, unless the function has returned."""
         with _counting:
             if not self._has_ended:
                 _hanging.add(self)
 
     def run(self) -> None:
-        """Call the function and pass the outcome to the event loop."""
+        """Call the function, and pass its return value or its exception to the event loop."""
         try:
             value, error = self._function(), None
         except BaseException as raised:

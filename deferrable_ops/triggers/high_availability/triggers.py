@@ -1,4 +1,4 @@
-"""The triggers for high availability: for the check, for the pause between checks on a worker, and for the gates."""
+"""The triggers of HighAvailabilityOperator: for checks, for the pause between two checks on a worker, and for gates."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
 class HighAvailabilityTrigger(TaskTrigger):
-    """Runs a check repeatedly until its result, a limit or the timeout ends the checks.
+    """Runs a check repeatedly, until a result of the check, a limit or the timeout ends the task.
 
-    :param check: the dotted path of the check.
-    :param op_args: positional arguments of the check. `op_args`, `op_kwargs` and `templates_dict` are as for a
-        PythonOperator.
-    :param check_timeout: seconds for one check.
-    :param rules: the JSON object of :meth:`CheckRules.as_json`.
-    :param soft_fail: skip the task at the timeout.
-    :param run_facts: the JSON object of :meth:`RunFacts.as_json` if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger the run's context.
+    :param check: the dotted path of the check function.
+    :param op_args: positional arguments of the check; `op_args`, `op_kwargs` and `templates_dict` have the same
+        meaning as for a PythonOperator.
+    :param check_timeout: the timeout of one check, in seconds.
+    :param rules: the JSON object that :meth:`CheckRules.as_json` returned, with limits, thresholds and intervals.
+    :param soft_fail: whether the task is skipped when the timeout is over.
+    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred the task. None if
+        the scheduler deferred the task, because Airflow then gives the trigger the DAG run's context.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -77,25 +77,25 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is work to cancel. There is none, because a check launches nothing."""
+        """Return False, because a check launches no external work that could be cancelled."""
         return False
 
     async def wait(self) -> Outcome:
-        """Run checks until a result, a limit or the timeout ends them. Return the outcome."""
+        """Run checks until a result, a limit or the timeout ends the task, and return the outcome."""
         return await self.race_with_settlement(self.poll())
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: a check launches nothing."""
+        """Do nothing, because a check launches no external work."""
 
     async def expired(self) -> Outcome:
-        """Return the outcome of a task whose timeout is over."""
+        """Return the outcome of the task after its timeout is over."""
         if self.soft_fail:
             return Skip("the timeout is over, and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
         return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
 
     async def poll(self) -> Outcome:
-        """Poll the check and return the outcome."""
+        """Run the check in each interval until the task can end, and return the outcome."""
         facts = run_facts_of(self)
         evaluator = self.evaluator(facts, self.current.progress)
         check = CheckRunner(
@@ -122,19 +122,19 @@ class HighAvailabilityTrigger(TaskTrigger):
         return self.end(decision)
 
     def end(self, decision: Decision) -> Success:
-        """Return the outcome of a decision."""
+        """Return the task's outcome, which contains the final result and action of the checks."""
         self.log.info("The checks ended as %s/%s: %s", *decision)
         return Success(decision.as_json())
 
     def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
-        """Return the evaluator of the checks, restored from a stored state."""
+        """Return the object that evaluates the results of the checks, with its state from the inbox."""
         return CheckEvaluator(
             self.current.attempt.task_id, facts, CheckRules.from_json(self.rules or {}), state
         )
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
-    """Waits until the next check, which runs on a worker because no triggerer can import it.
+    """Waits until the next check is due. The check then runs on a worker, because no triggerer can import the check.
 
     :param until: the time of the next check, in seconds since the epoch.
     """
@@ -149,19 +149,20 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
         return path, {"until": self.until}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep until the next check is due and the worker that ran the last check has exited."""
+        """Sleep until the next check is due, but at least until the worker that ran the last check has exited."""
         earliest = 0.0 if self.task_instance is None else RESUME_AFTER_DEFER
         await asyncio.sleep(max(earliest, self.until - time.time()))
         yield TriggerEvent({"check": "due"})  # type: ignore[no-untyped-call]
 
 
 class HighAvailabilityGateTrigger(TaskTrigger):
-    """Ends a gate: a task that succeeds or fails if its check ended with the gate's result and action.
+    """Skips the task of a gate, unless the check ended with the given `result` and `action`.
 
     :param check_task_id: the task id of the check.
-    :param result: the result of this gate, ``"pass"`` or ``"fail"``.
-    :param action: the action of this gate, ``"stop"`` or ``"retrigger"``; None means both.
-    :param fails: if True, the gate fails when it runs; otherwise it succeeds.
+    :param result: the result with which the check must have ended, ``"pass"`` or ``"fail"``.
+    :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
+        action.
+    :param fails: if True, a task that is not skipped fails; otherwise such a task succeeds.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -185,11 +186,11 @@ class HighAvailabilityGateTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether there is work to cancel. There is none, because a gate launches nothing."""
+        """Return False, because a gate launches no external work that could be cancelled."""
         return False
 
     async def wait(self) -> Outcome:
-        """Return the outcome of the gate. A gate starts only after its check has ended."""
+        """Return the outcome of the gate. The check has already ended, because the gate is downstream of the check."""
         check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
@@ -208,7 +209,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: a gate launches nothing."""
+        """Do nothing, because a gate launches no external work."""
 
     async def _decision_of_task_state(self, outcome: Outcome | None) -> tuple[Result, Action] | None:
         match outcome:

@@ -1,1 +1,1 @@
-"""What all triggers of a process share: throttling, the end of a task, cancellation and background work."""
+"""Functions for all triggers of a process: they end tasks, cancel external work and do background work."""

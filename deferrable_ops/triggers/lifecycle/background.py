@@ -1,4 +1,4 @@
-"""Background work of a triggerer: prune the inbox, find tasks that ended, and cancel their external work."""
+"""Background work of a triggerer: delete old rows of the inbox, find ended tasks, and cancel their external work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _detached: set[asyncio.Task[None]] = set()
 
 
 def start() -> None:
-    """Start the background work of this event loop, if it does not run. The inbox stays open until the loop ends."""
+    """Start the background work of this event loop, unless it runs already.
+
+    The background work keeps the inbox open until the event loop ends.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _running or _running[loop].done():
         # Airflow selects the log file by the context. The context is empty, because the background work outlives the
@@ -35,14 +38,14 @@ def start() -> None:
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that may outlive the trigger that calls this function. Its errors are logged."""
+    """Run a coroutine in the background, also after the trigger has ended. Errors of the coroutine are logged."""
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)
     task.add_done_callback(_detached.discard)
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the external work of one wait, if its cancellation is due."""
+    """Cancel the external work of one wait, if the inbox contains a due request to cancel this work."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 

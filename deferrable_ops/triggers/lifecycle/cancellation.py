@@ -25,13 +25,13 @@ _WAITS_PER_PAGE = 200
 
 
 async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
-    """Settle a wait whose trigger was cancelled, and cancel its external work, unless the trigger was only moved.
+    """After Airflow has cancelled a trigger, cancel the external work of its wait, if the task attempt has ended.
 
-    The task belongs to the newest attempt in the inbox. If the newest attempt is this one, and the task is still
-    deferred after `check_for`, Airflow has moved the trigger to another triggerer.
+    The attempt has ended if the inbox has a newer attempt of the task, or if the task is no longer deferred. If the
+    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer.
 
-    :param check_for: seconds during which the task's state is checked, because Airflow may update it late.
-    :param check_every: seconds between two checks.
+    :param check_for: for how many seconds the task's state is checked, because Airflow may update the state late.
+    :param check_every: seconds between two checks of the task's state.
     """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         for _ in range(int(check_for / check_every)):
@@ -48,11 +48,12 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
 
 
 async def sweep(inbox: Inbox, source: StatesSource) -> None:
-    """Settle the waits whose task ended while no triggerer ran. Cancel all external work whose cancellation is due.
+    """End the waits whose task ended while no triggerer ran, and cancel all external work that is due for
+    cancellation.
 
-    Many processes call this function. Once a minute, one of the processes looks for these waits.
+    Many processes call this function. At most once a minute, one of these processes looks for waits of ended tasks.
 
-    :param source: a function that returns the states of task instances.
+    :param source: a function that returns the states of given task instances.
     """
     if await inbox.database.try_lock("sweep", SWEEP_EVERY):
         await _kill_ended(inbox, source)
@@ -60,7 +61,7 @@ async def sweep(inbox: Inbox, source: StatesSource) -> None:
 
 
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
-    """Cancel the external work whose cancellation is due, of one wait or of all waits."""
+    """Cancel the external work of one wait, or of all waits, if the inbox contains due requests to cancel this work."""
     while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
         try:
             trigger = decrypt(cancellation.trigger)

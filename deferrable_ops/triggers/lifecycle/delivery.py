@@ -1,4 +1,4 @@
-"""Turns an outcome into the end of the task: in the triggerer where possible, otherwise on a worker."""
+"""Ends a task with its outcome, in the triggerer if this is possible, otherwise on a worker."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _XCOM_TIMEOUT = 60.0
 class EndingTask:
     """A task whose wait is over.
 
-    :param wait: the wait as stored in the inbox; None if it could not be registered.
+    :param wait: the task's wait as stored in the inbox; None if the wait could not be registered.
     :param in_triggerer: whether a triggerer runs the task; False in ``dag.test()`` and in tests.
     :param worker_reasons: the argument `ends_on_worker` of
         :class:`~deferrable_ops.triggers.base.TaskTrigger`.
-    :param do_xcom_push: whether the value of a success becomes an XCom.
+    :param do_xcom_push: whether the result of a successful wait becomes an XCom.
     :param log: the task's logger.
     """
 
@@ -41,7 +41,7 @@ class EndingTask:
 
 
 async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
-    """Return the event that ends the task with this outcome, or that resumes the task on a worker, which ends it."""
+    """Return a trigger event that ends the task with the given outcome, in the triggerer or on a worker."""
     _log(task, outcome)
     try:
         reason = await _worker_end_reason(task, outcome)
@@ -84,7 +84,7 @@ async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PR
 
 
 async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
-    """Delete the XComs that earlier attempts of the task have set. Failures are logged as warnings."""
+    """Delete the XComs that earlier attempts of the task have set. If this fails, log a warning."""
     for key in keys:
         try:
             await delete_xcom(attempt, key)
@@ -93,7 +93,7 @@ async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
 
 
 async def delete_xcom(attempt: Attempt, key: str) -> None:
-    """Delete an XCom of the task. If a cleared task starts in the triggerer, Airflow does not delete its XComs.
+    """Delete an XCom of the task. Airflow does not delete the XComs of a cleared task that starts in the triggerer.
 
     :raises TimeoutError: Airflow did not delete the XCom within a minute.
     """
@@ -165,7 +165,7 @@ def _deployment_reason(success: bool) -> str | None:
 
 
 async def _push_value(task: EndingTask, outcome: Success) -> str | None:
-    """Set the XCom ``return_value``. Return None, or the reason why it could not be set."""
+    """Set the XCom ``return_value``. Return the reason why the XCom could not be set; None after a success."""
     if outcome.value is None or not task.do_xcom_push or task.wait is None:
         return None
     try:

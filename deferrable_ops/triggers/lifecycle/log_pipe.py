@@ -1,13 +1,14 @@
-"""Prevents that a triggerer's event loop blocks while it writes to its log.
+"""Prevents a triggerer's event loop from blocking while it writes log lines.
 
-A triggerer has two processes. The triggers run in the child. The child writes log lines to a blocking socket, which the
-parent reads slowly. The parent sends workloads to the child with a blocking call. When both sockets are full, both
-processes block forever (airflow#65286, docs/known-airflow-bugs.md). The log lines of Airflow itself block in the same
-way, so it would not help to buffer only the lines of this library.
+A triggerer has two processes: a parent process, and a child process in which the triggers run. The child process
+writes log lines to a blocking socket, which the parent process reads slowly. The parent process sends workloads to the
+child process with a blocking call. If the sockets in both directions are full, both processes block forever
+(airflow#65286, docs/known-airflow-bugs.md). Log lines of Airflow itself block in the same way, so a buffer only for
+the log lines of this library would not help.
 
-:func:`install` replaces the file descriptors of the log, of stdout and of stderr by pipes. A thread moves whole lines
-from the pipes to the real sockets. The thread never blocks, and its memory is limited. If the parent reads nothing for
-a long time, lines are dropped and counted.
+:func:`install` replaces the file descriptors of the log, of stdout and of stderr by pipes. A thread copies whole lines
+from the pipes to the original sockets. This thread never blocks, and the lines that it keeps in memory are limited. If
+the parent process reads nothing for a long time, further log lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ _FLUSH_SECONDS: Final = 2.0
 
 @cache
 def install() -> str | None:
-    """Protect this process's log. Return None, or the reason why this is not possible.
+    """Replace the log descriptors of this process by pipes. Return the reason if this is not possible, otherwise None.
 
-    Nothing is changed if this process is not a triggerer, or if Airflow's log works differently than in the tested
-    releases.
+    Nothing is changed if this process is not a triggerer, or if this release of Airflow writes its log in another way
+    than the tested releases.
     """
     found = _log_descriptor()
     if isinstance(found, str):
@@ -54,11 +55,11 @@ def install() -> str | None:
 
 
 class LogPipe:
-    """A pipe that replaces one descriptor, and the thread that moves its lines to the descriptor's original target.
+    """A pipe that replaces a file descriptor, and a thread that copies lines from the pipe to the original socket.
 
     :param descriptor: the file descriptor of a stream socket.
-    :param as_json: whether lines are Airflow's JSON log lines.
-    :param max_buffered: how many bytes of lines are kept in memory; further lines are dropped.
+    :param as_json: whether each line is a JSON log line of Airflow.
+    :param max_buffered: the maximum number of bytes of log lines in memory; further lines are dropped.
     """
 
     def __init__(self, descriptor: int, *, as_json: bool, max_buffered: int = _MAX_BUFFERED) -> None:
@@ -76,7 +77,7 @@ class LogPipe:
         threading.Thread(target=self._run, name="deferrable-ops log", daemon=True).start()
 
     def flush(self, seconds: float) -> None:
-        """Wait until all lines are moved, but at most for this many seconds."""
+        """Wait until all lines are copied to the socket, but at most for the given number of seconds."""
         ends_at = time.monotonic() + seconds
         while not self._is_empty() and time.monotonic() < ends_at:
             time.sleep(0.01)
@@ -110,7 +111,7 @@ class LogPipe:
                 self._buffered += len(line) + 1
 
     def _send(self) -> None:
-        """Send one batch of whole lines, or the rest of the last batch."""
+        """Send a batch of whole lines, or the rest of a batch that was sent only in part."""
         if not self._unsent:
             if not self._lines and self._dropped:
                 self._lines.append(self._notice())
@@ -145,7 +146,7 @@ class LogPipe:
 
 
 def _log_descriptor() -> int | str:
-    """Return the descriptor of Airflow's log channel, or the reason why the log of this process cannot be protected."""
+    """Return the file descriptor of Airflow's log socket, or the reason why it cannot be replaced by a pipe."""
     import structlog
     from airflow.sdk.execution_time import task_runner
 

@@ -17,23 +17,23 @@ _features: set[str] = set()
 
 
 class CancellableTrigger(Protocol):
-    """A stored trigger, which can cancel the external work of its wait."""
+    """A trigger from the inbox, which can cancel the external work of its task."""
 
     inbox: Inbox
 
     async def cancel(self, wait: Wait) -> None:
-        """Cancel the external work. Must be idempotent."""
+        """Cancel the external work of a task's wait. This method must be idempotent."""
 
 
 def register_feature(feature: str) -> None:
-    """Allow :func:`decrypt` to return triggers of this feature."""
+    """Register the name of a feature, so that :func:`decrypt` can return triggers of this feature."""
     _features.add(feature)
 
 
 def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
     """Return a trigger's classpath and rendered kwargs, encrypted with ``[core] fernet_key``.
 
-    :raises ConfigurationError: the key is missing or malformed.
+    :raises ConfigurationError: the ``fernet_key`` is missing or malformed.
     """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
@@ -44,7 +44,7 @@ def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
 def decrypt(encrypted: bytes) -> CancellableTrigger:
     """Return the trigger that was passed to :func:`encrypt`.
 
-    :raises ConfigurationError: the key is missing or malformed.
+    :raises ConfigurationError: the ``fernet_key`` is missing or malformed.
     :raises InboxError: the stored class is not a trigger of a registered feature.
     """
     classpath, kwargs = json.loads(_fernet().decrypt(encrypted))

@@ -23,10 +23,11 @@ _SUPERVISOR_TIMEOUT = 30.0
 async def states_from_supervisor(
     dag_id: str, run_ids: list[str], task_ids: list[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """Request the states from the triggerer's supervisor process, and return them.
+    """Request the states of task instances from the triggerer's supervisor process, and return these states.
 
-    :param task_ids: None for all tasks.
-    :raises TimeoutError: the supervisor did not reply. It never replies to a message type that it does not support.
+    :param task_ids: the ids of the tasks; None requests the states of all tasks.
+    :raises TimeoutError: the supervisor process did not reply, for example because its Airflow release does not
+        support this type of message.
     """
     from airflow.sdk.execution_time.comms import GetTaskStates
 
@@ -38,12 +39,12 @@ async def states_from_supervisor(
 async def states_from_database(
     dag_id: str, run_ids: list[str], task_ids: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """Read the states from the metadata database, and return them. Only the API server may read this database."""
+    """Read the states of task instances from the metadata database, which only the API server may read."""
     return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
 
 
 async def states_of(attempts: Iterable[Attempt], source: StatesSource) -> dict[Attempt, str | None]:
-    """Return the state of each attempt's task instance; None where the task instance no longer exists."""
+    """Return the state of the task instance of each attempt; None for a task instance that no longer exists."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_dag[attempt.dag_id].append(attempt)

@@ -1,4 +1,4 @@
-"""The trigger of the check: it watches the programs of a supervisord. All checks of one supervisord share its polls."""
+"""The trigger that watches the programs of a supervisord. Tasks that watch the same supervisord share its polls."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param rules: the result of :meth:`CheckRules.as_json`. The poll interval is taken from the configuration instead.
-    :param soft_fail: whether to skip the task on a timeout.
+    :param rules: the result of :meth:`CheckRules.as_json`; the poll interval in it is not used, but the poll interval
+        in the configuration.
+    :param soft_fail: whether the task is skipped when its timeout is over.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
         deferred the task, because Airflow then gives the trigger its task instance.
     """
@@ -60,15 +61,15 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether to tear down the supervisord when a user ends this task."""
+        """Whether supervisord is stopped when a user ends this task."""
         return load_configuration(self.configuration).stop_on_exit
 
     async def cancel(self, wait: Wait) -> None:
-        """Tear down the supervisord if a user ended the task and ``stop_on_exit`` is set."""
+        """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
 
     async def poll(self) -> Outcome:
-        """Watch the programs, and return the outcome."""
+        """Watch the programs until the task can end, and return the outcome of the task."""
         evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := evaluator.at_limit(_now())) is None:
             try:

@@ -25,9 +25,10 @@ class SupervisorClient:
         self._cfg = cfg
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method, and return its result.
+        """Call an XML-RPC method of supervisord, and return its result.
 
-        :param method: for example ``supervisor.getState``. The documentation of supervisor lists the methods.
+        :param method: the name of the method, for example ``supervisor.getState``. The documentation of supervisor
+            lists the methods.
         :raises SupervisordUnavailable: supervisord is not running, or does not answer.
         :raises SupervisordRefused: supervisord returned a fault; the exception has the fault code.
         :raises MachineError: the machine cannot be reached.

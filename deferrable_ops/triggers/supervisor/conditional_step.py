@@ -1,4 +1,4 @@
-"""The trigger of a step that does not run in every DAG run."""
+"""The trigger of those steps of a Supervisor that do not run in every DAG run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
     """Runs one step like :class:`SupervisorStepTrigger`, but only if the step must run in this DAG run.
 
     A start step does nothing after the ``runtime`` or ``endtime`` of the check. A teardown step is skipped if
-    supervisord keeps running after this DAG run. A force-kill is skipped until a user clears its task.
+    supervisord keeps running after this DAG run. The step "force-kill" is skipped until a user clears its task.
 
-    :param rules: for a start step, the rules of the check.
-    :param gate_task_id: the id of another task. For a teardown step: the task that decides whether supervisord is torn
-        down. For a force-kill: the task before it, which is always skipped.
-    :param skip_because: if given, the step is always skipped, for this reason.
+    :param rules: for a start step, the limits of the task that watches the programs.
+    :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
+        runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
+    :param skip_because: the reason why the step is always skipped; None if the step can run.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorDueStepTrigger"
@@ -54,7 +54,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         self.skip_because = skip_because
 
     async def wait(self) -> Outcome:
-        """Run the step if it must run in this DAG run, and return its result. If not, return why it did not run."""
+        """Run the step and return its result. If the step must not run in this DAG run, return the reason instead."""
         outcome = await self._outcome_if_not_due()
         return await super().wait() if outcome is None else outcome
 
@@ -97,7 +97,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if a later DAG run uses supervisord. This happens when a user clears a task of an old run."""
+        """Return a Skip if another DAG run uses supervisord, for example if a user cleared a task of an old run."""
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:

@@ -1,8 +1,8 @@
-"""The configuration of a supervisord as an argument of triggers, and values that are computed from it.
+"""Converts the configuration of a supervisord into an argument of triggers, and computes values from it.
 
 Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. Therefore a configuration
-with passwords or environment variables is encrypted. The encryption is deterministic, because Airflow creates a new
-version of the DAG whenever an argument changes.
+with passwords or environment variables is encrypted. The encryption is deterministic: equal configurations give equal
+encrypted texts, because Airflow creates a new version of the DAG whenever an argument changes.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a configuration as a string for :func:`load_configuration`. Equal configurations give equal strings.
+    """Convert a configuration to a string for :func:`load_configuration`. Equal configurations give equal strings.
 
     :raises ConfigurationError: the configuration has a password, but Airflow has no key to encrypt it.
-    :raises InputError: the configuration cannot be rendered, or its password is a hash.
+    :raises InputError: the configuration cannot be written as a file for supervisord, or its password is a hash.
     """
     supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
@@ -104,7 +104,7 @@ def load_configuration(text: str) -> SupervisorAirflowConfiguration:
     """Return the configuration that :func:`serialize_configuration` wrote.
 
     :raises ConfigurationError: the configuration was encrypted with another key.
-    :raises InputError: the text is not a configuration.
+    :raises InputError: the text is not the result of :func:`serialize_configuration`.
     """
     plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
     try:
@@ -141,8 +141,8 @@ def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
 def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
     """Return the address and login of the supervisord.
 
-    :param socket: path of the socket on this host that leads to supervisord's socket.
-    :raises InputError: the password of the socket is a hash, but the login needs the password itself.
+    :param socket: path of a socket on this host; over SSH, connections to it are forwarded to supervisord's socket.
+    :raises InputError: the password for supervisord's socket is a hash, but a login needs the password itself.
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:
@@ -177,7 +177,7 @@ def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
-    """Return the timeout of a step in seconds. It is ``command_timeout`` plus the time to stop and start programs."""
+    """Return the timeout of a step in seconds: ``command_timeout`` plus the time to stop and start programs."""
     seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
     if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)
@@ -190,11 +190,11 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
 
 
 def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return a text in which ``***`` replaces the secret values of the configuration.
+    """Replace the secret values of the configuration in a text by ``***``, and return this text.
 
-    A secret is found in four forms: unchanged, escaped as in supervisord's file, as Python's repr of these two forms,
-    and cut off because the text was truncated in the middle of the secret. In parse errors, supervisord quotes lines of
-    its file. These lines are removed, too.
+    A secret value is found in four forms: unchanged, escaped as in supervisord's configuration file, as Python's repr
+    of these two forms, and incomplete because the text was truncated. Lines of the configuration file that supervisord
+    quotes in parse errors are removed, too.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
     values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]
@@ -208,7 +208,7 @@ def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return the forms in which a value may appear in a message."""
+    """Return the escaped and quoted forms in which a secret value may appear in a message."""
     forms = {value, value.replace("%", "%%"), value.replace("%", "%%%%")}
     for expressions in _EXPRESSIONS:
         for expanded in (1, 2):
@@ -223,7 +223,10 @@ def _forms(value: str) -> set[str]:
 
 
 def _reprs(text: str) -> Iterator[str]:
-    """Yield the forms of a text in the repr of a longer text. The longer text may contain single and double quotes."""
+    """Yield the forms that a text can have inside the Python repr of a longer text.
+
+    These forms depend on whether the longer text contains single and double quotes.
+    """
     quotes = "'\""
     for show in (repr, ascii):
         yield show(text)[1:-1]
@@ -231,7 +234,7 @@ def _reprs(text: str) -> Iterator[str]:
 
 
 def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
-    """If a truncated text begins with the end of a secret value, mask this beginning."""
+    """If the beginning of a text was cut off in the middle of a secret value, mask the rest of this value."""
     rest, first = 0, text[:_SHORTEST_MASKED]
     for form in forms if len(first) == _SHORTEST_MASKED else ():
         start = form.find(first, 1)
@@ -242,7 +245,7 @@ def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
 
 
 def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield the passwords and the values of environment variables. An environment variable may contain a password."""
+    """Yield all passwords and all values of environment variables, because these values may contain passwords."""
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()

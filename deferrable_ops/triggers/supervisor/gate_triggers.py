@@ -1,4 +1,4 @@
-"""Triggers that read the states of other tasks of the DAG run: teardown, alarm and force-kill switch."""
+"""Triggers that read the states of other tasks of the DAG run, and then end their own task or skip it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that only reads the states of tasks. It starts nothing that would have to be cancelled."""
+    """A trigger that only reads the states of tasks and launches no external work."""
 
     feature: ClassVar[str] = "supervisor"
 
     @property
     def cancellable(self) -> bool:
-        """Always False."""
+        """Return False, because this trigger launches no external work."""
         return False
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing."""
+        """Do nothing, because this trigger launches no external work."""
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Succeeds if supervisord must stop at the end of this DAG run. Skips its task if supervisord must keep running.
+    """Ends a task as a success if supervisord must stop at the end of this DAG run, and skips the task otherwise.
 
     :param first_task_id: the first task that makes changes on supervisord's host.
     :param check_task_id: the task that watches the programs.
     :param retriggers: the tasks that start the DAG again.
-    :param stop_on_exit: ``stop_on_exit`` of the configuration.
+    :param stop_on_exit: the field ``stop_on_exit`` of the configuration.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
         deferred the task, because Airflow then gives the trigger its task instance.
     """
@@ -66,7 +66,10 @@ class SupervisorTeardownTrigger(_GateTrigger):
         self.run_facts = run_facts
 
     async def wait(self) -> Outcome:
-        """Decide from the states of the other tasks of the DAG run. All these tasks have already ended."""
+        """Read the states of other tasks. Return a Success if supervisord must stop, otherwise return a Skip.
+
+        The other tasks have already ended, because they are upstream of this task.
+        """
         if not self.stop_on_exit:
             return Skip("stop_on_exit=False: supervisord and its programs keep running")
         states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
@@ -88,13 +91,14 @@ class SupervisorTeardownTrigger(_GateTrigger):
 
 
 class SupervisorAlarmTrigger(_GateTrigger):
-    """Fails if a step failed, or if a user marked the DAG run as failed. Otherwise skips its task.
+    """Fails the task if a step failed, or if a user marked the DAG run as failed; otherwise skips the task.
 
-    When a user marks a run as failed, Airflow skips the waiting tasks but still runs the teardown tasks. Airflow then
-    computes the state of the run from its leaf tasks. The leaf tasks were skipped, so the run would become a success.
+    When a user marks a DAG run as failed, Airflow skips the tasks that have not started, but still runs the teardown
+    tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. Because the leaf tasks were
+    skipped, the DAG run would become a success without this trigger.
 
-    :param task_ids: the tasks of the steps.
-    :param leaf_task_id: a task that Airflow executes in every DAG run. The task may skip itself.
+    :param task_ids: the ids of the tasks that run the steps.
+    :param leaf_task_id: the id of a task that Airflow runs in every DAG run, and that then succeeds or skips itself.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
@@ -106,7 +110,7 @@ class SupervisorAlarmTrigger(_GateTrigger):
         self.leaf_task_id = leaf_task_id
 
     async def wait(self) -> Outcome:
-        """Return a Failure if a step failed or a user marked the run as failed; otherwise a Skip."""
+        """Return a Failure if a step failed or a user marked the DAG run as failed; otherwise return a Skip."""
         states = await states_of_tasks(self.current.attempt, None)
         if states is None:
             failed = [task_id for task_id in self.task_ids if await self._has_failed(task_id)]
@@ -123,16 +127,16 @@ class SupervisorAlarmTrigger(_GateTrigger):
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the run as failed. If so, running tasks failed, and Airflow skipped the leaf."""
+        """Return whether a user marked the DAG run as failed: a task has failed, and Airflow skipped the leaf task."""
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Skips its own task, so the next task is skipped, too. The next task runs only if a user clears it.
+    """Always skips its task, so that the downstream task runs only if a user clears that downstream task.
 
-    :param clears: the id of this next task.
+    :param clears: the id of the downstream task.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"

@@ -1,4 +1,4 @@
-"""A supervisord's host: its machine, its directories and the client of its XML-RPC interface."""
+"""The host of a supervisord: the machine, supervisord's directories, and a client for supervisord's XML-RPC calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NO_SOCKET: Final = Path(os.devnull) / "no-supervisord"
 
 
 class Fault(IntEnum):
-    """Fault codes of supervisord (``xmlrpc.py`` of supervisor)."""
+    """Fault codes that supervisord returns, from the file ``xmlrpc.py`` of the package supervisor."""
 
     SHUTDOWN_STATE = 6
     BAD_NAME = 10
@@ -41,9 +41,9 @@ class Fault(IntEnum):
 
 
 class StepFailed(DeferrableOpsError):
-    """A step failed.
+    """A step of a Supervisor failed.
 
-    :param retryable: False if a retry cannot help.
+    :param retryable: whether Airflow may retry the task; False if the same error would occur again.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -52,23 +52,23 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """supervisord is shutting down: it stops its programs, and then ends. In this state, it refuses calls."""
+    """supervisord stops its programs and then ends. Until its end, supervisord refuses calls."""
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
-    """Return the exception to raise for a refused call. It is ShuttingDown if supervisord is shutting down."""
+    """Return the exception for a call that supervisord refused: ShuttingDown if supervisord is shutting down."""
     if refused.code == Fault.SHUTDOWN_STATE:
         return ShuttingDown("supervisord is shutting down")
     return refused
 
 
 async def _allow() -> None:
-    """Accept every change."""
+    """Allow every change on the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDaemon:
-    """A supervisord that answers.
+    """A supervisord that is running and answers calls.
 
     :param state: the state code that ``getState`` returns.
     """
@@ -79,14 +79,14 @@ class RunningDaemon:
 
 @dataclass(frozen=True, slots=True)
 class StepTimings:
-    """How long steps wait for supervisord and its processes. All values are in seconds.
+    """How long steps wait for supervisord and for processes of its programs. All values are in seconds.
 
     :param poll_interval: time between two calls that ask supervisord whether a slow operation has ended.
-    :param search_interval: time between two searches for processes.
+    :param search_interval: time between two searches for processes on the host.
     :param answer_timeout: the longest time between the start of supervisord and its first answer.
     :param shutdown_timeout: the longest time that a supervisord without programs needs to end.
-    :param kill_timeout: the longest time that supervisord needs to kill a process and to notice its end. This time
-        begins when ``stopwaitsecs`` is over.
+    :param kill_timeout: the longest time, after ``stopwaitsecs``, that supervisord needs to kill a process and to
+        notice its end.
     """
 
     poll_interval: float = 0.5
@@ -100,11 +100,11 @@ class StepTimings:
 class SupervisorHost:
     """The host of one supervisord.
 
-    :param rpc: client of the supervisord. The client exists even if the supervisord is not running.
+    :param rpc: the XML-RPC client for the supervisord; this client exists even if the supervisord is not running.
     :param log: the task's log.
-    :param check_claim: a function that raises an exception if this process must not change anything on the host any
-        more. Await it immediately before each change. While this process was suspended, another process may have
-        replaced it, and the work of that process must not be undone.
+    :param check_claim: a function that must be awaited immediately before each change on the host. The function raises
+        an exception if another process has taken over the work of this process, for example while this process was
+        suspended.
     """
 
     cfg: SupervisorAirflowConfiguration
@@ -118,20 +118,20 @@ class SupervisorHost:
 
     @property
     def working_dir(self) -> Path:
-        """The directory of the supervisord."""
+        """The working directory of the supervisord."""
         assert self.cfg.working_dir is not None
         return self.cfg.working_dir
 
     @property
     def lock(self) -> Path:
-        """The lock file. A supervisord that a step started keeps it locked while it runs."""
+        """The path of the lock file, which a supervisord that a step has started keeps locked while it runs."""
         return self.working_dir / LOCK
 
     async def missing_directories(self) -> list[Path]:
-        """Return the directories of this supervisord that do not exist. Check the owner of the existing directories.
+        """Return the directories of this supervisord that do not exist. Check which user owns the other directories.
 
-        Any user can create a missing directory in /tmp. With a socket in this directory, the user could read the
-        password. With a configuration file in it, the user could run commands.
+        Any user can create a missing directory in /tmp. With a socket in this directory, another user could read the
+        password of supervisord. With a configuration file in this directory, another user could run commands.
 
         :raises MachineRefused: a directory may belong to another user.
         """
@@ -153,7 +153,7 @@ class SupervisorHost:
         return RunningDaemon(int(pid), int(state["statecode"]))
 
     async def processes(self) -> list[Process]:
-        """Return all processes of the supervisord.
+        """Return the processes of all programs of the supervisord.
 
         :raises ShuttingDown: supervisord is shutting down.
         :raises SupervisordUnavailable: supervisord does not answer.
@@ -170,10 +170,10 @@ async def open_host(
 ) -> AsyncIterator[SupervisorHost]:
     """Connect to the host of a supervisord. The supervisord does not have to be running.
 
-    :param check_claim: see :class:`SupervisorHost`. By default, every change is allowed.
+    :param check_claim: see :class:`SupervisorHost`. By default, every change on the host is allowed.
 
     :raises MachineUnavailable: the machine cannot be reached now.
-    :raises MachineRefused: the machine refuses the login, or a directory may belong to another user.
+    :raises MachineRefused: the machine refuses the login, or a directory of supervisord may belong to another user.
     """
     async with use_machine(machine_address(cfg)) as machine:
         # If a directory is missing, our supervisord is not running. Do not connect to a socket in this directory:

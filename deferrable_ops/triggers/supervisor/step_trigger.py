@@ -1,4 +1,4 @@
-"""The trigger of one step. A step prepares, starts or stops a supervisord or its programs."""
+"""The trigger that runs one step of a Supervisor, for example the step that starts supervisord."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ _CANCELLABLE_STEPS: Final = frozenset(
 
 
 class SupervisorStepTrigger(TaskTrigger):
-    """Runs one step of a supervisord. The step may be repeated, and two processes may run it at the same time.
+    """Runs one step of a Supervisor. A step may run more than once, and two processes may run it at the same time.
 
     :param step: one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param check_task_id: id of the task that watches the programs. The retriggers of the DAG are counted under this id.
+    :param check_task_id: the id of the task that watches the programs. The number of times that this task has started
+        the DAG again is stored under this id.
     :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger its task instance. Only ``start-programs`` needs it.
-    :cvar first_pause: the longest pause in seconds before the first retry. A step that failed for a transient reason
-        is retried.
+        deferred the task, because Airflow then gives the trigger its task instance. Only ``start-programs`` needs this
+        argument.
+    :cvar first_pause: the longest pause, in seconds, before the first retry of a step that failed for a transient
+        reason.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -69,7 +71,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether to tear down the supervisord when a user ends this task."""
+        """Whether supervisord is stopped when a user ends this task."""
         return self.step in _CANCELLABLE_STEPS and self._cfg.stop_on_exit
 
     def validate(self) -> None:
@@ -83,15 +85,15 @@ class SupervisorStepTrigger(TaskTrigger):
         load_configuration(self.configuration)
 
     async def wait(self) -> Outcome:
-        """Run the step, and return its result."""
+        """Run the step, and return the result of the step."""
         return await self.race_with_settlement(self._run_step())
 
     async def cancel(self, wait: Wait) -> None:
-        """Tear down the supervisord if a user ended the task and ``stop_on_exit`` is set."""
+        """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, self._cfg, self.log)
 
     async def expired(self) -> Outcome:
-        """Return why the step did not end in time."""
+        """Return a failure with the reason why the step did not end within its timeout."""
         reason = self._problem or "it was still running"
         return Failure(f"{self.step} did not end within {self.timeout:g} s: {reason}")
 
@@ -122,7 +124,7 @@ class SupervisorStepTrigger(TaskTrigger):
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
     async def _outcome_of_other_triggerer(self) -> Outcome:
-        """Return the outcome of this step when another triggerer has run it, or when its wait was settled."""
+        """Return the outcome of this step after another triggerer has run the step or the task's wait has ended."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 

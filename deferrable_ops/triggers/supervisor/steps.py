@@ -22,9 +22,9 @@ StepResult = dict[str, Any]
 
 
 class StepRunner:
-    """Runs the steps of one task on the host of its supervisord.
+    """Runs steps of a Supervisor on the host of its supervisord, for one task.
 
-    :param wait: the wait of the task.
+    :param wait: the wait of the task that runs the steps.
     :param restart: whether ``start-programs`` restarts programs that are already running.
     """
 
@@ -35,7 +35,7 @@ class StepRunner:
         self._restart = restart
 
     async def run(self, step: str) -> StepResult:
-        """Run a step, and return its result.
+        """Run a step, and return the result of the step.
 
         :raises StepFailed: the step failed.
         :raises MachineUnavailable: the machine cannot be reached now.
@@ -49,7 +49,7 @@ class StepRunner:
         return result | await _STEP_METHODS[step](self)
 
     async def configure(self) -> StepResult:
-        """Create the directories and the configuration file."""
+        """Create the directories and the configuration file of supervisord."""
         written = await files.configure(self._host)
         self._host.log.info(
             "%s %s on %s",
@@ -60,7 +60,7 @@ class StepRunner:
         return {"config_path": str(self._host.cfg.config_path), "written": written}
 
     async def start(self) -> StepResult:
-        """Adopt the running supervisord, or start one."""
+        """Adopt a supervisord that is already running, or start a new supervisord."""
         host = self._host
         found, started = await daemon.adopt_or_start(host)
         host.log.info(
@@ -78,7 +78,7 @@ class StepRunner:
         return {"pid": found.pid, "started": started, "drift": str(drift)}
 
     async def start_programs(self) -> StepResult:
-        """Start the programs that are not running. With ``restart``, also restart the running programs."""
+        """Start the programs that are not running. With ``restart``, also restart the programs that are running."""
         saved = self._wait.progress or (await self._inbox.waits.get(self._wait.id)).progress
         if saved is None:
             found = await self._host.processes()
@@ -92,7 +92,7 @@ class StepRunner:
         return _program_states(await programs.start_programs(self._host, before))
 
     async def restart_programs(self) -> StepResult:
-        """Restart all programs. If no supervisord is running, do nothing: the next DAG run starts all of them."""
+        """Restart all programs. If no supervisord runs, do nothing, because the next DAG run starts all programs."""
         if await self._is_gone():
             self._host.log.info("supervisord does not run; the next DAG run starts it and its programs")
             return {"programs": {}}
@@ -100,7 +100,7 @@ class StepRunner:
         return await self.start_programs()
 
     async def stop_programs(self) -> StepResult:
-        """Stop the programs. If no supervisord is running, end the processes that the programs left running."""
+        """Stop the programs. If no supervisord is running, end the processes of its programs that are still running."""
         if await self._is_gone():
             ended = await end_orphans(self._host, grace=stop_seconds(self._host.cfg))
             return {"programs": {}, "ended": ended}
@@ -126,7 +126,7 @@ class StepRunner:
         return {"killed": killed}
 
     async def unconfigure(self) -> StepResult:
-        """Remove the directories and the configuration file."""
+        """Remove the directories and the configuration file of supervisord."""
         removed = await files.unconfigure(self._host)
         await self._release()
         self._host.log.info("Removed: %s", ", ".join(removed) or "supervisord's own files")
@@ -193,9 +193,9 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """Return why a local supervisord cannot be managed from this host; None if it can be managed.
+    """Return why a triggerer on this host cannot manage a local supervisord; None if it can.
 
-    :param identity: identity of the triggerer's host.
+    :param identity: the identity of the host on which this triggerer runs.
     """
     if is_remote(cfg):
         return None

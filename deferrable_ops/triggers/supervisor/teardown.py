@@ -1,4 +1,4 @@
-"""Tears down a supervisord after a user has ended a task of its DAG run. This is only done with ``stop_on_exit``."""
+"""Stops a supervisord after a user has ended a task of its DAG run, if ``stop_on_exit`` is set."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from deferrable_ops.triggers.supervisor.steps import StepRunner, wrong_host_reas
 async def tear_down_if_killed(
     inbox: Inbox, wait: Wait, cfg: SupervisorAirflowConfiguration, log: Any
 ) -> None:
-    """If a user ended the task, stop the supervisord and its programs. With ``cleanup``, also remove the files.
+    """If a user ended the task, stop supervisord and its programs. With ``cleanup``, also remove supervisord's files.
 
-    The call can be repeated. It does nothing in these cases:
+    This function is idempotent. It does nothing in these cases:
 
-    - the task was cleared: its next attempt uses the same supervisord;
-    - the task timed out: the DAG run continues with its own teardown tasks;
+    - the task was cleared, because the next attempt of the task uses the same supervisord;
+    - the task timed out, because the DAG run continues with its own teardown tasks;
     - a user marked the task as a success;
     - another DAG run uses the supervisord now.
 
-    :raises MachineUnavailable: this host cannot tear down the supervisord now.
+    :raises MachineUnavailable: supervisord cannot be stopped from this host now.
     """
     if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return

@@ -1,4 +1,4 @@
-"""The trigger of the webhook operators."""
+"""The trigger of WebhookOperator, WebhookSensor and ``@task.webhook``."""
 
 from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 

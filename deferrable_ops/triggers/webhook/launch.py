@@ -1,4 +1,4 @@
-"""Sends a launching request with retries, or a cancelling request once. Keeps their secrets out of logs."""
+"""Sends the HTTP requests that launch or cancel external work, without writing their secrets to logs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _HIDDEN = "***"
 
 
 class LaunchFailed(DeferrableOpsError):
-    """The service rejected the request, or did not accept it in time."""
+    """The service rejected the HTTP request, or did not accept the request within the timeout."""
 
 
 class LaunchRequest:
-    """A request that launches or cancels external work.
+    """An HTTP request that launches or cancels external work.
 
-    :param token: the callback token in the request. It must not reach a log.
+    :param token: the callback token in the request, which must not be written to a log.
     """
 
     def __init__(self, request: HttpRequest, token: str, log: Any) -> None:
@@ -42,26 +42,27 @@ class LaunchRequest:
 
     @property
     def redacted_url(self) -> str:
-        """The request's method and URL, without user, query and token."""
+        """The method and the URL of the request, without user name, password, query string and callback token."""
         parts = urlsplit(self._request.url)
         host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
         return self.redact(f"{self._request.method} {parts.scheme}://{host}{parts.path}")
 
     def redact(self, text: str) -> str:
-        """Return a string with the request's secrets hidden, because the service's answer may repeat the request."""
+        """Mask the secrets of the request in a text, such as a response that quotes the request."""
         for secret in self._secrets:
             if secret:
                 text = text.replace(secret, _HIDDEN)
         return text
 
     async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> HttpResponse:
-        """Send the request until the service accepts it, and return that response.
+        """Send the request, with retries, until the service accepts it, and return the response.
 
-        Connection errors, 429 and 5xx are retried with backoff.
+        After connection errors and the HTTP statuses 429 and 5xx, the request is retried with backoff.
 
-        :param check: awaited immediately before each request. If it raises, the request is not sent.
-        :param timeout: seconds after which the request is not retried.
-        :raises LaunchFailed: the service rejected the request, or did not accept it in time.
+        :param check: a function that is awaited immediately before each request. If the function raises an exception,
+            the request is not sent.
+        :param timeout: the number of seconds after which the request is not retried any more.
+        :raises LaunchFailed: the service rejected the request, or did not accept the request within `timeout`.
         """
         stop_at = time.monotonic() + timeout
         backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
@@ -93,11 +94,11 @@ class LaunchRequest:
             await asyncio.sleep(delay)
 
     async def send_once(self) -> None:
-        """Send the cancelling request once.
+        """Send the request that cancels the external work, without retries.
 
-        404, 409 and 410 count as success: there is nothing left to stop.
+        The HTTP statuses 404, 409 and 410 count as success, because they mean that the work has already ended.
 
-        :raises LaunchFailed: the service answered with another error.
+        :raises LaunchFailed: the service responded with another error.
         """
         response = await send(self._request)
         if response.status >= 300 and response.status not in (404, 409, 410):

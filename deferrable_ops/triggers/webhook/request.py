@@ -1,4 +1,4 @@
-"""Requests as users write them: validation, placeholders and Airflow connections."""
+"""Validates the HTTP requests that users write in a DAG, and fills in placeholders and Airflow connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CANCEL_KEYS = ("url", "http_conn_id", "path", "method", "headers", "json", "dat
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """A request as written in a DAG, with placeholders and the id of a connection."""
+    """An HTTP request as a user wrote it in a DAG, with placeholders and the id of an Airflow connection."""
 
     url: str | None = None
     http_conn_id: str | None = None
@@ -39,9 +39,9 @@ class RequestTemplate:
     data: str | dict[str, str] | None = None
 
     async def fill(self, *, endpoint: str, token: str, wait_id: str) -> HttpRequest:
-        """Return the request with its placeholders replaced and its connection resolved. The result contains secrets.
+        """Return the request with values for its placeholders and its connection. The result contains secrets.
 
-        :raises InputError: the resulting URL is not valid, or the connection is not usable.
+        :raises InputError: the URL of the result is not valid, or the Airflow connection cannot be used.
         """
         values = dict(zip(PLACEHOLDERS, (f"{endpoint}/callbacks/{token}", token, wait_id), strict=True))
         written = {
@@ -68,9 +68,9 @@ class RequestTemplate:
 
 
 def require_endpoint_url() -> str:
-    """Return the URL under which outside services reach the endpoint.
+    """Return the URL at which other services reach the HTTP endpoint of this library.
 
-    :raises ConfigurationError: the URL is not set, so no service can call back.
+    :raises ConfigurationError: the URL is not configured, so no service can send a callback.
     """
     url = settings.endpoint_url()
     if url is None:
@@ -166,7 +166,7 @@ def _require_http(url: Any, name: str = "url") -> None:
 
 
 def _refuse_misspelt_placeholders(name: str, value: Any) -> None:
-    """Refuse misspelt placeholders: they would be sent as they are, and the service could not call back."""
+    """Refuse misspelt placeholders, which would be sent unchanged, so that the service could not send a callback."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_misspelt_placeholders(f"{name}[{key!r}]", [str(key), item])

@@ -1,4 +1,4 @@
-"""The webhook trigger: sends the launching request, then waits for the callback."""
+"""The webhook trigger, which sends a request that launches external work and waits for the callback."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
-    """Sends the launching request, if there is one, and waits for the callback.
+    """Sends the request that launches external work, if the task has such a request, and waits for the callback.
 
-    The arguments are those of :class:`deferrable_ops.operators.webhook.WebhookOperator`. Durations are in seconds.
+    This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`, with all durations in
+    seconds.
     """
 
     feature: ClassVar[str] = "webhook"
@@ -95,28 +96,28 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def launches(self) -> bool:
-        """Whether a request is sent before waiting."""
+        """Whether this trigger sends a request before it waits for the callback."""
         return self.url is not None or self.http_conn_id is not None
 
     @property
     def cancellable(self) -> bool:
-        """Whether a cancelling request can stop the external work."""
+        """Whether the task has a request that cancels the external work."""
         return self.cancel_request is not None
 
     @property
     def heartbeats_within(self) -> float | None:
-        """Seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
+        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
         return self.heartbeat_timeout
 
     @property
     def expected(self) -> dict[str, Any]:
-        """The expressions with which the endpoint evaluates a callback."""
+        """The expressions with which the HTTP endpoint evaluates a callback, by argument name."""
         expressions = {name: getattr(self, name) for name in EXPRESSIONS}
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt may have pushed."""
+        """The keys of XComs that an earlier attempt of the task may have pushed."""
         shown = (PROGRESS_KEY,) if self.heartbeat_timeout or self.expected else ()
         return (
             *super().xcoms_to_clear,
@@ -134,7 +135,7 @@ class WebhookTrigger(TaskTrigger):
             validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
-        """Launch the work, unless it was launched before. Return the outcome of its callback."""
+        """Launch the external work, unless it was launched before. Return the outcome that the callback reports."""
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
@@ -151,14 +152,14 @@ class WebhookTrigger(TaskTrigger):
         return await self.wait_until_settled()
 
     async def cancel(self, wait: Wait) -> None:
-        """Send the cancelling request, unless the work was never launched."""
+        """Send the request that cancels the external work, unless the work was never launched."""
         if self.cancel_request is None or (self.launches and not wait.launch_claimed):
             return
         request = await self._prepare(RequestTemplate(**self.cancel_request), wait, require_endpoint_url())
         await request.send_once()
 
     async def on_wait_updated(self) -> None:
-        """Push received progress as an XCom, at most every 10 s."""
+        """Push the progress that callbacks report as an XCom, at most once every 10 s."""
         if self.current.progress is None or time.monotonic() - self._progress_pushed_at < _PROGRESS_INTERVAL:
             return
         if self.current.state is not WaitState.WAITING or _progress_slot.locked():

@@ -1,1 +1,1 @@
-"""Publishing events to a channel, a Kafka topic or an SQS queue."""
+"""Publishes events to a channel, a Kafka topic or an SQS queue."""

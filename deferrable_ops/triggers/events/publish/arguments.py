@@ -1,4 +1,4 @@
-"""The arguments of a publishing task: one destination, one kind of content."""
+"""Checks the arguments of a task that publishes messages: one destination and one kind of content."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Arguments = Mapping[str, Any]
 
 
 def destination_of(arguments: Arguments) -> str:
-    """Return which destination is given.
+    """Return the name of the argument that gives the destination: ``channel``, ``kafka`` or ``sqs``.
 
-    :raises InputError: no destination is given, or more than one.
+    :raises InputError: no destination or more than one destination is given.
     """
     given = [name for name in DESTINATIONS if arguments.get(name) is not None]
     if len(given) != 1:
@@ -48,9 +48,11 @@ def destination_of(arguments: Arguments) -> str:
 
 
 def content_of(arguments: Arguments) -> str:
-    """Return the name of the argument that gives the content. If no content is given, the payload None is published.
+    """Return the name of the argument that gives the content: ``payload``, ``messages``, ``file`` or ``files``.
 
-    :raises InputError: more than one kind of content is given.
+    If none of these arguments is given, return ``payload``, so that the payload None is published.
+
+    :raises InputError: more than one of these arguments is given.
     """
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:
@@ -62,7 +64,7 @@ def content_of(arguments: Arguments) -> str:
 
 
 def check_arguments(arguments: Arguments) -> None:
-    """Check all arguments except those whose values are known only at run time.
+    """Check all arguments that contain no template and no output of another task.
 
     :raises InputError: an argument is wrong; the message names it and the fix.
     """
@@ -86,9 +88,9 @@ def check_arguments(arguments: Arguments) -> None:
 
 
 def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
-    """Return the given messages in the form that the destination needs, for example plain payloads for a channel.
+    """Check and return the messages in the argument ``payload`` or ``messages``, converted for the destination.
 
-    :raises InputError: a message is wrong, or there are too many messages.
+    :raises InputError: a message is invalid, or there are too many messages.
     """
     if content == "payload":
         return messages_of(destination, [arguments.get(content)], arguments, "messages")
@@ -102,10 +104,13 @@ def check_messages(destination: str, content: str, arguments: Arguments) -> list
 
 
 def messages_of(destination: str, given: Any, arguments: Arguments, argument: str) -> list[Any]:
-    """Return messages as the destination needs them: payloads for a channel, else messages with the task's defaults.
+    """Return payloads for a channel, KafkaMessages for a Kafka topic, or SqsMessages for an SQS queue.
 
-    :param argument: the name of the argument that contains the messages, for error messages.
-    :raises InputError: one of them is wrong.
+    A KafkaMessage without a key gets the task's ``key``, and an SqsMessage without a group gets the task's
+    ``group_id``.
+
+    :param argument: the name of the argument that contains the messages; error texts contain this name.
+    :raises InputError: one of the messages is invalid.
     """
     if destination == "kafka":
         return messages_from_json(given, KafkaMessage, argument, **_given(arguments, "key"))
@@ -157,12 +162,12 @@ def _check_files(arguments: Arguments) -> None:
 
 
 def paths_of(arguments: Arguments) -> Any:
-    """Return the paths in the argument ``file`` or ``files``."""
+    """Return the argument ``files``, or a list with the path in the argument ``file``."""
     return [arguments["file"]] if arguments.get("files") is None else arguments["files"]
 
 
 def _has_runtime_value(value: Any) -> bool:
-    """Return whether plain data contains, at any level, a template or the output of another task."""
+    """Return whether a value contains, at any depth, a template or the output of another task."""
     if isinstance(value, Mapping):
         return any(map(_has_runtime_value, value.values()))
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
 """Reads the messages to publish from files on the triggerer's machine.
 
-The functions block, so call them in a thread.
+These functions block, so an event loop must call them in a thread.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _BY_SUFFIX: Final = {
 
 
 def format_of(path: str, file_format: str | None) -> str:
-    """Return the format of a file: `file_format`, or by default the format that belongs to the file's suffix.
+    """Return the format of a file: `file_format`, or the format that belongs to the suffix of the file's name.
 
-    :raises InputError: the suffix is unknown.
+    :raises InputError: `file_format` is None, and no format belongs to the suffix.
     """
     if file_format is not None:
         return file_format
@@ -52,7 +52,7 @@ def format_of(path: str, file_format: str | None) -> str:
 
 
 def check_path(argument: str, path: Any) -> None:
-    """Check a path without accessing the file system.
+    """Check that a path is absolute, without access to the file system.
 
     :raises InputError: `path` is not an absolute path.
     """
@@ -75,14 +75,14 @@ def read_payloads(
     max_bytes: int = MAX_FILE_BYTES,
     max_messages: int = MAX_MESSAGES,
 ) -> tuple[list[Any], int]:
-    """Read files. Return the payloads to publish, in order, and the number of messages that no rule matched.
+    """Read files. Return the payloads to publish, in order, and how many messages no merge rule matched.
 
     :param paths: absolute paths; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by name.
     :param select: a JMESPath expression that selects the messages from the list of all values of all files.
     :param rules: the merge rules, as :func:`~deferrable_ops.events.merging.rules_to_json` returned them.
     :param max_bytes: the largest total size of the files, in bytes.
     :param max_messages: the largest number of messages to publish.
-    :raises InputError: a file is missing, too large or malformed, or `select` or a rule cannot be applied.
+    :raises InputError: a file is missing, too large or malformed, or `select` or a merge rule cannot be applied.
     """
     payloads: list[Any] = []
     size_left = max_bytes

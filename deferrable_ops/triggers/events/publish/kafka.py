@@ -1,4 +1,4 @@
-"""Publishes to a Kafka topic. After a crash, the topic itself shows whether a transaction was committed."""
+"""Publishes messages to a Kafka topic. After a crash, the records in the topic show whether a transaction committed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Check = Callable[[], Awaitable[object]]
 
 
 class KafkaPublisher:
-    """Publishes the messages of one wait to a topic.
+    """Publishes the messages of one task attempt to a Kafka topic.
 
-    With a transaction, all records become visible at once, or none. The publisher first stores the position of the
-    first record, and then commits. After a crash, the next publisher opens a producer with the same transactional id.
-    This aborts a transaction that is not committed yet. After that, the first record is either committed, or it can
-    never be committed. To see which, the publisher reads the topic at the stored position. Consumers with
+    With a transaction, either all records become visible or no record. Before the commit, the publisher stores the
+    position of the first record in the inbox. After a crash, a new publisher opens a producer with the same
+    transactional id, so Kafka aborts the old transaction if it is not committed. Then the publisher reads the topic at
+    the stored position: if the first record is there, the old transaction was committed. Consumers with
     ``isolation.level=read_committed`` see each record exactly once.
 
-    Without a transaction, progress is stored every 100 records. After a crash, at most the last 100 records are
-    published again.
+    Without a transaction, the publisher stores its progress after every 100 records. After a crash, at most the last
+    100 records are published again.
 
-    :param messages: all messages of the task.
+    :param messages: all messages that the task publishes.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class KafkaPublisher:
         self._log = log
 
     async def publish_in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish all records in one transaction, unless an earlier run did, and return their positions.
+        """Publish all records in one transaction, unless an earlier run published them, and return their positions.
 
-        :param check: awaited immediately before each step that cannot be undone. It raises an error if this trigger has
-            lost its claim on the wait.
+        :param check: a function that is awaited immediately before each step that cannot be undone. The function
+            raises an error if another triggerer has taken over the task.
         """
         async with producers.open(self._topic, f"{TRANSACTIONAL_PREFIX}{self._wait_id}") as producer:
             # Read the progress only after opening the producer. Opening fences the earlier producer, so the earlier run
@@ -81,7 +81,10 @@ class KafkaPublisher:
             return self._value(partitions)
 
     async def publish_in_batches(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish the records that follow the last stored progress. Return the positions of all records."""
+        """Publish the records that no earlier run has published according to the stored progress.
+
+        Return the positions of all records.
+        """
         digest_of_all = await asyncio.to_thread(fingerprint, self._records)
         stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}
         check_unchanged(stored, digest_of_all)
@@ -97,7 +100,7 @@ class KafkaPublisher:
         return self._value(partitions)
 
     def _with_partitions(self, producer: Producer) -> list[Record]:
-        """Return the records. Those with neither key nor partition go to one partition, which keeps their order."""
+        """Return the records. All records without key and partition get the same partition, which keeps their order."""
         numbers = sorted(producer.partitions)
         digest = hashlib.sha256(self._wait_id.encode()).digest()
         chosen = numbers[int.from_bytes(digest[:8], "big") % len(numbers)]
@@ -127,7 +130,7 @@ def _record(wait_id: str, index: int, message: KafkaMessage) -> Record:
 
 
 def _summary(before: dict[str, Any], positions: Sequence[RecordPosition]) -> dict[str, Any]:
-    """Return the number of records and the first and last offset, by partition."""
+    """Return, for each partition, the number of published records and their first and last offset."""
     partitions = {number: dict(summary) for number, summary in before.items()}
     for partition, offset in positions:
         summary = partitions.setdefault(str(partition), {"count": 0, "first_offset": offset})

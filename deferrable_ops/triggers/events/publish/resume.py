@@ -1,4 +1,4 @@
-"""Checks that the messages to publish are the same after a restart as before."""
+"""Checks that a publishing task has the same messages after a restart as before the restart."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def fingerprint(messages: Sequence[Any]) -> str:
 
 
 def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
-    """Check that the messages have not changed since an earlier run of the wait, which published some of them.
+    """Check that the messages have not changed since an earlier run of the trigger that published some of the
+    messages.
 
-    :param stored: the progress of the wait.
-    :param current: the fingerprint of the messages now.
-    :raises InputError: the messages have changed, because a file was modified.
+    :param stored: the progress that the earlier run stored, with the fingerprint of its messages.
+    :param current: the fingerprint of the current messages.
+    :raises InputError: the messages have changed, for example because a file was modified.
     """
     if stored.get("same", current) != current:
         raise InputError(

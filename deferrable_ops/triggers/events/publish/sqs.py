@@ -1,4 +1,4 @@
-"""Publishes to an SQS queue. Progress is stored after each batch. Each message has an id for deduplication."""
+"""Publishes messages to an SQS queue in batches. Each message has an id, by which repeated messages are recognized."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NOT_IN_TEXTS: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U
 
 
 class SqsPublisher:
-    """Publishes the messages of one wait to a queue.
+    """Publishes the messages of one task attempt to an SQS queue.
 
-    Progress is stored after each batch, so after a crash at most one batch is sent again. A FIFO queue drops a message
-    if it received the same deduplication id within the last 5 minutes.
+    The publisher stores its progress after each batch, so at most one batch is sent again after a crash. A FIFO queue
+    drops a message if the queue has received the same deduplication id within the last 5 minutes.
 
-    :param messages: all messages of the task.
+    :param messages: all messages that the task publishes.
     """
 
     def __init__(self, inbox: Inbox, wait: Wait, queue_url: str, messages: Sequence[SqsMessage]) -> None:
@@ -43,10 +43,10 @@ class SqsPublisher:
         self._entries = [self._entry(index, message) for index, message in enumerate(messages)]
 
     async def publish(self, sender: Sender, check: Check) -> dict[str, Any]:
-        """Send the messages that follow the last stored progress, in order. Return the ids of the first 100 messages.
+        """Send, in order, the messages that no earlier run has sent. Return the ids of the first 100 messages.
 
-        :param check: awaited immediately before each batch. It raises an error if this trigger has lost its claim on
-            the wait.
+        :param check: a function that is awaited immediately before each batch. The function raises an error if another
+            triggerer has taken over the task.
         """
         digest_of_all = await asyncio.to_thread(fingerprint, self._entries)
         stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "message_ids": []}
@@ -101,8 +101,8 @@ class SqsPublisher:
     def _batches(self, start: int) -> Iterator[list[Entry]]:
         """Yield batches to send.
 
-        For a FIFO queue, a batch contains at most one message of each group. So the order is kept even if SQS accepts
-        only some messages of a batch.
+        For a FIFO queue, a batch contains at most one message of each message group. So the order in each group is
+        kept, even if SQS accepts only some messages of a batch.
         """
         batch: list[Entry] = []
         size, groups = 0, set[str]()
@@ -145,6 +145,6 @@ def _size(entry: Entry) -> int:
 
 
 def _group_of(wait: Wait) -> str:
-    """Return the default message group of a task."""
+    """Return the message group for messages of a task that have no message group of their own."""
     name = f"{wait.attempt.dag_id}.{wait.attempt.task_id}"
     return _NOT_IN_GROUPS.sub("_", name)[-_LONGEST_GROUP:]

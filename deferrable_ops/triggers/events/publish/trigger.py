@@ -1,4 +1,4 @@
-"""Publishes messages to a channel, a Kafka topic or an SQS queue, once per attempt."""
+"""The trigger that publishes messages to a channel, a Kafka topic or an SQS queue, once per task attempt."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _RETRIED: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
 class PublishEventTrigger(TaskTrigger):
-    """Publishes messages, once per attempt.
+    """Publishes messages to a channel, a Kafka topic or an SQS queue, once per task attempt.
 
-    The arguments are those of :class:`deferrable_ops.operators.events.PublishEventOperator`.
+    This trigger has the arguments of :class:`deferrable_ops.operators.events.PublishEventOperator`.
     """
 
     feature: ClassVar[str] = "events"
@@ -105,12 +105,12 @@ class PublishEventTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """False: published messages cannot be withdrawn."""
+        """Return False, because published messages cannot be withdrawn."""
         return False
 
     @property
     def given(self) -> dict[str, Any]:
-        """The arguments by name."""
+        """The arguments of this trigger, by name."""
         return {name: getattr(self, name) for name in self.arguments}
 
     def validate(self) -> None:
@@ -121,14 +121,14 @@ class PublishEventTrigger(TaskTrigger):
         check_arguments(self.given)
 
     async def wait(self) -> Outcome:
-        """Publish the messages that are not published yet. Return the task's XCom."""
+        """Publish the messages that are not published yet, and return an outcome with the task's XCom."""
         return await self.race_with_settlement(self._publish_until_done())
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing: published messages cannot be withdrawn."""
+        """Do nothing, because published messages cannot be withdrawn."""
 
     async def expired(self) -> Outcome:
-        """Return a failure with the last error."""
+        """Return a failure that contains the last error from the attempts to publish."""
         return Failure(
             f"not published within the timeout of {self.timeout:g} s: {self._problem or 'the timeout was too short'}"
         )
@@ -175,7 +175,7 @@ class PublishEventTrigger(TaskTrigger):
         return messages_of(destination, payloads, self.given, content)
 
     async def _outcome_elsewhere(self) -> Outcome:
-        """Return the outcome: another triggerer has published the messages, or the wait is already settled."""
+        """Return the outcome after another triggerer has published the messages or the task's wait has ended."""
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 

@@ -1,4 +1,4 @@
-"""Adopts, starts, stops and kills the supervisord of one configuration."""
+"""Adopts, starts, stops and kills one supervisord."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ _SYSTEMCTL_SECONDS: Final = 5.0
 
 
 async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
-    """Return the running supervisord, and whether this call started it.
+    """Return the running supervisord, and whether this call started the supervisord.
 
-    Concurrent and repeated calls start only one supervisord. supervisord holds a lock while it runs. A caller that
-    cannot take the lock waits until supervisord answers.
+    Concurrent and repeated calls start only one supervisord, because supervisord locks a file while it runs. A caller
+    that cannot lock this file waits until supervisord answers.
 
     :raises StepFailed: supervisord cannot be started.
     :raises SupervisordRefused: supervisord is running and refuses the login.
@@ -96,10 +96,10 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
 
 
 async def stop(host: SupervisorHost) -> list[int]:
-    """Stop the supervisord and its programs. End the processes that they left running. Return the daemons' pids.
+    """Stop supervisord and all processes of its programs. Return the pids of the stopped supervisords.
 
-    Each program may take its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then
-    SIGKILL.
+    Each program may take up to its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then
+    SIGKILL. Processes of the programs that are still running after the end of supervisord are ended, too.
     """
     found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
@@ -112,9 +112,9 @@ async def stop(host: SupervisorHost) -> list[int]:
 
 
 async def kill(host: SupervisorHost) -> list[int]:
-    """Kill the supervisord, its programs and their child processes. Return the pids.
+    """Kill supervisord, its programs and their child processes. Return the pids of all killed processes.
 
-    This function does not call supervisord, which may not answer.
+    This function does not call supervisord, because supervisord may not answer.
     """
     await host.check_claim()
     killed = await signal_daemons(host, "KILL")
@@ -125,7 +125,7 @@ async def kill(host: SupervisorHost) -> list[int]:
 
 
 async def lifetime_warning(host: SupervisorHost) -> str | None:
-    """Return why supervisord would end when the triggerer ends; None if no reason was found."""
+    """Return the reason why supervisord would end together with the triggerer; None if no reason was found."""
     docker, podman = await host.machine.status(*_CONTAINER_FILES)
     groups = (await host.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await host.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
@@ -148,7 +148,7 @@ async def lifetime_warning(host: SupervisorHost) -> str | None:
 
 
 async def _launch(host: SupervisorHost) -> bool:
-    """Start supervisord; return False if another process has already started it."""
+    """Start supervisord. Return False if another process has already started a supervisord."""
     cfg = host.cfg
     if missing := await host.missing_directories():
         raise StepFailed(
@@ -198,7 +198,10 @@ def _supervisord(host: SupervisorHost) -> list[str]:
 
 
 async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
-    """Stop the programs, then ask supervisord to end. Return the daemons' pids, and how many seconds they may need."""
+    """Stop the programs, then tell supervisord to end.
+
+    Return the pids of the supervisords that will end, and how many seconds this may take.
+    """
     try:
         daemon = await host.daemon()
         if daemon is not None:

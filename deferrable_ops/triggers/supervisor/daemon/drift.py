@@ -1,4 +1,4 @@
-"""Finds and removes drift: differences between the task's configuration and the configuration that supervisord runs."""
+"""Finds and removes drift: differences between the task's configuration and the one with which supervisord runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """Counts the changes that this triggerer process makes to one supervisord, and allows one change at a time."""
+    """Counts the configuration changes that this process makes to one supervisord, and allows one change at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -39,14 +39,17 @@ _changes: WeakKeyDictionary[Supervisord, _Changes] = WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Differences between the running and the wanted configuration. ``bool(drift)`` is False without differences.
+    """Differences between the configuration with which supervisord runs and the task's configuration.
 
-    :param other_file: whether the configuration file on the machine differs or is missing.
-    :param unreadable: True if supervisord cannot read its configuration file.
-    :param added: configured groups that supervisord has not loaded. For supervisord, a program without a group is a
-        group with one program.
-    :param changed: groups that run with another configuration.
-    :param removed: groups that supervisord has loaded, but that are not configured.
+    ``bool(drift)`` is False if there are no differences.
+
+    :param other_file: whether the configuration file on the machine is missing or differs from the task's
+        configuration.
+    :param unreadable: whether supervisord cannot read its configuration file.
+    :param added: groups in the task's configuration that supervisord has not loaded. For supervisord, a program
+        without a group is a group with one program.
+    :param changed: groups that supervisord has loaded with another configuration.
+    :param removed: groups that supervisord has loaded, but that are not in the task's configuration.
     """
 
     other_file: bool = False
@@ -76,9 +79,10 @@ class Drift:
 
 
 async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord) -> Drift:
-    """Return the differences between supervisord and its configuration.
+    """Return the differences between the configuration with which supervisord runs and the task's configuration.
 
-    For the settings of supervisord itself, only the file is compared: they take effect when supervisord starts again.
+    Settings of supervisord itself are compared only in the configuration file, because a running supervisord does not
+    report them.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
@@ -91,17 +95,18 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly this content. At most one byte more than the content's length is read."""
+    """Return whether a file has exactly the given content. Of a longer file, only one more byte is read."""
     return await machine.read(path, 0, len(content) + 1) == content
 
 
 async def update_groups(host: SupervisorHost) -> Drift:
-    """Apply supervisord's file to the groups that have no running process. Return the remaining differences.
+    """Apply the configuration file to all groups that have no running process. Return the remaining differences.
 
-    Groups that run with another configuration keep running. But if ``drift`` is ``apply``, they are stopped and
-    replaced.
+    A group that runs with another configuration keeps running. Only if the field ``drift`` is ``apply``, such a group
+    is stopped and replaced.
 
-    :raises StepFailed: supervisord cannot read its file, or a running group differs and ``drift`` is ``fail``.
+    :raises StepFailed: supervisord cannot read its configuration file; or ``drift`` is ``fail``, and a group runs with
+        another configuration.
     """
     drift = await _replace_idle_groups(host, await find_drift(host.cfg, host.machine, host.rpc))
     if drift.unreadable:
@@ -129,7 +134,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
 
 async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
-    """Replace the groups that have no running process, and return the remaining differences."""
+    """Apply the configuration file to all groups that have no running process, and return the remaining differences."""
     alive = {process.group for process in await host.processes() if process.state in ALIVE}
     idle = [group for group in (*drift.changed, *drift.removed) if group not in alive]
     fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
@@ -154,10 +159,10 @@ async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
 async def apply_configuration(
     config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord
 ) -> Drift:
-    """Make supervisord run the configuration, and return what was different. The call can be interrupted and repeated.
+    """Apply the task's configuration to supervisord, and return the previous differences. This function is idempotent.
 
-    Groups that differ are stopped and replaced. In a changed group, only the processes that were running before are
-    started again. In a new group, all processes are started.
+    Groups with another configuration are stopped and replaced. In a changed group, only the processes that were
+    running before are started again. In a new group, all processes are started.
 
     :raises SupervisordUnavailable: a group did not stop in time, or supervisord does not answer.
     """
@@ -186,9 +191,10 @@ async def apply_configuration(
 
 
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
-    """Stop groups, and remove each after it has stopped.
+    """Stop groups of programs, and remove each group from supervisord after the group has stopped.
 
-    This function polls supervisord. A single call that waits until a group has stopped would block all other callers.
+    This function polls supervisord. If one call waited until a group has stopped, supervisord would not answer other
+    calls in this time.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
@@ -213,8 +219,9 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
 class Reconciliation(NamedTuple):
     """The result of :meth:`DriftReconciler.reconcile`.
 
-    :param is_current: False if programs were changed after the reading. In this case, evaluate a new reading instead.
-    :param verdict: the verdict that ends the task because of drift. None: the task continues.
+    :param is_current: whether the poll result is still valid; False if programs were changed after the poll. Then the
+        caller must wait for the next poll.
+    :param verdict: the verdict that ends the task because of drift; None if the task continues.
     """
 
     is_current: bool
@@ -228,8 +235,8 @@ _OUTDATED: Final = Reconciliation(False)
 class DriftReconciler:
     """Handles drift according to the field ``drift``: ``warn``, ``apply`` or ``fail``.
 
-    The configurations are compared when the watch begins. They are compared again after processes were added, removed
-    or restarted.
+    The task's configuration is compared with the running configuration when the task begins to watch the programs, and
+    again whenever processes were added, removed or restarted.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task. The interval is needed
@@ -250,11 +257,11 @@ class DriftReconciler:
         self.is_due = True
 
     async def reconcile(self, processes: Iterable[Process]) -> Reconciliation:
-        """Compare the configurations if a comparison is due. Then apply the differences, report them, or fail the task.
+        """Look for drift if processes have changed. Then apply the configuration, report the drift, or fail the task.
 
-        With ``drift='apply'``, this may write supervisord's configuration file and restart programs.
+        With ``drift='apply'``, this method may write supervisord's configuration file and restart programs.
 
-        :param processes: the processes in the current reading. The caller evaluates this reading afterwards.
+        :param processes: the processes in the current poll result, which the caller evaluates after this call.
         """
         if self._may_show_a_change():
             return _OUTDATED
@@ -274,7 +281,7 @@ class DriftReconciler:
             return _CURRENT
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the reading may be outdated. It may show programs as stopped that a change is restarting."""
+        """Return whether the poll result may be outdated, because a change of the configuration restarts programs."""
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:

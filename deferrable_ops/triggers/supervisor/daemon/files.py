@@ -1,8 +1,9 @@
-"""Creates the files and directories of a supervisord, and removes them after it has ended.
+"""Creates the files and directories of a supervisord, and removes them after supervisord has ended.
 
-If a directory does not exist or is empty, a marker file is created in it. A directory with a marker is later removed
-with all its contents. If the directory itself cannot be removed, for example because it is a mounted volume, it is left
-empty. If a directory has no marker, because it had other contents, only supervisord's files are removed from it.
+If a directory does not exist or is empty, the library creates a marker file in this directory. A directory with a
+marker file is later removed with all its contents. If such a directory cannot be removed, for example because it is a
+mounted volume, only its contents are removed. A directory that already contained other files gets no marker file, and
+only supervisord's files are removed from it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(host: SupervisorHost) -> bool:
-    """Create the directories, and write the configuration file if it has changed. Return whether the file was written.
+    """Create the directories, and write the configuration file if its content has changed.
 
-    :raises MachineRefused: a directory is a link, or belongs to another user.
+    Return whether the configuration file was written.
+
+    :raises MachineRefused: a directory is a symbolic link, or belongs to another user.
     """
     folders = host.cfg.directories
     statuses, markers = await _status_of(host, folders)
@@ -95,7 +98,7 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
 
 
 def _own_files(host: SupervisorHost) -> list[Path]:
-    """Return the files to remove from a directory without a marker: those of this library and of supervisord."""
+    """Return the files of this library and of supervisord, to remove from a directory without a marker file."""
     cfg, daemon = host.cfg, host.cfg.supervisord
     logs = _with_backups(daemon.logfile, daemon.logfile_backups)
     for program in cfg.programs.values():
@@ -134,12 +137,15 @@ def _still_runs(host: SupervisorHost) -> str:
 async def _status_of(
     host: SupervisorHost, folders: Sequence[Path]
 ) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
-    """Return the status of each directory and of its marker."""
+    """Return the status of each directory, and the status of the marker file in each directory."""
     found = await host.machine.status(*folders, *(folder / _MARKER for folder in folders))
     return found[: len(folders)], found[len(folders) :]
 
 
 async def _contains_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
-    """Return whether a directory contains one of these files and no other file. The name "" means: no file at all."""
+    """Return whether a directory contains only one file, and the name of this file is in `names`.
+
+    If `names` contains "", also return True for an empty directory.
+    """
     result = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
     return result.code == 0 and result.output.strip() in names

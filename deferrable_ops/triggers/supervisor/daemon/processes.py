@@ -1,9 +1,9 @@
-"""Finds the processes of a supervisord on its machine. It does not call supervisord, which may be dead or not answer.
+"""Finds the processes of a supervisord on its machine, without calls to supervisord, which may not answer.
 
-supervisord is identified by its command line, which contains the path of the configuration file. The processes of its
-programs are identified in three ways: by an environment variable of this library that they inherit, by the environment
-variable SUPERVISOR_SERVER_URL that supervisord sets for each program by default, and by supervisord's session. Pid
-files are not used: a pid file may be old, and its pid may now belong to another process.
+supervisord is identified by its command line, which contains the path of the configuration file. Processes of its
+programs are identified by one of three properties: an environment variable of this library, the environment variable
+SUPERVISOR_SERVER_URL that supervisord sets by default, or the session of supervisord. Pid files are not used, because
+the pid in an old pid file may now belong to another process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ exit 0
 
 
 async def find_daemons(host: SupervisorHost) -> list[int]:
-    """Return the pids of the supervisords that run with this configuration file. Usually, there are none or one."""
+    """Return the pids of all supervisords that run with the host's configuration file; usually one pid or none."""
     config = str(host.cfg.config_path)
     found = []
     for pid in await _find(host, "zxF", config, "cmdline") or ():
@@ -71,13 +71,16 @@ async def find_daemons(host: SupervisorHost) -> list[int]:
 
 
 async def is_daemon(host: SupervisorHost, pid: int) -> bool:
-    """Return whether this process is a supervisord that runs with this configuration file."""
+    """Return whether the process with this pid is a supervisord that runs with the host's configuration file."""
     command = await host.machine.command_of(pid)
     return command is not None and _is_daemon_command(command, str(host.cfg.config_path))
 
 
 async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
-    """Send a signal to each supervisord, immediately after a check of its command line. Return their pids."""
+    """Send a signal to each supervisord, and return the pids of the supervisords that received the signal.
+
+    Before the signal is sent, the command line is checked again, because the pid may now belong to another process.
+    """
     config = str(host.cfg.config_path)
     reached = []
     for pid in await find_daemons(host):
@@ -92,12 +95,12 @@ async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
 
 
 async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
-    """End the processes that a dead supervisord left running, and return their pids.
+    """End processes of programs that still run although their supervisord has ended, and return the pids.
 
     If a supervisord is running, no process is ended.
 
-    :param sessions: pids of the dead supervisords. The pid of a supervisord is also the id of its session.
-    :param grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL at once.
+    :param sessions: the pids of supervisords that have ended; the pid of a supervisord is also the id of its session.
+    :param grace: seconds between SIGTERM and SIGKILL; with 0, SIGKILL is sent at once.
     """
     ended: set[int] = set()
     kill_at = time.monotonic() + grace
@@ -119,10 +122,10 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 
 
 async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
-    """Run a script that begins with ``KEEP_LOCK``, and return its result; None if a supervisord is running.
+    """Run a shell script while no supervisord is running, and return its result; None if a supervisord is running.
 
-    Another step may hold the lock, for example a force-kill during a teardown. This function waits until the lock is
-    free.
+    The script must begin with ``KEEP_LOCK``, which locks the lock file. If another step holds this lock, this function
+    waits until the lock is free.
     """
     command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
@@ -136,7 +139,7 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
-    """Wait until these processes have ended. Return False if a process is still running after `timeout` seconds."""
+    """Wait until the processes with these pids have ended. Return False if one still runs after `timeout` seconds."""
     give_up_at = time.monotonic() + timeout
     before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():
@@ -148,7 +151,7 @@ async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float)
 
 
 def environment_marker(host: SupervisorHost) -> str:
-    """Return the environment variable, with its value, that identifies all processes of a supervisord."""
+    """Return ``NAME=value`` of the environment variable by which all processes of a supervisord are found."""
     return f"DEFERRABLE_OPS_SUPERVISORD={normpath(host.cfg.socket_path)}"
 
 
@@ -158,7 +161,7 @@ def _server_url(host: SupervisorHost) -> str:
 
 
 async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Send a signal to the leftover processes, and return their pids; None if another process holds the lock."""
+    """Send a signal to processes whose supervisord has ended, and return the pids; None if the lock file is locked."""
     # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
     searches = [("zxF", marker, "environ") for marker in (environment_marker(host), _server_url(host))]
     searches += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
@@ -174,12 +177,13 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
 async def _find(
     host: SupervisorHost, options: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
 ) -> list[int] | None:
-    """Return the pids of the processes whose file in /proc contains a pattern.
+    """Return the pids of all processes for which a file in /proc, such as ``cmdline``, contains a pattern.
 
-    :param options: options of grep.
-    :param file: name of the file, for example ``cmdline``.
-    :param signal: the signal to send to each process; "" to send no signal.
-    :param locked: whether to take the lock first. If another process holds it, None is returned without a search.
+    :param options: command line options of grep.
+    :param file: the name of the file in /proc/<pid>, for example ``cmdline``.
+    :param signal: the signal that is sent to each process that is found; "" sends no signal.
+    :param locked: whether the lock file is locked during the search. If another process holds the lock, None is
+        returned without a search.
     """
     script, arguments = _FIND, [options, pattern, file, signal]
     if locked:

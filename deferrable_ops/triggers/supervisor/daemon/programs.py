@@ -1,7 +1,7 @@
-"""Starts, restarts and stops the programs of a supervisord, and polls until they have started or stopped.
+"""Starts, restarts and stops the programs of a supervisord, and polls until the programs have started or stopped.
 
-A snapshot of the processes before the start is taken once and stored. If the triggerer is killed, the step is repeated.
-With the snapshot, the repeated step starts no program twice, not even a program that has already ended.
+Before a step starts programs, it stores a snapshot of the processes in the inbox. If the triggerer is killed, the step
+is repeated with the same snapshot, so that no program is started twice, not even a program that has already ended.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 
 @dataclass(frozen=True, slots=True)
 class StartSnapshot:
-    """The start times of the processes before a step starts programs.
+    """A snapshot of the start times of all processes, taken before a step starts programs.
 
-    :param starts: time of the last start of each process, by full name. The times are whole seconds on supervisord's
-        clock; 0: never started.
-    :param restart: whether running processes are restarted.
+    :param starts: the time of the last start of each process, by the process's full name, in whole seconds on
+        supervisord's clock; 0 if the process was never started.
+    :param restart: whether the step restarts processes that are running.
     """
 
     starts: Mapping[str, int]
@@ -46,12 +46,12 @@ class StartSnapshot:
 
     @classmethod
     def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
-        """Return the snapshot of these processes."""
+        """Return a snapshot of the given processes."""
         return cls({process.full_name: process.start for process in processes}, restart)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the snapshot that :meth:`as_json` wrote."""
+        """Return the snapshot that :meth:`as_json` has converted into a JSON object."""
         return cls(dict(data["starts"]), bool(data["restart"]))
 
     def as_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class StartSnapshot:
         return {"starts": dict(self.starts), "restart": self.restart}
 
     def is_new(self, process: Process) -> bool:
-        """Return whether the process was started after the snapshot."""
+        """Return whether a process was started after the snapshot was taken."""
         return process.start > self.starts.get(process.full_name, 0)
 
 
@@ -80,7 +80,7 @@ async def read_programs(host: SupervisorHost) -> list[Process]:
 
 
 async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
-    """Stop the processes that were running at the snapshot, and wait until they have stopped."""
+    """Stop the processes that were running when the snapshot was taken, and wait until these processes have stopped."""
     while old := [process for process in await read_programs(host) if not before.is_new(process)]:
         if not await _stop(host, old):
             return
@@ -88,9 +88,10 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running. When each process has started or ended, return all processes.
+    """Start the programs that are not running, wait until each process has started or ended, and return all processes.
 
-    :raises StepFailed: a program cannot be started, or its policy fails the task.
+    :raises StepFailed: a program cannot be started, or a program has ended and its policy requires that the task
+        fails.
     """
     requested: set[str] = set()
     while True:
@@ -107,12 +108,13 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:
-    """Stop all programs of the configuration at the same time. When they have stopped, return their processes.
+    """Stop all programs of the configuration at the same time, wait until they have stopped, and return their
+    processes.
 
-    Each process may take its ``stopwaitsecs`` to stop. After this time, supervisord kills it.
+    Each process may take up to its ``stopwaitsecs`` to stop. After this time, supervisord kills the process.
 
-    :raises StepFailed: a process did not stop in time. supervisord started it with a longer ``stopwaitsecs`` than this
-        configuration has.
+    :raises StepFailed: a process did not stop in time, because supervisord started the process with a longer
+        ``stopwaitsecs`` than this configuration has.
     """
 
     async def own() -> list[Process]:
@@ -123,12 +125,12 @@ async def stop_programs(host: SupervisorHost) -> list[Process]:
 
 
 async def stop_everything(host: SupervisorHost) -> None:
-    """Stop all processes at the same time, including those of other configurations.
+    """Stop all processes of supervisord at the same time, including programs that are not in the task's configuration.
 
     Event listeners keep running until supervisord ends.
 
-    :raises StepFailed: a process did not stop in time. supervisord started it with a longer ``stopwaitsecs`` than this
-        configuration has.
+    :raises StepFailed: a process did not stop in time, because supervisord started the process with a longer
+        ``stopwaitsecs`` than this configuration has.
     """
 
     async def everything() -> list[Process]:
@@ -152,7 +154,7 @@ async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list
 
 
 async def _stop(host: SupervisorHost, processes: list[Process]) -> bool:
-    """Ask the running processes to stop; return whether any process is still alive."""
+    """Tell supervisord to stop the running processes. Return whether any process is still alive."""
     due = [process for process in processes if process.state in _STOPPABLE]
     if due:
         await _call(host, "supervisor.stopProcess", due, Fault.NOT_RUNNING)
@@ -160,7 +162,7 @@ async def _stop(host: SupervisorHost, processes: list[Process]) -> bool:
 
 
 async def _call(host: SupervisorHost, method: str, processes: list[Process], ignored: Fault) -> None:
-    """Ask supervisord to start or to stop processes, without waiting until they have started or stopped.
+    """Tell supervisord to start or to stop processes, without waiting until they have started or stopped.
 
     :param ignored: the fault that supervisord returns for a process that is already in the wanted state.
     """

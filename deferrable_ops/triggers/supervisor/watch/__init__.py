@@ -1,1 +1,1 @@
-"""Watches the programs of a supervisord, and forwards their output."""
+"""Watches the programs of a supervisord, and copies their output to the task's log."""

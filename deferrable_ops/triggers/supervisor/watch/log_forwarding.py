@@ -1,4 +1,7 @@
-"""Copies the output of programs from their log files to the task's log. A restart repeats no line and loses no line."""
+"""Copies the output of programs from their log files to the task's log.
+
+When a triggerer restarts, no line is lost and no line is copied twice.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ _LINES_PER_TURN: Final = 50
 
 
 class LogForwarder:
-    """Copies the logs of a configuration's programs to the task's log.
+    """Copies the output of all programs of a configuration to the task's log.
 
-    :param saved: the saved state. It contains a position in each log: all lines before it were already copied.
+    :param saved: the saved state, with a position in each log file; all lines before this position were already
+        copied.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task.
@@ -53,19 +57,19 @@ class LogForwarder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The positions in the logs, as a JSON object. They must be saved, so that no line is lost or repeated."""
+        """The current position in each log file, as a JSON object, which the caller must save."""
         positions = self._saved | {str(path): log.position for path, log in self._logs.items()}
         return {path: position.to_json() for path, position in positions.items() if position is not None}
 
     async def forward(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy new output, up to the limit of one poll.
+        """Copy new output of the programs to the task's log, up to the size limit for one poll.
 
-        :param found: processes of each program.
+        :param found: the processes of each program, by the program's name.
         """
         await self._try_copy(self._logs_of(found), self.chunks_per_poll * self._chunk)
 
     async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy all remaining output of ended processes. For all other processes, copy up to the limit of one poll."""
+        """Copy all remaining output of ended processes, and other new output up to the size limit for one poll."""
         await self.forward(found)
         ended = {name: [process for process in own if not process.is_alive] for name, own in found.items()}
         logs = self._logs_of(ended)
@@ -85,9 +89,9 @@ class LogForwarder:
         return True
 
     async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
-        """Copy new output: first one chunk from each log, then the next chunk from each log, and so on.
+        """Copy new output in rounds: in each round, copy one chunk from each log file that has more output.
 
-        :param limit: approximate number of bytes for all logs together; None for no limit.
+        :param limit: approximate maximum number of bytes for all log files together; None means no limit.
         """
         if not logs:
             return
@@ -145,7 +149,7 @@ class LogForwarder:
 
 
 def _backups(program: ProgramConfiguration, channel: str) -> int:
-    """Return the highest number of rotated files that a program's log can have."""
+    """Return how many rotated files supervisord keeps at most for one log file of a program."""
     size: str = getattr(program, f"{channel}_logfile_maxbytes")
     rotates = int(size.rstrip("KMGBkmgb")) > 0
     backups: int = getattr(program, f"{channel}_logfile_backups")

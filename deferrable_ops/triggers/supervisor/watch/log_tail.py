@@ -1,4 +1,4 @@
-"""Reads one log of a process in parts. Reading continues after rotations of the file and restarts of the triggerer."""
+"""Reads the new lines of one log file of a process, also after log rotations and after restarts of the triggerer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 
 
 class LogChunk(NamedTuple):
-    """The result of one read.
+    """The lines that were read from a log at once.
 
     :param size: the number of bytes that were read.
-    :param has_more: whether the file contained more output than was read.
-    :param has_gap: whether lines before ``lines`` may be missing, because their file was removed or emptied.
+    :param has_more: whether the log file contains more output than was read.
+    :param has_gap: whether lines before ``lines`` may be missing, because a log file was removed or emptied.
     """
 
     lines: list[str]
@@ -25,20 +25,21 @@ class LogChunk(NamedTuple):
 
 
 def regular_file(status: FileStatus | None) -> FileStatus | None:
-    """Return the status if it belongs to a regular file; otherwise None. Reading a named pipe could block."""
+    """Return the status of a file if it is a regular file; otherwise return None, because reading could block."""
     return status if status is not None and status.is_regular else None
 
 
 class LogTail:
-    """One log of a process: the file that supervisord writes, and its rotated files.
+    """One log of a process: the log file that supervisord writes now, and older log files after rotations.
 
     :param label: prefix of the lines in the task's log.
-    :param path: path of the file that supervisord writes. The names of the rotated files end in ``.1``, ``.2`` and so
-        on. The file ``.1`` is the newest rotated file.
-    :param backups: the highest number of rotated files.
-    :param position: all lines before this position were already read; None if the log was never read.
-    :param since: if the log was never read, reading begins with the oldest file that was modified after this time.
-    :param reports_gaps: whether to report a gap if the file of `position` does not exist any more.
+    :param path: path of the log file that supervisord writes now. Names of rotated files end in ``.1``, ``.2`` and so
+        on; the file with ``.1`` is the newest of these rotated files.
+    :param backups: the maximum number of rotated files.
+    :param position: the position in the log before which all lines were already read; None if the log was never read.
+    :param since: a time. If the log was never read, reading begins with the oldest file that was modified after this
+        time.
+    :param reports_gaps: whether a gap is reported if the file to which `position` belongs no longer exists.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class LogTail:
 
     @property
     def position(self) -> LogPosition:
-        """The position to save. If the last line is incomplete, the position is before this line."""
+        """The position in the log from which reading resumes after a restart; an incomplete last line is read again."""
         return self._lines.resume_position
 
     def may_have_output(self, status: FileStatus | None) -> bool:
-        """Return whether the log may have new output.
+        """Return whether the log may contain lines that were not read yet.
 
-        :param status: status of the file that supervisord writes.
+        :param status: status of the log file that supervisord writes now.
         """
         if not self._was_searched:
             return True
@@ -76,9 +77,9 @@ class LogTail:
         return not self._is_current(status) or status.size > self._lines.read_position.offset
 
     async def read(self, machine: Machine, status: FileStatus | None, length: int) -> LogChunk:
-        """Read the next lines.
+        """Read the next lines of the log.
 
-        :param status: status of the file that supervisord writes.
+        :param status: status of the log file that supervisord writes now.
         :param length: maximum number of bytes to read.
         """
         if status is not None and self._is_current(status):
@@ -88,18 +89,21 @@ class LogTail:
         return await self._search(machine, length)
 
     def finish(self) -> list[str]:
-        """Return the last line of a program that has ended, if this line has no line end."""
+        """After a program has ended, return the last line of its log, if this line does not end with a newline."""
         return self._lines.finish()
 
     def _is_current(self, status: FileStatus) -> bool:
-        """Return whether the position seems to belong to the file with this status."""
+        """Return whether the current read position seems to belong to the log file with the given status."""
         at = self._lines.read_position
         if not self._is_identified or status.size < at.offset:
             return False
         return status.inode == at.inode if status.inode and at.inode else at.offset > 0
 
     async def _search(self, machine: Machine, length: int) -> LogChunk:
-        """Find the file to which the position belongs, and read it. If it was read to its end, read the next file."""
+        """Find the log file to which the read position belongs, and read this file from that position.
+
+        If this file was already read to its end, read the next newer file.
+        """
         files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_searched = True
         lines, has_gap = list[str](), False
@@ -153,7 +157,7 @@ class LogTail:
     async def _read_in(
         self, machine: Machine, path: Path, status: FileStatus, length: int
     ) -> LogChunk | None:
-        """Read this file from the position. Return None if the content shows that the position is in another file."""
+        """Read a log file from the current read position; return None if this position belongs to another file."""
         found = await self._read_around(machine, path, length)
         if found is None:
             return None
@@ -162,7 +166,7 @@ class LogTail:
         return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
-        """Return the bytes before and after the position; None if the bytes before the position have changed."""
+        """Return the bytes before and after the read position; None if the bytes before this position have changed."""
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)

@@ -1,4 +1,4 @@
-"""Watches the programs of one supervisord for one task, and pauses, resumes and restarts them."""
+"""Watches the programs of one supervisord for one task, and pauses, resumes and restarts these programs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
 
 class ProcessReading(NamedTuple):
-    """One reading of supervisord's processes. The answer of supervisord is parsed once for all tasks that watch it.
+    """The result of one poll of supervisord, which is parsed once for all tasks that watch this supervisord.
 
     :param processes: all processes of supervisord.
-    :param facts: all data of the reading except its time. If two readings have equal facts, no process has changed
-        between them.
+    :param facts: all data of the poll result except its time. If two poll results have equal `facts`, no process has
+        changed between the two polls.
     """
 
     processes: tuple[Process, ...]
@@ -53,9 +53,9 @@ _ALREADY_DONE: Final = {
 
 
 def parse_processes(answer: Processes) -> ProcessReading:
-    """Convert an answer of supervisord to a reading.
+    """Convert the response of supervisord to one poll into a ProcessReading.
 
-    :raises InputError: the answer does not describe processes.
+    :raises InputError: the response does not describe processes.
     """
     processes = tuple(map(Process.from_info, answer))
     return ProcessReading(
@@ -67,9 +67,8 @@ def parse_processes(answer: Processes) -> ProcessReading:
 class ProgramWatcher:
     """Watches the programs of one supervisord for one task.
 
-    :param readings: subscription to the readings of supervisord's processes. All tasks that watch this supervisord
-        share the readings.
-    :param saved: the state that was saved before the triggerer restarted.
+    :param readings: a subscription to the poll results, which all tasks that watch this supervisord share.
+    :param saved: the state that an earlier attempt of the task or an earlier run of the trigger has saved.
     """
 
     def __init__(
@@ -95,16 +94,16 @@ class ProgramWatcher:
 
     @property
     def state(self) -> SavedState:
-        """The state to save. It changes only if a process or its output has changed."""
+        """The state to save in the inbox. This state changes only if a process or its output has changed."""
         output = self._saved_output if self._output is None else self._output.state
         return SavedState(self._histories, output, is_ours=True)
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
-        """Wait for the next reading, and return its verdict; None if there is no verdict yet.
+        """Wait for the next poll result, and return the verdict about the programs; None if there is no verdict yet.
 
-        :param timeout: maximum seconds to wait for the reading; None for no limit.
-        :raises SupervisordRefused: supervisord refused the call; a retry does not help.
-        :raises MachineRefused: the machine refused the connection; a retry does not help.
+        :param timeout: maximum number of seconds to wait for the poll result; None means no limit.
+        :raises SupervisordRefused: supervisord refused the call, and a retry would be refused too.
+        :raises MachineRefused: the machine refused the connection, and a retry would be refused too.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -129,7 +128,9 @@ class ProgramWatcher:
         return self._evaluate(reading)
 
     async def apply_steps(self) -> None:
-        """Pause and resume the programs as the last evaluation requires. The next evaluation repeats failed steps."""
+        """Pause and resume programs as the last evaluation requires. If this fails, it is repeated after the next
+        poll.
+        """
         steps = self._last.steps if self._last else {}
         if not steps:
             return
@@ -153,11 +154,11 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
-        """Restart the processes whose end was the reason for this retry.
+        """Restart the processes whose end was the reason why Airflow retries this task.
 
-        Return the processes that this reading does not yet show as restarted. If there are any, do not evaluate the
-        reading. If the triggerer is killed during the restarts, no process is restarted twice: a restarted process has
-        another start time than the one that the previous attempt saved.
+        Return the processes that the poll result does not yet show as restarted. Until all of them are restarted, the
+        caller must not evaluate poll results. If the triggerer is killed during the restarts, no process is restarted
+        twice, because a restarted process has another start time than the one that the previous attempt saved.
         """
         due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._restarts.get(process.full_name, True)]

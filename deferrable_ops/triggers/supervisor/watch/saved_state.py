@@ -1,4 +1,4 @@
-"""The state that a watching task saves in the inbox. The task's next attempt continues with it."""
+"""The state that a task which watches programs saves in the inbox, so that its next attempt can resume from it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deferrable_ops.supervisord.crash_loops import CrashHistory
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """The state with which a task begins or continues to watch programs.
+    """The state with which a task starts to watch programs, or resumes watching them.
 
-    :param histories: crash history of each process, by full name. Without it, a paused process would be treated as
-        ended.
-    :param output: a position in each log. All lines before it were already copied.
-    :param is_ours: whether this DAG run saved the state.
-    :param is_retry: whether an earlier attempt of this DAG run saved the state. False after this attempt has saved its
-        own state.
+    :param histories: the crash history of each process, by the process's full name. Without its crash history, a
+        paused process would be treated as ended.
+    :param output: for each log file, the position before which all lines were already copied.
+    :param is_ours: whether an attempt in this DAG run saved the state.
+    :param is_retry: whether an earlier attempt in this DAG run saved the state, and the current attempt has not yet
+        saved its own state.
     """
 
     histories: dict[str, CrashHistory] = field(default_factory=dict)
@@ -37,10 +37,10 @@ class SavedState:
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return the state that this attempt saved. If it has saved none, return the state of the previous attempt.
+    """Return the state that this attempt of the task has saved, or else the state that the previous attempt has saved.
 
-    If the previous attempt belongs to another DAG run, return only its log positions. This DAG run has started all
-    programs again, so their crash histories are not valid any more.
+    If the previous attempt belongs to another DAG run, return only the positions in the log files from its state. The
+    crash histories of another DAG run are not valid, because this DAG run has started all programs again.
     """
     if (own := _read(wait.progress)) is not None:
         return own
