@@ -88,7 +88,7 @@ class CheckEvaluator:
     def timed_out(self, now: datetime) -> Decision:
         """Return the decision when the task's timeout is over.
 
-        Its action is RETRIGGER, and its result is the last confirmed result of the checks.
+        The decision's action is RETRIGGER, and its result is the last result that reached its threshold.
         """
         if (decision := self.at_limit(now)) is not None:
             return decision

@@ -22,8 +22,8 @@ _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "
 class RunFacts:
     """The data of a DAG run that its checks and limits use.
 
-    :param moments: the dates of the DAG run in ISO 8601. The keys are Airflow's names, such as ``logical_date``; the
-        value of a missing date is None.
+    :param moments: the dates of the DAG run in ISO 8601. The keys of ``moments`` are Airflow's names of these dates,
+        such as ``logical_date``. The value of a missing date is None.
     :param params: the DAG run's params after Airflow validated them.
     """
 
@@ -87,7 +87,7 @@ class RunFacts:
         return datetime.now(UTC)
 
     def is_forced(self, task_id: str) -> bool:
-        """Return whether this DAG run ignores its limits, because its conf or params say so."""
+        """Return whether the conf or the params of this DAG run switch all limits off."""
         return bool(self.conf.get(FORCE_RUN) or self.params.get(f"{task_id}-force-run"))
 
     def limits(self, task_id: str, declared: Limits) -> Limits:

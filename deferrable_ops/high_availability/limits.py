@@ -96,7 +96,7 @@ def forced_limits(task_id: str, params: Mapping[str, Any]) -> Limits:
 
 
 def timezone_by_name(name: str) -> tzinfo:
-    """Return the timezone for the name that Airflow gives it.
+    """Return the timezone with this name, for example ``Europe/Zurich``.
 
     A fixed UTC offset such as ``+02:00`` is also a valid name.
 

@@ -14,7 +14,7 @@ from deferrable_ops.high_availability.results import Result
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """For each result, the number of consecutive checks that must return it before its action is carried out."""
+    """The number of consecutive checks that must return the same result before the action is carried out."""
 
     success: int = 1
     failure: int = 1
@@ -52,8 +52,8 @@ class ConsecutiveResults:
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
         """Return the consecutive results after one more result.
 
-        :param most: the largest count that still changes the pause. Larger counts are not kept, so that the state need
-            not be stored again.
+        :param most: the largest count that still changes the pause. The count stops at `most`, so that an unchanged
+            state is not stored again.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)

@@ -106,7 +106,7 @@ class SSHOperatorArgs(Model):
     """How to connect to the remote machine on which supervisord runs.
 
     :param ssh_conn_id: id of an Airflow connection of type SSH.
-    :param remote_host: replaces the connection's host.
+    :param remote_host: a host name or address that replaces the Airflow connection's host.
     :param conn_timeout: timeout for connecting, in seconds.
     :param cmd_timeout: timeout of a remote command, in seconds.
     :param banner_timeout: timeout for the SSH server's banner, in seconds.
@@ -124,9 +124,9 @@ class SSHOperatorArgs(Model):
 class SupervisorAirflowConfiguration(SupervisorConfiguration):
     """A supervisord that belongs to a DAG.
 
-    Fields that are not given get defaults. By default, ``working_dir`` contains the daemon's files and one directory
-    per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts a program by
-    itself. If a program sets a field, this value replaces the field's default. You can write the fields of
+    Fields that the user does not give get default values. By default, ``working_dir`` contains the daemon's files and
+    one directory per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts
+    a program by itself. If a program sets a field, this value replaces the field's default. You can write the fields of
     :class:`AirflowConfiguration` inside the field ``airflow``, or next to it.
 
     :param check_interval: interval between two checks of the programs. This and all other durations of this class are a
@@ -181,7 +181,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @property
     def socket_path(self) -> Path:
-        """Path of supervisord's Unix socket. Clients connect to it."""
+        """Path of supervisord's Unix socket. Clients connect to this socket."""
         assert self.unix_http_server is not None
         return self.unix_http_server.file
 

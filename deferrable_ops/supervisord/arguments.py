@@ -1,4 +1,7 @@
-"""Arguments of the commands ``render`` and ``check``. This module does not import the models: they load slowly."""
+"""Arguments of the commands ``render`` and ``check``.
+
+This module does not import the configuration models, because importing pydantic is slow.
+"""
 
 from __future__ import annotations
 

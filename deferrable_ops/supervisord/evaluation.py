@@ -22,7 +22,8 @@ class Evaluation:
     """The result of :func:`evaluate`.
 
     :param verdict: what the watching task must do, decided from the states of all programs.
-    :param histories: updated crash history of each process, by full name. Pass it to the next call of :func:`evaluate`.
+    :param histories: updated crash history of each process, by full name. Pass the crash histories to the next call of
+        :func:`evaluate`.
     :param steps: the processes to stop or to start now, by full name. Empty if the verdict ends the watching task.
     :param processes: the processes of each program, by program name.
     """

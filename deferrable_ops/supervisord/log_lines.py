@@ -24,7 +24,7 @@ class LogPosition:
     """A position in a program's log. All lines before this position were emitted.
 
     :param inode: inode of the log file; 0 if the inode is unknown.
-    :param offset: in bytes.
+    :param offset: offset in the log file, in bytes.
     :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
     :param modified: last observed modification time of the log file. Rotated files with this or an earlier modification
         time were already read.

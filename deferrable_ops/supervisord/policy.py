@@ -45,7 +45,7 @@ class ProgramPolicy(Model):
         ``crash_window``, the next pause has the length ``crash_delay`` again.
     :param crash_longest_delay: length of the longest pause; a timedelta, or a number of seconds.
     :param crash_give_up: after this number of pauses, the next crash loop of the program is final: the action
-        ``otherwise`` applies. 0: the first crash loop is final.
+        ``otherwise`` applies. If ``crash_give_up`` is 0, the first crash loop is final.
     :raises InputError: if two parameters contradict each other.
     """
 

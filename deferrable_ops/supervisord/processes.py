@@ -163,7 +163,7 @@ def overall_verdict(
     policies: Mapping[str, ProgramPolicy],
     paused: Collection[str] = (),
 ) -> Verdict:
-    """Return the verdict on all programs together.
+    """Return what the watching task must do, decided from the processes of all programs.
 
     As soon as the action for one program is FAIL, RETRIGGER or RETRY, the verdict is this action. Otherwise, the
     verdict is None until all programs have ended. When all programs have ended, the verdict is SKIP if the action for

@@ -48,7 +48,8 @@ def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
     """Validate data and return the model.
 
-    :raises InputError: if the data is invalid; the message has one line per field and does not contain values.
+    :raises InputError: if the data is invalid. The error message has one line for each invalid field, and contains no
+        values.
     """
     try:
         return kind.model_validate(data)

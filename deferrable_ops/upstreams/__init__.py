@@ -1,1 +1,1 @@
-"""Clients of outside systems. All triggers in a process share one client for each external system."""
+"""Clients of external systems. All triggers in a process share one client for each external system."""

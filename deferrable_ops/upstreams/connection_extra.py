@@ -21,7 +21,7 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 
     :param timeout: the longest time to wait for Airflow's response, in seconds.
     :raises UnknownConnection: if Airflow has no connection with this id.
-    :raises ConfigurationError: if the connection cannot be read, or its extra is not JSON.
+    :raises ConfigurationError: if the Airflow connection cannot be read, or its extra is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 

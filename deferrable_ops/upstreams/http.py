@@ -1,6 +1,6 @@
 """Sends HTTP requests over one shared session.
 
-The caller can pass a check that runs immediately before a request is sent.
+The caller can pass a function that runs immediately before a request is sent.
 """
 
 from __future__ import annotations

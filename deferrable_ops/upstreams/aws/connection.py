@@ -71,7 +71,7 @@ class AwsAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role to assume.
+    """An AWS role to assume.
 
     :param arguments: further arguments of the STS call that assumes the role, such as ExternalId or DurationSeconds.
     :param token_file: the file with a web identity token. If ``token_file`` is None, the connection's credentials

@@ -64,7 +64,7 @@ class AwsSession:
         self._clients: dict[tuple[str, str | None], Any] = {}
 
     async def client(self, service: str, region: str | None, endpoint: str | None) -> Any:
-        """Return a client, creating it on first use.
+        """Return a client of an AWS service. The client is created on first use.
 
         :param region: the region of the resource. If `region` is None, the connection's region is used.
         :param endpoint: the URL of the AWS service. If the connection sets a URL for the service, that URL is used

@@ -18,7 +18,7 @@ _STOP_SECONDS = 10.0
 
 
 class AwsThread:
-    """Calls AWS with the credentials of one connection, outside the Triggerer's event loop."""
+    """Calls AWS with the credentials of one Airflow connection, outside the triggerer's event loop."""
 
     thread_name: ClassVar[str]
 

@@ -1,6 +1,6 @@
 """Calls Dataflow's API over one gRPC channel.
 
-Each API call has a timeout and is not retried; its errors are converted.
+Each API call has a timeout and is not retried. Errors are converted into exceptions of this library.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ _send_deadline: ContextVar[float | None] = ContextVar("deferrable_ops_send_deadl
 
 
 async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
-    """Open the gRPC channel for a project and region. Threads load the modules and credentials, because this blocks.
+    """Open the gRPC channel for a project and region.
+
+    Python modules and credentials are loaded in threads, because loading blocks.
 
     :raises ConfigurationError: if the extra ``dataflow``, the google provider or the Google credentials are missing.
     :raises DataflowRefused: if Google refused the credentials.
@@ -90,7 +92,8 @@ class Api:
     ) -> Callable[[float], Awaitable[Any]]:
         """Return a function that sends the launch request.
 
-        :return: the function. Call it with the latest ``time.monotonic()`` at which the request may be sent.
+        :return: the function. The function's argument is the latest ``time.monotonic()`` at which the request may be
+            sent.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         """
         from google.protobuf.json_format import ParseDict, ParseError

@@ -110,13 +110,16 @@ class Dataflow:
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:
-        """Return all jobs with exactly this name, including finished jobs, newest first. Their labels are empty."""
+        """Return all jobs with exactly this name, including finished jobs, newest first.
+
+        The returned jobs have no labels.
+        """
         found = await self._with_retries(lambda: self._api.list_jobs(name=name))
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def active(self) -> list[Job]:
-        """Return all active jobs. The labels of the returned jobs are empty."""
+        """Return all active jobs. The returned jobs have no labels."""
         return [self._job(message) for message in await self._with_retries(self._api.list_jobs)]
 
     async def get(self, job_id: str) -> Job:
@@ -142,7 +145,7 @@ class Dataflow:
     ) -> list[JobMessage]:
         """Return a job's messages, the oldest first.
 
-        :param least: the lowest importance of the messages to return, i.e. DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        :param least: the lowest importance of the messages to return. One of DEBUG, DETAILED, BASIC, WARNING and ERROR.
         :param since: the time of the earliest message to return, as RFC 3339.
         """
         return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
@@ -150,7 +153,7 @@ class Dataflow:
     def watch(
         self, job_id: str, *, interval: float, messages: MessagesWanted | None = None
     ) -> AbstractContextManager[JobWatch]:
-        """Watch a job during a ``with`` block.
+        """Watch a Dataflow job during a ``with`` block.
 
         :param interval: seconds between two polls. All watched jobs of a project and region are polled together, at the
             smallest interval.

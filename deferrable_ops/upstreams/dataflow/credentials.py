@@ -1,4 +1,7 @@
-"""Loads the Google credentials of an Airflow connection or of the machine. Loading blocks, so do it in a thread."""
+"""Loads the Google credentials of an Airflow connection or of the machine.
+
+Loading blocks, so load the credentials in a thread.
+"""
 
 from __future__ import annotations
 

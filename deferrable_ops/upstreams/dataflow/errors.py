@@ -33,7 +33,7 @@ TRANSIENT: Final = frozenset(
 class ApiCall:
     """The description of an API call, for error messages.
 
-    :param purpose: the end of a sentence that begins with "Dataflow refused to", e.g. "launch the job 'sales'".
+    :param purpose: the rest of a sentence that begins with "Dataflow refused to", such as "launch the job 'sales'".
     :param permission: the IAM permission that the call needs.
     :param caller: the description of the Google account, from
         :func:`~deferrable_ops.upstreams.dataflow.credentials.describe_account`.

@@ -78,7 +78,7 @@ class JobWatch:
         self._arrived.set()
 
     def fail(self, refused: DataflowRefused) -> None:
-        """Make :meth:`next` raise this error."""
+        """Make the method :meth:`next` raise this error."""
         self.is_over = True
         self._failure = refused
         self._arrived.set()

@@ -54,8 +54,8 @@ class Job:
     """A Dataflow job, with the values that the API returned.
 
     :param state: the number of the API's JobState. The number may be unknown to this version of the library.
-    :param state_name: the API's name of the state, e.g. ``JOB_STATE_DONE``. For an unknown number, e.g.
-        ``JOB_STATE_99``.
+    :param state_name: the API's name of the state, such as ``JOB_STATE_DONE``, or ``JOB_STATE_99`` for the unknown
+        number 99.
     :param is_streaming: whether the job is a streaming job; None if the API did not return the job's type.
     :param labels: the job's labels. Empty if the job was read from a list of jobs, because the API omits labels in
         lists.
@@ -111,7 +111,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobMessage:
-    """A message of a job.
+    """A message of a Dataflow job.
 
     :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that they can
         be sorted.
@@ -168,7 +168,7 @@ class MessageCursor:
 
 @dataclass(frozen=True, slots=True)
 class MessagesWanted:
-    """Which of a job's messages to read while it is watched.
+    """Which messages of a Dataflow job to read while the job is watched.
 
     :param least: the lowest importance of the messages to read, one of `IMPORTANCES`.
     :param after: the position after which messages are read. If ``after`` is None, all messages of the job are read.
@@ -180,12 +180,12 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A change of a watched job.
+    """A change of a watched Dataflow job.
 
     :param job: the job, if its state changed; None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
-    :param cursor: the position after these messages; None before the first message. Store it once the messages are
-        handled.
+    :param cursor: the position after these messages; None before the first message. Store the cursor after the messages
+        were handled.
     """
 
     job: Job | None = None

@@ -73,7 +73,7 @@ class Poller:
 
     @contextmanager
     def watch(self, job_id: str, interval: float, messages: MessagesWanted | None) -> Iterator[JobWatch]:
-        """Watch a job during a ``with`` block."""
+        """Watch a Dataflow job during a ``with`` block."""
         watch = JobWatch(job_id, interval, messages)
         self._watches.setdefault(job_id, []).append(watch)
         if watch.least is not None:
@@ -195,7 +195,10 @@ class Poller:
         watch.deliver(message, self._job(message), messages)
 
     def _next_in_queue(self) -> list[JobWatch]:
-        """Return the next watches in the queue. Messages are read for a limited number of watches in each interval."""
+        """Return the next watched jobs in the queue for reading messages.
+
+        In each interval, messages are read for a limited number of jobs.
+        """
         chosen: list[JobWatch] = []
         for _ in range(len(self._message_queue)):
             if len(chosen) == _MAX_MESSAGE_CALLS:

@@ -25,7 +25,7 @@ _LINGER_SECONDS = 5.0
 
 
 class CatchUpConsumer:
-    """Reads older records while any subscription is behind the live consumer."""
+    """Reads older records while at least one subscription is behind the live consumer."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -34,7 +34,7 @@ class CatchUpConsumer:
         self._switched_at: dict[TopicPartition, float] = {}
 
     def is_needed(self) -> bool:
-        """Return whether any subscription is behind the live consumer."""
+        """Return whether at least one subscription is behind the live consumer."""
         topics = self._subscriptions.topics.values()
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 

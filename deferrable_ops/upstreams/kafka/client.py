@@ -90,7 +90,7 @@ class Cluster:
     :param tls: the TLS context for connections. If `tls` is None, connections are not encrypted.
     :param timings: the intervals and timeouts of the cluster's consumers.
     :ivar topics: the topics for which the consumers track partitions and leaders.
-    :ivar refused: the error of a broker that has refused a connection permanently; None if no broker has.
+    :ivar refused: the error of a broker that has refused a connection permanently; None if no broker has refused one.
     :ivar connection: aiokafka's arguments for connecting to a broker.
     """
 
@@ -113,7 +113,7 @@ class Cluster:
         :param purpose: a part of the client id. Brokers show the client id in their logs.
         :raises KafkaRefused: if the cluster refuses the credentials or the client's certificate, or the cluster's own
             certificate is not trusted.
-        :raises KafkaUnavailable: if no broker can be reached now.
+        :raises KafkaUnavailable: if no broker can be reached at the moment.
         """
         import aiokafka
         from aiokafka.errors import KafkaError
@@ -174,10 +174,7 @@ class Cluster:
         return refused
 
     async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
-        """Connect to a broker. Return the error if the broker refuses the connection permanently.
-
-        Return None if the broker accepts the connection, or cannot be reached.
-        """
+        """Connect to a broker. Return the error if the broker refuses the connection permanently, otherwise None."""
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
 

@@ -1,6 +1,6 @@
 """Reads Airflow's Kafka connection.
 
-The connection's extra contains librdkafka settings; they are converted for aiokafka.
+The connection's extra contains librdkafka settings. The module converts these settings for aiokafka.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ClusterSettings:
     """The settings for connecting to a Kafka cluster. The ``repr`` of this class contains no secrets.
 
     :param servers: the bootstrap servers as ``host:port``, separated by commas.
-    :param protocol: the security protocol, i.e. PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+    :param protocol: the security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
     :param tls: librdkafka's ``ssl.`` settings, such as the trusted certificate authorities and the client's
         certificate.
     """

@@ -98,7 +98,7 @@ class KafkaConsumers:
         Matching records of a partition are stored in the order of their offsets. The same record is passed to `store`
         again only after a restart, or after its topic was recreated.
 
-        :param key: identifies the subscription in :attr:`Batch.resume_offsets`.
+        :param key: the key of the subscription in :attr:`Batch.resume_offsets`.
         :param events: event specifications for one topic, after their templates were rendered. A record must match at
             least one specification.
         :param since: a time in seconds since the epoch. Records with an earlier timestamp do not match.

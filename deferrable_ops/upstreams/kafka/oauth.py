@@ -19,7 +19,7 @@ def token_provider(oauth: OAuthSettings) -> Any:
     from aiokafka.errors import AuthenticationFailedError
 
     class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
-        """Requests a token and caches it. Shortly before the token expires, requests a new token."""
+        """Requests and caches an OAuth token. Shortly before the token expires, the class requests a new token."""
 
         def __init__(self) -> None:
             self._token = ""

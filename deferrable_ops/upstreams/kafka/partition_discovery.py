@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class PartitionDiscovery:
-    """Runs one task for each topic, so that a partition without a leader delays only its own topic."""
+    """Runs one asyncio task for each topic, so that a partition without a leader delays only its own topic."""
 
     def __init__(self, cluster: Cluster, consumer: AIOKafkaConsumer, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -37,7 +37,7 @@ class PartitionDiscovery:
         self._wake_ups: dict[str, asyncio.Event] = {}
 
     def update(self) -> None:
-        """Start tasks for new topics and stop tasks of removed topics.
+        """Start asyncio tasks for new topics, and stop the tasks of removed topics.
 
         Call this method after subscriptions have changed.
         """
@@ -94,7 +94,7 @@ class PartitionDiscovery:
                 continue
 
     async def _start_pending(self, name: str, numbers: Collection[int]) -> None:
-        """Find the start offsets of pending subscriptions, and start them."""
+        """Find the start offsets of pending subscriptions, and start these subscriptions."""
         pending = list(self._subscriptions.pending.get(name, ()))
         if not pending:
             return

@@ -76,7 +76,8 @@ def first_offset(since: float, bounds: Bounds) -> int:
 def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
     """Return whether records newer than `since` may have been deleted.
 
-    This is possible if the first remaining record is newer than `since`, and earlier records of the log were deleted.
+    Such records may have been deleted if the partition's first remaining record is newer than `since`, and records
+    before it were deleted.
     """
     if bounds.beginning == 0:
         return False
@@ -148,7 +149,7 @@ class Partition(Generic[R]):
             self.skip_until[subscription] = offset
 
     def remove(self, subscription: R) -> None:
-        """Stop reading for a subscription."""
+        """Remove a subscription from this partition."""
         self.skip_until.pop(subscription, None)
         group = self.behind.pop(subscription, None)
         if group is not None:
@@ -263,7 +264,7 @@ class Topic(Generic[R]):
             partition.remove(subscription)
 
     def has_live(self, partition: Partition[R]) -> bool:
-        """Return whether any subscription reads a partition from the live consumer."""
+        """Return whether at least one subscription of this topic reads a partition from the live consumer."""
         return len(partition.behind) < len(self.subscriptions)
 
     def subscribers_of(self, event: Event) -> set[R]:

@@ -1,6 +1,6 @@
 """Converts errors that aiokafka raises during publishing into errors of this library.
 
-Their messages say how to correct the error.
+The messages of these errors say how to correct the error.
 """
 
 from __future__ import annotations

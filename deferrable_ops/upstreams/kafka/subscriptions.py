@@ -1,4 +1,7 @@
-"""The subscriptions to a Kafka cluster. The cluster's live and catch-up consumers share them, in one thread."""
+"""The subscriptions to a Kafka cluster.
+
+The cluster's live consumer and catch-up consumer share these subscriptions, in one thread.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,8 @@ class SubscriptionListener(Protocol):
 class Subscription(BaseSubscription):
     """One wait's subscription to a topic.
 
-    :ivar key: identifies the subscription in :attr:`Batch.resume_offsets`.
-    :ivar listener: receives the subscription's warnings and failures.
+    :ivar key: the key of the subscription in :attr:`Batch.resume_offsets`.
+    :ivar listener: an object that receives the subscription's warnings and failures.
     :ivar offsets: the offsets at which to resume reading. None if the subscription has not read any records.
     """
 
@@ -78,7 +81,10 @@ class Subscription(BaseSubscription):
 
     @property
     def event(self) -> KafkaEvent:
-        """The subscription's first event specification. All its event specifications name the same topic."""
+        """The subscription's first event specification.
+
+        All event specifications of a subscription have the same topic.
+        """
         return self.events[0]
 
     def warn(self, text: str) -> None:
@@ -106,8 +112,8 @@ Matches = list[tuple[Event, list[Subscription]]]
 class Subscriptions:
     """The subscriptions to a Kafka cluster.
 
-    :param store: a function that stores a batch on the event loop of the waits. If the function fails, it is called
-        again until it succeeds.
+    :param store: a function that stores a batch on the event loop of the waits. If the function fails, the function is
+        called again until it succeeds.
     :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
     :ivar topics: the topics that have started subscriptions, by topic name.
     :ivar pending: the subscriptions whose start offsets are not known yet, by topic name.
@@ -244,7 +250,7 @@ class Subscriptions:
                 return
 
     async def checkpoint(self, topic: Topic[Subscription]) -> None:
-        """Store the offsets of a topic's subscriptions that have advanced since the last checkpoint."""
+        """Store the offsets of those subscriptions of a topic that have read records since the last checkpoint."""
         moved = {}
         # Most of the thousands of subscriptions are live and have the same offsets, so they share one dict.
         alike: dict[tuple[tuple[str, int], ...], Offsets] = {}

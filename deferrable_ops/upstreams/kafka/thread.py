@@ -1,4 +1,4 @@
-"""Runs a cluster's consumers in a thread, because parsing and matching would block the Triggerer's event loop."""
+"""Runs a Kafka cluster's consumers in a thread, because parsing and matching would block the triggerer's event loop."""
 
 from __future__ import annotations
 

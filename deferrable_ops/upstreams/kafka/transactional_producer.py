@@ -192,7 +192,7 @@ class Producer:
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
-        """Return KafkaRefused if the cluster refuses the connection permanently, otherwise KafkaUnavailable."""
+        """Return KafkaRefused if the cluster refuses the connection permanently, otherwise another KafkaError."""
         refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused
@@ -258,6 +258,6 @@ def _size(record: Record | None) -> int:
 
 
 def _mark_retrieved(future: asyncio.Future[Any] | None) -> None:
-    """Mark a future's exception as retrieved, so that asyncio does not log it."""
+    """Mark the exception of a future as retrieved, so that asyncio does not log this exception."""
     if future is not None and future.done() and not future.cancelled():
         future.exception()

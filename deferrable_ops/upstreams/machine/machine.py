@@ -34,8 +34,8 @@ class Identity:
     """Identifies a machine, its current boot, and the account that this library uses on the machine.
 
     :param host: host name, as ``uname -n`` prints it.
-    :param boot_id: Linux's boot id, which changes with each boot of the machine. "" if the operating system has no boot
-        id.
+    :param boot_id: Linux's boot id, which changes with each boot of the machine. The value is "" if the operating
+        system has no boot id.
     :param user: user name of the account that the library uses.
     :param uid: user id (number) of the account that the library uses.
     """
@@ -51,7 +51,7 @@ class FileStatus:
     """The status of a file. If the path is a link, this is the status of the link's target.
 
     :param size: size of the file in bytes.
-    :param inode: inode of the file. 0 if the inode was not requested; see :meth:`Machine.status`.
+    :param inode: inode of the file. The value is 0 if the inode was not requested; see :meth:`Machine.status`.
     :param modified: modification time of the file in seconds since 1970, on the machine's clock. Over SSH, the time has
         no fractions of a second.
     :param is_regular: whether the path is a regular file, and not a directory, device, socket or pipe.
@@ -82,7 +82,7 @@ class MachineAddress:
 
     :param ssh_conn_id: id of an Airflow connection of type SSH. If ``ssh_conn_id`` is None, the machine is the local
         host.
-    :param remote_host: replaces the connection's host.
+    :param remote_host: a host name or address that replaces the Airflow connection's host.
     :param connect_timeout: timeout for connecting and logging in, in seconds. The default is the Airflow connection's
         ``conn_timeout``, or 10 s. If several callers share an SSH connection, the first caller's timeout applies.
     :param command_timeout: timeout of each request except :meth:`Machine.run`, in seconds. The default is the Airflow
@@ -153,7 +153,8 @@ class Machine(Protocol):
         the directory. (Root and the groups of the directory's parents are trusted.) The result False is outdated if
         another process creates the directory.
 
-        :raises MachineRefused: for the same reasons as :meth:`make_directory`.
+        :raises MachineRefused: if other users could write to the directory or replace it, as for
+            :meth:`make_directory`.
         """
         ...
 

@@ -48,7 +48,7 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
     """Return an error message if another user can replace a directory entry, or None if no other user can replace it.
 
-    A user who may rename entries of the parent directory can replace these entries. In a directory to which all users
+    A user who may rename the entries of a directory can also replace these entries. In a directory to which all users
     can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry, the owner of the directory
     and root can rename the entry. If an entry in such a directory belongs neither to the account `uid` nor to root,
     another user may have created the entry to attack supervisord.

@@ -39,7 +39,7 @@ _VISIBILITY_SECONDS = 30.0
 class PollerTimings:
     """How long a poller retries failed SQS calls.
 
-    :param refused_after: after this number of seconds of consecutive refusals, the refusal counts as permanent. AWS
+    :param refused_after: if SQS refuses all calls for this number of seconds, the refusal counts as permanent. AWS
         needs some seconds to apply a changed permission.
     :param warn_after: after this number of seconds without a response from SQS, the waits log a warning.
     """

@@ -53,7 +53,7 @@ class Sender(AwsThread):
         """Send messages to a queue. Return the message ids of the accepted entries, by the ``Id`` of the entry.
 
         :param entries: at most ten entries for ``SendMessageBatch``.
-        :raises SqsRefused: if SQS rejected a message permanently. The error says which message.
+        :raises SqsRefused: if SQS rejected a message permanently. The error says which message was rejected.
         :raises SqsUnavailable: if it is unknown whether the messages were sent.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))

@@ -215,7 +215,7 @@ class Bridge:
     def _abort(self, reason: str) -> None:
         """Abort the SSH channel, because the remote program is not the bridge program.
 
-        Do not wait for its confirmation.
+        Do not wait for the confirmation of the remote program.
         """
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()

@@ -119,7 +119,7 @@ class RemoteFiles:
                 return None
 
     async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`. The returned inode is 0, because SFTP does not transfer inodes."""
+        """See :meth:`Machine.status`. The inode in the result is 0, because SFTP does not transfer inodes."""
         import asyncssh
 
         async with self._sftp(path) as sftp:

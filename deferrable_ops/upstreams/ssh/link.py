@@ -127,7 +127,7 @@ class Link:
 
     @asynccontextmanager
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Use the shared SFTP session. The caller receives SFTP errors unchanged, except for a lost connection.
+        """Use the shared SFTP session. The caller receives SFTP errors unchanged, except after the connection was lost.
 
         :param seconds: timeout of the ``with`` block. sshd's SFTP server handles one request at a time. If a request
             blocks, for example because the path is a pipe, all callers of the SFTP session wait. After a timeout, later

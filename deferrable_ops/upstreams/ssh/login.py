@@ -147,8 +147,9 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
 def _keys(settings: SshSettings) -> dict[str, Any]:
     """Return the credentials for the login as options of asyncssh.
 
-    The options contain the credentials of the Airflow connection, or, if it has none, the keys of the local account.
-    They never contain both, because servers limit the number of keys for each login.
+    If the Airflow connection has credentials, the options contain only these credentials. Otherwise, the options
+    contain the keys of the local account. The options never contain both, because servers limit the number of keys for
+    each login.
     """
     import asyncssh
 

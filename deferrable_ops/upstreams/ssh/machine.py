@@ -52,7 +52,7 @@ _STATUS_OUTPUT_KEPT: Final = 1 << 20
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
     """Return a context manager for a remote machine.
 
-    All callers on an event loop with the same address share its connection.
+    All callers on an event loop with the same address share one SSH connection.
     """
     return share(("ssh machine", address), partial(_open, address), SshMachine.close)
 
@@ -217,7 +217,7 @@ class SshMachine:
     async def _kill(self, command: Command) -> str:
         """Kill a command and its session, because sshd does not kill commands of root.
 
-        Return text for the error message.
+        Return a text that the error message contains.
         """
         if command.pid is None:
             return ""

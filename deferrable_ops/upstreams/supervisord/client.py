@@ -45,7 +45,7 @@ class SupervisordAddress:
     :param url: URL of supervisord's TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
     :param username: user name for supervisord's Unix socket or TCP server.
     :param password: password in plain text, even if supervisord's configuration contains only the hash of the password.
-    :raises InputError: if both ``socket`` and ``url`` are given, or neither, or the password is a hash.
+    :raises InputError: if ``socket`` and ``url`` are both given or both missing, or if the password is a hash.
     """
 
     socket: Path | None = None

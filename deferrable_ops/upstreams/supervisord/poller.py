@@ -87,7 +87,7 @@ class ProcessPoller(Generic[T]):
     def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
         """Subscribe to the process states until the ``with`` block ends.
 
-        :param interval: seconds between two readings.
+        :param interval: seconds between two requests for the process states.
         """
         subscription = ProcessSubscription(
             self, interval, asyncio.get_running_loop().time(), self._next_number
