@@ -87,8 +87,12 @@ async def _first_call() -> None:
         async with asyncio.timeout(_WARM_UP_TIMEOUT):
             await comms.asend(GetVariable(key=WARM_UP_VARIABLE))
     except Exception as error:
-        log.warning("Airflow's supervisor process did not answer the first call: %s", type(error).__name__)
+        log.warning(
+            "Airflow's supervisor process did not answer this triggerer's first call: %s",
+            type(error).__name__,
+        )
     else:
         log.info(
-            "Airflow's supervisor process answered its first call after %.1f s", time.monotonic() - began
+            "Airflow's supervisor process answered this triggerer's first call after %.1f s",
+            time.monotonic() - began,
         )

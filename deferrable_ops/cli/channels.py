@@ -36,12 +36,13 @@ def add_channel(options: argparse.Namespace) -> int:
         )
     if scheme == "none" and not options.allow_unauthenticated:
         raise InputError(
-            "with --verify none, anyone who reaches the endpoint can end waits; confirm it with --allow-unauthenticated"
+            "with --verify none, anyone who can reach the endpoint can end waiting tasks; "
+            "add --allow-unauthenticated to confirm this"
         )
     if scheme != "none" and options.allow_unauthenticated:
         raise InputError("--allow-unauthenticated is allowed only with --verify none")
     if scheme == "none" and options.own_secret:
-        raise InputError("--own-secret is not allowed with --verify none, which has no secret")
+        raise InputError("--own-secret is not allowed with --verify none, because that channel has no secret")
     secret, is_new = (None, False) if scheme == "none" else _secret(scheme, options.own_secret)
     with_inbox(lambda inbox: inbox.channels.add(name, scheme, secret))
     print(f"The channel {name} accepts events at {_url(name)}")
@@ -67,7 +68,7 @@ def rotate_channel(options: argparse.Namespace) -> int:
     scheme = with_inbox(lambda inbox: inbox.channels.scheme_of(options.name))
     if scheme == "none":
         raise InputError(
-            f"the channel {options.name} accepts unauthenticated requests and has no secret to rotate"
+            f"the channel {options.name} has no secret to rotate, because it accepts unauthenticated requests"
         )
     secret, is_new = _secret(scheme, options.own_secret)
     old_for = options.old_valid_for * 3600

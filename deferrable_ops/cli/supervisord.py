@@ -32,7 +32,8 @@ def forget_daemon(options: argparse.Namespace) -> int:
     forgotten: DaemonLocation | None = with_inbox(lambda inbox: inbox.daemons.forget(options.name))
     if forgotten is None:
         raise InputError(
-            f"the inbox has no supervisord {options.name}; see `deferrable-ops supervisord list`"
+            f"the inbox has no record of the supervisord {options.name}; "
+            "run `deferrable-ops supervisord list` to see the names"
         )
     print(f"The supervisord {options.name} on {forgotten.host} is forgotten; another host may start it now")
     print(f"If {forgotten.host} comes back, stop the supervisord there")

@@ -53,7 +53,7 @@ def send(options: argparse.Namespace) -> int:
     verb = Verb(options.verb)
     body = _body(verb, options.json, options.reason)
     if not options.reason.strip():
-        raise InputError("--reason is empty; give the reason, which is kept in the audit row")
+        raise InputError("--reason is empty; give a reason, which the inbox stores for auditing")
     callback = Callback(
         options.wait,
         verb,

@@ -99,7 +99,9 @@ class Endpoint(FastAPI):
         except TimeoutError:
             log.warning("Answered a request with 503: the inbox did not answer in time")
         except ConfigurationError as error:
-            log.error("Answered a request with 503; every request gets 503 until this is fixed: %s", error)
+            log.error(
+                "Answered a request with 503; every request gets 503 until this error is fixed: %s", error
+            )
         except (Disconnected, asyncio.CancelledError):
             raise
         except Exception:

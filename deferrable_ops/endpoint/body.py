@@ -156,7 +156,7 @@ def _integer(text: str) -> int:
 def _double(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError("a number exceeds a double; send it as a string")
+        raise ValueError("a number is too large for a double (64-bit float); send it as a string")
     return value
 
 

@@ -58,12 +58,12 @@ def check_names(names: Collection[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InputError(
-                f"events= has the name {name!r}; a name must begin with a letter or '_', followed by letters, "
+                f"events= has the invalid name {name!r}; a name must begin with a letter or '_', followed by letters, "
                 "digits, '_', '.' and '-'"
             )
         if name in _RESERVED:
             raise InputError(
-                f"events= has the name {name!r}, which is reserved in condition=; choose another"
+                f"events= has the name {name!r}, which is reserved in condition=; choose another name"
             )
 
 

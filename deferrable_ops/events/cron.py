@@ -37,7 +37,7 @@ def check_cron(argument: str, expression: str) -> None:
     # Airflow does not support a field for seconds. With the letter R, each call would return a different random time.
     if len(croniter(fields).expanded) != 5 or _RANDOM.search(fields):
         raise InputError(
-            f"{argument}={expression!r} must have five fields without R and H, for example '0 6 * * *'"
+            f"{argument}={expression!r} must have five fields, and must not contain R or H, for example '0 6 * * *'"
         )
 
 

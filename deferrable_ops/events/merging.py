@@ -190,6 +190,7 @@ def _combinations(combine: Any) -> dict[str, str]:
         known = isinstance(how, str) and (how in _COMBINATIONS or how.partition(":")[0] == _JOIN)
         if not known and not is_known_later(how):
             raise InputError(
-                f"combine[{name!r}]={how!r} is unknown; give one of {', '.join(_COMBINATIONS)}, join or join:+"
+                f"combine[{name!r}]={how!r} is unknown; give one of {', '.join(_COMBINATIONS)} and join, or "
+                "join: with a separator, for example 'join:+'"
             )
     return found

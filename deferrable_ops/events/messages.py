@@ -51,7 +51,7 @@ class KafkaMessage:
         _check_whole_number("partition", self.partition, 2**31 - 1, "a partition number")
         if self.payload is None and self.key is None:
             raise InputError(
-                "payload=None is a tombstone, which must have a key; give key=, or give a payload"
+                "payload=None makes the Kafka record a tombstone, and a tombstone needs a key; give key= or a payload"
             )
 
 
@@ -137,7 +137,7 @@ def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
     for index, one in enumerate(found):
         if _kind_of(one) is not None:
             raise InputError(
-                f"{argument}[{index}] is a KafkaMessage or an SqsMessage; give a plain payload for a channel"
+                f"{argument}[{index}] is a KafkaMessage or an SqsMessage; a channel accepts only plain payloads"
             )
     return found
 
@@ -152,7 +152,7 @@ def _as_list(data: Any, argument: str) -> list[Any]:
             data = json.loads(data)
         except ValueError:
             raise InputError(
-                f"{argument}= rendered to text that is not JSON; write the template as {{{{ ... | tojson }}}}"
+                f"{argument}= rendered to a string that is not JSON; write the template as {{{{ ... | tojson }}}}"
             ) from None
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise InputError(f"{argument}= rendered to a {type(data).__name__}; it must be a list")
@@ -189,7 +189,9 @@ def _kind_of(data: Any) -> type[Any] | None:
 def _read(argument: str, data: Any, kind: type[M], defaults: Mapping[str, Any]) -> M:
     own = _kind_of(data)
     if own is not None and own is not kind:
-        raise InputError(f"{argument} is a {own.__name__}; give a {kind.__name__} or a plain payload")
+        raise InputError(
+            f"{argument} is a {own.__name__}; this destination needs a {kind.__name__} or a plain payload"
+        )
     known = {item.name for item in fields(kind)} if own else ()
     given = {name: data[name] for name in known if name in data} if own else {"payload": data}
     try:
@@ -200,7 +202,7 @@ def _read(argument: str, data: Any, kind: type[M], defaults: Mapping[str, Any]) 
 
 def _check_text(argument: str, value: Any) -> None:
     if value is not None and not is_output(value) and (not isinstance(value, str) or not value):
-        raise InputError(f"{argument}={value!r} must be a non-empty text")
+        raise InputError(f"{argument}={value!r} must be a non-empty string")
 
 
 def _check_whole_number(argument: str, value: Any, most: int, meaning: str) -> None:
@@ -217,26 +219,26 @@ def _check_whole_number(argument: str, value: Any, most: int, meaning: str) -> N
 
 def _texts(argument: str, values: Any) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise InputError(f"{argument}={values!r} must be a dict of names and texts")
+        raise InputError(f"{argument}={values!r} must be a dict of strings")
     found = {}
     for name, value in values.items():
         _check_name(argument, name)
         if not is_output(value) and not isinstance(value, str):
-            raise InputError(f"{argument}[{name!r}]={value!r} must be a text")
+            raise InputError(f"{argument}[{name!r}]={value!r} must be a string")
         found[name] = value
     return found
 
 
 def _attributes(values: Any) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise InputError(f"attributes={values!r} must be a dict of names with texts or numbers")
+        raise InputError(f"attributes={values!r} must be a dict whose values are strings or numbers")
     _check_count(values)
     found = {}
     for name, value in values.items():
         _check_name("attributes", name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_output(value) and not is_number and (not isinstance(value, str) or not value):
-            raise InputError(f"attributes[{name!r}]={value!r} must be a number or a non-empty text")
+            raise InputError(f"attributes[{name!r}]={value!r} must be a number or a non-empty string")
         found[name] = value
     return found
 
@@ -251,8 +253,8 @@ def _check_count(values: Iterable[str]) -> None:
 
 def _check_name(argument: str, name: Any) -> None:
     if not isinstance(name, str) or not name:
-        raise InputError(f"{argument}= has the name {name!r}; give a non-empty text")
+        raise InputError(f"{argument}= has the name {name!r}; a name must be a non-empty string")
     if name == MESSAGE_ID:
         raise InputError(
-            f"{argument}= has the name {MESSAGE_ID}, which is reserved for the message id; choose another"
+            f"{argument}= has the name {MESSAGE_ID}, which is reserved for the message id; choose another name"
         )

@@ -141,16 +141,18 @@ def timezone_named(name: str) -> tzinfo:
 def _parsed(since: Any) -> datetime:
     if is_output(since) or not isinstance(since, str):
         raise InputError(
-            f"since={since!r} is not a moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
+            f"since={since!r} is not a date and time; "
+            "give a datetime, a string in ISO 8601 format, 'day' or 'month'"
         )
     if since.strip() in ("", "None"):
         raise InputError(
-            "since= rendered to an empty text: a run without a logical date has no data interval; "
-            "leave since= out for the DAG run's start, or give 'day' or 'month'"
+            "since= rendered to an empty string, because a DAG run without a logical date has no data interval; "
+            "leave since= out to accept events since the DAG run's start, or give 'day' or 'month'"
         )
     try:
         return datetime.fromisoformat(since.strip())
     except ValueError:
         raise InputError(
-            f"since={since!r} is not a moment; give a datetime, its ISO 8601 text, 'day' or 'month'"
+            f"since={since!r} is not a date and time; "
+            "give a datetime, a string in ISO 8601 format, 'day' or 'month'"
         ) from None

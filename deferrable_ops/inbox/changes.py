@@ -140,7 +140,7 @@ class NotificationSignal:
             finally:
                 # The pool must not reuse a connection that listens.
                 await connection.invalidate()
-        raise ConnectionError("the connection was closed")
+        raise ConnectionError("the connection to the inbox's database was closed")
 
     def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         self._on_change(set(payload.split(",")))

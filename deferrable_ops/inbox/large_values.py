@@ -42,12 +42,14 @@ def fetch(reference: Any) -> Any:
         return reference
     wait_id = reference[_REFERENCE]
     if not isinstance(wait_id, str):
-        raise InputError(f"the reference {reference!r} does not contain a wait id; pass the XCom unchanged")
+        raise InputError(
+            f"the reference {reference!r} does not contain a wait id; pass the XCom's value to fetch() unchanged"
+        )
     outcome = read_outcome(wait_id)
     if not isinstance(outcome, Success):
         raise UnknownWait(
-            f"this machine's inbox has no value of the wait {wait_id}: it was deleted after [deferrable_ops] "
-            "wait_retention_days, or inbox_url differs from the triggerer's"
+            f"the inbox has no value of the wait {wait_id}: the value was deleted after [deferrable_ops] "
+            "wait_retention_days, or inbox_url on this machine differs from the triggerer's inbox_url"
         )
     return outcome.value
 

@@ -45,7 +45,7 @@ class _PerTask(Generic[T]):
 
     def __set__(self, task: BaseOperator, value: T) -> NoReturn:
         raise AttributeError(
-            "cannot be set; the library decides where a task starts, see worker_start_reason"
+            "this attribute cannot be set, because the library decides where a task starts; see worker_start_reason"
         )
 
 
@@ -142,7 +142,9 @@ def finish_event(event: dict[str, Any]) -> Any:
         case {"outcome": dict(data)}:
             wait_id, outcome = "", outcome_from_json(data)
         case _:
-            raise AirflowFailException(f"the trigger sent an event that is not of this library: {event!r}")
+            raise AirflowFailException(
+                f"the trigger sent an event that this library did not create: {event!r}"
+            )
     if outcome is None:
         raise UnknownWait(
             f"the inbox of this worker has no outcome of the wait {wait_id}; "

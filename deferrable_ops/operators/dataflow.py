@@ -239,7 +239,9 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
             raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs project_id, region and body")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
         if twice is not None:
-            raise InputError(f"{twice}= is given twice; remove it from trigger_kwargs=")
+            raise InputError(
+                f"{twice}= is an argument and also in trigger_kwargs=; remove it from trigger_kwargs="
+            )
         super().__init__(**trigger_kwargs, **kwargs)
         self._may_start_from_trigger = start_from_trigger
 

@@ -227,8 +227,8 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         unknown = sorted(set(self.policies) - set(self.programs))
         if unknown:
             raise InputError(
-                f"policies contains {unknown[0]!r}, which is neither in program nor in fcgiprogram; "
-                "check the name"
+                f"policies contains {unknown[0]!r}, which is not the name of a program in the fields program and "
+                "fcgiprogram; check the name"
             )
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self
@@ -281,7 +281,7 @@ def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -
         return data
     twice = sorted(outer.keys() & nested.keys())
     if twice:
-        raise InputError(f"{twice[0]} is given twice: inside {field} and outside of it; give it once")
+        raise InputError(f"the field {twice[0]} is given both inside and outside {field}; remove one of them")
     return {name: value for name, value in data.items() if name not in outer} | {field: nested | outer}
 
 

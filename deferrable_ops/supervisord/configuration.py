@@ -112,12 +112,13 @@ class SupervisorConfiguration(Model):
             for program in group.programs:
                 if program not in self.program and program not in self.fcgiprogram:
                     raise InputError(
-                        f"group[{name!r}] contains {program!r}, which is neither in program nor in "
-                        "fcgiprogram; check the name"
+                        f"group[{name!r}] contains {program!r}, which is not the name of a program in the fields "
+                        "program and fcgiprogram; check the name"
                     )
                 if owner.setdefault(program, name) != name:
                     raise InputError(
-                        f"group[{name!r}] and group[{owner[program]!r}] both have {program!r}; keep it in one of them"
+                        f"group[{name!r}] and group[{owner[program]!r}] both contain {program!r}; keep it in "
+                        "one of them"
                     )
         return self
 

@@ -86,8 +86,8 @@ class UnixHttpServerConfiguration(_Server):
         length = len(str(self.file).encode())
         if length > LONGEST_SOCKET_PATH:
             raise InputError(
-                f"file is {length} bytes long, but the path of a socket must not exceed {LONGEST_SOCKET_PATH} bytes; "
-                "give a shorter path"
+                f"the path in file has {length} bytes, but the path of a socket must not exceed "
+                f"{LONGEST_SOCKET_PATH} bytes; give a shorter path"
             )
         return self
 

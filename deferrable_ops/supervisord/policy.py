@@ -60,7 +60,7 @@ class ProgramPolicy(Model):
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if self.crash_longest_delay < self.crash_delay:
-            raise InputError("crash_longest_delay is shorter than crash_delay; increase it")
+            raise InputError("crash_longest_delay is shorter than crash_delay; increase crash_longest_delay")
         if self.otherwise is Action.SUCCESS:
             raise InputError(
                 "otherwise=success would make every crash a success; list the successful codes in exit_codes instead"

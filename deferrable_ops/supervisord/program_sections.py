@@ -90,7 +90,7 @@ class ProgramConfiguration(Section):
             raise InputError("process_name must contain %(process_num)s because numprocs is above 1")
         if self.stopasgroup and self.killasgroup is False:
             raise InputError(
-                "killasgroup=false contradicts stopasgroup=true: supervisord refuses to start; change one of them"
+                "supervisord refuses to start with both killasgroup=false and stopasgroup=true; change one of them"
             )
         return self
 
@@ -112,7 +112,8 @@ class FcgiProgramConfiguration(ProgramConfiguration):
     def _check_file_options(self) -> Self:
         if self.socket.startswith("tcp:") and (self.socket_owner or self.socket_mode):
             raise InputError(
-                "socket_owner and socket_mode require socket=unix://..., but the socket is TCP; remove them"
+                "socket_owner and socket_mode require socket=unix://..., but socket is a TCP address; "
+                "remove socket_owner and socket_mode"
             )
         return self
 

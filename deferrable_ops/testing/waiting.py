@@ -40,7 +40,7 @@ class TaskUnderTest:
         """Wait until the task's wait is registered, and return its current row."""
         while not (found := await self.inbox.waits.get_many([self.attempt.wait_id])):
             if self._run.done():
-                raise AssertionError(f"the task ended before it waited: {await self.outcome()}")
+                raise AssertionError(f"the task ended before it registered its wait: {await self.outcome()}")
             await asyncio.sleep(0.01)
         return found[0]
 

@@ -60,7 +60,7 @@ def test_messages_of_the_job_appear_in_the_log_while_it_runs_each_once_and_those
     log = task.log()
     assert log.count("a worker is slow") == log.count("a bundle failed") == 1
     assert "worker pool started" not in log
-    assert f"The job {job.id} is in JOB_STATE_DONE" in log
+    assert f"The job {job.id} is in the state JOB_STATE_DONE" in log
 
 
 @pytest.mark.both_databases

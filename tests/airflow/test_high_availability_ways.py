@@ -152,7 +152,7 @@ def test_cleared_check_may_retrigger_again_and_a_cleared_retrigger_starts_no_sec
     first.task("ha-retrigger-pass").clear()
     wait_until(lambda: first.task("ha-retrigger-pass").try_number == 2, "the second attempt")
     first.wait_for("success")
-    assert "exists already: an earlier attempt" in first.task("ha-retrigger-pass").log()
+    assert "exists already, because an earlier attempt" in first.task("ha-retrigger-pass").log()
     assert len(runs()) == 2
 
     first.task("ha").clear(downstream=True)

@@ -36,7 +36,7 @@ def test_no_log_contains_a_secret_although_the_service_echoes_them(
     outside.script(f"/cancel/{token}", echo(request, status=500))
     killed.task("job").wait_for("deferred").mark("failed")
     wait_until(
-        lambda: "Could not cancel the outside work" in everything_written(airflow),
+        lambda: "Could not cancel the external work" in everything_written(airflow),
         "the cancelling request to fail",
     )
 

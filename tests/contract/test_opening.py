@@ -101,7 +101,7 @@ async def test_tables_are_upgraded_by_hand_only_where_auto_upgrade_is_off(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__AUTO_UPGRADE", "False")
-    with pytest.raises(DeploymentError, match="run deferrable-ops inbox upgrade"):
+    with pytest.raises(DeploymentError, match="run `deferrable-ops inbox upgrade`"):
         await Inbox.open(empty_url, retry_timeout=RETRY_TIMEOUT)
     database = Database(empty_url, RETRY_TIMEOUT)
     await upgrade(database)

@@ -14,7 +14,7 @@ def test_waits_outlive_a_lost_connection_and_hear_of_what_happened_meanwhile(
 ) -> None:
     ends_meanwhile, goes_on = (DataflowTask.launched(airflow, dataflow, "dataflow_flex") for _ in range(2))
     for waiting in (ends_meanwhile, goes_on):
-        waiting.wait_for_log("is in JOB_STATE_RUNNING")
+        waiting.wait_for_log("is in the state JOB_STATE_RUNNING")
     launches = dataflow.calls("LaunchFlexTemplate")
 
     def told(what: str) -> int:

@@ -92,7 +92,7 @@ def test_task_that_waits_on_a_real_airflow_outlives_restarts_of_its_inbox(
     restart_with(airflow, {"AIRFLOW__DEFERRABLE_OPS__INBOX_URL": inbox_url})
     run = airflow.trigger("webhook_cancel", {"service": outside.url})
     [request] = outside.wait_for_requests("/job")
-    wait_until(lambda: "Launched: " in run.task("job").log(), "the launch to be recorded")
+    wait_until(lambda: "Launched the work: " in run.task("job").log(), "the launch to be recorded")
 
     for mode in ("immediate", "fast"):
         restart(server, mode)

@@ -255,7 +255,9 @@ class Database:
                 log.warning("Could not read inbox_url again: %s", unreadable)
                 new = self.url
             if (new.username, new.password) != (self.url.username, self.url.password):
-                log.warning("The database rejected the inbox's login; inbox_url has another one now")
+                log.warning(
+                    "The inbox's database rejected the login; inbox_url has changed, so its new login is used"
+                )
                 self.url = self.url.set(username=new.username, password=new.password)
                 return True
         return self.retry_timeout == math.inf and is_misconfiguration(error)

@@ -20,6 +20,6 @@ def airflow_fernet(what: str) -> Any:
     except Exception as error:
         # Airflow's message does not name the setting.
         raise DeploymentError(
-            f"[core] fernet_key is missing or malformed ({error}); set the same key on all Airflow machines: "
-            f"{what} encrypted with it"
+            f"[core] fernet_key is missing or malformed ({error}); set the same key on all Airflow machines, "
+            f"because {what} encrypted with this key"
         ) from None

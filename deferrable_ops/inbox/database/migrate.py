@@ -56,13 +56,15 @@ async def migrate(database: Database) -> None:
     if version.is_too_new:
         raise DeploymentError(
             f"the inbox's tables have version {version.number}, which needs a release of airflow-deferrable-ops that "
-            f"knows {version.oldest_reader or version.number}; this one knows {HEAD}: install a newer release"
+            f"supports version {version.oldest_reader or version.number}; the installed release supports "
+            f"version {HEAD}: install a newer release"
         )
     if version.is_outdated:
         if not settings.auto_upgrade() and not database.in_memory:
             raise DeploymentError(
-                f"the inbox's tables have version {version.number or 'none'}, this release needs {HEAD}, and "
-                "[deferrable_ops] auto_upgrade is off: run deferrable-ops inbox upgrade"
+                f"the inbox's tables have version {version.number or 'none'}, the installed release needs "
+                f"version {HEAD}, and [deferrable_ops] auto_upgrade is off: "
+                "run `deferrable-ops inbox upgrade`"
             )
         await upgrade(database)
 

@@ -110,7 +110,9 @@ class Channels:
             if (await transaction.connection.execute(rotated)).rowcount == 0:
                 known = select(channels.c.name).where(channels.c.name == name)
                 if (await transaction.connection.execute(known)).first():
-                    raise InputError(f"the channel {name} accepts every request: it has no secret to rotate")
+                    raise InputError(
+                        f"the channel {name} has no secret to rotate, because it accepts unauthenticated requests"
+                    )
                 raise _unknown(name)
 
         await self._database.write(write)
@@ -213,7 +215,8 @@ def _encrypt(secret: str) -> bytes:
     fernet = airflow_fernet(_SECRETS_ARE)
     if not fernet.is_encrypted:
         raise ConfigurationError(
-            f"[core] fernet_key is empty; set the same key on all Airflow machines: {_SECRETS_ARE} encrypted with it"
+            "[core] fernet_key is empty; set the same key on all Airflow machines, "
+            f"because {_SECRETS_ARE} encrypted with this key"
         )
     encrypted: bytes = fernet.encrypt(secret.encode())
     return encrypted

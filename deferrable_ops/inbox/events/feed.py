@@ -227,7 +227,8 @@ class Feed:
         After a failover that lost commits, the database assigns the lost event numbers again.
         """
         log.warning(
-            "The inbox's database has lost events, probably in a failover: the newest number was %d and is now %d",
+            "The inbox's database has lost events, probably in a failover: the newest event had the number "
+            "%d before and has the number %d now",
             self._position,
             newest,
         )

@@ -194,7 +194,7 @@ def event_gate(
     _as_json(events)
     if _JOIN in events:
         raise InputError(
-            f"events= has the name {_JOIN!r}, which is reserved for the gate's last task; choose another"
+            f"events= has the name {_JOIN!r}, which is the id of the gate's last task; choose another name"
         )
     gate = EventGate(group_id=name, tooltip=f"Waits for {len(events)} events")
     gate.waits = {

@@ -122,12 +122,12 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             self.trigger_run_id = f"retrigger_{count}__{attempt}"
             if context["ti"].get_dr_count(self.trigger_dag_id, run_ids=[self.trigger_run_id]):
                 self.log.info(
-                    "The run %s exists already: an earlier attempt of this task started it",
+                    "The DAG run %s exists already, because an earlier attempt of this task started it",
                     self.trigger_run_id,
                 )
                 context["ti"].xcom_push(key=RUN_ID_XCOM, value=self.trigger_run_id)
                 return
-        self.log.info("Starting the run %s of %s", self.trigger_run_id or "", self.trigger_dag_id)
+        self.log.info("Starting the DAG run %s of the DAG %s", self.trigger_run_id or "", self.trigger_dag_id)
         start: Any = TriggerDagRunOperator.execute
         # Airflow wraps execute() and refuses calls from other methods, so call the original function.
         start.__wrapped__(self, context)

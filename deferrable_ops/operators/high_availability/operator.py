@@ -147,8 +147,8 @@ class HighAvailabilityOperator(TriggererOperator):
         :raises InputError: always.
         """
         raise InputError(
-            f"{cls.__name__} cannot be mapped, because its gates are tasks of the DAG; create one operator for each "
-            "value, or expand a task group that contains it"
+            f"{cls.__name__} cannot be mapped, because it adds further tasks (its gates) to the DAG; create "
+            "one operator for each value, or expand a task group that contains the operator"
         )
 
     @property

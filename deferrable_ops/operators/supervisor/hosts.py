@@ -25,7 +25,8 @@ def host_name(given: Any) -> str | None:
         return None
     if not isinstance(name, str) or not name.strip():
         raise InputError(
-            f"host={found!r} is not a host; give its name, an object with a name, or a function that returns one"
+            f"host={found!r} is not a host; give a host name, an object with the attribute `name`, or a function that "
+            "returns a host name or such an object"
         )
     return name
 
@@ -43,7 +44,8 @@ def port_number(given: Any) -> int | str | None:
         return None
     if isinstance(port, bool) or not isinstance(port, (int, str)):
         raise InputError(
-            f"port={found!r} is not a port; give its number, an object with a port, or a function that returns one"
+            f"port={found!r} is not a port; give a port number, an object with the attribute `port`, or a "
+            "function that returns a port number or such an object"
         )
     return port
 
@@ -72,7 +74,7 @@ def run_query(given: Any) -> Any:
     try:
         found = query.execute()
     except RuntimeError as error:
-        raise InputError(f"the query for a host or a port has no results: {error}") from None
+        raise InputError(f"the airflow-pydantic query in host= or port= has no results: {error}") from None
     return min(found) if isinstance(found, list) else found
 
 

@@ -157,7 +157,8 @@ class Supervisor(Pipeline):
         task = self._steps.get(step) or self.get_step_operator(step)
         if step == CHECK and not isinstance(task, HighAvailabilityOperator):
             raise InputError(
-                f"steps[{CHECK!r}] must be a HighAvailabilityOperator: the Supervisor needs its gate tasks"
+                f"steps[{CHECK!r}] must be a HighAvailabilityOperator, because the Supervisor chains tasks behind the "
+                "gates of this operator (stop_pass, stop_fail, retrigger_pass and retrigger_fail)"
             )
         self.tasks[step] = task
 

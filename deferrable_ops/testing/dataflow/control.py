@@ -113,4 +113,4 @@ def _method(fake: FakeDataflow, name: str) -> Any:
         return getattr(fake, name)
     if name in {"fail", "lose_replies", "delay", "mend"}:
         return getattr(fake.trouble, name)
-    raise LookupError(f"the fake has no method {name}")
+    raise LookupError(f"the fake Dataflow server has no method {name}")

@@ -139,7 +139,9 @@ def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], unresolv
     for name, argument in (("projectId", "project_id"), ("location", "region")):
         own, given = field_of(body, name), arguments.get(argument)
         if own is not None and not unresolved(own) and not unresolved(given) and own != given:
-            raise InputError(f"body= has {name} {own!r}, but {argument}= is {given!r}; remove it from body=")
+            raise InputError(
+                f"body= has {name} {own!r}, but {argument}= is {given!r}; remove {name} from body="
+            )
     if field_of(body, "validateOnly"):
         raise InputError("body= has validateOnly, which launches no job to wait for; remove it")
     parameters = launch_parameters(body)

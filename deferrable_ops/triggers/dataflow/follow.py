@@ -177,7 +177,8 @@ class FollowingTrigger(DataflowTrigger):
                 return await self._replacement(dataflow, job)
             case StateMeaning.UNKNOWN:
                 self.log.warning(
-                    "The state %s is unknown to this version; continuing to wait", job.state_name
+                    "This version of airflow-deferrable-ops does not know the job state %s; continuing to wait",
+                    job.state_name,
                 )
         return None
 
@@ -215,7 +216,7 @@ class FollowingTrigger(DataflowTrigger):
             self._read = update.cursor
         if update.job is not None and update.job.state_name != self._state:
             self._state = update.job.state_name
-            self.log.info("The job %s is in %s", update.job.id, self._state)
+            self.log.info("The job %s is in the state %s", update.job.id, self._state)
 
     def _log_message(self, message: JobMessage) -> None:
         level = _LEVELS.get(message.importance, logging.INFO)

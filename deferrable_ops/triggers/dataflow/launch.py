@@ -94,7 +94,9 @@ class Launch:
             job = await find_job_of_wait(self._dataflow, self._name, self._wait_id, timings=self._timings)
             if job is not None:
                 self._log.info(
-                    "Adopted the job %s (%s), which this task has launched before", job.name, job.id
+                    "Adopted the job %s (%s), which this attempt of the task has launched before",
+                    job.name,
+                    job.id,
                 )
                 return job
             try:

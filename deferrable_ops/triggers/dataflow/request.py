@@ -41,9 +41,9 @@ def valid_prefix(prefix: str) -> str:
     short = lowered[: _NAME_LENGTH - _HASH_LENGTH - 1].rstrip("-")
     if not _NAME.fullmatch(short):
         raise InputError(
-            f"job_name= (by default the task's id) is {prefix!r}, which cannot begin the name of a Dataflow job: a "
-            "name begins with a letter from a to z and contains only such letters, digits and hyphens; set another "
-            "job_name="
+            f"job_name= (by default the task's id) is {prefix!r}, which is not valid in the name of a Dataflow job: "
+            "a name begins with a letter from a to z and contains only letters from a to z, digits and hyphens; "
+            "set another job_name="
         )
     return short
 
@@ -93,16 +93,18 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
     if not isinstance(body, Mapping):
         if given:
             raise InputError(
-                "template=, parameters= and environment= cannot be merged into a template; "
+                "template=, parameters= and environment= can be merged only into a body= that is a dict; "
                 "write body= as a dict"
             )
         return body
     if given and any(field_of(body, name) is not None for name in ("launchParameters", "launchParameter")):
-        raise InputError("body= is a whole request; move template=, parameters= and environment= into it")
+        raise InputError(
+            "body= is a complete launch request; move template=, parameters= and environment= into body="
+        )
     twice = next((name for name in given if field_of(body, name) is not None), None)
     if twice is not None:
         name = "template" if twice == "gcsPath" else twice
-        raise InputError(f"{name}= is given twice; remove {twice} from body=")
+        raise InputError(f"{name}= is an argument and also in body=; remove {twice} from body=")
     return {**body, **given}
 
 

@@ -140,7 +140,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                         job = await launch.until_accepted(check, self.launch_timeout)
                         await claim.record({"job_id": job.id, "name": job.name})
             except ClaimLost:
-                self.log.info("Another process launches the job")
+                self.log.info("Another process is launching the job of this task")
             launched = await self.inbox.waits.get(self.current.id)
             if claim is None and launched.launched_at is None:
                 return None
@@ -301,5 +301,5 @@ class DataflowStopTrigger(DataflowTrigger):
             # The job was updated while this task waited. So stop the job that replaces it.
             if job.replaced_by is not None:
                 job = await stop_job(dataflow, job, self.how)
-        self.log.info("The job %s (%s) ended in %s", job.name, job.id, job.state_name)
+        self.log.info("The job %s (%s) ended in the state %s", job.name, job.id, job.state_name)
         return job

@@ -251,7 +251,7 @@ class EventsTrigger(TaskTrigger):
         kept_since = await self.inbox.events.kept_since()
         if collector.since < kept_since:
             self.log.warning(
-                "Events received before %s are no longer kept ([deferrable_ops] event_retention_days), "
-                "so this wait cannot receive them; use a later since=, or keep events longer",
+                "The inbox no longer has the events received before %s, so this wait cannot receive them; use a later "
+                "since=, or increase [deferrable_ops] event_retention_days",
                 datetime.fromtimestamp(kept_since, UTC),
             )

@@ -185,8 +185,8 @@ def _timed(steps: Any, log: Any) -> Any:
             blocked = time.monotonic() - started_at
             if blocked > _BLOCKED_WARNING_SECONDS:
                 log.warning(
-                    "The check blocked the triggerer, and every task in it, for %.1f s; await what it waits for, or "
-                    "make it a plain function, which runs in a thread",
+                    "The check blocked the triggerer, and every task in it, for %.1f s; use `await` for slow calls, or "
+                    "make the check a plain function, which runs in a thread",
                     blocked,
                 )
         try:

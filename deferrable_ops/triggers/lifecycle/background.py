@@ -34,7 +34,7 @@ def start() -> None:
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
         detach(warm_up())
         if reason := log_pipe.install():
-            log.debug("The log is not protected against a slow reader: %s", reason)
+            log.debug("This triggerer's log is not buffered, so writing to it may block: %s", reason)
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
@@ -69,4 +69,4 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:
-        log.warning("Detached work of a trigger failed", exc_info=True)
+        log.warning("A background task of a trigger failed", exc_info=True)

@@ -71,7 +71,7 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
         except (Exception, SystemExit) as error:
             again = await inbox.cancellations.mark_failed(cancellation)
             log.warning(
-                "Could not cancel the outside work of wait %s (%s: %s); %s",
+                "Could not cancel the external work of wait %s (%s: %s); %s",
                 cancellation.wait_id,
                 type(error).__name__,
                 error,
@@ -79,7 +79,7 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
             )
         else:
             await inbox.cancellations.mark_stopped(cancellation)
-            log.info("Cancelled the outside work of wait %s", cancellation.wait_id)
+            log.info("Cancelled the external work of wait %s", cancellation.wait_id)
 
 
 async def _kill_ended(inbox: Inbox, source: StatesSource) -> None:

@@ -57,4 +57,4 @@ def decrypt(encrypted: bytes) -> CancellableTrigger:
 
 
 def _fernet() -> Any:
-    return airflow_fernet("the triggers that cancel outside work are")
+    return airflow_fernet("the triggers that cancel external work are")

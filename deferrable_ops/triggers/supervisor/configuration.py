@@ -114,7 +114,8 @@ def load_configuration(text: str) -> SupervisorAirflowConfiguration:
         raise InputError(f"configuration: {error}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            "configuration is not a result of serialize_configuration(); use an operator, or call that function"
+            "configuration is not a result of serialize_configuration(); use an operator, or give what "
+            "serialize_configuration() returns"
         ) from None
 
 

@@ -149,5 +149,5 @@ class SupervisorSwitchTrigger(_GateTrigger):
     async def wait(self) -> Outcome:
         """Return a Skip whose reason describes how to kill supervisord."""
         return Skip(
-            f"clear the task {self.clears}, and no other task, to kill supervisord and all its programs"
+            f"clear the task {self.clears!r}, and no other task, to kill supervisord and all its programs"
         )

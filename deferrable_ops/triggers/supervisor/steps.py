@@ -155,8 +155,8 @@ class StepRunner:
             # Another triggerer has claimed the supervisord before this triggerer did.
             await self._check_host(identity)
             self._host.log.warning(
-                "The connection led to the machine %s before and leads to %s now; check its host if you did not "
-                "change it",
+                "The SSH connection led to the machine %s before and leads to the machine %s now; check the host of "
+                "the connection if you did not change the connection",
                 before.host,
                 identity.host,
             )
@@ -168,7 +168,7 @@ class StepRunner:
             )
         if before.boot_id != identity.boot_id:
             self._host.log.info(
-                "%s was restarted after the last step; this ended supervisord, too", identity.host
+                "The machine %s was rebooted after the last step, which also ended supervisord", identity.host
             )
 
     def _warn_of_other_daemon(self, other: str) -> None:

@@ -88,9 +88,10 @@ class LaunchRequest:
             delay = pause if retry_after is None else retry_after
             if time.monotonic() + delay > stop_at:
                 raise LaunchFailed(
-                    f"{self.redacted_url} was not accepted within launch_timeout ({timeout:g} s): {problem}"
+                    f"the request to {self.redacted_url} was not accepted within launch_timeout "
+                    f"({timeout:g} s): {problem}"
                 )
-            self._log.warning("%s; sending it again in %.1f s", problem, delay)
+            self._log.warning("%s; sending the request again in %.1f s", problem, delay)
             await asyncio.sleep(delay)
 
     async def send_once(self) -> None:

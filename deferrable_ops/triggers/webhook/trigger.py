@@ -187,7 +187,11 @@ class WebhookTrigger(TaskTrigger):
                 if claim is not None:
                     response = await request.send_with_retries(claim.check, self.launch_timeout)
                     await claim.record({"status": response.status, "body": request.redact(response.text)})
-                    self.log.info("Launched: %s answered %d", request.redacted_url, response.status)
+                    self.log.info(
+                        "Launched the work: %s answered with HTTP status %d",
+                        request.redacted_url,
+                        response.status,
+                    )
         except ClaimLost:
             return None
         except LaunchFailed as error:

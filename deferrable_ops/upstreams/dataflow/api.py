@@ -105,7 +105,7 @@ class Api:
             ParseDict(request, message)
         except (ParseError, AttributeError, TypeError, ValueError) as error:
             # If a value has the wrong type, ParseDict may also raise other errors than ParseError.
-            raise InputError(f"body= is not a {type(parsed).__name__}: {error}") from None
+            raise InputError(f"body= is not a valid {type(parsed).__name__}: {error}") from None
         message.project_id = message.project_id or self.target.project_id
         message.location = message.location or self.target.region
         name = (message.launch_parameter if flex else message.launch_parameters).job_name
@@ -249,7 +249,9 @@ def _deadline_check() -> Any:
             if until is not None:
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise DataflowUnavailable("nothing was sent: the claim on the launch expired first")
+                    raise DataflowUnavailable(
+                        "the launch request was not sent, because this process's claim on the launch had expired"
+                    )
                 details = details._replace(timeout=min(details.timeout, left))
             return await send(details, request)
 

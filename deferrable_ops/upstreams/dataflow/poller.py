@@ -243,7 +243,9 @@ class Poller:
                 raise error
         # The failed calls are repeated in the next interval.
         if errors:
-            log.warning("%d of %d calls failed; the first error: %s", len(errors), len(results), errors[0])
+            log.warning(
+                "%d of %d calls to Dataflow failed; the first error: %s", len(errors), len(results), errors[0]
+            )
 
     def _log_outage(self, error: DataflowUnavailable) -> None:
         level = logging.WARNING if self._count_failure() == 1 else logging.INFO

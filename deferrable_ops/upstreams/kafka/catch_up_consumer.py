@@ -51,7 +51,9 @@ class CatchUpConsumer:
         try:
             while True:
                 if is_broken(consumer):
-                    raise KafkaUnavailable("the catch-up consumer stopped unexpectedly")
+                    raise KafkaUnavailable(
+                        "the Kafka consumer for old records (catch-up consumer) stopped unexpectedly"
+                    )
                 if self._assign(consumer):
                     idle_since = None
                     await self._poll(consumer)

@@ -54,7 +54,9 @@ class LiveConsumer:
                     refused, self._cluster.refused = self._cluster.refused, None
                     raise refused
                 if is_broken(consumer):
-                    raise KafkaUnavailable("the live consumer stopped unexpectedly")
+                    raise KafkaUnavailable(
+                        "the Kafka consumer for new records (live consumer) stopped unexpectedly"
+                    )
                 if not self._positions:
                     await self._subscriptions.wait_for_change(_IDLE_SECONDS)
                     continue

@@ -122,7 +122,7 @@ class PartitionDiscovery:
         bounds = await bounds_of(self._consumer, _topic_partitions(name, new))
         for number in new - set(topic.partitions):
             topic.partitions[number] = Partition(number, bounds[number].beginning)
-        log.info("%s has %d new partitions", name, len(new))
+        log.info("The topic %s has %d new partitions", name, len(new))
         self._subscriptions.changed()
 
 

@@ -133,8 +133,8 @@ class ProducerPool:
                     )
                 except OffsetOutOfRangeError:
                     log.warning(
-                        "%s lost records that an earlier run may have published; searching the partition from its "
-                        "beginning",
+                        "Kafka has deleted records of %s that an earlier run may have published; searching "
+                        "the partition from its beginning",
                         partition,
                     )
                     consumer.seek(partition, (await consumer.beginning_offsets([partition]))[partition])

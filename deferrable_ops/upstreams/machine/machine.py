@@ -106,15 +106,15 @@ class MachineAddress:
         """Check the fields."""
         if self.ssh_conn_id is None and (self.remote_host or self.command_prefix or self.environment):
             raise InputError(
-                "remote_host, command_prefix and environment are only for a machine over SSH; give ssh_conn_id, "
-                "or remove them"
+                "remote_host, command_prefix and environment are allowed only for a machine that is reached over SSH; "
+                "give ssh_conn_id, or remove these fields"
             )
         for name, value in self.environment:
             if not (name.isascii() and name.isidentifier()):
                 raise InputError(f"environment has the name {name!r}; use only letters, digits and '_'")
             if "\0" in value:
                 raise InputError(
-                    f"environment[{name!r}] contains a zero character, which is not allowed in environment variables"
+                    f"environment[{name!r}] contains a null character, which is not allowed in environment variables"
                 )
 
 

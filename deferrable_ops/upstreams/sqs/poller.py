@@ -142,8 +142,9 @@ class QueuePoller:
         for other in self._others:
             if other is not self and other.readers and self.arn and other.arn == self.arn:
                 raise SqsRefused(
-                    f"{self.queue.url} and {other.queue.url} are one queue, {self.arn}; use the same URL everywhere. "
-                    "With two URLs, the waits for one URL would miss the messages received for the other"
+                    f"{self.queue.url} and {other.queue.url} are URLs of the same queue, {self.arn}; use one "
+                    "of them everywhere. With two URLs, the waits for one URL would miss the messages "
+                    "received for the other"
                 )
 
     async def _receive(self, seconds: int) -> list[Message]:

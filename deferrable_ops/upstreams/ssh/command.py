@@ -42,10 +42,10 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
     :param mark: a string that the script prints, together with the process id, before the program starts. All output
         before the mark comes from the remote account's shell.
-    :raises InputError: if an argument contains a zero character.
+    :raises InputError: if an argument contains a null character.
     """
     if any("\0" in argument for argument in arguments):
-        raise InputError("an argument of a command contains a zero character; remove it")
+        raise InputError("an argument of a command contains a null character; remove the character")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment)
     echo_mark = f"echo {mark} $$\n" if mark else ""
     script = f"{exports}{echo_mark}exec {shlex.join(arguments)}".encode(errors="surrogateescape")

@@ -189,8 +189,8 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
     """Return the host key, the path of the known hosts file, and whether the host key is verified."""
     if _flag(conn_id, extra, "allow_host_key_change", False):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has allow_host_key_change, which disables all checks; give the new host_key, "
-            "or set no_host_key_check"
+            f"the connection {conn_id!r} has allow_host_key_change, which would disable the check of the host key; "
+            "give the new host_key, or set no_host_key_check"
         )
     older = _flag(conn_id, extra, "ignore_hostkey_verification", False)
     unchecked = _flag(conn_id, extra, "no_host_key_check", older)

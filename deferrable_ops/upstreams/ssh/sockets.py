@@ -227,7 +227,7 @@ class SocketDirectory:
         if len(os.fsencode(self.path)) > _MAX_SOCKET_PATH - len("/1000.sock"):
             self.remove()
             raise ConfigurationError(
-                f"{self.path} is too long for a Unix socket in it; set TMPDIR to a shorter path"
+                f"the path {self.path} is too long for a directory of Unix sockets; set TMPDIR to a shorter path"
             )
 
     def remove(self) -> None:

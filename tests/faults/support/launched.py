@@ -24,7 +24,7 @@ class Launched:
 
     def wait_until_refused(self) -> None:
         """Wait until the launch failed to connect, and is to be tried again."""
-        wait_until(lambda: "sending it again in" in self.task.log(), f"{self.task} to try again")
+        wait_until(lambda: "sending the request again in" in self.task.log(), f"{self.task} to try again")
 
     def wait_until_connecting(self) -> None:
         """Wait until the kernel tries to connect, which nobody answers."""
@@ -32,7 +32,9 @@ class Launched:
 
     def wait_until_recorded(self) -> None:
         """Wait until the answer to the launch is recorded."""
-        wait_until(lambda: "Launched: " in self.task.log(), f"the launch of {self.task} to be recorded")
+        wait_until(
+            lambda: "Launched the work: " in self.task.log(), f"the launch of {self.task} to be recorded"
+        )
 
     def end(self, requests: int) -> None:
         """Call back, and check that the task ended once, by this callback, without a worker, and nothing was cancelled.

@@ -127,7 +127,7 @@ async def test_launch_is_not_sent_by_a_process_that_was_paused_for_too_long(
         asyncio.get_running_loop().call_soon(time.sleep, 0.2)
         return time.monotonic() + 0.1
 
-    with pytest.raises(LaunchUncertain, match="nothing was sent"):
+    with pytest.raises(LaunchUncertain, match="the launch request was not sent"):
         await dataflow.launch("flex", flex(), stopped_after_the_check)
     assert not fake.trouble.calls
 

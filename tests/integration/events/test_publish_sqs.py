@@ -211,7 +211,7 @@ async def test_file_that_changed_during_publishing_fails_the_task(
         pytest.fail("all was published before it could be interrupted")
     outcome = await runs.start(publish, run.attempt).outcome()
     assert isinstance(outcome, Failure)
-    assert "the messages to publish changed after a restart" in outcome.reason
+    assert "the messages have changed since then" in outcome.reason
 
 
 async def run_progress(run: Run) -> Any:
@@ -265,7 +265,7 @@ async def test_missing_permission_is_named(sqs_server: RealSqs, queue: str, runs
     [
         ("x" * 1_100_000, "SQS refuses SendMessageBatch"),
         ("bell \x07", "messages[0] has the character '\\x07'"),
-        ("", "messages[0] is an empty text"),
+        ("", "messages[0] is an empty string"),
         (SqsMessage(1, deduplication_id="a"), "deduplication_id= needs a FIFO queue"),
     ],
 )

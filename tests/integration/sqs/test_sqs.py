@@ -177,6 +177,6 @@ async def test_two_urls_of_one_queue_are_refused(
         await stored.until(lambda: server.proxy.under_way("ReceiveMessage", name_of(queue)), "the poll")
         with other.subscribed(sqs, queue.replace("127.0.0.1", "localhost")):
             await other.until(lambda: other.failures, "a refusal")
-        assert "are one queue" in other.failures[0]
+        assert "are URLs of the same queue" in other.failures[0]
         assert queue in other.failures[0]
         assert not stored.failures

@@ -142,11 +142,11 @@ async def test_truncated_file_fails_without_its_password_and_is_repaired(
     login = {"username": "me", "password": "hunter2hunter2"}
     cfg = place.cfg(unix_http_server={"file": place.folder / "s" / "supervisor.sock", **login})
     failed = await place.fail_step(cfg, "start-supervisor")
-    assert "clear the task configure-supervisor" in failed.reason
+    assert "clear the task 'configure-supervisor'" in failed.reason
     await place.run_steps(cfg, "configure-supervisor")
     cfg.config_path.write_text(f"[supervisord]\npassword hunter2hunter2\n{cfg.to_cfg()[:40]}")
     failed = await place.fail_step(cfg, "start-supervisor")
-    assert "supervisord exited with" in failed.reason
+    assert "supervisord exited with code" in failed.reason
     assert place.daemons() == []
     await place.run_steps(cfg, *BEGIN)
     assert len(place.processes()) == 2

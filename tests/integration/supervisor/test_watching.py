@@ -198,7 +198,7 @@ async def test_crash_loop_is_paused_and_then_given_up(runs: Runs, caplog: pytest
     ) as found:
         await found.start()
         assert await runs.start(watching(found)).outcome() == Success(["fail", "stop"])
-        assert caplog.text.count("keeping it stopped") == 1
+        assert caplog.text.count("keeping the process stopped") == 1
         assert caplog.text.count("The pause of test:test is over") == 1
         assert "again after 1 pauses" in caplog.text
 

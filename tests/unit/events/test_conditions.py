@@ -172,9 +172,9 @@ def test_invalid_condition_is_refused_with_the_reason(text: str, reason: str) ->
         ([], "events= is empty"),
         (["and"], "choose another"),
         (["at_least"], "choose another"),
-        (["a b"], "has the name 'a b'"),
-        (["2a"], "has the name '2a'"),
-        ([5], "has the name 5"),
+        (["a b"], "has the invalid name 'a b'"),
+        (["2a"], "has the invalid name '2a'"),
+        ([5], "has the invalid name 5"),
     ],
 )
 def test_invalid_event_name_is_refused(names: list[Any], reason: str) -> None:

@@ -68,11 +68,11 @@ def test_value_that_is_neither_text_nor_json_is_refused(payload: Any) -> None:
 @pytest.mark.parametrize(
     "kind, arguments, message",
     [
-        (KafkaMessage, {"payload": None}, "payload=None is a tombstone"),
+        (KafkaMessage, {"payload": None}, "a tombstone needs a key"),
         (KafkaMessage, {"payload": object()}, "payload= is a object"),
-        (KafkaMessage, {"payload": 1, "key": ""}, "key='' must be a non-empty text"),
-        (KafkaMessage, {"payload": 1, "key": 7}, "key=7 must be a non-empty text"),
-        (KafkaMessage, {"payload": 1, "headers": {"a": 1}}, "headers['a']=1 must be a text"),
+        (KafkaMessage, {"payload": 1, "key": ""}, "key='' must be a non-empty string"),
+        (KafkaMessage, {"payload": 1, "key": 7}, "key=7 must be a non-empty string"),
+        (KafkaMessage, {"payload": 1, "headers": {"a": 1}}, "headers['a']=1 must be a string"),
         (
             KafkaMessage,
             {"payload": 1, "headers": {"deferrable-ops-id": "x"}},
@@ -87,7 +87,7 @@ def test_value_that_is_neither_text_nor_json_is_refused(payload: Any) -> None:
         (SqsMessage, {"payload": 1, "attributes": {"a": ""}}, "attributes['a']='' must be"),
         (SqsMessage, {"payload": 1, "attributes": {"a": True}}, "attributes['a']=True must be"),
         (SqsMessage, {"payload": 1, "attributes": dict.fromkeys("abcdefghij", 1)}, "more than 9"),
-        (SqsMessage, {"payload": 1, "group_id": 1}, "group_id=1 must be a non-empty text"),
+        (SqsMessage, {"payload": 1, "group_id": 1}, "group_id=1 must be a non-empty string"),
     ],
 )
 def test_bad_argument_is_named(kind: type[Any], arguments: dict[str, Any], message: str) -> None:
@@ -107,7 +107,7 @@ def test_messages_of_another_system_are_refused() -> None:
     data = messages_to_json([SqsMessage(1)])
     with pytest.raises(InputError, match=r"messages\[0\] is a SqsMessage"):
         messages_from_json(data, KafkaMessage)
-    with pytest.raises(InputError, match="give a plain payload for a channel"):
+    with pytest.raises(InputError, match="a channel accepts only plain payloads"):
         payloads_from_json(data)
 
 

@@ -81,12 +81,12 @@ def test_a_since_is_serialized_as_text() -> None:
 @pytest.mark.parametrize(
     ("since", "reason"),
     [
-        ("", "rendered to an empty text"),
-        ("None", "rendered to an empty text"),
-        ("week", "is not a moment"),
-        ("yesterday", "is not a moment"),
-        (5, "is not a moment"),
-        (timedelta(days=1), "is not a moment"),
+        ("", "rendered to an empty string"),
+        ("None", "rendered to an empty string"),
+        ("week", "is not a date and time"),
+        ("yesterday", "is not a date and time"),
+        (5, "is not a date and time"),
+        (timedelta(days=1), "is not a date and time"),
     ],
 )
 def test_invalid_since_is_refused(since: Any, reason: str) -> None:
@@ -125,7 +125,7 @@ def test_a_timeout_is_serialized_as_seconds_or_cron(timeout: Any, sent: Any) -> 
         ("61 * * * *", "not a valid cron expression"),
         ("@reboot", "not a valid cron expression"),
         ("* * * * * *", "five fields"),
-        ("R R * * *", "without R and H"),
+        ("R R * * *", "must not contain R or H"),
         ("H * * * *", "cron expression"),
     ],
 )

@@ -53,9 +53,9 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"body": {**BODY, "jobName": "a", "job_name": "b"}}, "has jobName twice"),
         ({"body": {"launchParameter": BODY, "validateOnly": True}}, "validateOnly"),
         ({"body": {"launchParameter": {**BODY, "update": True}}}, "update: true"),
-        ({"body": {"launchParameter": BODY, "projectId": "other"}}, "remove it from body="),
-        ({"body": {**BODY, "jobName": "1st"}}, "cannot begin the name of a Dataflow job"),
-        ({"job_name": "1st"}, "cannot begin the name of a Dataflow job"),
+        ({"body": {"launchParameter": BODY, "projectId": "other"}}, "remove projectId from body="),
+        ({"body": {**BODY, "jobName": "1st"}}, "not valid in the name of a Dataflow job"),
+        ({"job_name": "1st"}, "not valid in the name of a Dataflow job"),
         ({"job_name": 7}, "job_name= must be a string"),
         ({"task_id": "2_load"}, "set another job_name="),
         ({"labels": {"Team": "x"}}, "labels= has the key 'Team'"),
@@ -103,7 +103,7 @@ def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
         ({"body": {**BODY, "update": "true"}}, "update: true"),
         ({"body": {**BODY, "containerSpecGcsPath": ""}}, "must be a path in Cloud Storage"),
         ({"project_id": ""}, "project_id= is missing"),
-        ({"job_name": "{{ ds }}"}, "cannot begin the name"),
+        ({"job_name": "{{ ds }}"}, "not valid in the name"),
         ({"expected_state": "finished"}, "expected_state='finished'"),
         ({"body": "no dict"}, "body= must be a dict"),
     ],
@@ -133,9 +133,15 @@ def test_classic_template_takes_separate_arguments_or_a_body() -> None:
     [
         ({}, "template= must be a path in Cloud Storage"),
         ({"template": "b/t"}, "template= must be a path in Cloud Storage"),
-        ({"template": "gs://b/t", "body": {"gcs_path": "gs://b/u"}}, "template= is given twice"),
-        ({"parameters": {}, "body": {"gcsPath": "gs://b/t", "parameters": {}}}, "parameters= is given twice"),
-        ({"template": "gs://b/t", "body": {"launchParameters": {}}}, "is a whole request"),
+        (
+            {"template": "gs://b/t", "body": {"gcs_path": "gs://b/u"}},
+            "template= is an argument and also in body=",
+        ),
+        (
+            {"parameters": {}, "body": {"gcsPath": "gs://b/t", "parameters": {}}},
+            "parameters= is an argument and also in",
+        ),
+        ({"template": "gs://b/t", "body": {"launchParameters": {}}}, "is a complete launch request"),
         ({"template": "gs://b/t", "body": "{{ var.json.x }}"}, "write body= as a dict"),
     ],
 )
@@ -184,7 +190,10 @@ def test_start_from_trigger_false_starts_on_a_worker() -> None:
     [
         ({"trigger_kwargs": None}, "trigger_kwargs= must be a dict"),
         ({"trigger_kwargs": {"region": "r", "body": BODY}}, "trigger_kwargs= has no 'project_id'"),
-        ({"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"}, "region= is given twice"),
+        (
+            {"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"},
+            "region= is an argument and also in",
+        ),
     ],
 )
 def test_bad_trigger_kwargs_are_named(arguments: dict[str, Any], message: str) -> None:

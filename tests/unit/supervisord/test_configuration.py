@@ -141,7 +141,7 @@ def test_fields_may_be_given_beside_airflow_or_in_it() -> None:
     )
     assert flat == nested == mixed
     assert (flat.program["test"].startsecs, flat.program["test"].stopsignal) == (5, "INT")
-    with pytest.raises(ValidationError, match="startsecs is given twice"):
+    with pytest.raises(ValidationError, match="startsecs is given both inside and outside"):
         config(startsecs=5, airflow={"startsecs": 5})
 
 
@@ -221,16 +221,16 @@ def test_default_directory_is_stable_and_short() -> None:
             "event listener",
         ),
         ({"eventlistener": {"test": {"command": "x", "events": ["TICK_5"]}}}, "two process groups"),
-        ({"group": {"g": {"programs": "nobody"}}}, "neither in program nor in"),
-        ({"group": {"g": {"programs": "test"}, "h": {"programs": "test"}}}, "both have 'test'"),
+        ({"group": {"g": {"programs": "nobody"}}}, "not the name of a program"),
+        ({"group": {"g": {"programs": "test"}, "h": {"programs": "test"}}}, "both contain 'test'"),
         ({"fcgiprogram": {"test": {"command": "x", "socket": "tcp://h:1"}}}, "two process groups"),
         (
             {"fcgiprogram": {"f": {"command": "x", "socket": "tcp://h:1", "socket_mode": "0700"}}},
-            "the socket is TCP",
+            "socket is a TCP address",
         ),
         ({"include": {"files": ["a b"]}}, "splits at the space"),
         ({"rpcinterface": {"x": {"kwargs": {"a=b": 1}}}}, "lowercase letters"),
-        ({"policies": {"nobody": {}}}, "neither in program nor in"),
+        ({"policies": {"nobody": {}}}, "not the name of a program"),
         ({"policy": {"otherwise": "success"}}, "make every crash a success"),
         ({"policy": {"crash_delay": 60, "crash_longest_delay": 5}}, "shorter than crash_delay"),
         ({"port": "here:0"}, "no port between 1 and 65535"),

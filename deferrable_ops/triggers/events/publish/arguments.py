@@ -72,7 +72,7 @@ def check_arguments(arguments: Arguments) -> None:
     for name, needed in _ONLY_FOR.items():
         if arguments.get(name) is not None and destination not in needed and content not in needed:
             raise InputError(
-                f"{name}= is only for {' or '.join(f'{one}=' for one in needed)}; leave it out here"
+                f"{name}= is allowed only with {' or '.join(f'{one}=' for one in needed)}; leave {name}= out"
             )
     if arguments.get("transactional") not in (True, False):
         raise InputError(f"transactional={arguments.get('transactional')!r} must be True or False")
@@ -80,7 +80,7 @@ def check_arguments(arguments: Arguments) -> None:
     for name in ("key", "group_id"):
         value = arguments.get(name)
         if value is not None and not is_known_later(value) and (not isinstance(value, str) or not value):
-            raise InputError(f"{name}={value!r} must be a non-empty text")
+            raise InputError(f"{name}={value!r} must be a non-empty string")
     if content in ("file", "files"):
         _check_files(arguments)
     elif not _has_runtime_value(arguments.get(content)):

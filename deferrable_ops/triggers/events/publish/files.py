@@ -60,7 +60,8 @@ def check_path(argument: str, path: Any) -> None:
         raise InputError(f"{argument}={path!r} must be the path of a file, as a string")
     if "://" in path:
         raise InputError(
-            f"{argument}={path!r} is a URL; only files of the triggerer's file system can be read, so mount it there"
+            f"{argument}={path!r} is a URL, but the triggerer reads only files in its own file system; mount "
+            "the storage on every triggerer, and give the path of the file"
         )
     if not Path(path).is_absolute() or "\x00" in path:
         raise InputError(f"{argument}={path!r} must be an absolute path")
@@ -91,7 +92,8 @@ def read_payloads(
         size_left -= len(content)
         if size_left < 0:
             raise InputError(
-                f"the files have more than {max_bytes} bytes, counted up to {path!r}; split them into several tasks"
+                f"the files have more than {max_bytes} bytes, counted up to {path!r}; split the files over "
+                "several tasks"
             )
         payloads += _values(path, content, format_of(path, file_format))
     if select is not None:

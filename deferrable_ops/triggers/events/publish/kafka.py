@@ -62,7 +62,9 @@ class KafkaPublisher:
                     self._topic, RecordPosition(*stored["first"]), self._records[0].headers[-1]
                 )
                 if found is not None:
-                    self._log.info("Already published by an earlier run; nothing to send")
+                    self._log.info(
+                        "All messages were already published by an earlier run of this attempt; nothing to send"
+                    )
                     return self._value(
                         stored["partitions"] if found == RecordPosition(*stored["first"]) else None
                     )

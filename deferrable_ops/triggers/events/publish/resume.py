@@ -27,6 +27,7 @@ def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
     """
     if stored.get("same", current) != current:
         raise InputError(
-            f"the messages to publish changed after a restart, when the first {stored['published']} were already "
-            "published; write a file under a temporary name, and rename it when it is complete"
+            f"before the triggerer restarted, this task had published the first {stored['published']} "
+            "messages, and the messages have changed since then; write each file under a temporary name, "
+            "and rename it when it is complete"
         )

@@ -63,7 +63,7 @@ class SqsPublisher:
         body = encode_payload(f"messages[{index}]", message.payload).decode()
         if not body:
             raise InputError(
-                f"messages[{index}] is an empty text, which SQS refuses; give a text or a JSON value"
+                f"messages[{index}] is an empty string, which SQS refuses; give a non-empty string or a JSON value"
             )
         if bad := _NOT_IN_TEXTS.search(body):
             raise InputError(

@@ -70,7 +70,9 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
             daemon = await host.daemon()
         except ShuttingDown:
             if not is_ending:
-                host.log.info("supervisord is shutting down; a new one is started after it has ended")
+                host.log.info(
+                    "supervisord is shutting down; after it has ended, this task starts a new supervisord"
+                )
             is_ending = True
             await asyncio.sleep(host.timings.poll_interval)
             continue
@@ -82,7 +84,7 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
         if silent_since is not None and now - silent_since > host.timings.answer_timeout:
             raise SupervisordUnavailable(
                 f"supervisord (pid {' '.join(map(str, found))}) runs on {host.machine.name} but does not answer; clear "
-                "the task force-kill to kill it"
+                "the DAG's task 'force-kill', which kills supervisord"
             )
         if daemon is None and not found:
             if launches == _START_ATTEMPTS:
@@ -152,12 +154,12 @@ async def _launch(host: SupervisorHost) -> bool:
     cfg = host.cfg
     if missing := await host.missing_directories():
         raise StepFailed(
-            f"the directory {missing[0]} does not exist on {host.machine.name}; clear the task configure-supervisor, "
+            f"the directory {missing[0]} does not exist on {host.machine.name}; clear the task 'configure-supervisor', "
             "or create the directory yourself if it is outside working_dir"
         )
     if await host.machine.read(cfg.config_path, 0, 1) is None:
         raise StepFailed(
-            f"the file {cfg.config_path} does not exist on {host.machine.name}; clear the task configure-supervisor"
+            f"the file {cfg.config_path} does not exist on {host.machine.name}; clear the task 'configure-supervisor'"
         )
     await end_orphans(host, grace=stop_seconds(cfg))
     command = ["sh", "-c", _START_SCRIPT, "sh", str(host.lock), "env", environment_marker(host)]
@@ -184,7 +186,7 @@ async def _launch(host: SupervisorHost) -> bool:
         )
         raise StepFailed(f"supervisord is not installed on {host.machine.name}; {fix}", retryable=False)
     output = mask_secrets(result.output.strip(), cfg)
-    raise StepFailed(f"supervisord exited with {result.code} on {host.machine.name}: {output}")
+    raise StepFailed(f"supervisord exited with code {result.code} on {host.machine.name}: {output}")
 
 
 def _supervisord(host: SupervisorHost) -> list[str]:

@@ -111,7 +111,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
     drift = await _replace_idle_groups(host, await find_drift(host.cfg, host.machine, host.rpc))
     if drift.unreadable:
         raise StepFailed(
-            "supervisord cannot read its configuration file; clear the task configure-supervisor"
+            "supervisord cannot read its configuration file; clear the task 'configure-supervisor'"
         )
     if not (drift.changed or drift.removed):
         return drift
@@ -125,7 +125,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
         return drift
     groups = (*drift.changed, *drift.removed)
     await host.check_claim()
-    host.log.info("Stopping groups that run with another configuration: %s", ", ".join(groups))
+    host.log.info("Stopping the program groups that run with another configuration: %s", ", ".join(groups))
     await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     while drift.changed or drift.removed:
         await asyncio.sleep(host.timings.poll_interval)
@@ -212,7 +212,7 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
                 await asyncio.sleep(_REMOVE_POLL_SECONDS if left else 0)
     except TimeoutError:
         raise SupervisordUnavailable(
-            f"the groups {', '.join(left)} did not stop within {timeout:g} s"
+            f"the program groups {', '.join(left)} did not stop within {timeout:g} s"
         ) from None
 
 
@@ -299,7 +299,10 @@ class DriftReconciler:
             return Reconciliation(True, Verdict(Action.FAIL, text))
         if text != self._last_warning:
             self._last_warning = text
-            self._log.warning("%s. Set drift='apply' to change it, or drift='fail' to fail the task", text)
+            self._log.warning(
+                "%s. Set drift='apply' to apply this task's configuration, or drift='fail' to fail the task",
+                text,
+            )
         return _CURRENT
 
     async def _apply(self) -> Reconciliation:

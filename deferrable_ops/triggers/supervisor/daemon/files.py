@@ -129,8 +129,8 @@ async def _run_script(host: SupervisorHost, script: str, paths: Sequence[Path]) 
 
 def _still_runs(host: SupervisorHost) -> str:
     return (
-        f"supervisord still runs in {host.working_dir} on {host.machine.name}; clear the task stop-supervisor to stop "
-        "it, or force-kill to kill it"
+        f"supervisord still runs in {host.working_dir} on {host.machine.name}; clear the DAG's task "
+        "'stop-supervisor' to stop supervisord, or the task 'force-kill' to kill it"
     )
 
 

@@ -113,7 +113,7 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
         else:
             if not ended:
                 host.log.warning(
-                    "supervisord is gone; ending %d leftover processes of its programs", len(found)
+                    "supervisord has ended; ending %d leftover processes of its programs", len(found)
                 )
             ended.update(found)
             signal = "KILL" if time.monotonic() >= kill_at else ""

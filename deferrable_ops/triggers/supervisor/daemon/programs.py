@@ -73,7 +73,7 @@ async def read_programs(host: SupervisorHost) -> list[Process]:
         if len(found[name]) < program.numprocs:
             raise StepFailed(
                 f"supervisord has loaded {len(found[name])} of the {program.numprocs} processes of {name!r}; clear the "
-                "tasks configure-supervisor and start-supervisor"
+                "tasks 'configure-supervisor' and 'start-supervisor'"
             )
     by_priority = sorted(host.cfg.programs.items(), key=lambda item: item[1].priority)
     return [process for name, _ in by_priority for process in found[name]]
@@ -146,8 +146,8 @@ async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list
         if time.monotonic() >= give_up_at:
             names = ", ".join(process.full_name for process in found if process.state in ALIVE)
             raise StepFailed(
-                f"{names} did not stop within the {seconds:g} s of this configuration; raise stopwaitsecs, or clear "
-                "the task force-kill"
+                f"{names} did not stop within {seconds:g} s, the limit in this configuration; raise stopwaitsecs of "
+                "the programs, or clear the DAG's task 'force-kill'"
             )
         await asyncio.sleep(host.timings.poll_interval)
     return found

@@ -215,10 +215,13 @@ class ProgramWatcher:
             if step is CrashLoopStep.PAUSE:
                 history = now.histories[name]
                 self._log.warning(
-                    "%s is in a crash loop: keeping it stopped for a while (pause %d)", name, history.pauses
+                    "%s is in a crash loop: keeping the process stopped for %d s (pause number %d)",
+                    name,
+                    (history.paused_until or 0) - _by_name(now)[name].now,
+                    history.pauses,
                 )
             else:
-                self._log.info("The pause of %s is over: starting it", name)
+                self._log.info("The pause of %s is over: starting the process", name)
 
     async def _verdict_without_answer(self, error: Exception) -> Verdict | None:
         try:

@@ -116,7 +116,7 @@ async def test_template_that_renders_to_an_empty_text_fails_with_the_fix(
         EventSensor(task_id="orders", event=ChannelEvent("orders"), since="{{ dag_run.data_interval_start }}")
     trigger = in_triggerer(dag, "orders", time.time(), logical_date=None, data_interval_start=None)
     assert isinstance(await end_of(trigger), TaskFailedEvent)
-    assert "leave since= out for the DAG run's start" in capsys.readouterr().out
+    assert "leave since= out to accept events since the DAG run's start" in capsys.readouterr().out
 
 
 async def test_deadline_is_that_of_the_next_data_interval_and_before_airflows_own(

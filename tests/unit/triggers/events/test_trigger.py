@@ -152,9 +152,7 @@ async def test_since_before_the_retention_time_causes_a_warning(
     await post(runs.inbox, "orders", 1)
     await runs.inbox.retention.prune_events(-1)
     run = runs.start(waiting_for("orders", since=LONG_AGO))
-    await eventually(
-        lambda: "no longer kept ([deferrable_ops] event_retention_days)" in caplog.text, "a warning"
-    )
+    await eventually(lambda: "increase [deferrable_ops] event_retention_days" in caplog.text, "a warning")
     assert not run.task.done()
 
 
@@ -167,7 +165,7 @@ async def test_since_before_the_retention_time_causes_a_warning(
         ({"events": {"a": {"type": "channel", "name": "x", "match": "status =="}}}, "is not JMESPath"),
         ({"condition": "b"}, "events= has no name 'b'"),
         ({"keep": "best"}, "keep='best' is not one of"),
-        ({"since": "None"}, "since= rendered to an empty text"),
+        ({"since": "None"}, "since= rendered to an empty string"),
         ({"timezone": "Mars/Olympus"}, "unknown timezone"),
         ({"cron": "61 * * * *"}, "timeout="),
     ],

@@ -250,7 +250,7 @@ async def test_kill_of_a_run_missing_in_the_inbox_is_detected_by_its_attempt(
 async def test_switch_is_skipped_with_the_task_to_clear(runs: Runs) -> None:
     outcome = await runs.start(SupervisorSwitchTrigger(clears="dag-force-kill")).outcome()
     assert isinstance(outcome, Skip)
-    assert "clear the task dag-force-kill" in outcome.reason
+    assert "clear the task 'dag-force-kill'" in outcome.reason
 
 
 def alarm() -> SupervisorAlarmTrigger:

@@ -296,7 +296,7 @@ def test_invalid_address_is_refused() -> None:
     for wrong, complaint in (
         ({"remote_host": "web-3"}, "give ssh_conn_id"),
         ({"ssh_conn_id": "a", "environment": (("A-B", secret),)}, "letters, digits"),
-        ({"ssh_conn_id": "a", "environment": (("A", secret + "\0"),)}, "zero character"),
+        ({"ssh_conn_id": "a", "environment": (("A", secret + "\0"),)}, "null character"),
     ):
         with pytest.raises(InputError, match=complaint) as refused:
             MachineAddress(**wrong)  # type: ignore[arg-type]

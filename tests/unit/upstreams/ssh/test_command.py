@@ -52,5 +52,5 @@ def test_shell_command_does_not_depend_on_the_program() -> None:
 
 
 def test_zero_character_is_refused() -> None:
-    with pytest.raises(InputError, match="zero character"):
+    with pytest.raises(InputError, match="null character"):
         script_line(["a\0"], [])
