@@ -28,7 +28,7 @@ class ReadyCheck:
     def __post_init__(self) -> None:
         """Validate the arguments.
 
-        :raises InputError: if an argument is wrong; the error message names the argument and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
         for name in ("on_pass", "on_fail"):
             try:

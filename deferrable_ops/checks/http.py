@@ -29,7 +29,7 @@ class HttpCheck(ReadyCheck):
     :param expected_status: an HTTP status, or a list of HTTP statuses; by default, every status from 200 to 299.
     :param contains: a string that must occur in the first 64 KiB of the response's body.
     :param timeout: the timeout of the complete request, in seconds.
-    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
+    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 
     url: str

@@ -82,7 +82,7 @@ def idempotency_key(scope: Scope) -> str | None:
 def check_body(verb: Verb, payload: Any) -> None:
     """Check that the body of a callback has the fields of the callback's verb. The body may have more fields.
 
-    :raises InputError: if a field of the body is wrong; the error message names the field.
+    :raises InputError: if a field of the body is invalid. The message says which field.
     """
     match verb:
         case Verb.FAILURE:

@@ -32,7 +32,7 @@ class Merge:
         "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (strings,
         separated by commas; "join:+" uses the separator "+"). A message without the field does not change the combined
         value.
-    :raises InputError: if an argument is wrong; the error message names the argument and the fix.
+    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 
     match: Match = None

@@ -106,7 +106,7 @@ class TaskTrigger(BaseTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
 
     @abstractmethod

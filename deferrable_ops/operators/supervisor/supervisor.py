@@ -52,7 +52,7 @@ class Supervisor(Pipeline):
     :param task_id: the name of this Supervisor in a YAML file of airflow-config. Task ids do not contain this name.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
-    :raises InputError: an argument is invalid; the message names it and the fix.
+    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 
     configuration_class: ClassVar[type[SupervisorAirflowConfiguration]] = SupervisorAirflowConfiguration

@@ -95,7 +95,7 @@ class WebhookOperator(_WebhookTask):
     :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes. It
         is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders in it
         are replaced, too.
-    :raises InputError: an argument is wrong; the message names it and the fix.
+    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 
     template_fields: Sequence[str] = (

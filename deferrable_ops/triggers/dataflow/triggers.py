@@ -84,7 +84,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
         arguments = {name: getattr(self, name) for name in self.arguments}
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
@@ -193,7 +193,7 @@ class DataflowJobTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
         validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
@@ -252,7 +252,7 @@ class DataflowStopTrigger(DataflowTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 

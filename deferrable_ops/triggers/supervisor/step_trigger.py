@@ -77,7 +77,7 @@ class SupervisorStepTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the arguments.
 
-        :raises InputError: an argument is invalid; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         :raises ConfigurationError: the configuration was encrypted with another key.
         """
         if self.step not in STEPS:

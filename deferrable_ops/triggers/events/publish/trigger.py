@@ -116,7 +116,7 @@ class PublishEventTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: an argument is wrong; the message names it and the fix.
+        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
         """
         check_arguments(self.given)
 
