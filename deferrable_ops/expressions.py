@@ -37,8 +37,8 @@ def check_expression(argument: str, expression: str) -> None:
     no error would show why.
 
     :param argument: the argument's name, for the error message.
-    :raises InputError: the expression is malformed, compares with a string in double quotes, calls an unknown function,
-        or calls a function with a wrong number of arguments.
+    :raises InputError: if the expression is malformed, compares with a string in double quotes, calls an unknown
+        function, or calls a function with a wrong number of arguments.
     """
     try:
         tree = compiled(expression).parsed
@@ -103,7 +103,7 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
 def compiled(expression: str) -> Any:
     """Return a compiled expression from a cache, because JMESPath's own cache holds only 128 expressions.
 
-    :raises jmespath.exceptions.JMESPathError: the expression is malformed.
+    :raises jmespath.exceptions.JMESPathError: if the expression is malformed.
     """
     return jmespath.compile(expression)
 

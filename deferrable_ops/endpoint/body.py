@@ -44,7 +44,7 @@ class BodyReader:
         :param limit: the largest body in bytes. The rest of a larger body is not read.
         :raises RequestRejected: with status 413, if the body is larger than `limit`; with status 408, if the body was
             not complete in time.
-        :raises Disconnected: the client disconnected.
+        :raises Disconnected: if the client disconnected.
         """
         announced = header(scope, b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:

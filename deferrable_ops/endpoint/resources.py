@@ -32,8 +32,8 @@ class LazyInbox:
     async def get(self) -> Inbox:
         """Return the inbox.
 
-        :raises ConfigurationError: the setting ``inbox_url`` or its driver is not usable.
-        :raises InboxUnavailable: the database did not answer within :data:`RETRY_TIMEOUT`.
+        :raises ConfigurationError: if the setting ``inbox_url`` or its driver is not usable.
+        :raises InboxUnavailable: if the database did not answer within :data:`RETRY_TIMEOUT`.
         """
         return self.opened or await self._open()
 

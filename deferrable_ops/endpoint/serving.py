@@ -81,7 +81,7 @@ def _check_files(certificate: str | None, private_key: str | None) -> None:
 def inbox_without_secrets() -> str:
     """Return the kind and address of the inbox's database, without user and password.
 
-    :raises ConfigurationError: the setting ``inbox_url`` is not usable.
+    :raises ConfigurationError: if the setting ``inbox_url`` is not usable.
     """
     try:
         url = make_url(settings.inbox_url())

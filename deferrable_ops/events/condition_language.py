@@ -49,7 +49,7 @@ _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 def check_names(names: Collection[str]) -> None:
     """Check the event names of a wait.
 
-    :raises InputError: there are no names, or a name is not valid in a condition.
+    :raises InputError: if there are no names, or a name is not valid in a condition.
     """
     if not names:
         raise InputError(
@@ -72,8 +72,8 @@ def parse_condition(text: str | None, names: Collection[str]) -> Condition:
 
     :param text: the condition. The condition None requires that all events are received.
     :param names: the event names.
-    :raises InputError: `text` is not a condition, or it contains an unknown name. The error message shows the position
-        of the error in the condition.
+    :raises InputError: if `text` is not a condition, or it contains an unknown name. The error message shows the
+        position of the error in the condition.
     """
     check_names(names)
     if text is None:

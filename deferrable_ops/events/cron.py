@@ -23,7 +23,7 @@ def check_cron(argument: str, expression: str) -> None:
     """Check a cron expression.
 
     :param argument: the name of the argument, for the error message.
-    :raises InputError: the expression is malformed, does not have five fields, contains the letter R or H, or has no
+    :raises InputError: if the expression is malformed, does not have five fields, contains the letter R or H, or has no
         occurrence.
     """
     try:

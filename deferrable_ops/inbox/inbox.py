@@ -71,7 +71,7 @@ class Inbox:
             pause doubles with each retry, up to 30 s.
         :raises DeploymentError: if the database URL is invalid, the database driver is missing, the database refused
             access, or this release cannot use the inbox's tables.
-        :raises InboxUnavailable: the database did not answer within the retry timeout.
+        :raises InboxUnavailable: if the database did not answer within the retry timeout.
         """
         backoff = Backoff(first_pause=first_backoff, longest_pause=_MAX_BACKOFF)
         while True:

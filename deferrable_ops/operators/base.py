@@ -81,7 +81,7 @@ class TriggererOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: the wait is not over.
+        :raises TaskDeferred: if the wait is not over.
         """
         attempt = attempt_of(context)
         outcome = read_outcome(attempt.wait_id)
@@ -95,9 +95,9 @@ class TriggererOperator(BaseOperator):
         """Return the result of the task's wait. Airflow calls this method when the trigger has resumed the task on a
         worker.
 
-        :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
-        :raises AirflowFailException: the wait failed and must not be retried.
-        :raises AirflowSkipException: the task is skipped.
+        :raises AirflowException: if the wait failed; Airflow retries the task if it has retries.
+        :raises AirflowFailException: if the wait failed and must not be retried.
+        :raises AirflowSkipException: if the task is skipped.
         """
         return finish_event(event)
 
@@ -169,7 +169,7 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
 def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
     """Convert a duration to seconds. Return None if the value is None.
 
-    :raises InputError: the value is not a duration, or is not above zero.
+    :raises InputError: if the value is not a duration, or is not above zero.
     """
     return None if value is None else seconds(name, value)
 
@@ -177,7 +177,7 @@ def optional_seconds(name: str, value: timedelta | float | None) -> float | None
 def seconds(name: str, value: timedelta | float) -> float:
     """Convert a duration to seconds.
 
-    :raises InputError: the value is not a duration, or is not above zero.
+    :raises InputError: if the value is not a duration, or is not above zero.
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()

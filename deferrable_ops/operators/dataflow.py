@@ -105,7 +105,7 @@ class _FollowingTask(_DataflowTask):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the job. Airflow calls this method when the trigger has resumed the task on a worker.
 
-        :raises AirflowException: the wait failed; Airflow retries the task if it has retries.
+        :raises AirflowException: if the wait failed; Airflow retries the task if it has retries.
         """
         self.resumed = True
         value = super().execute_complete(context, event)

@@ -214,7 +214,7 @@ class TaskTrigger(BaseTrigger):
     def identify(self) -> Attempt:
         """Return the task attempt that this trigger belongs to.
 
-        :raises DeferrableOpsError: neither the trigger's arguments nor Airflow identify the attempt.
+        :raises DeferrableOpsError: if neither the trigger's arguments nor Airflow identify the attempt.
         """
         if self.attempt is not None:
             return Attempt(**self.attempt)

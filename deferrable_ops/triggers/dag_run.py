@@ -19,7 +19,7 @@ def run_facts_of(trigger: Any) -> RunFacts:
     """Return the data of the DAG run to which a trigger's task belongs.
 
     :param trigger: a TaskTrigger with an argument ``run_facts``.
-    :raises InputError: neither the trigger's arguments nor Airflow provide the data of the DAG run.
+    :raises InputError: if neither the trigger's arguments nor Airflow provide the data of the DAG run.
     """
     if trigger.run_facts is not None:
         return RunFacts.from_json(trigger.run_facts)

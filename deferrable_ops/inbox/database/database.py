@@ -87,7 +87,7 @@ class Database:
     :param read_url: a function that reads the URL again when the database rejects the login, because a password may
         have been rotated.
     :param sqlite_busy_timeout: how many seconds a statement waits for a locked SQLite file before the statement fails.
-    :raises DeploymentError: the URL is invalid, or its driver is not installed.
+    :raises DeploymentError: if the URL is invalid, or its driver is not installed.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run ``work`` on a connection, and return its result.
 
-        :raises InboxError: the database rejected a statement.
-        :raises InboxUnavailable: the database did not answer within the retry timeout.
+        :raises InboxError: if the database rejected a statement.
+        :raises InboxUnavailable: if the database did not answer within the retry timeout.
         """
 
         async def attempt() -> T:
@@ -137,8 +137,8 @@ class Database:
 
         ``work`` must be idempotent, because it may run more than once.
 
-        :raises InboxError: the database rejected a statement.
-        :raises InboxUnavailable: the database did not answer within the retry timeout. The transaction may have been
+        :raises InboxError: if the database rejected a statement.
+        :raises InboxUnavailable: if the database did not answer within the retry timeout. The transaction may have been
             committed.
         """
 
@@ -217,9 +217,9 @@ class Database:
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call `attempt` and return its result; call it again while the database does not answer.
 
-        :raises DeploymentError: the database rejected the login or lacks permissions.
-        :raises InboxError: the database rejected a statement.
-        :raises InboxUnavailable: the database did not answer within the retry timeout.
+        :raises DeploymentError: if the database rejected the login or lacks permissions.
+        :raises InboxError: if the database rejected a statement.
+        :raises InboxUnavailable: if the database did not answer within the retry timeout.
         """
         give_up_at = time.monotonic() + self.retry_timeout
         backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)

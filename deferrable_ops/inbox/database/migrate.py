@@ -48,9 +48,9 @@ async def migrate(database: Database) -> None:
 
     If the tables are up to date, this function runs only one query.
 
-    :raises DeploymentError: the database refused access, this release cannot use the tables, or the tables are outdated
-        and `auto_upgrade` is off.
-    :raises InboxUnavailable: the database did not answer.
+    :raises DeploymentError: if the database refused access, this release cannot use the tables, or the tables are
+        outdated and `auto_upgrade` is off.
+    :raises InboxUnavailable: if the database did not answer.
     """
     version = await schema_version(database)
     if version.is_too_new:
@@ -72,8 +72,8 @@ async def migrate(database: Database) -> None:
 async def schema_version(database: Database) -> SchemaVersion:
     """Return the schema version of the inbox's tables.
 
-    :raises DeploymentError: the database refused access.
-    :raises InboxUnavailable: the database did not answer.
+    :raises DeploymentError: if the database refused access.
+    :raises InboxUnavailable: if the database did not answer.
     """
     return await database.read(_version)
 
@@ -81,8 +81,8 @@ async def schema_version(database: Database) -> SchemaVersion:
 async def upgrade(database: Database) -> None:
     """Create the inbox's tables, or upgrade the tables to the schema version of this release.
 
-    :raises DeploymentError: the database refused access.
-    :raises InboxUnavailable: the database did not answer.
+    :raises DeploymentError: if the database refused access.
+    :raises InboxUnavailable: if the database did not answer.
     """
     # This import is slow and must not block the event loop.
     await asyncio.to_thread(__import__, "alembic.command")

@@ -75,7 +75,7 @@ class _EventsTask(TriggererOperator):
 
         The value is None if ``until_next_interval`` is False.
 
-        :raises InputError: the schedule does not define the next data interval.
+        :raises InputError: if the schedule does not define the next data interval.
         """
         return _next_interval(self.get_dag()) if self.until_next_interval else None
 
@@ -88,7 +88,7 @@ class _EventsTask(TriggererOperator):
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to the trigger.
 
-        :raises TaskDeferred: the task is deferred.
+        :raises TaskDeferred: if the task is deferred.
         """
         self.run_times = RunTimes.of(context["dag_run"]).as_json()
         return super().execute(context)

@@ -23,7 +23,7 @@ FIX = (
 def validate_path(path: str) -> str:
     """Return a dotted path unchanged if it is valid.
 
-    :raises InputError: the value is not a dotted path.
+    :raises InputError: if the value is not a dotted path.
     """
     if not _PATH.fullmatch(path):
         raise InputError(

@@ -91,7 +91,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
     def execute(self, context: Context) -> None:
         """If the task starts on a worker, defer it to its trigger. If the trigger has ended, start the DAG run.
 
-        :raises TaskDeferred: the trigger has not ended yet.
+        :raises TaskDeferred: if the trigger has not ended yet.
         """
         self._start_run(context, super().execute(context)["attempt"])
 
@@ -100,7 +100,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         attempt of the check's task.
 
         :raises DagRunTriggerException: always, if no earlier attempt has started the DAG run; Airflow then starts it.
-        :raises AirflowSkipException: the check ended with another result or action.
+        :raises AirflowSkipException: if the check ended with another result or action.
         """
         self._start_run(context, finish_event(event)["attempt"])
 

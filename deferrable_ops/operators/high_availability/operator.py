@@ -218,7 +218,7 @@ class HighAvailabilityOperator(TriggererOperator):
     def execute(self, context: Context) -> Any:
         """Defer the task to its trigger. If no triggerer can import the check, run the check on this worker.
 
-        :raises TaskDeferred: a further check is needed.
+        :raises TaskDeferred: if a further check is needed.
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
@@ -229,7 +229,7 @@ class HighAvailabilityOperator(TriggererOperator):
     def check_again(self, context: Context, event: Any) -> Any:
         """Run the next check on this worker, because no triggerer can import the check.
 
-        :raises TaskDeferred: a further check is needed.
+        :raises TaskDeferred: if a further check is needed.
         """
         return check_on_worker(self, context, RunFacts.of(context), self._rules())
 

@@ -58,8 +58,8 @@ class WorkerCheckTask(Protocol):
 def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, rules: CheckRules) -> Any:
     """Run one check. If this check was the last, return its result. Otherwise defer the task until the next check.
 
-    :raises TaskDeferred: a further check is needed.
-    :raises AirflowSkipException: the check raised this exception, or a task with ``soft_fail`` timed out.
+    :raises TaskDeferred: if a further check is needed.
+    :raises AirflowSkipException: if the check raised this exception, or a task with ``soft_fail`` timed out.
     """
     wait = _with_inbox(lambda inbox: _registered(inbox, task, context))
     if wait.outcome is not None:

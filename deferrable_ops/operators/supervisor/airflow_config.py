@@ -27,8 +27,8 @@ def load_airflow_config(
     :param overrides: Hydra overrides, for example ``["+extensions.supervisor.check_interval=10"]``.
     :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.
     :param extension: the key under ``extensions:`` in the YAML file.
-    :raises ConfigurationError: airflow-config is not installed or cannot be imported.
-    :raises InputError: the YAML file has no supervisord configuration under this key.
+    :raises ConfigurationError: if airflow-config is not installed or cannot be imported.
+    :raises InputError: if the YAML file has no supervisord configuration under this key.
     """
     try:
         airflow_config: Any = import_module("airflow_config")

@@ -41,7 +41,7 @@ def parse_configuration(kind: type[C], given: Any) -> C:
     """Return the value of ``cfg=`` as a configuration of the class `kind`.
 
     :param given: a configuration, or a dict with its fields.
-    :raises InputError: the value is invalid, or is a configuration of another class.
+    :raises InputError: if the value is invalid, or is a configuration of another class.
     """
     if given is None:
         raise InputError(f"cfg= is missing; give a {kind.__name__}, or a dict with its fields")
@@ -67,7 +67,7 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
     :param host: name of the machine; None keeps the host of `cfg`.
     :param port: port of supervisord's inet server; None keeps the port of `cfg`.
     :param own: arguments for fields of SSHOperatorArgs, and ``command_prefix``. Arguments that are None are ignored.
-    :raises InputError: a value is invalid.
+    :raises InputError: if a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}
     if host is not None:
@@ -98,7 +98,7 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
 
     :param name: name of the Supervisor.
     :param task_group: the TaskGroup of the tasks; by default the TaskGroup of the surrounding ``with``.
-    :raises InputError: the path of the directory is too long for supervisord's Unix socket in this directory.
+    :raises InputError: if the path of the directory is too long for supervisord's Unix socket in this directory.
     """
     if given_working_dir(cfg) is not None:
         return cfg
@@ -112,7 +112,7 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
     """Return the tasks that replace steps of a Supervisor, by name of the step.
 
-    :raises InputError: a key is not the name of a step, or a value is not a task.
+    :raises InputError: if a key is not the name of a step, or a value is not a task.
     """
     return {_step_name(name): _task(name, task) for name, task in given.items()}
 
@@ -121,7 +121,7 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
     """Return the arguments for all tasks, and the arguments that only the first task gets.
 
     :param pool: the pool in the configuration; the argument ``pool`` takes precedence over it.
-    :raises InputError: an argument is unknown, or must be set on one task and not on all tasks.
+    :raises InputError: if an argument is unknown, or must be set on one task and not on all tasks.
     """
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:

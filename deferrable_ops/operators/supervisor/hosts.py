@@ -17,7 +17,7 @@ def host_name(given: Any) -> str | None:
 
     :param given: a name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that returns
         any of these. A query or function runs at each parse of the DAG and must return the same result each time.
-    :raises InputError: the argument ``host`` has a type that is not supported.
+    :raises InputError: if the argument ``host`` has a type that is not supported.
     """
     found = _resolve("host", given)
     name = found.get("name") if isinstance(found, Mapping) else getattr(found, "name", found)
@@ -36,7 +36,7 @@ def port_number(given: Any) -> int | str | None:
 
     :param given: a port number, an object or mapping with a ``port``, a query of airflow-pydantic, or a function that
         returns any of these.
-    :raises InputError: the value is not a port.
+    :raises InputError: if the value is not a port.
     """
     found = _resolve("port", given)
     port = found.get("port") if isinstance(found, Mapping) else getattr(found, "port", found)
@@ -66,7 +66,7 @@ def run_query(given: Any) -> Any:
 
     airflow-pydantic itself chooses a random result. With random results, each parse could create a new DAG version.
 
-    :raises InputError: the query has no results.
+    :raises InputError: if the query has no results.
     """
     if not callable(getattr(given, "execute", None)):
         return given

@@ -47,7 +47,7 @@ class SupervisorStepOperator(TriggererOperator):
     :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
         runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
     :param skip_because: the reason why the step is always skipped; None if the step can run.
-    :raises InputError: the configuration is invalid. The message says which field, and how to correct it.
+    :raises InputError: if the configuration is invalid. The message says which field, and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorDueStepTrigger
@@ -86,7 +86,7 @@ class SupervisorStepOperator(TriggererOperator):
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: the wait is not over.
+        :raises TaskDeferred: if the wait is not over.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
@@ -176,7 +176,7 @@ class SupervisorTeardownGate(_Gate):
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
-        :raises TaskDeferred: the wait is not over.
+        :raises TaskDeferred: if the wait is not over.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)

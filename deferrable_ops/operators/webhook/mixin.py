@@ -70,7 +70,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     def callback_url(self) -> str:
         """The URL for this attempt's callback, available while the task runs on a worker.
 
-        :raises DeferrableOpsError: the task is not running.
+        :raises DeferrableOpsError: if the task is not running.
         """
         if self._callback_url is None:
             raise DeferrableOpsError("callback_url is available only while the task runs on a worker")

@@ -89,8 +89,8 @@ class DataflowTrigger(TaskTrigger):
 
         If the credentials cannot be loaded because of a temporary error, this is retried without a limit.
 
-        :raises ConfigurationError: a Python package is missing, or no credentials were found.
-        :raises DataflowRefused: Google refused the credentials.
+        :raises ConfigurationError: if a Python package is missing, or no credentials were found.
+        :raises DataflowRefused: if Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
             backoff = Backoff(longest_pause=_LONGEST_PAUSE)
@@ -141,7 +141,7 @@ class FollowingTrigger(DataflowTrigger):
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
         """Wait for a job, or for the job that replaces it after an update, and return the outcome.
 
-        :raises DataflowRefused: Dataflow rejected a request for the state of the job.
+        :raises DataflowRefused: if Dataflow rejected a request for the state of the job.
         """
         self._load_progress()
         followed: str | Outcome = job_id

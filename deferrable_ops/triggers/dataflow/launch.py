@@ -84,9 +84,9 @@ class Launch:
         :param check: awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
         :param timeout: for how many seconds a launch is retried; None means without a limit.
-        :raises DataflowRefused: Dataflow refused the launch, and a retry would be refused too.
-        :raises ForeignJob: a job with this name exists already, but was not launched by this task attempt.
-        :raises NotAccepted: Dataflow did not accept the launch within `timeout`.
+        :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
+        :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
+        :raises NotAccepted: if Dataflow did not accept the launch within `timeout`.
         """
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
         backoff = Backoff(first_pause=self._timings.first_pause, longest_pause=self._timings.longest_pause)
@@ -122,7 +122,7 @@ async def find_job_of_wait(
 
     The job may be finished.
 
-    :raises ForeignJob: jobs with the given name exist, but none of these jobs has the label of the wait.
+    :raises ForeignJob: if jobs with the given name exist, but none of these jobs has the label of the wait.
     """
     jobs = await dataflow.find(name)
     for job in jobs:

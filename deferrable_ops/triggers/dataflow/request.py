@@ -26,7 +26,7 @@ _OVERWRITTEN: Final = frozenset(
 def job_name(prefix: str, wait_id: str) -> str:
     """Return the name of a Dataflow job: the valid form of the prefix, followed by a hash of the task attempt.
 
-    :raises InputError: the prefix contains characters that a job's name must not contain.
+    :raises InputError: if the prefix contains characters that a job's name must not contain.
     """
     digest = sha256(wait_id.encode()).hexdigest()[:_HASH_LENGTH]
     return f"{valid_prefix(prefix)}-{digest}"
@@ -35,7 +35,7 @@ def job_name(prefix: str, wait_id: str) -> str:
 def valid_prefix(prefix: str) -> str:
     """Return a job name prefix in lower case, with hyphens for ``_``, ``.`` and blanks, cut after 50 characters.
 
-    :raises InputError: the prefix contains characters that a job's name must not contain.
+    :raises InputError: if the prefix contains characters that a job's name must not contain.
     """
     lowered = re.sub(r"[_.\s]", "-", prefix.strip().lower())
     short = lowered[: _NAME_LENGTH - _HASH_LENGTH - 1].rstrip("-")
@@ -85,7 +85,7 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
     """Return the body of a launch request for a classic template, merged with arguments of the operator.
 
     :param given: arguments of the operator; the keys are the API's field names in camelCase.
-    :raises InputError: a field is given both in the body and as an argument, or the body cannot be merged with
+    :raises InputError: if a field is given both in the body and as an argument, or the body cannot be merged with
         arguments.
     """
     if body is None:

@@ -82,7 +82,7 @@ def parse_next_interval_end(
     :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
     :param run_start: the DAG run's start, which is used instead of the data interval if the DAG run has no data
         interval.
-    :raises InputError: the end of the next data interval cannot be determined.
+    :raises InputError: if the end of the next data interval cannot be determined.
     """
     schedule = interval.get("cron")
     if schedule is None and interval.get("seconds") is not None:
@@ -105,7 +105,7 @@ def parse_next_interval_end(
 def check_payload(payload: Any) -> None:
     """Check the payload of an event that a task publishes to a channel.
 
-    :raises InputError: the payload is too large, or is not a JSON value that the inbox can store.
+    :raises InputError: if the payload is too large, or is not a JSON value that the inbox can store.
     """
     plain_copy("payload=", payload)
     body = json.dumps(payload).encode()

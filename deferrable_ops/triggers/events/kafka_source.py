@@ -21,7 +21,7 @@ async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcom
     of waits.
 
     :param request: the request of a wait to read a topic. All of its specifications are KafkaEvents of this topic.
-    :raises ConfigurationError: the extra ``kafka`` is not installed, or the connection is missing or has a wrong
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or the connection is missing or has a wrong
         setting.
     """
     events, collector = request.inbox.events, request.collector

@@ -33,8 +33,8 @@ def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Ou
     This function is not a coroutine function, because each further coroutine costs memory for each of thousands of
     waits.
 
-    :raises InputError: this version of the library cannot read one of the sources.
-    :raises ConfigurationError: when the result is awaited: an extra is not installed, or a connection is missing or
+    :raises InputError: if this version of the library cannot read one of the sources.
+    :raises ConfigurationError: when the result is awaited, if an extra is not installed, or a connection is missing or
         has a wrong setting.
     """
     # Wrap in reverse order, so that the first source is the outermost body and is read first.

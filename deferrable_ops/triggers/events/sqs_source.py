@@ -29,7 +29,7 @@ async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]
     of waits.
 
     :param request: the request of a wait to read a queue. All of its specifications are SqsEvents of this queue.
-    :raises ConfigurationError: the extra ``sqs`` is not installed, or the connection is missing or has a wrong
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or the connection is missing or has a wrong
         setting.
     """
     event = cast("SqsEvent", request.specification)

@@ -122,7 +122,7 @@ class EventsTrigger(TaskTrigger):
 
         The deadline of the wait may depend on the DAG's timezone and schedule.
 
-        :raises InputError: ``until_next_interval`` is set, and the end of the next data interval is unknown.
+        :raises InputError: if ``until_next_interval`` is set, and the end of the next data interval is unknown.
         """
         new = super().new_wait(attempt)
         if self.cron is None and self.next_interval is None:

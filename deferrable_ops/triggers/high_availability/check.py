@@ -57,7 +57,7 @@ class CheckRunner:
     async def load(self) -> None:
         """Import the check in a thread, because an import may block the event loop for seconds.
 
-        :raises InputError: the check cannot be imported, or its class cannot be instantiated.
+        :raises InputError: if the check cannot be imported, or its class cannot be instantiated.
         """
         try:
             find = functools.partial(pkgutil.resolve_name, self._path)
@@ -85,7 +85,7 @@ class CheckRunner:
 
         If the check raises an exception or times out, the result is FAIL/RETRIGGER.
 
-        :raises AirflowSkipException: the check raised this exception.
+        :raises AirflowSkipException: if the check raised this exception.
         """
         call = functools.partial(
             self._function,

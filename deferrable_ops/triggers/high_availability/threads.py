@@ -33,8 +33,8 @@ async def call_in_thread(
     :param timeout: the timeout of the call, in seconds.
     :param always: whether the function is called even if too many calls hang.
     :param max_hanging: the number of hanging calls at which no further call is started.
-    :raises TimeoutError: the function did not return within `timeout` seconds.
-    :raises TooManyHangingChecks: `max_hanging` earlier calls have timed out and still occupy their threads.
+    :raises TimeoutError: if the function did not return within `timeout` seconds.
+    :raises TooManyHangingChecks: if `max_hanging` earlier calls have timed out and still occupy their threads.
     """
     loop = asyncio.get_running_loop()
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):

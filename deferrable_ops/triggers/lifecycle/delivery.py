@@ -65,7 +65,7 @@ async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
 async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PROGRESS) -> None:
     """Set an XCom of the task.
 
-    :raises TimeoutError: Airflow did not set the XCom within a minute.
+    :raises TimeoutError: if Airflow did not set the XCom within a minute.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
@@ -95,7 +95,7 @@ async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
 async def delete_xcom(attempt: Attempt, key: str) -> None:
     """Delete an XCom of the task. Airflow does not delete the XComs of a cleared task that starts in the triggerer.
 
-    :raises TimeoutError: Airflow did not delete the XCom within a minute.
+    :raises TimeoutError: if Airflow did not delete the XCom within a minute.
     """
     from airflow.sdk.execution_time.comms import DeleteXCom
 

@@ -33,7 +33,7 @@ def register_feature(feature: str) -> None:
 def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
     """Return a trigger's classpath and rendered kwargs, encrypted with ``[core] fernet_key``.
 
-    :raises ConfigurationError: the ``fernet_key`` is missing or malformed.
+    :raises ConfigurationError: if the ``fernet_key`` is missing or malformed.
     """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
@@ -44,8 +44,8 @@ def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
 def decrypt(encrypted: bytes) -> CancellableTrigger:
     """Return the trigger that was passed to :func:`encrypt`.
 
-    :raises ConfigurationError: the ``fernet_key`` is missing or malformed.
-    :raises InboxError: the stored class is not a trigger of a registered feature.
+    :raises ConfigurationError: if the ``fernet_key`` is missing or malformed.
+    :raises InboxError: if the stored class is not a trigger of a registered feature.
     """
     classpath, kwargs = json.loads(_fernet().decrypt(encrypted))
     trigger_class: Any = pkgutil.resolve_name(classpath)

@@ -26,7 +26,7 @@ async def states_from_supervisor(
     """Request the states of task instances from the triggerer's supervisor process, and return these states.
 
     :param task_ids: the ids of the tasks; None requests the states of all tasks.
-    :raises TimeoutError: the supervisor process did not reply, for example because its Airflow release does not
+    :raises TimeoutError: if the supervisor process did not reply, for example because its Airflow release does not
         support this type of message.
     """
     from airflow.sdk.execution_time.comms import GetTaskStates

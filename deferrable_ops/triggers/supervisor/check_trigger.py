@@ -54,8 +54,8 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
     def validate(self) -> None:
         """Check the configuration.
 
-        :raises InputError: the configuration is invalid.
-        :raises ConfigurationError: the configuration cannot be decrypted.
+        :raises InputError: if the configuration is invalid.
+        :raises ConfigurationError: if the configuration cannot be decrypted.
         """
         load_configuration(self.configuration)
 

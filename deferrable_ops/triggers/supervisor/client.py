@@ -29,9 +29,9 @@ class SupervisorClient:
 
         :param method: the name of the method, for example ``supervisor.getState``. The documentation of supervisor
             lists the methods.
-        :raises SupervisordUnavailable: supervisord is not running, or does not answer.
-        :raises SupervisordRefused: supervisord returned a fault; the exception has the fault code.
-        :raises MachineError: the machine cannot be reached.
+        :raises SupervisordUnavailable: if supervisord is not running, or does not answer.
+        :raises SupervisordRefused: if supervisord returned a fault; the exception has the fault code.
+        :raises MachineError: if the machine cannot be reached.
         """
         return run_sync(self._call(method, arguments))
 

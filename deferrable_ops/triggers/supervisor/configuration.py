@@ -78,8 +78,8 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
     """Convert a configuration to a string for :func:`load_configuration`. Equal configurations give equal strings.
 
-    :raises ConfigurationError: the configuration has a password, but Airflow has no key to encrypt it.
-    :raises InputError: the configuration cannot be written as a file for supervisord, or its password is a hash.
+    :raises ConfigurationError: if the configuration has a password, but Airflow has no key to encrypt it.
+    :raises InputError: if the configuration cannot be written as a file for supervisord, or its password is a hash.
     """
     supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
@@ -103,8 +103,8 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 def load_configuration(text: str) -> SupervisorAirflowConfiguration:
     """Return the configuration that :func:`serialize_configuration` wrote.
 
-    :raises ConfigurationError: the configuration was encrypted with another key.
-    :raises InputError: the text is not the result of :func:`serialize_configuration`.
+    :raises ConfigurationError: if the configuration was encrypted with another key.
+    :raises InputError: if the text is not the result of :func:`serialize_configuration`.
     """
     plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
     try:
@@ -143,7 +143,7 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
     """Return the address and login of the supervisord.
 
     :param socket: path of a socket on this host; over SSH, connections to it are forwarded to supervisord's socket.
-    :raises InputError: the password for supervisord's socket is a hash, but a login needs the password itself.
+    :raises InputError: if the password for supervisord's socket is a hash, but a login needs the password itself.
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:

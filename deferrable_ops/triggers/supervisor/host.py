@@ -133,15 +133,15 @@ class SupervisorHost:
         Any user can create a missing directory in /tmp. With a socket in this directory, another user could read the
         password of supervisord. With a configuration file in this directory, another user could run commands.
 
-        :raises MachineRefused: a directory may belong to another user.
+        :raises MachineRefused: if a directory may belong to another user.
         """
         return await _missing_directories(self.cfg, self.machine)
 
     async def daemon(self) -> RunningDaemon | None:
         """Return the running supervisord; None if no supervisord answers.
 
-        :raises ShuttingDown: supervisord is shutting down.
-        :raises SupervisordRefused: supervisord refuses the login.
+        :raises ShuttingDown: if supervisord is shutting down.
+        :raises SupervisordRefused: if supervisord refuses the login.
         """
         try:
             state, pid = await self.rpc.multicall([("supervisor.getState", ()), ("supervisor.getPID", ())])
@@ -155,8 +155,8 @@ class SupervisorHost:
     async def processes(self) -> list[Process]:
         """Return the processes of all programs of the supervisord.
 
-        :raises ShuttingDown: supervisord is shutting down.
-        :raises SupervisordUnavailable: supervisord does not answer.
+        :raises ShuttingDown: if supervisord is shutting down.
+        :raises SupervisordUnavailable: if supervisord does not answer.
         """
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
@@ -172,8 +172,8 @@ async def open_host(
 
     :param check_claim: see :class:`SupervisorHost`. By default, every change on the host is allowed.
 
-    :raises MachineUnavailable: the machine cannot be reached now.
-    :raises MachineRefused: the machine refuses the login, or a directory of supervisord may belong to another user.
+    :raises MachineUnavailable: if the machine cannot be reached now.
+    :raises MachineRefused: if the machine refuses the login, or a directory of supervisord may belong to another user.
     """
     async with use_machine(machine_address(cfg)) as machine:
         # If a directory is missing, our supervisord is not running. Do not connect to a socket in this directory:

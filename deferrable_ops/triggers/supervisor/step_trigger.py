@@ -78,7 +78,7 @@ class SupervisorStepTrigger(TaskTrigger):
         """Check the arguments.
 
         :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
-        :raises ConfigurationError: the configuration was encrypted with another key.
+        :raises ConfigurationError: if the configuration was encrypted with another key.
         """
         if self.step not in STEPS:
             raise InputError(f"step={self.step!r} is not a step; give one of {', '.join(STEPS)}")

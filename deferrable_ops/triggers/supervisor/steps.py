@@ -37,9 +37,9 @@ class StepRunner:
     async def run(self, step: str) -> StepResult:
         """Run a step, and return the result of the step.
 
-        :raises StepFailed: the step failed.
-        :raises MachineUnavailable: the machine cannot be reached now.
-        :raises SupervisordUnavailable: supervisord does not answer now.
+        :raises StepFailed: if the step failed.
+        :raises MachineUnavailable: if the machine cannot be reached now.
+        :raises SupervisordUnavailable: if supervisord does not answer now.
         """
         identity = await self._host.machine.identity()
         await self._check_host(identity)

@@ -26,7 +26,7 @@ async def tear_down_if_killed(
     - a user marked the task as a success;
     - another DAG run uses the supervisord now.
 
-    :raises MachineUnavailable: supervisord cannot be stopped from this host now.
+    :raises MachineUnavailable: if supervisord cannot be stopped from this host now.
     """
     if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return

@@ -62,7 +62,7 @@ class LaunchRequest:
         :param check: a function that is awaited immediately before each request. If the function raises an exception,
             the request is not sent.
         :param timeout: the number of seconds after which the request is not retried any more.
-        :raises LaunchFailed: the service rejected the request, or did not accept the request within `timeout`.
+        :raises LaunchFailed: if the service rejected the request, or did not accept the request within `timeout`.
         """
         stop_at = time.monotonic() + timeout
         backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
@@ -99,7 +99,7 @@ class LaunchRequest:
 
         The HTTP statuses 404, 409 and 410 count as success, because they mean that the work has already ended.
 
-        :raises LaunchFailed: the service responded with another error.
+        :raises LaunchFailed: if the service responded with another error.
         """
         response = await send(self._request)
         if response.status >= 300 and response.status not in (404, 409, 410):

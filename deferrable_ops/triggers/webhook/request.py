@@ -41,7 +41,7 @@ class RequestTemplate:
     async def fill(self, *, endpoint: str, token: str, wait_id: str) -> HttpRequest:
         """Return the request with values for its placeholders and its connection. The result contains secrets.
 
-        :raises InputError: the URL of the result is not valid, or the Airflow connection cannot be used.
+        :raises InputError: if the URL of the result is not valid, or the Airflow connection cannot be used.
         """
         values = dict(zip(PLACEHOLDERS, (f"{endpoint}/callbacks/{token}", token, wait_id), strict=True))
         written = {
@@ -70,7 +70,7 @@ class RequestTemplate:
 def require_endpoint_url() -> str:
     """Return the URL at which other services reach the HTTP endpoint of this library.
 
-    :raises ConfigurationError: the URL is not configured, so no service can send a callback.
+    :raises ConfigurationError: if the URL is not configured, so no service can send a callback.
     """
     url = settings.endpoint_url()
     if url is None:
@@ -105,7 +105,7 @@ def validate(arguments: Mapping[str, Any]) -> None:
 def validate_expression(name: str, expression: Any) -> None:
     """Check a rendered JMESPath expression; None is allowed.
 
-    :raises InputError: the expression is malformed.
+    :raises InputError: if the expression is malformed.
     """
     if expression is None:
         return

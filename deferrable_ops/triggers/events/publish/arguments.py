@@ -36,7 +36,7 @@ Arguments = Mapping[str, Any]
 def destination_of(arguments: Arguments) -> str:
     """Return the name of the argument that gives the destination: ``channel``, ``kafka`` or ``sqs``.
 
-    :raises InputError: no destination or more than one destination is given.
+    :raises InputError: if no destination or more than one destination is given.
     """
     given = [name for name in DESTINATIONS if arguments.get(name) is not None]
     if len(given) != 1:
@@ -52,7 +52,7 @@ def content_of(arguments: Arguments) -> str:
 
     If none of these arguments is given, return ``payload``, so that the payload None is published.
 
-    :raises InputError: more than one of these arguments is given.
+    :raises InputError: if more than one of these arguments is given.
     """
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:
@@ -90,7 +90,7 @@ def check_arguments(arguments: Arguments) -> None:
 def check_messages(destination: str, content: str, arguments: Arguments) -> list[Any]:
     """Check and return the messages in the argument ``payload`` or ``messages``, converted for the destination.
 
-    :raises InputError: a message is invalid, or there are too many messages.
+    :raises InputError: if a message is invalid, or there are too many messages.
     """
     if content == "payload":
         return messages_of(destination, [arguments.get(content)], arguments, "messages")
@@ -110,7 +110,7 @@ def messages_of(destination: str, given: Any, arguments: Arguments, argument: st
     ``group_id``.
 
     :param argument: the name of the argument that contains the messages; error texts contain this name.
-    :raises InputError: one of the messages is invalid.
+    :raises InputError: if one of the messages is invalid.
     """
     if destination == "kafka":
         return messages_from_json(given, KafkaMessage, argument, **_given(arguments, "key"))

@@ -38,7 +38,7 @@ _BY_SUFFIX: Final = {
 def format_of(path: str, file_format: str | None) -> str:
     """Return the format of a file: `file_format`, or the format that belongs to the suffix of the file's name.
 
-    :raises InputError: `file_format` is None, and no format belongs to the suffix.
+    :raises InputError: if `file_format` is None, and no format belongs to the suffix.
     """
     if file_format is not None:
         return file_format
@@ -54,7 +54,7 @@ def format_of(path: str, file_format: str | None) -> str:
 def check_path(argument: str, path: Any) -> None:
     """Check that a path is absolute, without access to the file system.
 
-    :raises InputError: `path` is not an absolute path.
+    :raises InputError: if `path` is not an absolute path.
     """
     if not isinstance(path, str) or not path:
         raise InputError(f"{argument}={path!r} must be the path of a file, as a string")
@@ -83,7 +83,7 @@ def read_payloads(
     :param rules: the merge rules, as :func:`~deferrable_ops.events.merging.rules_to_json` returned them.
     :param max_bytes: the largest total size of the files, in bytes.
     :param max_messages: the largest number of messages to publish.
-    :raises InputError: a file is missing, too large or malformed, or `select` or a merge rule cannot be applied.
+    :raises InputError: if a file is missing, too large or malformed, or `select` or a merge rule cannot be applied.
     """
     payloads: list[Any] = []
     size_left = max_bytes

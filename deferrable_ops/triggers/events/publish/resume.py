@@ -23,7 +23,7 @@ def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
 
     :param stored: the progress that the earlier run stored, with the fingerprint of its messages.
     :param current: the fingerprint of the current messages.
-    :raises InputError: the messages have changed, for example because a file was modified.
+    :raises InputError: if the messages have changed, for example because a file was modified.
     """
     if stored.get("same", current) != current:
         raise InputError(

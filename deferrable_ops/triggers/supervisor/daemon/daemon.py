@@ -60,9 +60,9 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
     Concurrent and repeated calls start only one supervisord, because supervisord locks a file while it runs. A caller
     that cannot lock this file waits until supervisord answers.
 
-    :raises StepFailed: supervisord cannot be started.
-    :raises SupervisordRefused: supervisord is running and refuses the login.
-    :raises SupervisordUnavailable: supervisord is running and does not answer.
+    :raises StepFailed: if supervisord cannot be started.
+    :raises SupervisordRefused: if supervisord is running and refuses the login.
+    :raises SupervisordUnavailable: if supervisord is running and does not answer.
     """
     launches, silent_since, is_ending = 0, None, False
     while True:

@@ -105,8 +105,8 @@ async def update_groups(host: SupervisorHost) -> Drift:
     A group that runs with another configuration keeps running. Only if the field ``drift`` is ``apply``, such a group
     is stopped and replaced.
 
-    :raises StepFailed: supervisord cannot read its configuration file; or ``drift`` is ``fail``, and a group runs with
-        another configuration.
+    :raises StepFailed: if supervisord cannot read its configuration file; or ``drift`` is ``fail``, and a group runs
+        with another configuration.
     """
     drift = await _replace_idle_groups(host, await find_drift(host.cfg, host.machine, host.rpc))
     if drift.unreadable:
@@ -164,7 +164,7 @@ async def apply_configuration(
     Groups with another configuration are stopped and replaced. In a changed group, only the processes that were
     running before are started again. In a new group, all processes are started.
 
-    :raises SupervisordUnavailable: a group did not stop in time, or supervisord does not answer.
+    :raises SupervisordUnavailable: if a group did not stop in time, or supervisord does not answer.
     """
     drift = await find_drift(config, machine, client)
     if drift.other_file:

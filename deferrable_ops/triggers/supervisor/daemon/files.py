@@ -44,7 +44,7 @@ async def configure(host: SupervisorHost) -> bool:
 
     Return whether the configuration file was written.
 
-    :raises MachineRefused: a directory is a symbolic link, or belongs to another user.
+    :raises MachineRefused: if a directory is a symbolic link, or belongs to another user.
     """
     folders = host.cfg.directories
     statuses, markers = await _status_of(host, folders)
@@ -71,7 +71,7 @@ async def configure(host: SupervisorHost) -> bool:
 async def unconfigure(host: SupervisorHost) -> list[str]:
     """Remove the files that :func:`configure` and supervisord created. Return the directories that were removed.
 
-    :raises StepFailed: supervisord is still running, or a file cannot be removed.
+    :raises StepFailed: if supervisord is still running, or a file cannot be removed.
     """
     if await find_daemons(host):
         raise StepFailed(_still_runs(host))

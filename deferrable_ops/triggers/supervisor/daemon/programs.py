@@ -66,7 +66,7 @@ class StartSnapshot:
 async def read_programs(host: SupervisorHost) -> list[Process]:
     """Return the processes of the configuration's programs, in start order.
 
-    :raises StepFailed: supervisord has not loaded one of the programs.
+    :raises StepFailed: if supervisord has not loaded one of the programs.
     """
     found = processes_by_program(host.cfg, await host.processes())
     for name, program in host.cfg.programs.items():
@@ -90,7 +90,7 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
     """Start the programs that are not running, wait until each process has started or ended, and return all processes.
 
-    :raises StepFailed: a program cannot be started, or a program has ended and its policy requires that the task
+    :raises StepFailed: if a program cannot be started, or a program has ended and its policy requires that the task
         fails.
     """
     requested: set[str] = set()
@@ -113,7 +113,7 @@ async def stop_programs(host: SupervisorHost) -> list[Process]:
 
     Each process may take up to its ``stopwaitsecs`` to stop. After this time, supervisord kills the process.
 
-    :raises StepFailed: a process did not stop in time, because supervisord started the process with a longer
+    :raises StepFailed: if a process did not stop in time, because supervisord started the process with a longer
         ``stopwaitsecs`` than this configuration has.
     """
 
@@ -129,7 +129,7 @@ async def stop_everything(host: SupervisorHost) -> None:
 
     Event listeners keep running until supervisord ends.
 
-    :raises StepFailed: a process did not stop in time, because supervisord started the process with a longer
+    :raises StepFailed: if a process did not stop in time, because supervisord started the process with a longer
         ``stopwaitsecs`` than this configuration has.
     """
 

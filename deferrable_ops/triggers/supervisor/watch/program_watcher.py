@@ -55,7 +55,7 @@ _ALREADY_DONE: Final = {
 def parse_processes(answer: Processes) -> ProcessReading:
     """Convert the response of supervisord to one poll into a ProcessReading.
 
-    :raises InputError: the response does not describe processes.
+    :raises InputError: if the response does not describe processes.
     """
     processes = tuple(map(Process.from_info, answer))
     return ProcessReading(
@@ -102,8 +102,8 @@ class ProgramWatcher:
         """Wait for the next poll result, and return the verdict about the programs; None if there is no verdict yet.
 
         :param timeout: maximum number of seconds to wait for the poll result; None means no limit.
-        :raises SupervisordRefused: supervisord refused the call, and a retry would be refused too.
-        :raises MachineRefused: the machine refused the connection, and a retry would be refused too.
+        :raises SupervisordRefused: if supervisord refused the call, and a retry would be refused too.
+        :raises MachineRefused: if the machine refused the connection, and a retry would be refused too.
         """
         try:
             async with asyncio.timeout(timeout):
