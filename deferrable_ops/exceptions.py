@@ -6,13 +6,13 @@ DeferrableOpsError
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
-│   ├── UnknownWait           the inbox has no such wait, or has pruned it
-│   └── UnknownChannel        the inbox has no such channel
+│   ├── UnknownWait           the inbox does not contain the wait, or has deleted it
+│   └── UnknownChannel        the inbox does not contain the channel
 ├── TokenRefused              a callback token is malformed, forged or revoked
 ├── DataflowError
 │   ├── DataflowUnavailable   Dataflow is unavailable: retry
 │   ├── DataflowRefused       Dataflow rejected the request permanently: fix the permission or the request
-│   └── LaunchUncertain       it is unknown whether the job was created: look for it before launching again
+│   └── LaunchUncertain       it is unknown whether the job was created: look for the job before a second launch
 ├── KafkaError
 │   ├── KafkaUnavailable      no broker is available: retry
 │   └── KafkaRefused          the cluster rejected the request permanently: fix the credentials, topic or permission
@@ -90,7 +90,7 @@ class DataflowRefused(DataflowError):
 class LaunchUncertain(DataflowError):
     """It is unknown whether the Dataflow job was created: before a second launch, look for a job with the same name.
 
-    :param already_exists: True if Dataflow answered that a job with this name is active.
+    :param already_exists: whether Dataflow answered that a job with this name is active.
     """
 
     def __init__(self, message: str, already_exists: bool = False) -> None:

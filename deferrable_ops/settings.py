@@ -116,7 +116,7 @@ def auto_upgrade() -> bool:
 def notify() -> bool:
     """Return whether triggers are notified of changed waits by Postgres' LISTEN/NOTIFY.
 
-    If this is False, for example behind PgBouncer, the inbox is polled every second.
+    Without LISTEN/NOTIFY, for example behind PgBouncer, the inbox is polled every second.
     """
     return bool(conf.getboolean(SECTION, "notify", fallback=True))
 

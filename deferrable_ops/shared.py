@@ -35,7 +35,8 @@ def share(
 class _Shared(Generic[T]):
     """A resource and the number of its users.
 
-    Thousands of waits use one resource at the same time. To save memory, all of them enter this same object.
+    Thousands of waits use one resource at the same time. To save memory, all of these waits enter the same
+    :class:`_Shared` object.
     """
 
     __slots__ = ("_close", "_open", "_opening", "_users")

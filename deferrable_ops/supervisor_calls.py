@@ -65,7 +65,7 @@ async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
 
 
 async def warm_up() -> None:
-    """Make the first call of this process to the supervisor process, if it was not made, and wait for the answer."""
+    """Make the first call of this process to the supervisor process, unless it has been made. Wait for the answer."""
     loop = asyncio.get_running_loop()
     if loop not in _warm_ups:
         # A separate task with an empty context: it is not cancelled with the trigger that comes first, and it does not

@@ -14,7 +14,7 @@ class Throttle:
     Requests with a lower rank get a slot first. Among requests with the same rank, the oldest request gets a slot
     first.
 
-    ::
+    For example::
 
         with throttle.slot() as granted:
             await granted

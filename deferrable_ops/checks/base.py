@@ -68,7 +68,7 @@ class ReadyCheck:
 def require_text(name: str, value: Any) -> None:
     """Validate that a value is a non-empty string, or a template.
 
-    :raises InputError: if the value is neither a string with text nor a template.
+    :raises InputError: if the value is neither a non-empty string nor a template.
     """
     if not is_known_later(value) and (not isinstance(value, str) or not value):
         raise InputError(f"{name}={value!r} must be a non-empty string")

@@ -33,7 +33,7 @@ class FileCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Call stat() for the file, in a thread because a network file system may hang.
 
-        Return the failure's reason, or None.
+        Return the reason for the failure, or None if the check passes.
         """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

@@ -22,8 +22,8 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 class HttpCheck(ReadyCheck):
     """A check that passes if the response to a request has an expected status and body. Redirects are not followed.
 
-    :param url: the complete URL. If the URL or `headers` contain a secret, write the secret as a template, e.g. ``{{
-        conn.orders.password }}``. The triggerer renders the template.
+    :param url: the complete URL. If the URL or `headers` contain a secret, write the secret as a template, for example
+        ``{{ conn.orders.password }}``. The triggerer renders the template.
     :param method: the HTTP method is GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
     :param headers: the headers of the request, as a dict of strings.
     :param expected_status: an HTTP status, or a list of HTTP statuses; by default, every status from 200 to 299.

@@ -82,7 +82,10 @@ def rotate_channel(options: argparse.Namespace) -> int:
 
 
 def remove_channel(options: argparse.Namespace) -> int:
-    """Remove a channel. After at most 5 s, requests to the channel are rejected. The channel's events are kept."""
+    """Remove a channel.
+
+    At most 5 s later, requests to the removed channel are rejected. The events of the channel are kept.
+    """
     with_inbox(lambda inbox: inbox.channels.remove(options.name))
     print(f"The channel {options.name} is removed")
     return 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def upgrade_inbox(options: argparse.Namespace) -> int:
     """Create or upgrade the inbox's tables.
 
-    With ``--check``, only compare the tables' schema with this release, and return 1 if they do not fit together.
+    With ``--check``, do not change the tables, and return 1 if their schema does not fit this release.
     """
     import asyncio
 

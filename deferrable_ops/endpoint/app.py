@@ -1,8 +1,8 @@
 """The endpoint's app.
 
 The app routes callbacks and events itself, because FastAPI's routing takes more time than handling a request. The app
-is a FastAPI app, because Airflow's API server runs the lifespan of a mounted app only if it is a FastAPI app, and
-because the pages with Airflow's authentication are FastAPI routes.
+is a FastAPI app for two reasons: Airflow's API server runs the lifespan only of mounted FastAPI apps, and the pages
+with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations

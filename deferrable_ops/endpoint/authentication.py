@@ -32,7 +32,7 @@ async def verify_token(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
 
 
 def bearer_token(scope: Scope) -> str:
-    """Return the token of the header ``Authorization: Bearer``.
+    """Return the bearer token in the header ``Authorization``.
 
     :raises RequestRejected: with status 401, if the header is missing.
     """

@@ -41,7 +41,7 @@ class BodyReader:
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         """Return the whole body.
 
-        :param limit: the largest body in bytes. The rest of a larger body is not read.
+        :param limit: the maximum size of the body, in bytes. The rest of a larger body is not read.
         :raises RequestRejected: with status 413, if the body is larger than `limit`; with status 408, if the body was
             not complete in time.
         :raises Disconnected: if the client disconnected.
@@ -116,7 +116,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return the value of the first header with a name, or None. Give the name in lower case."""
+    """Return the value of the first header whose name is `name` (in lower case), or None if there is no such header."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)

@@ -1,6 +1,6 @@
 """The endpoint's OpenAPI description.
 
-FastAPI cannot generate the description, because FastAPI's router does not know these routes.
+FastAPI cannot generate the description, because FastAPI's router does not know the endpoint's routes.
 """
 
 from __future__ import annotations

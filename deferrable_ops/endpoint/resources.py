@@ -49,7 +49,7 @@ class LazyInbox:
 
 
 class CachedSettings:
-    """The settings that requests need.
+    """The settings that the endpoint needs to handle requests.
 
     The settings are read once, because reading Airflow's configuration for each request is too slow.
     """

@@ -53,7 +53,7 @@ async def send_response(send: Send, response: JsonResponse) -> None:
 
 
 def with_privacy(send: Send) -> Send:
-    """Return a ``send`` that adds the privacy headers to the responses of FastAPI's own routes."""
+    """Return an ASGI ``send`` function that adds the privacy headers to the responses of FastAPI's own routes."""
 
     async def send_with_privacy(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -38,8 +38,8 @@ def serve_until_interrupted(
     :param workers: number of processes.
     :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
         are trusted.
-    :param certificate: the path of a TLS certificate. None selects plain HTTP, for use behind a proxy that terminates
-        TLS.
+    :param certificate: the path of a TLS certificate. If `certificate` is None, the endpoint serves plain HTTP, for use
+        behind a proxy that terminates TLS.
     :raises InputError: if only one of certificate and private key is given, or if a file does not exist.
     """
     _check_files(certificate, private_key)

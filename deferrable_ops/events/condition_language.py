@@ -49,7 +49,7 @@ _RESERVED: Final = frozenset({"and", "at_least", "not", "or"})
 def check_names(names: Collection[str]) -> None:
     """Check the event names of a wait.
 
-    :raises InputError: if there are no names, or a name is not valid in a condition.
+    :raises InputError: if there are no names, or if a name is not valid in a condition.
     """
     if not names:
         raise InputError(
@@ -70,9 +70,9 @@ def check_names(names: Collection[str]) -> None:
 def parse_condition(text: str | None, names: Collection[str]) -> Condition:
     """Parse a condition.
 
-    :param text: the condition. The condition None requires that all events are received.
+    :param text: the condition. If `text` is None, all events must be received.
     :param names: the event names.
-    :raises InputError: if `text` is not a condition, or it contains an unknown name. The error message shows the
+    :raises InputError: if `text` is not a condition, or if `text` contains an unknown name. The error message shows the
         position of the error in the condition.
     """
     check_names(names)

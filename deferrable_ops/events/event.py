@@ -24,8 +24,8 @@ class Event:
     :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
         database received the message (channels).
     :param payload: a JSON value, or a string if the message is not JSON.
-    :param attributes: the other parts of the message. The keys of this dict are names that a specification's ``match``
-        can use: ``headers``, ``key``, ``attributes``, ``metadata``. The attributes of all events of a source have the
+    :param attributes: the other parts of the message. The keys of this dict are ``headers``, ``key``, ``attributes`` or
+        ``metadata``: names that a specification's ``match`` can use. The attributes of all events of a source have the
         same keys.
     """
 
@@ -76,9 +76,10 @@ def kafka_event(
 ) -> Event:
     """Convert a Kafka record into an event. The payload of a tombstone (a record without a value) is None.
 
-    :param timestamp: milliseconds since the epoch. If the record has no timestamp (-1 in Kafka), the event's time is
-        `received_at`.
-    :param headers: if a name is repeated, the last value is used, as in Kafka's ``lastHeader``.
+    :param timestamp: the timestamp of the record, in milliseconds since the epoch. If the record has no timestamp (-1
+        in Kafka), the event's time is `received_at`.
+    :param headers: the headers of the record. If a header is repeated, its last value is used, as in Kafka's
+        ``lastHeader``.
     """
     seconds = -1.0 if timestamp is None else timestamp / 1000
     # The dedupe key includes the timestamp. If a topic is deleted and recreated, its offsets start at 0 again, so an

@@ -25,8 +25,9 @@ class MatchIndex(Generic[K]):
     expression is stored in a second tree, by the strings with which it compares fields. The search finds the possible
     expressions in the second tree and evaluates each of them once, even if many waits use the same expression.
 
-    Each ``match`` is added with a key, and one key may have several. To save memory, the index stores no list of the
-    ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to :meth:`discard`.
+    Each ``match`` is added with a key, and one key may have several ``match`` values. To save memory, the index stores
+    no list of the ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to
+    :meth:`discard`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class _Node(Generic[K]):
 
     The search reaches a node if the event has all expected values on the path from the root. If an expected value leads
     to only one key, and no more fields must be checked for this key, then the key itself is stored instead of a node.
-    This is the usual case and saves memory.
+    Storing the key instead of a node saves memory, because most expected values lead to only one key.
 
     :ivar keys: the keys that are found when the search reaches this node: a set, a single key, or None.
     :ivar fields: the fields of the event that the search checks next; None if no more fields are checked.

@@ -60,7 +60,7 @@ def equalities(match: Mapping[str, Any], above: Path = ()) -> Iterator[Equality]
 
 
 def comparable(value: Any, levels: int = MAX_PAYLOAD_DEPTH) -> Hashable:
-    """Return a hashable value for a JSON value. Two results are equal if and only if the JSON values are equal.
+    """Return a hashable value for a JSON value. Two returned values are equal if and only if the JSON values are equal.
 
     In Python, True equals 1. In JSON, true and 1 are different values. A stored payload never has more than `levels`
     nested levels, so a value with more levels equals no other value.

@@ -24,8 +24,8 @@ class Merge:
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 
-    :param match: selects the messages to which the rule applies, like ``match`` of an event. None selects all messages
-        that no earlier rule matched.
+    :param match: selects the messages to which the rule applies, like ``match`` of an event. If `match` is None, the
+        rule applies to all messages that no earlier rule matched.
     :param group_by: the names of fields. Messages with equal values in these fields form a group. Without field names,
         all matching messages are one group.
     :param combine: for each field name, how to combine the field's values: "first", "last", "sum", "min", "max",

@@ -29,8 +29,8 @@ _MAX_ATTRIBUTES: Final = 9
 class KafkaMessage:
     """A Kafka record to publish.
 
-    :param payload: a JSON value. A string is sent unchanged. Any other payload is encoded as JSON. The payload None
-        sends a tombstone, which needs a `key`.
+    :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
+        The payload None sends a tombstone, which needs a `key`.
     :param key: the record's key; records with the same key go to the same partition.
     :param headers: the record's headers, by name.
     :param partition: the partition number. By default, the key determines the partition. All records of a task that
@@ -59,7 +59,7 @@ class KafkaMessage:
 class SqsMessage:
     """An SQS message to publish.
 
-    :param payload: a JSON value. A string is sent unchanged. Any other payload is encoded as JSON.
+    :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
     :param attributes: the message attributes, by name. A message has at most 9 attributes, and each is a string or a
         number.
     :param group_id: the message group. A FIFO queue keeps the order of messages within a group. By default, all
@@ -117,8 +117,8 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
 
     The templates in `data` must already be rendered.
 
-    :param data: a list of payloads and messages of `kind`, or a string that contains such a list as JSON. A rendered
-        template can be such a string.
+    :param data: a list of payloads and messages of `kind`. A rendered template may also be a string that contains such
+        a list as JSON.
     :param defaults: the default values of the fields of a message.
     :raises InputError: if `data` is not a list, or if an element is invalid. The message says which element.
     """

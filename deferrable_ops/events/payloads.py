@@ -16,7 +16,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def decode_payload(body: bytes) -> Any:
     """Return the JSON value of a message's body, or a string if the body is not JSON. Never raises.
 
-    JSON that cannot be stored is also returned as a string. This applies to JSON that contains
+    A body that is JSON is also returned as a string if the JSON contains one of the following, which cannot be stored:
 
     * an integer that does not fit into 64 bits, or a number that does not fit into a double, because XComs are sent as
       MessagePack,

@@ -85,8 +85,8 @@ class ReceivedEvents:
 
         An event that has already been added is ignored. After the condition has become true, all events are ignored.
 
-        :param order: the event's position in the inbox's commit order, above 0. None means that the event is new and
-            comes after all events that have been added.
+        :param order: the event's position in the inbox's commit order, above 0. If `order` is None, the event is new
+            and comes after all events that have been added.
         :param names: the names of the specifications that the event matches; names that this wait does not use are
             ignored.
         """

@@ -101,7 +101,8 @@ class SqsEvent:
     :param match: selects messages, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
         payload's keys and ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId
         ...) and ``payload``.
-    :param aws_conn_id: an Airflow connection of type ``aws``. None selects the credentials of the machine.
+    :param aws_conn_id: an Airflow connection of type ``aws``. If `aws_conn_id` is None, the credentials of the machine
+        are used.
     :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 
@@ -128,9 +129,9 @@ class SqsEvent:
     def source(self) -> str:
         """The name of this source in the inbox. The name is valid only after the templates are rendered.
 
-        The name contains the queue's ARN. A queue may have several URLs, but it delivers each message to only one
-        reader, so waits with different URLs must share one reader. The ARN is derived from the URL, so no call to SQS
-        is needed. For servers other than AWS, the name contains the URL.
+        The source name contains the queue's ARN. A queue may have several URLs, but it delivers each message to only
+        one reader, so waits with different URLs must share one reader. The ARN is derived from the URL, so no call to
+        SQS is needed. For servers other than AWS, the name contains the URL.
         """
         is_template = is_known_later(self.queue_url)
         return f"sqs:{self.queue_url}" if is_template else queue_of(self.queue_url).source

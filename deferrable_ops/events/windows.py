@@ -17,8 +17,8 @@ _MAX_TIMEOUT: Final = 10 * 366 * 86_400.0
 def check_since(since: Any) -> Any:
     """Return the argument ``since`` in serializable form: a string, or None for the DAG run's start.
 
-    Outputs of other tasks are returned unchanged. This function does not check a template, because the template is not
-    rendered yet.
+    A reference to another task's output is returned unchanged. This function does not check a template, because the
+    template is not rendered yet.
 
     :raises InputError: if :func:`since_moment` does not accept the value.
     """
@@ -34,8 +34,8 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
     """Return the moment (in UTC) from which events are accepted.
 
     :param since: a datetime or an ISO 8601 string. A time without a UTC offset is in `timezone`. ``"day"`` or
-        ``"month"`` means the start of the day or month in which the DAG run started. None means the start of the DAG
-        run.
+        ``"month"`` means the start of the day or month in which the DAG run started. If `since` is None, the moment is
+        the start of the DAG run.
     :param run_start: the DAG run's start, an aware datetime. The DAG run's start does not change when a triggerer
         restarts.
     :param timezone: the DAG's timezone.

@@ -1,6 +1,6 @@
-"""Change detection: signals that wake a process, and the query for the waits that changed since a cursor.
+"""Change detection: signals that notify a process, and the query for the waits that changed since a cursor.
 
-The same signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
+The signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
 A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter,
 which increases in commit order because write transactions run one at a time. On Postgres, the version is the
@@ -150,7 +150,7 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """Sends no signals, for an in-memory database or a pooler without LISTEN.
+    """A signal that never fires, for an in-memory database or a pooler without LISTEN.
 
     Changes are found by sweeps at a short interval.
     """
@@ -163,10 +163,10 @@ class NoSignal:
 
 
 def create_signal(database: Database, on_change: ChangeListener, on_events: ChangeListener) -> Signal:
-    """Return the signal for a database: by notifications, by polling, or no signal.
+    """Create the signal that fits a database.
 
-    :param on_change: receives the ids of waits that changed.
-    :param on_events: receives the sources of new events.
+    :param on_change: a function that is called with the ids of changed waits.
+    :param on_events: a function that is called with the sources of new events.
     """
     if database.in_memory:
         return NoSignal()

@@ -1,7 +1,9 @@
-"""The hosts of supervisord daemons: for each daemon, its host, the boot id of the host, and the last DAG run.
+"""The table of supervisord daemons.
+
+A row contains the host of a supervisord, the boot id of the host, and the DAG run that last used the supervisord.
 
 A local supervisord is only reachable from its own host. Without this table, a triggerer on another host would not find
-this supervisord and would start a second one.
+a running supervisord and would start a second one.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ class DaemonLocation:
 
     :param name: the ``working_dir`` of the supervisord; for a supervisord over SSH, ``connection:working_dir``.
     :param boot_id: the boot id of the host, which changes when the host restarts; "" if the host has no boot id.
-    :param dag_id: `dag_id` and `run_id` identify the DAG run that last configured or started the supervisord.
-    :param since: when the supervisord was first recorded in this boot of the host, in seconds since the epoch.
+    :param dag_id: the DAG id of the DAG run that last configured or started the supervisord; `run_id` is its run id.
+    :param since: the time when the supervisord was first recorded after the last boot of its host, in seconds since the
+        epoch.
     """
 
     name: str
@@ -47,8 +50,8 @@ class Daemons:
 
         A record that names another host is replaced only if `allow_move` is true.
 
-        :param allow_move: replace the record even if it names another host. Pass True only for a supervisord that is
-            managed over SSH.
+        :param allow_move: replace the record even if it names another host. Set `allow_move` only for a supervisord
+            that is managed over SSH.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:

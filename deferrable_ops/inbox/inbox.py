@@ -37,7 +37,7 @@ NO_RETRY_TIMEOUT = float("inf")
 class Inbox:
     """The inbox object of one event loop.
 
-    :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
+    :param url: the database URL, ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param read_url: a function that reads the URL again when the database rejects the login.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
@@ -111,8 +111,8 @@ given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:
     """Open the inbox that the setting ``inbox_url`` names, for a ``with`` block.
 
-    Blocks on the same event loop with the same `retry_timeout` share one inbox object. The inbox is closed at the end
-    of the last of these blocks.
+    All ``with`` blocks on the same event loop with the same `retry_timeout` share one inbox object. The inbox is closed
+    at the end of the last ``with`` block.
 
     :raises ConfigurationError: if the setting ``inbox_url`` is invalid, or if the database driver is missing.
     :raises InboxUnavailable: if the database did not answer within the timeout. All callers that wait for the inbox get

@@ -31,7 +31,7 @@ def fetch(reference: Any) -> Any:
     """Return the value to which an XCom refers.
 
     If the XCom is not a reference, it is returned unchanged. Call this function in a task. A value is deleted together
-    with its wait: ``[deferrable_ops] wait_retention_days`` (14 by default) days after the end of the wait.
+    with its wait, which is kept for ``wait_retention_days`` (by default 14) after the wait has ended.
 
     :param reference: the XCom that a task of this library pushed.
     :raises UnknownWait: if the value was deleted after its retention time, or if the option ``inbox_url`` of this

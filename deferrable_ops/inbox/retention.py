@@ -89,7 +89,7 @@ async def _delete_waits(transaction: Transaction, before: float) -> int:
 async def _raise_kept_since(transaction: Transaction, before: float) -> bool:
     """Record that events before a time may be missing, because the caller deletes these events next.
 
-    :return: True if the inbox contains events before this time.
+    :return: whether the inbox contains events before this time.
     """
     oldest = select(events.c.received_at).order_by(events.c.number).limit(1)
     received_at = (await transaction.connection.execute(oldest)).scalar()

@@ -47,8 +47,8 @@ class TaskUnderTest:
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
         """Send a callback like an outside service, and return the response's status and JSON value.
 
-        :param verb: the kind of the callback: ``success``, ``failure``, ``skip``, ``heartbeat`` or ``post``. The
-            operator's expressions evaluate a ``post``.
+        :param verb: the kind of the callback, which is ``success``, ``failure``, ``skip``, ``heartbeat`` or ``post``.
+            The operator's expressions evaluate a ``post``.
         """
         wait = await self.wait()
         body = json.dumps(payload).encode()
@@ -69,7 +69,7 @@ class TaskUnderTest:
         await self.inbox.events.append(NewEvent(source, f"test:{uuid4()}", payload, described))
 
     async def outcome(self) -> Outcome:
-        """Wait until the task ends, and return its outcome: Success, Failure or Skip."""
+        """Wait until the task ends, and return its outcome, which is a Success, a Failure or a Skip."""
         event = await self._run
         if "outcome" in event:
             return outcome_from_json(event["outcome"])

@@ -67,7 +67,8 @@ class Transaction:
 
     :param now: the database's clock, in seconds since the epoch.
     :param version: a number that increases with every transaction, and is written to each wait that changes.
-    :param changed: the ids of the waits that the transaction changes. Their triggers are notified after the commit.
+    :param changed: the ids of the waits that the transaction changes. The triggers of these waits are notified after
+        the commit.
     """
 
     connection: AsyncConnection
@@ -81,7 +82,7 @@ class Database:
 
     The caller passes a read or a write as a function, so that the function can run again after a lost connection.
 
-    :param url: ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
+    :param url: the database URL, ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If the timeout
         is infinite, calls are also retried while the deployment is set up wrongly.
     :param read_url: a function that reads the URL again when the database rejects the login, because a password may
@@ -156,10 +157,10 @@ class Database:
         return await self.retry(attempt)
 
     async def try_lock(self, name: str, seconds: float) -> bool:
-        """Acquire a named lock for some seconds, for work that one process does at a time.
+        """Acquire a named lock for some seconds, for work that only one process may do at a time.
 
-        :return: True if the lock was acquired, or False if another process holds the lock. A lock is released only when
-            it expires.
+        :return: whether the lock was acquired; False if another process holds the lock. A lock is released only when it
+            expires.
         """
 
         async def write(transaction: Transaction) -> bool:

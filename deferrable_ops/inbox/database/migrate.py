@@ -25,8 +25,8 @@ class SchemaVersion:
     """The schema version of an inbox's tables.
 
     :param number: the number of the newest migration that ran; None if the inbox has no tables.
-    :param oldest_reader: the `HEAD` of the oldest release that can use the tables. If it is None, the oldest such
-        release is the one whose `HEAD` equals `number`.
+    :param oldest_reader: the number of a migration. Every release that contains this migration can use the tables. If
+        `oldest_reader` is None, every release that contains the migration `number` can use the tables.
     """
 
     number: str | None

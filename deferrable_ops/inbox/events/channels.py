@@ -32,7 +32,7 @@ class Channel:
     """A channel.
 
     :param scheme: the signature scheme with which requests to the channel are verified.
-    :param secrets: the valid secrets of the channel. There are none or one, and two during a rotation.
+    :param secrets: the valid secrets of the channel: none or one, or two during a rotation.
     :param old_secret_until: the time when the previous secret expires, in seconds since the epoch.
     """
 
@@ -49,8 +49,8 @@ class Channels:
 
     :param reload_interval: how many seconds the channels are cached. A change of a channel takes effect in other
         processes after at most `reload_interval` seconds.
-    :param min_query_interval: the shortest time between two queries, in seconds. This minimum limits the load from
-        requests with invented channel names.
+    :param min_query_interval: the shortest time between two queries, in seconds. `min_query_interval` limits the load
+        from requests with invented channel names.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Channels:
         self._expire_cache()
 
     async def remove(self, name: str) -> None:
-        """Remove a channel. The channel's events are kept until they reach the usual age of deletion.
+        """Remove a channel. The channel's events are kept for ``event_retention_days``.
 
         :raises UnknownChannel: if there is no channel with this name.
         """

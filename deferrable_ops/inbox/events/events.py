@@ -35,7 +35,7 @@ class DedupeKeyLike(Protocol):
     def within(self) -> float | None:
         """For how many seconds the dedupe key detects duplicates.
 
-        If None, it detects duplicates as long as it is stored.
+        Without this limit (None), a dedupe key detects duplicates as long as it is stored.
         """
 
 
@@ -136,7 +136,7 @@ class Events:
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events and store the positions of consumers in sources, in a transaction of its own.
+        """Append events and store the positions of consumers in sources, in one transaction that no other call shares.
 
         Concurrent calls return in commit order.
 

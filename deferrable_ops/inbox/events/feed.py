@@ -1,11 +1,11 @@
 """Delivers events to the followers in this process, in commit order.
 
-Each event is read once for all live followers. A new follower starts at its own time or event number, so it is behind.
-Followers that are behind catch up together: one page of events is delivered to all followers that need these events. A
-follower that has caught up is live: it receives each new event when the feed reads the event. One task serves the live
-followers and the followers that are behind, one group after the other, so no event is missed or delivered twice. A live
-follower whose buffer is full falls behind again, and does not delay the other followers. While no event arrives, a
-check reads only the highest event number, for any number of followers.
+Each event is read once for all live followers. A new follower starts at its own time or event number, so it is behind
+the live followers. Followers that are behind catch up together: one page of events is delivered to all followers that
+need these events. A follower that has caught up is live: it receives each new event when the feed reads the event. One
+task serves the live followers and the followers that are behind, one group after the other, so no event is missed or
+delivered twice. A live follower whose buffer is full falls behind again, and does not delay the other followers. While
+no event arrives, a check reads only the highest event number, for any number of followers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Follower:
     :ivar since: a time in seconds since the epoch. The follower does not receive events with an earlier time.
     :ivar position: the event number up to which the follower has received all its events; None before the follower has
         started.
-    :ivar is_live: True if the follower has caught up, and receives each new event when the feed reads the event.
+    :ivar is_live: whether the follower has caught up, and receives each new event when the feed reads the event.
     """
 
     __slots__ = ("_feed", "_future", "_pending", "after", "is_live", "position", "since", "sources")
@@ -60,7 +60,7 @@ class Follower:
         self._feed.leave(self)
 
     def go_live(self) -> None:
-        """Mark the follower as live. The feed calls this when the follower has caught up."""
+        """Mark the follower as live. The feed calls this method when the follower has caught up."""
         self.is_live = True
 
     @property
@@ -213,7 +213,7 @@ class Feed:
     async def _read(self) -> bool:
         """Read one page for the live followers, and one page for the followers that are behind.
 
-        :return: True if there may be more events to read.
+        :return: whether there may be more events to read.
         """
         newest = await self._events.newest()
         if newest < self._position:

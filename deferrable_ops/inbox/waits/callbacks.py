@@ -47,7 +47,7 @@ class Callback:
 
     :param body: the body of the request, which is JSON.
     :param payload: the decoded body.
-    :param source: the sender, for auditing: ``http``, or ``cli`` with a user's name.
+    :param source: the sender of the callback, for auditing, such as ``http``, or ``cli`` with a user's name.
     """
 
     wait_id: str
@@ -95,7 +95,7 @@ class Callbacks:
 class _BatchWait:
     """A wait, and the changes to it that the callbacks of a batch make.
 
-    :param has_callbacks: True if callbacks of earlier batches are recorded for the wait.
+    :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
     """
 
     id: str

@@ -40,8 +40,8 @@ class Cancellations:
         """Return a due cancellation, leased to the caller for 60 s, or None if no cancellation is due.
 
         The cancellation of a wait is not due while a process holds the launch claim of the wait and has not recorded
-        the launch. This process may be sending the launch request, and a cancellation before the external work exists
-        would not stop the work.
+        the launch. The process with the launch claim may be sending the launch request, and a cancellation before the
+        external work exists would not stop the work.
 
         :param wait_id: the id of a wait, to return only the cancellation of this wait; None for all waits.
         """
@@ -87,7 +87,7 @@ class Cancellations:
     async def mark_failed(self, cancellation: Cancellation) -> bool:
         """Record that an attempt to stop the external work failed.
 
-        :return: True if another attempt will be made; there are at most 10 attempts in all.
+        :return: whether another attempt will be made; there are at most 10 attempts in all.
         """
 
         async def write(transaction: Transaction) -> bool:

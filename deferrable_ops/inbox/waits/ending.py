@@ -97,7 +97,7 @@ async def end_waits(
 
 
 def cancellation_values(transaction: Transaction) -> dict[str, Any]:
-    """Return the values of the columns that mark a wait's external work for cancellation, if it has any."""
+    """Return the column values that mark external work for cancellation. Waits without external work are not marked."""
     # A cancellation that is already due keeps its lease, because a process may be carrying it out.
     idle = and_(waits.c.cancel.is_(None), waits.c.trigger.is_not(None))
     return {

@@ -29,7 +29,8 @@ def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
     :param payload: the decoded body of the callback.
-    :param expected: the wait's ``failure_when``, ``success_when`` and ``result``: JMESPath expressions, all optional.
+    :param expected: the wait's JMESPath expressions ``failure_when``, ``success_when`` and ``result``, which are
+        optional.
     """
     match verb:
         case "heartbeat":

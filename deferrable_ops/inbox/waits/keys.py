@@ -1,8 +1,8 @@
 """Callback tokens, and the keys that sign them.
 
-A token is ``wait id . key id . HMAC-SHA256 in base64url``. A token is computed when it is needed, and is never stored.
-A wait always has the same token. The signing keys are generated and stored in the inbox, so that all processes share
-the keys without configuration.
+A token consists of the wait id, the key id and an HMAC-SHA256 in base64url, separated by dots. A token is computed when
+it is needed, and is never stored. A wait always has the same token. The signing keys are generated and stored in the
+inbox, so that all processes share the keys without configuration.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Keys:
 
     :param reload_interval: how many seconds the keys are cached. A revocation takes effect in other processes after at
         most `reload_interval` seconds.
-    :param min_query_interval: the shortest time between two queries, in seconds. This minimum limits the load from
-        requests with invented key ids.
+    :param min_query_interval: the shortest time between two queries, in seconds. `min_query_interval` limits the load
+        from requests with invented key ids.
     """
 
     def __init__(

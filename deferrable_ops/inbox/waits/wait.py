@@ -40,7 +40,7 @@ ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState
 class Attempt:
     """One attempt of one task instance.
 
-    :param ti_id: Airflow's UUID of the task instance. A retry can have the same UUID, but not the same
+    :param ti_id: the UUID of the task instance in Airflow. A retry can have the same UUID, but not the same
         `try_number`.
     :param logical_date: the logical date of the DAG run, in seconds since the epoch; None if it has no logical date.
     """
@@ -87,8 +87,8 @@ class NewWait:
     :param time_left: seconds from now until `latest_deadline`, by the clock of this machine. `latest_deadline` and
         `time_left` can give two different limits if the clocks of this machine and of the database differ. If the two
         limits differ, the later limit is used, because the earlier limit may already have passed.
-    :param heartbeat_timeout: the wait fails after this many seconds without a heartbeat. None means that no heartbeats
-        are expected.
+    :param heartbeat_timeout: the wait fails after this many seconds without a heartbeat. If `heartbeat_timeout` is
+        None, no heartbeats are expected.
     :param expected: a JSON object with the expressions that evaluate a callback, such as ``failure_when``.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work; None
         if the wait has no external work to stop.
@@ -114,7 +114,7 @@ class NewWait:
 class Wait:
     """A row of the table `waits`. All times in the row are seconds since the epoch, by the clock of the database.
 
-    :ivar is_new: True if this registration created the row. If `is_new` is true, no earlier run of the trigger has
+    :ivar is_new: whether this registration created the row. If `is_new` is true, no earlier run of the trigger has
         worked on the wait.
     """
 

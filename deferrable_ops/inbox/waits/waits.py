@@ -161,8 +161,8 @@ class Waits:
         Return the seconds until the next deadline.
 
         :param beats_since: the time since which the endpoint and the watcher are up, in seconds since the epoch. A wait
-            fails only for heartbeats that are missing after this time. If `beats_since` is None, no endpoint is up, and
-            no wait fails for missing heartbeats.
+            fails only for heartbeats that are missing after `beats_since`. If `beats_since` is None, no endpoint is up,
+            and no wait fails for missing heartbeats.
         """
         return await expire(self._database, beats_since)
 

@@ -44,7 +44,7 @@ class DataflowControl:
         self._send("/set", settings)
 
     def report(self) -> dict[str, Any]:
-        """Return the calls and jobs of the fake Dataflow: ``{"calls": {method: count}, "jobs": [...]}``."""
+        """Return the calls and jobs of the fake Dataflow as ``{"calls": {method: count}, "jobs": [...]}``."""
         answer: dict[str, Any] = self._send("/", None)
         return answer
 

@@ -23,8 +23,8 @@ class FakeDataflow:
     """A fake Dataflow. A job without a script is queued, runs and is done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
-    :ivar second_launch: the response to a launch with the name of an active job: ``refuse`` (ALREADY_EXISTS) or
-        ``return`` (the active job).
+    :ivar second_launch: for a launch with the name of an active job, ``refuse`` responds with ALREADY_EXISTS, and
+        ``return`` responds with the active job.
     :ivar list_lag: for how many seconds a new job is missing from lists of jobs.
     :ivar page_limit: the maximum number of jobs or messages on one page.
     :ivar failed_location: if True, a list of jobs reports that the region did not respond.
@@ -95,7 +95,7 @@ class FakeDataflow:
     def say(self, name: str, text: str, importance: str = "BASIC") -> None:
         """Add a message to a job.
 
-        :param importance: the importance of the message: DEBUG, DETAILED, BASIC, WARNING or ERROR.
+        :param importance: the importance of the message, one of DEBUG, DETAILED, BASIC, WARNING and ERROR.
         """
         self.job(name).say(text, importance)
 
@@ -146,7 +146,8 @@ class FakeDataflow:
     async def connect(self, port: int | None = None) -> None:
         """Start the gRPC server.
 
-        :param port: the port of the gRPC server. None selects the previous port, or a free port at the first call.
+        :param port: the port of the gRPC server. If `port` is None, the server uses the previous port, or a free port
+            at the first call.
         """
         self._server = grpc.aio.server(
             handlers=None,

@@ -102,7 +102,8 @@ class FakeJob:
     def say(self, text: str, importance: str = "BASIC", at: float | None = None) -> None:
         """Add a message.
 
-        :param at: the time of the message, in seconds since the epoch. None selects the current time.
+        :param at: the time of the message, in seconds since the epoch. If `at` is None, the message has the current
+            time.
         :raises ValueError: if the API has no importance with this name.
         """
         if importance not in IMPORTANCES:

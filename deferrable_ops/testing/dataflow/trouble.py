@@ -49,7 +49,7 @@ class Trouble:
 
         :param method: the name of a method of Dataflow's API, such as ``GetJob``.
         :param code: the gRPC status that the client receives.
-        :param times: how many calls fail. None means that all calls fail until :meth:`mend` is called.
+        :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
         :param parameters: a dict from each invalid template parameter to the reason why it is invalid.
         """
         self._errors[_checked(method)].append(_Error(_status(code).name, message, times, parameters or {}))
