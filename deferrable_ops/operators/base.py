@@ -132,7 +132,7 @@ def attempt_of(context: Context) -> Attempt:
 
 
 def finish_event(event: dict[str, Any]) -> Any:
-    """Return the result of the wait that a trigger event names.
+    """Return the result of the wait whose id or outcome a trigger event contains.
 
     If the wait failed or was skipped, raise the exception with which Airflow fails or skips the task.
     """
@@ -154,7 +154,10 @@ def finish_event(event: dict[str, Any]) -> Any:
 
 
 def finish(wait_id: str, outcome: Outcome) -> Any:
-    """Return the XCom value of a successful wait. After a failed or a skipped wait, raise Airflow's exception."""
+    """Return the XCom value of a successful wait.
+
+    After a failed or a skipped wait, raise the exception with which Airflow fails or skips the task.
+    """
     match outcome:
         case Success(value):
             return as_xcom(wait_id, value)

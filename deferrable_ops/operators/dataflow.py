@@ -261,12 +261,12 @@ class DataflowJobSensor(_FollowingTask):
     :param job_id: the job's id. If Dataflow replaces the job by an updated job, the task waits for the updated job.
     :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
-        "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With None, no messages are written.
+        "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
         tasks of a region share the polls, at the smallest `poll_interval` of these tasks.
-    :param gcp_conn_id: an Airflow connection of the google provider. For a connection, the google provider must be
-        installed on the triggerers. Without a connection, the application default credentials are used, and the google
-        provider is not needed.
+    :param gcp_conn_id: an Airflow connection of the google provider. If a connection is given, the google provider
+        must be installed on the triggerers. Without a connection, the application default credentials are used, and
+        the google provider is not needed.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
     :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.

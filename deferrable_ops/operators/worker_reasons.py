@@ -29,8 +29,8 @@ def worker_start_reason(
     """Return the reason why a task must start on a worker, for example a callback that a triggerer does not support.
 
     :param trigger_arguments: the names of the arguments that the task passes to its trigger.
-    :param waits: False for a task that ends at once. For such a task, the pool, the queue and the concurrency limits
-        are ignored.
+    :param waits: whether the task waits; False for a task that ends at once. For such a task, the pool, the queue and
+        the concurrency limits are ignored.
     :return: the reason; None if the task can start in the triggerer.
     """
     return (

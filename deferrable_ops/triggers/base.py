@@ -1,6 +1,7 @@
 """The base class of all triggers, for the parts that all triggers have in common.
 
-It identifies the task attempt, registers its wait in the inbox, ends the task, and detects that a user ended the task.
+The base class identifies the task attempt, registers the attempt's wait in the inbox, ends the task, and detects that
+a user ended the task.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class TaskTrigger(BaseTrigger):
     not fail when its deadline passes. `arguments` contains the names of the arguments that only this subclass has.
 
     :param timeout: seconds between the first run of the trigger and the deadline of the task's wait.
-    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. None if the
-        scheduler deferred the task, because Airflow then gives the trigger its task instance.
-    :param ends_on_worker: a dict with the reasons why the task must end on a worker. The keys are outcomes:
+    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. `attempt`
+        is None if the scheduler deferred the task, because Airflow then gives the trigger its task instance.
+    :param ends_on_worker: a dict with the reasons why the task must end on a worker. The keys are the outcomes
         ``success``, ``failure``, ``skip``, and ``final_failure`` for a failure that must not be retried.
     :param do_xcom_push: whether the result of a successful wait becomes an XCom.
     :param _older: arguments that another version of the library has stored. These arguments are ignored, because the

@@ -133,7 +133,8 @@ class MultiEventSensor(_EventsTask):
         (at most 1,000).
     :param since: events with a time before this moment are ignored. Give a datetime, an ISO 8601 string, or a template
         of an ISO 8601 string. "day" or "month" is the start of the day or month in which the DAG run started, in the
-        DAG's timezone. The default is the DAG run's start. A finished DAG run that is cleared gets a new start.
+        DAG's timezone. By default, `since` is the start date of the DAG run. A finished DAG run that is cleared gets a
+        new start date.
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. With a cron
         expression, the wait ends at the next time of this expression in the DAG's timezone. ``execution_timeout``
         applies, too.

@@ -46,7 +46,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
     The check returns a :class:`Result` and an :class:`Action`. CONTINUE: check again later. RETRIGGER: start the DAG
     again and end this run. STOP: end this run. The result (PASS or FAIL) becomes the state of this DAG run. The task's
-    XCom is the pair of result and action, e.g. ``["pass", "stop"]``.
+    XCom is the pair of result and action, for example ``["pass", "stop"]``.
 
     :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
         triggerer: a coroutine runs on the event loop of the triggerer, any other function runs in a thread.
@@ -61,22 +61,24 @@ class HighAvailabilityOperator(TriggererOperator):
         check has ended before the timeout, the result is PASS.
     :param check_timeout: the timeout of one check, as a timedelta or in seconds; 5 minutes by default.
     :param runtime: the time after the reference date at which the DAG run ends as PASS/STOP, as a timedelta or in
-        seconds. With 0, the DAG run ends at once.
+        seconds. With ``runtime=0``, the DAG run ends at once.
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
-        the DAG's timezone; a datetime.time or a string. For a reference date at 22:00, 06:00 is on the next day.
-    :param maxretrigger: how often the DAG may be started again after the first run of a chain; 0 means never. Once
-        this number is reached, the action RETRIGGER is replaced by STOP.
-    :param reference_date: the date of the chain's first run from which `runtime` and `endtime` are computed:
-        ``data_interval_end`` (the default), ``logical_date`` or ``start_date``.
-    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after PASS: ``conf``
-        (a dict, or a JSON object as a string; templated), ``trigger_dag_id`` and so on.
+        the DAG's timezone; a datetime.time or a string. With ``endtime="06:00"`` and a reference date at 22:00, the
+        DAG run ends on the next day.
+    :param maxretrigger: how often the DAG may be started again after the first run of a chain; 0 means never. After
+        `maxretrigger` such starts, the action RETRIGGER is replaced by STOP.
+    :param reference_date: which date of the first DAG run of a chain is the reference date for `runtime` and
+        `endtime`; one of ``data_interval_end`` (the default), ``logical_date`` and ``start_date``.
+    :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after PASS, such as
+        ``trigger_dag_id`` and ``conf`` (a dict, or a JSON object as a string; templated).
     :param fail_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     :param failure_threshold: how many FAILs in a row are needed before the check's action is carried out.
     :param success_threshold: how many PASSes in a row are needed before the check's action is carried out.
     :param exponential_backoff: whether the time between two checks doubles with each FAIL in a row.
     :param max_wait: with `exponential_backoff`, the longest time between two checks, as a timedelta or in seconds; 10
         minutes by default.
-    :param jitter: a factor from 0 to 1. With 0.1, each time between two checks is changed at random by up to 10 %.
+    :param jitter: a factor from 0 to 1. With ``jitter=0.1``, each time between two checks is changed at random by up
+        to 10 %.
     :param soft_fail: whether the task is skipped after `timeout`, instead of starting the DAG again.
     :param mode: ignored, because the task never waits on a worker. The argument `mode` is accepted for compatibility
         with the package airflow-ha.

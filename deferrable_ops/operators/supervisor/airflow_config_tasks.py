@@ -118,7 +118,7 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
-    """The model of a :class:`SupervisorSSH`. ``instantiate(dag=dag)`` or airflow-config creates its tasks in a DAG."""
+    """The model of a :class:`SupervisorSSH`. ``instantiate(dag=dag)`` or airflow-config creates the tasks in a DAG."""
 
     operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
         default=SupervisorSSH, validate_default=True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline(DependencyMixin):
-    """The tasks of one supervisord.
+    """The tasks that a Supervisor adds to a DAG.
 
     :param cfg: configuration of the supervisord.
     """
@@ -50,9 +50,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def check_programs(self) -> HighAvailabilityOperator:
-        """The task that watches the programs. Its attributes ``stop_pass``, ``retrigger_fail`` and so on are its
-        gates.
-        """
+        """The task that watches the programs. Its gates are attributes of this task, such as ``stop_pass``."""
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
         return check

@@ -42,8 +42,8 @@ class SupervisorStepOperator(TriggererOperator):
     :param step: name of the step, for example ``start-supervisor``.
     :param cfg: the configuration, which must not contain templates. A configuration with secrets is stored encrypted.
     :param check_task_id: the task that watches the programs.
-    :param rules: the limits of the task `check_task_id`. After the ``runtime`` or ``endtime`` in these limits, a start
-        step does nothing.
+    :param rules: the limits of the task `check_task_id`. A start step does nothing after the ``runtime`` or
+        ``endtime`` in `rules`.
     :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
         runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
     :param skip_because: the reason why the step is always skipped; None if the step can run.

@@ -46,10 +46,12 @@ class Supervisor(Pipeline):
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If the field ``working_dir`` is not given, the name of
         the working directory contains the DAG's id and `name`.
-    :param steps: a dict with tasks of the same DAG that replace steps of the Supervisor. The keys are names of steps,
-        for example ``restart-programs``. The task for the key ``check-programs`` must be a HighAvailabilityOperator.
+    :param steps: a dict with tasks of the same DAG that replace steps of the Supervisor. The keys of `steps` are names
+        of steps, for example ``restart-programs``. The task for the key ``check-programs`` must be a
+        HighAvailabilityOperator.
     :param name: prefix of the task ids; by default the DAG's id.
-    :param task_id: the name of this Supervisor in a YAML file of airflow-config. Task ids do not contain this name.
+    :param task_id: the name of this Supervisor in a YAML file of airflow-config. The ids of the Supervisor's tasks do
+        not contain `task_id`.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
     :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
@@ -188,8 +190,8 @@ class SupervisorSSH(Supervisor):
     :param port: port of an inet server that supervisord opens in addition to the Unix socket. Give a number, an object
         with a ``port``, or a function that returns one of these.
     :param kwargs: the same as for :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
-        ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these arguments replaces
-        the field of the same name in the configuration.
+        ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these SSH arguments
+        replaces the field of the same name in the configuration.
 
     The other parameters are the same as for :class:`Supervisor`.
     """

@@ -55,7 +55,7 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
 
 
 def webhook_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Turn a function into a task that launches work in another system and waits for its callback.
+    """Turn a function into a task that launches work in another system and waits for the callback of that system.
 
     :param python_callable: the function that launches the work. The function's parameter ``callback_url`` receives the
         callback URL. The function's return value becomes the XCom ``launched``. The callback's payload becomes the

@@ -32,9 +32,10 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     """Gives an operator a callback URL, and makes its task wait for the callback.
 
     For example, ``class PythonAsyncOperator(WebhookOperatorMixin, PythonOperator)`` does its work on a worker. On the
-    worker, the URL is ``self.callback_url`` (and ``callback_url`` in the context). The operator may also defer itself
-    to a trigger of its own. The wait for the callback begins after the operator has finished its own work. The
-    callback's payload becomes the task's XCom, and the operator's return value becomes the XCom ``launched``.
+    worker, the callback URL is ``self.callback_url`` (and ``callback_url`` in the context). The operator may also
+    defer itself to a trigger of its own. The wait for the callback begins after the operator has finished its own
+    work. The callback's payload becomes the task's XCom, and the operator's return value becomes the XCom
+    ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
     :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, also for `success_when`,

@@ -71,13 +71,13 @@ class WebhookOperator(_WebhookTask):
 
     The placeholders ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are replaced anywhere in `url`,
     `path`, `headers`, `json` and `data` when the request is sent. If there is no placeholder, the callback URL is sent
-    in the header ``Callback-Url``. The header ``Idempotency-Key`` contains the wait's id. The callback's payload
-    becomes the task's XCom.
+    in the header ``Callback-Url``. The header ``Idempotency-Key`` contains the id of the task's wait. The callback's
+    payload becomes the task's XCom.
 
     :param url: the full URL of the request. Instead of `url`, you can give `http_conn_id` and `path`.
     :param http_conn_id: the id of an Airflow connection with host, login, password, and ``headers`` in its extra.
     :param path: the path of the URL, which is appended to the connection's host.
-    :param method: DELETE, GET, PATCH, POST (the default) or PUT.
+    :param method: the HTTP method of the request: DELETE, GET, PATCH, POST (the default) or PUT.
     :param headers: the HTTP headers of the request, as a dict of strings.
     :param json: a value that is sent as the JSON body of the request.
     :param data: a string that is sent as the body of the request, or a dict of strings that is sent as a form.
@@ -85,16 +85,17 @@ class WebhookOperator(_WebhookTask):
         as a timedelta or in seconds; 5 minutes by default.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
-    :param success_when: JMESPath expression on a callback's payload. The task succeeds when the expression is true.
-    :param failure_when: JMESPath expression on a callback's payload, evaluated before `success_when`. The task fails
-        when the expression `failure_when` is true. If neither `success_when` nor `failure_when` is true, the callback
-        only reports progress, and the task continues to wait. If both arguments are None, the task succeeds with the
-        first callback.
-    :param result: JMESPath expression that selects the task's XCom value from the payload; by default the whole
+    :param success_when: a JMESPath expression on a callback's payload. The task succeeds when the expression
+        `success_when` is true.
+    :param failure_when: a JMESPath expression on a callback's payload, which is evaluated before `success_when`. The
+        task fails when the expression `failure_when` is true. If neither `success_when` nor `failure_when` is true,
+        the callback only reports progress, and the task continues to wait. If `success_when` and `failure_when` are
+        None, the task succeeds with the first callback.
+    :param result: a JMESPath expression that selects the task's XCom value from the payload; by default the whole
         payload.
-    :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes. It
-        is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`. Placeholders in it
-        are replaced, too.
+    :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes.
+        `cancel_request` is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`.
+        Placeholders in `cancel_request` are replaced, too.
     :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
     """
 

@@ -87,7 +87,7 @@ class DataflowTrigger(TaskTrigger):
     async def client(self) -> AsyncIterator[Dataflow]:
         """Use the client that all tasks with the same project, region and credentials share.
 
-        If the credentials cannot be loaded because of a temporary error, this is retried without a limit.
+        If the credentials cannot be loaded because of a temporary error, loading is retried without a limit.
 
         :raises ConfigurationError: if a Python package is missing, or no credentials were found.
         :raises DataflowRefused: if Google refused the credentials.

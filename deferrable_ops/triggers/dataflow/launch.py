@@ -45,7 +45,7 @@ DEFAULT_TIMINGS: Final = LaunchTimings()
 
 
 class ForeignJob(DataflowError):
-    """A job with the name that this task gives its job exists already, but was not launched by this task attempt."""
+    """A job with the name for this task's job exists already, but this task attempt did not launch that job."""
 
 
 class NotAccepted(DataflowError):
@@ -81,7 +81,7 @@ class Launch:
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
         """Return the job of this task attempt. Launch the job if the job does not exist yet.
 
-        :param check: awaited before each request is sent; see
+        :param check: a function that is awaited before each request is sent; see
             :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
         :param timeout: for how many seconds a launch is retried; None means without a limit.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.

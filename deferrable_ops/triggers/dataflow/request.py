@@ -49,7 +49,7 @@ def valid_prefix(prefix: str) -> str:
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: `job_name`, or the job name in the body, or the task's id."""
+    """Return the prefix of the job's name, which is `job_name`, the job name in the body, or the task's id."""
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 

@@ -126,8 +126,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return Success((await dataflow.get(job_id)).as_dict())
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
-        """Return the job's id, after launching the job if no earlier run of this trigger did so; None if the wait is
-        over.
+        """Launch the job, unless an earlier run of this trigger has launched it. Return the job's id.
+
+        Return None if the task's wait is already over.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()

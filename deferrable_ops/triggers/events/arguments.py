@@ -57,7 +57,7 @@ class RunTimes:
 
     @classmethod
     def of(cls, dag_run: Any) -> RunTimes:
-        """Return the times of a DAG run. The object can be of any of Airflow's DAG run classes."""
+        """Return the times of a DAG run. `dag_run` can be an object of any of Airflow's DAG run classes."""
         return cls(dag_run.start_date, dag_run.data_interval_start, dag_run.data_interval_end)
 
     @classmethod
@@ -79,7 +79,7 @@ def parse_next_interval_end(
 ) -> datetime:
     """Return the latest deadline of a wait with ``until_next_interval=True``: the end of the next data interval.
 
-    :param interval: the DAG's schedule: ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
+    :param interval: the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
     :param run_start: the DAG run's start, which is used instead of the data interval if the DAG run has no data
         interval.
     :raises InputError: if the end of the next data interval cannot be determined.

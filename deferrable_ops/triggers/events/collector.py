@@ -102,10 +102,10 @@ class EventCollector:
         return zip(self.received.names, self.specifications, strict=True)
 
     def resume_from(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
-        """Process again the records of a Kafka topic that this wait had read before a restart, from the inbox.
+        """Process again those records of a Kafka topic in the inbox that this wait had read before a restart.
 
-        :param offsets: the offset of each partition at which reading from Kafka resumes. With None, all records of the
-            topic in the inbox are processed.
+        :param offsets: the offset of each partition at which reading from Kafka resumes. With ``offsets=None``, all
+            records of the topic in the inbox are processed.
         :param upto: the number of the newest event in the inbox; no record with a higher number is processed again.
         """
         self._resumed = {**self._resumed, source: offsets}

@@ -19,7 +19,7 @@ class WaitFollower(Follower):
 
     The follower wakes the subscription of the wait, so that a wait needs no second asyncio task for events.
 
-    :param since: a time in seconds since the epoch. Events before this time are ignored.
+    :param since: a time in seconds since the epoch. Events before `since` are ignored.
     :param after: the number of the last event that the wait has processed.
     :param changes: the subscription of the wait, which is woken when :meth:`next` can return events at once.
     :param wakes_when_live: whether `changes` is also woken when all stored events have been delivered.

@@ -14,10 +14,11 @@ class SourceRequest:
     """The request of one wait to read one source: a channel, a Kafka topic or an SQS queue.
 
     :param inbox: the inbox in which the events of the source are stored, with ``Events.append_all``.
-    :param wait_id: the id of the wait, which stays the same after a restart. Kafka offsets are stored under this id.
+    :param wait_id: the id of the wait, which stays the same after a restart. The inbox stores the wait's Kafka offsets
+        under `wait_id`.
     :param is_new: whether the wait was registered just now. A new wait has no stored Kafka offsets.
     :param specifications: the event specifications of the wait for this source; at least one.
-    :param since: a time in seconds since the epoch. The wait does not need events before this time.
+    :param since: a time in seconds since the epoch. The wait does not need events before `since`.
     :param collector: the EventCollector of the wait, to which the reader of the source reports warnings and failures.
     """
 

@@ -36,10 +36,10 @@ class EventsTrigger(TaskTrigger):
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
     :param timezone: the name of the DAG's timezone.
-    :param single: whether the task waits for one event. With True, the result is this event; with False, the result is
-        a dict of events by name.
-    :param run_times: the DAG run's start and data interval, if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger its task instance with the DAG run.
+    :param single: whether the task waits for one event. With ``single=True``, the result is this event, otherwise a
+        dict of events by name.
+    :param run_times: the DAG run's start and data interval, if a worker deferred the task. `run_times` is None if the
+        scheduler deferred the task, because Airflow then gives the trigger its task instance with the DAG run.
     """
 
     feature: ClassVar[str] = "events"

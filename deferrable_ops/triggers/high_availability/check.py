@@ -1,4 +1,6 @@
-"""Runs a check in a triggerer with a timeout. A coroutine runs on the event loop, any other callable in a thread."""
+"""Runs a check in a triggerer with a timeout. A coroutine runs on the event loop, and any other callable runs in a
+thread.
+"""
 
 from __future__ import annotations
 

@@ -27,14 +27,15 @@ async def call_in_thread(
 ) -> Any:
     """Call a function in a thread. Return the function's return value, or raise its exception, including SystemExit.
 
-    At most 64 calls run at once. Further calls wait, and their timeout starts when they are started. After a timeout,
-    the thread of the call continues, but another call can be started.
+    At most 64 calls run at once. Further calls wait, and the timeout of a call begins when the call is started. After
+    a timeout, the thread of the call continues, but another call can be started.
 
     :param timeout: the timeout of the call, in seconds.
     :param always: whether the function is called even if too many calls hang.
     :param max_hanging: the number of hanging calls at which no further call is started.
     :raises TimeoutError: if the function did not return within `timeout` seconds.
-    :raises TooManyHangingChecks: if `max_hanging` earlier calls have timed out and still occupy their threads.
+    :raises TooManyHangingChecks: if at least `max_hanging` earlier calls have timed out and still occupy their
+        threads.
     """
     loop = asyncio.get_running_loop()
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):

@@ -35,8 +35,9 @@ class HighAvailabilityTrigger(TaskTrigger):
     :param check_timeout: the timeout of one check, in seconds.
     :param rules: the JSON object that :meth:`CheckRules.as_json` returned, with limits, thresholds and intervals.
     :param soft_fail: whether the task is skipped when the timeout is over.
-    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred the task. None if
-        the scheduler deferred the task, because Airflow then gives the trigger the DAG run's context.
+    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred the task.
+        `run_facts` is None if the scheduler deferred the task, because Airflow then gives the trigger the DAG run's
+        context.
     """
 
     feature: ClassVar[str] = FEATURE

@@ -84,7 +84,7 @@ async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PR
 
 
 async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
-    """Delete the XComs that earlier attempts of the task have set. If this fails, log a warning."""
+    """Delete the XComs that earlier attempts of the task have set. If a deletion fails, log a warning."""
     for key in keys:
         try:
             await delete_xcom(attempt, key)

@@ -40,7 +40,8 @@ _FLUSH_SECONDS: Final = 2.0
 
 @cache
 def install() -> str | None:
-    """Replace the log descriptors of this process by pipes. Return the reason if this is not possible, otherwise None.
+    """Replace the log descriptors of this process by pipes. Return the reason if this process must keep its
+    descriptors, otherwise return None.
 
     Nothing is changed if this process is not a triggerer, or if this release of Airflow writes its log in another way
     than the tested releases.

@@ -36,11 +36,11 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param rules: the result of :meth:`CheckRules.as_json`; the poll interval in it is not used, but the poll interval
-        in the configuration.
+    :param rules: the result of :meth:`CheckRules.as_json`. The poll interval in `rules` is ignored; the trigger uses
+        the poll interval in the configuration.
     :param soft_fail: whether the task is skipped when its timeout is over.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger its task instance.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
+        scheduler deferred the task, because Airflow then gives the trigger its task instance.
     """
 
     feature: ClassVar[str] = "supervisor"

@@ -78,7 +78,7 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
     """Convert a configuration to a string for :func:`load_configuration`. Equal configurations give equal strings.
 
-    :raises ConfigurationError: if the configuration has a password, but Airflow has no key to encrypt it.
+    :raises ConfigurationError: if the configuration has a password, but Airflow has no ``fernet_key`` to encrypt it.
     :raises InputError: if the configuration cannot be written as a file for supervisord, or its password is a hash.
     """
     supervisord_address(cfg, cfg.socket_path)
@@ -101,9 +101,9 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 # Hundreds of triggers may share a configuration.
 @lru_cache(maxsize=256)
 def load_configuration(text: str) -> SupervisorAirflowConfiguration:
-    """Return the configuration that :func:`serialize_configuration` wrote.
+    """Return the configuration that :func:`serialize_configuration` has converted into a string.
 
-    :raises ConfigurationError: if the configuration was encrypted with another key.
+    :raises ConfigurationError: if the configuration was encrypted with another ``fernet_key``.
     :raises InputError: if the text is not the result of :func:`serialize_configuration`.
     """
     plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
@@ -154,7 +154,7 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
 
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return the supervisord's name in the inbox: ``/the/working_dir``, or ``connection:/the/working_dir``."""
+    """Return the name of a supervisord in the inbox, such as ``/a/working_dir`` or ``connection:/a/working_dir``."""
     address = machine_address(cfg)
     if address.ssh_conn_id is None:
         return str(cfg.working_dir)
@@ -178,7 +178,7 @@ def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
-    """Return the timeout of a step in seconds: ``command_timeout`` plus the time to stop and start programs."""
+    """Return the timeout of a step in seconds: the ``command_timeout`` plus the time to stop and start programs."""
     seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
     if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)

@@ -35,8 +35,8 @@ class SupervisorTeardownTrigger(_GateTrigger):
     :param check_task_id: the task that watches the programs.
     :param retriggers: the tasks that start the DAG again.
     :param stop_on_exit: the field ``stop_on_exit`` of the configuration.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger its task instance.
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
+        scheduler deferred the task, because Airflow then gives the trigger its task instance.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger"

@@ -56,7 +56,7 @@ class ShuttingDown(SupervisordUnavailable):
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
-    """Return the exception for a call that supervisord refused: ShuttingDown if supervisord is shutting down."""
+    """If supervisord refused a call because it is shutting down, return ShuttingDown; otherwise return `refused`."""
     if refused.code == Fault.SHUTDOWN_STATE:
         return ShuttingDown("supervisord is shutting down")
     return refused
@@ -130,8 +130,9 @@ class SupervisorHost:
     async def missing_directories(self) -> list[Path]:
         """Return the directories of this supervisord that do not exist. Check which user owns the other directories.
 
-        Any user can create a missing directory in /tmp. With a socket in this directory, another user could read the
-        password of supervisord. With a configuration file in this directory, another user could run commands.
+        Any user can create a missing directory in /tmp. If another user creates the missing directory with a socket in
+        it, this user could read supervisord's password. If another user creates the missing directory with a
+        configuration file in it, this user could run commands.
 
         :raises MachineRefused: if a directory may belong to another user.
         """

@@ -38,10 +38,10 @@ class SupervisorStepTrigger(TaskTrigger):
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
     :param check_task_id: the id of the task that watches the programs. The number of times that this task has started
         the DAG again is stored under this id.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. None if the scheduler
-        deferred the task, because Airflow then gives the trigger its task instance. Only ``start-programs`` needs this
-        argument.
-    :cvar first_pause: the longest pause, in seconds, before the first retry of a step that failed for a transient
+    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
+        scheduler deferred the task, because Airflow then gives the trigger its task instance. Only the step
+        ``start-programs`` needs `run_facts`. :cvar first_pause: the longest pause, in seconds, before the first retry
+        of a step that failed for a transient
         reason.
     """
 
@@ -78,7 +78,7 @@ class SupervisorStepTrigger(TaskTrigger):
         """Check the arguments.
 
         :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
-        :raises ConfigurationError: if the configuration was encrypted with another key.
+        :raises ConfigurationError: if the configuration was encrypted with another ``fernet_key``.
         """
         if self.step not in STEPS:
             raise InputError(f"step={self.step!r} is not a step; give one of {', '.join(STEPS)}")

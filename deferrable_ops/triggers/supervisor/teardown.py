@@ -19,7 +19,7 @@ async def tear_down_if_killed(
 ) -> None:
     """If a user ended the task, stop supervisord and its programs. With ``cleanup``, also remove supervisord's files.
 
-    This function is idempotent. It does nothing in these cases:
+    This function is idempotent. This function does nothing in these cases:
 
     - the task was cleared, because the next attempt of the task uses the same supervisord;
     - the task timed out, because the DAG run continues with its own teardown tasks;

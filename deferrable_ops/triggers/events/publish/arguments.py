@@ -34,7 +34,7 @@ Arguments = Mapping[str, Any]
 
 
 def destination_of(arguments: Arguments) -> str:
-    """Return the name of the argument that gives the destination: ``channel``, ``kafka`` or ``sqs``.
+    """Return the name of the argument that gives the destination, which is ``channel``, ``kafka`` or ``sqs``.
 
     :raises InputError: if no destination or more than one destination is given.
     """
@@ -48,11 +48,11 @@ def destination_of(arguments: Arguments) -> str:
 
 
 def content_of(arguments: Arguments) -> str:
-    """Return the name of the argument that gives the content: ``payload``, ``messages``, ``file`` or ``files``.
+    """Return the name of the argument that gives the content, for example ``payload`` or ``files``.
 
-    If none of these arguments is given, return ``payload``, so that the payload None is published.
+    If no content is given, return ``payload``, so that the payload None is published.
 
-    :raises InputError: if more than one of these arguments is given.
+    :raises InputError: if more than one argument gives a content.
     """
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:

@@ -36,9 +36,9 @@ _BY_SUFFIX: Final = {
 
 
 def format_of(path: str, file_format: str | None) -> str:
-    """Return the format of a file: `file_format`, or the format that belongs to the suffix of the file's name.
+    """Return `file_format`, or by default the format that belongs to the suffix of the file's name.
 
-    :raises InputError: if `file_format` is None, and no format belongs to the suffix.
+    :raises InputError: if no `file_format` is given, and no format belongs to the suffix of the file's name.
     """
     if file_format is not None:
         return file_format

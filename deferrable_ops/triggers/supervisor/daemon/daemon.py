@@ -57,8 +57,8 @@ _SYSTEMCTL_SECONDS: Final = 5.0
 async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
     """Return the running supervisord, and whether this call started the supervisord.
 
-    Concurrent and repeated calls start only one supervisord, because supervisord locks a file while it runs. A caller
-    that cannot lock this file waits until supervisord answers.
+    Concurrent and repeated calls start only one supervisord, because supervisord keeps the lock file locked while it
+    runs. A caller that cannot lock the lock file waits until supervisord answers.
 
     :raises StepFailed: if supervisord cannot be started.
     :raises SupervisordRefused: if supervisord is running and refuses the login.

@@ -95,15 +95,15 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly the given content. Of a longer file, only one more byte is read."""
+    """Return whether a file has exactly the given content. Of a longer file, only one byte more is read."""
     return await machine.read(path, 0, len(content) + 1) == content
 
 
 async def update_groups(host: SupervisorHost) -> Drift:
     """Apply the configuration file to all groups that have no running process. Return the remaining differences.
 
-    A group that runs with another configuration keeps running. Only if the field ``drift`` is ``apply``, such a group
-    is stopped and replaced.
+    If the field ``drift`` is ``apply``, groups that run with another configuration are stopped and replaced.
+    Otherwise, groups that run with another configuration keep running.
 
     :raises StepFailed: if supervisord cannot read its configuration file; or ``drift`` is ``fail``, and a group runs
         with another configuration.
@@ -219,8 +219,8 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
 class Reconciliation(NamedTuple):
     """The result of :meth:`DriftReconciler.reconcile`.
 
-    :param is_current: whether the poll result is still valid; False if programs were changed after the poll. Then the
-        caller must wait for the next poll.
+    :param is_current: whether the poll result is still valid. If programs were changed after the poll, `is_current` is
+        False, and the caller must wait for the next poll.
     :param verdict: the verdict that ends the task because of drift; None if the task continues.
     """
 
@@ -233,7 +233,7 @@ _OUTDATED: Final = Reconciliation(False)
 
 
 class DriftReconciler:
-    """Handles drift according to the field ``drift``: ``warn``, ``apply`` or ``fail``.
+    """Handles drift according to the field ``drift`` of the configuration, which is ``warn``, ``apply`` or ``fail``.
 
     The task's configuration is compared with the running configuration when the task begins to watch the programs, and
     again whenever processes were added, removed or restarted.
@@ -257,7 +257,7 @@ class DriftReconciler:
         self.is_due = True
 
     async def reconcile(self, processes: Iterable[Process]) -> Reconciliation:
-        """Look for drift if processes have changed. Then apply the configuration, report the drift, or fail the task.
+        """Look for drift if processes have changed. If there is drift, handle it according to the field ``drift``.
 
         With ``drift='apply'``, this method may write supervisord's configuration file and restart programs.
 

@@ -1,9 +1,9 @@
 """Finds the processes of a supervisord on its machine, without calls to supervisord, which may not answer.
 
-supervisord is identified by its command line, which contains the path of the configuration file. Processes of its
-programs are identified by one of three properties: an environment variable of this library, the environment variable
-SUPERVISOR_SERVER_URL that supervisord sets by default, or the session of supervisord. Pid files are not used, because
-the pid in an old pid file may now belong to another process.
+supervisord is identified by its command line, which contains the path of the configuration file. Processes of
+supervisord's programs are identified by one of three properties: an environment variable of this library, the
+environment variable SUPERVISOR_SERVER_URL that supervisord sets by default, or the session of supervisord. Pid files
+are not used, because the pid in an old pid file may now belong to another process.
 """
 
 from __future__ import annotations
@@ -139,7 +139,10 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
-    """Wait until the processes with these pids have ended. Return False if one still runs after `timeout` seconds."""
+    """Wait until all processes with the given pids have ended.
+
+    Return False if one of these processes is still running after `timeout` seconds.
+    """
     give_up_at = time.monotonic() + timeout
     before = {pid: await host.machine.command_of(pid) for pid in pids}
     for pid, command in before.items():

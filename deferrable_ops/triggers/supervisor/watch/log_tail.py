@@ -11,7 +11,7 @@ from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 
 
 class LogChunk(NamedTuple):
-    """The lines that were read from a log at once.
+    """The lines that one read of a log returns.
 
     :param size: the number of bytes that were read.
     :param has_more: whether the log file contains more output than was read.
@@ -37,8 +37,8 @@ class LogTail:
         on; the file with ``.1`` is the newest of these rotated files.
     :param backups: the maximum number of rotated files.
     :param position: the position in the log before which all lines were already read; None if the log was never read.
-    :param since: a time. If the log was never read, reading begins with the oldest file that was modified after this
-        time.
+    :param since: a time. If the log was never read, reading begins with the oldest file that was modified after
+        `since`.
     :param reports_gaps: whether a gap is reported if the file to which `position` belongs no longer exists.
     """
 

@@ -128,9 +128,7 @@ class ProgramWatcher:
         return self._evaluate(reading)
 
     async def apply_steps(self) -> None:
-        """Pause and resume programs as the last evaluation requires. If this fails, it is repeated after the next
-        poll.
-        """
+        """Pause and resume programs as the last evaluation requires. Failed calls are retried after the next poll."""
         steps = self._last.steps if self._last else {}
         if not steps:
             return
