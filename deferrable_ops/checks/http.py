@@ -29,7 +29,7 @@ class HttpCheck(ReadyCheck):
     :param expected_status: an HTTP status, or a list of HTTP statuses; by default, every status from 200 to 299.
     :param contains: a string that must occur in the first 64 KiB of the response's body.
     :param timeout: the timeout of the complete request, in seconds.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     url: str

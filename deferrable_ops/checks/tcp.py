@@ -18,7 +18,7 @@ class TcpCheck(ReadyCheck):
     :param host: a host name or an IP address.
     :param port: a number from 1 to 65535, or a template that renders to a number.
     :param timeout: the timeout of the connection attempt, in seconds.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     host: str

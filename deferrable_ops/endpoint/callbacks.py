@@ -83,7 +83,7 @@ def idempotency_key(scope: Scope) -> str | None:
 def check_body(verb: Verb, payload: Any) -> None:
     """Check that the body of a callback has the fields of the callback's verb. The body may have more fields.
 
-    :raises InputError: if a field of the body is invalid. The message says which field.
+    :raises InputError: if a field of the body is invalid. The error message says which field is wrong.
     """
     match verb:
         case Verb.FAILURE:

@@ -35,7 +35,7 @@ class KafkaMessage:
     :param headers: the record's headers, by name.
     :param partition: the partition number. By default, the key determines the partition. All records of a task that
         have no key go to one partition.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     payload: Any
@@ -68,7 +68,7 @@ class SqsMessage:
         default, the deduplication id consists of the id of the task's attempt and the number of the message.
     :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
         minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     payload: Any
@@ -120,7 +120,8 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
     :param data: a list of payloads and messages of `kind`. A rendered template may also be a string that contains such
         a list as JSON.
     :param defaults: the default values of the fields of a message.
-    :raises InputError: if `data` is not a list, or if an element is invalid. The message says which element.
+    :raises InputError: if `data` is not a list, or if an element is invalid. The error message says which element is
+        wrong.
     """
     return [
         _read(f"{argument}[{index}]", one, kind, defaults)

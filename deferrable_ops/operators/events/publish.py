@@ -80,7 +80,7 @@ class PublishEventOperator(TriggererOperator):
         Set `transactional` to False for Kafka clusters that do not support transactions.
     :param kafka_conn_id: an Airflow connection of type ``kafka``.
     :param aws_conn_id: an Airflow connection of type ``aws``; None uses the credentials of the triggerer's machine.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = PublishEventTrigger

@@ -47,7 +47,8 @@ class SupervisorStepOperator(TriggererOperator):
     :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
         runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
     :param skip_because: the reason why the step is always skipped; None if the step can run.
-    :raises InputError: if the configuration is invalid. The message says which field, and how to correct it.
+    :raises InputError: if the configuration is invalid. The error message says which field is wrong and how to correct
+        it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorDueStepTrigger

@@ -54,7 +54,7 @@ class Supervisor(Pipeline):
         not contain `task_id`.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
-    :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
     configuration_class: ClassVar[type[SupervisorAirflowConfiguration]] = SupervisorAirflowConfiguration

@@ -84,7 +84,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         arguments = {name: getattr(self, name) for name in self.arguments}
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
@@ -194,7 +195,8 @@ class DataflowJobTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
@@ -253,7 +255,8 @@ class DataflowStopTrigger(DataflowTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 

@@ -105,7 +105,8 @@ class EventsTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments, and parse the events.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         self._parsed_events = parse_events(self.events or {})
         parse_condition(self.condition, list(self._parsed_events))

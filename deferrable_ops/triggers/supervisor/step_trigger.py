@@ -77,7 +77,8 @@ class SupervisorStepTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         :raises ConfigurationError: if the configuration was encrypted with another ``fernet_key``.
         """
         if self.step not in STEPS:

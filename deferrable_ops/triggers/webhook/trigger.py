@@ -128,7 +128,8 @@ class WebhookTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         validate({name: getattr(self, name) for name in self.arguments})
         for name in EXPRESSIONS:

@@ -116,7 +116,8 @@ class PublishEventTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The message says which argument, and how to correct it.
+        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+            correct it.
         """
         check_arguments(self.given)
 
