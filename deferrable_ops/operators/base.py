@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _PerTask(Generic[T]):
-    """A descriptor: the class has a fixed value, and each task computes its own value whenever Airflow reads it.
+    """A descriptor for an attribute with a fixed value on the class and a computed value on each task.
 
     Airflow copies the value of the operator class to mapped tasks. For ``start_from_trigger`` of mapped tasks, only
     False is safe. The value of a task depends on its DAG, its ``default_args`` and its downstream tasks, and all of

@@ -115,7 +115,7 @@ class TaskTrigger(BaseTrigger):
     async def cancel(self, wait: Wait) -> None:
         """Cancel the external work of a wait that is over without a result. This method must be idempotent.
 
-        Such a wait was ended by a user, was replaced by a newer attempt of the task, or has passed its deadline.
+        The wait was ended by a user, was replaced by the wait of a newer attempt, or has passed its deadline.
         """
 
     async def expired(self) -> Outcome:

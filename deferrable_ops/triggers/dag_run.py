@@ -52,8 +52,8 @@ async def states_of_tasks(
 ) -> Mapping[str, str | None] | None:
     """Return the states of tasks in an attempt's DAG run, by task id; None in ``dag.test()``.
 
-    :param task_ids: the ids of the tasks. With None, the states of all tasks are returned, and the keys for a mapped
-        task are ``task_0``, ``task_1`` and so on.
+    :param task_ids: the ids of the tasks. With ``task_ids=None``, the states of all tasks are returned, and the keys
+        for a mapped task are ``task_0``, ``task_1`` and so on.
     """
     from airflow.sdk.execution_time import task_runner
 

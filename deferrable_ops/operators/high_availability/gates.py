@@ -146,7 +146,7 @@ class Gates:
 def make_gates(
     check: Any, given: Mapping[str, Any], on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
 ) -> Gates:
-    """Create the gates of a check in the check's DAG and task group, and set them downstream of the check.
+    """Create the gates of a check in the check's DAG and task group, and place the gates downstream of the check.
 
     :param check: the HighAvailabilityOperator.
     :param given: the arguments of the check. Some of these arguments apply to the gates too.

@@ -50,7 +50,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def check_programs(self) -> HighAvailabilityOperator:
-        """The task that watches the programs. Its gates are attributes of this task, such as ``stop_pass``."""
+        """The task that watches the programs. This task's gates are its attributes, such as ``stop_pass``."""
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
         return check

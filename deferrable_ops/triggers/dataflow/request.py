@@ -1,4 +1,4 @@
-"""Builds the request that launches a job, with its name and labels. Nothing here does I/O."""
+"""Builds the request that launches a Dataflow job, with the job's name and labels. Nothing here does I/O."""
 
 from __future__ import annotations
 

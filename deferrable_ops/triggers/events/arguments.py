@@ -58,7 +58,7 @@ class RunTimes:
 
     @classmethod
     def of(cls, dag_run: Any) -> RunTimes:
-        """Return the times of a DAG run. `dag_run` can be an object of any of Airflow's DAG run classes."""
+        """Return the times of a DAG run. `dag_run` is an object of any of Airflow's DAG run classes."""
         return cls(dag_run.start_date, dag_run.data_interval_start, dag_run.data_interval_end)
 
     @classmethod

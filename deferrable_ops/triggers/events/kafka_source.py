@@ -20,7 +20,8 @@ async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcom
     This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
     of waits.
 
-    :param request: the request of a wait to read a topic. All of its specifications are KafkaEvents of this topic.
+    :param request: the request of a wait to read a topic. All specifications of the request are KafkaEvents of this
+        one topic.
     :raises ConfigurationError: if the extra ``kafka`` is not installed, or the connection is missing or has a wrong
         setting.
     """

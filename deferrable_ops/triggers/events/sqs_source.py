@@ -28,7 +28,8 @@ async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]
     This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
     of waits.
 
-    :param request: the request of a wait to read a queue. All of its specifications are SqsEvents of this queue.
+    :param request: the request of a wait to read a queue. All specifications of the request are SqsEvents of this one
+        queue.
     :raises ConfigurationError: if the extra ``sqs`` is not installed, or the connection is missing or has a wrong
         setting.
     """

@@ -32,7 +32,7 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
-    """Watches the programs of a supervisord until they end, a limit is reached or the task times out.
+    """Watches the programs of a supervisord until the programs end, a limit is reached or the task times out.
 
     :param configuration: the result of
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.

@@ -52,7 +52,7 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """supervisord stops its programs and then ends. Until its end, supervisord refuses calls."""
+    """supervisord stops its programs and then ends. Until supervisord has ended, it refuses calls."""
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
