@@ -58,8 +58,8 @@ def inbox_url() -> str:
 def endpoint_url() -> str | None:
     """Return the URL under which outside services reach the endpoint, without a trailing slash.
 
-    Return the option ``endpoint_url`` if it is set. Otherwise return ``[api] base_url`` followed by
-    ``/deferrable-ops``. Return None if neither ``endpoint_url`` nor ``base_url`` is set.
+    Return the option ``endpoint_url`` if it is set. If ``endpoint_url`` is not set, return ``[api] base_url`` followed
+    by ``/deferrable-ops``. Return None if neither ``endpoint_url`` nor ``base_url`` is set.
     """
     url = conf.get(SECTION, "endpoint_url", fallback="")
     if url:

@@ -35,7 +35,7 @@ def share(
 class _Shared(Generic[T]):
     """A resource and the number of its users.
 
-    Thousands of waits use one resource at the same time. To save memory, all of these waits enter the same
+    Thousands of waits use one resource at the same time. To save memory, all users of a resource enter the same
     :class:`_Shared` object.
     """
 

@@ -1,8 +1,8 @@
 """``/callbacks/{token}``: POST records a callback of a wait, and GET returns the state of the wait.
 
 A request is checked in the order that ``docs/callbacks.md`` promises: the token's signature, the size, JSON, the fields
-of the callback's verb, the form of the Idempotency-Key. After these checks, the inbox checks for duplicates and checks
-the state of the wait.
+of the callback's verb, the form of the Idempotency-Key. After the endpoint's checks, the inbox checks for duplicates
+and checks the state of the wait.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class MatchIndex(Generic[K]):
     A ``match`` that is a dict is stored in a tree. A node of the tree has the fields to check next, a field has the
     expected values, and each expected value leads to the next node. The search follows only the values in the event, so
     a search in a thousand dicts with the same fields takes as long as a search in one. A ``match`` that is a JMESPath
-    expression is stored in a second tree, by the strings with which it compares fields. The search finds the possible
-    expressions in the second tree and evaluates each of them once, even if many waits use the same expression.
+    expression is stored in a second tree, by the strings that the expression compares with fields. The search finds the
+    possible expressions in the second tree and evaluates each of them once, even if many waits use the same expression.
 
     Each ``match`` is added with a key, and one key may have several ``match`` values. To save memory, the index stores
     no list of the ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to

@@ -77,8 +77,8 @@ def deadline(
 ) -> datetime:
     """Return the deadline of a wait, in UTC.
 
-    :param timeout: a number of seconds, or a cron expression. With a cron expression, the deadline is its first
-        occurrence after `start`.
+    :param timeout: a number of seconds, or a cron expression. With a cron expression, the deadline is the first
+        occurrence of the expression after `start`.
     :param start: when the wait began, as an aware datetime.
     :param timezone: the DAG's timezone.
     :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None if the deadline has no limit.

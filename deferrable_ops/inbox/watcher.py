@@ -137,7 +137,7 @@ class Watcher:
     def subscribe(self, wait_id: str) -> Subscription:
         """Return a subscription to a wait.
 
-        Enter its ``with`` block before you read the wait, so that no change is missed.
+        Enter the subscription's ``with`` block before you read the wait, so that no change is missed.
         """
         self.start()
         return Subscription(self._subscriptions, wait_id)

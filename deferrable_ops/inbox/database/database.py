@@ -67,8 +67,8 @@ class Transaction:
 
     :param now: the database's clock, in seconds since the epoch.
     :param version: a number that increases with every transaction, and is written to each wait that changes.
-    :param changed: the ids of the waits that the transaction changes. The triggers of these waits are notified after
-        the commit.
+    :param changed: the ids of the waits that the transaction changes. The triggers of the changed waits are notified
+        after the commit.
     """
 
     connection: AsyncConnection
@@ -216,7 +216,7 @@ class Database:
         return self._writing.begin()
 
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call `attempt` and return its result; call it again while the database does not answer.
+        """Call `attempt` and return its result. Call `attempt` again while the database does not answer.
 
         :raises DeploymentError: if the database rejected the login or lacks permissions.
         :raises InboxError: if the database rejected a statement.

@@ -35,7 +35,7 @@ class DedupeKeyLike(Protocol):
     def within(self) -> float | None:
         """For how many seconds the dedupe key detects duplicates.
 
-        Without this limit (None), a dedupe key detects duplicates as long as it is stored.
+        If `within` is None, the dedupe key detects duplicates as long as it is stored.
         """
 
 
