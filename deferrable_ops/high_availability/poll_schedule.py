@@ -13,7 +13,7 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults
 DEFAULT_POLL_INTERVAL: Final = 60.0
 DEFAULT_MAX_WAIT: Final = 600.0
 MAX_DOUBLINGS: Final = 20
-"""After this number of failures in a row, the interval no longer grows, even if `max_wait` is not reached."""
+"""After this number of consecutive failures, the pause no longer grows, even if it is shorter than `max_wait`."""
 
 
 @dataclass(frozen=True, slots=True)

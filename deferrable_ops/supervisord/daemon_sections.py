@@ -26,7 +26,11 @@ from deferrable_ops.supervisord.values import (
 )
 
 LONGEST_SOCKET_PATH = 95
-"""Limit in bytes. Linux allows 107, but supervisord first binds a longer, temporary path that ends with its pid."""
+"""The longest path of a Unix socket, in bytes.
+
+Linux allows 107 bytes, but supervisord first creates the socket under a longer path that ends with supervisord's
+process id.
+"""
 
 
 class SupervisordConfiguration(Section):

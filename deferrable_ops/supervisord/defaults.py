@@ -28,7 +28,7 @@ P = TypeVar("P", bound=ProgramConfiguration)
 S = TypeVar("S", bound=Section)
 
 DEFAULT_NAME: Final = "name of the supervisord"
-"""Key of the validation context. The default working directory is named after its value."""
+"""Key in pydantic's validation context. The value of this key is the name of the default working directory."""
 
 # Limit in bytes, because the length of a Unix socket's path is limited.
 _LONGEST_NAME: Final = 24

@@ -3,4 +3,4 @@
 from typing import Final
 
 KINDS: Final = ("plain", "airflow", "ssh")
-"""The order is the same as that of the configuration classes in ``command.py``."""
+"""The kinds have the same order as the configuration classes in ``command.py``."""

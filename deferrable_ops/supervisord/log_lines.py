@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any, Final, Self
 
 OVERLAP: Final = 1024
-"""A fingerprint covers up to this number of bytes before the offset."""
+"""A fingerprint is computed from up to this number of bytes before the offset."""
 
 _LONGEST_LINE: Final = 65536
 
@@ -64,9 +64,9 @@ class LogLines:
 
     def __init__(self, start: LogPosition) -> None:
         self.resume_position = start
-        """The position to save: the end of the last emitted line."""
+        """The position to save. This is the end of the last line that was returned."""
         self.read_position = start
-        """The end of the bytes that were read."""
+        """The position up to which the log was read."""
         self._pending = b""
 
     def continue_in(self, start: LogPosition) -> None:

@@ -36,7 +36,7 @@ class ProcessState(IntEnum):
 ALIVE: Final = frozenset(
     {ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF, ProcessState.STOPPING}
 )
-"""States in which a process runs, or supervisord is about to restart it."""
+"""States in which a process runs, or in which supervisord will restart the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs, or supervisord is about to restart it."""
+        """Whether the process runs, or whether supervisord will restart the process."""
         return self.state in ALIVE
 
     @property

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, Seriali
 from deferrable_ops.exceptions import InputError
 
 REVEAL: Final = "reveal secrets"
-"""Key of the serialization context. If set, passwords are serialized in plain text."""
+"""Key in pydantic's serialization context. If this key is set, passwords are serialized in plain text."""
 
 _HIDDEN: Final = str(SecretStr("hidden"))
 _NAME: Final = re.compile(r"\w[\w.+@-]*")
@@ -145,7 +145,7 @@ def _path(value: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_name)]
-"""Name of a program, group or plugin. Section headers, paths and full process names contain it."""
+"""Name of a program, group or plugin. Section headers, paths and full process names contain such a name."""
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret), PlainSerializer(_written_secret)]
 User = Annotated[str, BeforeValidator(_user), Field(min_length=1)]

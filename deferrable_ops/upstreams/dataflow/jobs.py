@@ -17,7 +17,7 @@ _STATE_NAMES = (
 )
 
 FINISHED: Final = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
-"""The final states."""
+"""The final states of a Dataflow job."""
 
 IMPORTANCES: Final = ("DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR")
 """The importances of job messages, the least important first. The API numbers them in another order."""

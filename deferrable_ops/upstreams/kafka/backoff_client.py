@@ -13,7 +13,10 @@ from deferrable_ops.exceptions import KafkaRefused
 _DIAGNOSE_EVERY = 3
 
 FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
-"""Connects to a host and port. Returns the error if the broker refuses the connection permanently, else None."""
+"""A function that connects to a host and port.
+
+The function returns the error if the broker refuses the connection permanently, otherwise None.
+"""
 
 
 def backoff_client(

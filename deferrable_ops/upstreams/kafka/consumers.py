@@ -32,8 +32,11 @@ __all__ = [
 ]
 
 Store = Callable[[Batch], Awaitable[object]]
-"""Stores a batch in one transaction and returns after the commit. If the function raises an error, it is called again.
-After a restart, a batch may be stored again. The inbox discards repeated events by their dedupe keys."""
+"""A function that stores a batch in one transaction and returns after the commit.
+
+If the function raises an error, the function is called again. After a restart, a batch may be stored again. The inbox
+discards repeated events by their dedupe keys.
+"""
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:

@@ -21,7 +21,7 @@ from deferrable_ops.events.specifications import KafkaEvent
 R = TypeVar("R", bound="BaseSubscription")
 
 Offsets = dict[str, int]
-"""The offset of the next record, by partition number. The numbers are strings, as in JSON."""
+"""The offset of the next record, by partition number. The partition numbers are strings, as in JSON."""
 
 CLOCK_SKEW_SECONDS: Final = 300.0
 """The search for the first record begins this many seconds before ``since``, because producers' clocks differ."""

@@ -106,7 +106,7 @@ class Subscription(BaseSubscription):
 
 
 Matches = list[tuple[Event, list[Subscription]]]
-"""Events, each with the subscriptions that it matches."""
+"""Pairs of an event and the subscriptions that the event matches."""
 
 
 class Subscriptions:

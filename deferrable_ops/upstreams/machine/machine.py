@@ -26,7 +26,7 @@ from typing import Final, Protocol
 from deferrable_ops.exceptions import InputError
 
 OUTPUT_KEPT: Final = 8192
-"""The library keeps only the last part of a command's output. This is the length of that part in bytes."""
+"""The library keeps only this number of bytes from the end of a command's output."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.exceptions import SqsRefused
 
 Store = Callable[[Sequence[Event]], Awaitable[object]]
-"""Stores messages in one transaction, in the given order, and returns after the commit. If the function raises an
-error, it is called again. The inbox discards repeated messages by their dedupe keys."""
+"""A function that stores messages in one transaction, in the given order, and returns after the commit.
+
+If the function raises an error, the function is called again. The inbox discards repeated messages by their dedupe
+keys.
+"""
 
 
 class QueueListener(Protocol):

@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_MESSAGES: Final = 10
 MAX_BATCH_BYTES: Final = 262_144
-"""The largest total size of a batch. Since 2025, AWS accepts four times as much, but other servers may not."""
+"""The largest total size of a batch, in bytes.
+
+Since 2025, AWS accepts batches of four times this size, but other SQS servers may not.
+"""
 
 
 class SqsUnavailable(DeferrableOpsError):

@@ -20,7 +20,7 @@ from deferrable_ops.upstreams.supervisord import xmlrpc as supervisord_xmlrpc
 from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
 
 Processes = list[dict[str, Any]]
-"""The result of ``getAllProcessInfo``."""
+"""The result of supervisord's method ``getAllProcessInfo``."""
 
 T = TypeVar("T")
 
