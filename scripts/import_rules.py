@@ -75,9 +75,9 @@ FEATURES: dict[str, set[str]] = {
 # A supervisor's check of its programs is a high-availability check.
 BETWEEN_FEATURES = {("supervisor", "high_availability")}
 
-# Servers that only tests start: they need the heavy client at once, and keep no event loop waiting.
-FAKES = ("testing/dataflow/",)
-HEAVY = {"aioboto3", "aiobotocore", "aiokafka", "asyncssh", "boto3", "botocore", "google", "grpc"}
+HEAVY = {"aioboto3", "aiobotocore", "aiohttp", "aiokafka", "asyncssh", "boto3", "botocore", "google", "grpc"}
+# Servers that only tests start: they need these clients at once, and keep no event loop waiting.
+FAKES = {"testing/dataflow/": HEAVY, "testing/service.py": {"aiohttp"}}
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ def forbidden_feature(path: str, target: str) -> str | None:
 
 def forbidden_weight(path: str, one: Import) -> str | None:
     """Return why a heavy client may not be imported here, or None."""
-    if one.for_types or one.module.partition(".")[0] not in HEAVY or path.startswith(FAKES):
+    client = one.module.partition(".")[0]
+    if one.for_types or client not in HEAVY:
+        return None
+    if any(path.startswith(fake) and client in clients for fake, clients in FAKES.items()):
         return None
     if room_of(path) != "upstreams":
         return "only the upstream that needs a heavy client imports it"

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import is_known_later
-from deferrable_ops.upstreams.http import HttpRequest, send
+from deferrable_ops.upstreams.http import HttpRequest, RequestFailed, send
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 
@@ -65,7 +63,9 @@ class HttpCheck(ReadyCheck):
                 answer = await send(HttpRequest(self.method, self.url, dict(self.headers or {})))
         except TimeoutError:
             return f"{place} did not answer within {self.timeout:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except RequestFailed as error:
+            return f"{place} could not be reached: {error.kind}"
+        except (OSError, ValueError) as error:
             return f"{place} could not be reached: {type(error).__name__}"
         expected = self.expected_status
         if answer.status not in expected if isinstance(expected, list) else not 200 <= answer.status < 300:

@@ -9,17 +9,35 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
+from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.shared import share
+
+if TYPE_CHECKING:
+    import aiohttp
 
 # Only this much of a response body is read. It is enough for a job's id or an error page.
 _MAX_BODY_BYTES = 65_536
 _BODY_TIMEOUT = 10.0
-_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=20)
+_REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
+
+
+class RequestFailed(DeferrableOpsError):
+    """The service could not be reached, or the connection was lost.
+
+    :param error: the error of the HTTP client. Its text may contain the URL, and with it a secret.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.kind = type(error).__name__
+
+
+class InvalidUrl(RequestFailed):
+    """The URL is not one to which a request can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +80,32 @@ async def send(
 
     :param before_send: a function to await when the connection is open, before any data is sent. If the function raises
         an error, the request is not sent.
-    :raises aiohttp.ClientError: if the service could not be reached, or the connection was lost.
+    :raises InvalidUrl: if no request can be sent to this URL.
+    :raises RequestFailed: if the service could not be reached, or the connection was lost.
     :raises TimeoutError: if the service did not respond within 60 s.
     """
-    async with (
-        shared_session() as session,
-        session.request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            json=request.json,
-            data=request.data,
-            auth=aiohttp.BasicAuth(*request.auth) if request.auth else None,
-            allow_redirects=False,
-            timeout=_REQUEST_TIMEOUT,
-            trace_request_ctx=before_send,
-        ) as response,
-    ):
-        return HttpResponse(response.status, await _text(response), _retry_after(response))
+    async with shared_session() as session:
+        import aiohttp
+
+        try:
+            async with session.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                json=request.json,
+                data=request.data,
+                auth=aiohttp.BasicAuth(*request.auth) if request.auth else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT, connect=_CONNECT_TIMEOUT),
+                trace_request_ctx=before_send,
+            ) as response:
+                return HttpResponse(response.status, await _text(response), _retry_after(response))
+        except TimeoutError:
+            raise
+        except aiohttp.InvalidURL as error:
+            raise InvalidUrl(error) from error
+        except aiohttp.ClientError as error:
+            raise RequestFailed(error) from error
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
@@ -87,10 +113,18 @@ def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
 
     The session stays open until the last caller leaves its ``with`` block.
     """
-    return share("http", _open_session, aiohttp.ClientSession.close)
+    return share("http", _open_session, _close_session)
+
+
+async def import_aiohttp() -> None:
+    """Import the HTTP client in a thread. The first import takes long, and would block the event loop."""
+    await asyncio.to_thread(import_module, "aiohttp")
 
 
 async def _open_session() -> aiohttp.ClientSession:
+    await import_aiohttp()
+    import aiohttp
+
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_before_send)
     trace.on_connection_reuseconn.append(_before_send)
@@ -104,12 +138,18 @@ async def _open_session() -> aiohttp.ClientSession:
     )
 
 
+async def _close_session(session: aiohttp.ClientSession) -> None:
+    await session.close()
+
+
 async def _before_send(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: Any) -> None:
     if context.trace_request_ctx is not None:
         await context.trace_request_ctx()
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:
+    import aiohttp
+
     # The status already shows whether the work was launched. An incomplete or malformed body must not cause a retry.
     body = bytearray()
     # TimeoutError is a subclass of OSError.

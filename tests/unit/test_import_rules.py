@@ -35,6 +35,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "import_rules.py"
         ("upstreams/kafka/client.py", "if TYPE_CHECKING:\n    import aiokafka"),
         ("cli/main.py", "from deferrable_ops.endpoint.app import app"),
         ("testing/dataflow/fake.py", "import grpc"),
+        ("testing/service.py", "from aiohttp import web"),
     ],
 )
 def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
@@ -61,6 +62,7 @@ def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
         ("upstreams/kafka/client.py", "from deferrable_ops.upstreams.sqs.queues import use_sqs"),
         ("settings.py", "from deferrable_ops.inbox import Inbox"),
         ("upstreams/kafka/client.py", "import aiokafka"),
+        ("upstreams/http.py", "import aiohttp"),
         ("testing/service.py", "import grpc"),
         ("triggers/events/kafka_source.py", "def connect():\n    from aiokafka import AIOKafkaConsumer"),
     ],

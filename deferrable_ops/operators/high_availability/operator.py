@@ -27,11 +27,8 @@ from deferrable_ops.operators.high_availability.check_callables import (
     triggerer_import_problem,
     validate_path,
 )
-from deferrable_ops.operators.high_availability.gates import (
-    HighAvailabilityGate,
-    HighAvailabilityRetrigger,
-    make_gates,
-)
+from deferrable_ops.operators.high_availability.gate import HighAvailabilityGate
+from deferrable_ops.operators.high_availability.gates import make_gates
 from deferrable_ops.operators.high_availability.worker_check import check_on_worker
 from deferrable_ops.plain_data import require_serializable
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
@@ -39,6 +36,8 @@ from deferrable_ops.triggers.high_availability.triggers import DEFAULT_CHECK_TIM
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
+
+    from deferrable_ops.operators.high_availability.retrigger import HighAvailabilityRetrigger
 
 
 class HighAvailabilityOperator(TriggererOperator):

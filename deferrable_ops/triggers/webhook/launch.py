@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DeferrableOpsError
-from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, send
+from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, InvalidUrl, RequestFailed, send
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 _MAX_SHOWN_CHARACTERS = 2_000
@@ -70,10 +69,13 @@ class LaunchRequest:
             retry_after: float | None = None
             try:
                 response = await send(self._request, before_send=check)
-            except aiohttp.InvalidURL:
+            except InvalidUrl:
                 # The error's message is the URL, which may hold secrets.
                 raise LaunchFailed("url= is not a URL to which a request can be sent; correct it") from None
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            except RequestFailed as error:
+                problem = self.redact(str(error))
+            except OSError as error:
+                # This includes TimeoutError.
                 problem = self.redact(f"{type(error).__name__}: {error}")
             else:
                 if 200 <= response.status < 300:
@@ -113,7 +115,7 @@ class LaunchRequest:
 def _credentials(request: HttpRequest) -> list[str]:
     if request.auth is None:
         return []
-    return [request.auth[1], aiohttp.BasicAuth(*request.auth).encode().removeprefix("Basic ")]
+    return [request.auth[1], b64encode(":".join(request.auth).encode("latin1")).decode()]
 
 
 def _secret_headers(request: HttpRequest) -> list[str]:

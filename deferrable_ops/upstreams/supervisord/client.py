@@ -9,15 +9,17 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from xmlrpc.client import Fault
-
-import aiohttp
 
 from deferrable_ops.exceptions import InputError, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.shared import share
+from deferrable_ops.upstreams.http import import_aiohttp
 from deferrable_ops.upstreams.supervisord import xmlrpc as supervisord_xmlrpc
 from deferrable_ops.upstreams.supervisord.poller import ProcessPoller, ProcessSubscription
+
+if TYPE_CHECKING:
+    import aiohttp
 
 Processes = list[dict[str, Any]]
 """The result of supervisord's method ``getAllProcessInfo``."""
@@ -148,6 +150,8 @@ class Supervisord:
         return interpret(await self.processes())
 
     async def _post(self, body: bytes) -> bytes:
+        import aiohttp
+
         try:
             async with self._session.post(
                 self._url, data=body, headers={"Content-Type": "text/xml"}
@@ -179,6 +183,9 @@ class Supervisord:
 
 
 async def _open(address: SupervisordAddress, call_timeout: float) -> Supervisord:
+    await import_aiohttp()
+    import aiohttp
+
     connector: aiohttp.BaseConnector = (
         aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS)
         if address.socket

@@ -1,0 +1,90 @@
+"""A gate that starts a DAG run. Airflow's operator for that imports Airflow's models, so import this module late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+
+from deferrable_ops.high_availability.conf import check_conf, next_conf, read_conf
+from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.operators.base import finish_event
+from deferrable_ops.operators.high_availability.gate import HighAvailabilityGate
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+RUN_ID_XCOM = "trigger_run_id"
+
+
+class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
+    """A gate that starts a DAG run. This class accepts all arguments of Airflow's TriggerDagRunOperator.
+
+    :param reference_date: the argument `reference_date` of the check's HighAvailabilityOperator.
+    """
+
+    next_method: ClassVar[str] = "retrigger"
+    template_fields: Sequence[str] = TriggerDagRunOperator.template_fields
+    ui_color = TriggerDagRunOperator.ui_color
+
+    def __init__(self, *, reference_date: str, conf: Any = None, **kwargs: Any) -> None:
+        super().__init__(conf=conf, **kwargs)
+        check_conf("conf", conf)
+        self.reference_date = reference_date
+
+    def trigger_kwargs(self) -> dict[str, Any]:
+        """Return the kwargs of the task's trigger."""
+        kwargs = super().trigger_kwargs()
+        return kwargs | {
+            "ends_on_worker": {**kwargs["ends_on_worker"], "success": "only a worker can start a DAG run"}
+        }
+
+    def execute(self, context: Context) -> None:
+        """If the task starts on a worker, defer it to its trigger. If the trigger has ended, start the DAG run.
+
+        :raises TaskDeferred: if the trigger has not ended yet.
+        """
+        self._start_run(context, super().execute(context)["attempt"])
+
+    def retrigger(self, context: Context, event: dict[str, Any]) -> None:
+        """Start the DAG run, unless an earlier attempt has started it. The id of the new DAG run depends on the
+        attempt of the check's task.
+
+        :raises DagRunTriggerException: always, if no earlier attempt has started the DAG run; Airflow then starts it.
+        :raises AirflowSkipException: if the check ended with another result or action.
+        """
+        self._start_run(context, finish_event(event)["attempt"])
+
+    def execute_complete(self, context: Context, event: Any) -> None:
+        """Finish the task after the DAG run that it started has ended (``wait_for_completion`` with ``deferrable``)."""
+        TriggerDagRunOperator.execute_complete(self, context, event)
+
+    def _start_run(self, context: Context, attempt: str) -> None:
+        facts = RunFacts.of(context)
+        self.conf = next_conf(
+            read_conf("conf", self.conf),
+            facts,
+            task_id=self.check_task_id,
+            reference_date=self.reference_date,
+            others=_other_check_ids(context["dag"].task_dict, self.check_task_id),
+        )
+        if not self.trigger_run_id:
+            count = facts.retriggers(self.check_task_id) + 1
+            self.trigger_run_id = f"retrigger_{count}__{attempt}"
+            if context["ti"].get_dr_count(self.trigger_dag_id, run_ids=[self.trigger_run_id]):
+                self.log.info(
+                    "The DAG run %s exists already, because an earlier attempt of this task started it",
+                    self.trigger_run_id,
+                )
+                context["ti"].xcom_push(key=RUN_ID_XCOM, value=self.trigger_run_id)
+                return
+        self.log.info("Starting the DAG run %s of the DAG %s", self.trigger_run_id or "", self.trigger_dag_id)
+        start: Any = TriggerDagRunOperator.execute
+        # Airflow wraps execute() and refuses calls from other methods, so call the original function.
+        start.__wrapped__(self, context)
+
+
+def _other_check_ids(tasks: Mapping[str, Any], own: str) -> list[str]:
+    gates = [task for task in tasks.values() if isinstance(task, HighAvailabilityRetrigger)]
+    return sorted({gate.check_task_id for gate in gates} - {own})
