@@ -9,6 +9,7 @@ DeferrableOpsError
 │   ├── UnknownWait           the inbox does not contain the wait, or has deleted it
 │   └── UnknownChannel        the inbox does not contain the channel
 ├── TokenRefused              a callback token is malformed, forged or revoked
+│   └── UnknownKey            the inbox has no key with the token's key id: another inbox_url?
 ├── DataflowError
 │   ├── DataflowUnavailable   Dataflow is unavailable: retry
 │   ├── DataflowRefused       Dataflow rejected the request permanently: fix the permission or the request
@@ -66,6 +67,18 @@ class UnknownChannel(InboxError):
 
 class TokenRefused(DeferrableOpsError):
     """A callback token is malformed, forged, or signed with a revoked key."""
+
+
+class UnknownKey(TokenRefused):
+    """The inbox has no key with the id in a callback token: the token is forged, or was made with another inbox.
+
+    :param wait_id: the wait id in the token, and `key_id` its key id. Neither is verified, and neither is a secret.
+    """
+
+    def __init__(self, wait_id: str, key_id: str) -> None:
+        super().__init__("this endpoint's inbox does not have the key; another inbox_url?")
+        self.wait_id = wait_id
+        self.key_id = key_id
 
 
 class DataflowError(DeferrableOpsError):

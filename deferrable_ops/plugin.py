@@ -24,9 +24,10 @@ class DeferrableOpsPlugin(AirflowPlugin):
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The endpoint's app, which is created when the API server or ``airflow plugins`` reads this property."""
         from deferrable_ops.endpoint import create_app
+        from deferrable_ops.inbox.hosts import Component
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
-        app = create_app(background=[settle_ended_tasks])
+        app = create_app(Component.API_SERVER, background=[settle_ended_tasks])
         return [{"app": app, "url_prefix": ENDPOINT_PREFIX, "name": "deferrable-ops"}]
 
 

@@ -126,6 +126,11 @@ def protect_log() -> bool:
     return bool(conf.getboolean(SECTION, "protect_log", fallback=True))
 
 
+def executor() -> str:
+    """Return Airflow's ``[core] executor``: one executor, or several separated by commas."""
+    return str(conf.get("core", "executor", fallback=""))
+
+
 def dataflow_emulator_host() -> str | None:
     """Return the ``host:port`` of a fake Dataflow, or None for Google's Dataflow.
 

@@ -17,7 +17,13 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from deferrable_ops.endpoint import openapi
-from deferrable_ops.endpoint.background import BackgroundJob, announce, prune, run_in_background
+from deferrable_ops.endpoint.background import (
+    BackgroundJob,
+    announce,
+    announce_host,
+    prune,
+    run_in_background,
+)
 from deferrable_ops.endpoint.body import Disconnected
 from deferrable_ops.endpoint.callbacks import accept_callback, show_wait
 from deferrable_ops.endpoint.channels import accept_event
@@ -32,6 +38,7 @@ from deferrable_ops.endpoint.responses import (
 )
 from deferrable_ops.endpoint.task_states import set_task_state
 from deferrable_ops.exceptions import ConfigurationError, InboxUnavailable, UnknownChannel, UnknownWait
+from deferrable_ops.inbox.hosts import Component
 from deferrable_ops.inbox.waits.callbacks import UNKNOWN_WAIT
 from deferrable_ops.settings import ENDPOINT_PREFIX
 
@@ -40,13 +47,16 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER: Final = ((b"retry-after", b"2"),)
 
 
-def create_app(*, background: Iterable[BackgroundJob] = ()) -> FastAPI:
+def create_app(
+    component: Component = Component.ENDPOINT, *, background: Iterable[BackgroundJob] = ()
+) -> FastAPI:
     """Create the endpoint's app.
 
-    :param background: more jobs that run during the app's lifespan, besides `announce` and `prune`. Each job receives
-        the inbox, and is restarted when it fails.
+    :param component: the component of which the app is a part: the API server, or an endpoint on its own.
+    :param background: more jobs that run during the app's lifespan, besides those that announce the endpoint and its
+        host, and `prune`. Each job receives the inbox, and is restarted when it fails.
     """
-    return Endpoint([announce, prune, *background])
+    return Endpoint([announce, announce_host(component), prune, *background])
 
 
 class Endpoint(FastAPI):

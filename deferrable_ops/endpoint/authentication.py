@@ -5,28 +5,33 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from deferrable_ops.endpoint.body import header
-from deferrable_ops.endpoint.resources import LazyInbox
+from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.responses import RequestRejected
-from deferrable_ops.exceptions import TokenRefused
+from deferrable_ops.exceptions import TokenRefused, UnknownKey
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.waits.keys import check_form
 
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
-async def verify_token(lazy_inbox: LazyInbox, token: str) -> tuple[Inbox, str]:
+async def verify_token(resources: Resources, token: str) -> tuple[Inbox, str]:
     """Return the inbox, and the id of the wait that the token belongs to.
 
     A malformed token is rejected without opening the inbox.
 
-    :raises RequestRejected: with status 401, if the token is not valid.
+    :raises RequestRejected: with status 401, if the token is not valid; with status 404, if the inbox does not have the
+        key that signed the token.
     """
     try:
-        inbox = lazy_inbox.opened
+        inbox = resources.inbox.opened
         if inbox is None:
             check_form(token)
-            inbox = await lazy_inbox.get()
+            inbox = await resources.inbox.get()
         return inbox, await inbox.keys.verify(token)
+    except UnknownKey as error:
+        # An answer of its own reveals only whether a key id exists. Key ids are no secrets: every token contains one.
+        resources.unknown_keys.add(error)
+        raise RequestRejected(404, str(error)) from None
     except TokenRefused as error:
         raise unauthorized(str(error)) from None
 

@@ -11,6 +11,7 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.endpoint.resources import LazyInbox
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.hosts import Component
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,15 @@ async def announce(inbox: Inbox) -> None:
     While no endpoint is up, no wait fails for missing heartbeats.
     """
     await inbox.endpoints.announce()
+
+
+def announce_host(component: Component) -> BackgroundJob:
+    """Return a job that records periodically that a component of Airflow, or an endpoint, runs on this host."""
+
+    async def announce_host(inbox: Inbox) -> None:
+        await inbox.hosts.announce(component)
+
+    return announce_host
 
 
 async def prune(inbox: Inbox) -> None:

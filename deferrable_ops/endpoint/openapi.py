@@ -147,7 +147,7 @@ _VERBS: Final = {
 }
 _ERRORS: Final = {
     "401": "The token is missing, malformed, forged or revoked",
-    "404": "The inbox has no such wait, or has pruned it",
+    "404": "The inbox has no such wait, has pruned it, or does not have the key that signed the token",
     "500": "Internal error",
     "503": "The inbox is unavailable; try again after Retry-After seconds",
 }

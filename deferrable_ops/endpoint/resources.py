@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,8 +12,11 @@ from typing import Final
 
 from deferrable_ops import settings
 from deferrable_ops.endpoint.body import BodyReader
+from deferrable_ops.exceptions import UnknownKey
 from deferrable_ops.inbox import Inbox, use_inbox
 from deferrable_ops.inbox.database.shared_call import SharedCall
+
+log = logging.getLogger(__name__)
 
 RETRY_TIMEOUT: Final = 2.0
 """For how many seconds a request retries while the inbox is unavailable."""
@@ -48,6 +54,35 @@ class LazyInbox:
         return self.opened
 
 
+class UnknownKeyLog:
+    """Warns about tokens whose key the inbox does not have, at most once a minute: anyone can send such tokens.
+
+    :param interval: the shortest time between two warnings, in seconds.
+    :param clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._next_at = float("-inf")
+        self._unreported = 0
+
+    def add(self, error: UnknownKey) -> None:
+        """Record a request that was answered with 404."""
+        self._unreported += 1
+        if self._clock() < self._next_at:
+            return
+        log.warning(
+            "Answered %d requests with 404, the last one for wait %s: this endpoint's inbox does not have the key %s "
+            "of their tokens. Check that the endpoint and the triggerers have the same inbox_url",
+            self._unreported,
+            error.wait_id,
+            error.key_id,
+        )
+        self._unreported = 0
+        self._next_at = self._clock() + self._interval
+
+
 class CachedSettings:
     """The settings that the endpoint needs to handle requests.
 
@@ -72,3 +107,4 @@ class Resources:
     inbox: LazyInbox = field(default_factory=LazyInbox)
     settings: CachedSettings = field(default_factory=CachedSettings)
     bodies: BodyReader = field(default_factory=BodyReader)
+    unknown_keys: UnknownKeyLog = field(default_factory=UnknownKeyLog)

@@ -5,6 +5,7 @@ Several endpoints may share one inbox.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import logging.config
@@ -13,12 +14,13 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from deferrable_ops import settings
 from deferrable_ops.endpoint.app import create_app
+from deferrable_ops.endpoint.resources import RETRY_TIMEOUT
 from deferrable_ops.exceptions import ConfigurationError, InputError
+from deferrable_ops.inbox import use_inbox
+from deferrable_ops.inbox.database.engines import is_in_memory, parse_url
 
 # Time to finish the requests in progress.
 _SHUTDOWN_SECONDS = 10
@@ -41,8 +43,10 @@ def serve_until_interrupted(
     :param certificate: the path of a TLS certificate. If `certificate` is None, the endpoint serves plain HTTP, for use
         behind a proxy that terminates TLS.
     :raises InputError: if only one of certificate and private key is given, or if a file does not exist.
+    :raises ConfigurationError: as for :func:`check_inbox`.
     """
     _check_files(certificate, private_key)
+    check_inbox()
     uvicorn.run(
         f"{__name__}:{create_standalone_app.__name__}",
         factory=True,
@@ -78,18 +82,37 @@ def _check_files(certificate: str | None, private_key: str | None) -> None:
             raise InputError(f"{option}: the file {path} does not exist")
 
 
+def check_inbox() -> None:
+    """Check that the inbox is a database that Airflow uses. Without this, a wrong file would refuse every callback.
+
+    A Postgres database is not opened, because the endpoint can start while it is down.
+
+    :raises ConfigurationError: if the inbox is a SQLite file, and no Airflow of this host has announced itself in it.
+    :raises InboxUnavailable: if the file is locked.
+    """
+    url = parse_url(settings.inbox_url())
+    if url.get_backend_name() != "sqlite":
+        return
+    if not is_in_memory(url) and Path(str(url.database)).exists() and asyncio.run(_airflow_is_here()):
+        return
+    raise ConfigurationError(
+        f"no Airflow of this host has announced itself in the inbox, the SQLite file {url.database}. Start the API "
+        "server of this release first, and use the same AIRFLOW_HOME and inbox_url. On several hosts, set "
+        "[deferrable_ops] inbox_url to the same Postgres database everywhere"
+    )
+
+
+async def _airflow_is_here() -> bool:
+    async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
+        return await inbox.hosts.airflow_is_here()
+
+
 def inbox_without_secrets() -> str:
     """Return the kind and address of the inbox's database, without user and password.
 
     :raises ConfigurationError: if the setting ``inbox_url`` is not usable.
     """
-    try:
-        url = make_url(settings.inbox_url())
-    except (SQLAlchemyError, ValueError):
-        raise ConfigurationError(
-            "[deferrable_ops] inbox_url is not a database URL; "
-            "write postgresql+asyncpg://user:password@host/database"
-        ) from None
+    url = parse_url(settings.inbox_url())
     where = f"{url.host}:{url.port or 5432}/{url.database}" if url.host else url.database
     return f"{url.get_backend_name()} at {where}"
 

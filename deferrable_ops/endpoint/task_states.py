@@ -74,7 +74,7 @@ async def _authenticate(resources: Resources, scope: Scope) -> _Caller:
     static = resources.settings.auth_token
     if static is not None and hmac.compare_digest(token.encode(), static.encode()):
         return _Caller(wait_id=None)
-    _, wait_id = await verify_token(resources.inbox, token)
+    _, wait_id = await verify_token(resources, token)
     return _Caller(wait_id)
 
 

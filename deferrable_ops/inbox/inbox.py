@@ -17,6 +17,7 @@ from deferrable_ops.inbox.database.migrate import migrate
 from deferrable_ops.inbox.events.channels import Channels
 from deferrable_ops.inbox.events.events import Events
 from deferrable_ops.inbox.events.feed import Feed
+from deferrable_ops.inbox.hosts import Hosts
 from deferrable_ops.inbox.retention import Retention
 from deferrable_ops.inbox.waits.callbacks import Callbacks
 from deferrable_ops.inbox.waits.cancellations import Cancellations
@@ -54,6 +55,7 @@ class Inbox:
         self.events = Events(self.database)
         self.channels = Channels(self.database)
         self.daemons = Daemons(self.database)
+        self.hosts = Hosts(self.database)
         self.retention = Retention(self.database)
         self.watcher = Watcher(self.database, self.waits, self.endpoints)
         self.feed = Feed(self.database, self.events, self.watcher)

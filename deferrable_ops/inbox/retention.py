@@ -1,4 +1,4 @@
-"""Deletes old waits with their callbacks, old events, old dedupe keys, and the source positions of ended waits."""
+"""Deletes old waits with their callbacks, old events and keys, source positions of ended waits, and old hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select, tuple_, update
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
-from deferrable_ops.inbox.database.schema import callbacks, waits
+from deferrable_ops.inbox.database.schema import callbacks, hosts, waits
 from deferrable_ops.inbox.events.event_schema import event_counter, event_keys, events, source_positions
 from deferrable_ops.inbox.waits.wait import WaitState
 
@@ -21,6 +21,7 @@ _INTERVAL = 3600.0
 _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
 _KEY_DAYS_AFTER_EVENT = 30.0
+_HOST_DAYS = 7.0
 
 
 class Retention:
@@ -37,6 +38,7 @@ class Retention:
                     await self.prune(settings.wait_retention_days())
                     await self.prune_events(settings.event_retention_days())
                     await self.prune_positions()
+                    await self.prune_hosts(_HOST_DAYS)
             except DeferrableOpsError as error:
                 log.warning("Cannot delete old rows of the inbox; retrying later: %s", error)
             await asyncio.sleep(_INTERVAL / 4)
@@ -61,6 +63,15 @@ class Retention:
     async def prune_positions(self) -> int:
         """Delete the source positions of waits that have ended, and return the number of deleted positions."""
         return await self._in_batches(_delete_positions)
+
+    async def prune_hosts(self, days: float) -> int:
+        """Delete the hosts that were last seen more than `days` ago, and return their number."""
+
+        async def write(transaction: Transaction) -> int:
+            old = delete(hosts).where(hosts.c.seen_at < transaction.now - days * _DAY)
+            return (await transaction.connection.execute(old)).rowcount
+
+        return await self._database.write(write)
 
     async def _in_batches(self, delete_batch: Callable[..., Awaitable[int]], *arguments: float) -> int:
         deleted = 0

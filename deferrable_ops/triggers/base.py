@@ -315,6 +315,8 @@ class TaskTrigger(BaseTrigger):
         with _registering.slot() as granted:
             await granted
             self.current = await self.inbox.waits.register(self.new_wait(attempt))
+        if self.inbox.hosts.problem is not None:
+            self.log.error("%s", self.inbox.hosts.problem)
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         # The endpoint or the watcher may have settled the wait already.

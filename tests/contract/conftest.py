@@ -13,7 +13,7 @@ from contract.support import RETRY_TIMEOUT
 from sqlalchemy import NullPool, create_engine, delete, make_url
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.database.schema import callbacks, daemons, endpoints, keys, locks, waits
+from deferrable_ops.inbox.database.schema import callbacks, daemons, endpoints, hosts, keys, locks, waits
 from deferrable_ops.inbox.events.event_schema import channels, event_keys, events, source_positions
 from real_airflow import Postgres
 
@@ -105,6 +105,7 @@ def _emptied(url: str) -> str:
             event_keys,
             channels,
             daemons,
+            hosts,
             source_positions,
         ):
             connection.execute(delete(table))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.hosts import Component
+from deferrable_ops.inbox.large_values import run_sync
 from real_airflow.postgres import Postgres
 
 
@@ -41,3 +45,19 @@ def postgres_database(server: Postgres) -> Database:
         server.create_database("airflow", driver="psycopg2"),
         server.create_database("inbox", driver="asyncpg"),
     )
+
+
+def announce_airflow(inbox_url: str) -> None:
+    """Announce an API server of this host in a SQLite inbox. Without one, `deferrable-ops serve` does not start."""
+    if inbox_url.startswith("sqlite"):
+        run_sync(_announce(f"sqlite+aiosqlite:{inbox_url.partition(':')[2]}"))
+
+
+async def _announce(url: str) -> None:
+    inbox = await Inbox.open(url, retry_timeout=60)
+    announcing = asyncio.create_task(inbox.hosts.announce(Component.API_SERVER))
+    while not await inbox.hosts.airflow_is_here():
+        await asyncio.sleep(0.01)
+    announcing.cancel()
+    await asyncio.gather(announcing, return_exceptions=True)
+    await inbox.close()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deferrable_ops.exceptions import TokenRefused
+from deferrable_ops.exceptions import TokenRefused, UnknownKey
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import keys
 from deferrable_ops.inbox.database.shared_call import SharedCall
@@ -108,10 +108,13 @@ class Keys:
         in constant time. A token with an unknown key id causes a database query, which concurrent requests share.
 
         :raises TokenRefused: if the token is malformed or forged, or if the key that signed it was revoked.
+        :raises UnknownKey: if the inbox has no key with the key id of the token.
         """
         wait_id, key_id, signature = _split(token)
         key = await self._find(key_id)
-        if key is None or key.revoked or not hmac.compare_digest(signature, _signature(key, wait_id)):
+        if key is None:
+            raise UnknownKey(wait_id, key_id)
+        if key.revoked or not hmac.compare_digest(signature, _signature(key, wait_id)):
             raise TokenRefused(_REFUSED)
         return wait_id
 

@@ -1,4 +1,4 @@
-"""Background work of a triggerer: delete old rows of the inbox, find ended tasks, and cancel their external work."""
+"""Background work of a triggerer: announce its host, delete old rows, find ended tasks, cancel their external work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
+from deferrable_ops.inbox.hosts import Component
 from deferrable_ops.supervisor_calls import warm_up
 from deferrable_ops.triggers.lifecycle import log_pipe
 from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
@@ -62,7 +63,11 @@ async def sweep_forever(inbox: Inbox, source: StatesSource) -> None:
 
 async def _run() -> None:
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
-        await asyncio.gather(inbox.retention.run(), sweep_forever(inbox, states_from_supervisor))
+        await asyncio.gather(
+            inbox.retention.run(),
+            inbox.hosts.announce(Component.TRIGGERER),
+            sweep_forever(inbox, states_from_supervisor),
+        )
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from real_airflow import RealAirflow, wait_until
+from real_airflow import RealAirflow, announce_airflow, wait_until
 from real_airflow.ports import free_port
 
 COMMAND = Path(sys.executable).with_name("deferrable-ops")
@@ -45,6 +45,7 @@ class ServedEndpoint:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/deferrable-ops"
         self.output = folder / f"endpoint-{self.port}.out"
+        announce_airflow(inbox_url)
         self._environment = {**environment(folder, inbox_url), **(extra_environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 

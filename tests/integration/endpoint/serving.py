@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from real_airflow import wait_until
+from real_airflow import announce_airflow, wait_until
 from real_airflow.ports import free_port
 
 
@@ -38,6 +38,7 @@ class Served:
 @contextmanager
 def served(inbox_url: str, folder: Path, *options: str) -> Iterator[Served]:
     """Run `deferrable-ops serve` for the duration of the block; the block may kill it earlier."""
+    announce_airflow(inbox_url)
     port, output = free_port(), folder / "serve.out"
     command = [sys.executable, "-m", "deferrable_ops.cli", "serve", "--host", "127.0.0.1"]
     environment = {

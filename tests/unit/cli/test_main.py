@@ -16,6 +16,7 @@ from sqlalchemy import select
 from deferrable_ops.cli.main import main
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.database.schema import HEAD, callbacks
+from deferrable_ops.inbox.hosts import Component, Hosts, Machine
 from deferrable_ops.outcome import Failure, Skip, Success
 
 UNKNOWN = "11111111-1111-5111-8111-111111111111"
@@ -42,6 +43,17 @@ class CommandInbox:
             return await inbox.database.read(_all_callbacks)
 
         return self._run(read)
+
+    def announce(self, machine: Machine) -> None:
+        async def announce(inbox: Inbox) -> None:
+            hosts = Hosts(inbox.database, machine)
+            task = asyncio.create_task(hosts.announce(Component.API_SERVER))
+            while machine not in [host.machine for host in await hosts.all()]:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._run(announce)
 
     def _run(self, work: Any) -> Any:
         async def run() -> Any:
@@ -232,6 +244,37 @@ def test_invalid_inbox_url_is_reported_without_its_password(
             shown = capsys.readouterr()
             assert "inbox_url" in shown.err
             assert "hunter2" not in shown.out + shown.err
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls that would serve the endpoint."""
+    calls: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda *arguments, **options: calls.append(options))
+    return calls
+
+
+def test_serve_is_refused_on_a_sqlite_file_in_which_no_airflow_of_this_host_announced_itself(
+    inbox: CommandInbox, tmp_path: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve"]) == 2
+    assert not (tmp_path / "inbox.db").exists(), "a file that no Airflow uses is not created"
+    inbox.register()
+    inbox.announce(Machine("another-host", "another-boot"))
+    capsys.readouterr()
+    assert main(["serve"]) == 2
+    error = capsys.readouterr().err
+    assert f"has announced itself in the inbox, the SQLite file {tmp_path / 'inbox.db'}" in error
+    assert not served
+    inbox.announce(Machine.this())
+    assert main(["serve", "--port", "8091"]) == 0
+    assert [call["port"] for call in served] == [8091]
+
+
+def test_serve_starts_while_postgres_is_down(served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "postgresql://u:secret@127.0.0.1:1/x")
+    assert main(["serve"]) == 0
+    assert len(served) == 1
 
 
 def test_module_runs_the_command() -> None:

@@ -10,10 +10,12 @@ import httpx
 import pytest
 from unit.endpoint.support import Caller
 
+from deferrable_ops.endpoint.resources import UnknownKeyLog
+from deferrable_ops.exceptions import UnknownKey
 from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
 
-FORGED = "00000000-0000-5000-8000-000000000000.00000000." + "A" * 43
+FOREIGN = "00000000-0000-5000-8000-000000000000.00000000." + "A" * 43
 
 
 async def test_any_json_settles_a_wait_without_expressions(caller: Caller) -> None:
@@ -90,7 +92,7 @@ async def test_get_returns_expired_before_the_watcher_has_settled_the_wait(
     assert (await http.get(f"/callbacks/{caller.token}")).json()["state"] == "expired"
 
 
-@pytest.mark.parametrize("token", ["x", "success2", FORGED, "%00", "a.b.c", "ü"])
+@pytest.mark.parametrize("token", ["x", "success2", "%00", "a.b.c", "ü"])
 async def test_foreign_token_is_401(http: httpx.AsyncClient, inbox: Inbox, token: str) -> None:
     answer = await http.post(f"/callbacks/{token}", json={})
     assert answer.status_code == 401
@@ -108,9 +110,46 @@ async def test_changed_last_character_of_the_signature_is_401(caller: Caller) ->
     assert (await caller.http.post(f"/callbacks/{changed}", json={})).status_code == 401
 
 
-async def test_signature_is_checked_before_the_body(http: httpx.AsyncClient, inbox: Inbox) -> None:
-    assert (await http.post(f"/callbacks/{FORGED}", content=b"x" * 300_000)).status_code == 401
-    assert (await http.post(f"/callbacks/{FORGED}", content=b"not json")).status_code == 401
+async def test_signature_is_checked_before_the_body(caller: Caller) -> None:
+    forged = f"/callbacks/{caller.wait.id}.{caller.wait.key_id}.{'A' * 43}"
+    assert (await caller.http.post(forged, content=b"x" * 300_000)).status_code == 401
+    assert (await caller.http.post(forged, content=b"not json")).status_code == 401
+
+
+async def test_token_of_another_inbox_is_404_with_a_warning_that_does_not_hold_it(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [await caller.http.post(f"/callbacks/{FOREIGN}", json={}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].json() == {"error": "this endpoint's inbox does not have the key; another inbox_url?"}
+    by_name = await caller.http.patch(
+        "/dag/sales/task/train/?state=success", headers={"Authorization": f"Bearer {FOREIGN}"}
+    )
+    assert by_name.status_code == 404
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not have the key 00000000" in warning.message
+    assert "A" * 43 not in caplog.text
+
+
+async def test_forged_and_revoked_tokens_get_the_same_answer(caller: Caller) -> None:
+    forged = await caller.http.post(f"/callbacks/{caller.wait.id}.{caller.wait.key_id}.{'A' * 43}", json={})
+    await caller.inbox.keys.rotate(revoke_old=True)
+    revoked = await caller.post(json={})
+    assert (forged.status_code, forged.content, forged.headers) == (401, revoked.content, revoked.headers)
+    assert revoked.status_code == 401
+
+
+def test_warnings_about_unknown_keys_are_counted_and_at_most_one_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    unknown = UnknownKeyLog(60.0, lambda: now[0])
+    for now[0] in (0.0, 1.0, 59.0, 61.0, 62.0):
+        unknown.add(UnknownKey("wait", "00000000"))
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "Answered 1 requests with 404",
+        "Answered 3 requests with 404",
+    ]
 
 
 async def test_size_is_checked_before_json(caller: Caller) -> None:

@@ -438,3 +438,11 @@ async def test_many_triggers_that_start_together_register_a_limited_number_at_a_
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_wait_in_a_sqlite_file_that_several_hosts_should_share_logs_this(
+    airflow_comms: AirflowComms, inbox: Inbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox.hosts.problem = "the inbox is a SQLite file, but [core] executor has CeleryExecutor"
+    assert isinstance(await event_of(in_triggerer(Scripted(Success(None)))), TaskSuccessEvent)
+    assert "[core] executor has CeleryExecutor" in capsys.readouterr().out
