@@ -132,7 +132,9 @@ def _check_call(argument: str, name: str, given: int) -> None:
     variadic = bool(takes) and bool(takes[-1].get("variadic"))
     if given < len(takes) or (given > len(takes) and not variadic):
         least = "at least " if variadic else ""
-        raise InputError(f"{argument}= calls {name}() with {given} arguments; it takes {least}{len(takes)}")
+        raise InputError(
+            f"{argument}= calls {name}() with {given} arguments; the function takes {least}{len(takes)}"
+        )
 
 
 def _path(node: Any) -> tuple[str, ...]:

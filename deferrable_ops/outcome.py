@@ -64,4 +64,4 @@ def outcome_from_json(data: dict[str, Any]) -> Outcome:
             return Failure(reason, retryable)
         case {"outcome": "skip", "reason": str(reason)}:
             return Skip(reason)
-    raise ValueError(f"not an outcome: {data!r}")
+    raise ValueError(f"the JSON object is not an outcome: {data!r}")

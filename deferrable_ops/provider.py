@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
                         sensitive=True,
                     ),
                     "endpoint_url": _option(
-                        "URL under which outside services reach the endpoint, which receives callbacks and events. "
+                        "URL under which external services reach the endpoint, which receives callbacks and events. "
                         "Empty: [api] base_url followed by /deferrable-ops.",
                         default="",
                         example="https://hooks.example.com/deferrable-ops",

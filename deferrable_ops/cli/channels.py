@@ -163,5 +163,5 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = -1.0
     if not 0 <= hours < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of hours, 0 or more")
     return hours

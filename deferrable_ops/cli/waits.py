@@ -91,7 +91,7 @@ def _wait_id(text: str) -> str:
         return str(UUID(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            "a wait's id must be a UUID; `deferrable-ops waits` shows it"
+            "a wait's id must be a UUID; `deferrable-ops waits` shows the ids"
         ) from None
 
 

@@ -61,7 +61,7 @@ def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datet
         for moment in _moments(wall, timezone, every_hour):
             if moment > after and (found is None or moment < found):
                 found = moment
-    raise AssertionError("a valid cron expression always has a next occurrence")
+    raise AssertionError("no next occurrence of a valid cron expression was found")
 
 
 def _walls(fields: str, after: datetime) -> Iterator[datetime]:

@@ -69,9 +69,9 @@ def check_secret(scheme: str, secret: str) -> None:
     :raises InputError: if the secret is empty, or if the scheme requires another form of secret.
     """
     if scheme not in SCHEMES or scheme == "none":
-        raise InputError(f"the scheme {scheme!r} has no secret")
+        raise InputError(f"the verification scheme {scheme!r} uses no secret")
     if not secret or not secret.isascii() or secret != secret.strip():
-        raise InputError("the secret is empty, not ASCII, or has spaces around it; copy it again")
+        raise InputError("the secret is empty, not ASCII, or has spaces around it; copy the secret again")
     if scheme == "standard-webhooks":
         key = _standard_key(secret)
         if key is None or not _MIN_KEY_LENGTH <= len(key) <= _MAX_KEY_LENGTH:

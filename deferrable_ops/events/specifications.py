@@ -202,7 +202,7 @@ def _checked_match(match: Any) -> Match:
 
 def _refuse_empty(argument: str, match: dict[Any, Any]) -> None:
     if not match:
-        raise InputError(f"{argument} is an empty dict; leave it out to match everything")
+        raise InputError(f"{argument} is an empty dict; leave the argument out to match every event")
     for key, value in match.items():
         if isinstance(value, dict):
             _refuse_empty(f"{argument}[{key!r}]", value)

@@ -134,7 +134,7 @@ def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, An
         return max(0, int(value))
     except (TypeError, ValueError):
         raise InputError(
-            f"the run's conf or params have {name}={value!r}; it must be a whole number"
+            f"the run's conf or params have {name}={value!r}; the value must be a whole number"
         ) from None
 
 
@@ -144,7 +144,7 @@ def _parse_moment(name: str, value: Any) -> datetime:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"the run's conf has {name}={value!r}; it must be an ISO 8601 date and time"
+            f"the run's conf has {name}={value!r}; the value must be an ISO 8601 date and time"
         ) from None
 
 

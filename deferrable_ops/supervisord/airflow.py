@@ -94,8 +94,8 @@ class AirflowConfiguration(Model):
         check_credentials(self.username, self.password)
         if self.port is not None and self.password is None and not is_loopback(host_of(self.port)):
             warnings.warn(
-                f"port={self.port!r} without a password would let anyone who reaches it run commands; using the Unix "
-                "socket instead. Remove port=, or set username and password.",
+                f"port={self.port!r} without a password would let anyone who can reach the port run "
+                "commands; using the Unix socket instead. Remove port=, or set username and password.",
                 stacklevel=_user_stacklevel(),
             )
             self.__dict__["port"] = None

@@ -36,7 +36,8 @@ def render(options: argparse.Namespace) -> int:
         return 0
     if config.has_secrets:
         raise InputError(
-            f"{options.file} contains a password, which is not printed; give --output PATH (mode 0600)"
+            f"{options.file} contains a password, which is not printed; give --output PATH to write a file "
+            "with mode 0600"
         )
     sys.stdout.write(text)
     return 0

@@ -90,7 +90,7 @@ class UnixHttpServerConfiguration(_Server):
         length = len(str(self.file).encode())
         if length > LONGEST_SOCKET_PATH:
             raise InputError(
-                f"the path in file has {length} bytes, but the path of a socket must not exceed "
+                f"the path in the field file has {length} bytes, but the path of a socket must not exceed "
                 f"{LONGEST_SOCKET_PATH} bytes; give a shorter path"
             )
         return self
@@ -111,8 +111,8 @@ class InetHttpServerConfiguration(_Server):
     def _check_protected(self) -> Self:
         if self.password is None and not is_loopback(host_of(self.port)):
             raise InputError(
-                f"port={self.port!r} without a password lets anyone who reaches it run commands; set username and "
-                "password, bind to 127.0.0.1, or remove the server and use the Unix socket"
+                f"port={self.port!r} without a password lets anyone who can reach the port run commands; set "
+                "username and password, bind to 127.0.0.1, or remove the server and use the Unix socket"
             )
         return self
 

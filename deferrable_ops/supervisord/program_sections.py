@@ -137,7 +137,7 @@ class EventListenerConfiguration(ProgramConfiguration):
     def _check_protocol(self) -> Self:
         if self.redirect_stderr or self.stdout_capture_maxbytes != "0":
             raise InputError(
-                "redirect_stderr and stdout_capture_maxbytes cannot be used here: supervisord reads the answers of an "
-                "event listener from its standard output; remove them"
+                "redirect_stderr and stdout_capture_maxbytes cannot be used for an event listener, because supervisord "
+                "reads the listener's answers from its standard output; remove both fields"
             )
         return self

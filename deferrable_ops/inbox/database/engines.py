@@ -96,7 +96,8 @@ def _create_private_file(path: Path) -> None:
     except FileExistsError:
         if not os.access(path, os.R_OK | os.W_OK):
             raise DeploymentError(
-                f"[deferrable_ops] inbox_url: this user cannot read and write the file {path}; change its owner or mode"
+                "[deferrable_ops] inbox_url: the user of this process cannot read and write the file "
+                f"{path}; change its owner or mode"
             ) from None
     except OSError as error:
         raise DeploymentError(

@@ -195,7 +195,7 @@ def event_gate(
     _as_json(events)
     if _JOIN in events:
         raise InputError(
-            f"events= has the name {_JOIN!r}, which is the id of the gate's last task; choose another name"
+            f"events= has the name {_JOIN!r}, which is the id of the event gate's last task; choose another name"
         )
     gate = EventGate(group_id=name, tooltip=f"Waits for {len(events)} events")
     gate.waits = {
@@ -238,7 +238,7 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
         return {"seconds": delta.total_seconds()}
     if timetable is None or (delta is None and type(timetable).__module__.startswith("airflow.")):
         raise InputError(
-            "until_next_interval=True cannot be used here; remove it and give timeout=. The schedule of this DAG does "
+            "until_next_interval=True cannot be used in this DAG; give timeout= instead. The schedule of this DAG does "
             "not define the end of the next data interval"
         )
     # For a custom timetable, the next interval is assumed to be as long as the run's interval.

@@ -119,8 +119,8 @@ def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> 
         unresolved(account) or (isinstance(account, str) and account) for account in accounts
     ):
         raise InputError(
-            "impersonation_chain= must be the email address of a service account, or a list of them; the last one is "
-            "the account to act as"
+            "impersonation_chain= must be the email address of a service account, or a list of them; the last "
+            "account is the one whose permissions are used"
         )
 
 
@@ -216,7 +216,7 @@ def _validate_labels(name: str, labels: Any, unresolved: IsUnresolved) -> None:
     for key, value in labels.items():
         if key == WAIT_LABEL:
             raise InputError(
-                f"{name}= has {WAIT_LABEL}, the label with which this library marks its jobs; rename it"
+                f"{name}= has {WAIT_LABEL}, the label with which this library marks its jobs; use another label"
             )
         if not unresolved(key) and not _is_label(key, _LABEL_KEY):
             raise InputError(

@@ -96,7 +96,7 @@ def parse_next_interval_end(
     )
     if moment is None:
         raise InputError(
-            "until_next_interval=True cannot be used here; remove it and give timeout=. The end of the next data "
+            "until_next_interval=True cannot be used in this DAG run; give timeout= instead. The end of the next data "
             "interval is unknown, because the DAG run's data interval has no length and the DAG's schedule is neither "
             "a cron expression nor a timedelta"
         )

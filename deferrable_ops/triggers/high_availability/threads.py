@@ -42,8 +42,8 @@ async def call_in_thread(
         if len(_hanging) >= max_hanging and not always:
             raise TooManyHangingChecks(
                 f"{len(_hanging)} checks have not returned within their check_timeout and still occupy threads of "
-                f"this triggerer, which allows {max_hanging}; restart this triggerer, and give each call inside these "
-                "checks a timeout"
+                f"this triggerer, which allows at most {max_hanging} such checks; restart this triggerer, "
+                "and give each call inside these checks a timeout"
             )
         returned: asyncio.Future[Any] = loop.create_future()
         # The thread needs this context, because Airflow selects the task's log by the context.

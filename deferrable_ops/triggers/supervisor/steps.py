@@ -174,8 +174,9 @@ class StepRunner:
     def _warn_of_other_daemon(self, other: str) -> None:
         if other != daemon_name(self._host.cfg):
             self._host.log.warning(
-                "The supervisord %s of this DAG may still run here. If this DAG has a second Supervisor, ignore this; "
-                "if its working_dir was changed, stop that supervisord and run `deferrable-ops supervisord forget %s`",
+                "The supervisord %s of this DAG may still run on this machine. If this DAG has a second "
+                "Supervisor, ignore this; if its working_dir was changed, stop that supervisord and run "
+                "`deferrable-ops supervisord forget %s`",
                 other,
                 other,
             )

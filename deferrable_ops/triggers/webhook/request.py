@@ -76,7 +76,7 @@ def require_endpoint_url() -> str:
     if url is None:
         raise ConfigurationError(
             "the endpoint's URL is not set, so no service can call back; set [deferrable_ops] endpoint_url, or [api] "
-            "base_url, to the URL under which outside services reach this Airflow"
+            "base_url, to the URL under which external services reach this Airflow"
         )
     return url
 

@@ -195,8 +195,8 @@ def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
             )
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the TLS settings of the connection {settings.conn_id!r} cannot be loaded; check its ssl. settings: "
-            f"{settings.without_secrets(error)}"
+            f"the TLS settings of the connection {settings.conn_id!r} cannot be loaded; check the settings "
+            f"that begin with ssl.: {settings.without_secrets(error)}"
         ) from None
     if str(tls.get("ssl.endpoint.identification.algorithm", "https")).lower() in ("none", ""):
         context.check_hostname = False

@@ -79,11 +79,11 @@ class PartitionDiscovery:
                 self._subscriptions.fail(self._subscriptions.for_topic(name), refused)
                 return
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("Cannot read the offsets of %s; retrying: %r", name, error)
+                log.warning("Cannot read the offsets of the topic %s; retrying: %r", name, error)
                 await asyncio.sleep(backoff.failed())
                 continue
             except Exception:
-                log.exception("Cannot read the offsets of %s; retrying", name)
+                log.exception("Cannot read the offsets of the topic %s; retrying", name)
                 await asyncio.sleep(backoff.failed())
                 continue
             backoff.succeeded()

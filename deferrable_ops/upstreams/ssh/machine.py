@@ -183,7 +183,7 @@ class SshMachine:
         *lines, last = ended.output.splitlines() or [""]
         if last != end:
             raise MachineRefused(
-                f"{self.name} does not run shell commands as expected; give the account a shell. It printed "
+                f"{self.name} does not run shell commands as expected; give the account a shell. The shell printed "
                 f"{ended.output[-500:]!r}"
             )
         return lines

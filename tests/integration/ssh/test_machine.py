@@ -93,7 +93,7 @@ async def test_account_without_a_shell_is_refused(
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
     async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix="echo No!; exit 1")) as machine:
         with pytest.raises(
-            MachineRefused, match=r"does not run shell commands as expected; .* It printed 'No!"
+            MachineRefused, match=r"does not run shell commands as expected; .* The shell printed 'No!"
         ):
             await machine.identity()
 

@@ -114,8 +114,8 @@ async def test_retry_runs_the_program_again_until_it_ends_well(
         outcomes = [await runs.start(watching(found), first).outcome()]
         for number in (2, 3):
             trigger, attempt = watching(found), new_attempt(number, of=first)
-            run, before = runs.start(trigger, attempt), caplog.text.count("; restarted it")
-            await eventually(lambda: caplog.text.count("; restarted it") > before, "the start")  # noqa: B023
+            run, before = runs.start(trigger, attempt), caplog.text.count("; restarted the process")
+            await eventually(lambda: caplog.text.count("; restarted the process") > before, "the start")  # noqa: B023
             await run.kill_process()  # before the state is saved, or soon after
             outcomes.append(await runs.start(trigger, attempt).outcome())
         assert outcomes == [Failure("test:test exited with 75")] * 2 + [Success(["pass", "stop"])]

@@ -136,7 +136,10 @@ def test_output_of_another_task_stays_unchanged() -> None:
         (lambda: ChannelEvent("a", match="status = 'done'"), "not JMESPath"),
         (lambda: ChannelEvent("a", match="(" * 5000), "match="),
         (lambda: ChannelEvent("a", match="lenght(items) > `1`"), r"lenght\(\), which JMESPath does not have"),
-        (lambda: ChannelEvent("a", match="x[?contains(@)]"), r"contains\(\) with 1 arguments; it takes 2"),
+        (
+            lambda: ChannelEvent("a", match="x[?contains(@)]"),
+            r"contains\(\) with 1 arguments; the function takes 2",
+        ),
         (lambda: ChannelEvent("a", match="not_null()"), r"at least 1"),
     ],
 )

@@ -60,7 +60,7 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"labels": {"team": "Data"}}, "labels['team'] is 'Data'"),
         ({"labels": {"team": 1}}, "labels['team'] is 1"),
         ({"labels": "team=data"}, "labels= must be a dict of strings"),
-        ({"labels": {"deferrable-ops-wait": "x"}}, "rename it"),
+        ({"labels": {"deferrable-ops-wait": "x"}}, "use another label"),
         ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
         ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
         ({"log_messages": "INFO"}, "log_messages='INFO' is not one of"),

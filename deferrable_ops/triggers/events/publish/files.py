@@ -46,7 +46,7 @@ def format_of(path: str, file_format: str | None) -> str:
     if found is None:
         raise InputError(
             f"the file {path!r} has an unknown suffix; give file_format='jsonl' (one JSON value per line), 'json' (a "
-            "list of messages) or 'text' (one text per line)"
+            "list of messages) or 'text' (each line is a message)"
         )
     return found
 

@@ -86,7 +86,8 @@ class SqsPublisher:
             return entry
         if message.deduplication_id is not None:
             raise InputError(
-                f"messages[{index}]: deduplication_id= needs a FIFO queue, whose name ends with .fifo; leave it out"
+                f"messages[{index}]: deduplication_id= needs a FIFO queue, whose name ends with .fifo; leave "
+                "deduplication_id= out"
             )
         if message.delay is not None:
             entry["DelaySeconds"] = int(float(str(message.delay)))

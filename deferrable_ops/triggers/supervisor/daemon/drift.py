@@ -117,7 +117,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
         return drift
     if host.cfg.drift == "fail":
         raise StepFailed(
-            f"supervisord runs another configuration than this task's: {drift}. Stop it, or set drift='apply'",
+            f"supervisord runs another configuration than this task's: {drift}. Stop supervisord, or set drift='apply'",
             retryable=False,
         )
     if host.cfg.drift == "warn":
@@ -315,5 +315,7 @@ class DriftReconciler:
                 self._changes.count += drift is None or bool(drift)
         if not drift:
             return _CURRENT
-        self._log.info("Applied this task's configuration to supervisord. Before: %s", drift)
+        self._log.info(
+            "Applied this task's configuration to supervisord. The configuration differed before: %s", drift
+        )
         return _OUTDATED

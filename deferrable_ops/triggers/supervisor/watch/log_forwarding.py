@@ -83,7 +83,7 @@ class LogForwarder:
         except (MachineUnavailable, MachineRefused) as error:
             if str(error) != self._last_error:
                 self._last_error = str(error)
-                self._log.warning("Could not read the programs' output; it is read later: %s", error)
+                self._log.warning("Could not read the programs' output; trying again later: %s", error)
             return False
         self._last_error = ""
         return True

@@ -185,7 +185,7 @@ class ProgramWatcher:
                 if answer.code != Fault.SHUTDOWN_STATE:
                     self._restarts[name] = False
             else:
-                self._log.info("%s %s; restarted it", name, process.end)
+                self._log.info("%s %s; restarted the process", name, process.end)
                 self._restarts[name] = True
 
     def _evaluate(self, reading: ProcessReading) -> Verdict:

@@ -71,7 +71,7 @@ def test_sensor_for_one_event_refuses_arguments_for_several(argument: str) -> No
 def test_unknown_next_interval_is_refused(schedule: Any) -> None:
     with (
         DAG("dag", schedule=schedule, start_date=START, max_active_runs=1),
-        pytest.raises(InputError, match="until_next_interval=True cannot be used here"),
+        pytest.raises(InputError, match="until_next_interval=True cannot be used in this DAG"),
     ):
         multi(until_next_interval=True)
 

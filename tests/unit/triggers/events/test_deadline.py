@@ -104,4 +104,4 @@ async def test_wait_of_a_past_interval_checks_the_received_events_and_ends(runs:
 async def test_wait_with_unknown_next_interval_fails_with_the_reason(runs: Runs) -> None:
     outcome = await runs.start(waiting_for("orders", next_interval={})).outcome()
     assert isinstance(outcome, Failure)
-    assert "until_next_interval=True cannot be used here" in outcome.reason
+    assert "until_next_interval=True cannot be used in this DAG run" in outcome.reason

@@ -254,7 +254,7 @@ async def test_unreachable_machine_loses_no_output_and_is_logged_once(
         reader.machine.failing = error
         for _ in range(3):
             await reader.look()
-        assert warned(caplog) == [f"Could not read the programs' output; it is read later: {error}"]
+        assert warned(caplog) == [f"Could not read the programs' output; trying again later: {error}"]
         reader.machine.failing = None
         await reader.look()
         assert copied(caplog) == ["one"]
