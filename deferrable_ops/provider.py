@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+# An integration's name, the page that describes it, and the modules that belong to it in operators/ and triggers/.
+_INTEGRATIONS = (
+    ("Webhooks", "https://www.standardwebhooks.com/", ("webhook", "events")),
+    ("Google Dataflow", "https://cloud.google.com/dataflow/", ("dataflow",)),
+    ("Apache Kafka", "https://kafka.apache.org/", ("events",)),
+    ("Amazon Simple Queue Service (SQS)", "https://aws.amazon.com/sqs/", ("events",)),
+    ("Supervisor", "https://supervisord.org/", ("supervisor",)),
+    ("High availability", "https://pypi.org/project/airflow-ha/", ("high_availability",)),
+)
+_SENSOR_MODULES = ("webhook", "events", "dataflow", "high_availability")
+
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata: configuration options, task links and the TaskFlow decorator."""
+    """Return the provider's metadata, as ``provider_info.schema.json`` in Airflow describes it.
+
+    The plugin is not among the metadata: Airflow finds it by its own entry point.
+    """
     return {
         "package-name": "airflow-deferrable-ops",
         "name": "Deferrable Ops",
         "description": "Operators that launch work and wait for it in the Triggerer, without a worker.",
+        "integrations": [
+            {"integration-name": name, "external-doc-url": url, "tags": ["service"]}
+            for name, url, _ in _INTEGRATIONS
+        ],
+        "operators": _modules("operators"),
+        "sensors": _modules("operators", _SENSOR_MODULES),
+        "triggers": _modules("triggers"),
+        "cli": ["deferrable_ops.cli.airflow_command.airflow_commands"],
         "task-decorators": [
             {"name": "webhook", "class-name": "deferrable_ops.operators.webhook.decorator.webhook_task"}
         ],
@@ -96,6 +118,16 @@ def get_provider_info() -> dict[str, Any]:
             }
         },
     }
+
+
+def _modules(room: str, wanted: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    return [
+        {"integration-name": name, "python-modules": modules}
+        for name, _, features in _INTEGRATIONS
+        if (
+            modules := [f"deferrable_ops.{room}.{one}" for one in features if wanted is None or one in wanted]
+        )
+    ]
 
 
 def _option(

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / PACKAGE
 
 # Every room may import these files, and they import no room.
 GROUND = {
+    "airflow_version",
     "backoff",
     "exceptions",
     "expressions",

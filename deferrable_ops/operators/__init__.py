@@ -1,1 +1,3 @@
 """Operators, which DAG files import: each one defers its task to a trigger."""
+
+import deferrable_ops.airflow_version  # noqa: F401 - it refuses an Airflow that is too old

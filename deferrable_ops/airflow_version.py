@@ -1,0 +1,40 @@
+"""Refuses an Airflow that is too old, when it is imported.
+
+Such an Airflow would otherwise fail with an ImportError of a name that a user does not know. The package itself stays
+importable, because an error in the provider's entry point would stop every component of Airflow.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+OLDEST = (3, 3, 1)
+
+
+def require_airflow() -> None:
+    """Check the version of the installed Airflow. Without Airflow, do nothing.
+
+    :raises ImportError: if Airflow is too old; the error message names both versions and the fix.
+    """
+    # Since Airflow 3.0, the distribution apache-airflow only depends on apache-airflow-core.
+    installed = _version("apache-airflow-core") or _version("apache-airflow")
+    if installed is None:
+        return
+    from packaging.version import Version
+
+    if Version(installed).release < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ImportError(
+            f"airflow-deferrable-ops needs Airflow {oldest} or newer, but Airflow {installed} is installed; upgrade "
+            f'Airflow: pip install "apache-airflow>={oldest}"'
+        )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+require_airflow()

@@ -1,0 +1,40 @@
+"""The command ``airflow deferrable-ops``, which runs the command ``deferrable-ops``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow.cli.cli_config import CLICommand
+
+
+def airflow_commands() -> list[CLICommand]:
+    """Return the commands that Airflow adds to its own. Airflow calls this function for each ``airflow`` command."""
+    from airflow.cli.cli_config import ActionCommand, Arg
+
+    return [
+        ActionCommand(
+            name="deferrable-ops",
+            help="Tasks that wait in the Triggerer: endpoint, waits, channels, inbox",
+            func=run,
+            args=(
+                Arg(  # type: ignore[no-untyped-call]
+                    ("arguments",),
+                    nargs=argparse.REMAINDER,
+                    metavar="COMMAND ...",
+                    help="a command of deferrable-ops; `airflow deferrable-ops waits --help` describes one",
+                    type=str,
+                ),
+            ),
+        )
+    ]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``deferrable-ops`` with the arguments after ``airflow deferrable-ops``, and exit with its exit code."""
+    from deferrable_ops.cli.main import main
+
+    # Without a command, print the list of commands.
+    sys.exit(main(options.arguments or ["--help"]))
