@@ -8,6 +8,8 @@ DeferrableOpsError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
 │   ├── UnknownWait           the inbox does not contain the wait, or has deleted it
 │   └── UnknownChannel        the inbox does not contain the channel
+├── AirflowUnavailable        Airflow did not answer a trigger's call: retry
+├── LaunchRefused             a system refused to launch the work: fix the request
 ├── TokenRefused              a callback token is malformed, forged or revoked
 │   └── UnknownKey            the inbox has no key with the token's key id: another inbox_url?
 ├── DataflowError
@@ -65,6 +67,21 @@ class UnknownChannel(InboxError):
     """The inbox has no channel with the given name."""
 
 
+class AirflowUnavailable(DeferrableOpsError):
+    """Airflow did not answer a trigger's call, for example for a connection; the call may be repeated."""
+
+
+class LaunchRefused(DeferrableOpsError):
+    """An external system refused to launch the work, or did not accept the launch in time.
+
+    :param retry_can_help: whether the system may accept the same launch later, without a change by a user.
+    """
+
+    def __init__(self, message: str, *, retry_can_help: bool = False) -> None:
+        super().__init__(message)
+        self.retry_can_help = retry_can_help
+
+
 class TokenRefused(DeferrableOpsError):
     """A callback token is malformed, forged, or signed with a revoked key."""
 
@@ -97,6 +114,17 @@ class DataflowRefused(DataflowError):
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
+        self.code = code
+
+
+class DataflowLaunchRefused(LaunchRefused, DataflowRefused):
+    """Dataflow rejected a launch permanently; no job was created.
+
+    :param code: as for :exc:`DataflowRefused`.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        LaunchRefused.__init__(self, message)
         self.code = code
 
 

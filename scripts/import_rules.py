@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent / PACKAGE
 GROUND = {
     "airflow_version",
     "backoff",
+    "error_table",
     "exceptions",
     "expressions",
     "outcome",

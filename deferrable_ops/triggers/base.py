@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import jinja2
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from deferrable_ops.exceptions import DeferrableOpsError, InputError
+from deferrable_ops.backoff import Backoff
+from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
+from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
@@ -26,6 +30,8 @@ from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_f
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
 
@@ -68,6 +74,19 @@ class TaskTrigger(BaseTrigger):
 
     airflow_cancels_within: ClassVar[float] = 60.0
     """Seconds for which the trigger of an ended task waits until Airflow cancels the trigger."""
+
+    first_retry_pause: ClassVar[float] = 1.0
+    """The longest pause before the first retry after an error that may pass, in seconds."""
+
+    longest_retry_pause: ClassVar[float] = 60.0
+    """The longest pause before :meth:`wait` is called again after an error that may pass, in seconds."""
+
+    started = False
+    """Whether the task has launched or read anything. From then on, no failed read makes the task fail. A feature sets
+    it; it is also set if an earlier run of the trigger registered the wait."""
+
+    # The pauses after errors. None: there was no error.
+    _backoff: Backoff | None = None
 
     # These attributes are None except during run().
     inbox: Inbox
@@ -181,18 +200,22 @@ class TaskTrigger(BaseTrigger):
         # trigger.
         started_at = time.monotonic()
         try:
-            attempt = await self._prepare_attempt()
+            attempt = await self._until_deployed(self._prepare_attempt)
             async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as self.inbox:
                 with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
-                    await self._register(attempt)
-                    try:
-                        outcome = await (
-                            self.wait()
-                            if self.current.state is WaitState.WAITING
-                            else self.wait_until_settled()
-                        )
-                    except (Exception, SystemExit) as error:
-                        outcome = self._failed_by(error)
+                    await self._until_deployed(partial(self._register, attempt))
+                    outcome = None
+                    while outcome is None:
+                        try:
+                            outcome = await (
+                                self.wait()
+                                if self.current.state is WaitState.WAITING
+                                else self.wait_until_settled()
+                            )
+                        except (Exception, SystemExit) as error:
+                            failure = error
+                        if outcome is None:
+                            outcome = await self._failed_or_retried(failure)
                     outcome = await self._settle(outcome)
         except (Exception, SystemExit) as error:
             # An uncaught SystemExit would end the triggerer process, and again after each restart of the process.
@@ -277,7 +300,7 @@ class TaskTrigger(BaseTrigger):
             pause = self.recheck_previous_attempts_every
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether external work may still run after the given outcome and must therefore be cancelled."""
+        """Return whether the task decides with this outcome to stop its external work. A failed read is no reason."""
         return False
 
     def new_wait(self, attempt: Attempt) -> NewWait:
@@ -315,6 +338,7 @@ class TaskTrigger(BaseTrigger):
         with _registering.slot() as granted:
             await granted
             self.current = await self.inbox.waits.register(self.new_wait(attempt))
+        self.started = not self.current.is_new
         if self.inbox.hosts.problem is not None:
             self.log.error("%s", self.inbox.hosts.problem)
 
@@ -346,12 +370,45 @@ class TaskTrigger(BaseTrigger):
     async def _safely(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         try:
             return await work
-        except (Exception, SystemExit) as error:
+        except SystemExit as error:
             # An asyncio task that raises SystemExit ends the triggerer process.
             return self._failed_by(error)
 
+    async def _failed_or_retried(self, error: BaseException) -> Outcome | None:
+        """Return the failure that an error causes. If the error may pass, wait for a while, and return None."""
+        is_over = self.current.state is not WaitState.WAITING
+        if is_over or kind_of(error, started=self.started) is ErrorKind.TASK:
+            return self._failed_by(error)
+        if self._backoff is None:
+            self._backoff = self._new_backoff()
+        pause = self._backoff.failed()
+        self.log.warning("%s; retrying in %.1f s", error, pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while self.current.state is WaitState.WAITING:
+                    await self.changes.next_change()
+                    self.current = self.changes.take() or self.current
+        if self.current.state is WaitState.WAITING:
+            # The next run resumes from the stored progress, like a run after a restart of the triggerer.
+            self.current = await self.inbox.waits.get(self.current.id)
+        return None
+
+    def _new_backoff(self) -> Backoff:
+        return Backoff(first_pause=self.first_retry_pause, longest_pause=self.longest_retry_pause)
+
+    async def _until_deployed(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Return the step's result. While the deployment is set up wrongly, repeat the step."""
+        backoff = self._new_backoff()
+        while True:
+            try:
+                return await step()
+            except DeploymentError as error:
+                pause = backoff.failed()
+                self.log.warning("%s; retrying in %.1f s", error, pause)
+            await asyncio.sleep(pause)
+
     def _failed_by(self, error: BaseException) -> Failure:
         if isinstance(error, DeferrableOpsError):
-            return Failure(str(error))
+            return Failure(str(error), retryable=retry_can_help(error))
         self.log.error("The trigger failed", exc_info=error)
         return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError
 from deferrable_ops.supervisor_calls import Rank, call_supervisor
 
 # In seconds. The triggerer's supervisor process handles requests for connections one at a time, so an answer may take
@@ -21,20 +21,21 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 
     :param timeout: the longest time to wait for Airflow's response, in seconds.
     :raises UnknownConnection: if Airflow has no connection with this id.
-    :raises ConfigurationError: if the Airflow connection cannot be read, or its extra is not JSON.
+    :raises AirflowUnavailable: if Airflow cannot return the connection now.
+    :raises ConfigurationError: if the extra of the Airflow connection is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
     try:
         connection, extra = await call_supervisor(lambda: _read(conn_id), rank=Rank.READ, timeout=timeout)
     except TimeoutError:
-        raise ConfigurationError(
-            f"Airflow did not return the connection {conn_id!r} within {timeout:g} s; clear the task"
+        raise AirflowUnavailable(
+            f"Airflow did not return the connection {conn_id!r} within {timeout:g} s"
         ) from None
     except AirflowNotFoundException as error:
         raise UnknownConnection(f"there is no connection {conn_id!r}; create it ({error})") from None
     except AirflowException as error:
-        raise ConfigurationError(f"could not read the connection {conn_id!r}: {error}") from None
+        raise AirflowUnavailable(f"could not read the connection {conn_id!r}: {error}") from None
     # Airflow returns {} for an extra that is not JSON. Without this check, default credentials would be used.
     if connection.extra and not extra and "".join(connection.extra.split()) not in ("{}", "null"):
         raise ConfigurationError(f"the extra of the connection {conn_id!r} is not JSON; write it as JSON")

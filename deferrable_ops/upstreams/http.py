@@ -13,7 +13,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from deferrable_ops.exceptions import DeferrableOpsError
+from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.shared import share
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _BODY_TIMEOUT = 10.0
 _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
 
 
-class RequestFailed(DeferrableOpsError):
+class RequestFailed(DeferrableOpsError, ConnectionError):
     """The service could not be reached, or the connection was lost.
 
     :param error: the error of the HTTP client. Its text may contain the URL, and with it a secret.
@@ -36,7 +36,7 @@ class RequestFailed(DeferrableOpsError):
         self.kind = type(error).__name__
 
 
-class InvalidUrl(RequestFailed):
+class InvalidUrl(RequestFailed, InputError):
     """The URL is not one to which a request can be sent."""
 
 

@@ -91,6 +91,7 @@ async def test_refused_launch_fails_with_the_answer() -> None:
         async with running(WebhookOperator(task_id="train", url=service.url)) as task:
             outcome = await task.outcome()
     assert isinstance(outcome, Failure)
+    assert not outcome.retryable
     assert "422" in outcome.reason
     assert "no such model" in outcome.reason
 

@@ -66,6 +66,7 @@ class RecordingListener:
         """Record a warning."""
         self.warnings.append(text)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: Exception, has_read: bool) -> None:
         """Record a failure."""
-        self.failures.append(reason)
+        self.failures.append(str(error))
+        self.has_read = has_read

@@ -52,9 +52,10 @@ class Stored:
         """Record a warning."""
         self.warnings.append(text)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: Exception, has_read: bool) -> None:
         """Record a failure."""
-        self.failures.append(reason)
+        self.failures.append(str(error))
+        self.has_read = has_read
 
     @property
     def payloads(self) -> list[Any]:

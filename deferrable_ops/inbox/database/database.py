@@ -22,6 +22,8 @@ from deferrable_ops.exceptions import DeploymentError, InboxError, InboxUnavaila
 from deferrable_ops.inbox.database.engines import is_in_memory, parse_url, postgres_engine, sqlite_engine
 from deferrable_ops.inbox.database.failures import (
     describe,
+    describe_with_fix,
+    fix_of,
     is_database_error,
     is_misconfiguration,
     is_outage,
@@ -238,8 +240,10 @@ class Database:
                     raise _permanent(error) from None
                 pause = backoff.failed()
                 if time.monotonic() + pause > give_up_at:
-                    raise InboxUnavailable(f"the inbox does not answer: {describe(error)}") from None
-                log.warning("The inbox does not answer; retrying in %.1f s: %s", pause, describe(error))
+                    raise InboxUnavailable(f"the inbox does not answer: {describe_with_fix(error)}") from None
+                log.warning(
+                    "The inbox does not answer; retrying in %.1f s: %s", pause, describe_with_fix(error)
+                )
             await asyncio.sleep(pause)
 
     async def _may_recover(self, error: Exception) -> bool:
@@ -300,7 +304,6 @@ async def _notify(transaction: Transaction) -> None:
 def _permanent(error: Exception) -> Exception:
     if is_misconfiguration(error):
         return DeploymentError(
-            f"[deferrable_ops] inbox_url: cannot use the database: {describe(error)}; "
-            "check the URL, the password and the permissions"
+            f"[deferrable_ops] inbox_url: cannot use the database: {describe(error)}; {fix_of(error)}"
         )
     return InboxError(f"the inbox's database rejected a statement: {describe(error)}")

@@ -84,13 +84,21 @@ class Cancellations:
 
         await self._database.write(write)
 
-    async def mark_failed(self, cancellation: Cancellation) -> bool:
+    async def mark_failed(self, cancellation: Cancellation, *, counts: bool = True) -> bool:
         """Record that an attempt to stop the external work failed.
 
+        :param counts: whether the attempt counts. An attempt that failed because of an outage does not count.
         :return: whether another attempt will be made; there are at most 10 attempts in all.
         """
 
         async def write(transaction: Transaction) -> bool:
+            if not counts:
+                await transaction.connection.execute(
+                    update(waits)
+                    .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
+                    .values(cancel_tries=waits.c.cancel_tries - 1)
+                )
+                return True
             given_up = waits.c.cancel_tries >= _MAX_TRIES
             updated = await transaction.connection.execute(
                 update(waits)

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
-from deferrable_ops.inbox.database.schema import IS_WAITING, waits
+from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
 from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt, superseded_waits
@@ -99,6 +99,23 @@ class Waits:
             return _readable(await connection.execute(query))
 
         return await self._database.read(read)
+
+    async def previous_attempt(self, wait_id: str) -> Wait | None:
+        """Return the wait of the attempt of the same task before this one; None if there is none."""
+        mine = waits.alias("mine")
+        query = (
+            select(waits.c.id)
+            .join(mine, same_task(mine, waits))
+            .where(mine.c.id == wait_id, waits.c.id != wait_id, waits.c.created_at <= mine.c.created_at)
+            .order_by(waits.c.created_at.desc(), waits.c.try_number.desc())
+            .limit(1)
+        )
+
+        async def read(connection: AsyncConnection) -> str | None:
+            return (await connection.execute(query)).scalar()
+
+        found = await self._database.read(read)
+        return None if found is None else await self.get(found)
 
     async def settle(self, wait_id: str, outcome: Outcome, *, stop_work: bool = False) -> Wait:
         """Set a wait's outcome if the wait has no outcome, and return the wait.

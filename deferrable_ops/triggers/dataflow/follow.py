@@ -119,9 +119,6 @@ class FollowingTrigger(DataflowTrigger):
         "log_messages",
     )
 
-    # True if the job is finished, so that it need not be cancelled.
-    _job_finished = False
-
     def __init__(
         self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **target: Any
     ) -> None:
@@ -155,6 +152,7 @@ class FollowingTrigger(DataflowTrigger):
         with dataflow.watch(job_id, interval=self.poll_interval, messages=wanted) as watch:
             while True:
                 update = await watch.next()
+                self.started = True
                 self._log_update(update)
                 await self._save_progress()
                 if update.job is not None:
@@ -168,10 +166,8 @@ class FollowingTrigger(DataflowTrigger):
             job = await dataflow.get(job.id)
         match interpret_state(job.state, self.expected_state, job.is_streaming):
             case StateMeaning.REACHED:
-                self._job_finished = job.is_finished
                 return Success((job if job.labels else await dataflow.get(job.id)).as_dict())
             case StateMeaning.FAILED:
-                self._job_finished = True
                 return Failure(await self._failure_reason(dataflow, job))
             case StateMeaning.REPLACED:
                 return await self._replacement(dataflow, job)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, cast
 
-from deferrable_ops.inbox import Wait
+from deferrable_ops.exceptions import DataflowRefused, LaunchRefused
+from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow.arguments import (
@@ -24,6 +25,7 @@ from deferrable_ops.triggers.dataflow.launch import (
 )
 from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
 # A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
@@ -112,8 +114,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether the job may still run, so that it must be cancelled before a retry launches another job."""
-        return isinstance(outcome, Failure) and not self._job_finished
+        """Return whether the task gave up its launch, so that a job that exists nevertheless must be cancelled.
+
+        A job that was launched is not cancelled because of a failure. If the job could not be read, a retry adopts it.
+        """
+        return isinstance(outcome, Failure) and self.current.launched_at is None
 
     async def _launch_and_follow(self) -> Outcome:
         async with self.client() as dataflow:
@@ -133,6 +138,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
+            await self._adopt_job_of_previous_attempt(dataflow)
         while self.current.launched_at is None:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:
@@ -147,11 +153,47 @@ class DataflowLaunchTrigger(FollowingTrigger):
             if claim is None and launched.launched_at is None:
                 return None
             self.current = launched
+        self.started = True
         return cast("str", self.current.launch_answer["job_id"])
+
+    async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
+        """If the previous attempt failed although its job still runs, because it could not read it, take the job over.
+
+        Otherwise this attempt would launch a second job beside the first one.
+        """
+        previous = await self.inbox.waits.previous_attempt(self.current.id)
+        if previous is None or previous.state is not WaitState.FAILED or previous.cancel is not None:
+            return
+        answer = previous.launch_answer
+        if not isinstance(answer, dict) or "job_id" not in answer:
+            return
+        try:
+            job = await dataflow.get(answer["job_id"])
+        except DataflowRefused as refused:
+            if refused.code == "NOT_FOUND":
+                return
+            # Something was launched for this task, and it cannot be read now: wait until it can be read.
+            self.started = True
+            raise
+        if job.is_finished or job.state in (CANCELLING, DRAINING):
+            return
+        try:
+            async with self.inbox.launches.claim(self.current.id) as claim:
+                if claim is not None:
+                    await claim.record({"job_id": job.id, "name": job.name})
+                    self.log.info(
+                        "Adopted the job %s (%s), which an earlier attempt launched and could not read",
+                        job.name,
+                        job.id,
+                    )
+        except ClaimLost:
+            self.log.info("Another process launches the job")
+        self.current = await self.inbox.waits.get(self.current.id)
 
     async def _save_and_check(self, claim: Claim) -> float:
         # Save before the launch is sent. If nothing is saved, cancel() need not look for a job, because no launch was
         # sent.
+        self.started = True
         await self.inbox.waits.save_progress(self.current.id, {_LAUNCH_SENT: True})
         return await claim.check()
 
@@ -277,11 +319,23 @@ class DataflowStopTrigger(DataflowTrigger):
     async def _stop(self) -> Outcome:
         async with self.client() as dataflow:
             job_ids = await self._selected(dataflow)
-            jobs = [await stop_job(dataflow, await dataflow.get(job_id), self.how) for job_id in job_ids]
+            self.started = self.started or self.job_id is None
+            jobs = []
+            for job_id in job_ids:
+                job = await dataflow.get(job_id)
+                self.started = True
+                jobs.append(await self._stop_job(dataflow, job))
             if self.wait_until_finished:
                 jobs = [await self._finished(dataflow, job) for job in jobs]
             values = [job.as_dict() for job in jobs]
             return Success(values if self.job_id is None else values[0])
+
+    async def _stop_job(self, dataflow: Dataflow, job: Job) -> Job:
+        try:
+            return await stop_job(dataflow, job, self.how)
+        except DataflowRefused as refused:
+            # Stopping jobs is the work that this task launches.
+            raise LaunchRefused(str(refused)) from refused
 
     async def _selected(self, dataflow: Dataflow) -> list[str]:
         if self.job_id is not None:
@@ -304,6 +358,6 @@ class DataflowStopTrigger(DataflowTrigger):
                     job = (await watch.next()).job or job
             # The job was updated while this task waited. So stop the job that replaces it.
             if job.replaced_by is not None:
-                job = await stop_job(dataflow, job, self.how)
+                job = await self._stop_job(dataflow, job)
         self.log.info("The job %s (%s) ended in the state %s", job.name, job.id, job.state_name)
         return job

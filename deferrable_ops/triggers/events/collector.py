@@ -19,6 +19,7 @@ from deferrable_ops.events.event import Event
 from deferrable_ops.events.matching import matching_names
 from deferrable_ops.events.received import ReceivedEvents
 from deferrable_ops.events.specifications import KafkaEvent, Specification
+from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.events.events import AppendResult, Events, StoredEvent
 from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.watcher import Subscription
@@ -42,7 +43,8 @@ class EventCollector:
         ignored.
     :param changes: the subscription of the wait, which the collector wakes when there are events to collect.
     :ivar specifications: the event specifications, in the same order as the event names.
-    :ivar failed_because: why the wait must fail; None while the wait may continue.
+    :ivar error: the error that ended the reading of a source; None while all sources are read.
+    :ivar has_read: whether that source was read for this wait before.
     """
 
     __slots__ = (
@@ -56,7 +58,8 @@ class EventCollector:
         "_resumed",
         "_scanned_upto",
         "_warnings",
-        "failed_because",
+        "error",
+        "has_read",
         "latest",
         "received",
         "since",
@@ -76,7 +79,8 @@ class EventCollector:
         self.received = received
         self.since = since
         self.latest = latest
-        self.failed_because: str | None = None
+        self.error: DeferrableOpsError | None = None
+        self.has_read = False
         self._warnings: tuple[str, ...] = ()
         self._follower: WaitFollower | None = None
         self._changes = changes
@@ -175,9 +179,12 @@ class EventCollector:
         warnings, self._warnings = self._warnings, ()
         return warnings
 
-    def fail(self, reason: str) -> None:
-        """Make the wait fail."""
-        self.failed_because = reason
+    def fail(self, error: DeferrableOpsError, has_read: bool) -> None:
+        """End the collecting with an error of a source.
+
+        :param has_read: whether the source was read for this wait before.
+        """
+        self.error, self.has_read = error, has_read
         self._changes.wake()
 
     def _followed_sources(self) -> set[str]:

@@ -148,6 +148,10 @@ class EventsTrigger(TaskTrigger):
 
     async def wait(self) -> Outcome:
         """Collect events until the condition is true, and return an outcome with these events."""
+        if self._collector is not None:
+            # This is a new run after an error of a source. It starts as after a restart of the triggerer.
+            self._parsed_events = dict(self._collector.named_specifications)
+            self._collector, self._progress = cast("Any", None), None
         self._prepare()
         await self._log_what_is_awaited()
         outcome = await while_reading(self._source_requests(), self._collect_until_done)
@@ -174,12 +178,14 @@ class EventsTrigger(TaskTrigger):
                 await self._collect()
             if self.current.state is not WaitState.WAITING:
                 return await self.wait_until_settled()
-            reason = self._collector.failed_because
-            return Success(self._value()) if reason is None else Failure(reason)
+            if self._collector.error is not None:
+                self.started = self.started or self._collector.has_read
+                raise self._collector.error
+            return Success(self._value())
 
     @property
     def _is_unfinished(self) -> bool:
-        is_over = self._collector.received.complete or self._collector.failed_because is not None
+        is_over = self._collector.received.complete or self._collector.error is not None
         return self.current.state is WaitState.WAITING and not is_over
 
     async def _collect(self) -> None:

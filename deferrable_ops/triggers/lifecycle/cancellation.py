@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from deferrable_ops.error_table import ErrorKind, kind_of
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
+from deferrable_ops.inbox.waits.cancellations import Cancellation
 from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
 from deferrable_ops.triggers.lifecycle.task_states import (
     DEFERRED,
@@ -63,23 +65,29 @@ async def sweep(inbox: Inbox, source: StatesSource) -> None:
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
     """Cancel the external work of one wait, or of all waits, if the inbox contains due requests to cancel this work."""
     while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
-        try:
-            trigger = decrypt(cancellation.trigger)
-            trigger.inbox = inbox
-            async with asyncio.timeout(_CANCEL_TIMEOUT):
-                await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
-        except (Exception, SystemExit) as error:
-            again = await inbox.cancellations.mark_failed(cancellation)
-            log.warning(
-                "Could not cancel the external work of wait %s (%s: %s); %s",
-                cancellation.wait_id,
-                type(error).__name__,
-                error,
-                "retrying in a minute" if again else "no retries left, cancel it by hand",
-            )
-        else:
-            await inbox.cancellations.mark_stopped(cancellation)
-            log.info("Cancelled the external work of wait %s", cancellation.wait_id)
+        await cancel_once(inbox, cancellation)
+
+
+async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
+    """Try once to cancel external work, and record the result."""
+    try:
+        trigger = decrypt(cancellation.trigger)
+        trigger.inbox = inbox
+        async with asyncio.timeout(_CANCEL_TIMEOUT):
+            await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
+    except (Exception, SystemExit) as error:
+        counts = kind_of(error, started=True) is ErrorKind.TASK
+        again = await inbox.cancellations.mark_failed(cancellation, counts=counts)
+        log.warning(
+            "Could not cancel the external work of wait %s (%s: %s); %s",
+            cancellation.wait_id,
+            type(error).__name__,
+            error,
+            "retrying in a minute" if again else "no retries left, cancel it by hand",
+        )
+    else:
+        await inbox.cancellations.mark_stopped(cancellation)
+        log.info("Cancelled the external work of wait %s", cancellation.wait_id)
 
 
 async def _kill_ended(inbox: Inbox, source: StatesSource) -> None:

@@ -74,9 +74,8 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         while (ended := evaluator.at_limit(_now())) is None:
             try:
                 return await self._connect_and_watch(evaluator)
-            except (SupervisordRefused, MachineRefused) as refused:
-                return Failure(str(refused), retryable=False)
-            except MachineUnavailable as lost:
+            except (MachineUnavailable, MachineRefused, SupervisordRefused) as lost:
+                # The programs were started by other tasks. They keep running although they cannot be read now.
                 pause = backoff.failed()
                 self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
             await asyncio.sleep(pause)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from pydantic import ValidationError
 
-from deferrable_ops.exceptions import ConfigurationError, InputError
+from deferrable_ops.exceptions import ConfigurationError, DeploymentError, InputError
 from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
@@ -103,7 +103,7 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 def load_configuration(text: str) -> SupervisorAirflowConfiguration:
     """Return the configuration that :func:`serialize_configuration` has converted into a string.
 
-    :raises ConfigurationError: if the configuration was encrypted with another ``fernet_key``.
+    :raises DeploymentError: if the configuration was encrypted with another ``fernet_key``.
     :raises InputError: if the text is not the result of :func:`serialize_configuration`.
     """
     plain = _decrypt(text) if text.startswith(_ENCRYPTED) else text
@@ -273,7 +273,7 @@ def _decrypt(text: str) -> str:
             return cipher.decrypt(encrypted, None).decode()
         except InvalidTag:
             continue
-    raise ConfigurationError(
+    raise DeploymentError(
         "the configuration of a supervisord was encrypted with another [core] fernet_key; set the same key on all "
         "machines, or append the old key after a comma until the DAG has been parsed again"
     )

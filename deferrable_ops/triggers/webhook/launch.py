@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import DeferrableOpsError
+from deferrable_ops.error_table import ErrorKind, find_code, kind_of_code
+from deferrable_ops.exceptions import LaunchRefused
 from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, InvalidUrl, RequestFailed, send
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
@@ -18,7 +19,7 @@ _MAX_SHOWN_CHARACTERS = 2_000
 _HIDDEN = "***"
 
 
-class LaunchFailed(DeferrableOpsError):
+class LaunchFailed(LaunchRefused):
     """The service rejected the HTTP request, or did not accept the request within the timeout."""
 
 
@@ -81,8 +82,10 @@ class LaunchRequest:
                 if 200 <= response.status < 300:
                     return response
                 problem = self._describe(response)
-                if response.status != 429 and response.status < 500:
-                    raise LaunchFailed(problem)
+                if kind_of_code("http", str(response.status)) is not ErrorKind.PASSING:
+                    # The table names the statuses that stay the same if the request is repeated.
+                    retry_can_help = find_code("http", str(response.status)) is None
+                    raise LaunchFailed(problem, retry_can_help=retry_can_help)
                 # Some services answer Retry-After: 0 while they are down.
                 if response.retry_after is not None:
                     retry_after = max(response.retry_after, _FIRST_BACKOFF)
@@ -91,7 +94,8 @@ class LaunchRequest:
             if time.monotonic() + delay > stop_at:
                 raise LaunchFailed(
                     f"the request to {self.redacted_url} was not accepted within launch_timeout "
-                    f"({timeout:g} s): {problem}"
+                    f"({timeout:g} s): {problem}",
+                    retry_can_help=True,
                 )
             self._log.warning("%s; sending the request again in %.1f s", problem, delay)
             await asyncio.sleep(delay)

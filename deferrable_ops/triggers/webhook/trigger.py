@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import ClaimLost
-from deferrable_ops.outcome import Failure, Outcome
+from deferrable_ops.outcome import Outcome
 from deferrable_ops.triggers.base import TaskTrigger
-from deferrable_ops.triggers.webhook.launch import LaunchFailed, LaunchRequest
+from deferrable_ops.triggers.webhook.launch import LaunchRequest
 from deferrable_ops.triggers.webhook.request import (
     EXPRESSIONS,
     RequestTemplate,
@@ -146,9 +146,7 @@ class WebhookTrigger(TaskTrigger):
         if self.publish_url:
             await self._publish(endpoint)
         if self.launches and self.current.launched_at is None:
-            failure = await self._launch(endpoint)
-            if failure is not None:
-                return failure
+            await self._launch(endpoint)
         self.log.info("Waiting for the callback of wait %s at %s/callbacks/***", self.current.id, endpoint)
         return await self.wait_until_settled()
 
@@ -178,7 +176,7 @@ class WebhookTrigger(TaskTrigger):
         await self.push_xcom(CALLBACK_URL_KEY, url)
         await self.push_xcom(CALLBACK_LINK_KEY, url)
 
-    async def _launch(self, endpoint: str) -> Failure | None:
+    async def _launch(self, endpoint: str) -> None:
         template = RequestTemplate(
             self.url, self.http_conn_id, self.path, self.method, self.headers, self.json, self.data
         )
@@ -194,10 +192,7 @@ class WebhookTrigger(TaskTrigger):
                         response.status,
                     )
         except ClaimLost:
-            return None
-        except LaunchFailed as error:
-            return Failure(str(error))
-        return None
+            return
 
     async def _prepare(self, template: RequestTemplate, wait: Wait, endpoint: str) -> LaunchRequest:
         token = await self.inbox.keys.token(wait.id, wait.key_id)

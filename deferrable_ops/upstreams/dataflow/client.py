@@ -10,7 +10,12 @@ from typing import Any, Literal, TypeVar
 
 from deferrable_ops import settings
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import DataflowRefused, DataflowUnavailable, LaunchUncertain
+from deferrable_ops.exceptions import (
+    DataflowLaunchRefused,
+    DataflowRefused,
+    DataflowUnavailable,
+    LaunchUncertain,
+)
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.dataflow.api import Api, open_api
 from deferrable_ops.upstreams.dataflow.job_watch import JobWatch
@@ -94,7 +99,7 @@ class Dataflow:
             ``time.monotonic()`` at which this process may send the request. If the function raises an error, the
             request is not sent.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
-        :raises DataflowRefused: if Dataflow created no job, and would also refuse a retry.
+        :raises DataflowLaunchRefused: if Dataflow created no job, and would also refuse a retry.
         :raises LaunchUncertain: if it is unknown whether Dataflow created a job.
         """
         send = self._api.prepare_launch(kind, request)
@@ -106,7 +111,7 @@ class Dataflow:
                 raise LaunchUncertain(str(error)) from error
             except DataflowRefused as refused:
                 if refused.code != "ALREADY_EXISTS":
-                    raise
+                    raise DataflowLaunchRefused(str(refused), refused.code) from refused
                 raise LaunchUncertain(str(refused), already_exists=True) from refused
 
     async def find(self, name: str) -> list[Job]:

@@ -5,9 +5,11 @@ Loading blocks, so load the credentials in a thread.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from deferrable_ops.error_table import ErrorKind, kind_of_code
 from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
 
 if TYPE_CHECKING:
@@ -90,22 +92,37 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
     )
 
 
+def is_passing(error: Exception) -> bool:
+    """Return whether an error of google-auth may pass: the metadata server, IAM or the network did not answer.
+
+    google-auth marks an error as retryable only if the OAuth endpoint returned it. IAM and the metadata server never
+    mark theirs, so their HTTP status or the network error behind it decides.
+    """
+    from google.auth.exceptions import RefreshError, TransportError
+
+    if isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
+        return True
+    if not isinstance(error, RefreshError):
+        return False
+    text = " ".join(str(part) for part in error.args)
+    statuses = re.findall(r"\b(?:status|code)\D{0,6}(\d{3})\b", text, re.IGNORECASE)
+    return bool(error.retryable) or kind_of_code("http", *statuses) is ErrorKind.PASSING
+
+
 def _fetch_token(credentials: Credentials, account: str) -> None:
     """Fetch a token to test the credentials.
 
     gRPC raises the same error for revoked credentials as for a network failure.
     """
-    from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+    from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
     scoping: Any = import_module("google.auth.credentials")
     try:
         scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
-    except TransportError:
-        # This error may be temporary, and the calls that use the credentials are retried.
-        return
     except GoogleAuthError as error:
-        if isinstance(error, RefreshError) and error.retryable:
+        # A passing error does not matter here: the calls that use the credentials are retried.
+        if is_passing(error):
             return
         raise DataflowRefused(
             f"Google refused the credentials of {account}: {error}; replace the key, or grant the account "

@@ -8,25 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from deferrable_ops.error_table import ErrorKind, kind_of_code
 from deferrable_ops.exceptions import DataflowError, DataflowRefused, DataflowUnavailable
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
-
-TRANSIENT: Final = frozenset(
-    {
-        "ABORTED",
-        "CANCELLED",
-        "DATA_LOSS",
-        "DEADLINE_EXCEEDED",
-        "INTERNAL",
-        "RESOURCE_EXHAUSTED",
-        "UNAVAILABLE",
-        "UNKNOWN",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ def _translated(error: GoogleAPICallError, call: ApiCall) -> DataflowError:
     status = getattr(error.grpc_status_code, "name", "UNKNOWN")
     text = "; ".join([str(error.message or status), *_details(error)])
     where = f"project {call.project_id}, region {call.region}"
-    if status in TRANSIENT:
+    if kind_of_code("google", status) is ErrorKind.PASSING:
         return DataflowUnavailable(f"Dataflow could not {call.purpose} now ({status}, {where}): {text}")
     return DataflowRefused(
         f"Dataflow refused to {call.purpose} ({status}, {where}): {text}{_fix(status, call)}", status

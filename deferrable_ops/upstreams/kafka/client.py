@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from deferrable_ops.backoff import Backoff
+from deferrable_ops.error_table import ErrorKind, class_names, kind_of_code
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
@@ -32,14 +33,6 @@ _FETCH_WAIT_MS = 250
 # A refusal is permanent only after this many attempts: a broker that has just started may not have loaded its users
 # yet.
 _REFUSAL_ATTEMPTS = 3
-_AUTHENTICATION: Final = (
-    "AuthenticationFailedError",
-    "AuthenticationMethodNotSupported",
-    "ClusterAuthorizationFailedError",
-    "IllegalSaslStateError",
-    "SaslAuthenticationFailed",
-    "UnsupportedSaslMechanismError",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +277,5 @@ def _holds_no_credentials(record: logging.LogRecord) -> bool:
 
 
 def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, ssl.SSLError):
-        # A connection that is closed during the handshake is an outage, not a refusal.
-        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
-    return type(error).__name__ in _AUTHENTICATION
+    # An error that is not in the table is an outage.
+    return kind_of_code("kafka", *class_names(error), default=ErrorKind.PASSING) is ErrorKind.TASK

@@ -49,8 +49,11 @@ class SubscriptionListener(Protocol):
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; reading continues."""
 
-    def fail(self, reason: str, /) -> None:
-        """Fail the wait, because the topic cannot be read and a retry would fail too."""
+    def fail(self, error: KafkaRefused, has_read: bool, /) -> None:
+        """End the subscription: the cluster refuses to let the topic be read.
+
+        :param has_read: whether the topic was read for this wait before.
+        """
 
 
 class Subscription(BaseSubscription):
@@ -93,13 +96,13 @@ class Subscription(BaseSubscription):
             self._warned = text
             self._call_soon(self.listener.warn, text)
 
-    def fail(self, refused: KafkaRefused) -> None:
+    def fail(self, refused: KafkaRefused, has_read: bool) -> None:
         """Fail the subscription's wait; called in the consumer thread."""
-        self._call_soon(self.listener.fail, str(refused))
+        self._call_soon(self.listener.fail, refused, has_read or self.offsets is not None)
 
-    def _call_soon(self, receive: Callable[[str], None], text: str) -> None:
+    def _call_soon(self, receive: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(receive, text)
+            self._loop.call_soon_threadsafe(receive, *arguments)
         except RuntimeError:
             # The event loop is closed, so the wait has ended.
             return
@@ -189,7 +192,8 @@ class Subscriptions:
     def fail(self, subscriptions: Iterable[Subscription], refused: KafkaRefused) -> None:
         """Fail and remove subscriptions."""
         for subscription in list(subscriptions):
-            subscription.fail(refused)
+            is_pending = subscription in self.pending.get(subscription.event.topic, ())
+            subscription.fail(refused, not is_pending)
             self.remove(subscription)
 
     def for_topic(self, name: str) -> list[Subscription]:

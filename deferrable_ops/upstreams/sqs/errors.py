@@ -7,58 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from deferrable_ops.error_table import ErrorKind, find_code, kind_of_code
 from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import ConfigurationError, SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings
 
-# Transient error codes with an HTTP status below 500.
-_TRANSIENT: Final = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "IDPCommunicationError",
-        "InternalError",
-        "InternalFailure",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        # Too many messages are in flight, that is, received but not deleted yet.
-        "OverLimit",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "TooManyRequestsException",
-    }
-)
-# botocore's errors for a wrong local configuration. No request was sent, and a retry would not help.
-_CONFIGURATION_ERRORS: Final = frozenset(
-    {
-        "ConfigNotFound",
-        "ConfigParseError",
-        "CredentialRetrievalError",
-        "InvalidConfigError",
-        "InvalidEndpointConfigurationError",
-        "InvalidRegionError",
-        "NoCredentialsError",
-        "NoRegionError",
-        "ParamValidationError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "ProxyConnectionConfigError",
-        "RefreshWithMFAUnsupportedError",
-        "SSOTokenLoadError",
-        "TokenRetrievalError",
-        "UnauthorizedSSOTokenError",
-        "UnknownCredentialError",
-        "UnknownServiceError",
-    }
-)
 _CREDENTIALS: Final = (
     "AuthFailure",
     "ExpiredToken",
@@ -93,7 +46,7 @@ def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRe
             f"the password (secret access key) of the connection {settings.conn_id or 'aws_default'!r}, or run on a "
             "machine with an IAM role"
         )
-    if name in _CONFIGURATION_ERRORS:
+    if find_code("aws", name) is not None:
         return SqsRefused(
             f"the AWS settings of {settings.identity} cannot be used: {detail}; check the extra of the connection"
         )
@@ -129,7 +82,7 @@ def _refusal_by_server(
     error: Exception, response: dict[str, Any], settings: AwsSettings, queue: Queue
 ) -> SqsRefused | None:
     code, status = _code(response), _status(response)
-    if code in _TRANSIENT or status >= 500 or status in (408, 429):
+    if ErrorKind.PASSING in (kind_of_code("aws", code), kind_of_code("http", str(status))):
         return None
     detail, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
     if operation.startswith("AssumeRole"):

@@ -74,7 +74,9 @@ class QueuePoller:
         timings: PollerTimings,
     ) -> None:
         self.queue = queue
-        self.readers: dict[QueueReader, None] = {}
+        # The readers, each with the number of receives that SQS had answered when the reader was added.
+        self.readers: dict[QueueReader, int] = {}
+        self._receives = 0
         self.arn = queue.arn
         self._session = session
         self._settings = session.settings
@@ -89,7 +91,7 @@ class QueuePoller:
 
     def add(self, reader: QueueReader) -> None:
         """Add a reader."""
-        self.readers[reader] = None
+        self.readers[reader] = self._receives
         self._last_reader = reader
 
     def remove(self, reader: QueueReader) -> None:
@@ -101,9 +103,9 @@ class QueuePoller:
 
     def fail(self, refused: SqsRefused) -> None:
         """Fail all waits for messages of this SQS queue."""
-        readers, self.readers = list(self.readers), {}
-        for reader in readers:
-            reader.fail(refused)
+        readers, self.readers = self.readers, {}
+        for reader, receives in readers.items():
+            reader.fail(refused, self._receives > receives)
 
     async def run(self) -> None:
         """Poll the SQS queue until the queue has no readers."""
@@ -155,6 +157,7 @@ class QueuePoller:
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["All"],
         )
+        self._receives += 1
         return answer.get("Messages") or []
 
     def _receive_more(self, messages: Sequence[Message]) -> None:

@@ -23,8 +23,11 @@ class QueueListener(Protocol):
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; polling continues."""
 
-    def fail(self, reason: str, /) -> None:
-        """Fail the wait, because the queue cannot be polled and a retry would fail too."""
+    def fail(self, error: SqsRefused, has_read: bool, /) -> None:
+        """End the reading: SQS refuses to let the queue be polled.
+
+        :param has_read: whether the queue was polled for this wait before.
+        """
 
 
 class QueueReader:
@@ -54,16 +57,16 @@ class QueueReader:
             self._warned = text
             self._call_soon(self._listener.warn, text)
 
-    def fail(self, refused: SqsRefused) -> None:
+    def fail(self, refused: SqsRefused, has_read: bool) -> None:
         """Fail the reader's wait; called in the polling thread."""
-        self._call_soon(self._listener.fail, str(refused))
+        self._call_soon(self._listener.fail, refused, has_read)
 
     async def _store_here(self, events: Sequence[Event]) -> None:
         await self._store(events)
 
-    def _call_soon(self, take: Callable[[str], None], news: str) -> None:
+    def _call_soon(self, take: Callable[..., None], *news: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(take, news)
+            self._loop.call_soon_threadsafe(take, *news)
         except RuntimeError:
             # The event loop is closed, so the wait has ended.
             return

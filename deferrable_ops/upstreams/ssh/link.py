@@ -12,7 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineRefused, MachineUnavailable
+from deferrable_ops.exceptions import (
+    AirflowUnavailable,
+    ConfigurationError,
+    MachineError,
+    MachineRefused,
+    MachineUnavailable,
+)
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.connection_extra import read_connection
 from deferrable_ops.upstreams.machine.machine import MachineAddress
@@ -211,7 +217,7 @@ class Link:
     async def _read_settings(self) -> None:
         try:
             self.settings = await self._load()
-        except ConfigurationError as error:
+        except (AirflowUnavailable, ConfigurationError) as error:
             # Keep the previous settings. Otherwise an incomplete edit of the Airflow connection would end the watch of
             # the programs.
             log.warning("%s; continuing with the previous settings of the connection", error)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.error_table import ErrorKind, class_names, kind_of_code
 from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.ssh.connection import SshSettings
 
@@ -100,6 +101,8 @@ def login_error(settings: SshSettings, error: Exception) -> MachineError:
             f"{settings.name} supports no algorithm that is enabled here: {reason}. Check ciphers and "
             f"disabled_algorithms in the extra of {connection}"
         )
+    if kind_of_code("ssh", *class_names(error), default=ErrorKind.PASSING) is ErrorKind.TASK:
+        return MachineRefused(f"{settings.name} refused the connection: {reason}. Check {connection}")
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
         return ConnectionDropped(f"{settings.name} closed the connection: {reason}")
     if isinstance(error, OSError):

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from deferrable_ops.error_table import CODES
 from deferrable_ops.exceptions import DataflowRefused, InputError, LaunchUncertain
 from deferrable_ops.testing.dataflow import FakeDataflow, Step, dataflow_process
 from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget, Job, use_dataflow
-from deferrable_ops.upstreams.dataflow.errors import TRANSIENT
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLED, CANCELLING, DONE, DRAINING, QUEUED, UPDATED
+
+TRANSIENT = next(row.codes for row in CODES if row.system == "google")
 
 PERMANENT = ("PERMISSION_DENIED", "NOT_FOUND", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 

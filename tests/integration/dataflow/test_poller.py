@@ -9,11 +9,13 @@ from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
+from deferrable_ops.error_table import CODES
 from deferrable_ops.exceptions import DataflowRefused
 from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob, Step
 from deferrable_ops.upstreams.dataflow.client import Dataflow, JobWatch, MessageCursor, MessagesWanted, Update
-from deferrable_ops.upstreams.dataflow.errors import TRANSIENT
 from deferrable_ops.upstreams.dataflow.jobs import DONE, FAILED, PAUSED, QUEUED, RUNNING, UPDATED
+
+TRANSIENT = next(row.codes for row in CODES if row.system == "google")
 
 INTERVAL = 0.05
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from airflow.sdk import BaseHook
 
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError
 from deferrable_ops.upstreams.connection_extra import UnknownConnection, read_connection
 
 
@@ -47,5 +47,5 @@ async def test_reading_a_connection_has_a_timeout(monkeypatch: pytest.MonkeyPatc
         await asyncio.Event().wait()
 
     monkeypatch.setattr(BaseHook, "aget_connection", never)
-    with pytest.raises(ConfigurationError, match="did not return the connection"):
+    with pytest.raises(AirflowUnavailable, match="did not return the connection"):
         await read_connection("jobs", timeout=0.05)

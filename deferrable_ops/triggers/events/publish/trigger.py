@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.specifications import ChannelEvent
-from deferrable_ops.exceptions import KafkaUnavailable
+from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable, LaunchRefused, SqsRefused
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.events.events import NewEvent
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
@@ -162,6 +162,8 @@ class PublishEventTrigger(TaskTrigger):
                     return Success(value)
             except _RETRIED as error:
                 self._problem = str(error)
+            except (KafkaRefused, SqsRefused) as refused:
+                raise LaunchRefused(str(refused)) from refused
             pause = backoff.failed()
             self.log.warning("%s; retrying in %.1f s", self._problem, pause)
             await asyncio.sleep(pause)

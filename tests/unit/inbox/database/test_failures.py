@@ -7,7 +7,13 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from deferrable_ops.inbox.database.failures import describe, is_database_error, is_misconfiguration, is_outage
+from deferrable_ops.inbox.database.failures import (
+    describe,
+    describe_with_fix,
+    is_database_error,
+    is_misconfiguration,
+    is_outage,
+)
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -34,6 +40,7 @@ OUTAGES = [
     asyncpg.DeadlockDetectedError("deadlock detected"),
     asyncpg.LockNotAvailableError("lock timeout"),
     asyncpg.ReadOnlySQLTransactionError("read-only transaction"),
+    asyncpg.DiskFullError("could not extend file: No space left on device"),
     asyncpg.InterfaceError("connection is closed"),
     sqlite_error(sqlite3.SQLITE_BUSY),
     sqlite_error(sqlite3.SQLITE_BUSY | 2 << 8),
@@ -45,6 +52,8 @@ MISCONFIGURATIONS = [
     asyncpg.InvalidCatalogNameError('database "x" does not exist'),
     asyncpg.InsufficientPrivilegeError("permission denied"),
     asyncpg.UndefinedTableError("relation does not exist"),
+    asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
+    asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
     ssl.SSLCertVerificationError("self-signed certificate"),
     sqlite_error(sqlite3.SQLITE_READONLY),
     sqlite_error(sqlite3.SQLITE_NOTADB),
@@ -74,6 +83,22 @@ def test_errors_are_classified(error: Exception, kind: str, wrap: object) -> Non
     if kind != "misconfiguration":
         assert is_outage(shown) is (kind == "outage")
     assert "secret" not in describe(shown)
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (asyncpg.TooManyConnectionsError("sorry, too many clients already"), "max_connections"),
+        (asyncpg.DiskFullError("No space left on device"), "free space on the database server"),
+        (sqlite_error(sqlite3.SQLITE_FULL), "free space on the disk"),
+        (asyncpg.ReadOnlySQLTransactionError("read-only transaction"), "not to a read-only replica"),
+        (asyncpg.InvalidSQLStatementNameError("does not exist"), "[deferrable_ops] notify = False"),
+        (asyncpg.DuplicatePreparedStatementError("already exists"), "[deferrable_ops] notify = False"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_description_of_an_operating_fault_names_the_fix(error: Exception, fix: str) -> None:
+    assert fix in describe_with_fix(wrapped(error))
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a bug"), RuntimeError("a bug")])

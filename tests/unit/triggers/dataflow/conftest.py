@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deferrable_ops.testing.dataflow import FakeDataflow, fake_dataflow
+from deferrable_ops.triggers.dataflow.follow import DataflowTrigger
 from deferrable_ops.triggers.dataflow.launch import LaunchTimings
 from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 
@@ -16,6 +17,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a launch try again after a twentieth of a second."""
     timings = LaunchTimings(first_pause=0.05, labels_every=0.05, search_every=0.1)
     monkeypatch.setattr(DataflowLaunchTrigger, "launch_timings", timings)
+    monkeypatch.setattr(DataflowTrigger, "first_retry_pause", 0.05)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from deferrable_ops.inbox import WaitState
 from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
+from deferrable_ops.triggers.dataflow import follow
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
 from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
@@ -296,15 +297,43 @@ async def test_deadline_stops_the_job_and_fails(
     await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
 
 
-async def test_wait_that_fails_while_its_job_runs_stops_the_job(fake: FakeDataflow, runs: Runs) -> None:
-    fake.script("load", RUNNING)
-    run = launch(runs)
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"])
+@pytest.mark.parametrize("method", ["ListJobs", "GetJob"])
+async def test_refused_read_neither_fails_the_task_nor_stops_the_job(
+    fake: FakeDataflow, runs: Runs, method: str, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script("load", RUNNING, Step("RUNNING", after=0.3), Step("DONE", after=0.3))
+    run = launch(runs, expected_state="done")
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
-    fake.trouble.fail("ListJobs", "PERMISSION_DENIED")
-    outcome = await run.outcome()
-    assert isinstance(outcome, Failure)
-    assert "dataflow.jobs.list" in outcome.reason
-    await eventually(lambda: fake.job("load").stops_asked == ["cancel"], "the job to be stopped")
+    fake.trouble.fail(method, code, times=2)
+    assert isinstance(await run.outcome(), Success)
+    assert fake.job("load").stops_asked == []
+    assert len(fake.jobs()) == 1
+
+
+async def test_retry_adopts_the_job_that_its_predecessor_could_not_read(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.script("load", RUNNING)
+
+    def broken(*_: object) -> None:
+        raise KeyError("a fault of this program")
+
+    first = launch(runs)
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
+    monkeypatch.setattr(follow, "interpret_state", broken)
+    await first.kill_process()
+    failed = await launch(runs, attempt=first.attempt).outcome()
+    assert isinstance(failed, Failure)
+    assert failed.retryable
+    assert (await first.wait()).cancel is None
+    monkeypatch.undo()
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    outcome = await second.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == fake.job("load").id
+    assert len(fake.jobs()) == 1
+    assert fake.job("load").stops_asked == []
 
 
 async def test_failed_job_is_not_stopped(fake: FakeDataflow, runs: Runs) -> None:

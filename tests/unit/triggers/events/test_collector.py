@@ -15,6 +15,7 @@ from deferrable_ops.events import ChannelEvent
 from deferrable_ops.events.condition_language import parse_condition
 from deferrable_ops.events.received import ReceivedEvents
 from deferrable_ops.events.specifications import Specification
+from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.testing import memory_inbox
@@ -60,9 +61,13 @@ async def test_event_wakes_the_wait_once(inbox: Inbox, changes: Subscription) ->
     assert collector.received.complete
 
 
-@pytest.mark.parametrize("problem", ["warn", "fail"])
-async def test_problem_of_a_source_wakes_the_wait(changes: Subscription, problem: str) -> None:
-    getattr(collector_for(changes, "orders"), problem)("trouble")
+@pytest.mark.parametrize(
+    ("problem", "details"), [("warn", ("trouble",)), ("fail", (KafkaRefused("trouble"), True))]
+)
+async def test_problem_of_a_source_wakes_the_wait(
+    changes: Subscription, problem: str, details: tuple[object, ...]
+) -> None:
+    getattr(collector_for(changes, "orders"), problem)(*details)
     async with asyncio.timeout(20):
         assert await next_unless_woken(changes) is None
 

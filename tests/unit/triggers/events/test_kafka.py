@@ -11,8 +11,9 @@ from unit.triggers.events.support import LONG_AGO, payloads, post, value_of, wai
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.events import ChannelEvent, KafkaEvent
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import ConfigurationError, KafkaRefused
 from deferrable_ops.outcome import Failure
+from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 
 async def test_record_and_resume_offsets_are_stored_together(runs: Runs, kafka: FakeKafka) -> None:
@@ -107,12 +108,47 @@ async def test_kafka_can_warn_in_the_log_and_fail_the_wait(
     (reading,) = kafka.read_for.values()
     reading["listener"].warn("records were deleted")
     await eventually(lambda: "records were deleted" in caplog.text, "the warning")
-    reading["listener"].fail("there is no topic orders")
-    assert await run.outcome() == Failure("there is no topic orders")
+    reading["listener"].fail(KafkaRefused("there is no topic orders"), False)
+    assert await run.outcome() == Failure("there is no topic orders", retryable=False)
+
+
+async def test_topic_that_is_refused_after_it_was_read_is_read_again_where_it_was_left(
+    runs: Runs, kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single refusal ends no task: a password may be rotated, or a broker may have lost its users for a moment."""
+    monkeypatch.setattr(EventsTrigger, "first_retry_pause", 0.02)
+    run = runs.start(waiting_for_events({"orders": ORDERS, "paid": PAID}, since=LONG_AGO))
+    await eventually(lambda: kafka.read_for, "it to be read for")
+    await kafka.find(1, b'{"db": "a"}', run.attempt.wait_id)
+    refused = kafka.read_for[run.attempt.wait_id]["listener"]
+    refused.fail(KafkaRefused("the password is wrong"), True)
+    await eventually(
+        lambda: kafka.read_for and kafka.read_for[run.attempt.wait_id]["listener"] is not refused, "a new run"
+    )
+    assert kafka.read_for[run.attempt.wait_id]["offsets"] == {"0": 2}
+    await kafka.find(2, b'{"db": "b"}', run.attempt.wait_id)
+    assert payloads(await value_of(run)) == {"orders": {"db": "a"}, "paid": {"db": "b"}}
 
 
 async def test_unusable_connection_fails_the_wait_with_the_reason(runs: Runs, kafka: FakeKafka) -> None:
     kafka.refuses = ConfigurationError("there is no connection 'logs'")
     run = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO))
     async with asyncio.timeout(20):
-        assert await run.outcome() == Failure("there is no connection 'logs'")
+        assert await run.outcome() == Failure("there is no connection 'logs'", retryable=False)
+
+
+async def test_connection_that_is_gone_after_a_restart_fails_no_wait(
+    runs: Runs, kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventsTrigger, "first_retry_pause", 0.02)
+    first = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO))
+    await eventually(lambda: kafka.read_for, "it to be read for")
+    await first.kill_process()
+    kafka.refuses = ConfigurationError("there is no connection 'logs'")
+    again = runs.start(waiting_for_events({"orders": ORDERS}, since=LONG_AGO), attempt=first.attempt)
+    await asyncio.wait([again.task], timeout=0.1)
+    assert not again.task.done()
+    kafka.refuses = None
+    await eventually(lambda: kafka.read_for, "it to be read for")
+    await kafka.find(1, b'{"db": "a"}', again.attempt.wait_id)
+    await value_of(again)

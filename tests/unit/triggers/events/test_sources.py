@@ -16,6 +16,7 @@ from unit.triggers.events.support import (
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.events import ChannelEvent, KafkaEvent
+from deferrable_ops.exceptions import KafkaRefused
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.events import sources
 from deferrable_ops.triggers.events.source_request import SourceRequest
@@ -75,6 +76,6 @@ async def test_source_can_warn_in_the_log_and_fail_the_wait(
     source.requests[0].collector.warn("records before since were deleted")
     await eventually(lambda: "records before since were deleted" in caplog.text, "the warning")
     assert not run.task.done()
-    source.requests[0].collector.fail("there is no topic orders")
-    assert await run.outcome() == Failure("there is no topic orders")
+    source.requests[0].collector.fail(KafkaRefused("there is no topic orders"), False)
+    assert await run.outcome() == Failure("there is no topic orders", retryable=False)
     assert source.reading == 0

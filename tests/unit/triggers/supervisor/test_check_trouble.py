@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watching
-from unit.triggers.support import Runs
+from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.exceptions import (
     MachineRefused,
@@ -91,17 +91,20 @@ async def test_check_waits_for_an_unreachable_machine(
 
 
 @pytest.mark.usefixtures("place")
-async def test_directory_that_others_can_write_to_ends_the_check(
-    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+async def test_directory_that_others_can_write_to_is_left_alone_until_it_is_fixed(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
     tmp_path.chmod(0o777)
     daemon.failing = AWAY
-    refused = await run.outcome()
-    assert isinstance(refused, Failure)
-    assert not refused.retryable
-    assert f"chmod go-w {tmp_path}" in refused.reason
+    await eventually(lambda: f"chmod go-w {tmp_path}" in caplog.text, "the fix in the log")
+    assert not run.task.done(), "the programs keep running"
+    tmp_path.chmod(0o700)
+    daemon.failing = None
+    daemon.set("a", ProcessState.EXITED, 0)
+    daemon.set("b", ProcessState.EXITED, 0)
+    assert await run.outcome() == Success(["pass", "stop"])
 
 
 @pytest.mark.usefixtures("place")
@@ -127,13 +130,25 @@ async def test_check_waits_for_a_machine_that_is_unreachable_at_its_start(
 
 
 @pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
-async def test_refused_login_fails_without_a_retry(
-    runs: Runs, daemon: FakeSupervisord, place: FakeHost, tmp_path: Path, refused: Exception
+async def test_refused_login_does_not_end_the_check_while_the_programs_run(
+    runs: Runs,
+    daemon: FakeSupervisord,
+    place: FakeHost,
+    tmp_path: Path,
+    refused: Exception,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if isinstance(refused, MachineRefused):
         place.failing = [refused]
-    daemon.failing = refused
-    assert await runs.start(watching(two(tmp_path))).outcome() == Failure(str(refused), retryable=False)
+    else:
+        daemon.failing = refused
+    run = runs.start(watching(two(tmp_path)))
+    await eventually(lambda: str(refused) in caplog.text, "the refusal in the log")
+    assert not run.task.done()
+    daemon.failing = None
+    daemon.set("a", ProcessState.EXITED, 0)
+    daemon.set("b", ProcessState.EXITED, 0)
+    assert await run.outcome() == Success(["pass", "stop"])
 
 
 @pytest.mark.usefixtures("place")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
-from deferrable_ops.upstreams.dataflow.credentials import describe_account, load_credentials
+from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_passing, load_credentials
 
 
 class TokenService:
@@ -114,3 +114,23 @@ def test_account_is_described_in_words() -> None:
     assert describe_account(None, ("a@p", "b@p")).startswith(
         "b@p (impersonated by the account of the application default"
     )
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_outage_of_iam_or_of_the_metadata_server_is_no_refusal() -> None:
+    """google-auth marks neither as retryable."""
+    from google.auth.exceptions import RefreshError, TransportError
+
+    unavailable = '{"error": {"code": 503, "message": "try again", "status": "UNAVAILABLE"}}'
+    denied = '{"error": {"code": 403, "message": "no permission", "status": "PERMISSION_DENIED"}}'
+    assert is_passing(TransportError("the metadata server does not answer"))
+    assert is_passing(raised_from(RefreshError("no answer"), TransportError("no answer")))
+    assert is_passing(RefreshError("Unable to acquire impersonated credentials", unavailable))
+    assert is_passing(RefreshError("Unable to acquire impersonated credentials. status code: 500"))
+    assert is_passing(RefreshError("server_error", retryable=True))
+    assert not is_passing(RefreshError("Unable to acquire impersonated credentials", denied))
+    assert not is_passing(RefreshError("invalid_grant: account not found"))
