@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve the endpoint until interrupted."""
-    from deferrable_ops.endpoint.serving import inbox_without_secrets, serve_until_interrupted
+    from deferrable_ops.endpoint.serving import serve_until_interrupted
 
-    print(f"The inbox is {inbox_without_secrets()}.", flush=True)
     serve_until_interrupted(
         host=options.host,
         port=options.port,
@@ -46,6 +45,7 @@ def serve(options: argparse.Namespace) -> int:
         trusted_proxies=options.trusted_proxies,
         certificate=options.certificate,
         private_key=options.private_key,
+        json_log=options.log_format == "json",
     )
     return 0
 
@@ -80,4 +80,10 @@ def _add_serve(commands: Any) -> None:
         "default: %(default)s",
     )
     command.add_argument("--certificate", metavar="FILE", help="TLS certificate; default: plain HTTP")
+    command.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="format of the log; default: %(default)s",
+    )
     command.add_argument("--private-key", metavar="FILE", help="private key of the certificate")

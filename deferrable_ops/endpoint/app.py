@@ -27,8 +27,9 @@ from deferrable_ops.endpoint.background import (
 from deferrable_ops.endpoint.body import Disconnected
 from deferrable_ops.endpoint.callbacks import accept_callback, show_wait
 from deferrable_ops.endpoint.channels import accept_event
+from deferrable_ops.endpoint.health import HEALTHY, Readiness
 from deferrable_ops.endpoint.paths import find_callback, find_channel, find_task, mask_tokens, path_in_app
-from deferrable_ops.endpoint.resources import Resources
+from deferrable_ops.endpoint.resources import Resources, RetryAfter
 from deferrable_ops.endpoint.responses import (
     JsonResponse,
     RequestRejected,
@@ -44,7 +45,10 @@ from deferrable_ops.settings import ENDPOINT_PREFIX
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER: Final = ((b"retry-after", b"2"),)
+HEALTH_PATHS: Final = ("/health", "/health/ready")
+SET_UP_WRONGLY: Final = (
+    "the endpoint is set up wrongly; an administrator must fix the error in the endpoint's log"
+)
 
 
 def create_app(
@@ -64,6 +68,8 @@ class Endpoint(FastAPI):
 
     def __init__(self, jobs: Iterable[BackgroundJob]) -> None:
         self._resources = Resources()
+        self._readiness = Readiness(self._resources.inbox)
+        self._retry_after = RetryAfter()
         self._jobs = tuple(jobs)
         super().__init__(
             title="airflow-deferrable-ops", docs_url=None, redoc_url=None, lifespan=Endpoint._lifespan
@@ -97,7 +103,11 @@ class Endpoint(FastAPI):
     async def _respond(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
         """Return the response, or None if FastAPI must handle the path of the request."""
         try:
-            return await self._route(scope, receive, path)
+            response = await self._route(scope, receive, path)
+            if response is not None and response.status < 300 and response is not HEALTHY:
+                # The inbox has answered.
+                self._retry_after.succeeded()
+            return response
         except RequestRejected as rejected:
             return rejected.response
         except UnknownWait:
@@ -109,15 +119,18 @@ class Endpoint(FastAPI):
         except TimeoutError:
             log.warning("Answered a request with 503: the inbox did not answer in time")
         except ConfigurationError as error:
+            # No 503: a service would repeat its request in vain until the error is fixed.
             log.error(
-                "Answered a request with 503; every request gets 503 until this error is fixed: %s", error
+                "Answered a request with 500; every request gets 500 until this error is fixed: %s", error
             )
+            return json_response(500, {"error": SET_UP_WRONGLY})
         except (Disconnected, asyncio.CancelledError):
             raise
         except Exception:
             log.exception("Answered a request with 500")
             return json_response(500, {"error": "internal error; see the endpoint's log"})
-        return json_response(503, {"error": "the inbox is unavailable; try again later"}, _RETRY_AFTER)
+        retry_after = (b"retry-after", b"%d" % self._retry_after.failed())
+        return json_response(503, {"error": "the inbox is unavailable; try again later"}, (retry_after,))
 
     async def _route(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
         if callback := find_callback(path):
@@ -135,6 +148,10 @@ class Endpoint(FastAPI):
             if scope["method"] != "PATCH":
                 return _not_allowed("PATCH")
             return await set_task_state(self._resources, scope, receive, *task)
+        if path in HEALTH_PATHS:
+            if scope["method"] not in ("GET", "HEAD"):
+                return _not_allowed("GET, HEAD")
+            return HEALTHY if path == "/health" else await self._readiness.response()
         return None
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from deferrable_ops.endpoint.body import header
+from deferrable_ops.endpoint.logs import WAIT
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.responses import RequestRejected
 from deferrable_ops.exceptions import TokenRefused, UnknownKey
@@ -14,10 +15,10 @@ from deferrable_ops.inbox.waits.keys import check_form
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 
-async def verify_token(resources: Resources, token: str) -> tuple[Inbox, str]:
+async def verify_token(resources: Resources, scope: Scope, token: str) -> tuple[Inbox, str]:
     """Return the inbox, and the id of the wait that the token belongs to.
 
-    A malformed token is rejected without opening the inbox.
+    A malformed token is rejected without opening the inbox. The access log shows the wait of a valid token.
 
     :raises RequestRejected: with status 401, if the token is not valid; with status 404, if the inbox does not have the
         key that signed the token.
@@ -27,7 +28,8 @@ async def verify_token(resources: Resources, token: str) -> tuple[Inbox, str]:
         if inbox is None:
             check_form(token)
             inbox = await resources.inbox.get()
-        return inbox, await inbox.keys.verify(token)
+        scope[WAIT] = wait_id = await inbox.keys.verify(token)
+        return inbox, wait_id
     except UnknownKey as error:
         # An answer of its own reveals only whether a key id exists. Key ids are no secrets: every token contains one.
         resources.unknown_keys.add(error)

@@ -31,7 +31,7 @@ async def accept_callback(
 
     :param token: the token in the path; None if the token is in a header.
     """
-    inbox, wait_id = await verify_token(resources, token or bearer_token(scope))
+    inbox, wait_id = await verify_token(resources, scope, token or bearer_token(scope))
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
     payload = parse_json(body)
     try:
@@ -48,7 +48,7 @@ async def show_wait(resources: Resources, scope: Scope, token: str | None) -> Js
 
     :param token: the token in the path; None if the token is in a header.
     """
-    inbox, wait_id = await verify_token(resources, token or bearer_token(scope))
+    inbox, wait_id = await verify_token(resources, scope, token or bearer_token(scope))
     wait = await inbox.waits.get(wait_id)
     expired = wait.state is WaitState.WAITING and wait.deadline <= await inbox.database.now()
     return json_response(

@@ -42,6 +42,12 @@ def _paths() -> _Json:
         }
         for verb, (summary, body) in _VERBS.items():
             paths[f"{prefix}/{verb}"] = {"post": _callback(summary, f"{verb}{name}", access, body)}
+    paths["/health"] = _health("Show that the process answers; the inbox is not used", "health", {})
+    paths["/health/ready"] = _health(
+        "Show whether callbacks can be stored: the inbox can be read and written",
+        "ready",
+        {status: _error(_ERRORS[status]) for status in ("500", "503")},
+    )
     paths["/channels/{name}"] = {"post": _channel_operation()}
     paths["/dag/{dag_id}/task/{task_id}/"] = {"patch": _task_operation()}
     return paths
@@ -115,6 +121,11 @@ def _channel_operation() -> _Json:
     }
 
 
+def _health(summary: str, name: str, errors: _Json) -> _Json:
+    successes = {"200": _response("Yes", "Health")}
+    return {"get": {"summary": summary, "operationId": name, "responses": successes | errors}}
+
+
 def _parameter(name: str, place: str, schema: _Json, *, required: bool = False) -> _Json:
     return {"name": name, "in": place, "required": required, "schema": schema}
 
@@ -148,7 +159,7 @@ _VERBS: Final = {
 _ERRORS: Final = {
     "401": "The token is missing, malformed, forged or revoked",
     "404": "The inbox has no such wait, has pruned it, or does not have the key that signed the token",
-    "500": "Internal error",
+    "500": "The endpoint is set up wrongly, or has an internal error: an administrator must fix it",
     "503": "The inbox is unavailable; try again after Retry-After seconds",
 }
 _CALLBACK_ERRORS: Final = {
@@ -214,5 +225,6 @@ _SCHEMAS: Final[_Json] = {
         },
         *("dag_id", "task_id", "execution_date", "try_number", "previous_state", "state", "message"),
     ),
+    "Health": _object({"status": _TEXT | {"enum": ["ok", "ready"]}}, "status"),
     "Error": _object({"error": _TEXT, "state": {"type": ["string", "null"]}, "parameter": _TEXT}, "error"),
 }

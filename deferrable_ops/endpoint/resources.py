@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -81,6 +82,37 @@ class UnknownKeyLog:
         )
         self._unreported = 0
         self._next_at = self._clock() + self._interval
+
+
+class RetryAfter:
+    """Computes the header ``Retry-After`` of a 503: it grows while an outage lasts, and has jitter.
+
+    Without both, all services would repeat their requests at the same moment when the inbox is back.
+
+    :param shortest: the longest pause at the start of an outage, in seconds.
+    :param longest: the longest pause of all, in seconds.
+    :param clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, shortest: float = 4.0, longest: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._shortest = shortest
+        self._longest = longest
+        self._clock = clock
+        self._since: float | None = None
+
+    def failed(self) -> int:
+        """Return the seconds after which to repeat a request that failed: at most as long as the outage lasts now."""
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        pause = min(max(now - self._since, self._shortest), self._longest)
+        return random.randint(round(pause / 2), round(pause))  # noqa: S311
+
+    def succeeded(self) -> None:
+        """End the outage."""
+        self._since = None
 
 
 class CachedSettings:

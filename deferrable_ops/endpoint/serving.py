@@ -6,21 +6,22 @@ Several endpoints may share one inbox.
 from __future__ import annotations
 
 import asyncio
-import copy
 import gc
 import logging.config
 from pathlib import Path
-from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from deferrable_ops import settings
 from deferrable_ops.endpoint.app import create_app
+from deferrable_ops.endpoint.logs import AccessLog, log_config
 from deferrable_ops.endpoint.resources import RETRY_TIMEOUT
 from deferrable_ops.exceptions import ConfigurationError, InputError
 from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.database.engines import is_in_memory, parse_url
+
+log = logging.getLogger(__name__)
 
 # Time to finish the requests in progress.
 _SHUTDOWN_SECONDS = 10
@@ -34,6 +35,7 @@ def serve_until_interrupted(
     trusted_proxies: str,
     certificate: str | None,
     private_key: str | None,
+    json_log: bool,
 ) -> None:
     """Serve the endpoint until SIGINT or SIGTERM.
 
@@ -42,13 +44,16 @@ def serve_until_interrupted(
         are trusted.
     :param certificate: the path of a TLS certificate. If `certificate` is None, the endpoint serves plain HTTP, for use
         behind a proxy that terminates TLS.
+    :param json_log: whether each line of the log is a JSON object.
     :raises InputError: if only one of certificate and private key is given, or if a file does not exist.
     :raises ConfigurationError: as for :func:`check_inbox`.
     """
     _check_files(certificate, private_key)
     check_inbox()
+    # uvicorn's worker processes get only the name of the function.
+    create = create_app_with_json_log if json_log else create_standalone_app
     uvicorn.run(
-        f"{__name__}:{create_standalone_app.__name__}",
+        f"{__name__}:{create.__name__}",
         factory=True,
         host=host,
         port=port,
@@ -59,15 +64,26 @@ def serve_until_interrupted(
         ssl_keyfile=private_key,
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        log_config=_log_config(),
+        access_log=False,
+        log_config=log_config(as_json=json_log),
     )
 
 
-def create_standalone_app() -> FastAPI:
+def create_standalone_app() -> ASGIApp:
     """Create the endpoint's app for a process that serves nothing else. Each uvicorn worker calls this function."""
+    return _create(json_log=False)
+
+
+def create_app_with_json_log() -> ASGIApp:
+    """Create the same app as :func:`create_standalone_app`. Each line of its log is a JSON object."""
+    return _create(json_log=True)
+
+
+def _create(*, json_log: bool) -> ASGIApp:
     # Importing Airflow has replaced uvicorn's logging configuration, so set it again.
-    logging.config.dictConfig(_log_config())
-    app = create_app()
+    logging.config.dictConfig(log_config(as_json=json_log))
+    log.info("The inbox is %s", inbox_without_secrets())
+    app = AccessLog(create_app())
     # Exclude Airflow's modules from garbage collection: traversing them is a fifth of a callback's cost (measured).
     gc.collect()
     gc.freeze()
@@ -115,10 +131,3 @@ def inbox_without_secrets() -> str:
     url = parse_url(settings.inbox_url())
     where = f"{url.host}:{url.port or 5432}/{url.database}" if url.host else url.database
     return f"{url.get_backend_name()} at {where}"
-
-
-def _log_config() -> dict[str, Any]:
-    """Return uvicorn's logging configuration, extended to the library's loggers."""
-    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["loggers"]["deferrable_ops"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    return config

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope
 
 from deferrable_ops.endpoint.authentication import bearer_token, verify_token
 from deferrable_ops.endpoint.callbacks import idempotency_key
+from deferrable_ops.endpoint.logs import WAIT
 from deferrable_ops.endpoint.resources import Resources
 from deferrable_ops.endpoint.responses import JsonResponse, RequestRejected, json_response
 from deferrable_ops.endpoint.task_parameters import TaskParameters, read_parameters
@@ -61,6 +62,7 @@ async def set_task_state(
     key = idempotency_key(scope)
     inbox = await resources.inbox.get()
     wait = await _find(inbox, caller, parameters)
+    scope[WAIT] = wait.id
     payload = _BODIES[parameters.state]
     callback = Callback(
         wait.id, _VERBS[parameters.state], json.dumps(payload).encode(), payload, idempotency_key=key
@@ -74,7 +76,7 @@ async def _authenticate(resources: Resources, scope: Scope) -> _Caller:
     static = resources.settings.auth_token
     if static is not None and hmac.compare_digest(token.encode(), static.encode()):
         return _Caller(wait_id=None)
-    _, wait_id = await verify_token(resources, token)
+    _, wait_id = await verify_token(resources, scope, token)
     return _Caller(wait_id)
 
 

@@ -99,6 +99,16 @@ class Inbox:
             raise
         return inbox
 
+    async def check(self) -> None:
+        """Check that this release can read the tables and write to them.
+
+        :raises DeploymentError: if the deployment must be fixed first.
+        :raises InboxError: if the inbox cannot be read or written.
+        """
+        await migrate(self.database)
+        await self.waits.find(limit=1)
+        await self.database.try_lock("check", 0.0)
+
     async def close(self) -> None:
         """Stop watching for changes, wait for running writes, and close every database connection."""
         await self.feed.close()

@@ -138,7 +138,7 @@ def test_a_lost_database_is_503_until_it_is_back(tmp_path: Path) -> None:
             for name in ("orders", "nowhere"):
                 started = time.monotonic()
                 away = client.post(f"/channels/{name}", json=2)
-                assert (away.status_code, away.headers["retry-after"]) == (503, "2")
+                assert (away.status_code, int(away.headers["retry-after"]) >= 2) == (503, True)
                 assert time.monotonic() - started < 3
             server.start()
             wait_until(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_serve_accepts_callbacks_and_logs_no_token(tmp_path: Path, prefix: str) 
     with serving(url, tmp_path) as (client, output):
         assert call_in_every_way(client, prefix, token) == EXPECTED
     written = output.read_text()
-    assert f"POST {prefix}/callbacks/{wait.id}.masked/success" in written
+    assert f'POST {prefix}/callbacks/{wait.id}.masked/success HTTP/1.1" 200 wait={wait.id}' in written
     assert "The inbox is sqlite at" in written
     assert token not in written
     assert token.rpartition(".")[2] not in written
@@ -88,6 +89,15 @@ def test_serve_with_several_processes_shares_one_inbox(tmp_path: Path) -> None:
     assert not any(signature in written for signature in signatures)
 
 
+def test_serve_logs_json(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    with serving(url, tmp_path, "--log-format", "json") as (client, output):
+        assert client.get("/health").status_code == 200
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    (health,) = [line for line in lines if line.get("path") == "/health"]
+    assert (health["status"], health["client"].partition(":")[0]) == (200, "127.0.0.1")
+
+
 def test_lost_postgres_is_503_until_it_is_back(tmp_path: Path) -> None:
     server = Postgres()
     server.start()
@@ -100,7 +110,7 @@ def test_lost_postgres_is_503_until_it_is_back(tmp_path: Path) -> None:
             for _ in range(3):
                 started = time.monotonic()
                 away = client.post(f"/callbacks/{token}/success", json={})
-                assert (away.status_code, away.headers["retry-after"]) == (503, "2")
+                assert (away.status_code, int(away.headers["retry-after"]) >= 2) == (503, True)
                 assert time.monotonic() - started < 3
             assert client.post("/callbacks/garbage", json={}).status_code == 401
             server.start()
@@ -212,7 +222,7 @@ def test_api_server_starts_with_an_unusable_inbox(tmp_path: Path) -> None:
     try:
         with httpx.Client(base_url=airflow.url, timeout=30) as client:
             token = "11111111-1111-5111-8111-111111111111.00000000." + "A" * 43
-            assert client.post(f"/deferrable-ops/callbacks/{token}", json={}).status_code == 503
+            assert client.post(f"/deferrable-ops/callbacks/{token}", json={}).status_code == 500
             assert client.get("/api/v2/monitor/health").status_code == 200
         written = "".join(path.read_text(errors="replace") for path in airflow.written_files())
         assert "inbox_url" in written

@@ -29,13 +29,15 @@ async def test_starting_needs_no_inbox(monkeypatch: pytest.MonkeyPatch, tmp_path
             await asyncio.sleep(0)
 
 
-async def test_misconfigured_inbox_is_503_with_retry_after(
+async def test_misconfigured_inbox_is_500_that_need_not_be_repeated(
     monkeypatch: pytest.MonkeyPatch, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", "mysql://user:secret@host/db")
     token = "11111111-1111-5111-8111-111111111111.00000000." + "A" * 43
     answer = await http.post(f"/callbacks/{token}", json={})
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.status_code == 500
+    assert "retry-after" not in answer.headers
+    assert "an administrator must fix" in answer.json()["error"]
     assert "inbox_url" in caplog.text
     assert "secret" not in caplog.text
     assert token not in caplog.text
@@ -126,7 +128,12 @@ async def test_openapi_describes_every_route(http: httpx.AsyncClient) -> None:
     described = (await http.get("/openapi.json")).json()
     verbs = ("", "/success", "/failure", "/skip", "/heartbeat")
     callbacks = {f"{prefix}{verb}" for prefix in ("/callbacks", "/callbacks/{token}") for verb in verbs}
-    assert set(described["paths"]) == callbacks | {"/dag/{dag_id}/task/{task_id}/", "/channels/{name}"}
+    assert set(described["paths"]) == callbacks | {
+        "/dag/{dag_id}/task/{task_id}/",
+        "/channels/{name}",
+        "/health",
+        "/health/ready",
+    }
     post = described["paths"]["/callbacks/{token}"]["post"]["responses"]
     assert {"200", "202", "400", "401", "404", "408", "409", "410", "413", "422", "503"} <= set(post)
 

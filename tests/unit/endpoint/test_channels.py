@@ -225,7 +225,7 @@ async def test_an_unavailable_inbox_is_503_and_the_event_can_be_sent_again(
 
     monkeypatch.setattr(Database, "write", away)
     answer = await post(http, b"2")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert (answer.status_code, 2 <= int(answer.headers["retry-after"]) <= 4) == (503, True)
     monkeypatch.setattr(Database, "write", real)
     assert (await post(http, b"2")).status_code == 200
     assert [event.payload for event in await kept(inbox)] == [1, 2]
