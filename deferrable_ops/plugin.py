@@ -27,7 +27,7 @@ class DeferrableOpsPlugin(AirflowPlugin):
         from deferrable_ops.inbox.hosts import Component
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
-        app = create_app(Component.API_SERVER, background=[settle_ended_tasks])
+        app = create_app(Component.API_SERVER, background=[settle_ended_tasks, report_unended_tasks])
         return [{"app": app, "url_prefix": ENDPOINT_PREFIX, "name": "deferrable-ops"}]
 
 
@@ -40,3 +40,10 @@ async def settle_ended_tasks(inbox: Inbox) -> None:
     from deferrable_ops.triggers.lifecycle.task_states import states_from_database
 
     await sweep_forever(inbox, states_from_database)
+
+
+async def report_unended_tasks(inbox: Inbox) -> None:
+    """Log the tasks that were answered but have not ended, because the metadata database is readable here."""
+    from deferrable_ops.triggers.lifecycle.unended import attempts_from_database, report_unended
+
+    await report_unended(inbox, attempts_from_database)

@@ -10,10 +10,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from deferrable_ops.cli import channels, inbox, supervisord, waits
-from deferrable_ops.cli.common import add_command, positive
+from deferrable_ops.cli.common import add_command, airflow_as_library, positive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from deferrable_ops.exceptions import ConfigurationError, DeferrableOpsError, InputError
 
     try:
-        code: int = options.run(options)
+        # The endpoint runs for long, and --answered reads the metadata database.
+        needs_all_of_airflow = options.run is serve or vars(options).get("answered")
+        with nullcontext() if needs_all_of_airflow else airflow_as_library():
+            code: int = options.run(options)
     except (InputError, ConfigurationError) as error:
         print(f"deferrable-ops: {error}", file=sys.stderr)
         return 2

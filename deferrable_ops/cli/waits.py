@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import re
 import sys
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
@@ -13,19 +16,38 @@ from deferrable_ops.cli.common import add_command, positive, print_table, time_t
 
 # Importing Airflow takes seconds, so each command imports what it needs when it runs.
 if TYPE_CHECKING:
-    from deferrable_ops.inbox import Wait
+    from sqlalchemy import ColumnElement
+
+    from deferrable_ops.inbox import Inbox, Wait
 
 _STATES: Final = ("waiting", "success", "failed", "skipped", "expired", "superseded", "killed")
 _COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS")
 _MAX_PROGRESS_WIDTH: Final = 60
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def show_waits(options: argparse.Namespace) -> int:
-    """Print the waits that the options select. The newest wait comes last."""
+    """Print the waits that the options select, or their number. The newest wait comes first."""
+    number, found = with_inbox(lambda inbox: _find(inbox, options))
+    if options.count:
+        print(number)
+    elif options.json:
+        print(json.dumps([_as_json(wait) for wait in found], indent=2))
+    else:
+        print_table([_COLUMNS, *map(_as_row, found)])
+    if len(found) < number and not options.count:
+        print(
+            f"Showing the newest {len(found)} of {number} waits; raise --limit to see more", file=sys.stderr
+        )
+    return 0
+
+
+async def _find(inbox: Inbox, options: argparse.Namespace) -> tuple[int, list[Wait]]:
+    """Return the number of the selected waits, and the newest of them."""
     from deferrable_ops.inbox.database.schema import waits
 
-    conditions = [] if options.state == "all" else [waits.c.state == options.state]
-    conditions += [
+    conditions = [
         waits.c[column] == value
         for column, value in (
             ("dag_id", options.dag),
@@ -34,15 +56,32 @@ def show_waits(options: argparse.Namespace) -> int:
         )
         if value is not None
     ]
-    found = with_inbox(lambda inbox: inbox.waits.find(*conditions, limit=options.limit + 1))
-    shown = sorted(found[: options.limit], key=lambda wait: wait.created_at)
-    if options.json:
-        print(json.dumps([_as_json(wait) for wait in shown], indent=2))
-    else:
-        print_table([_COLUMNS, *map(_as_row, shown)])
-    if len(found) > options.limit:
-        print(f"Showing the newest {options.limit} waits; raise --limit to see more", file=sys.stderr)
-    return 0
+    if options.since is not None:
+        conditions.append(waits.c.created_at >= options.since)
+    if options.answered:
+        found = await _answered(inbox, *conditions)
+        return len(found), sorted(found, key=lambda wait: -wait.created_at)[: options.limit]
+    if options.state != "all":
+        conditions.append(waits.c.state == options.state)
+    number = await inbox.waits.count(*conditions)
+    if options.count:
+        return number, []
+    return number, await inbox.waits.find(*conditions, limit=options.limit, newest_first=True)
+
+
+async def _answered(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from deferrable_ops.exceptions import ConfigurationError
+    from deferrable_ops.triggers.lifecycle import unended
+
+    try:
+        return await unended.find_unended(inbox, unended.attempts_from_database, 0.0, conditions=conditions)
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            f"--answered cannot read Airflow's metadata database ({type(error).__name__}); run the command on a "
+            "machine on which [database] sql_alchemy_conn is set"
+        ) from None
 
 
 def send(options: argparse.Namespace) -> int:
@@ -71,11 +110,23 @@ def send(options: argparse.Namespace) -> int:
 def add_commands(commands: Any) -> None:
     """Add ``waits`` and ``send`` to the parser."""
     listed = add_command(commands, "waits", "list tasks that wait", show_waits)
-    listed.add_argument("--state", choices=(*_STATES, "all"), default="waiting", help="default: %(default)s")
+    chosen = listed.add_mutually_exclusive_group()
+    chosen.add_argument("--state", choices=(*_STATES, "all"), default="waiting", help="default: %(default)s")
+    chosen.add_argument(
+        "--answered",
+        action="store_true",
+        help="waits that have an outcome although Airflow has not ended their task; reads Airflow's metadata database",
+    )
     listed.add_argument("--dag", metavar="DAG_ID")
     listed.add_argument("--task", metavar="TASK_ID")
     listed.add_argument("--run-id", metavar="RUN_ID")
+    listed.add_argument(
+        "--since", type=_since, metavar="TIME", help="registered since then: 30m, 2h, 7d, or an ISO 8601 time"
+    )
     listed.add_argument("--limit", type=positive(int), default=100, help="default: %(default)s")
+    listed.add_argument(
+        "--count", action="store_true", help="print only the number of waits, without --limit"
+    )
     listed.add_argument("--json", action="store_true", help="print a JSON array")
     sent = add_command(commands, "send", "answer a wait by hand; an audit row is kept", send)
     sent.add_argument("verb", choices=("success", "failure", "skip", "heartbeat"))
@@ -84,6 +135,20 @@ def add_commands(commands: Any) -> None:
         "--json", metavar="TEXT", help="body of the callback; default: null for success, otherwise an object"
     )
     sent.add_argument("--reason", required=True, help="the reason, for the audit row")
+
+
+def _since(text: str) -> float:
+    """Return a time in seconds since the epoch: an ISO 8601 time, in UTC if it has no offset, or a time span ago."""
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return time.time() - float(span[1]) * _SECONDS[span[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; write 30m, 2h, 7d or 2026-01-31T12:00:00Z"
+        ) from None
 
 
 def _wait_id(text: str) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    func,
     select,
     text,
     update,
@@ -85,18 +86,50 @@ class Waits:
         return await self._database.read(read)
 
     async def find(
-        self, *conditions: ColumnElement[bool], limit: int | None = None, after: str | None = None
+        self,
+        *conditions: ColumnElement[bool],
+        limit: int | None = None,
+        after: str | None = None,
+        newest_first: bool = False,
     ) -> list[Wait]:
-        """Return the waits that meet all conditions, ordered by id.
+        """Return the waits that meet the conditions, ordered by id.
 
+        :param limit: the largest number of waits to return; None returns all waits.
         :param after: a wait id. Only waits with a higher id are returned.
+        :param newest_first: order the waits by the time of their registration, the newest first.
         """
-        query = _select_waits().where(*conditions).order_by(waits.c.id).limit(limit)
+        order = (waits.c.created_at.desc(), waits.c.id) if newest_first else (waits.c.id,)
+        query = _select_waits().where(*conditions).order_by(*order).limit(limit)
         if after is not None:
             query = query.where(waits.c.id > after)
 
         async def read(connection: AsyncConnection) -> list[Wait]:
             return _readable(await connection.execute(query))
+
+        return await self._database.read(read)
+
+    async def count(self, *conditions: ColumnElement[bool]) -> int:
+        """Return the number of waits that meet the conditions."""
+        query = select(func.count()).select_from(waits).where(*conditions)
+
+        async def read(connection: AsyncConnection) -> int:
+            return int((await connection.execute(query)).scalar_one())
+
+        return await self._database.read(read)
+
+    async def settled_before(
+        self, wait_ids: Sequence[str], seconds: float, *conditions: ColumnElement[bool]
+    ) -> list[Wait]:
+        """Return those of the waits that were settled more than `seconds` ago and meet all conditions."""
+
+        async def read(connection: AsyncConnection) -> list[Wait]:
+            before = await self._database.clock(connection) - seconds
+            found: list[Wait] = []
+            for start in range(0, len(wait_ids), _ROWS_PER_QUERY):
+                chosen = waits.c.id.in_(wait_ids[start : start + _ROWS_PER_QUERY])
+                query = _select_waits().where(chosen, waits.c.settled_at < before, *conditions)
+                found += _readable(await connection.execute(query))
+            return found
 
         return await self._database.read(read)
 

@@ -12,12 +12,14 @@ from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from deferrable_ops.cli.main import main
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.database.schema import HEAD, callbacks
 from deferrable_ops.inbox.hosts import Component, Hosts, Machine
 from deferrable_ops.outcome import Failure, Skip, Success
+from deferrable_ops.triggers.lifecycle import unended
 
 UNKNOWN = "11111111-1111-5111-8111-111111111111"
 
@@ -134,6 +136,9 @@ def test_send_prints_why_it_was_rejected(inbox: CommandInbox, capsys: pytest.Cap
         (["send", "heartbeat", UNKNOWN, "--json", '{"progress": 7}', "--reason", "x"], "progress"),
         (["waits", "--state", "tired"], "tired"),
         (["waits", "--limit", "0"], "above 0"),
+        (["waits", "--since", "yesterday"], "2h, 7d"),
+        (["waits", "--since", "5"], "2h, 7d"),
+        (["waits", "--answered", "--state", "all"], "--state"),
         (["inbox", "prune", "--days", "-1"], "above 0"),
         (["inbox", "prune", "--days", "nan"], "above 0"),
         (["inbox"], "required"),
@@ -192,6 +197,71 @@ def test_waits_warns_when_there_are_more(inbox: CommandInbox, capsys: pytest.Cap
     shown = capsys.readouterr()
     assert len(json.loads(shown.out)) == 1
     assert "--limit" in shown.err
+
+
+def test_waits_are_listed_newest_first_also_with_a_limit(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "dacb":
+        inbox.register(name)
+
+    def listed(*arguments: str) -> list[str]:
+        assert main(["waits", "--json", *arguments]) == 0
+        return [wait["task_id"] for wait in json.loads(capsys.readouterr().out)]
+
+    assert listed() == ["b", "c", "a", "d"]
+    assert listed("--limit", "2") == ["b", "c"]
+
+
+def test_waits_are_counted_and_selected_by_time(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox.register("a")
+    inbox.register("b")
+
+    def count(*arguments: str) -> int:
+        assert main(["waits", "--count", *arguments]) == 0
+        shown = capsys.readouterr()
+        assert not shown.err
+        return int(shown.out)
+
+    assert count("--limit", "1") == 2
+    assert count("--task", "a") == 1
+    assert count("--state", "failed") == 0
+    assert count("--since", "1h") == count("--since", "2020-01-31") == 2
+    assert count("--since", "2999-01-31T12:00:00+02:00") == 0
+
+
+def test_answered_waits_are_those_whose_task_airflow_has_not_ended(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting, answered, ended = (inbox.register(name) for name in ("waiting", "answered", "ended"))
+    for wait in (answered, ended):
+        main(["send", "success", wait.id, "--reason", "x"])
+    capsys.readouterr()
+
+    async def under_way() -> list[str]:
+        return [waiting.id, answered.id, UNKNOWN]
+
+    monkeypatch.setattr(unended, "attempts_from_database", under_way)
+    assert main(["waits", "--answered", "--json"]) == 0
+    assert [wait["wait"] for wait in json.loads(capsys.readouterr().out)] == [answered.id]
+    assert main(["waits", "--answered", "--count"]) == 0
+    assert main(["waits", "--answered", "--count", "--task", "other"]) == 0
+    assert capsys.readouterr().out.split() == ["1", "0"]
+
+
+def test_answered_without_the_metadata_database_is_an_error_without_its_url(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def unreadable() -> list[str]:
+        raise OperationalError("SELECT", {}, Exception("hunter2"))
+
+    monkeypatch.setattr(unended, "attempts_from_database", unreadable)
+    assert main(["waits", "--answered"]) == 2
+    shown = capsys.readouterr().err
+    assert "sql_alchemy_conn" in shown
+    assert "hunter2" not in shown
 
 
 def test_prune_deletes_waits_older_than_their_retention(
@@ -281,6 +351,21 @@ def test_module_runs_the_command() -> None:
     command = [sys.executable, "-m", "deferrable_ops.cli", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("usage: deferrable-ops ")
+
+
+def test_command_imports_little_of_airflow(inbox: CommandInbox) -> None:
+    """With all of Airflow, or with FastAPI, a command takes twice as long."""
+    inbox.register()
+    script = (
+        "import os, sys, deferrable_ops.cli.main as cli\n"
+        "assert cli.main(['waits']) == 0\n"
+        "assert cli.main(['send', 'success', '11111111-1111-5111-8111-111111111111', '--reason', 'x']) == 1\n"
+        "print(sorted({'airflow.sdk.execution_time.task_runner', 'airflow.sdk.bases.operator', 'alembic', "
+        "'fastapi', 'airflow.models.taskinstance'} & set(sys.modules)), "
+        "'_AIRFLOW__AS_LIBRARY' in os.environ)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.endswith("[] False\n")
 
 
 def test_help_needs_no_airflow() -> None:

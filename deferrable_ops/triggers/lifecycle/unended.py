@@ -1,0 +1,72 @@
+"""Finds tasks that have an outcome in the inbox, but that Airflow has not ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from sqlalchemy import ColumnElement
+
+from deferrable_ops.inbox import Attempt, Inbox, Wait
+from deferrable_ops.triggers.lifecycle.task_states import UNDER_WAY
+
+log = logging.getLogger(__name__)
+
+ANSWERED_FOR: Final = 60.0
+"""Seconds after which a task that has an outcome should have ended."""
+
+_EVERY = 60.0
+
+AttemptsSource = Callable[[], Awaitable[list[str]]]
+"""A function that returns the wait ids of all attempts of tasks that are under way in Airflow."""
+
+
+async def find_unended(
+    inbox: Inbox,
+    source: AttemptsSource,
+    answered_for: float = ANSWERED_FOR,
+    *,
+    conditions: Sequence[ColumnElement[bool]] = (),
+) -> list[Wait]:
+    """Return the waits that were settled more than `answered_for` seconds ago although Airflow has not ended the task.
+
+    The triggerers of such tasks are down, overloaded or stuck.
+
+    :param conditions: conditions that the returned waits meet.
+    """
+    return await inbox.waits.settled_before(await source(), answered_for, *conditions)
+
+
+async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
+    """Log once a minute, in one process, how many answered tasks have not ended. Runs until cancelled."""
+    while True:
+        if await inbox.database.try_lock("unended", every) and (found := await find_unended(inbox, source)):
+            oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
+            log.warning(
+                "%d tasks were answered more than %d s ago and have not ended, first %s.%s of run %s (wait %s); check "
+                "that the triggerers run and are not overloaded, and see deferrable-ops waits --answered",
+                len(found),
+                ANSWERED_FOR,
+                oldest.attempt.dag_id,
+                oldest.attempt.task_id,
+                oldest.attempt.run_id,
+                oldest.id,
+            )
+        await asyncio.sleep(every)
+
+
+async def attempts_from_database() -> list[str]:
+    """Read the attempts that are under way from the metadata database. The API server may read it, and the command."""
+    return await asyncio.to_thread(_read_metadata_database)
+
+
+def _read_metadata_database() -> list[str]:
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    query = select(TaskInstance.id, TaskInstance.try_number).where(TaskInstance.state.in_(UNDER_WAY))
+    with create_session() as session:
+        return [Attempt(str(ti_id), number, "", "", "").wait_id for ti_id, number in session.execute(query)]

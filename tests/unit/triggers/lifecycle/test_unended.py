@@ -1,0 +1,66 @@
+"""Tasks that were answered and have not ended are found, and logged by one process."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from airflow.models.taskinstance import TaskInstance
+
+from deferrable_ops import Success
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
+from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers.lifecycle.unended import find_unended, report_unended
+
+
+async def register(inbox: Inbox, task_id: str, *, answered: bool) -> Wait:
+    attempt = Attempt(str(uuid4()), 1, "sales", "manual", task_id)
+    wait = await inbox.waits.register(NewWait(attempt, "webhook", 3600.0))
+    return await inbox.waits.settle(wait.id, Success(None)) if answered else wait
+
+
+async def test_only_answered_tasks_that_are_under_way_are_unended() -> None:
+    async with memory_inbox() as inbox:
+        waiting = await register(inbox, "waiting", answered=False)
+        answered = await register(inbox, "answered", answered=True)
+        await register(inbox, "ended", answered=True)
+
+        async def under_way() -> list[str]:
+            return [waiting.id, answered.id, *(str(uuid4()) for _ in range(1_000))]
+
+        assert await find_unended(inbox, under_way, 0.0) == [answered]
+        assert await find_unended(inbox, under_way) == [], "it was answered a moment ago"
+
+
+async def test_unended_tasks_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with memory_inbox() as inbox:
+        answered = await register(inbox, "train", answered=True)
+        found = asyncio.Event()
+
+        async def settled_long_ago(*_: object) -> list[Wait]:
+            found.set()
+            return [answered]
+
+        inbox.waits.settled_before = settled_long_ago  # type: ignore[assignment]
+
+        async def under_way() -> list[str]:
+            return [answered.id]
+
+        task = asyncio.create_task(report_unended(inbox, under_way))
+        await found.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (
+        "1 tasks were answered more than 60 s ago and have not ended, first sales.train of run manual"
+        in caplog.text
+    )
+
+
+def test_attempt_of_a_task_instance_needs_only_its_id_and_try() -> None:
+    """The metadata database is asked for these two columns."""
+    ti_id = str(uuid4())
+    assert Attempt(ti_id, 2, "", "", "").wait_id == Attempt(ti_id, 2, "sales", "manual", "train", 3).wait_id
+    assert hasattr(TaskInstance, "id")
+    assert hasattr(TaskInstance, "try_number")
