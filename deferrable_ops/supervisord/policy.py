@@ -32,10 +32,11 @@ class Action(StrEnum):
 class ProgramPolicy(Model):
     """What the watching task does when a program has ended, or is in a crash loop.
 
-    :param exit_codes: the action for each exit code. The key -1 stands for every signal that ends the program. An exit
-        code that is not a key of ``exit_codes`` is a success if the program's ``exitcodes`` contain it; otherwise, the
-        action ``otherwise`` applies. supervisord reports an exit code only if the process ran for ``startsecs``.
-        Therefore ``startsecs`` defaults to 0 if ``exit_codes`` is given.
+    :param exit_codes: the action for each exit code. The key -1 stands for every signal that ends the program. If an
+        exit code is not a key of this dict, supervisord's setting ``exitcodes`` of the program is used: a code in that
+        setting is a success. For all remaining codes, the action in the argument ``otherwise`` applies. supervisord
+        reports an exit code only if the process ran for ``startsecs``. Therefore ``startsecs`` defaults to 0 if
+        ``exit_codes`` is given.
     :param otherwise: the action for any other exit code, for the state FATAL, and for a program that supervisord never
         started.
     :param crash_restarts: a program is in a crash loop after this number of restarts within ``crash_window``.

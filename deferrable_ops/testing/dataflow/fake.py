@@ -107,7 +107,7 @@ class FakeDataflow:
         return new.id
 
     def listed_jobs(self) -> list[FakeJob]:
-        """Return the jobs that a list of jobs contains now."""
+        """Return the jobs that ``ListJobs`` returns now: a new job is missing until its `list_lag` is over."""
         now = datetime.now(UTC).timestamp()
         return [
             job

@@ -229,12 +229,12 @@ def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
 
 
 def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuthSettings:
-    names = ("token.endpoint.url", "client.id", "client.secret")
-    values = [_text(extra, f"sasl.oauthbearer.{name}") for name in names]
+    names = [f"sasl.oauthbearer.{name}" for name in ("token.endpoint.url", "client.id", "client.secret")]
+    values = [_text(extra, name) for name in names]
     if str(extra.get("sasl.oauthbearer.method", "")).lower() != "oidc" or not all(values):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER; set sasl.oauthbearer.method=oidc and all of "
-            "these settings with the prefix sasl.oauthbearer.: " + ", ".join(names)
+            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER; set sasl.oauthbearer.method=oidc, and also "
+            f"set {', '.join(names)}"
         )
     endpoint, client_id, client_secret = map(str, values)
     return OAuthSettings(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))

@@ -44,7 +44,7 @@ class Batch:
 
 
 class SubscriptionListener(Protocol):
-    """Receives the warnings and failures of a subscription, on the event loop of the waits."""
+    """Receives the warnings and errors of reading a topic. Its methods are called on the triggerer's event loop."""
 
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; reading continues."""

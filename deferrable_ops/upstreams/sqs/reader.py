@@ -18,7 +18,7 @@ keys.
 
 
 class QueueListener(Protocol):
-    """Receives the warnings and failures of a queue, on the event loop of the waits."""
+    """Receives the warnings and errors of polling a queue. Its methods are called on the triggerer's event loop."""
 
     def warn(self, text: str, /) -> None:
         """Write a warning to the task's log; polling continues."""

@@ -27,7 +27,7 @@ def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
     """
     if stored.get("same", current) != current:
         raise InputError(
-            f"before the triggerer restarted, this task had published the first {stored['published']} "
-            "messages, and the messages have changed since then; write each file under a temporary name, "
-            "and rename it when it is complete"
+            f"the task cannot continue after the restart of the triggerer: the first {stored['published']} messages "
+            "are published, and the messages have changed since then, for example because a file was overwritten; "
+            "write each file under a temporary name, and rename it when it is complete"
         )
