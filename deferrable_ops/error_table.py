@@ -40,7 +40,7 @@ class ErrorKind(StrEnum):
     # The task waits until its deadline. It never fails, and no external work is launched or stopped.
     DEPLOYMENT = "permanent for the deployment"
     # The task retries with backoff until its deadline.
-    PASSING = "passing"
+    TEMPORARY = "temporary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ ERRORS: Final[tuple[ErrorRow, ...]] = (
     ErrorRow(
         "a missing connection, extra, topic, queue, job or permission; a refused login",
         ErrorKind.TASK,
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         (
             ConfigurationError,
             DataflowRefused,
@@ -98,8 +98,8 @@ ERRORS: Final[tuple[ErrorRow, ...]] = (
     ),
     ErrorRow(
         "timeouts, 5xx, throttling, a metadata server that is away",
-        ErrorKind.PASSING,
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
+        ErrorKind.TEMPORARY,
         (
             AirflowUnavailable,
             DataflowUnavailable,
@@ -143,28 +143,28 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "postgres",
         "the connection limit is reached",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"TooManyConnectionsError"}),
         "raise max_connections of the database, or set up a pooler",
     ),
     CodeRow(
         "postgres",
         "a full disk",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"DiskFullError"}),
         "free space on the database server",
     ),
     CodeRow(
         "postgres",
         "a read-only replica, also during a failover",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"ReadOnlySQLTransactionError"}),
         "inbox_url must lead to the primary server, not to a read-only replica",
     ),
     CodeRow(
         "postgres",
         "connection lost, restart, lock, deadlock or timeout",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset(
             {
                 "IdleInTransactionSessionTimeoutError",
@@ -198,14 +198,14 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "sqlite",
         "a full disk",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({str(sqlite3.SQLITE_FULL)}),
         "free space on the disk of the inbox's file",
     ),
     CodeRow(
         "sqlite",
         "a lock, or an error of the disk",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset(
             str(code)
             for code in (
@@ -220,7 +220,7 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "google",
         "timeouts, 5xx and quotas",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset(
             {
                 "ABORTED",
@@ -237,13 +237,13 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "google",
         "the metadata server or the network is unreachable",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"TransportError"}),
     ),
     CodeRow(
         "aws",
         "throttling and outages with a status below 500",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset(
             {
                 "BandwidthLimitExceeded",
@@ -314,7 +314,7 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "kafka",
         "a connection that is closed during the TLS handshake",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"}),
     ),
     CodeRow(
@@ -340,7 +340,7 @@ CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "http",
         "the request may be sent again: timeout, conflict of replays, throttling",
-        ErrorKind.PASSING,
+        ErrorKind.TEMPORARY,
         frozenset({"408", "425", "429"}),
     ),
     CodeRow(
@@ -392,7 +392,7 @@ def find_code(system: str, *names: str) -> CodeRow | None:
 
 
 def kind_of_code(system: str, *names: str, default: ErrorKind = ErrorKind.TASK) -> ErrorKind:
-    """Return the kind of an error code. HTTP statuses from 500 are passing.
+    """Return the kind of an error code. HTTP statuses from 500 are temporary.
 
     :param default: the kind of a code that is not in the table.
     """
@@ -400,7 +400,7 @@ def kind_of_code(system: str, *names: str, default: ErrorKind = ErrorKind.TASK) 
     if row is not None:
         return row.kind
     if system in ("http", "aws") and any(name.isdigit() and int(name) >= 500 for name in names):
-        return ErrorKind.PASSING
+        return ErrorKind.TEMPORARY
     return default
 
 

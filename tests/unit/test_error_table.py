@@ -68,9 +68,9 @@ def test_each_exception_of_the_library_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("system", "code", "kind"),
     [
-        ("http", "500", ErrorKind.PASSING),
-        ("http", "503", ErrorKind.PASSING),
-        ("http", "429", ErrorKind.PASSING),
+        ("http", "500", ErrorKind.TEMPORARY),
+        ("http", "503", ErrorKind.TEMPORARY),
+        ("http", "429", ErrorKind.TEMPORARY),
         ("http", "404", ErrorKind.TASK),
         ("google", "PERMISSION_DENIED", ErrorKind.TASK),
         ("aws", "AccessDenied", ErrorKind.TASK),
@@ -90,7 +90,7 @@ def test_refused_launch_is_permanent_although_the_same_refusal_of_a_read_may_pas
 
 
 def test_lost_connection_of_an_http_request_may_pass_and_an_invalid_url_does_not() -> None:
-    assert kind_of(RequestFailed(OSError("reset")), started=False) is ErrorKind.PASSING
+    assert kind_of(RequestFailed(OSError("reset")), started=False) is ErrorKind.TEMPORARY
     assert kind_of(InvalidUrl(ValueError("x")), started=True) is ErrorKind.TASK
 
 

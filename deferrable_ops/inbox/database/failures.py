@@ -42,7 +42,7 @@ def is_outage(error: BaseException) -> bool:
     """Return whether a retry after an error can succeed: after a lost connection, a restart, a lock or a timeout."""
     cause = _cause(error)
     row = _row_of(cause)
-    if row is not None and row.kind is not ErrorKind.PASSING:
+    if row is not None and row.kind is not ErrorKind.TEMPORARY:
         return False
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True

@@ -82,7 +82,7 @@ class LaunchRequest:
                 if 200 <= response.status < 300:
                     return response
                 problem = self._describe(response)
-                if kind_of_code("http", str(response.status)) is not ErrorKind.PASSING:
+                if kind_of_code("http", str(response.status)) is not ErrorKind.TEMPORARY:
                     # The table names the statuses that stay the same if the request is repeated.
                     retry_can_help = find_code("http", str(response.status)) is None
                     raise LaunchFailed(problem, retry_can_help=retry_can_help)

@@ -106,7 +106,7 @@ def is_passing(error: Exception) -> bool:
         return False
     text = " ".join(str(part) for part in error.args)
     statuses = re.findall(r"\b(?:status|code)\D{0,6}(\d{3})\b", text, re.IGNORECASE)
-    return bool(error.retryable) or kind_of_code("http", *statuses) is ErrorKind.PASSING
+    return bool(error.retryable) or kind_of_code("http", *statuses) is ErrorKind.TEMPORARY
 
 
 def _fetch_token(credentials: Credentials, account: str) -> None:
@@ -121,7 +121,7 @@ def _fetch_token(credentials: Credentials, account: str) -> None:
     try:
         scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
     except GoogleAuthError as error:
-        # A passing error does not matter here: the calls that use the credentials are retried.
+        # A temporary error does not matter here: the calls that use the credentials are retried.
         if is_passing(error):
             return
         raise DataflowRefused(

@@ -278,4 +278,4 @@ def _holds_no_credentials(record: logging.LogRecord) -> bool:
 
 def _is_refusal(error: Exception) -> bool:
     # An error that is not in the table is an outage.
-    return kind_of_code("kafka", *class_names(error), default=ErrorKind.PASSING) is ErrorKind.TASK
+    return kind_of_code("kafka", *class_names(error), default=ErrorKind.TEMPORARY) is ErrorKind.TASK

@@ -82,7 +82,7 @@ def _refusal_by_server(
     error: Exception, response: dict[str, Any], settings: AwsSettings, queue: Queue
 ) -> SqsRefused | None:
     code, status = _code(response), _status(response)
-    if ErrorKind.PASSING in (kind_of_code("aws", code), kind_of_code("http", str(status))):
+    if ErrorKind.TEMPORARY in (kind_of_code("aws", code), kind_of_code("http", str(status))):
         return None
     detail, operation = summarize(error, settings), str(getattr(error, "operation_name", ""))
     if operation.startswith("AssumeRole"):

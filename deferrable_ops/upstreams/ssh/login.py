@@ -101,7 +101,7 @@ def login_error(settings: SshSettings, error: Exception) -> MachineError:
             f"{settings.name} supports no algorithm that is enabled here: {reason}. Check ciphers and "
             f"disabled_algorithms in the extra of {connection}"
         )
-    if kind_of_code("ssh", *class_names(error), default=ErrorKind.PASSING) is ErrorKind.TASK:
+    if kind_of_code("ssh", *class_names(error), default=ErrorKind.TEMPORARY) is ErrorKind.TASK:
         return MachineRefused(f"{settings.name} refused the connection: {reason}. Check {connection}")
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
         return ConnectionDropped(f"{settings.name} closed the connection: {reason}")

@@ -256,7 +256,7 @@ class Flaky(Scripted):
         return Success("in the end")
 
 
-PASSING = [KafkaUnavailable("away"), TimeoutError(), AirflowUnavailable("no answer")]
+TEMPORARY = [KafkaUnavailable("away"), TimeoutError(), AirflowUnavailable("no answer")]
 UNTIL_STARTED = [
     ConfigurationError("there is no connection 'x'"),
     DataflowRefused("no", "PERMISSION_DENIED"),
@@ -268,7 +268,7 @@ UNTIL_STARTED = [
 
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize(
-    "error", [*PASSING, DeploymentError("Fernet key")], ids=lambda error: type(error).__name__
+    "error", [*TEMPORARY, DeploymentError("Fernet key")], ids=lambda error: type(error).__name__
 )
 async def test_error_that_may_pass_fails_no_task(
     airflow_comms: AirflowComms, inbox: Inbox, error: Exception, begun: bool
