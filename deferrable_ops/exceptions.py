@@ -3,6 +3,7 @@
 DeferrableOpsError
 ├── ConfigurationError        a setting or a connection is missing or malformed: fix it
 │   └── DeploymentError       no task can use the inbox until the deployment is fixed; waits continue
+│       └── NotOwner          the inbox belongs to another deployment of Airflow; waits continue
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
@@ -45,6 +46,10 @@ class DeploymentError(ConfigurationError):
     A wait continues until its deadline, and does not fail because of this error. While the error lasts, no external
     work (a job in another system) is launched or stopped.
     """
+
+
+class NotOwner(DeploymentError):
+    """The inbox belongs to another deployment of Airflow; the message names both, and the fix."""
 
 
 class InputError(DeferrableOpsError, ValueError):

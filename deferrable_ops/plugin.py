@@ -6,6 +6,7 @@ the endpoint.
 
 from __future__ import annotations
 
+import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +28,21 @@ class DeferrableOpsPlugin(AirflowPlugin):
         from deferrable_ops.inbox.hosts import Component
         from deferrable_ops.settings import ENDPOINT_PREFIX
 
-        app = create_app(Component.API_SERVER, background=[settle_ended_tasks, report_unended_tasks])
+        app = create_app(Component.API_SERVER, background=[look_after_inbox, report_unended_tasks])
         return [{"app": app, "url_prefix": ENDPOINT_PREFIX, "name": "deferrable-ops"}]
 
 
-async def settle_ended_tasks(inbox: Inbox) -> None:
-    """Settle waits whose task ended while no triggerer ran.
+async def look_after_inbox(inbox: Inbox) -> None:
+    """Find out which deployment this Airflow is, and settle the waits whose task ended while no triggerer ran.
 
     This function runs in the API server, because the API server can query Airflow's metadata database.
     """
-    from deferrable_ops.triggers.lifecycle.background import sweep_forever
-    from deferrable_ops.triggers.lifecycle.task_states import states_from_database
+    from deferrable_ops.deployment import this_process
+    from deferrable_ops.metadata_database import ensure_deployment, find_ended
+    from deferrable_ops.triggers.lifecycle.sweeper import Sweeper
 
-    await sweep_forever(inbox, states_from_database)
+    this_process.learn(await asyncio.to_thread(ensure_deployment))
+    await Sweeper(inbox, find_ended).run()
 
 
 async def report_unended_tasks(inbox: Inbox) -> None:

@@ -96,6 +96,13 @@ def get_provider_info() -> dict[str, Any]:
                         default="True",
                         kind="boolean",
                     ),
+                    "deployment": _option(
+                        "Id of this deployment of Airflow, the same in all its components. Only the deployment that "
+                        "owns the inbox launches and cancels. Empty: the API server makes an id and keeps it in the "
+                        "Airflow Variable deferrable_ops_deployment.",
+                        default="",
+                        example="production",
+                    ),
                     "notify": _option(
                         "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a connection pooler in "
                         "transaction mode, such as PgBouncer; the inbox is then polled every second.",

@@ -113,6 +113,11 @@ def auto_upgrade() -> bool:
     return bool(conf.getboolean(SECTION, "auto_upgrade", fallback=True))
 
 
+def deployment() -> str | None:
+    """Return the id of this deployment of Airflow; None if the API server makes it."""
+    return str(conf.get(SECTION, "deployment", fallback="")) or None
+
+
 def notify() -> bool:
     """Return whether triggers are notified of changed waits by Postgres' LISTEN/NOTIFY.
 

@@ -30,7 +30,7 @@ WARM_UP_VARIABLE: Final = "deferrable_ops_deployment"
 """The Airflow Variable that the first call reads."""
 
 _calls = Throttle(_IN_FLIGHT)
-_warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
+_warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
 
 
 class Rank(IntEnum):
@@ -64,35 +64,38 @@ async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
     )
 
 
-async def warm_up() -> None:
-    """Make the first call of this process to the supervisor process, unless it has been made. Wait for the answer."""
+async def warm_up() -> Any:
+    """Make the first call of this process to the supervisor process, unless it has been made, and return the reply.
+
+    The reply is None if the supervisor process did not answer.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _warm_ups:
         # A separate task with an empty context: it is not cancelled with the trigger that comes first, and it does not
         # write to that trigger's log.
         _warm_ups[loop] = loop.create_task(_first_call(), name="deferrable-ops warm-up", context=Context())
-    if not _warm_ups[loop].done():
-        await asyncio.shield(_warm_ups[loop])
+    return await asyncio.shield(_warm_ups[loop])
 
 
-async def _first_call() -> None:
+async def _first_call() -> Any:
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import GetVariable
 
     comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
     if not hasattr(comms, "asend"):
-        return
+        return None
     began = time.monotonic()
     try:
         async with asyncio.timeout(_WARM_UP_TIMEOUT):
-            await comms.asend(GetVariable(key=WARM_UP_VARIABLE))
+            reply = await comms.asend(GetVariable(key=WARM_UP_VARIABLE))
     except Exception as error:
         log.warning(
             "Airflow's supervisor process did not answer this triggerer's first call: %s",
             type(error).__name__,
         )
-    else:
-        log.info(
-            "Airflow's supervisor process answered this triggerer's first call after %.1f s",
-            time.monotonic() - began,
-        )
+        return None
+    log.info(
+        "Airflow's supervisor process answered this triggerer's first call after %.1f s",
+        time.monotonic() - began,
+    )
+    return reply

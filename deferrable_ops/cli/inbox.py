@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from deferrable_ops.cli.common import RETRY_TIMEOUT, add_command, positive, with_inbox
+from deferrable_ops.cli.common import RETRY_TIMEOUT, add_command, positive, time_text, with_inbox
 
 # Importing Airflow takes seconds, so each command imports what it needs when it runs.
 if TYPE_CHECKING:
@@ -59,6 +59,21 @@ def prune_inbox(options: argparse.Namespace) -> int:
     return 0
 
 
+def adopt_inbox(options: argparse.Namespace) -> int:
+    """Make a deployment of Airflow the owner of the inbox."""
+    from deferrable_ops.metadata_database import read_deployment
+
+    deployment: str = options.deployment or read_deployment()
+    before = with_inbox(lambda inbox: inbox.owner.adopt(deployment))
+    print(f"The inbox belongs to deployment {deployment}")
+    if before is not None and before.deployment != deployment:
+        print(
+            f"Before, it belonged to deployment {before.deployment} since {time_text(before.adopted_at)}. The tasks of "
+            "that deployment now wait, and launch and cancel nothing"
+        )
+    return 0
+
+
 def rotate_keys(options: argparse.Namespace) -> int:
     """Create a new key, which signs the tokens of new waits."""
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
@@ -84,6 +99,18 @@ def add_commands(commands: Any) -> None:
         "--days",
         type=positive(float),
         help="retention of settled waits; default: [deferrable_ops] wait_retention_days",
+    )
+    adopt = add_command(
+        inbox,
+        "adopt",
+        "make a deployment of Airflow the owner of the inbox; only its processes launch and cancel",
+        adopt_inbox,
+    )
+    adopt.add_argument(
+        "deployment",
+        nargs="?",
+        metavar="DEPLOYMENT",
+        help="id of the deployment, as the logs show it; default: the deployment of this Airflow",
     )
     keys = add_command(commands, "keys", "manage the keys that sign callback tokens").add_subparsers(
         required=True

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _STATES: Final = ("waiting", "success", "failed", "skipped", "expired", "superseded", "killed")
 _COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS")
 _MAX_PROGRESS_WIDTH: Final = 60
+_IDS_PER_QUERY: Final = 500
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -59,27 +61,48 @@ async def _find(inbox: Inbox, options: argparse.Namespace) -> tuple[int, list[Wa
     if options.since is not None:
         conditions.append(waits.c.created_at >= options.since)
     if options.answered:
-        found = await _answered(inbox, *conditions)
-        return len(found), sorted(found, key=lambda wait: -wait.created_at)[: options.limit]
-    if options.state != "all":
-        conditions.append(waits.c.state == options.state)
-    number = await inbox.waits.count(*conditions)
-    if options.count:
-        return number, []
-    return number, await inbox.waits.find(*conditions, limit=options.limit, newest_first=True)
+        found = await _read_metadata("--answered", _answered(inbox, *conditions))
+    elif options.orphaned:
+        found = await _read_metadata("--orphaned", _orphaned(inbox, *conditions))
+    else:
+        if options.state != "all":
+            conditions.append(waits.c.state == options.state)
+        number = await inbox.waits.count(*conditions)
+        if options.count:
+            return number, []
+        return number, await inbox.waits.find(*conditions, limit=options.limit, newest_first=True)
+    return len(found), sorted(found, key=lambda wait: -wait.created_at)[: options.limit]
 
 
 async def _answered(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait]:
+    from deferrable_ops.triggers.lifecycle import unended
+
+    return await unended.find_unended(inbox, unended.attempts_from_database, 0.0, conditions=conditions)
+
+
+async def _orphaned(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait]:
+    """Return the waits whose task instance this Airflow does not have."""
+    from deferrable_ops.inbox.database.schema import waits
+    from deferrable_ops.metadata_database import find_orphaned
+
+    orphaned = [attempt.wait_id for attempt in find_orphaned(await inbox.waits.waiting())]
+    found: list[Wait] = []
+    for start in range(0, len(orphaned), _IDS_PER_QUERY):
+        chosen = waits.c.id.in_(orphaned[start : start + _IDS_PER_QUERY])
+        found += await inbox.waits.find(chosen, *conditions)
+    return found
+
+
+async def _read_metadata(option: str, reading: Coroutine[Any, Any, list[Wait]]) -> list[Wait]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from deferrable_ops.exceptions import ConfigurationError
-    from deferrable_ops.triggers.lifecycle import unended
 
     try:
-        return await unended.find_unended(inbox, unended.attempts_from_database, 0.0, conditions=conditions)
+        return await reading
     except SQLAlchemyError as error:
         raise ConfigurationError(
-            f"--answered cannot read Airflow's metadata database ({type(error).__name__}); run the command on a "
+            f"{option} cannot read Airflow's metadata database ({type(error).__name__}); run the command on a "
             "machine on which [database] sql_alchemy_conn is set"
         ) from None
 
@@ -116,6 +139,12 @@ def add_commands(commands: Any) -> None:
         "--answered",
         action="store_true",
         help="waits that have an outcome although Airflow has not ended their task; reads Airflow's metadata database",
+    )
+    chosen.add_argument(
+        "--orphaned",
+        action="store_true",
+        help="waits whose task instance this Airflow does not have, because it was deleted or belongs to another "
+        "Airflow; these waits end at their deadline; reads Airflow's metadata database",
     )
     listed.add_argument("--dag", metavar="DAG_ID")
     listed.add_argument("--task", metavar="TASK_ID")

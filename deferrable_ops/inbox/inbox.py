@@ -18,6 +18,7 @@ from deferrable_ops.inbox.events.channels import Channels
 from deferrable_ops.inbox.events.events import Events
 from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.hosts import Hosts
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.retention import Retention
 from deferrable_ops.inbox.waits.callbacks import Callbacks
 from deferrable_ops.inbox.waits.cancellations import Cancellations
@@ -46,11 +47,12 @@ class Inbox:
 
     def __init__(self, url: str, *, retry_timeout: float, read_url: Callable[[], str] | None = None) -> None:
         self.database = Database(url, retry_timeout, read_url)
+        self.owner = Owner(self.database)
         self.keys = Keys(self.database)
-        self.waits = Waits(self.database, self.keys)
-        self.launches = Launches(self.database)
+        self.waits = Waits(self.database, self.keys, self.owner)
+        self.launches = Launches(self.database, self.owner)
         self.callbacks = Callbacks(self.database)
-        self.cancellations = Cancellations(self.database)
+        self.cancellations = Cancellations(self.database, self.owner)
         self.endpoints = Endpoints(self.database)
         self.events = Events(self.database)
         self.channels = Channels(self.database)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
@@ -11,8 +14,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import StartTriggerArgs
 
-from deferrable_ops.exceptions import InputError, UnknownWait
-from deferrable_ops.inbox import Attempt
+from deferrable_ops.exceptions import InputError, NotOwner, UnknownWait
+from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
 from deferrable_ops.inbox.large_values import as_xcom, read_outcome
 from deferrable_ops.operators.worker_reasons import worker_end_reasons, worker_start_reason
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
@@ -129,6 +132,23 @@ class TriggererOperator(BaseOperator):
 def attempt_of(context: Context) -> Attempt:
     """Return the task attempt that belongs to an Airflow context."""
     return Attempt.of(context["ti"], context.get("logical_date"))
+
+
+async def register_on_worker(inbox: Inbox, new: NewWait, log: Any) -> Wait:
+    """Register a wait from a worker. While the inbox belongs to another Airflow, wait, at most for the wait's timeout.
+
+    :raises NotOwner: the inbox belonged to another deployment until the timeout.
+    """
+    ends_at = time.monotonic() + new.timeout
+    while True:
+        try:
+            return await inbox.waits.register(new)
+        except NotOwner:
+            if time.monotonic() >= ends_at:
+                raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ends_at - time.monotonic()):
+                    await inbox.owner.wait(log)
 
 
 def finish_event(event: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
-from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError
+from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outcome import Failure, Outcome
@@ -295,6 +295,7 @@ class TaskTrigger(BaseTrigger):
                     "First cancelling the work of an earlier attempt (wait %s)", ", ".join(wait_ids)
                 )
             await asyncio.sleep(pause)
+            await self.inbox.owner.wait(self.log, cancel=True)
             for wait_id in wait_ids:
                 await cancel_due_work(self.inbox, wait_id)
             pause = self.recheck_previous_attempts_every
@@ -335,9 +336,13 @@ class TaskTrigger(BaseTrigger):
         return attempt
 
     async def _register(self, attempt: Attempt) -> None:
-        with _registering.slot() as granted:
-            await granted
-            self.current = await self.inbox.waits.register(self.new_wait(attempt))
+        while self.current is None:
+            try:
+                with _registering.slot() as granted:
+                    await granted
+                    self.current = await self.inbox.waits.register(self.new_wait(attempt))
+            except NotOwner:
+                await self.inbox.owner.wait(self.log)
         self.started = not self.current.is_new
         if self.inbox.hosts.problem is not None:
             self.log.error("%s", self.inbox.hosts.problem)

@@ -13,7 +13,16 @@ from contract.support import RETRY_TIMEOUT
 from sqlalchemy import NullPool, create_engine, delete, make_url
 
 from deferrable_ops.inbox import Inbox
-from deferrable_ops.inbox.database.schema import callbacks, daemons, endpoints, hosts, keys, locks, waits
+from deferrable_ops.inbox.database.schema import (
+    callbacks,
+    daemons,
+    endpoints,
+    hosts,
+    keys,
+    locks,
+    owner,
+    waits,
+)
 from deferrable_ops.inbox.events.event_schema import channels, event_keys, events, source_positions
 from real_airflow import Postgres
 
@@ -106,6 +115,7 @@ def _emptied(url: str) -> str:
             channels,
             daemons,
             hosts,
+            owner,
             source_positions,
         ):
             connection.execute(delete(table))

@@ -17,14 +17,14 @@ from deferrable_ops.inbox.waits.launches import LEASE, ClaimLost, Launches
 
 @pytest.fixture
 def inbox(inbox: Inbox) -> Inbox:
-    inbox.launches = Launches(inbox.database, acquire_interval=0.02)
+    inbox.launches = Launches(inbox.database, inbox.owner, acquire_interval=0.02)
     return inbox
 
 
 @pytest.fixture
 def two(two: tuple[Inbox, Inbox]) -> tuple[Inbox, Inbox]:
     for inbox in two:
-        inbox.launches = Launches(inbox.database, acquire_interval=0.02)
+        inbox.launches = Launches(inbox.database, inbox.owner, acquire_interval=0.02)
     return two
 
 
@@ -120,7 +120,7 @@ async def test_releasing_a_claim_that_was_taken_over_does_not_affect_the_new_own
 
 
 async def test_lease_is_renewed_while_the_claim_is_held(inbox: Inbox) -> None:
-    inbox.launches = Launches(inbox.database, renew_interval=0.02)
+    inbox.launches = Launches(inbox.database, inbox.owner, renew_interval=0.02)
     wait = await register(inbox)
     async with inbox.launches.claim(wait.id) as claim:
         assert claim is not None

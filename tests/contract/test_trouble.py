@@ -18,6 +18,7 @@ from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.migrate import migrate
 from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.waits import Waits
 from deferrable_ops.outcome import Success
@@ -116,7 +117,7 @@ async def test_write_waits_for_a_locked_file(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
     database = Database(url, RETRY_TIMEOUT, sqlite_busy_timeout=0.05)
     await migrate(database)
-    registry = Waits(database, Keys(database))
+    registry = Waits(database, Keys(database), Owner(database))
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     registering = asyncio.create_task(registry.register(new_wait()))

@@ -12,6 +12,6 @@ from deferrable_ops.inbox.waits.launches import Launches
 async def open_inbox(folder: Path) -> Inbox:
     """Open the inbox of a test, for what is run in this context. Launch claims are acquired quickly."""
     inbox = await Inbox.open(f"sqlite+aiosqlite:///{folder / 'inbox.db'}", retry_timeout=60)
-    inbox.launches = Launches(inbox.database, acquire_interval=0.05)
+    inbox.launches = Launches(inbox.database, inbox.owner, acquire_interval=0.05)
     given_inbox.set(inbox)
     return inbox

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import CANCEL_IS_DUE, same_task, waits
+from deferrable_ops.inbox.owner import Owner
 
 _LEASE: Final = 60.0
 _MAX_TRIES: Final = 10
@@ -32,12 +33,15 @@ class Cancellations:
     :param lease: how many seconds a cancellation is assigned to a process.
     """
 
-    def __init__(self, database: Database, *, lease: float = _LEASE) -> None:
+    def __init__(self, database: Database, owner: Owner, *, lease: float = _LEASE) -> None:
         self._database = database
+        self._owner = owner
         self._lease = lease
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
         """Return a due cancellation, leased to the caller for 60 s, or None if no cancellation is due.
+
+        None is also returned if this process does not belong to the inbox's owner.
 
         The cancellation of a wait is not due while a process holds the launch claim of the wait and has not recorded
         the launch. The process with the launch claim may be sending the launch request, and a cancellation before the
@@ -55,7 +59,8 @@ class Cancellations:
                 or_(waits.c.launched_at.is_not(None), not_(launching)),
             )
             due = due if wait_id is None else due.where(waits.c.id == wait_id)
-            return (await connection.execute(due.limit(1))).scalar()
+            found: str | None = (await connection.execute(due.limit(1))).scalar()
+            return found if found and await self._owner.permits(connection, cancel=True) else None
 
         async def write(transaction: Transaction) -> Cancellation | None:
             taken = await transaction.connection.execute(

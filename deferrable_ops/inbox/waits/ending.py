@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.wait import WaitState
 from deferrable_ops.outcome import Failure, outcome_to_json
 
@@ -27,10 +28,12 @@ _FIRST_DUE = select(
 )
 
 
-async def expire(database: Database, beats_since: float | None) -> float:
+async def expire(database: Database, owner: Owner, beats_since: float | None) -> float:
     """Settle the waits whose deadline has passed or whose heartbeats are missing.
 
     Return the seconds until the next deadline.
+
+    Do nothing, and return infinity, if this process does not belong to the inbox's owner.
 
     :param beats_since: see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """
@@ -46,7 +49,9 @@ async def expire(database: Database, beats_since: float | None) -> float:
         silent = exists().where(IS_WAITING, _is_silent(now, beats_since))
         return bool((await connection.execute(select(silent))).scalar_one()), left
 
-    async def write(transaction: Transaction) -> None:
+    async def write(transaction: Transaction) -> bool:
+        if not await owner.permits(transaction.connection):
+            return False
         late, silent = _is_late(transaction.now), _is_silent(transaction.now, beats_since)
         await end_waits(transaction, WaitState.EXPIRED, await _select_ids(transaction, late), late)
         await end_waits(
@@ -56,12 +61,14 @@ async def expire(database: Database, beats_since: float | None) -> float:
             silent,
             outcome=_NO_HEARTBEAT,
         )
+        return True
 
     while True:
         due, left = await database.read(look)
         if not due:
             return left
-        await database.write(write)
+        if not await database.write(write):
+            return float("inf")
 
 
 async def end_waits(

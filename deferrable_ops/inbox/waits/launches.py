@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +24,10 @@ from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import waits
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.wait import WaitState
+
+log = logging.getLogger(__name__)
 
 LEASE: Final = 30.0
 """Seconds after which a claim expires unless it is renewed."""
@@ -40,6 +44,8 @@ class ClaimLost(DeferrableOpsError):
 class _ClaimResult(Enum):
     GRANTED = "granted"
     HELD_BY_ANOTHER = "held by another"
+    # The inbox belongs to another deployment of Airflow.
+    NOT_OWNER = "not the owner"
     # The work was launched, or the wait is settled.
     NOT_NEEDED = "not needed"
 
@@ -56,6 +62,7 @@ class Launches:
     def __init__(
         self,
         database: Database,
+        owner: Owner,
         *,
         lease: float = LEASE,
         renew_interval: float = _RENEW_INTERVAL,
@@ -63,6 +70,7 @@ class Launches:
         acquire_interval: float = _ACQUIRE_INTERVAL,
     ) -> None:
         self.database = database
+        self._owner = owner
         self.lease = lease
         self.renew_interval = renew_interval
         self.send_margin = send_margin
@@ -74,11 +82,16 @@ class Launches:
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
         """Acquire and hold the launch claim of a wait. If another process holds the claim, wait until it is free.
 
+        If the inbox belongs to another deployment of Airflow, wait until the inbox belongs to this deployment.
+
         :return: the claim, or None if nothing must be launched, because the work was launched or the wait is settled.
         """
         claim = Claim(wait_id, self)
-        while (result := await claim.acquire()) is _ClaimResult.HELD_BY_ANOTHER:
-            await asyncio.sleep(self._acquire_interval)
+        while (result := await claim.acquire()) in (_ClaimResult.HELD_BY_ANOTHER, _ClaimResult.NOT_OWNER):
+            if result is _ClaimResult.NOT_OWNER:
+                await self._owner.wait(log)
+            else:
+                await asyncio.sleep(self._acquire_interval)
         if result is _ClaimResult.NOT_NEEDED:
             yield None
             return
@@ -93,6 +106,8 @@ class Launches:
     async def _acquire_all(
         self, transaction: Transaction, requests: list[tuple[str, str]]
     ) -> list[_ClaimResult]:
+        if not await self._owner.permits(transaction.connection):
+            return [_ClaimResult.NOT_OWNER] * len(requests)
         query = (
             select(waits.c.id, waits.c.state, waits.c.launched_at, waits.c.launch_owner, waits.c.launch_lease)
             .where(waits.c.id.in_({wait_id for wait_id, _ in requests}))

@@ -78,6 +78,15 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingAttempt:
+    """A wait that has not ended, and its attempt."""
+
+    wait_id: str
+    ti_id: str
+    try_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewWait:
     """A wait to register.
 

@@ -27,10 +27,19 @@ from deferrable_ops.exceptions import UnknownWait
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt, superseded_waits
-from deferrable_ops.inbox.waits.wait import Attempt, NewWait, Wait, WaitState, state_of, wait_from_row
+from deferrable_ops.inbox.waits.wait import (
+    Attempt,
+    NewWait,
+    Wait,
+    WaitingAttempt,
+    WaitState,
+    state_of,
+    wait_from_row,
+)
 from deferrable_ops.outcome import Outcome, outcome_to_json
 
 log = logging.getLogger(__name__)
@@ -43,13 +52,16 @@ _REGISTRATION_LOCK: Final = 0x64656673
 class Waits:
     """Registers, reads and settles waits."""
 
-    def __init__(self, database: Database, keys: Keys) -> None:
+    def __init__(self, database: Database, keys: Keys, owner: Owner) -> None:
         self._database = database
         self._keys = keys
+        self._owner = owner
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
         """Register the wait of an attempt if it is new, and return the wait.
 
         Unsettled waits of older attempts become superseded.
+
+        :raises NotOwner: if the inbox belongs to another deployment of Airflow.
         """
         self._save_progress: GroupCommit[tuple[str, str], None] = GroupCommit(
             database, self._save_all_progress
@@ -77,11 +89,12 @@ class Waits:
 
         return await self._database.read(read)
 
-    async def waiting(self) -> list[str]:
-        """Return the ids of all waits in the state ``waiting``."""
+    async def waiting(self) -> list[WaitingAttempt]:
+        """Return all waits in the state ``waiting``."""
+        query = select(waits.c.id, waits.c.ti_id, waits.c.try_number).where(IS_WAITING)
 
-        async def read(connection: AsyncConnection) -> list[str]:
-            return list((await connection.execute(select(waits.c.id).where(IS_WAITING))).scalars())
+        async def read(connection: AsyncConnection) -> list[WaitingAttempt]:
+            return [WaitingAttempt(*row) for row in await connection.execute(query)]
 
         return await self._database.read(read)
 
@@ -198,12 +211,17 @@ class Waits:
     async def kill(self, wait_ids: Iterable[str]) -> None:
         """Settle waits whose task was ended by a user or by Airflow.
 
-        The waits' external work is marked for cancellation.
+        The waits' external work is marked for cancellation. If this process does not belong to the inbox's owner,
+        nothing is settled.
         """
         chosen = list(wait_ids)
+
+        async def write(transaction: Transaction, batch: list[str]) -> None:
+            if await self._owner.permits(transaction.connection, cancel=True):
+                await end_waits(transaction, WaitState.KILLED, batch)
+
         for start in range(0, len(chosen), _ROWS_PER_QUERY):
-            batch = chosen[start : start + _ROWS_PER_QUERY]
-            await self._database.write(partial(end_waits, state=WaitState.KILLED, chosen=batch))
+            await self._database.write(partial(write, batch=chosen[start : start + _ROWS_PER_QUERY]))
 
     async def expire(self, beats_since: float | None) -> float:
         """Settle waits whose deadline has passed or whose heartbeats are missing.
@@ -214,7 +232,7 @@ class Waits:
             fails only for heartbeats that are missing after `beats_since`. If `beats_since` is None, no endpoint is up,
             and no wait fails for missing heartbeats.
         """
-        return await expire(self._database, beats_since)
+        return await expire(self._database, self._owner, beats_since)
 
     async def newer_attempt_exists(self, wait_id: str) -> bool:
         """Return whether a newer attempt of the wait's task is registered.
@@ -241,6 +259,7 @@ class Waits:
 
     async def _register_all(self, transaction: Transaction, new: list[NewWait]) -> list[Wait]:
         connection = transaction.connection
+        await self._owner.require(connection)
         if self._database.dialect == "postgresql":
             # Without the lock, two attempts of one task that register concurrently would not see each other.
             await connection.execute(

@@ -20,7 +20,7 @@ from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
 from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run_sync
-from deferrable_ops.operators.base import attempt_of, finish
+from deferrable_ops.operators.base import attempt_of, finish, register_on_worker
 from deferrable_ops.operators.high_availability.check_callables import FIX
 from deferrable_ops.outcome import Outcome, Skip, Success
 from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvailabilityPauseTrigger
@@ -99,7 +99,7 @@ def _ended(wait: Wait, outcome: Outcome) -> Any:
 
 async def _registered(inbox: Inbox, task: WorkerCheckTask, context: Context) -> Wait:
     new = NewWait(attempt=attempt_of(context), feature=FEATURE, timeout=task._deadline_seconds())
-    return await inbox.waits.register(new)
+    return await register_on_worker(inbox, new, task.log)
 
 
 def _is_over(wait: Wait, now: datetime) -> bool:

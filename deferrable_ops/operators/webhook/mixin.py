@@ -13,7 +13,14 @@ from airflow.sdk.log import mask_secret
 from deferrable_ops.exceptions import DeferrableOpsError, InputError
 from deferrable_ops.inbox import use_inbox
 from deferrable_ops.inbox.large_values import read_outcome, run_sync
-from deferrable_ops.operators.base import attempt_of, finish, finish_event, optional_seconds, seconds
+from deferrable_ops.operators.base import (
+    attempt_of,
+    finish,
+    finish_event,
+    optional_seconds,
+    register_on_worker,
+    seconds,
+)
 from deferrable_ops.operators.templates import find_templates
 from deferrable_ops.operators.worker_reasons import worker_end_reasons
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT
@@ -119,7 +126,8 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     async def _register(self, context: Context) -> str:
         trigger = self._trigger(context)
         async with use_inbox(retry_timeout=_RETRY_TIMEOUT) as inbox:
-            wait = await inbox.waits.register(trigger.new_wait(trigger.identify()))
+            new = trigger.new_wait(trigger.identify())
+            wait = await register_on_worker(inbox, new, trigger.log)
             return await inbox.keys.token(wait.id, wait.key_id)
 
     def _defer_until_callback(self, value: Any, context: Context) -> Any:

@@ -1,22 +1,23 @@
-"""Background work of a triggerer: announce its host, delete old rows, find ended tasks, cancel their external work."""
+"""Background work of a triggerer: announce its host, delete old rows of the inbox, cancel external work that is due."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from deferrable_ops.deployment import this_process
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.inbox.hosts import Component
-from deferrable_ops.supervisor_calls import warm_up
 from deferrable_ops.triggers.lifecycle import log_pipe
-from deferrable_ops.triggers.lifecycle.cancellation import SWEEP_EVERY, cancel_due_work, sweep
-from deferrable_ops.triggers.lifecycle.task_states import StatesSource, states_from_supervisor
+from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 
 log = logging.getLogger(__name__)
+
+_CANCEL_INTERVAL = 60.0
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
 # References to the running tasks, because asyncio itself keeps no strong reference to a task.
@@ -32,8 +33,8 @@ def start() -> None:
     if loop not in _running or _running[loop].done():
         # Airflow selects the log file by the context. The context is empty, because the background work outlives the
         # task whose trigger starts it.
+        this_process.is_awaited = True
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
-        detach(warm_up())
         if reason := log_pipe.install():
             log.debug("This triggerer's log is not buffered, so writing to it may block: %s", reason)
 
@@ -51,23 +52,28 @@ async def cancel_due(wait_id: str) -> None:
         await cancel_due_work(inbox, wait_id)
 
 
-async def sweep_forever(inbox: Inbox, source: StatesSource) -> None:
-    """Call :func:`sweep` at once, and then once a minute until this coroutine is cancelled."""
-    while True:
-        try:
-            await sweep(inbox, source)
-        except Exception:
-            log.warning("Could not look for waits whose task has ended; retrying in a minute", exc_info=True)
-        await asyncio.sleep(SWEEP_EVERY)
-
-
 async def _run() -> None:
+    # In parallel, because the inbox may not answer for a long time.
+    reading = asyncio.create_task(this_process.read_in_triggerer())
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await asyncio.gather(
             inbox.retention.run(),
             inbox.hosts.announce(Component.TRIGGERER),
-            sweep_forever(inbox, states_from_supervisor),
+            _act_for_deployment(inbox, reading),
         )
+
+
+async def _act_for_deployment(inbox: Inbox, reading: Awaitable[str]) -> None:
+    log.info("This triggerer belongs to deployment %s", await reading)
+    while True:
+        try:
+            await inbox.owner.adopt_if_unowned()
+            await cancel_due_work(inbox)
+        except Exception:
+            log.warning(
+                "Could not cancel the external work of ended waits; retrying in a minute", exc_info=True
+            )
+        await asyncio.sleep(_CANCEL_INTERVAL)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

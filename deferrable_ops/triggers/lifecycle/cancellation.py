@@ -9,28 +9,20 @@ from deferrable_ops.error_table import ErrorKind, kind_of
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.waits.cancellations import Cancellation
 from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
-from deferrable_ops.triggers.lifecycle.task_states import (
-    DEFERRED,
-    UNDER_WAY,
-    StatesSource,
-    states_from_supervisor,
-    states_of,
-)
+from deferrable_ops.triggers.lifecycle.task_states import DEFERRED, states_from_supervisor, states_of
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY = 60.0
-
 # Seconds. This must be shorter than the lease of a cancellation, 60 s.
 _CANCEL_TIMEOUT = 50.0
-_WAITS_PER_PAGE = 200
 
 
 async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
     """After Airflow has cancelled a trigger, cancel the external work of its wait, if the task attempt has ended.
 
     The attempt has ended if the inbox has a newer attempt of the task, or if the task is no longer deferred. If the
-    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer.
+    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer. If this
+    process does not belong to the inbox's owner, nothing is settled or cancelled.
 
     :param check_for: for how many seconds the task's state is checked, because Airflow may update the state late.
     :param check_every: seconds between two checks of the task's state.
@@ -49,19 +41,6 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
         await cancel_due_work(inbox, attempt.wait_id)
 
 
-async def sweep(inbox: Inbox, source: StatesSource) -> None:
-    """End the waits whose task ended while no triggerer ran, and cancel all external work that is due for
-    cancellation.
-
-    Many processes call this function. At most once a minute, one of these processes looks for waits of ended tasks.
-
-    :param source: a function that returns the states of given task instances.
-    """
-    if await inbox.database.try_lock("sweep", SWEEP_EVERY):
-        await _kill_ended(inbox, source)
-    await cancel_due_work(inbox)
-
-
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
     """Cancel the external work of one wait, or of all waits, if the inbox contains due requests to cancel this work."""
     while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
@@ -71,7 +50,8 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
 async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
     """Try once to cancel external work, and record the result."""
     try:
-        trigger = decrypt(cancellation.trigger)
+        # In a thread, because the first trigger of a feature imports the feature's client.
+        trigger = await asyncio.to_thread(decrypt, cancellation.trigger)
         trigger.inbox = inbox
         async with asyncio.timeout(_CANCEL_TIMEOUT):
             await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
@@ -88,13 +68,3 @@ async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
     else:
         await inbox.cancellations.mark_stopped(cancellation)
         log.info("Cancelled the external work of wait %s", cancellation.wait_id)
-
-
-async def _kill_ended(inbox: Inbox, source: StatesSource) -> None:
-    # Read only the ids of the waits first. This process itself watches most of the waits, so these need no check. In an
-    # idle triggerer, reading all waits in full would cost more than anything else.
-    elsewhere = [wait_id for wait_id in await inbox.waits.waiting() if wait_id not in inbox.watcher.watched]
-    for start in range(0, len(elsewhere), _WAITS_PER_PAGE):
-        page = await inbox.waits.get_many(elsewhere[start : start + _WAITS_PER_PAGE])
-        states = await states_of([wait.attempt for wait in page], source)
-        await inbox.waits.kill([wait.id for wait in page if states[wait.attempt] not in UNDER_WAY])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -36,13 +35,6 @@ async def states_from_supervisor(
     return dict(reply.task_states)
 
 
-async def states_from_database(
-    dag_id: str, run_ids: list[str], task_ids: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Read the states of task instances from the metadata database, which only the API server may read."""
-    return await asyncio.to_thread(_read_metadata_database, dag_id, run_ids, task_ids)
-
-
 async def states_of(attempts: Iterable[Attempt], source: StatesSource) -> dict[Attempt, str | None]:
     """Return the state of the task instance of each attempt; None for a task instance that no longer exists."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
@@ -56,24 +48,6 @@ async def states_of(attempts: Iterable[Attempt], source: StatesSource) -> dict[A
             name = _instance_name(attempt.task_id, attempt.map_index)
             found[attempt] = states.get(attempt.run_id, {}).get(name)
     return found
-
-
-def _read_metadata_database(
-    dag_id: str, run_ids: list[str], task_ids: list[str]
-) -> dict[str, dict[str, Any]]:
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    columns = (TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state)
-    query = select(*columns).where(
-        TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids), TaskInstance.task_id.in_(task_ids)
-    )
-    states: dict[str, dict[str, Any]] = defaultdict(dict)
-    with create_session() as session:
-        for run_id, task_id, map_index, state in session.execute(query):
-            states[run_id][_instance_name(task_id, map_index)] = state
-    return states
 
 
 def _instance_name(task_id: str, map_index: int) -> str:

@@ -40,9 +40,13 @@ async def find_unended(
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
-    """Log once a minute, in one process, how many answered tasks have not ended. Runs until cancelled."""
+    """Log once a minute, in one process, how many answered tasks have not ended. Runs until cancelled.
+
+    Only a process that belongs to the inbox's owner does this, because another Airflow has other tasks.
+    """
     while True:
-        if await inbox.database.try_lock("unended", every) and (found := await find_unended(inbox, source)):
+        is_turn = await inbox.owner.problem() is None and await inbox.database.try_lock("unended", every)
+        if is_turn and (found := await find_unended(inbox, source)):
             oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
             log.warning(
                 "%d tasks were answered more than %d s ago and have not ended, first %s.%s of run %s (wait %s); check "

@@ -226,7 +226,9 @@ async def test_paused_triggerer_cannot_publish_again(
 
     monkeypatch.setattr(transactional_producer.Producer, step, pause)
     # Not renewed: a paused triggerer would not renew it either.
-    runs.inbox.launches = Launches(runs.inbox.database, lease=0.5, send_margin=0.05, acquire_interval=0.05)
+    runs.inbox.launches = Launches(
+        runs.inbox.database, runs.inbox.owner, lease=0.5, send_margin=0.05, acquire_interval=0.05
+    )
     attempt, publish = new_attempt(), PublishEventTrigger(kafka=topic, messages=[1, 2])
     first = runs.start(publish, attempt)
     await asyncio.wait_for(paused.wait(), 20)

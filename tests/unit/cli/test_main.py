@@ -14,10 +14,12 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from deferrable_ops import metadata_database
 from deferrable_ops.cli.main import main
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.database.schema import HEAD, callbacks
 from deferrable_ops.inbox.hosts import Component, Hosts, Machine
+from deferrable_ops.inbox.owner import OwnerRow
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.triggers.lifecycle import unended
 
@@ -56,6 +58,9 @@ class CommandInbox:
             await asyncio.gather(task, return_exceptions=True)
 
         self._run(announce)
+
+    def owner(self) -> OwnerRow | None:
+        return self._run(lambda inbox: inbox.owner.current())
 
     def _run(self, work: Any) -> Any:
         async def run() -> Any:
@@ -292,6 +297,40 @@ def test_upgrade_check_changes_nothing_and_tells_outdated_tables_by_its_exit_sta
     capsys.readouterr()
     assert main(["inbox", "upgrade", "--check"]) == 0
     assert f"this release has {HEAD}" in capsys.readouterr().out
+
+
+def test_adopt_gives_the_inbox_to_this_deployment_and_names_the_one_before(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__DEPLOYMENT", "blue")
+    assert main(["inbox", "adopt"]) == 0
+    assert capsys.readouterr().out == "The inbox belongs to deployment blue\n"
+    assert main(["inbox", "adopt", "green"]) == 0
+    shown = capsys.readouterr().out
+    assert "The inbox belongs to deployment green" in shown
+    assert "it belonged to deployment blue since 20" in shown
+    owner = inbox.owner()
+    assert owner is not None
+    assert owner.deployment == "green"
+
+
+def test_adopt_without_an_id_names_what_is_missing(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metadata_database, "_read", lambda: None)
+    assert main(["inbox", "adopt"]) == 2
+    assert "start its API server" in capsys.readouterr().err
+    assert inbox.owner() is None
+
+
+def test_orphaned_waits_are_those_whose_task_instance_is_missing(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, orphaned = inbox.register("known"), inbox.register("orphaned")
+    newest = {known.attempt.ti_id: (1, "deferred")}
+    monkeypatch.setattr(metadata_database, "_newest_attempts", lambda attempts: newest)
+    assert main(["waits", "--orphaned", "--json"]) == 0
+    assert [wait["wait"] for wait in json.loads(capsys.readouterr().out)] == [orphaned.id]
 
 
 def test_rotate_signs_new_waits_with_a_new_key(

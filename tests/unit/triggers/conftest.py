@@ -38,7 +38,7 @@ async def runs(
     # The original does nothing for a trigger without a task instance.
     monkeypatch.setattr(TaskTrigger, "push_xcom", push_xcom)
     async with memory_inbox() as inbox:
-        inbox.launches = Launches(inbox.database, acquire_interval=0.05)
+        inbox.launches = Launches(inbox.database, inbox.owner, acquire_interval=0.05)
         runs = Runs(inbox)
         yield runs
         await runs.stop()

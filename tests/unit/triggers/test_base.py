@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 from unit.triggers.support import AirflowComms, eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
+from deferrable_ops.deployment import Deployment
 from deferrable_ops.exceptions import (
     AirflowUnavailable,
     ConfigurationError,
@@ -29,6 +31,7 @@ from deferrable_ops.exceptions import (
     SqsRefused,
 )
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
+from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
@@ -351,7 +354,7 @@ async def test_outage_does_not_use_up_the_tries_of_a_cancellation(
 
     monkeypatch.setattr(working, "cancel", cancel)
     monkeypatch.setattr(cancellation, "decrypt", lambda _encrypted: working)
-    inbox.cancellations = Cancellations(inbox.database, lease=0.0)
+    inbox.cancellations = Cancellations(inbox.database, inbox.owner, lease=0.0)
     states = []
     for error, tries in ((problem[0], 25), (KeyError("a fault"), 10)):
         problem[0] = error
@@ -429,6 +432,7 @@ async def test_background_work_does_not_write_to_the_log_of_the_task_that_starts
         seen.set_result(get_contextvars())
 
     monkeypatch.setattr(background, "_run", look)
+    monkeypatch.setattr(background, "this_process", Deployment())
     with bound_contextvars(trigger_id=7):
         start_background()
         assert await seen == {}
@@ -535,22 +539,47 @@ async def test_wait_that_moved_to_another_triggerer_is_not_settled(
     assert (await inbox.waits.get(wait_id)).state is WaitState.WAITING
 
 
-async def test_sweep_kills_waits_of_ended_tasks_that_are_not_watched_here(
+async def test_task_of_another_deployment_waits_and_names_the_command_that_adopts_the_inbox(
+    airflow_comms: AirflowComms,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Scripted, "log", logging.getLogger("task"))
+    inbox.owner = inbox.waits._owner = Owner(
+        inbox.database, deployment=Deployment("staging"), check_interval=0.01
+    )
+    await inbox.owner.adopt("production")
+    trigger = in_triggerer(Scripted(Success(1)))
+    running = asyncio.create_task(event_of(trigger))
+    await eventually(lambda: "deferrable-ops inbox adopt staging" in caplog.text, "a line in the task's log")
+    assert not running.done()
+    assert await inbox.waits.find() == []
+    await inbox.owner.adopt("staging")
+    assert isinstance(await running, TaskSuccessEvent)
+
+
+async def test_triggerer_reads_its_deployment_adopts_the_inbox_and_then_cancels_what_is_due(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, here = in_triggerer(Scripted()), in_triggerer(Scripted())
-    gone_id, here_id = await register(inbox, gone), await register(inbox, here)
+    deployment, steps = Deployment(), asyncio.Queue[str | None]()
 
-    async def nothing_exists(dag_id: str, run_ids: list[str], task_ids: list[str]) -> dict[str, Any]:
-        return {}
+    async def read() -> str:
+        deployment.learn("production")
+        return "production"
 
-    async def stop(_inbox: Inbox, wait_id: str | None = None) -> None: ...
+    async def cancel(inbox: Inbox) -> None:
+        owner = await inbox.owner.current()
+        await steps.put(owner and owner.deployment)
 
-    monkeypatch.setattr(cancellation, "cancel_due_work", stop)
-    with inbox.watcher.subscribe(here_id):
-        await cancellation.sweep(inbox, nothing_exists)
-    assert (await inbox.waits.get(gone_id)).state in (WaitState.KILLED, WaitState.SUPERSEDED)
-    assert (await inbox.waits.get(here_id)).state is not WaitState.KILLED
+    monkeypatch.setattr(background, "cancel_due_work", cancel)
+    monkeypatch.setattr(background, "this_process", deployment)
+    monkeypatch.setattr(deployment, "read_in_triggerer", read)
+    inbox.owner = Owner(inbox.database, deployment=deployment)
+    running = asyncio.create_task(background._run())
+    assert await steps.get() == "production"
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_many_triggers_that_start_together_register_a_limited_number_at_a_time(

@@ -184,7 +184,7 @@ async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
 
 
 async def test_retry_waits_until_the_superseded_job_can_be_stopped(fake: FakeDataflow, runs: Runs) -> None:
-    runs.inbox.cancellations = Cancellations(runs.inbox.database, lease=0.05)
+    runs.inbox.cancellations = Cancellations(runs.inbox.database, runs.inbox.owner, lease=0.05)
     fake.script("load", RUNNING)
     first = launch(runs)
     await eventually(lambda: fake.jobs("load"), "the first job")

@@ -1,0 +1,193 @@
+"""Access to Airflow's metadata database. Only the API server's plugin and the command ``deferrable-ops`` have it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import make_url, select, update
+from sqlalchemy.exc import IntegrityError
+
+from deferrable_ops import settings
+from deferrable_ops.deployment import VARIABLE, id_in
+from deferrable_ops.exceptions import ConfigurationError, DeploymentError
+from deferrable_ops.inbox.waits.wait import WaitingAttempt
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306}
+_ENDED: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry"})
+"""The states of a task instance whose attempt is over."""
+_ROWS_PER_QUERY: Final = 500
+_TRIES: Final = 10
+_DESCRIPTION: Final = "The deployment of airflow-deferrable-ops. Written by the API server; do not change it."
+
+
+def ensure_deployment() -> str:
+    """Return the id of this deployment: the setting, or else the id in the Airflow Variable.
+
+    The id is made if there is none, or if the metadata database is a copy, so that the id belongs to the original. Only
+    the API server may call this function. Several API servers may call it at once: all get the same id.
+
+    :raises DeploymentError: the Variable cannot be decrypted, or cannot be written.
+    """
+    if (given := settings.deployment()) is not None:
+        return given
+    made_for = _address_hash()
+    for _ in range(_TRIES):
+        stored = _read()
+        found, its_database = _parse(stored)
+        if found is not None and its_database == made_for:
+            return found
+        new = uuid4().hex
+        if not _replace(stored, json.dumps({"id": new, "made_for": made_for})):
+            # Another API server was faster.
+            continue
+        if found is None:
+            log.info("This Airflow is deployment %s now (Airflow Variable %s)", new, VARIABLE)
+        else:
+            log.error(
+                "THE METADATA DATABASE IS A COPY, OR ITS ADDRESS HAS CHANGED: the deployment %s was made for another "
+                "host, port or database. This Airflow is deployment %s from now on, and does not use an inbox that "
+                "belongs to %s. Restart the triggerers of this Airflow. If it replaces the other Airflow, run: "
+                "deferrable-ops inbox adopt %s",
+                found,
+                new,
+                found,
+                new,
+            )
+        return new
+    raise DeploymentError(
+        f"the Airflow Variable {VARIABLE} cannot be written; set [deferrable_ops] deployment"
+    )
+
+
+def read_deployment() -> str:
+    """Return the id of this deployment, and change nothing.
+
+    :raises ConfigurationError: there is no id, or it was made for another metadata database.
+    """
+    if (given := settings.deployment()) is not None:
+        return given
+    found, made_for = _parse(_read())
+    if found is None:
+        raise ConfigurationError(
+            f"this Airflow has no Airflow Variable {VARIABLE} yet: start its API server, set [deferrable_ops] "
+            "deployment, or give the id of the deployment"
+        )
+    if made_for != _address_hash():
+        raise ConfigurationError(
+            f"the Airflow Variable {VARIABLE} was made for another metadata database: start this Airflow's API "
+            "server, which makes a new id, or give the id of the deployment"
+        )
+    return found
+
+
+async def find_ended(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:
+    """Return the attempts that are over: their task instance has ended, or has a newer attempt."""
+    newest = await asyncio.to_thread(_newest_attempts, attempts)
+    return [
+        attempt
+        for attempt in attempts
+        if (found := newest.get(attempt.ti_id)) is not None
+        and (found[0] > attempt.try_number or (found[0] == attempt.try_number and found[1] in _ENDED))
+    ]
+
+
+def find_orphaned(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:
+    """Return the attempts whose task instance does not exist: it was deleted, or belongs to another Airflow."""
+    newest = _newest_attempts(attempts)
+    return [attempt for attempt in attempts if attempt.ti_id not in newest]
+
+
+def _newest_attempts(attempts: Sequence[WaitingAttempt]) -> dict[str, tuple[int, str | None]]:
+    """Return task instance id -> number and state of its newest attempt."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+    from airflow.utils.session import create_session
+
+    ids = [UUID(attempt.ti_id) for attempt in attempts]
+    found: dict[str, tuple[int, str | None]] = {}
+    with create_session() as session:
+        for start in range(0, len(ids), _ROWS_PER_QUERY):
+            page = ids[start : start + _ROWS_PER_QUERY]
+            # Clearing and retrying give the task instance another id, and move the old one to the history.
+            history = select(TaskInstanceHistory.task_instance_id, TaskInstanceHistory.try_number).where(
+                TaskInstanceHistory.task_instance_id.in_(page)
+            )
+            found |= {str(ti_id): (try_number, "removed") for ti_id, try_number in session.execute(history)}
+            current = select(TaskInstance.id, TaskInstance.try_number, TaskInstance.state).where(
+                TaskInstance.id.in_(page)
+            )
+            found |= {
+                str(ti_id): (try_number, state) for ti_id, try_number, state in session.execute(current)
+            }
+    return found
+
+
+def _read() -> Any:
+    """Return the Variable; None if it does not exist."""
+    from airflow.models.variable import Variable
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        variable = session.scalar(select(Variable).where(Variable.key == VARIABLE))
+        if variable is not None:
+            session.expunge(variable)
+        return variable
+
+
+def _replace(stored: Any, value: str) -> bool:
+    """Write the Variable, unless another process has written it since it was read; return whether it was written."""
+    from airflow.models.variable import Variable
+    from airflow.utils.session import create_session
+
+    new = Variable(key=VARIABLE, val=value, description=_DESCRIPTION)  # type: ignore[no-untyped-call]
+    try:
+        with create_session() as session:
+            if stored is None:
+                session.add(new)
+                session.flush()
+                return True
+            # The encrypted value is different after each write.
+            unchanged = (Variable.key == VARIABLE, Variable._val == stored._val)
+            written = session.execute(
+                update(Variable)
+                .where(*unchanged)
+                .values(_val=new._val, is_encrypted=new.is_encrypted)
+                .execution_options(synchronize_session=False)
+            )
+            return bool(written.rowcount == 1)  # type: ignore[attr-defined]
+    except IntegrityError:
+        return False
+
+
+def _parse(stored: Any) -> tuple[str | None, str | None]:
+    """Return the id in the Variable, and the hash of the metadata database that it was made for.
+
+    :raises DeploymentError: the Variable cannot be decrypted.
+    """
+    if stored is None:
+        return None, None
+    value: str | None = stored.val
+    if value is None:
+        raise DeploymentError(
+            f"the Airflow Variable {VARIABLE} cannot be decrypted; check that [core] fernet_key is the key with which "
+            "it was written"
+        )
+    found = id_in(value)
+    return found, None if found is None else json.loads(value).get("made_for")
+
+
+def _address_hash() -> str:
+    """Return a hash of the metadata database's host, port and name."""
+    from airflow.configuration import conf
+
+    url = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
+    address = [url.host or "", url.port or _DEFAULT_PORTS.get(url.get_backend_name(), 0), url.database or ""]
+    return hashlib.sha256(json.dumps(address).encode()).hexdigest()

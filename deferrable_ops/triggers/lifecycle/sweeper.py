@@ -1,0 +1,67 @@
+"""Settles the waits whose task ended while no triggerer ran. Only the API server of the inbox's owner does this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.waits.wait import WaitingAttempt
+from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
+
+log = logging.getLogger(__name__)
+
+_INTERVAL = 60.0
+_WAITS_PER_PAGE = 500
+
+EndedSource = Callable[[Sequence[WaitingAttempt]], Awaitable[list[WaitingAttempt]]]
+"""A function that returns those of the given attempts that have ended."""
+
+
+class Sweeper:
+    """Finds waits whose attempt has ended in Airflow, settles them, and cancels the work whose cancellation is due.
+
+    A wait whose task instance does not exist is left alone, because it may belong to another Airflow.
+
+    :param find_ended: returns the attempts that have ended, by their task instance's id and try number.
+    :param interval: seconds between two sweeps. All API servers together make one sweep per interval.
+    """
+
+    def __init__(self, inbox: Inbox, find_ended: EndedSource, *, interval: float = _INTERVAL) -> None:
+        self._inbox = inbox
+        self._find_ended = find_ended
+        self._interval = interval
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        """Sweep at once, and then once per interval, until cancelled. Errors are logged, and do not end it."""
+        while True:
+            try:
+                await self.sweep()
+            # An asyncio task that raises SystemExit ends the API server.
+            except (Exception, SystemExit):
+                log.warning("Could not look for waits whose task has ended; retrying later", exc_info=True)
+            await asyncio.sleep(self._interval)
+
+    async def sweep(self) -> None:
+        """Sweep once, unless the inbox belongs to another Airflow, or another API server has swept just now."""
+        await self._inbox.owner.adopt_if_unowned()
+        problem = await self._inbox.owner.problem(cancel=True)
+        if problem is not None:
+            if problem != self._problem:
+                log.error("Waits are not looked after: %s", problem)
+            self._problem = problem
+            return
+        self._problem = None
+        if await self._inbox.database.try_lock("sweep", self._interval):
+            await self._kill_ended()
+        await cancel_due_work(self._inbox)
+
+    async def _kill_ended(self) -> None:
+        waiting = await self._inbox.waits.waiting()
+        for start in range(0, len(waiting), _WAITS_PER_PAGE):
+            ended = await self._find_ended(waiting[start : start + _WAITS_PER_PAGE])
+            for attempt in ended:
+                log.info("The task of wait %s has ended; its wait ends too", attempt.wait_id)
+            await self._inbox.waits.kill([attempt.wait_id for attempt in ended])
