@@ -76,7 +76,7 @@ class CodeRow:
 # The first row that matches applies.
 ERRORS: Final[tuple[ErrorRow, ...]] = (
     ErrorRow(
-        "the inbox's URL, login or schema; a Fernet key",
+        "the inbox's URL, login, schema or owner; a Fernet key",
         ErrorKind.DEPLOYMENT,
         ErrorKind.DEPLOYMENT,
         (DeploymentError,),

@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from deferrable_ops.exceptions import ConfigurationError, DeferrableOpsError, InputError
 
     try:
-        # The endpoint runs for long, and --answered reads the metadata database.
-        needs_all_of_airflow = options.run is serve or vars(options).get("answered")
+        # The endpoint runs for long, and some commands read the metadata database.
+        needs_all_of_airflow = options.run in (serve, inbox.adopt_inbox) or any(
+            vars(options).get(option) for option in ("answered", "orphaned")
+        )
         with nullcontext() if needs_all_of_airflow else airflow_as_library():
             code: int = options.run(options)
     except (InputError, ConfigurationError) as error:
