@@ -19,6 +19,7 @@ GROUND = {
     "error_table",
     "exceptions",
     "expressions",
+    "outages",
     "outcome",
     "plain_data",
     "settings",

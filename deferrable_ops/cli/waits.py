@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from deferrable_ops.inbox import Inbox, Wait
+    from deferrable_ops.inbox.outages import StoredOutage
 
 _STATES: Final = ("waiting", "success", "failed", "skipped", "expired", "superseded", "killed")
-_COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS")
+_COLUMNS: Final = ("WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS", "OUTAGE")
 _MAX_PROGRESS_WIDTH: Final = 60
 _IDS_PER_QUERY: Final = 500
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
@@ -31,13 +32,19 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def show_waits(options: argparse.Namespace) -> int:
     """Print the waits that the options select, or their number. The newest wait comes first."""
-    number, found = with_inbox(lambda inbox: _find(inbox, options))
+
+    async def read(inbox: Inbox) -> tuple[int, list[Wait], dict[str, list[StoredOutage]]]:
+        number, found = await _find(inbox, options)
+        waiting = [wait.id for wait in found if wait.settled_at is None]
+        return number, found, await inbox.outages.of_waits(waiting)
+
+    number, found, outages = with_inbox(read)
     if options.count:
         print(number)
     elif options.json:
-        print(json.dumps([_as_json(wait) for wait in found], indent=2))
+        print(json.dumps([_as_json(wait, outages.get(wait.id, [])) for wait in found], indent=2))
     else:
-        print_table([_COLUMNS, *map(_as_row, found)])
+        print_table([_COLUMNS, *(_as_row(wait, outages.get(wait.id, [])) for wait in found)])
     if len(found) < number and not options.count:
         print(
             f"Showing the newest {len(found)} of {number} waits; raise --limit to see more", file=sys.stderr
@@ -209,7 +216,7 @@ def _body(verb: str, given: str | None, reason: str) -> str:
     return body
 
 
-def _as_json(wait: Wait) -> dict[str, Any]:
+def _as_json(wait: Wait, outages: Iterable[StoredOutage]) -> dict[str, Any]:
     attempt = wait.attempt
     return {
         "wait": wait.id,
@@ -226,15 +233,26 @@ def _as_json(wait: Wait) -> dict[str, Any]:
         "last_beat": time_text(wait.last_beat),
         "launched_at": time_text(wait.launched_at),
         "progress": wait.progress,
+        "outages": [
+            {
+                "source": one.source,
+                "host": one.host,
+                "since": time_text(one.since),
+                "seen_at": time_text(one.seen_at),
+                "error": one.error,
+            }
+            for one in outages
+        ],
     }
 
 
-def _as_row(wait: Wait) -> tuple[str, ...]:
+def _as_row(wait: Wait, outages: Iterable[StoredOutage]) -> tuple[str, ...]:
     attempt = wait.attempt
     mapped = "" if attempt.map_index < 0 else f"[{attempt.map_index}]"
     task = f"{attempt.dag_id}.{attempt.task_id}{mapped} {attempt.run_id} try {attempt.try_number}"
     progress = "" if wait.progress is None else json.dumps(wait.progress, ensure_ascii=False)
     if len(progress) > _MAX_PROGRESS_WIDTH:
         progress = progress[: _MAX_PROGRESS_WIDTH - 3] + "..."
+    outage = "; ".join(f"{one.source} since {time_text(one.since)}: {one.error}" for one in outages)
     times = (time_text(wait.created_at), time_text(wait.deadline), time_text(wait.launched_at) or "")
-    return (wait.id, task, wait.state, *(str(time) for time in times), progress)
+    return (wait.id, task, wait.state, *(str(time) for time in times), progress, outage)

@@ -18,6 +18,7 @@ from deferrable_ops.inbox.events.channels import Channels
 from deferrable_ops.inbox.events.events import Events
 from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.hosts import Hosts
+from deferrable_ops.inbox.outages import OutageRows
 from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.retention import Retention
 from deferrable_ops.inbox.waits.callbacks import Callbacks
@@ -58,6 +59,7 @@ class Inbox:
         self.channels = Channels(self.database)
         self.daemons = Daemons(self.database)
         self.hosts = Hosts(self.database)
+        self.outages = OutageRows(self.database)
         self.retention = Retention(self.database)
         self.watcher = Watcher(self.database, self.waits, self.endpoints)
         self.feed = Feed(self.database, self.events, self.watcher)

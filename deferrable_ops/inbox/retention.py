@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select, tuple_, update
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
-from deferrable_ops.inbox.database.schema import callbacks, hosts, waits
+from deferrable_ops.inbox.database.schema import callbacks, hosts, outages, waits
 from deferrable_ops.inbox.events.event_schema import event_counter, event_keys, events, source_positions
 from deferrable_ops.inbox.waits.wait import WaitState
 
@@ -39,6 +39,7 @@ class Retention:
                     await self.prune_events(settings.event_retention_days())
                     await self.prune_positions()
                     await self.prune_hosts(_HOST_DAYS)
+                    await self.prune_outages()
             except DeferrableOpsError as error:
                 log.warning("Cannot delete old rows of the inbox; retrying later: %s", error)
             await asyncio.sleep(_INTERVAL / 4)
@@ -69,6 +70,15 @@ class Retention:
 
         async def write(transaction: Transaction) -> int:
             old = delete(hosts).where(hosts.c.seen_at < transaction.now - days * _DAY)
+            return (await transaction.connection.execute(old)).rowcount
+
+        return await self._database.write(write)
+
+    async def prune_outages(self) -> int:
+        """Delete the outages that no process has updated for a day, and return their number."""
+
+        async def write(transaction: Transaction) -> int:
+            old = delete(outages).where(outages.c.seen_at < transaction.now - _DAY)
             return (await transaction.connection.execute(old)).rowcount
 
         return await self._database.write(write)

@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -22,7 +23,8 @@ from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
 from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
-from deferrable_ops.outcome import Failure, Outcome
+from deferrable_ops.outages import DEPLOYMENT, Follower, outages
+from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
 
+# An outage counts as over if it was not reported again this long after the next attempt was due.
+_OUTAGE_SECONDS = 120.0
 # A wait ends this long before Airflow's own timeout of the task: 10 % of the timeout, at most 5 s.
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
 # After a worker has deferred its task, the worker's process exits up to 5 s later ([workers] min_heartbeat_interval).
@@ -92,6 +96,7 @@ class TaskTrigger(BaseTrigger):
     inbox: Inbox
     changes: Subscription
     current: Wait
+    _outages: Follower
 
     # The reason why the templates could not be rendered.
     _template_error: str | None = None
@@ -145,6 +150,11 @@ class TaskTrigger(BaseTrigger):
     def cancellable(self) -> bool:
         """Whether there is external work that :meth:`cancel` would cancel."""
         return True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The systems on which the wait depends, as they report their outages; see :mod:`deferrable_ops.outages`."""
+        return ()
 
     @property
     def heartbeats_within(self) -> float | None:
@@ -202,7 +212,10 @@ class TaskTrigger(BaseTrigger):
         try:
             attempt = await self._until_deployed(self._prepare_attempt)
             async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as self.inbox:
-                with self.inbox.watcher.subscribe(attempt.wait_id) as self.changes:
+                with (
+                    self.inbox.watcher.subscribe(attempt.wait_id) as self.changes,
+                    outages.follow(self.sources, self.log) as self._outages,
+                ):
                     await self._until_deployed(partial(self._register, attempt))
                     outcome = None
                     while outcome is None:
@@ -259,7 +272,7 @@ class TaskTrigger(BaseTrigger):
         if self.current.outcome is not None:
             return self.current.outcome
         if self.current.state is WaitState.EXPIRED:
-            return await self.expired()
+            return self._with_outage(await self.expired())
         return Failure(f"the wait is {self.current.state}: a newer attempt or a user has ended it")
 
     async def on_wait_updated(self) -> None:
@@ -321,6 +334,7 @@ class TaskTrigger(BaseTrigger):
             heartbeat_timeout=self.heartbeats_within,
             expected=self.expected,
             trigger=encrypt(self, attempt) if self.cancellable else None,
+            sources=self.sources,
         )
 
     async def _prepare_attempt(self) -> Attempt:
@@ -387,7 +401,7 @@ class TaskTrigger(BaseTrigger):
         if self._backoff is None:
             self._backoff = self._new_backoff()
         pause = self._backoff.failed()
-        self.log.warning("%s; retrying in %.1f s", error, pause)
+        self._report_outage(error, pause)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 while self.current.state is WaitState.WAITING:
@@ -397,6 +411,14 @@ class TaskTrigger(BaseTrigger):
             # The next run resumes from the stored progress, like a run after a restart of the triggerer.
             self.current = await self.inbox.waits.get(self.current.id)
         return None
+
+    def _report_outage(self, error: BaseException, pause: float) -> None:
+        if isinstance(error, DeploymentError):
+            source = DEPLOYMENT
+        else:
+            source = self.sources[0] if self.sources else f"the system of {self.feature}"
+        # The next run of wait() may fail late, after a timeout of a minute.
+        outages.failed(source, str(error) or type(error).__name__, lasts=pause + _OUTAGE_SECONDS)
 
     def _new_backoff(self) -> Backoff:
         return Backoff(first_pause=self.first_retry_pause, longest_pause=self.longest_retry_pause)
@@ -409,8 +431,17 @@ class TaskTrigger(BaseTrigger):
                 return await step()
             except DeploymentError as error:
                 pause = backoff.failed()
-                self.log.warning("%s; retrying in %.1f s", error, pause)
+                if backoff.failures == 1:
+                    self.log.warning("%s; retrying until the deployment is fixed", error)
+                self._report_outage(error, pause)
             await asyncio.sleep(pause)
+
+    def _with_outage(self, outcome: Outcome) -> Outcome:
+        """Add the longest outage to the reason of a timeout."""
+        problem = self._outages.describe(self.current.deadline - self.current.created_at)
+        if problem is None or isinstance(outcome, Success):
+            return outcome
+        return replace(outcome, reason=f"{outcome.reason}; {problem}")
 
     def _failed_by(self, error: BaseException) -> Failure:
         if isinstance(error, DeferrableOpsError):

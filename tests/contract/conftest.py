@@ -20,6 +20,7 @@ from deferrable_ops.inbox.database.schema import (
     hosts,
     keys,
     locks,
+    outages,
     owner,
     waits,
 )
@@ -116,6 +117,7 @@ def _emptied(url: str) -> str:
             daemons,
             hosts,
             owner,
+            outages,
             source_positions,
         ):
             connection.execute(delete(table))

@@ -30,6 +30,7 @@ from deferrable_ops.inbox.database.failures import (
     is_rejected_login,
 )
 from deferrable_ops.inbox.database.schema import locks
+from deferrable_ops.outages import INBOX, outages
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +43,8 @@ EVENTS_CHANNEL: Final = "deferrable_ops_events"
 # A Postgres notification payload is limited to 8,000 bytes.
 _IDS_PER_NOTIFICATION = 150
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
+# An outage of the inbox counts as over if no call has failed for this long.
+_OUTAGE_SECONDS = 120.0
 _CLOSE_SECONDS = 5.0
 _SQLITE_BUSY_TIMEOUT = 20.0
 
@@ -232,13 +235,18 @@ class Database:
                     # A cancelled statement closes its connection, and an in-memory database is lost with it.
                     return await asyncio.shield(self.spawn(attempt(), "query"))
                 async with asyncio.timeout(self._attempt_timeout(give_up_at)):
-                    return await attempt()
+                    result = await attempt()
+                if backoff.failures:
+                    outages.recovered(INBOX)
+                return result
             except Exception as error:
                 if not is_database_error(error):
                     raise
                 if not is_outage(error) and not await self._may_recover(error):
                     raise _permanent(error) from None
                 pause = backoff.failed()
+                if self.retry_timeout == math.inf:
+                    outages.failed(INBOX, describe_with_fix(error), lasts=_OUTAGE_SECONDS)
                 if time.monotonic() + pause > give_up_at:
                     raise InboxUnavailable(f"the inbox does not answer: {describe_with_fix(error)}") from None
                 log.warning(

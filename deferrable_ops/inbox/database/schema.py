@@ -71,6 +71,8 @@ waits = Table(
     Column("cancel", Text),
     Column("cancel_lease", Double),
     Column("cancel_tries", Integer, nullable=False, server_default="0"),
+    # A JSON array of the systems on which the wait depends, as in the table of outages; null if there is none.
+    Column("sources", Text),
     # The key that signs the wait's callback token, and how many callbacks were refused.
     Column("key_id", Text, nullable=False),
     Column("refused", Integer, nullable=False, server_default="0"),

@@ -101,6 +101,7 @@ class NewWait:
     :param expected: a JSON object with the expressions that evaluate a callback, such as ``failure_when``.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work; None
         if the wait has no external work to stop.
+    :param sources: the systems on which the wait depends, as in :class:`~deferrable_ops.outages.Outage`.
     :ivar wait_id: the id of the attempt's wait. To save memory, all objects of a wait share one string with its id.
     """
 
@@ -112,6 +113,7 @@ class NewWait:
     heartbeat_timeout: float | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     trigger: bytes | None = None
+    sources: tuple[str, ...] = ()
     wait_id: str = field(init=False)
 
     def __post_init__(self) -> None:

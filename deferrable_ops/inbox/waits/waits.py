@@ -340,5 +340,6 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         "beat_due": beat_due,
         "trigger": new.trigger,
         "key_id": key_id,
+        "sources": json.dumps(new.sources) if new.sources else None,
         "version": transaction.version,
     }

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
+from deferrable_ops.outages import outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow.states import StateMeaning, interpret_state
@@ -32,6 +33,7 @@ DEFAULT_POLL_INTERVAL: Final = 30.0
 _LEVELS = {"ERROR": logging.ERROR, "WARNING": logging.WARNING}
 _REASON_TIMEOUT = 60.0
 _LONGEST_PAUSE = 30.0
+_OUTAGE_SECONDS = 120.0
 _REASON_CHARACTERS = 4_000
 
 
@@ -83,6 +85,11 @@ class DataflowTrigger(TaskTrigger):
         accounts = (chain,) if isinstance(chain, str) else tuple(chain)
         return DataflowTarget(self.project_id, self.region, self.gcp_conn_id, accounts)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The region of Dataflow."""
+        return (self.target.source,)
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
         """Use the client that all tasks with the same project, region and credentials share.
@@ -99,9 +106,8 @@ class DataflowTrigger(TaskTrigger):
                     dataflow = await stack.enter_async_context(use_dataflow(self.target))
                     break
                 except DataflowUnavailable as error:
-                    pause = backoff.failed()
-                    self.log.warning("%s; retrying in %.1f s", error, pause)
-                    await asyncio.sleep(pause)
+                    outages.failed(self.target.source, str(error), lasts=_OUTAGE_SECONDS)
+                    await asyncio.sleep(backoff.failed())
             yield dataflow
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from deferrable_ops.events.specifications import ChannelEvent, KafkaEvent, Specification, SqsEvent
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.outages import kafka_source, sqs_source
 from deferrable_ops.outcome import Outcome
 from deferrable_ops.triggers.events.kafka_source import read_kafka
 from deferrable_ops.triggers.events.source_request import SourceRequest
@@ -24,6 +25,17 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
     KafkaEvent: read_kafka,
     SqsEvent: read_sqs,
 }
+
+
+def outage_sources(specifications: Iterable[Specification]) -> tuple[str, ...]:
+    """Return the systems from which these events come, as they report their outages."""
+    found: dict[str, None] = {}
+    for one in specifications:
+        if isinstance(one, KafkaEvent):
+            found[kafka_source(one.kafka_conn_id)] = None
+        elif isinstance(one, SqsEvent):
+            found[sqs_source(one.source)] = None
+    return tuple(found)
 
 
 def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Outcome]:

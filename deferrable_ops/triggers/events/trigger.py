@@ -19,7 +19,7 @@ from deferrable_ops.triggers.events.arguments import RunTimes, parse_events, par
 from deferrable_ops.triggers.events.collector import EventCollector
 from deferrable_ops.triggers.events.progress import PROGRESS, ProgressReporter
 from deferrable_ops.triggers.events.source_request import SourceRequest
-from deferrable_ops.triggers.events.sources import while_reading
+from deferrable_ops.triggers.events.sources import outage_sources, while_reading
 
 # The inbox always keeps events for this many seconds. Only for an earlier `since`, check which events it still has.
 _ALWAYS_KEPT: Final = 86_400.0
@@ -96,6 +96,13 @@ class EventsTrigger(TaskTrigger):
     def cancellable(self) -> bool:
         """Return False, because a wait for events launches no external work."""
         return False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The Kafka connections and the queues that the wait reads."""
+        if self._collector is None:
+            return outage_sources(tuple((self._parsed_events or {}).values()))
+        return outage_sources(self._collector.specifications)
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ async def _run() -> None:
             inbox.retention.run(),
             inbox.hosts.announce(Component.TRIGGERER),
             _act_for_deployment(inbox, reading),
+            inbox.outages.run(),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -12,11 +13,17 @@ from deferrable_ops.high_availability.check_evaluator import CheckEvaluator
 from deferrable_ops.high_availability.results import Action as CheckAction
 from deferrable_ops.high_availability.results import CheckResult, Decision, Result
 from deferrable_ops.inbox import Wait
+from deferrable_ops.outages import outages
 from deferrable_ops.outcome import Failure, Outcome, Skip
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
-from deferrable_ops.triggers.supervisor.configuration import is_remote, load_configuration
+from deferrable_ops.triggers.supervisor.configuration import (
+    OUTAGE_SECONDS,
+    is_remote,
+    load_configuration,
+    outage_source,
+)
 from deferrable_ops.triggers.supervisor.host import open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
@@ -64,6 +71,11 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         """Whether supervisord is stopped when a user ends this task."""
         return load_configuration(self.configuration).stop_on_exit
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The machine of the supervisord."""
+        return (outage_source(load_configuration(self.configuration)),)
+
     async def cancel(self, wait: Wait) -> None:
         """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
@@ -72,12 +84,17 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         """Watch the programs until the task can end, and return the outcome of the task."""
         evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := evaluator.at_limit(_now())) is None:
+            began = time.monotonic()
             try:
                 return await self._connect_and_watch(evaluator)
             except (MachineUnavailable, MachineRefused, SupervisordRefused) as lost:
                 # The programs were started by other tasks. They keep running although they cannot be read now.
+                if time.monotonic() - began > OUTAGE_SECONDS:
+                    backoff.succeeded()
                 pause = backoff.failed()
-                self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
+                if backoff.failures == 1:
+                    self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
+                outages.failed(self.sources[0], str(lost), lasts=OUTAGE_SECONDS)
             await asyncio.sleep(pause)
         return self.end(ended)
 

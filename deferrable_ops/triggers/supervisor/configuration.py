@@ -41,6 +41,9 @@ StepName = Literal[
     "unconfigure-supervisor",
     "force-kill",
 ]
+OUTAGE_SECONDS: Final = 120.0
+"""An outage of a machine counts as over if no call has failed for this many seconds."""
+
 STEPS: Final[tuple[StepName, ...]] = get_args(StepName)
 
 START_STEPS: Final[tuple[StepName, ...]] = ("configure-supervisor", "start-supervisor", "start-programs")
@@ -137,6 +140,14 @@ def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
         command_prefix=cfg.command_prefix,
         environment=tuple(sorted(ssh.environment.items())),
     )
+
+
+def outage_source(cfg: SupervisorAirflowConfiguration) -> str:
+    """Return the name under which outages of the supervisord's machine are reported."""
+    address = machine_address(cfg)
+    if address.ssh_conn_id is None:
+        return f"supervisord in {cfg.working_dir}"
+    return f"the machine {address.remote_host or address.ssh_conn_id}"
 
 
 def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:

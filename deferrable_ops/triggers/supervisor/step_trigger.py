@@ -15,11 +15,17 @@ from deferrable_ops.exceptions import (
 )
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.outages import outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
-from deferrable_ops.triggers.supervisor.configuration import STEPS, load_configuration
+from deferrable_ops.triggers.supervisor.configuration import (
+    OUTAGE_SECONDS,
+    STEPS,
+    load_configuration,
+    outage_source,
+)
 from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
@@ -89,6 +95,11 @@ class SupervisorStepTrigger(TaskTrigger):
         """Run the step, and return the result of the step."""
         return await self.race_with_settlement(self._run_step())
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The machine of the supervisord."""
+        return (outage_source(self._cfg),)
+
     async def cancel(self, wait: Wait) -> None:
         """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, self._cfg, self.log)
@@ -116,7 +127,9 @@ class SupervisorStepTrigger(TaskTrigger):
             except _TRANSIENT as error:
                 self._problem = str(error)
             pause = backoff.failed()
-            self.log.warning("%s; retrying in %.1f s", self._problem, pause)
+            if backoff.failures == 1:
+                self.log.warning("%s; retrying in %.1f s", self._problem, pause)
+            outages.failed(self.sources[0], self._problem, lasts=OUTAGE_SECONDS)
             await asyncio.sleep(pause)
 
     async def _run_claimed(self, claim: Claim) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from deferrable_ops.exceptions import (
     DataflowUnavailable,
     LaunchUncertain,
 )
+from deferrable_ops.outages import outages
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.dataflow.api import Api, open_api
 from deferrable_ops.upstreams.dataflow.job_watch import JobWatch
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CONCURRENT_LAUNCHES = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_OUTAGE_SECONDS = 180.0
 
 
 def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
@@ -79,7 +81,7 @@ class Dataflow:
         self._api = api
         self._first_pause = first_pause
         self._launching = asyncio.Semaphore(_MAX_CONCURRENT_LAUNCHES)
-        self._poller = Poller(api, api.target.project_id, api.target.region)
+        self._poller = Poller(api, api.target)
 
     async def close(self) -> None:
         """Stop polling and close the channel."""
@@ -171,10 +173,14 @@ class Dataflow:
         backoff = Backoff(first_pause=self._first_pause, longest_pause=_LONGEST_PAUSE)
         while True:
             try:
-                return await call()
+                result = await call()
             except DataflowUnavailable as error:
                 pause = backoff.failed()
                 log.warning("%s; retrying in %.1f s", error, pause)
+                outages.failed(self._api.target.source, str(error), lasts=_OUTAGE_SECONDS)
+            else:
+                outages.recovered(self._api.target.source)
+                return result
             await asyncio.sleep(pause)
 
     def _job(self, message: Any) -> Job:

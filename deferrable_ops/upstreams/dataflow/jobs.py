@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,6 +48,11 @@ class DataflowTarget:
     region: str
     gcp_conn_id: str | None = None
     impersonation_chain: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The name under which outages of this region are reported."""
+        return sys.intern(f"Dataflow ({self.project_id}, {self.region})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowRefused, DataflowUnavailable
+from deferrable_ops.outages import outages
 from deferrable_ops.upstreams.dataflow.job_watch import JobWatch
 from deferrable_ops.upstreams.dataflow.jobs import (
     FINISHED,
+    DataflowTarget,
     Job,
     JobMessage,
     MessageCursor,
@@ -57,10 +59,9 @@ class JobApi(Protocol):
 class Poller:
     """Polls the jobs of one project and region while at least one job is watched."""
 
-    def __init__(self, api: JobApi, project_id: str, region: str) -> None:
+    def __init__(self, api: JobApi, target: DataflowTarget) -> None:
         self._api = api
-        self._project_id = project_id
-        self._region = region
+        self._target = target
         self._watches: dict[str, list[JobWatch]] = {}
         # The watches whose messages are read. They take turns.
         self._message_queue: deque[JobWatch] = deque()
@@ -115,13 +116,14 @@ class Poller:
             try:
                 await self._poll_once()
                 self._backoff = None
+                outages.recovered(self._target.source)
             except DataflowUnavailable as error:
                 self._log_outage(error)
             except DataflowRefused as refused:
                 self._fail_all(refused)
             except Exception:
                 self._count_failure()
-                log.exception("The Dataflow poller of %s failed; retrying", self._region)
+                log.exception("The Dataflow poller of %s failed; retrying", self._target.region)
             await self._pause(began)
 
     async def _pause(self, began: float) -> None:
@@ -250,6 +252,7 @@ class Poller:
     def _log_outage(self, error: DataflowUnavailable) -> None:
         level = logging.WARNING if self._count_failure() == 1 else logging.INFO
         log.log(level, "%s; retrying, %d jobs are watched", error, len(self._watches))
+        outages.failed(self._target.source, str(error))
 
     def _count_failure(self) -> int:
         """Count a failed poll, and return how many polls in a row have failed."""
@@ -273,4 +276,4 @@ class Poller:
         return [watch for watch in self._watches.get(job_id, ()) if not watch.is_over]
 
     def _job(self, message: Any) -> Job:
-        return job_from_api(message, self._project_id, self._region)
+        return job_from_api(message, self._target.project_id, self._target.region)

@@ -8,9 +8,13 @@ from typing import Any
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaRefused
+from deferrable_ops.outages import outages
 
 # After this many failures in a row, the client checks whether the broker refuses the connection permanently.
 _DIAGNOSE_EVERY = 3
+
+# An outage counts as over if nothing has failed for this long. The metadata is requested every 15 s.
+_OUTAGE_SECONDS = 120.0
 
 FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
 """A function that connects to a host and port.
@@ -23,6 +27,7 @@ def backoff_client(
     topics: Callable[[], Collection[str]],
     refusal: FindRefusal,
     refused: Callable[[KafkaRefused], None],
+    source: str,
     **arguments: Any,
 ) -> Any:
     """Return an aiokafka client that backs off after failed connections and failed metadata requests.
@@ -30,6 +35,7 @@ def backoff_client(
     :param topics: a function that returns the names of the topics for which the client tracks partitions and leaders.
     :param refusal: a function that checks whether a broker refuses the connection permanently.
     :param refused: a function that is called with the error when a broker refuses the connection permanently.
+    :param source: the name under which outages of the cluster are reported.
     :param arguments: arguments for aiokafka's client.
     """
     from aiokafka.client import AIOKafkaClient
@@ -76,6 +82,10 @@ def backoff_client(
         async def _metadata_update(self, cluster: Any, names: Collection[str]) -> bool:
             await self._metadata_backoff.wait()
             updated = bool(await super()._metadata_update(cluster, names))
+            if updated:
+                outages.recovered(source)
+            else:
+                outages.failed(source, "no broker answers", lasts=_OUTAGE_SECONDS)
             if updated and _all_led(cluster):
                 self._metadata_backoff.succeeded()
             else:

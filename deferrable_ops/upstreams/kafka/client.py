@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, class_names, kind_of_code
 from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.outages import kafka_source
 from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 from deferrable_ops.upstreams.kafka.oauth import token_provider
@@ -129,6 +130,7 @@ class Cluster:
             lambda: self.topics,
             self.broker_refusal,
             self._note_refusal,
+            kafka_source(self.settings.conn_id),
             bootstrap_servers=self.settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             metadata_max_age_ms=int(self.timings.metadata_interval * 1_000),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.outages import kafka_source
 from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.client import Cluster
 from deferrable_ops.upstreams.kafka.producer_errors import (
@@ -223,6 +224,7 @@ class Producer:
             lambda: {self._topic},
             self._cluster.broker_refusal,
             self._note_refusal,
+            kafka_source(self._settings.conn_id),
             bootstrap_servers=self._settings.servers,
             request_timeout_ms=int(_REQUEST_SECONDS * 1_000),
             **{**self._cluster.connection, "client_id": client_id},

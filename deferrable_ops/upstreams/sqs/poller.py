@@ -13,6 +13,7 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.event import Event, sqs_event
 from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
+from deferrable_ops.outages import outages, sqs_source
 from deferrable_ops.upstreams.aws.session import AwsSession
 from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
 from deferrable_ops.upstreams.sqs.reader import QueueReader
@@ -31,6 +32,8 @@ _MAX_RECEIVERS = 4
 _MAX_DELETES = 8
 # A refusal is permanent only after this many refusals in a row.
 _REFUSAL_ATTEMPTS = 3
+# An outage counts as over if no call has failed for this long.
+_OUTAGE_SECONDS = 120.0
 # The default of SQS. It is used if the credentials do not allow reading the queue's attributes.
 _VISIBILITY_SECONDS = 30.0
 
@@ -41,11 +44,9 @@ class PollerTimings:
 
     :param refused_after: if SQS refuses all calls for this number of seconds, the refusal counts as permanent. AWS
         needs some seconds to apply a changed permission.
-    :param warn_after: after this number of seconds without a response from SQS, the waits log a warning.
     """
 
     refused_after: float = 8.0
-    warn_after: float = 30.0
 
 
 class _CallAbandoned(Exception):
@@ -249,7 +250,7 @@ class QueuePoller:
         :raises SqsRefused: if SQS refused the call in several consecutive attempts.
         :raises _CallAbandoned: if the call failed, and the queue has no reader or the time `until` has passed.
         """
-        backoff, began, refused_since, refusals = Backoff(), time.monotonic(), 0.0, 0
+        backoff, refused_since, refusals = Backoff(), 0.0, 0
         while True:
             try:
                 client = await self._client()
@@ -261,13 +262,14 @@ class QueuePoller:
                 refused = find_refusal(error, self._settings, self.queue)
                 if refused is None:
                     refusals = 0
-                    self._note_trouble(operation, error, now - began)
+                    self._note_trouble(operation, error)
                 else:
                     refused_since = refused_since if refusals else now
                     refusals += 1
                     if refusals >= _REFUSAL_ATTEMPTS and now - refused_since >= self._timings.refused_after:
                         raise refused from None
             else:
+                outages.recovered(sqs_source(self.queue.source))
                 return dict(answer)
             pause = backoff.failed()
             if not self.readers or (until is not None and time.monotonic() + pause > until):
@@ -277,12 +279,7 @@ class QueuePoller:
     async def _client(self) -> Any:
         return await self._session.client("sqs", self.queue.region, self.queue.own_endpoint)
 
-    def _note_trouble(self, operation: str, error: Exception, seconds: float) -> None:
+    def _note_trouble(self, operation: str, error: Exception) -> None:
         detail = summarize(error, self._settings)
         log.warning("%s of %s failed; retrying: %s", operation, self.queue.url, detail)
-        warn_after = self._timings.warn_after
-        if seconds > warn_after:
-            for reader in self.readers:
-                reader.warn(
-                    f"SQS calls for {self.queue.url} have failed for more than {warn_after:g} s; retrying: {detail}"
-                )
+        outages.failed(sqs_source(self.queue.source), detail, lasts=_OUTAGE_SECONDS)

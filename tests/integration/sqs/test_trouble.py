@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deferrable_ops.outages import outages, sqs_source
 from deferrable_ops.upstreams.sqs.queues import PollerTimings, SqsPollers
 from real_sqs import RealSqs, Stored, name_of
 
@@ -112,15 +113,20 @@ async def test_transient_errors_are_retried_with_backoff(
     assert not stored.failures
 
 
-@pytest.mark.parametrize("poller_timings", [PollerTimings(warn_after=0.3)])
-async def test_long_outage_is_logged_to_the_task(
+async def test_outage_is_reported_until_sqs_answers(
     server: RealSqs, sqs: SqsPollers, stored: Stored, queue: str
 ) -> None:
     server.proxy.fail("*", 503, "ServiceUnavailable")
-    with stored.subscribed(sqs, queue):
-        await stored.until(lambda: stored.warnings, "a warning")
-    assert queue in stored.warnings[0]
-    assert "ServiceUnavailable" in stored.warnings[0]
+    with stored.subscribed(sqs, queue) as event:
+        source = sqs_source(event.source)
+
+        def seen() -> list[str]:
+            return [one.error for one in outages.active() if one.source == source]
+
+        await stored.until(seen, "an outage")
+        assert "ServiceUnavailable" in seen()[0]
+        server.proxy.heal()
+        await stored.until(lambda: not seen(), "the end of the outage")
 
 
 async def test_missing_queue_fails_the_wait(server: RealSqs, sqs: SqsPollers, stored: Stored) -> None:

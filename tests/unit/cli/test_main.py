@@ -19,7 +19,9 @@ from deferrable_ops.cli.main import main
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.database.schema import HEAD, callbacks
 from deferrable_ops.inbox.hosts import Component, Hosts, Machine
+from deferrable_ops.inbox.outages import OutageRows
 from deferrable_ops.inbox.owner import OwnerRow
+from deferrable_ops.outages import Outages
 from deferrable_ops.outcome import Failure, Skip, Success
 from deferrable_ops.triggers.lifecycle import unended
 
@@ -61,6 +63,13 @@ class CommandInbox:
 
     def owner(self) -> OwnerRow | None:
         return self._run(lambda inbox: inbox.owner.current())
+
+    def report_outage(self, source: str, error: str) -> None:
+        now = [0.0]
+        outages = Outages(lambda: now[0])
+        outages.failed(source, error)
+        now[0] = 60.0
+        self._run(lambda inbox: OutageRows(inbox.database, outages).store())
 
     def _run(self, work: Any) -> Any:
         async def run() -> Any:
@@ -163,6 +172,22 @@ def test_bad_input_is_exit_code_2_with_the_reason(
     assert problem in capsys.readouterr().err
 
 
+def test_waits_shows_the_outage_of_the_system_that_a_wait_depends_on(
+    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox.register("orders", sources=("Kafka (logs)",))
+    inbox.register("train")
+    inbox.report_outage("Kafka (logs)", "no broker answers")
+    assert main(["waits"]) == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert "Kafka (logs) since " in lines["sales.orders"]
+    assert lines["sales.orders"].endswith(": no broker answers")
+    assert "Kafka" not in lines["sales.train"]
+    assert main(["waits", "--json", "--task", "orders"]) == 0
+    ((outage,),) = [wait["outages"] for wait in json.loads(capsys.readouterr().out)]
+    assert (outage["source"], outage["error"]) == ("Kafka (logs)", "no broker answers")
+
+
 def test_waits_prints_a_table(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
     train = inbox.register("train")
     done = inbox.register("done")
@@ -171,7 +196,7 @@ def test_waits_prints_a_table(inbox: CommandInbox, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert main(["waits"]) == 0
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == ["WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS"]
+    assert header.split() == ["WAIT", "TASK", "STATE", "SINCE", "DEADLINE", "LAUNCHED", "PROGRESS", "OUTAGE"]
     assert line.startswith(f"{train.id}  sales.train manual try 1  waiting  20")
     assert line.endswith('{"progress": 0.5}')
 

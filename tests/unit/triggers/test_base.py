@@ -33,7 +33,9 @@ from deferrable_ops.exceptions import (
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.owner import Owner
 from deferrable_ops.inbox.waits.cancellations import Cancellations
+from deferrable_ops.outages import Outages
 from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers import base
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
 from deferrable_ops.triggers.lifecycle.background import start as start_background
@@ -327,6 +329,30 @@ async def test_error_that_does_not_pass_ends_at_the_deadline(
     async with asyncio.timeout(10):
         assert isinstance(await event_of(trigger), TaskFailedEvent)
     assert (await inbox.waits.get(trigger.identify().wait_id)).state is WaitState.EXPIRED
+
+
+async def test_reason_of_a_timeout_has_the_outage(
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reading(Flaky):
+        first_retry_pause: ClassVar[float] = 60.0
+
+        @property
+        def sources(self) -> tuple[str, ...]:
+            return ("Kafka (logs)",)
+
+    clock = [0.0]
+    seen = Outages(lambda: clock[0])
+    monkeypatch.setattr(base, "outages", seen)
+    trigger = in_triggerer(Reading(KafkaUnavailable("no broker answers"), timeout=1.0))
+    running = asyncio.create_task(event_of(trigger))
+    await eventually(seen.active, "the outage")
+    clock[0] = 15.0
+    assert isinstance(await running, TaskFailedEvent)
+    wait = await inbox.waits.get(trigger.identify().wait_id)
+    assert wait.outcome == Failure(
+        "no result within the timeout of 1 s; Kafka (logs) was unreachable for 1 of 1 s: no broker answers"
+    )
 
 
 async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowComms, inbox: Inbox) -> None:

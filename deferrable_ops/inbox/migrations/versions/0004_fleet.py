@@ -11,6 +11,7 @@ oldest_reader = "0003"
 
 def upgrade() -> None:
     op.add_column("deferrable_ops_alembic_version", sa.Column("oldest_reader", sa.Text(), nullable=True))
+    op.add_column("deferrable_ops_waits", sa.Column("sources", sa.Text(), nullable=True))
     op.create_table(
         "deferrable_ops_owner",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import Backoff
+from deferrable_ops.events.queues import queue_of
 from deferrable_ops.events.specifications import ChannelEvent
 from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable, LaunchRefused, SqsRefused
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.events.events import NewEvent
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.outages import kafka_source, sqs_source
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events.publish.arguments import (
@@ -109,6 +111,13 @@ class PublishEventTrigger(TaskTrigger):
         return False
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The Kafka cluster or the queue."""
+        if self.kafka is not None:
+            return (kafka_source(self.kafka_conn_id),)
+        return () if self.sqs is None else (sqs_source(queue_of(self.sqs).source),)
+
+    @property
     def given(self) -> dict[str, Any]:
         """The arguments of this trigger, by name."""
         return {name: getattr(self, name) for name in self.arguments}
@@ -160,12 +169,14 @@ class PublishEventTrigger(TaskTrigger):
                     value = result | await publish(messages, claim)
                     await claim.record(value)
                     return Success(value)
-            except _RETRIED as error:
-                self._problem = str(error)
+            except _RETRIED as problem:
+                error, self._problem = problem, str(problem)
             except (KafkaRefused, SqsRefused) as refused:
                 raise LaunchRefused(str(refused)) from refused
             pause = backoff.failed()
-            self.log.warning("%s; retrying in %.1f s", self._problem, pause)
+            if backoff.failures == 1:
+                self.log.warning("%s; retrying in %.1f s", self._problem, pause)
+            self._report_outage(error, pause)
             await asyncio.sleep(pause)
 
     def _read(self) -> list[Any]:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.outages import outages
 from deferrable_ops.supervisord.crash_loops import CrashLoopStep
 from deferrable_ops.supervisord.evaluation import (
     Evaluation,
@@ -15,6 +16,7 @@ from deferrable_ops.supervisord.evaluation import (
 )
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
+from deferrable_ops.triggers.supervisor.configuration import OUTAGE_SECONDS, outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.host import Fault, SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
@@ -116,6 +118,8 @@ class ProgramWatcher:
             if refused.code != Fault.SHUTDOWN_STATE:
                 raise
             return await self._verdict_without_answer(refused)
+        if self._is_lost:
+            outages.recovered(outage_source(self._config))
         self._unanswered, self._is_lost = 0, False
         last = self._last_reading
         if self._is_calm and not self._drift.is_due and last is not None and reading.facts == last.facts:
@@ -225,6 +229,7 @@ class ProgramWatcher:
         try:
             missing = await self._missing_directories()
         except MachineUnavailable as lost:
+            outages.failed(outage_source(self._config), str(lost), lasts=OUTAGE_SECONDS)
             if not self._is_lost:
                 self._is_lost = True
                 self._log.warning("Lost contact with the machine; the programs keep running: %s", lost)

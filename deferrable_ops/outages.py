@@ -1,0 +1,226 @@
+"""The outages that this process sees: which system does not answer, since when, and the last error.
+
+An upstream reports that a system failed or answered, from any thread. Waits follow the systems that they depend on: an
+outage is in a task's log after 30 s and then at doubling intervals, and in the reason of a timeout. The inbox stores
+one row per outage; see `inbox/outages.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any, Final, Self
+from weakref import WeakKeyDictionary
+
+INBOX: Final = "the inbox"
+DEPLOYMENT: Final = "the deployment"
+_COMMON: Final = frozenset({INBOX, DEPLOYMENT})
+"""Every wait depends on these."""
+
+FIRST_LINE_AFTER: Final = 30.0
+_LONGEST_INTERVAL: Final = 3600.0
+_TICK: Final = 5.0
+_ENDED_PER_SOURCE: Final = 100
+
+
+@dataclass(slots=True)
+class Outage:
+    """An outage of one system. Times are in seconds, by the clock of the :class:`Outages`.
+
+    :param source: the system, such as ``Kafka (kafka_default)``.
+    :param until: when the outage ends by itself, unless it is reported again.
+    """
+
+    source: str
+    since: float
+    seen_at: float
+    error: str
+    until: float = float("inf")
+
+
+class Follower:
+    """A wait that follows the systems on which it depends, for the duration of its ``with`` statement.
+
+    To save memory, the follower itself is the context manager: there are thousands of waits.
+
+    :ivar since: since when the wait runs in this process, by the clock.
+    :ivar lines: for each outage, its start, the time of the next line in the task's log, and the last interval. None:
+        there was no outage.
+    """
+
+    __slots__ = ("_context", "_log", "_outages", "lines", "since", "sources")
+
+    def __init__(self, outages: Outages, sources: tuple[str, ...], log: Any) -> None:
+        self._outages = outages
+        self._log = log
+        # Airflow selects the task's log by the context of the trigger.
+        self._context = copy_context()
+        self.sources = sources
+        self.since = outages.now()
+        self.lines: dict[str, tuple[float, float, float]] | None = None
+
+    def __enter__(self) -> Self:
+        self._outages.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._outages.remove(self)
+
+    def write_due_lines(self, active: dict[str, Outage], now: float) -> None:
+        """Write the lines about outages that are due to the task's log."""
+        lines = self.lines or {}
+        for source, outage in active.items():
+            if source not in self.sources and source not in _COMMON:
+                continue
+            start = max(outage.since, self.since)
+            known = lines.get(source)
+            if known is None or known[0] != start:
+                known = start, start + FIRST_LINE_AFTER, FIRST_LINE_AFTER
+            _, due, interval = known
+            if now >= due:
+                text = "%s has been unreachable for %.0f s; retrying until the deadline: %s"
+                self._context.run(self._log.warning, text, source, now - start, outage.error)
+                interval = min(2 * interval, _LONGEST_INTERVAL)
+                due = now + interval
+            lines[source] = start, due, interval
+        for source in [source for source in lines if source not in active]:
+            _, _, interval = lines.pop(source)
+            if interval > FIRST_LINE_AFTER:
+                self._context.run(self._log.info, "%s can be reached again", source)
+        self.lines = lines or None
+
+    def describe(self, seconds: float) -> str | None:
+        """Return a sentence about the longest outage of these systems; None if all of them answered.
+
+        :param seconds: how long the wait took.
+        """
+        return self._outages.describe(self.sources, self.since, seconds)
+
+
+class Outages:
+    """The outages that one process sees. Reports may come from any thread.
+
+    :param clock: returns a time in seconds that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._active: dict[str, Outage] = {}
+        # By source, the start and the end of each ended outage, and its last error.
+        self._ended: dict[str, deque[tuple[float, float, str]]] = {}
+        self._followers: WeakKeyDictionary[asyncio.AbstractEventLoop, set[Follower]] = WeakKeyDictionary()
+        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.TimerHandle] = WeakKeyDictionary()
+
+    def failed(self, source: str, error: str, *, lasts: float = float("inf")) -> None:
+        """Report that a system does not answer.
+
+        :param error: the error, without secrets.
+        :param lasts: seconds until the outage counts as over unless it is reported again; for a reporter that does not
+            call :meth:`recovered`.
+        """
+        now = self._clock()
+        with self._lock:
+            self._end_silent(now)
+            outage = self._active.setdefault(source, Outage(source, now, now, error))
+            outage.seen_at, outage.error, outage.until = now, error, now + lasts
+
+    def recovered(self, source: str) -> None:
+        """Report that a system answers."""
+        if source in self._active:
+            with self._lock:
+                self._end(source, self._clock())
+
+    def active(self) -> list[Outage]:
+        """Return the outages that last."""
+        with self._lock:
+            self._end_silent(self._clock())
+            return list(self._active.values())
+
+    def now(self) -> float:
+        """Return the time of the clock."""
+        return self._clock()
+
+    def describe(self, sources: Iterable[str], since: float, seconds: float) -> str | None:
+        """Return a sentence about the longest outage of these systems; None if all of them answered.
+
+        :param since: since when the wait ran in this process, by the clock.
+        :param seconds: how long the wait took.
+        """
+        now, worst = self._clock(), (0.0, "", "")
+        with self._lock:
+            for source in {*sources, *_COMMON}:
+                spans = list(self._ended.get(source, ()))
+                if (outage := self._active.get(source)) is not None:
+                    spans.append((outage.since, min(now, outage.until), outage.error))
+                down = sum(max(0.0, end - max(start, since)) for start, end, _ in spans)
+                if down > worst[0]:
+                    worst = down, source, spans[-1][2]
+        down, source, error = worst
+        if down < 1:
+            return None
+        return f"{source} was unreachable for {min(down, seconds):.0f} of {seconds:.0f} s: {error}"
+
+    def follow(self, sources: tuple[str, ...], log: Any) -> Follower:
+        """Return a context manager that writes outages of these systems to a task's log."""
+        return Follower(self, sources, log)
+
+    def add(self, follower: Follower) -> None:
+        """Add a follower to the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._followers.setdefault(loop, set()).add(follower)
+        if loop not in self._timers:
+            self._set_timer(loop)
+
+    def remove(self, follower: Follower) -> None:
+        """Remove a follower."""
+        loop = asyncio.get_running_loop()
+        followers = self._followers[loop]
+        followers.discard(follower)
+        if not followers:
+            self._timers.pop(loop).cancel()
+
+    def write_due_lines(self) -> None:
+        """Write the lines that are due to the logs of the tasks of this event loop."""
+        now, active = self._clock(), {outage.source: outage for outage in self.active()}
+        for follower in list(self._followers.get(asyncio.get_running_loop(), ())):
+            if active or follower.lines:
+                follower.write_due_lines(active, now)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The context is empty, because the timer outlives the trigger that sets it.
+        self._timers[loop] = loop.call_later(_TICK, self._tick, loop, context=Context())
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._set_timer(loop)
+        self.write_due_lines()
+
+    def _end_silent(self, now: float) -> None:
+        for source in [source for source, outage in self._active.items() if outage.until < now]:
+            self._end(source, self._active[source].seen_at)
+
+    def _end(self, source: str, at: float) -> None:
+        outage = self._active.pop(source, None)
+        if outage is not None:
+            ended = self._ended.setdefault(source, deque(maxlen=_ENDED_PER_SOURCE))
+            ended.append((outage.since, at, outage.error))
+
+
+def kafka_source(conn_id: str) -> str:
+    """Return the name of a Kafka cluster, by its Airflow connection."""
+    return sys.intern(f"Kafka ({conn_id})")
+
+
+def sqs_source(source: str) -> str:
+    """Return the name of an SQS queue, by the source of its events."""
+    return sys.intern(f"SQS ({source.partition(':')[2]})")
+
+
+outages: Final = Outages()
+"""The outages of this process."""
