@@ -35,11 +35,11 @@ from deferrable_ops.exceptions import (
 class ErrorKind(StrEnum):
     """What an error means for a task."""
 
-    # The task fails. If a retry cannot help, it is not retried.
+    # The task fails. If a retry cannot help, the task's `retries` are not used.
     TASK = "permanent for this task"
     # The task waits until its deadline. It never fails, and no external work is launched or stopped.
     DEPLOYMENT = "permanent for the deployment"
-    # The task retries with backoff until its deadline.
+    # The task repeats the failed call with backoff until its deadline.
     TEMPORARY = "temporary"
 
 
@@ -48,7 +48,7 @@ class ErrorRow:
     """A row of the table.
 
     :param kind: the kind before the task has launched or read anything.
-    :param once_started: the kind afterwards.
+    :param once_started: the kind after the task has launched or read something.
     """
 
     what: str
@@ -97,7 +97,7 @@ ERRORS: Final[tuple[ErrorRow, ...]] = (
         ),
     ),
     ErrorRow(
-        "timeouts, 5xx, throttling, a metadata server that is away",
+        "a timeout, an HTTP status from 500, throttling, an unreachable metadata server",
         ErrorKind.TEMPORARY,
         ErrorKind.TEMPORARY,
         (
@@ -339,13 +339,13 @@ CODES: Final[tuple[CodeRow, ...]] = (
     ),
     CodeRow(
         "http",
-        "the request may be sent again: timeout, conflict of replays, throttling",
+        "a request that may be sent again: status 408, 425 or 429",
         ErrorKind.TEMPORARY,
         frozenset({"408", "425", "429"}),
     ),
     CodeRow(
         "http",
-        "a redirect, or a wrong method or body, which stays refused",
+        "a redirect, or a refusal of the request's method or body",
         ErrorKind.TASK,
         frozenset(
             {"300", "301", "302", "303", "304", "305", "307", "308"}
