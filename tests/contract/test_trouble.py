@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sqlite3
 from pathlib import Path
 
@@ -204,4 +205,77 @@ async def test_login_that_cannot_be_read_again_fails_no_wait() -> None:
 
     database = Database("postgresql+asyncpg://user:old@127.0.0.1:1/none", float("inf"), unreadable)
     assert await database._may_recover(asyncpg.InvalidPasswordError("password authentication failed"))
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "fix"),
+    [
+        ("53300", InboxUnavailable, "max_connections"),
+        ("53100", InboxUnavailable, "free space on the database server"),
+        ("25006", InboxUnavailable, "not to a read-only replica"),
+        ("26000", DeploymentError, r"\[deferrable_ops\] notify = False"),
+        ("42P05", DeploymentError, r"\[deferrable_ops\] notify = False"),
+    ],
+    ids=["connection limit", "full disk", "read-only replica", "pooler", "pooler, second statement"],
+)
+async def test_operating_fault_names_the_fix_and_passes_without_a_failure(
+    empty_postgres_url: str,
+    state: str,
+    error: type[Exception],
+    fix: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    raised = f"DO $$ BEGIN RAISE EXCEPTION 'a fault' USING ERRCODE = '{state}'; END $$"
+    faults = [raised]
+
+    async def read(connection: AsyncConnection) -> int:
+        await connection.execute(text(faults[0] if faults else "SELECT 1"))
+        return 1
+
+    brief, endless = Database(empty_postgres_url, 0.1), Database(empty_postgres_url, float("inf"))
+    with pytest.raises(error, match=fix):
+        await brief.read(read)
+    reading = asyncio.create_task(endless.read(read))
+    await asyncio.wait([reading], timeout=0.2)
+    assert not reading.done()
+    assert re.search(fix, caplog.text)
+    faults.clear()
+    assert await reading == 1
+    await brief.close()
+    await endless.close()
+
+
+async def test_role_whose_connection_limit_is_reached_waits_for_a_connection(
+    postgres: Postgres, empty_postgres_url: str
+) -> None:
+    owner = create_async_engine(empty_postgres_url)
+    async with owner.begin() as connection:
+        await connection.execute(text("DROP ROLE IF EXISTS limited"))
+        await connection.execute(text("CREATE ROLE limited LOGIN CONNECTION LIMIT 0"))
+    url = make_url(empty_postgres_url).set(username="limited").render_as_string(hide_password=False)
+    with pytest.raises(InboxUnavailable, match="max_connections"):
+        await Inbox.open(url, retry_timeout=0.1)
+    database = Database(url, RETRY_TIMEOUT)
+    reading = asyncio.create_task(database.now())
+    await asyncio.wait([reading], timeout=0.2)
+    assert not reading.done()
+    async with owner.begin() as connection:
+        await connection.execute(text("ALTER ROLE limited CONNECTION LIMIT 5"))
+    assert await reading > 0
+    await database.close()
+    await owner.dispose()
+
+
+async def test_statement_that_a_pooler_prepared_on_another_connection_names_the_setting(
+    empty_postgres_url: str,
+) -> None:
+    """A pooler in transaction mode gives each transaction another connection of the server."""
+    database = Database(empty_postgres_url, RETRY_TIMEOUT)
+    await database.now()
+    async with database.engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        await raw.driver_connection.execute("DEALLOCATE ALL")  # type: ignore[union-attr]
+    with pytest.raises(DeploymentError, match=r"\[deferrable_ops\] notify = False"):
+        await database.now()
     await database.close()

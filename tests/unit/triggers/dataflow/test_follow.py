@@ -80,7 +80,7 @@ async def test_unknown_state_is_logged_as_a_warning_and_the_wait_continues(
     await watched(fake, run)
     fake.move("load", "DONE")
     assert isinstance(await run.outcome(), Success)
-    assert caplog.text.count("The state JOB_STATE_99 is unknown") == 1
+    assert caplog.text.count("does not know the job state JOB_STATE_99") == 1
 
 
 async def test_updates_are_followed_to_the_last_replacement(

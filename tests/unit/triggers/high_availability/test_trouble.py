@@ -122,7 +122,7 @@ async def test_no_checks_start_when_too_many_hang(monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await call_in_thread(checks.hangs, 0.05)
-    with pytest.raises(TooManyHangingChecks, match="restart it"):
+    with pytest.raises(TooManyHangingChecks, match="restart this triggerer"):
         await call_in_thread(lambda: 1, 5, max_hanging=2)
     checks.results[:] = [("pass", "stop")]
     assert await runs.start(trigger()).outcome() == Success(["fail", "retrigger"])
