@@ -13,9 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 INBOX: Final = "the inbox"
@@ -215,6 +217,15 @@ class Outages:
 def kafka_source(conn_id: str) -> str:
     """Return the name of a Kafka cluster, by its Airflow connection."""
     return sys.intern(f"Kafka ({conn_id})")
+
+
+def http_source(conn_id: str | None, url: str | None) -> str:
+    """Return the name of an HTTP service, by its Airflow connection or by the host of its URL."""
+    if conn_id is None:
+        # An invalid URL fails the launch, with its own message.
+        with suppress(ValueError):
+            return sys.intern(f"HTTP ({urlsplit(url or '').hostname})")
+    return sys.intern(f"HTTP ({conn_id})")
 
 
 def sqs_source(source: str) -> str:

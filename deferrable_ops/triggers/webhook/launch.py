@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, find_code, kind_of_code
 from deferrable_ops.exceptions import LaunchRefused
+from deferrable_ops.outages import http_source, outages
 from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, InvalidUrl, RequestFailed, send
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
+# An outage counts as over if it was not reported again this long after the next request was due.
+_OUTAGE_SECONDS = 120.0
 _MAX_SHOWN_CHARACTERS = 2_000
 _HIDDEN = "***"
 
@@ -54,7 +57,9 @@ class LaunchRequest:
                 text = text.replace(secret, _HIDDEN)
         return text
 
-    async def send_with_retries(self, check: Callable[[], Awaitable[object]], timeout: float) -> HttpResponse:
+    async def send_with_retries(
+        self, check: Callable[[], Awaitable[object]], timeout: float, source: str | None = None
+    ) -> HttpResponse:
         """Send the request, with retries, until the service accepts it, and return the response.
 
         After connection errors and the HTTP statuses 429 and 5xx, the request is retried with backoff.
@@ -62,8 +67,10 @@ class LaunchRequest:
         :param check: a function that is awaited immediately before each request. If the function raises an exception,
             the request is not sent.
         :param timeout: the number of seconds after which the request is not retried any more.
+        :param source: the name under which outages of the service are reported. None: the host of the URL.
         :raises LaunchFailed: if the service rejected the request, or did not accept the request within `timeout`.
         """
+        source = source or http_source(None, self._request.url)
         stop_at = time.monotonic() + timeout
         backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
         while True:
@@ -80,6 +87,7 @@ class LaunchRequest:
                 problem = self.redact(f"{type(error).__name__}: {error}")
             else:
                 if 200 <= response.status < 300:
+                    outages.recovered(source)
                     return response
                 problem = self._describe(response)
                 if kind_of_code("http", str(response.status)) is not ErrorKind.TEMPORARY:
@@ -97,6 +105,7 @@ class LaunchRequest:
                     f"({timeout:g} s): {problem}",
                     retry_can_help=True,
                 )
+            outages.failed(source, problem, lasts=delay + _OUTAGE_SECONDS)
             self._log.warning("%s; sending the request again in %.1f s", problem, delay)
             await asyncio.sleep(delay)
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import ClaimLost
+from deferrable_ops.outages import http_source
 from deferrable_ops.outcome import Outcome
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.webhook.launch import LaunchRequest
@@ -100,6 +101,11 @@ class WebhookTrigger(TaskTrigger):
         return self.url is not None or self.http_conn_id is not None
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The service that receives the launching request."""
+        return (http_source(self.http_conn_id, self.url),) if self.launches else ()
+
+    @property
     def cancellable(self) -> bool:
         """Whether the task has a request that cancels the external work."""
         return self.cancel_request is not None
@@ -184,7 +190,9 @@ class WebhookTrigger(TaskTrigger):
             request = await self._prepare(template, self.current, endpoint)
             async with self.inbox.launches.claim(self.current.id) as claim:
                 if claim is not None:
-                    response = await request.send_with_retries(claim.check, self.launch_timeout)
+                    response = await request.send_with_retries(
+                        claim.check, self.launch_timeout, self.sources[0]
+                    )
                     await claim.record({"status": response.status, "body": request.redact(response.text)})
                     self.log.info(
                         "Launched the work: %s answered with HTTP status %d",
