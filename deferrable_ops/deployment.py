@@ -32,6 +32,7 @@ class Deployment:
 
     def __init__(self, known_id: str | None = None) -> None:
         self._known_id = known_id
+        self._reading: asyncio.Task[str] | None = None
         self.is_awaited = False
         """Whether this process is a triggerer that reads its id from Airflow. Until it knows the id, it kills and
         cancels nothing."""
@@ -45,12 +46,27 @@ class Deployment:
         """Set the id."""
         self._known_id = known_id
 
-    async def read_in_triggerer(self, *, interval: float = _READ_INTERVAL) -> str:
-        """Read the id once, and return it. While there is no id, the Variable is read again every few seconds.
+    def start_reading(self, *, interval: float = _READ_INTERVAL) -> asyncio.Task[str]:
+        """In a triggerer, start to read the id, and return the task that returns the id.
+
+        The Variable is read once. Only while there is no id, the Variable is read again.
 
         :param interval: seconds between two reads.
         """
         self.is_awaited = True
+        self._reading = asyncio.create_task(
+            self._read_until_known(interval), name="deferrable-ops deployment"
+        )
+        return self._reading
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but only until a triggerer has read its id."""
+        if self.id is None and self._reading is not None and not self._reading.done():
+            await asyncio.wait([self._reading], timeout=seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    async def _read_until_known(self, interval: float) -> str:
         reply = await warm_up()
         while self.id is None:
             if found := id_in(getattr(reply, "value", None)):

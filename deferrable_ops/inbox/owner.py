@@ -6,7 +6,6 @@ but not what became of them. If it used the inbox of the original, it would end 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ class Owner:
             if time.monotonic() >= log_at:
                 task_log.warning("Waiting: %s", problem)
                 log_at, repeat = time.monotonic() + repeat, min(2 * repeat, _MAX_REPEAT)
-            await asyncio.sleep(self._check_interval)
+            await self.deployment.pause(self._check_interval)
 
     async def adopt_if_unowned(self) -> None:
         """Make this process's deployment the owner, if the inbox has no owner and the deployment is known."""

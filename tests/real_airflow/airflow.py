@@ -61,11 +61,16 @@ class RealAirflow:
         """Where the library keeps its inbox."""
         return self.database.inbox_url or f"sqlite+aiosqlite:///{self.home / 'deferrable_ops.db'}"
 
-    def start(self) -> None:
-        """Create the databases' tables and start everything; return when all of it is ready."""
+    def start(self, *, api_server_first: bool = False) -> None:
+        """Create the databases' tables and start everything; return when all of it is ready.
+
+        :param api_server_first: start the others when the API server is ready.
+        """
         write_passwords(self.home)
         self._run("db", "migrate")
-        self._start(self.components)
+        if api_server_first:
+            self._start([self.api_server])
+        self._start([component for component in self.components if not component.running])
 
     def stop(self) -> None:
         """Kill everything. Nothing is kept, so nobody need say goodbye."""
@@ -130,6 +135,10 @@ class RealAirflow:
         """Run `airflow ARGUMENTS` beside the components and return what it printed."""
         return self._run(*arguments)
 
+    def run_own_command(self, *arguments: str) -> str:
+        """Run `deferrable-ops ARGUMENTS` beside the components and return what it printed."""
+        return self._run(*arguments, program=AIRFLOW.with_name("deferrable-ops"))
+
     def written_files(self) -> Iterator[Path]:
         """Go through every log that anything of this Airflow wrote: task logs and the components' outputs."""
         yield from (path for path in (self.home / "logs").rglob("*") if path.is_file())
@@ -180,10 +189,10 @@ class RealAirflow:
         assert not errors, "\n".join(f"{file} cannot be imported:\n{error}" for file, error in errors.items())
         return False
 
-    def _run(self, *arguments: str) -> str:
+    def _run(self, *arguments: str, program: Path = AIRFLOW) -> str:
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
-                [os.fspath(AIRFLOW), *arguments],
+                [os.fspath(program), *arguments],
                 env=self.environment,
                 cwd=self.home,
                 stdout=output,
@@ -192,7 +201,7 @@ class RealAirflow:
             )
             output.seek(0)
             printed = output.read()
-        assert done.returncode == 0, f"airflow {' '.join(arguments)} failed:\n{printed}"
+        assert done.returncode == 0, f"{program.name} {' '.join(arguments)} failed:\n{printed}"
         return printed
 
 

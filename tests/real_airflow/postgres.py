@@ -84,6 +84,15 @@ class Postgres:
         self._run("createdb", "-h", self._folder, "-p", str(self.port), "-U", self._user, name)
         return f"postgresql+{driver}://{self._user}@127.0.0.1:{self.port}/{name}"
 
+    def copy_database(self, url: str, name: str) -> str:
+        """Copy a database, which may be in use, to a new one, and return the new one's SQLAlchemy address."""
+        copy = self.create_database(name, driver=url.partition("://")[0].partition("+")[2])
+        where = ["-h", str(self._folder), "-p", str(self.port), "-U", self._user]
+        file = self._folder / f"{name}.sql"
+        self._run("pg_dump", *where, "-f", str(file), url.rpartition("/")[2])
+        self._run("psql", *where, "-q", "-v", "ON_ERROR_STOP=1", "-f", str(file), copy.rpartition("/")[2])
+        return copy
+
     @contextmanager
     def password_required(self, user: str) -> Iterator[None]:
         """Ask this user for a password meanwhile."""

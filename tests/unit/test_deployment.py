@@ -41,8 +41,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, *values: str | None) -> Comms:
 async def test_triggerer_reads_the_variable_once(monkeypatch: pytest.MonkeyPatch) -> None:
     comms = answers(monkeypatch, variable("blue"), variable("another"))
     deployment = Deployment()
-    assert await deployment.read_in_triggerer() == "blue"
-    assert await deployment.read_in_triggerer() == "blue"
+    assert await deployment.start_reading() == "blue"
+    assert await deployment.start_reading() == "blue"
     assert deployment.id == "blue"
     assert comms.asked == 1
 
@@ -52,7 +52,7 @@ async def test_triggerer_that_starts_before_the_api_server_reads_until_there_is_
 ) -> None:
     comms = answers(monkeypatch, None, None, variable("blue"))
     deployment = Deployment()
-    reading = asyncio.create_task(deployment.read_in_triggerer(interval=0.01))
+    reading = deployment.start_reading(interval=0.01)
     while comms.asked < 2:
         assert deployment.id is None
         await asyncio.sleep(0)
@@ -60,11 +60,22 @@ async def test_triggerer_that_starts_before_the_api_server_reads_until_there_is_
     assert await reading == "blue"
 
 
+async def test_task_that_waits_for_the_id_goes_on_as_soon_as_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers(monkeypatch, None, variable("blue"))
+    deployment = Deployment()
+    deployment.start_reading(interval=0.01)
+    async with asyncio.timeout(10):
+        await deployment.pause(60)
+    assert deployment.id == "blue"
+
+
 async def test_setting_is_the_id_and_no_api_server_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, None)
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__DEPLOYMENT", "production")
     assert Deployment().id == "production"
-    assert await Deployment().read_in_triggerer() == "production"
+    assert await Deployment().start_reading() == "production"
 
 
 async def test_worker_reads_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

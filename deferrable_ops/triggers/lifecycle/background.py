@@ -54,7 +54,7 @@ async def cancel_due(wait_id: str) -> None:
 
 async def _run() -> None:
     # In parallel, because the inbox may not answer for a long time.
-    reading = asyncio.create_task(this_process.read_in_triggerer())
+    reading = this_process.start_reading()
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await asyncio.gather(
             inbox.retention.run(),

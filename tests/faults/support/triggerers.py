@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import psutil
 
+from deferrable_ops.deployment import Deployment
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, WaitState
 from real_airflow import RealAirflow
 
@@ -24,6 +25,9 @@ async def resume_all_but_the_supervisor(airflow: RealAirflow, seconds: int = 3) 
     :param seconds: for how long they run at least. What they log is written once the supervisor runs.
     """
     inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
+    owner = await inbox.owner.current()
+    assert owner is not None, "the API server has not adopted the inbox"
+    inbox.owner.deployment = Deployment(owner.deployment)
     for process in psutil.Process(airflow.triggerer.pid).children(recursive=True):
         process.resume()
     for _ in range(seconds):  # only a triggerer ends a wait that is over, and no other runs

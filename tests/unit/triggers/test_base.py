@@ -590,7 +590,7 @@ async def test_triggerer_reads_its_deployment_adopts_the_inbox_and_then_cancels_
 ) -> None:
     deployment, steps = Deployment(), asyncio.Queue[str | None]()
 
-    async def read() -> str:
+    async def read(interval: float) -> str:
         deployment.learn("production")
         return "production"
 
@@ -600,7 +600,7 @@ async def test_triggerer_reads_its_deployment_adopts_the_inbox_and_then_cancels_
 
     monkeypatch.setattr(background, "cancel_due_work", cancel)
     monkeypatch.setattr(background, "this_process", deployment)
-    monkeypatch.setattr(deployment, "read_in_triggerer", read)
+    monkeypatch.setattr(deployment, "_read_until_known", read)
     inbox.owner = Owner(inbox.database, deployment=deployment)
     running = asyncio.create_task(background._run())
     assert await steps.get() == "production"
