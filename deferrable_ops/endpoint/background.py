@@ -78,7 +78,8 @@ async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox, first_backoff:
             return
         except DeferrableOpsError as error:
             log.warning("Background job %s failed: %s; retrying in %.1f s", _name(job), error, pause)
-        except Exception:
+        # An asyncio task that raises SystemExit ends the server process.
+        except (Exception, SystemExit):
             log.exception("Background job %s failed; retrying in %.1f s", _name(job), pause)
         await asyncio.sleep(pause)
 

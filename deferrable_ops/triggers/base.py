@@ -350,11 +350,12 @@ class TaskTrigger(BaseTrigger):
         return attempt
 
     async def _register(self, attempt: Attempt) -> None:
-        while self.current is None:
+        while True:
             try:
                 with _registering.slot() as granted:
                     await granted
                     self.current = await self.inbox.waits.register(self.new_wait(attempt))
+                break
             except NotOwner:
                 await self.inbox.owner.wait(self.log)
         self.started = not self.current.is_new
