@@ -61,12 +61,14 @@ def airflow_as_library() -> Iterator[None]:
             os.environ[_AS_LIBRARY] = before
 
 
-def with_inbox(work: Callable[[Inbox], Coroutine[Any, Any, Any]]) -> Any:
+def with_inbox(
+    work: Callable[[Inbox], Coroutine[Any, Any, Any]], *, retry_timeout: float = RETRY_TIMEOUT
+) -> Any:
     """Open the configured inbox, pass it to a coroutine function, and return the function's result."""
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:
-        async with use_inbox(retry_timeout=RETRY_TIMEOUT) as inbox:
+        async with use_inbox(retry_timeout=retry_timeout) as inbox:
             return await work(inbox)
 
     return asyncio.run(run())

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from deferrable_ops.cli.common import RETRY_TIMEOUT, add_command, positive, time_text, with_inbox
+from deferrable_ops.cli.common import (
+    RETRY_TIMEOUT,
+    add_command,
+    positive,
+    print_table,
+    time_text,
+    with_inbox,
+)
 
 # Importing Airflow takes seconds, so each command imports what it needs when it runs.
 if TYPE_CHECKING:
     from deferrable_ops.inbox import Inbox
+
+# Seconds for commands that read or write all rows.
+_LONG_TIMEOUT: Final = 3600.0
 
 
 def upgrade_inbox(options: argparse.Namespace) -> int:
@@ -74,6 +88,99 @@ def adopt_inbox(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_statistics(options: argparse.Namespace) -> int:
+    """Print the numbers of rows, the size of the inbox, and the hosts that use it."""
+    from dataclasses import asdict
+
+    from deferrable_ops.inbox.statistics import read_statistics
+
+    async def read(inbox: Inbox) -> tuple[Any, list[Any]]:
+        return await read_statistics(inbox.database), await inbox.hosts.all()
+
+    statistics, hosts = with_inbox(read, retry_timeout=_LONG_TIMEOUT)
+    shown = asdict(statistics) | {"oldest_waiting": time_text(statistics.oldest_waiting)}
+    using = [
+        {
+            "host": host.machine.name,
+            "component": host.component,
+            "release": host.release,
+            "since": time_text(host.since),
+            "seen_at": time_text(host.seen_at),
+        }
+        for host in hosts
+    ]
+    if options.json:
+        print(json.dumps(shown | {"hosts": using}, indent=2))
+        return 0
+    for name, value in shown.items():
+        text = ", ".join(f"{n} {state}" for state, n in value.items()) if name == "waits" else value
+        print(f"{name.replace('_', ' ')}: {'-' if text in (None, '') else text}")
+    print()
+    columns = ("HOST", "COMPONENT", "RELEASE", "SINCE", "SEEN AT")
+    print_table([columns, *(tuple(str(value) for value in host.values()) for host in using)])
+    return 0
+
+
+def export_inbox(options: argparse.Namespace) -> int:
+    """Write all waits, events, channels and keys to a new file, which only its owner can read."""
+    from deferrable_ops.exceptions import InputError
+    from deferrable_ops.inbox.transfer import Transfer
+
+    try:
+        # The file contains the keys that sign tokens.
+        descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise InputError(f"cannot create the file {options.file}: {error.strerror}") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        written = with_inbox(
+            lambda inbox: Transfer(inbox.database).write_to(file), retry_timeout=_LONG_TIMEOUT
+        )
+    print(f"Exported {_in_words(written)} to {options.file}")
+    print(
+        "The file contains the keys that sign callback tokens: keep it secret, and delete it after the import"
+    )
+    return 0
+
+
+def import_inbox(options: argparse.Namespace) -> int:
+    """Read a file that ``inbox export`` has written into an empty inbox."""
+    from deferrable_ops.exceptions import InputError
+    from deferrable_ops.inbox.transfer import Transfer
+
+    try:
+        file = Path(options.file).open(encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot read the file {options.file}: {error.strerror}") from None
+    with file:
+        added = with_inbox(
+            lambda inbox: Transfer(inbox.database).read_from(file), retry_timeout=_LONG_TIMEOUT
+        )
+    print(f"Imported {_in_words(added)}")
+    return 0
+
+
+def rotate_fernet_key(_options: argparse.Namespace) -> int:
+    """Encrypt the secrets in the inbox with the first key of ``[core] fernet_key``."""
+    from deferrable_ops.inbox.reencryption import rotate_fernet
+
+    done = with_inbox(lambda inbox: rotate_fernet(inbox.database), retry_timeout=_LONG_TIMEOUT)
+    print(
+        f"Encrypted {done.triggers} stored triggers and {done.secrets} secrets of channels with the first key of "
+        "[core] fernet_key"
+    )
+    if done.unreadable:
+        print(
+            f"{done.unreadable} values were encrypted with a key that is not in [core] fernet_key; add that key at the "
+            "end of [core] fernet_key, separated by a comma, and run the command again",
+            file=sys.stderr,
+        )
+    return int(done.unreadable > 0)
+
+
+def _in_words(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items() if name != "event_counter")
+
+
 def rotate_keys(options: argparse.Namespace) -> int:
     """Create a new key, which signs the tokens of new waits."""
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
@@ -112,6 +219,15 @@ def add_commands(commands: Any) -> None:
         metavar="DEPLOYMENT",
         help="id of the deployment, as the logs show it; default: the deployment of this Airflow",
     )
+    stats = add_command(inbox, "stats", "show numbers of rows, size and hosts", show_statistics)
+    stats.add_argument("--json", action="store_true", help="print a JSON object")
+    exported = add_command(
+        inbox, "export", "write the inbox to a file, to move it to another database", export_inbox
+    )
+    exported.add_argument("file", metavar="FILE", help="a new file; it contains secrets")
+    imported = add_command(inbox, "import", "read a file of `export` into an empty inbox", import_inbox)
+    imported.add_argument("file", metavar="FILE")
+    add_command(inbox, "rotate-fernet", "encrypt secrets with the new [core] fernet_key", rotate_fernet_key)
     keys = add_command(commands, "keys", "manage the keys that sign callback tokens").add_subparsers(
         required=True
     )

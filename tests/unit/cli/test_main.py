@@ -11,6 +11,8 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 import pytest
+from airflow.sdk import crypto
+from cryptography.fernet import Fernet
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
@@ -378,6 +380,56 @@ def test_invalid_inbox_url_is_reported_without_its_password(
             shown = capsys.readouterr()
             assert "inbox_url" in shown.err
             assert "hunter2" not in shown.out + shown.err
+
+
+def test_inbox_is_exported_to_a_private_file_and_imported_into_another_database(
+    inbox: CommandInbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wait = inbox.register()
+    file = tmp_path / "inbox.jsonl"
+    assert main(["inbox", "export", str(file)]) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "1 waits" in capsys.readouterr().out
+    assert main(["inbox", "export", str(file)]) == 2, "an existing file is kept"
+    assert main(["inbox", "import", str(file)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    assert main(["inbox", "import", str(tmp_path / "missing")]) == 2
+    assert main(["inbox", "import", str(file)]) == 0
+    assert CommandInbox(tmp_path / "other.db").get(wait) == inbox.get(wait)
+
+
+def test_stats_shows_rows_and_hosts(inbox: CommandInbox, capsys: pytest.CaptureFixture[str]) -> None:
+    inbox.register()
+    inbox.announce(Machine("web-1", "boot"))
+    assert main(["inbox", "stats"]) == 0
+    shown = capsys.readouterr().out
+    assert "waits: 1 waiting" in shown
+    assert "web-1  api-server" in shown
+    assert main(["inbox", "stats", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["waits"] == {"waiting": 1}
+
+
+def test_rotate_fernet_reports_values_of_an_unknown_key(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Fernet.generate_key()
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", key.decode())
+    crypto.get_fernet.cache_clear()
+    try:
+        inbox.register("known", trigger=Fernet(key).encrypt(b"x"))
+        assert main(["inbox", "rotate-fernet"]) == 0
+        inbox.register("unknown", trigger=Fernet(Fernet.generate_key()).encrypt(b"x"))
+        assert main(["inbox", "rotate-fernet"]) == 1
+    finally:
+        monkeypatch.undo()
+        crypto.get_fernet.cache_clear()
+    shown = capsys.readouterr()
+    assert "Encrypted 1 stored triggers and 0 secrets" in shown.out
+    assert "1 values were encrypted with a key that is not in" in shown.err
 
 
 @pytest.fixture
