@@ -114,7 +114,11 @@ async def take_numbers(transaction: Transaction, count: int) -> int:
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Find the (source, key) pairs that are stored. Return rows of source, key, number, seen_at."""
+    """Return the rows of the table of dedupe keys for those of the given pairs that are stored.
+
+    :param asked: pairs of a source and a dedupe key.
+    :return: for each stored pair, a row with source, key, event number and time (Unix time) at which the key was seen.
+    """
     connection = transaction.connection
     if connection.dialect.name == "sqlite":
         return await run_by_driver(connection, _FIND_KEYS["sqlite"], json.dumps(asked))
@@ -126,9 +130,9 @@ async def add(
 ) -> None:
     """Insert events and their dedupe keys.
 
-    :param added: the rows to insert into the events table: number, source, dedupe key, time or None, payload,
-        attributes.
-    :param keys: the rows to insert into the table of dedupe keys: source, key, number.
+    :param added: the rows to insert into the events table. Each row has number, source, dedupe key, event time or None,
+        payload, attributes.
+    :param keys: the rows to insert into the table of dedupe keys. Each row has source, key, event number.
     :param notify: the sources of new events, which are sent in a Postgres notification; not used on SQLite.
     """
     connection, now = transaction.connection, transaction.now
@@ -144,7 +148,7 @@ async def add(
 async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> None:
     """Store the positions of consumers in sources.
 
-    :param positions: rows of source, consumer, position; at most one row for each pair of source and consumer.
+    :param positions: rows, each with source, consumer, position; at most one row for each pair of source and consumer.
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":
@@ -156,14 +160,19 @@ async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> N
 async def read(
     connection: AsyncConnection, sources: Collection[str], *, after: int, upto: int, since: float, limit: int
 ) -> Sequence[Row]:
-    """Return at most `limit` events of some sources whose number is greater than `after`, in commit order."""
+    """Return at most `limit` events of the given sources, in the order of their numbers, which is the commit order.
+
+    :param after: return only events with a higher number than this.
+    :param upto: return only events with this number or a lower one.
+    :param since: return only events with this event time (Unix time) or a later one.
+    """
     bounds = {"after": after, "upto": upto, "since": since, "limit": limit}
     query = sa.text(_READ[connection.dialect.name])
     return (await connection.execute(query, {"sources": _parameter(connection, sources), **bounds})).all()
 
 
 async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
-    """Return the lowest event number among the events of some sources that are not older than `since`."""
+    """Return the lowest number of the events of the given sources that are not older than `since`, or None."""
     query = sa.text(_FIRST_SINCE[connection.dialect.name])
     bounds = {"sources": _parameter(connection, sources), "since": since}
     first: int | None = (await connection.execute(query, bounds)).scalar_one()

@@ -59,10 +59,10 @@ Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Lock the rows of the given waits, and return the rows.
+    """Lock the rows of the given waits in the table of waits, and return columns of these rows.
 
-    :return: for each wait that exists, a row of id, state, expected, whether the deadline has passed, the number of
-        refused callbacks, and whether the wait has earlier callbacks.
+    :return: for each wait that exists, a row with id, state, expected, whether the deadline has passed, the number of
+        refused callbacks, and whether the inbox has earlier callbacks of the wait.
     """
     ids = list(wait_ids)
     if _is_postgres(transaction):
@@ -76,6 +76,8 @@ async def find_recorded(
     transaction: Transaction, contents: list[tuple[str, bytes]], keys: list[tuple[str, str]]
 ) -> Sequence[Row]:
     """Return the recorded callbacks that have one of the given contents or Idempotency-Keys, newest first.
+
+    Each row has wait id, digest, Idempotency-Key, status, receipt.
 
     :param contents: the contents, as pairs of a wait id and a callback's digest.
     :param keys: the Idempotency-Keys, as pairs of a wait id and an Idempotency-Key.
@@ -96,10 +98,10 @@ async def add_and_settle(
 ) -> None:
     """Record callbacks and settle waits.
 
-    :param added: the callbacks to record, as rows of wait id, verb, Idempotency-Key, source, status, receipt, payload,
+    :param added: the callbacks to record, as rows with wait id, verb, Idempotency-Key, source, status, receipt, payload,
         accepted.
     :param digests: the digests of the callbacks in `added`, in the same order.
-    :param settled: the waits to settle, as rows of wait id, state, outcome.
+    :param settled: the waits to settle, as rows with wait id, state, outcome.
     """
     if not added:
         # Without a callback to record, there is no wait to settle.
