@@ -98,8 +98,8 @@ async def add_and_settle(
 ) -> None:
     """Record callbacks and settle waits.
 
-    :param added: the callbacks to record, as rows with wait id, verb, Idempotency-Key, source, status, receipt, payload,
-        accepted.
+    :param added: the callbacks to record, as rows with wait id, verb, Idempotency-Key, source, status, receipt,
+        payload, accepted.
     :param digests: the digests of the callbacks in `added`, in the same order.
     :param settled: the waits to settle, as rows with wait id, state, outcome.
     """
