@@ -226,9 +226,7 @@ class TaskTrigger(BaseTrigger):
                                 else self.wait_until_settled()
                             )
                         except (Exception, SystemExit) as error:
-                            failure = error
-                        if outcome is None:
-                            outcome = await self._failed_or_retried(failure)
+                            outcome = await self._failed_or_retried(error)
                     outcome = await self._settle(outcome)
         except (Exception, SystemExit) as error:
             # An uncaught SystemExit would end the triggerer process, and again after each restart of the process.
@@ -399,7 +397,7 @@ class TaskTrigger(BaseTrigger):
         is_over = self.current.state is not WaitState.WAITING
         if is_over or kind_of(error, started=self.started) is ErrorKind.TASK:
             return self._failed_by(error)
-        if self._backoff is None:
+        if self._backoff is None or time.monotonic() - self._backoff.until > self.longest_retry_pause:
             self._backoff = self._new_backoff()
         pause = self._backoff.failed()
         self._report_outage(error, pause)

@@ -175,3 +175,23 @@ async def test_requeue_makes_failed_cancellations_due_again(
     again = await inbox.cancellations.claim(first.id)
     assert again is not None
     assert again.trigger == TRIGGER
+
+
+async def test_outage_gets_more_tries_but_ends_a_week_after_the_wait(inbox: Inbox) -> None:
+    wait = await register(inbox, trigger=TRIGGER)
+    await inbox.waits.kill([wait.id])
+
+    async def fail(*, counts: bool) -> bool:
+        cancellation = await inbox.cancellations.claim()
+        assert cancellation is not None
+        again = await inbox.cancellations.mark_failed(cancellation, counts=counts)
+        await lapse(inbox)
+        return again
+
+    assert all([await fail(counts=False) for _ in range(15)])
+    assert all([await fail(counts=True) for _ in range(9)])
+    async with inbox.database.begin() as connection:
+        week_ago = waits.c.settled_at - 8 * 86_400
+        await connection.execute(update(waits).where(waits.c.id == wait.id).values(settled_at=week_ago))
+    assert not await fail(counts=False)
+    assert (await inbox.waits.get(wait.id)).cancel == "failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import and_, case, not_, or_, select, update
+from sqlalchemy import and_, case, false, not_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
@@ -14,6 +14,8 @@ from deferrable_ops.inbox.owner import Owner
 
 _LEASE: Final = 60.0
 _MAX_TRIES: Final = 10
+# After this time, also work whose cancellation failed because of an outage is given up: a week.
+_MAX_SECONDS: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +95,20 @@ class Cancellations:
         """Record that an attempt to stop the external work failed.
 
         :param counts: whether the attempt counts. An attempt that failed because of an outage does not count.
-        :return: whether another attempt will be made; there are at most 10 attempts in all.
+        :return: whether another attempt will be made. At most 10 attempts count, and a week after the end of the wait
+            there are no more attempts.
         """
 
         async def write(transaction: Transaction) -> bool:
-            if not counts:
-                await transaction.connection.execute(
-                    update(waits)
-                    .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
-                    .values(cancel_tries=waits.c.cancel_tries - 1)
-                )
-                return True
-            given_up = waits.c.cancel_tries >= _MAX_TRIES
+            is_last = waits.c.cancel_tries >= _MAX_TRIES if counts else false()
+            given_up = or_(is_last, waits.c.settled_at < transaction.now - _MAX_SECONDS)
             updated = await transaction.connection.execute(
                 update(waits)
                 .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
-                .values(cancel=case((given_up, "failed"), else_=waits.c.cancel))
+                .values(
+                    cancel=case((given_up, "failed"), else_=waits.c.cancel),
+                    cancel_tries=waits.c.cancel_tries - (0 if counts else 1),
+                )
                 .returning(waits.c.cancel)
             )
             return bool(updated.scalar() == "due")
