@@ -176,7 +176,9 @@ class Dataflow:
                 result = await call()
             except DataflowUnavailable as error:
                 pause = backoff.failed()
-                log.warning("%s; retrying in %.1f s", error, pause)
+                # In the log of the task that makes the call. Later lines come from the outage.
+                if backoff.failures == 1:
+                    log.warning("%s; retrying in %.1f s", error, pause)
                 outages.failed(self._api.target.source, str(error), lasts=_OUTAGE_SECONDS)
             else:
                 outages.recovered(self._api.target.source)

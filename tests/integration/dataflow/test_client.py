@@ -58,7 +58,7 @@ async def test_classic_template_is_launched_in_snake_case(fake: FakeDataflow, da
 async def test_malformed_request_is_not_sent(
     fake: FakeDataflow, dataflow: Dataflow, request_: dict[str, Any]
 ) -> None:
-    with pytest.raises(InputError, match="body= is not a LaunchFlexTemplateRequest"):
+    with pytest.raises(InputError, match="body= is not a valid LaunchFlexTemplateRequest"):
         await dataflow.launch("flex", request_, free_to_send)
     assert not fake.trouble.calls
 
