@@ -127,12 +127,14 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _modules(room: str, wanted: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+def _modules(layer: str, wanted: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
     return [
         {"integration-name": name, "python-modules": modules}
         for name, _, features in _INTEGRATIONS
         if (
-            modules := [f"deferrable_ops.{room}.{one}" for one in features if wanted is None or one in wanted]
+            modules := [
+                f"deferrable_ops.{layer}.{one}" for one in features if wanted is None or one in wanted
+            ]
         )
     ]
 

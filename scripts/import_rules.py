@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 PACKAGE = "deferrable_ops"
 SOURCE = Path(__file__).parent.parent / PACKAGE
 
-# Every room may import these files, and they import no room.
+# Every layer may import these files, and they import no layer.
 GROUND = {
     "airflow_version",
     "backoff",
@@ -27,7 +27,7 @@ GROUND = {
     "supervisor_calls",
     "throttle",
 }
-ROOMS: dict[str, set[str]] = {
+LAYERS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord", "high_availability", "checks"},
     "triggers": {"upstreams", "inbox", "events", "supervisord", "high_availability"},
     "checks": {"upstreams", "high_availability"},
@@ -38,10 +38,10 @@ ROOMS: dict[str, set[str]] = {
     "supervisord": set(),
     "high_availability": set(),
 }
-# These may import every room, and no room imports them.
+# These may import every layer, and no layer imports them.
 ABOVE = {"__init__", "__main__", "cli", "metadata_database", "plugin", "provider", "testing"}
 
-# A folder imports itself, the files directly in its room, and the folders of the same room named here.
+# A folder imports itself, the files directly in its layer, and the folders of the same layer named here.
 FOLDERS: dict[str, dict[str, set[str]]] = {
     "operators": {
         "webhook": set(),
@@ -129,41 +129,41 @@ def forbidden(path: str, one: Import) -> str | None:
     if package != PACKAGE:
         return None
     target = inner.replace(".", "/")
-    room, target_room = room_of(path), room_of(target)
-    if target_room in GROUND:
+    layer, target_layer = layer_of(path), layer_of(target)
+    if target_layer in GROUND:
         return None
-    if room in GROUND:
-        return f"{room} imports no room"
+    if layer in GROUND:
+        return f"{layer} imports no layer"
     if not path.endswith("/__init__.py") and target and PurePosixPath(target) in PurePosixPath(path).parents:
         return "inside a folder, import the file that defines the name"
-    if room in ABOVE or room == target_room == "__init__":
+    if layer in ABOVE or layer == target_layer == "__init__":
         return None
-    if room != target_room and target_room not in ROOMS[room]:
-        return f"{room} may import {', '.join(sorted(ROOMS[room])) or 'no other room'}"
+    if layer != target_layer and target_layer not in LAYERS[layer]:
+        return f"{layer} may import {', '.join(sorted(LAYERS[layer])) or 'no other layer'}"
     return forbidden_feature(path, target) or forbidden_folder(path, target)
 
 
 def forbidden_folder(path: str, target: str) -> str | None:
-    """Return why a file of one folder may not import a file of another folder in the same room, or None."""
-    room, folder, target_folder = room_of(path), second(path), second(target)
-    folders = FOLDERS.get(room, {})
-    if room != room_of(target) or folder not in folders or target_folder not in folders:
+    """Return why a file of one folder may not import a file of another folder in the same layer, or None."""
+    layer, folder, target_folder = layer_of(path), second(path), second(target)
+    folders = FOLDERS.get(layer, {})
+    if layer != layer_of(target) or folder not in folders or target_folder not in folders:
         return None
     if folder == target_folder or target_folder in folders[folder]:
         return None
-    return f"{room}/{folder} may import {', '.join(sorted(folders[folder])) or 'no other folder'} of {room}"
+    return f"{layer}/{folder} may import {', '.join(sorted(folders[folder])) or 'no other folder'} of {layer}"
 
 
 def forbidden_feature(path: str, target: str) -> str | None:
     """Return why a file of one feature may not import a file of another feature, or its upstream, or None."""
-    feature = second(path) if room_of(path) in {"operators", "triggers"} else None
+    feature = second(path) if layer_of(path) in {"operators", "triggers"} else None
     if feature not in FEATURES:
         return None
-    room, imported = room_of(target), second(target)
-    if room in {"operators", "triggers"} and imported in FEATURES:
+    layer, imported = layer_of(target), second(target)
+    if layer in {"operators", "triggers"} and imported in FEATURES:
         allowed = feature == imported or (feature, imported) in BETWEEN_FEATURES
         return None if allowed else f"{feature} may not import {imported}, another feature"
-    if room == "upstreams" and imported in FOLDERS["upstreams"] and imported not in FEATURES[feature]:
+    if layer == "upstreams" and imported in FOLDERS["upstreams"] and imported not in FEATURES[feature]:
         return f"{feature} may not import the upstream {imported}, which is another feature's"
     return None
 
@@ -175,7 +175,7 @@ def forbidden_weight(path: str, one: Import) -> str | None:
         return None
     if any(path.startswith(fake) and client in clients for fake, clients in FAKES.items()):
         return None
-    if room_of(path) != "upstreams":
+    if layer_of(path) != "upstreams":
         return "only the upstream that needs a heavy client imports it"
     return None if one.inside else "import a heavy client inside the function that needs it"
 
@@ -252,14 +252,14 @@ def name_of(file: Path) -> str:
     return ".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
-def room_of(path: str) -> str:
-    """Return the room of a path below the package: its first folder, or the module's name."""
-    room = path.split("/", maxsplit=1)[0].removesuffix(".py")
-    return room if room in ROOMS or room in GROUND or room in ABOVE else "__init__"
+def layer_of(path: str) -> str:
+    """Return the layer of a path below the package: its first folder, or the module's name."""
+    layer = path.split("/", maxsplit=1)[0].removesuffix(".py")
+    return layer if layer in LAYERS or layer in GROUND or layer in ABOVE else "__init__"
 
 
 def second(path: str) -> str | None:
-    """Return the folder, or the module, of a path inside its room; None for the room itself."""
+    """Return the folder, or the module, of a path inside its layer; None for the layer itself."""
     parts = path.split("/")
     return parts[1].removesuffix(".py") if len(parts) > 1 else None
 

@@ -1,4 +1,4 @@
-"""What holds the project together: every feature has its rooms, and the README's example is the example."""
+"""What holds the project together: every feature has its layers, and the README's example is the example."""
 
 from __future__ import annotations
 
