@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import make_url, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deferrable_ops import settings
 from deferrable_ops.deployment import VARIABLE, id_in
@@ -70,11 +70,18 @@ def ensure_deployment() -> str:
 def read_deployment() -> str:
     """Return the id of this deployment, and change nothing.
 
-    :raises ConfigurationError: there is no id, or it was made for another metadata database.
+    :raises ConfigurationError: if there is no id, if it was made for another metadata database, or if the metadata
+        database cannot be read.
     """
     if (given := settings.deployment()) is not None:
         return given
-    found, made_for = _parse(_read())
+    try:
+        found, made_for = _parse(_read())
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            f"cannot read Airflow's metadata database ({type(error).__name__}): give the id of the deployment, or run "
+            "the command on a machine on which [database] sql_alchemy_conn is set"
+        ) from None
     if found is None:
         raise ConfigurationError(
             f"this Airflow has no Airflow Variable {VARIABLE} yet: start its API server, set [deferrable_ops] "

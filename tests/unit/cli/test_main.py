@@ -350,6 +350,19 @@ def test_adopt_without_an_id_names_what_is_missing(
     assert inbox.owner() is None
 
 
+def test_adopt_without_a_metadata_database_asks_for_the_id(
+    inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise OperationalError("SELECT 1", {}, Exception("host db, password hunter2"))
+
+    monkeypatch.setattr(metadata_database, "_read", refuse)
+    assert main(["inbox", "adopt"]) == 2
+    shown = capsys.readouterr().err
+    assert "give the id of the deployment" in shown
+    assert "hunter2" not in shown
+
+
 def test_orphaned_waits_are_those_whose_task_instance_is_missing(
     inbox: CommandInbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
