@@ -22,6 +22,7 @@ from sqlalchemy import case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops import settings
+from deferrable_ops.deployment import this_process
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.schema import hosts
@@ -170,6 +171,7 @@ class Hosts:
     async def _record(self, transaction: Transaction, component: Component) -> float:
         now = transaction.now
         seen = {
+            "deployment": this_process.id,
             "release": version("airflow-deferrable-ops"),
             "seen_at": now,
             "details": json.dumps({"boot_id": self._this.boot_id}),

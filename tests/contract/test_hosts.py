@@ -47,8 +47,17 @@ async def test_announced_components_are_listed_with_their_release_and_times(inbo
     async with announcing(web), announcing(hosts_of(inbox, OTHER), Component.TRIGGERER):
         api_server, triggerer = await announced(inbox, 2)
     assert (api_server.machine, api_server.component, api_server.release) == (WEB, "api-server", __version__)
-    assert (triggerer.machine, triggerer.component, triggerer.deployment) == (OTHER, "triggerer", None)
+    assert (triggerer.machine, triggerer.component) == (OTHER, "triggerer")
     assert before <= api_server.since <= api_server.seen_at
+
+
+async def test_announcement_names_the_deployment_once_it_is_known(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__DEPLOYMENT", "blue")
+    async with announcing(hosts_of(inbox, WEB)):
+        (host,) = await announced(inbox, 1)
+    assert host.deployment == "blue"
 
 
 async def test_repeated_announcements_keep_the_start_until_there_is_a_gap(inbox: Inbox) -> None:
