@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import StartTriggerArgs
 
 from deferrable_ops.exceptions import InputError, NotOwner, UnknownWait
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
 from deferrable_ops.inbox.large_values import as_xcom, read_outcome
+from deferrable_ops.operators.templates import renders_unchanged
 from deferrable_ops.operators.worker_reasons import worker_end_reasons, worker_start_reason
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_from_json
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _PerTask(Generic[T]):
+class _Computed(Generic[T]):
     """A descriptor for an attribute with a fixed value on the class and a computed value on each task.
 
     Airflow copies the value of the operator class to mapped tasks. For ``start_from_trigger`` of mapped tasks, only
@@ -45,6 +47,10 @@ class _PerTask(Generic[T]):
         if task is None or not getattr(task, "_BaseOperator__instantiated", False):
             return self._class_value
         return self._compute(task)
+
+
+class _PerTask(_Computed[T]):
+    """A computed attribute that users cannot set."""
 
     def __set__(self, task: BaseOperator, value: T) -> NoReturn:
         raise AttributeError(
@@ -72,8 +78,21 @@ class TriggererOperator(BaseOperator):
         None, lambda task: task._start_trigger_args() if task.start_from_trigger else None
     )
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Each trigger that the scheduler starts carries the serialized DAG. So a task's template fields are only those
+        # that rendering can change.
+        fields, renderers = map(cls.__dict__.get, ("template_fields", "template_fields_renderers"))
+        if isinstance(fields, Sequence):
+            cls.template_fields = cast("Any", _Computed(fields, lambda task: _rendered_fields(task, fields)))
+        if isinstance(renderers, dict):
+            chosen = _Computed(renderers, lambda task: _chosen(renderers, task.template_fields))
+            cls.template_fields_renderers = cast("Any", chosen)
+
     def __init__(self, *, timeout: timedelta | float = DEFAULT_TIMEOUT, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Airflow copies the DAG's params to each task, and merges both again when the task runs.
+        self.params = ParamsDict.filter_params_by_source(ParamsDict(self.params), "task")
         self.timeout = seconds("timeout", timeout)
 
     @property
@@ -115,9 +134,17 @@ class TriggererOperator(BaseOperator):
         }
 
     def _start_trigger_args(self) -> StartTriggerArgs:
+        defaults = self.trigger_class.defaults()
+        kwargs = self.trigger_kwargs()
+        kwargs["ends_on_worker"] = kwargs["ends_on_worker"] or None
         return StartTriggerArgs(
             trigger_cls=self.trigger_class.classpath,
-            trigger_kwargs=self.trigger_kwargs(),
+            # Each trigger that the scheduler starts carries the serialized DAG, so the DAG must be small.
+            trigger_kwargs={
+                name: value
+                for name, value in kwargs.items()
+                if name not in defaults or not _equal(value, defaults[name])
+            },
             next_method=self.next_method,
             next_kwargs=None,
             timeout=timedelta(seconds=self._deadline_seconds()),
@@ -127,6 +154,22 @@ class TriggererOperator(BaseOperator):
         if self.execution_timeout is None:
             return self.timeout
         return min(self.timeout, self.execution_timeout.total_seconds())
+
+
+def _rendered_fields(task: TriggererOperator, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of the template fields that the task uses; in the triggerer, only those with templates."""
+    used = [name for name in names if getattr(task, name, "") is not None]
+    if task.worker_start_reason is None:
+        used = [name for name in used if not renders_unchanged(getattr(task, name, ""))]
+    return tuple(used)
+
+
+def _chosen(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
 
 
 def attempt_of(context: Context) -> Attempt:

@@ -59,7 +59,6 @@ class DataflowJobLink(BaseOperatorLink):
 class _DataflowTask(TriggererOperator):
     """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them."""
 
-    ui_color = "#e1f0fc"
     target_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
 
     def __init__(

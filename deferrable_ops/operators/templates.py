@@ -78,6 +78,19 @@ def find_templates(value: Any) -> Iterator[str]:
             yield from find_templates(item)
 
 
+def renders_unchanged(value: Any) -> bool:
+    """Return whether Airflow's rendering does not change a value, because no string in the value is a template."""
+    if isinstance(value, str):
+        # Jinja also removes comments and a line break at the end, and it replaces Windows' line breaks.
+        return not (any(mark in value for mark in ("{{", "{%", "{#", "\r")) or value.endswith("\n"))
+    if isinstance(value, Mapping):
+        return all(renders_unchanged(key) and renders_unchanged(item) for key, item in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return all(map(renders_unchanged, value))
+    # Airflow renders objects of other classes in their own way.
+    return value is None or isinstance(value, (bool, int, float))
+
+
 def template_problem(template: str) -> str | None:
     """Return why a triggerer cannot render a template; None if a triggerer can render the template."""
     try:

@@ -73,7 +73,7 @@ def _arguments_need_worker(task: BaseOperator, trigger_arguments: Collection[str
         return "its class reads templates from files"
     templates: list[str] = []
     # The other template fields are rendered only if the task ends on a worker.
-    for name in (name for name in task.template_fields if name in trigger_arguments):
+    for name in (name for name in type(task).template_fields if name in trigger_arguments):
         value = getattr(task, name, None)
         if next(XComArg.iter_xcom_references(value), None) is not None:
             return f"{name}= is the output of another task"

@@ -12,7 +12,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import jinja2
@@ -170,6 +171,17 @@ class TaskTrigger(BaseTrigger):
     def expected(self) -> dict[str, Any]:
         """The data that the HTTP endpoint needs to evaluate a callback, as a JSON object."""
         return {}
+
+    @classmethod
+    @cache
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default values of the trigger's arguments.
+
+        Airflow's database does not contain an argument that has its default value. So a default must never change.
+        """
+        inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+        parameters = [one for init in reversed(inits[:-1]) for one in signature(init).parameters.values()]
+        return {one.name: one.default for one in parameters if one.default is not Parameter.empty}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the classpath and the kwargs from which Airflow creates this trigger."""

@@ -102,7 +102,6 @@ class PublishEventOperator(TriggererOperator):
         "messages": "json",
         "merge": "json",
     }
-    ui_color = "#efe5fb"
 
     def __init__(
         self,

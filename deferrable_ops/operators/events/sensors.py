@@ -35,7 +35,6 @@ class _EventsTask(TriggererOperator):
     trigger_class: ClassVar[type[TaskTrigger]] = EventsTrigger
     template_fields: Sequence[str] = ("events", "since")
     template_fields_renderers: ClassVar[dict[str, str]] = {"events": "json"}
-    ui_color = "#efe5fb"
 
     single: ClassVar[bool]
     # A worker sets this before it defers the task.

@@ -23,7 +23,6 @@ class HighAvailabilityGate(TriggererOperator):
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
-    ui_color = "#e8f3e1"
 
     def __init__(
         self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any

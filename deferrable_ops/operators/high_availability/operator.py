@@ -87,7 +87,6 @@ class HighAvailabilityOperator(TriggererOperator):
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityTrigger
     template_fields: Sequence[str] = ("op_args", "op_kwargs", "templates_dict")
     template_fields_renderers: ClassVar[dict[str, str]] = {"op_args": "py", "op_kwargs": "py"}
-    ui_color = "#d8ecd0"
 
     # A worker that defers the task sets this attribute.
     run_facts: dict[str, Any] | None = None

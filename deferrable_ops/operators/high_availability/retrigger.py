@@ -26,7 +26,6 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
 
     next_method: ClassVar[str] = "retrigger"
     template_fields: Sequence[str] = TriggerDagRunOperator.template_fields
-    ui_color = TriggerDagRunOperator.ui_color
 
     def __init__(self, *, reference_date: str, conf: Any = None, **kwargs: Any) -> None:
         super().__init__(conf=conf, **kwargs)

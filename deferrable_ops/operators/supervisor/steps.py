@@ -53,7 +53,6 @@ class SupervisorStepOperator(TriggererOperator):
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorDueStepTrigger
     template_fields: Sequence[str] = ()
-    ui_color = "#f3ead8"
 
     # Set on a worker, before it defers the task.
     run_facts: dict[str, Any] | None = None
@@ -130,7 +129,6 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
 class _Gate(TriggererOperator):
     """A task that reads the states of other tasks and ends at once."""
 
-    ui_color = "#e8f3e1"
     template_fields: Sequence[str] = ()
 
     def __init__(self, **kwargs: Any) -> None:

@@ -35,7 +35,6 @@ class _WebhookTask(TriggererOperator):
     """Base class with the arguments that WebhookOperator and WebhookSensor share."""
 
     trigger_class: ClassVar[type[WebhookTrigger]] = WebhookTrigger
-    ui_color = "#dff3f0"
 
     # Defaults for those arguments of the trigger that a subclass does not have.
     url: str | None = None

@@ -25,6 +25,7 @@ from deferrable_ops.supervisord.airflow import (
     SupervisorSSHAirflowConfiguration,
 )
 from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_PROCESS, render_value
+from deferrable_ops.supervisord.values import REVEAL
 from deferrable_ops.upstreams.machine.machine import MachineAddress
 from deferrable_ops.upstreams.supervisord.client import SupervisordAddress
 
@@ -87,7 +88,7 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
     supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
     kind = next(kind for kind, of_kind in reversed(_KINDS.items()) if isinstance(cfg, of_kind))
-    text = json.dumps({"kind": kind, "configuration": cfg.with_secrets()}, sort_keys=True)
+    text = _shortest(kind, cfg)
     if not any(_secrets_of(cfg)):
         return text
     ciphers = _ciphers()
@@ -99,6 +100,24 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
             "set the same fernet_key on all machines"
         )
     return text
+
+
+def _shortest(kind: str, cfg: SupervisorAirflowConfiguration) -> str:
+    """Return the given fields of a configuration as text, if the other fields can be computed again from these.
+
+    Each step has this text in the serialized DAG, which each trigger carries. All other fields depend on the given
+    fields and on the working directory, which in turn depends on the host and its user.
+    """
+    whole = cfg.with_secrets()
+    given = cfg.model_dump(mode="json", exclude_unset=True, exclude_none=True, context={REVEAL: True})
+    given["working_dir"] = whole["working_dir"]
+    try:
+        same = _KINDS[kind].model_validate(given).with_secrets() == whole
+    except ValidationError:
+        # A program of a user's subclass may have defaults that the library does not know.
+        same = False
+    chosen = {"kind": kind, "configuration": given if same else whole}
+    return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
 
 
 # Hundreds of triggers may share a configuration.

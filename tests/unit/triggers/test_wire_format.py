@@ -31,6 +31,83 @@ CLASSPATHS = [
     "deferrable_ops.triggers.webhook.WebhookTrigger",
 ]
 
+# A serialized DAG and Airflow's database do not contain arguments that have their default. Do not change a default.
+ALL_DEFAULTS = {"timeout": 604_800.0, "do_xcom_push": True}
+DEFAULTS: dict[str, dict[str, object]] = {
+    "deferrable_ops.triggers.dataflow.DataflowJobTrigger": {
+        "job_id": "",
+        "log_messages": "WARNING",
+        "poll_interval": 30.0,
+        "project_id": "",
+        "region": "",
+    },
+    "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger": {
+        "kind": "flex",
+        "log_messages": "WARNING",
+        "poll_interval": 30.0,
+        "project_id": "",
+        "region": "",
+        "wait_until_finished": True,
+        "when_killed": "cancel",
+    },
+    "deferrable_ops.triggers.dataflow.DataflowStopTrigger": {
+        "how": "cancel",
+        "poll_interval": 30.0,
+        "project_id": "",
+        "region": "",
+        "wait_until_finished": True,
+    },
+    "deferrable_ops.triggers.events.EventsTrigger": {
+        "keep": "first",
+        "single": False,
+        "soft_fail": False,
+        "timezone": "UTC",
+    },
+    "deferrable_ops.triggers.events.PublishEventTrigger": {
+        "kafka_conn_id": "kafka_default",
+        "transactional": True,
+    },
+    "deferrable_ops.triggers.high_availability.HighAvailabilityGateTrigger": {
+        "check_task_id": "",
+        "fails": False,
+        "result": "",
+    },
+    "deferrable_ops.triggers.high_availability.HighAvailabilityTrigger": {
+        "check": "",
+        "check_timeout": 300.0,
+        "soft_fail": False,
+    },
+    "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger": {"leaf_task_id": "", "task_ids": ()},
+    "deferrable_ops.triggers.supervisor.SupervisorCheckTrigger": {
+        "check": "",
+        "check_timeout": 300.0,
+        "configuration": "",
+        "soft_fail": False,
+    },
+    "deferrable_ops.triggers.supervisor.SupervisorDueStepTrigger": {
+        "check_task_id": "",
+        "configuration": "",
+        "step": "",
+    },
+    "deferrable_ops.triggers.supervisor.SupervisorStepTrigger": {
+        "check_task_id": "",
+        "configuration": "",
+        "step": "",
+    },
+    "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger": {"clears": ""},
+    "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger": {
+        "check_task_id": "",
+        "first_task_id": "",
+        "retriggers": (),
+        "stop_on_exit": True,
+    },
+    "deferrable_ops.triggers.webhook.WebhookTrigger": {
+        "launch_timeout": 300.0,
+        "method": "POST",
+        "publish_url": False,
+    },
+}
+
 
 @pytest.mark.parametrize("classpath", CLASSPATHS)
 def test_classpath_imports_back_to_the_class_that_stores_it(classpath: str) -> None:
@@ -49,6 +126,13 @@ def test_unknown_kwargs_of_an_older_or_newer_release_are_ignored(classpath: str)
         assert again.serialize()[1]["timeout"] == 5
 
 
+@pytest.mark.parametrize("classpath", DEFAULTS)
+def test_defaults_stay_the_same(classpath: str) -> None:
+    defaults = pkgutil.resolve_name(classpath).defaults()
+    given = {name: value for name, value in defaults.items() if value is not None}
+    assert given == ALL_DEFAULTS | DEFAULTS[classpath]
+
+
 def test_list_of_classpaths_is_complete() -> None:
     for module in pkgutil.walk_packages(deferrable_ops.triggers.__path__, "deferrable_ops.triggers."):
         importlib.import_module(module.name)
@@ -58,6 +142,7 @@ def test_list_of_classpaths_is_complete() -> None:
         if one.__module__.startswith("deferrable_ops.") and not getattr(one, "__abstractmethods__", None)
     ]
     assert sorted(one().serialize()[0] for one in concrete) == CLASSPATHS
+    assert sorted(one.classpath for one in concrete if issubclass(one, TaskTrigger)) == sorted(DEFAULTS)
 
 
 def test_repr_shows_no_argument() -> None:

@@ -11,7 +11,11 @@ import pytest
 from cryptography.fernet import Fernet
 
 from deferrable_ops.exceptions import ConfigurationError, InputError
-from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
+from deferrable_ops.supervisord import (
+    ProgramConfiguration,
+    SupervisorAirflowConfiguration,
+    SupervisorSSHAirflowConfiguration,
+)
 from deferrable_ops.triggers.supervisor import configuration as supervisor_configuration
 from deferrable_ops.triggers.supervisor.configuration import (
     STEPS,
@@ -143,6 +147,78 @@ def test_unusable_configuration_is_refused_at_dag_parsing(key: Any) -> None:
     }
     with pytest.raises(InputError, match="password is a hash"):
         serialize_configuration(local(unix_http_server=server))
+
+
+STORED = (
+    '{"configuration":{"airflow":{},"program":{"one":{"command":"sleep 100"}},'
+    '"working_dir":"/srv/d"},"kind":"local"}'
+)
+STORED_FILE = """\
+[unix_http_server]
+file=/srv/d/supervisor.sock
+
+[supervisord]
+logfile=/srv/d/supervisord.log
+pidfile=/srv/d/supervisord.pid
+childlogdir=/srv/d
+directory=/srv/d
+
+[supervisorctl]
+serverurl=unix:///srv/d/supervisor.sock
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[program:one]
+command=sleep 100
+autostart=false
+autorestart=false
+stopwaitsecs=30
+stopasgroup=true
+killasgroup=true
+stdout_logfile=/srv/d/one/output.log
+stderr_logfile=/srv/d/one/error.log
+directory=/srv/d/one
+"""
+
+
+def test_text_of_an_earlier_release_keeps_its_meaning(key: Any) -> None:
+    """Serialized DAGs do not contain the defaults of a configuration. Do not change a default."""
+    stored = load_configuration(STORED)
+    assert stored.to_cfg() == STORED_FILE
+    settings = stored.with_secrets()
+    assert (settings["check_interval"], settings["check_timeout"]) == ("PT5S", "PT8H")
+    assert (settings["stop_on_exit"], settings["cleanup"], settings["drift"]) == (True, True, "warn")
+    assert settings["airflow"]["command_timeout"] == 60
+    assert settings["policy"]["otherwise"] == "retrigger"
+    assert serialize_configuration(stored) == STORED
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"working_dir": "/srv/d", "config_path": "web.conf", "supervisord": {"loglevel": "debug"}},
+        {"startsecs": 3, "endtime": "23:30", "policies": {"p": {"exit_codes": {3: "success"}}}},
+        {"port": "127.0.0.1:9001", "username": "u", "password": "hunter22"},
+    ],
+)
+def test_text_has_given_fields_only_and_means_the_same_on_another_host(
+    given: dict[str, Any], key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = SupervisorAirflowConfiguration(program={"p": {"command": "x"}}, **given)
+    text = serialize_configuration(cfg)
+    monkeypatch.setattr("getpass.getuser", lambda: "another")
+    assert load_configuration(text).with_secrets() == cfg.with_secrets()
+    assert len(text) < 700
+
+
+def test_defaults_of_a_subclass_are_in_the_text(key: Any) -> None:
+    class Prices(ProgramConfiguration):
+        command: str = "/opt/feeds/prices"
+
+    cfg = SupervisorAirflowConfiguration(program={"p": Prices()})
+    assert load_configuration(serialize_configuration(cfg)).program["p"].command == "/opt/feeds/prices"
 
 
 def test_machine_and_name_follow_from_the_configuration() -> None:
