@@ -1,6 +1,6 @@
 """Creates the clients of AWS services. The clients run in their own thread, because creating a client blocks.
 
-Only this module uses aiobotocore's private attributes.
+Only this module imports aiobotocore or aioboto3, and uses aiobotocore's private attributes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cache
 from importlib import import_module
@@ -56,6 +57,7 @@ class AwsSession:
         self.settings = settings
         self._config = _config(settings)
         self._session = _session(settings)
+        self._create_client = _client_factory(self._session)
         self._region = settings.region or self._session.get_config_variable("region")
         if settings.role is not None:
             # botocore has no public way to set these credentials. The amazon provider sets them in the same way.
@@ -74,7 +76,7 @@ class AwsSession:
         endpoint = self.settings.endpoints.get(service, endpoint)
         key = region, endpoint
         if key not in self._clients:
-            making = self._session.create_client(
+            making = self._create_client(
                 service,
                 region_name=region,
                 endpoint_url=endpoint,
@@ -94,7 +96,7 @@ class AwsSession:
         _quiet_threads.discard(threading.get_ident())
 
     def _sts(self, **arguments: Any) -> Any:
-        return _session(self.settings).create_client(
+        return _client_factory(_session(self.settings))(
             "sts",
             region_name=self._region or _FALLBACK_REGION,
             endpoint_url=self.settings.endpoints.get("sts"),
@@ -119,6 +121,26 @@ def _session(settings: AwsSettings) -> Any:
             f"{error}; add the profile there, or change profile_name"
         ) from None
     return session
+
+
+def _client_factory(session: Any) -> Callable[..., Any]:
+    """Return the function that creates a client: aioboto3's where aioboto3 is installed, otherwise aiobotocore's.
+
+    aioboto3 requires one exact version of aiobotocore, whose botocore is too old for the amazon provider. So only one
+    of aioboto3 and the provider can be installed. Both functions have the same arguments and make similar clients.
+    """
+    try:
+        aioboto3: Any = import_module("aioboto3")
+    except ImportError:
+        create: Callable[..., Any] = session.create_client
+        return create
+    from botocore.loaders import Loader
+
+    # aioboto3 adds a search path to the session's loader, so it must not get the loader that all sessions share.
+    session.register_component("data_loader", Loader())
+    create = aioboto3.Session(botocore_session=session).client
+    session.register_component("data_loader", _loader())
+    return create
 
 
 @cache
