@@ -93,7 +93,7 @@ async def test_any_triggerer_runs_remote_steps_and_a_moved_connection_is_logged(
     await place.run_steps(cfg, *BEGIN)
     with on_host(monkeypatch, "web-4"):
         await place.run_steps(cfg, "configure-supervisor", "stop-programs")
-    assert "to web-4" in caplog.text
+    assert "leads to the machine web-4 now" in caplog.text
     claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.host == "web-4"
