@@ -1,7 +1,8 @@
-"""Refuses an Airflow that is too old, when it is imported.
+"""Raises an ImportError when this module is imported, if the installed Airflow is too old.
 
-Such an Airflow would otherwise fail with an ImportError of a name that a user does not know. The package itself stays
-importable, because an error in the provider's entry point would stop every component of Airflow.
+Without this check, the library would import a name that an old Airflow does not have, and the error would not say that
+Airflow is too old. ``deferrable_ops/__init__.py`` does not import this module, because an error in the provider's entry
+point would stop every component of Airflow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exponential backoff. Every retry loop of the library uses this class."""
+"""Exponential backoff. Every retry loop of the library uses the class `Backoff`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MAX_DOUBLINGS: Final = 20
 class Backoff:
     """Computes the pauses between retries. Each consecutive failure doubles the pause. Pauses have jitter.
 
-    :param first_pause: the longest pause after the first failure, in seconds.
-    :param longest_pause: the longest pause after any failure, in seconds.
+    :param first_pause: the upper limit of the random pause after the first failure, in seconds.
+    :param longest_pause: the upper limit of every pause, in seconds.
     """
 
     __slots__ = ("_first_pause", "_longest_pause", "failures", "until")

@@ -25,9 +25,9 @@ _READ_TIMEOUT = 30.0
 
 
 class Deployment:
-    """What a process knows about its deployment.
+    """The id of the deployment of Airflow to which this process belongs. The process may not know the id yet.
 
-    :param known_id: the id, if it is known already.
+    :param known_id: the deployment's id; None if the process does not know the id yet.
     """
 
     def __init__(self, known_id: str | None = None) -> None:
@@ -39,7 +39,7 @@ class Deployment:
 
     @property
     def id(self) -> str | None:
-        """The id; None as long as it is unknown."""
+        """The deployment's id; None while the process does not know the id."""
         return self._known_id or settings.deployment()
 
     def learn(self, known_id: str) -> None:
@@ -47,11 +47,11 @@ class Deployment:
         self._known_id = known_id
 
     def start_reading(self, *, interval: float = _READ_INTERVAL) -> asyncio.Task[str]:
-        """In a triggerer, start to read the id, and return the task that returns the id.
+        """In a triggerer, start an asyncio task that reads the deployment's id, and return this asyncio task.
 
-        The Variable is read once. Only while there is no id, the Variable is read again.
+        The asyncio task reads the Airflow Variable until the Variable contains an id, and then returns the id.
 
-        :param interval: seconds between two reads.
+        :param interval: seconds between two reads of the Airflow Variable.
         """
         self.is_awaited = True
         self._reading = asyncio.create_task(
@@ -60,7 +60,7 @@ class Deployment:
         return self._reading
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, but only until a triggerer has read its id."""
+        """Sleep for `seconds`, or until the asyncio task of :meth:`start_reading` has read the deployment's id."""
         if self.id is None and self._reading is not None and not self._reading.done():
             await asyncio.wait([self._reading], timeout=seconds)
         else:
@@ -77,13 +77,13 @@ class Deployment:
         return str(self.id)
 
     async def read_elsewhere(self) -> None:
-        """Read the id on a worker or in ``dag.test()``, unless it is known."""
+        """On a worker or in ``dag.test()``, read the deployment's id, unless this process already knows the id."""
         if self.id is None and (found := id_in(await asyncio.to_thread(_read_variable))):
             self.learn(found)
 
 
 def id_in(value: str | None) -> str | None:
-    """Return the id in the value of the Variable; None if there is none."""
+    """Return the deployment's id in the value of the Airflow Variable; None if the value contains no id."""
     try:
         found = json.loads(value or "{}")["id"]
     except (KeyError, TypeError, ValueError):

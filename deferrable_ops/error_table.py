@@ -1,7 +1,7 @@
-"""The error table: how every error of the inbox, an upstream or Airflow is handled. docs/errors.md explains it.
+"""The error table: how every error of the inbox, an external system or Airflow is handled. docs/errors.md explains it.
 
-The kind of an error decides what happens to a task. Nothing here stops external work: stopping it is a decision of its
-own, made because of a user, a deadline or a newer attempt.
+The kind of an error decides what happens to a task. No error stops external work. External work is stopped only because
+of a user, a deadline or a newer attempt of the task.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """A row of the table.
+    """A row of the error table, for exceptions.
 
-    :param kind: the kind before the task has launched or read anything.
-    :param once_started: the kind after the task has launched or read something.
+    :param kind: the kind of the error while the task has not yet launched external work or read from an external
+        system.
+    :param once_started: the kind of the error after the task has launched external work or read from an external
+        system.
     """
 
     what: str
@@ -59,11 +61,11 @@ class ErrorRow:
 
 @dataclass(frozen=True, slots=True)
 class CodeRow:
-    """A row for errors of one system's client library.
+    """A row of the error table, for error codes of one system's client library.
 
-    :param system: "postgres", "sqlite", "google", "aws", "kafka", "ssh" or "http".
-    :param codes: names of exception classes, or error codes.
-    :param fix: what to do; added to the error message if the library has no message of its own.
+    :param system: the system: "postgres", "sqlite", "google", "aws", "kafka", "ssh" or "http".
+    :param codes: the error codes, or the names of exception classes, to which the row applies.
+    :param fix: how a user corrects the error, for the error message; "" if the row has no advice.
     """
 
     system: str
@@ -363,9 +365,9 @@ _PERMANENT: Final = tuple(
 def kind_of(error: BaseException, *, started: bool) -> ErrorKind:
     """Return the kind of an exception.
 
-    An exception that is not in the table is a fault of a program: it is permanent for the task.
+    An exception that is not in the table counts as a bug: its kind is ``ErrorKind.TASK``.
 
-    :param started: whether the task has launched or read anything.
+    :param started: whether the task has already launched external work or read from an external system.
     """
     for row in ERRORS:
         if isinstance(error, row.exceptions):
@@ -392,7 +394,7 @@ def find_code(system: str, *names: str) -> CodeRow | None:
 
 
 def kind_of_code(system: str, *names: str, default: ErrorKind = ErrorKind.TASK) -> ErrorKind:
-    """Return the kind of an error code. HTTP statuses from 500 are temporary.
+    """Return the kind of an error code. HTTP statuses of 500 and above are temporary.
 
     :param default: the kind of a code that is not in the table.
     """

@@ -2,17 +2,17 @@
 
 DeferrableOpsError
 ├── ConfigurationError        a setting or a connection is missing or malformed: fix it
-│   └── DeploymentError       no task can use the inbox until the deployment is fixed; waits continue
-│       └── NotOwner          the inbox belongs to another deployment of Airflow; waits continue
+│   └── DeploymentError       no task can use the inbox until the deployment is fixed; tasks keep waiting
+│       └── NotOwner          the inbox belongs to another deployment of Airflow; tasks keep waiting
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
 ├── InboxError
 │   ├── InboxUnavailable      the inbox's database is unavailable: retry
 │   ├── UnknownWait           the inbox does not contain the wait, or has deleted it
 │   └── UnknownChannel        the inbox does not contain the channel
-├── AirflowUnavailable        Airflow did not answer a trigger's call: retry
-├── LaunchRefused             a system refused to launch the work: fix the request
+├── AirflowUnavailable        Airflow did not answer a trigger's request: retry
+├── LaunchRefused             an external system refused to launch the work: fix the request
 ├── TokenRefused              a callback token is malformed, forged or revoked
-│   └── UnknownKey            the inbox has no key with the token's key id: another inbox_url?
+│   └── UnknownKey            the inbox has no key with the token's key id: compare inbox_url
 ├── DataflowError
 │   ├── DataflowUnavailable   Dataflow is unavailable: retry
 │   ├── DataflowRefused       Dataflow rejected the request permanently: fix the permission or the request
@@ -43,13 +43,13 @@ class ConfigurationError(DeferrableOpsError):
 class DeploymentError(ConfigurationError):
     """The deployment is set up wrongly for every task: the inbox's URL, login or schema, or the Fernet key.
 
-    A wait continues until its deadline, and does not fail because of this error. While the error lasts, no external
-    work (a job in another system) is launched or stopped.
+    A task waits until its deadline, and does not fail because of this error. While the error lasts, no external work (a
+    job in another system) is launched or stopped.
     """
 
 
 class NotOwner(DeploymentError):
-    """The inbox belongs to another deployment of Airflow; the message names both, and the fix."""
+    """The inbox belongs to another deployment of Airflow; the error message names both deployments and the fix."""
 
 
 class InputError(DeferrableOpsError, ValueError):
@@ -73,7 +73,7 @@ class UnknownChannel(InboxError):
 
 
 class AirflowUnavailable(DeferrableOpsError):
-    """Airflow did not answer a trigger's call, for example for a connection; the call may be repeated."""
+    """Airflow did not answer a trigger's request, for example for a connection; the request may be repeated."""
 
 
 class LaunchRefused(DeferrableOpsError):
@@ -94,7 +94,8 @@ class TokenRefused(DeferrableOpsError):
 class UnknownKey(TokenRefused):
     """The inbox has no key with the id in a callback token: the token is forged, or was made with another inbox.
 
-    :param wait_id: the wait id in the token, and `key_id` its key id. Neither is verified, and neither is a secret.
+    :param wait_id: the wait id in the callback token. The wait id is not verified, and it is not a secret.
+    :param key_id: the key id in the callback token. The key id is not verified, and it is not a secret.
     """
 
     def __init__(self, wait_id: str, key_id: str) -> None:
@@ -125,7 +126,7 @@ class DataflowRefused(DataflowError):
 class DataflowLaunchRefused(LaunchRefused, DataflowRefused):
     """Dataflow rejected a launch permanently; no job was created.
 
-    :param code: as for :exc:`DataflowRefused`.
+    :param code: the gRPC status, as in :exc:`DataflowRefused`.
     """
 
     def __init__(self, message: str, code: str = "") -> None:

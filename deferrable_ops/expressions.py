@@ -101,7 +101,7 @@ def text_equalities(expression: str) -> list[tuple[tuple[str, ...], str]]:
 
 @lru_cache(maxsize=8192)
 def compiled(expression: str) -> Any:
-    """Return a compiled expression from a cache, because JMESPath's own cache holds only 128 expressions.
+    """Compile a JMESPath expression, and cache the result, because JMESPath's own cache holds only 128 expressions.
 
     :raises jmespath.exceptions.JMESPathError: if the expression is malformed.
     """
@@ -109,7 +109,7 @@ def compiled(expression: str) -> Any:
 
 
 def _refuse_text_in_double_quotes(argument: str, expression: str) -> None:
-    """Reject ``state == "done"``: a word in double quotes is a field, so the expression compares two fields."""
+    """Reject ``state == "done"``: a word in double quotes is a field's name, so two fields would be compared."""
     tokens = list(Lexer().tokenize(expression))
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         compared = any(beside and beside["type"] in _COMPARATORS for beside in (before, after))

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class ReadyCheck:
     """A check whose arguments are plain data, so that a triggerer can create the same check again.
 
-    :param on_pass: the `Action` that the check returns when it passes.
-    :param on_fail: the `Action` that the check returns when it fails.
+    :param on_pass: the `Action` that the check returns together with ``Result.PASS``.
+    :param on_fail: the `Action` that the check returns together with ``Result.FAIL``.
     """
 
     on_pass: str = Action.CONTINUE
@@ -43,7 +43,7 @@ class ReadyCheck:
         """Run the check once. Return the reason for the failure, or None if the check passes."""
 
     async def __call__(self) -> CheckResult:
-        """Run the check once and log a failure.
+        """Run the check once, and log the reason if the check does not pass.
 
         Return ``Result.PASS`` and `on_pass`, or ``Result.FAIL`` and `on_fail`.
         """

@@ -31,7 +31,7 @@ class FileCheck(ReadyCheck):
             require_seconds("max_age", self.max_age)
 
     async def failure_reason(self) -> str | None:
-        """Call stat() for the file, in a thread because a network file system may hang.
+        """Call stat() for the file in a thread, because stat() may hang on a network file system.
 
         Return the reason for the failure, or None if the check passes.
         """

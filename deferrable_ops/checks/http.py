@@ -22,10 +22,12 @@ class HttpCheck(ReadyCheck):
 
     :param url: the complete URL. If the URL or `headers` contain a secret, write the secret as a template, for example
         ``{{ conn.orders.password }}``. The triggerer renders the template.
-    :param method: the HTTP method is GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
+    :param method: the HTTP method: GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
     :param headers: the headers of the request, as a dict of strings.
-    :param expected_status: an HTTP status, or a list of HTTP statuses; by default, every status from 200 to 299.
-    :param contains: a string that must occur in the first 64 KiB of the response's body.
+    :param expected_status: the HTTP status with which the check passes, or a list of such statuses; None (the default)
+        accepts every status from 200 to 299.
+    :param contains: a string that must occur in the first 64 KiB of the response's body; None (the default) accepts
+        every body.
     :param timeout: the timeout of the complete request, in seconds.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """

@@ -15,8 +15,9 @@ from deferrable_ops.plain_data import is_known_later
 class TcpCheck(ReadyCheck):
     """A check that passes if a TCP connection to the port can be opened. Nothing is sent.
 
-    :param host: a host name or an IP address.
-    :param port: a number from 1 to 65535, or a template that renders to a number.
+    :param host: the host name or IP address to which the check connects.
+    :param port: the TCP port to which the check connects: a number from 1 to 65535, or a template that renders to such
+        a number.
     :param timeout: the timeout of the connection attempt, in seconds.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """

@@ -1,4 +1,4 @@
-"""``python -m deferrable_ops.cli``: the same as the command ``deferrable-ops``."""
+"""``python -m deferrable_ops.cli`` runs the command ``deferrable-ops``."""
 
 import sys
 

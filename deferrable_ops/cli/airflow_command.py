@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def airflow_commands() -> list[CLICommand]:
-    """Return the commands that Airflow adds to its own. Airflow calls this function for each ``airflow`` command."""
+    """Return the subcommands that Airflow adds to the command ``airflow``.
+
+    Airflow calls this function for each ``airflow`` command.
+    """
     from airflow.cli.cli_config import ActionCommand, Arg
 
     return [
@@ -33,7 +36,7 @@ def airflow_commands() -> list[CLICommand]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``deferrable-ops`` with the arguments after ``airflow deferrable-ops``, and exit with its exit code."""
+    """Run ``deferrable-ops`` with the arguments after ``airflow deferrable-ops``, and exit with the same exit code."""
     from deferrable_ops.cli.main import main
 
     # Without a command, print the list of commands.

@@ -23,7 +23,7 @@ _AS_LIBRARY: Final = "_AIRFLOW__AS_LIBRARY"
 def add_command(
     commands: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int] | None = None
 ) -> argparse.ArgumentParser:
-    """Add a command to a parser."""
+    """Add a command to a parser, and return the command's own parser."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     if run is not None:
         command.set_defaults(run=run)
@@ -47,7 +47,10 @@ def positive(kind: type[Any]) -> Callable[[str], Any]:
 
 @contextmanager
 def airflow_as_library() -> Iterator[None]:
-    """Import Airflow without its logging, its plugins and its metadata database, which take longer than a command."""
+    """In the ``with`` block, import Airflow without its logging, its plugins and its metadata database.
+
+    To load these would take longer than to run a command of ``deferrable-ops``.
+    """
     before = os.environ.get(_AS_LIBRARY)
     # Collections among the thousands of objects of an import find nothing, and take a fifth of the time.
     gc.set_threshold(100_000)
@@ -64,7 +67,7 @@ def airflow_as_library() -> Iterator[None]:
 def with_inbox(
     work: Callable[[Inbox], Coroutine[Any, Any, Any]], *, retry_timeout: float = RETRY_TIMEOUT
 ) -> Any:
-    """Open the configured inbox, pass it to a coroutine function, and return the function's result."""
+    """Open the inbox of the setting ``inbox_url``, call the function `work` with this inbox, and return the result."""
     from deferrable_ops.inbox import use_inbox
 
     async def run() -> Any:

@@ -1,4 +1,4 @@
-"""The commands ``deferrable-ops inbox`` and ``keys``: the inbox's tables, old rows and signing keys."""
+"""``deferrable-ops inbox`` manages the inbox's tables and rows; ``deferrable-ops keys`` manages its signing keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _LONG_TIMEOUT: Final = 3600.0
 def upgrade_inbox(options: argparse.Namespace) -> int:
     """Create or upgrade the inbox's tables.
 
-    With ``--check``, do not change the tables, and return 1 if their schema does not fit this release.
+    With ``--check``, do not change the tables, and return 1 if this release cannot use the tables or must upgrade them
+    first.
     """
     import asyncio
 
@@ -58,7 +59,7 @@ def upgrade_inbox(options: argparse.Namespace) -> int:
 
 
 def prune_inbox(options: argparse.Namespace) -> int:
-    """Delete waits and events that are older than their retention."""
+    """Delete the settled waits and the events whose retention time is over."""
     from deferrable_ops import settings
 
     days = settings.wait_retention_days() if options.days is None else options.days
@@ -74,7 +75,10 @@ def prune_inbox(options: argparse.Namespace) -> int:
 
 
 def adopt_inbox(options: argparse.Namespace) -> int:
-    """Make a deployment of Airflow the owner of the inbox."""
+    """Make a deployment of Airflow the owner of the inbox.
+
+    Only the owner's processes launch and cancel external work.
+    """
     from deferrable_ops.metadata_database import read_deployment
 
     deployment: str = options.deployment or read_deployment()
@@ -122,7 +126,7 @@ def show_statistics(options: argparse.Namespace) -> int:
 
 
 def export_inbox(options: argparse.Namespace) -> int:
-    """Write all waits, events, channels and keys to a new file, which only its owner can read."""
+    """Write all waits, events, channels and keys to a new file, which only the user who runs the command can read."""
     from deferrable_ops.exceptions import InputError
     from deferrable_ops.inbox.transfer import Transfer
 
@@ -143,7 +147,7 @@ def export_inbox(options: argparse.Namespace) -> int:
 
 
 def import_inbox(options: argparse.Namespace) -> int:
-    """Read a file that ``inbox export`` has written into an empty inbox."""
+    """Fill an empty inbox with the rows of a file that ``inbox export`` has written."""
     from deferrable_ops.exceptions import InputError
     from deferrable_ops.inbox.transfer import Transfer
 
@@ -182,7 +186,7 @@ def _in_words(numbers: dict[str, int]) -> str:
 
 
 def rotate_keys(options: argparse.Namespace) -> int:
-    """Create a new key, which signs the tokens of new waits."""
+    """Create a new key, which signs the callback tokens of new waits."""
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
     print(f"New waits are signed with key {made}")
     if options.revoke_old:

@@ -1,4 +1,7 @@
-"""The command ``deferrable-ops supervisord``: renders supervisord's configuration, and lists known daemons."""
+"""The command ``deferrable-ops supervisord``.
+
+It renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes such a record.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command ``deferrable-ops waits`` lists waits. The command ``deferrable-ops send`` sends a callback to a wait."""
+"""``deferrable-ops waits`` lists rows of the inbox table `waits`; ``deferrable-ops send`` records a callback.
+
+Each row of the table `waits` is the wait of one task.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def show_waits(options: argparse.Namespace) -> int:
-    """Print the waits that the options select, or their number. The newest wait comes first."""
+    """Print the waits that the command's options select, the newest first.
+
+    With ``--count``, print only the number of these waits.
+    """
 
     async def read(inbox: Inbox) -> tuple[int, list[Wait], dict[str, list[StoredOutage]]]:
         number, found = await _find(inbox, options)
@@ -53,7 +59,7 @@ def show_waits(options: argparse.Namespace) -> int:
 
 
 async def _find(inbox: Inbox, options: argparse.Namespace) -> tuple[int, list[Wait]]:
-    """Return the number of the selected waits, and the newest of them."""
+    """Return how many waits the command's options select, and the newest of these waits, at most ``--limit``."""
     from deferrable_ops.inbox.database.schema import waits
 
     conditions = [
@@ -88,7 +94,7 @@ async def _answered(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait
 
 
 async def _orphaned(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait]:
-    """Return the waits whose task instance this Airflow does not have."""
+    """Return the unended waits that meet the conditions and have no task instance in Airflow's metadata database."""
     from deferrable_ops.inbox.database.schema import waits
     from deferrable_ops.metadata_database import find_orphaned
 
@@ -115,7 +121,7 @@ async def _read_metadata(option: str, reading: Coroutine[Any, Any, list[Wait]]) 
 
 
 def send(options: argparse.Namespace) -> int:
-    """Record a callback that the user gives on the command line, and print the callback's receipt."""
+    """Record in the inbox the callback that the user gives on the command line, and print the callback's receipt."""
     from deferrable_ops.exceptions import InputError
     from deferrable_ops.inbox.waits.callbacks import Callback, Verb
 
@@ -174,7 +180,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _since(text: str) -> float:
-    """Return a time in seconds since the epoch: an ISO 8601 time, in UTC if it has no offset, or a time span ago."""
+    """Convert an ISO 8601 time, or a time span before now such as ``2h``, to seconds since the epoch.
+
+    An ISO 8601 time without an offset is in UTC.
+    """
     span = _SPAN.fullmatch(text)
     if span is not None:
         return time.time() - float(span[1]) * _SECONDS[span[2]]

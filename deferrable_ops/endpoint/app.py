@@ -1,8 +1,8 @@
 """The endpoint's app.
 
-The app routes callbacks and events itself, because FastAPI's routing takes more time than handling a request. The app
-is a FastAPI app for two reasons: Airflow's API server runs the lifespan only of mounted FastAPI apps, and the pages
-with Airflow's authentication are FastAPI routes.
+The app routes callbacks and events itself, because FastAPI's routing would take longer than all other work on a
+request. The app is a FastAPI app for two reasons: Airflow's API server runs the lifespan only of mounted FastAPI apps,
+and the pages with Airflow's authentication are FastAPI routes.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def create_app(
 ) -> FastAPI:
     """Create the endpoint's app.
 
-    :param component: the component of which the app is a part: the API server, or an endpoint on its own.
-    :param background: more jobs that run during the app's lifespan, besides those that announce the endpoint and its
-        host, and `prune`. Each job receives the inbox, and is restarted when it fails.
+    :param component: the process in which the app runs, which the inbox records with its host: Airflow's API server, or
+        a standalone endpoint.
+    :param background: jobs that run during the app's lifespan, in addition to `announce`, `announce_host` and `prune`.
+        Each job receives the inbox, and is restarted after it raises an exception.
     """
     return Endpoint([announce, announce_host(component), prune, *background])
 

@@ -18,7 +18,8 @@ _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 async def verify_token(resources: Resources, scope: Scope, token: str) -> tuple[Inbox, str]:
     """Return the inbox, and the id of the wait that the token belongs to.
 
-    A malformed token is rejected without opening the inbox. The access log shows the wait of a valid token.
+    A malformed token is rejected without opening the inbox. If the token is valid, the access log shows the id of the
+    wait.
 
     :raises RequestRejected: with status 401, if the token is not valid; with status 404, if the inbox does not have the
         key that signed the token.
@@ -41,7 +42,7 @@ async def verify_token(resources: Resources, scope: Scope, token: str) -> tuple[
 def bearer_token(scope: Scope) -> str:
     """Return the bearer token in the header ``Authorization``.
 
-    :raises RequestRejected: with status 401, if the header is missing.
+    :raises RequestRejected: with status 401, if the header is missing or contains no bearer token.
     """
     scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token:

@@ -22,15 +22,15 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Record periodically that this endpoint is up.
+    """Record once a second that this endpoint is running, if any waiting task expects heartbeats.
 
-    While no endpoint is up, no wait fails for missing heartbeats.
+    While no endpoint is running, no task fails because of missing heartbeats.
     """
     await inbox.endpoints.announce()
 
 
 def announce_host(component: Component) -> BackgroundJob:
-    """Return a job that records periodically that a component of Airflow, or an endpoint, runs on this host."""
+    """Return a job that records once a minute that a component of Airflow, or an endpoint, runs on this host."""
 
     async def announce_host(inbox: Inbox) -> None:
         await inbox.hosts.announce(component)
@@ -49,9 +49,10 @@ async def run_in_background(
 ) -> AsyncIterator[None]:
     """Run jobs for the duration of a ``with`` block, and close the inbox at the end of the block.
 
-    Errors of jobs are logged and not raised, because an error would stop the whole API server.
+    Errors of jobs are logged and not raised, because a raised error would stop the whole API server.
 
-    :param first_backoff: seconds until a job that failed is restarted. The pause doubles with each failure, up to 30 s.
+    :param first_backoff: the upper limit of the random pause before a job is restarted after its first error, in
+        seconds. The pause doubles with each further error, up to 30 s.
     """
     tasks = [
         asyncio.create_task(_run_with_retries(job, inbox, first_backoff), name=f"deferrable-ops {_name(job)}")

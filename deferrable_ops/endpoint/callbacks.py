@@ -1,8 +1,8 @@
 """``/callbacks/{token}``: POST records a callback of a wait, and GET returns the state of the wait.
 
-A request is checked in the order that ``docs/callbacks.md`` promises: the token's signature, the size, JSON, the fields
-of the callback's verb, the form of the Idempotency-Key. After the endpoint's checks, the inbox checks for duplicates
-and checks the state of the wait.
+A request is checked in the order that ``docs/callbacks.md`` promises: the token's signature, the size of the body, the
+JSON of the body, the fields of the callback's verb, the form of the Idempotency-Key. After the endpoint's checks, the
+inbox checks for duplicates and checks the state of the wait.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 async def accept_callback(
     resources: Resources, scope: Scope, receive: Receive, token: str | None, verb: Verb
 ) -> JsonResponse:
-    """Record a callback, and return its receipt once it is committed.
+    """Record a callback, and return the callback's receipt once the callback is committed.
 
-    :param token: the token in the path; None if the token is in a header.
+    :param token: the callback token in the path; None if the request has the token in the header ``Authorization``.
     """
     inbox, wait_id = await verify_token(resources, scope, token or bearer_token(scope))
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
@@ -44,9 +44,9 @@ async def accept_callback(
 
 
 async def show_wait(resources: Resources, scope: Scope, token: str | None) -> JsonResponse:
-    """Return the state and the times of a wait.
+    """Return a response with the state and the times of the wait that the token belongs to.
 
-    :param token: the token in the path; None if the token is in a header.
+    :param token: the callback token in the path; None if the request has the token in the header ``Authorization``.
     """
     inbox, wait_id = await verify_token(resources, scope, token or bearer_token(scope))
     wait = await inbox.waits.get(wait_id)
@@ -81,7 +81,9 @@ def idempotency_key(scope: Scope) -> str | None:
 
 
 def check_body(verb: Verb, payload: Any) -> None:
-    """Check that the body of a callback has the fields of the callback's verb. The body may have more fields.
+    """Check the known fields in a callback's body; the callback's verb decides which fields are known.
+
+    The body may have more fields.
 
     :raises InputError: if a field of the body is invalid. The error message says which field is wrong.
     """

@@ -1,7 +1,8 @@
 """POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each event once.
 
-A request is checked in a documented order: the channel, the size, the signature over the raw bytes, the form of a
-CloudEvent. Then the inbox decides whether the event is a duplicate. A rejected request leaves nothing in the inbox.
+A request is checked in this order: the channel's name, the size of the body, the signature over the raw bytes of the
+body, the form of a CloudEvent. Then the inbox decides whether the event is a duplicate. Nothing of a rejected request
+is stored in the inbox.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 def _read(channel: Channel, headers: dict[str, str], body: bytes, now: float) -> Delivery:
-    """Return the verified event of a request.
+    """Verify a request, and return the event in it.
 
     :raises RequestRejected: with status 401, if the signature or token is wrong; with status 400, if the request is a
         malformed CloudEvent.

@@ -1,6 +1,6 @@
-"""``/health``: the process answers. ``/health/ready``: the endpoint can store callbacks.
+"""``/health`` shows that the process is running. ``/health/ready`` shows that the endpoint can store callbacks.
 
-Triggerers are not checked, because an endpoint must store callbacks while no triggerer runs.
+Triggerers are not checked, because an endpoint must store callbacks even while no triggerer is running.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _CACHE_SECONDS = 1.0
 class Readiness:
     """Checks whether the inbox can be read and written. Requests at the same time share one check.
 
-    :param cache_seconds: for how many seconds a result is kept, so that probes cannot load the database.
-    :param clock: a monotonic clock, in seconds.
+    :param cache_seconds: for how many seconds the result of a check is reused, so that frequent probes do not overload
+        the database.
+    :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Readiness:
         self._problem: Exception | None = None
 
     async def response(self) -> JsonResponse:
-        """Return the response of a ready endpoint.
+        """Return the response that says that the endpoint is ready.
 
         :raises ConfigurationError: if the inbox is set up wrongly.
         :raises InboxError: if the inbox cannot be read or written.

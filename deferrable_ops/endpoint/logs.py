@@ -1,4 +1,4 @@
-"""Logs of the standalone endpoint: each line has a time, and each request a line with its client and its wait."""
+"""Logs of the standalone endpoint: each line has a time, and each request has a line with its client and wait id."""
 
 from __future__ import annotations
 

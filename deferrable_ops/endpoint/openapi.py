@@ -1,6 +1,6 @@
 """The endpoint's OpenAPI description.
 
-FastAPI cannot generate the description, because FastAPI's router does not know the endpoint's routes.
+FastAPI cannot generate the whole description, because FastAPI's router does not know the endpoint's routes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _operation(summary: str, name: str, access: _Json, successes: _Json) -> _Jso
 
 
 def _task_operation() -> _Json:
-    """Describe the route that sets a task's state."""
+    """Return the OpenAPI description of the route that sets a task's state."""
     integer = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
     parameters = [
         _parameter("dag_id", "path", _TEXT | {"minLength": 1}, required=True),

@@ -21,7 +21,7 @@ _MASKED_TOKEN: Final = rf"\1.{_MASK}"
 
 
 def path_in_app(scope: Scope) -> str:
-    """Return the path below the prefix under which the app is mounted."""
+    """Return the request's path without the prefix under which the app is mounted."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
@@ -41,13 +41,13 @@ def find_callback(path: str) -> tuple[str | None, Verb] | None:
 
 
 def find_task(path: str) -> tuple[str, str] | None:
-    """Return the DAG id and the task id in the path of a task's state; None for any other path."""
+    """Return the DAG id and the task id in a path of the route that sets a task's state; None for any other path."""
     match = _TASK.fullmatch(path)
     return None if match is None else (match[1], match[2])
 
 
 def find_channel(path: str) -> str | None:
-    """Return the name in the path of a channel; None for any other path."""
+    """Return the channel's name in a path such as ``/channels/orders``; None for any other path."""
     match = _CHANNEL.fullmatch(path)
     return None if match is None else match[1]
 
@@ -63,7 +63,7 @@ def mask_tokens(scope: Scope, path: str) -> None:
     uvicorn reads these parts when the response starts, and Airflow reads them after the response is sent. The id of the
     wait is not masked, because it grants no access.
 
-    :param path: the path below the prefix under which the app is mounted.
+    :param path: the request's path without the prefix under which the app is mounted.
     """
     masked, found = _TOKEN.subn(_MASKED_TOKEN, path)
     # A truncated or mistyped token is masked, too.

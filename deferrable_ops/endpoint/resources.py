@@ -39,7 +39,7 @@ class LazyInbox:
     async def get(self) -> Inbox:
         """Return the inbox.
 
-        :raises ConfigurationError: if the setting ``inbox_url`` or its driver is not usable.
+        :raises ConfigurationError: if the setting ``inbox_url`` is invalid, or the database driver is not installed.
         :raises InboxUnavailable: if the database did not answer within :data:`RETRY_TIMEOUT`.
         """
         return self.opened or await self._open()
@@ -56,10 +56,12 @@ class LazyInbox:
 
 
 class UnknownKeyLog:
-    """Warns about tokens whose key the inbox does not have, at most once a minute: anyone can send such tokens.
+    """Logs a warning about callback tokens whose signing key the inbox does not have.
 
-    :param interval: the shortest time between two warnings, in seconds.
-    :param clock: a monotonic clock, in seconds.
+    The pause between two warnings is a minute, because anyone can send such tokens.
+
+    :param interval: the shortest time between two warnings in the log, in seconds.
+    :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,7 +71,10 @@ class UnknownKeyLog:
         self._unreported = 0
 
     def add(self, error: UnknownKey) -> None:
-        """Record a request that was answered with 404."""
+        """Count a request whose token has an unknown key.
+
+        Log a warning if `interval` has passed since the last warning.
+        """
         self._unreported += 1
         if self._clock() < self._next_at:
             return
@@ -85,13 +90,13 @@ class UnknownKeyLog:
 
 
 class RetryAfter:
-    """Computes the header ``Retry-After`` of a 503: it grows while an outage lasts, and has jitter.
+    """Computes the header ``Retry-After`` of a response with status 503: a random number that grows during an outage.
 
-    Without both, all services would repeat their requests at the same moment when the inbox is back.
+    With a constant number, all services would repeat their requests at the same moment when the outage is over.
 
-    :param shortest: the longest pause at the start of an outage, in seconds.
-    :param longest: the longest pause of all, in seconds.
-    :param clock: a monotonic clock, in seconds.
+    :param shortest: the upper limit of the header at the start of an outage, in seconds.
+    :param longest: the upper limit of the header in a long outage, in seconds.
+    :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -103,7 +108,11 @@ class RetryAfter:
         self._since: float | None = None
 
     def failed(self) -> int:
-        """Return the seconds after which to repeat a request that failed: at most as long as the outage lasts now."""
+        """Return the header for a request that failed, in seconds.
+
+        Its upper limit is the time since the outage began, but never less than `shortest` and never more than
+        `longest`.
+        """
         now = self._clock()
         if self._since is None:
             self._since = now

@@ -23,7 +23,7 @@ _JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), *PRI
 class JsonResponse:
     """A complete response.
 
-    :param body: the encoded JSON.
+    :param body: the response's body: JSON in UTF-8.
     """
 
     status: int
@@ -32,7 +32,7 @@ class JsonResponse:
 
 
 class RequestRejected(Exception):
-    """The request is rejected, and the response contains this error."""
+    """Rejects a request: the endpoint responds with the status and the message of this exception."""
 
     def __init__(self, status: int, error: str, headers: tuple[Header, ...] = (), **fields: Any) -> None:
         super().__init__(error)

@@ -39,14 +39,15 @@ def serve_until_interrupted(
 ) -> None:
     """Serve the endpoint until SIGINT or SIGTERM.
 
-    :param workers: number of processes.
+    :param workers: how many processes serve the endpoint.
     :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
         are trusted.
     :param certificate: the path of a TLS certificate. If `certificate` is None, the endpoint serves plain HTTP, for use
         behind a proxy that terminates TLS.
     :param json_log: whether each line of the log is a JSON object.
     :raises InputError: if only one of certificate and private key is given, or if a file does not exist.
-    :raises ConfigurationError: as for :func:`check_inbox`.
+    :raises ConfigurationError: if the inbox is a SQLite file that Airflow on this host does not use; see
+        :func:`check_inbox`.
     """
     _check_files(certificate, private_key)
     check_inbox()
@@ -99,12 +100,15 @@ def _check_files(certificate: str | None, private_key: str | None) -> None:
 
 
 def check_inbox() -> None:
-    """Check that the inbox is a database that Airflow uses. Without this, a wrong file would refuse every callback.
+    """Check that the inbox is a database that Airflow uses.
 
-    A Postgres database is not opened, because the endpoint can start while it is down.
+    Without this check, an endpoint with a wrong SQLite file would start, and then reject every callback.
 
-    :raises ConfigurationError: if the inbox is a SQLite file, and no Airflow of this host has announced itself in it.
-    :raises InboxUnavailable: if the file is locked.
+    A Postgres database is not opened, because the endpoint can start while the database is down.
+
+    :raises ConfigurationError: if the inbox is a SQLite file in which no component of Airflow on this host was recorded
+        in the last week.
+    :raises InboxUnavailable: if the SQLite file is locked.
     """
     url = parse_url(settings.inbox_url())
     if url.get_backend_name() != "sqlite":

@@ -1,7 +1,7 @@
-"""PATCH of ``/dag/{dag_id}/task/{task_id}/``: sets a task's state by DAG, task and run instead of by a wait's token.
+"""PATCH of ``/dag/{dag_id}/task/{task_id}/``: sets a task's state; the request names the DAG, the task and the run.
 
-The route, its parameters and the fields of its response are the same as in airflow_webhook_plugin. Services that call
-this plugin work without changes.
+The route, its parameters and the fields of its response are the same as in airflow_webhook_plugin. Services that were
+written for airflow_webhook_plugin work without changes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ _AIRFLOW_STATES: Final = {
 class _Caller:
     """An authenticated caller.
 
-    :param wait_id: the wait that the token belongs to; None for the static token, which is valid for every wait.
+    :param wait_id: the id of the wait that the caller's token belongs to; None for the static token, which is valid for
+        every wait.
     """
 
     wait_id: str | None
@@ -55,7 +56,7 @@ class _Caller:
 async def set_task_state(
     resources: Resources, scope: Scope, receive: Receive, dag_id: str, task_id: str
 ) -> JsonResponse:
-    """Settle the wait of a task instance, and return the task's state before and after."""
+    """Settle the wait of a task instance, and return a response with the task's state before and after this request."""
     caller = await _authenticate(resources, scope)
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)
     parameters = read_parameters(scope, body, dag_id, task_id)
