@@ -24,7 +24,7 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 class CloudEvent:
     """A CloudEvent.
 
-    :param attributes: the context attributes, including extensions.
+    :param attributes: the values of the CloudEvents context attributes by name, including extension attributes.
     :param data: the event's data: a JSON value, a string if the data is not JSON, or None if the event has no data.
     """
 

@@ -70,8 +70,8 @@ def check_names(names: Collection[str]) -> None:
 def parse_condition(text: str | None, names: Collection[str]) -> Condition:
     """Parse a condition.
 
-    :param text: the condition. If `text` is None, all events must be received.
-    :param names: the event names.
+    :param text: the condition. If `text` is None, the condition is true once an event of every name has been received.
+    :param names: the event names that the condition may contain.
     :raises InputError: if `text` is not a condition, or if `text` contains an unknown name. The error message shows the
         position of the error in the condition.
     """

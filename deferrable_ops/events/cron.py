@@ -22,7 +22,8 @@ _LARGEST_SHIFT: Final = timedelta(hours=3)
 def check_cron(argument: str, expression: str) -> None:
     """Check a cron expression.
 
-    :param argument: the name of the argument, for the error message.
+    :param argument: the name of the operator's argument that contains the expression; the error message shows this
+        name.
     :raises InputError: if the expression is malformed, does not have five fields, contains the letter R or H, or has no
         occurrence.
     """
@@ -44,9 +45,9 @@ def check_cron(argument: str, expression: str) -> None:
 def next_occurrence(expression: str, after: datetime, timezone: tzinfo) -> datetime:
     """Return the time (in UTC) of the first occurrence of a cron expression after a moment.
 
-    Clock changes are handled as in Airflow's scheduler. A time that the clock skips is moved forward by the length of
-    the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second of these two hours, and an hourly
-    schedule runs in both hours.
+    The start and the end of daylight saving time are handled as in Airflow's scheduler. A time that the clock skips is
+    moved forward by the length of the gap. If an hour occurs twice, a schedule with a fixed hour runs in the second of
+    these two hours, and an hourly schedule runs in both hours.
 
     :param after: the moment, as an aware datetime.
     :param timezone: the timezone of the expression.

@@ -28,8 +28,8 @@ class DedupeKey:
     """A key that is the same for repeated deliveries of one event, and different for different events.
 
     :param key: the key, unique within the channel.
-    :param within: for this many seconds, another delivery with the same key is a repetition. If `within` is None,
-        another delivery is a repetition for as long as the key is stored.
+    :param within: for this many seconds after a delivery, another delivery with the same key is a repetition. If
+        `within` is None, another delivery is a repetition for as long as the key is stored.
     """
 
     key: str

@@ -17,13 +17,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 class MatchIndex(Generic[K]):
-    """An index of the ``match`` arguments of all waits for one source.
+    """An index of the ``match`` arguments of all tasks that wait for events from one source.
 
     A ``match`` that is a dict is stored in a tree. A node of the tree has the fields to check next, a field has the
     expected values, and each expected value leads to the next node. The search follows only the values in the event, so
     a search in a thousand dicts with the same fields takes as long as a search in one. A ``match`` that is a JMESPath
     expression is stored in a second tree, by the strings that the expression compares with fields. The search finds the
-    possible expressions in the second tree and evaluates each of them once, even if many waits use the same expression.
+    possible expressions in the second tree and evaluates each of them once, even if many waiting tasks use the same
+    expression.
 
     Each ``match`` is added with a key, and one key may have several ``match`` values. To save memory, the index stores
     no list of the ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to

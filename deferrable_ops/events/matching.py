@@ -20,7 +20,7 @@ _ABSENT: Final = object()
 def matching_names(specifications: Mapping[str, Specification], event: Event, *, since: float) -> list[str]:
     """Return the names of the specifications that an event matches. Never raises.
 
-    :param since: seconds since the epoch; an earlier event matches no specification.
+    :param since: a time in seconds since the epoch; an event with an earlier time matches no specification.
     """
     if event.time < since:
         return []

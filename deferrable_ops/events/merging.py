@@ -24,10 +24,10 @@ class Merge:
 
         Merge(match={"db": "sales"}, group_by=["table"], combine={"rows": "sum", "partition": "join:+"})
 
-    :param match: selects the messages to which the rule applies, like ``match`` of an event. If `match` is None, the
-        rule applies to all messages that no earlier rule matched.
-    :param group_by: the names of fields. Messages with equal values in these fields form a group. Without field names,
-        all matching messages are one group.
+    :param match: selects the messages to which the rule applies, in the format of `match` of an event specification.
+        If `match` is None, the rule applies to all messages that no earlier rule matched.
+    :param group_by: the names of the fields by which messages are grouped. Messages with equal values in these fields
+        form a group. Without field names, all matching messages are one group.
     :param combine: for each field name, how to combine the field's values: "first", "last", "sum", "min", "max",
         "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (strings,
         separated by commas; "join:+" uses the separator "+"). A message without the field does not change the combined

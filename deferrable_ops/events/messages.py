@@ -30,11 +30,11 @@ class KafkaMessage:
     """A Kafka record to publish.
 
     :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
-        The payload None sends a tombstone, which needs a `key`.
+        If the payload is None, the record is a tombstone, and `key` is required.
     :param key: the record's key; records with the same key go to the same partition.
-    :param headers: the record's headers, by name.
-    :param partition: the partition number. By default, the key determines the partition. All records of a task that
-        have no key go to one partition.
+    :param headers: the values of the record's headers, by header name.
+    :param partition: the number of the partition to which the record is sent. By default, the key determines the
+        partition. All records of a task that have no key go to one partition.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
@@ -60,14 +60,15 @@ class SqsMessage:
     """An SQS message to publish.
 
     :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
-    :param attributes: the message attributes, by name. A message has at most 9 attributes, and each is a string or a
-        number.
-    :param group_id: the message group. A FIFO queue keeps the order of messages within a group. By default, all
-        messages of the task are in one group.
-    :param deduplication_id: a FIFO queue drops a message that repeats the id of a message from the last 5 minutes. By
-        default, the deduplication id consists of the id of the task's attempt and the number of the message.
-    :param delay: how long the message cannot be received after it is sent, in seconds or as a timedelta; at most 15
-        minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
+    :param attributes: the values of the SQS message attributes, by attribute name. A message has at most 9 attributes,
+        and each is a string or a number.
+    :param group_id: the id of the message group to which the message belongs, for a FIFO queue. A FIFO queue keeps the
+        order of messages within a group. By default, all messages of the task are in one group.
+    :param deduplication_id: a FIFO queue drops a message that has the same deduplication id as a message from the last
+        5 minutes. By default, the deduplication id consists of the id of the task's attempt and the number of the
+        message.
+    :param delay: for how long SQS hides a sent message from all readers of the queue, in seconds or as a timedelta; at
+        most 15 minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
@@ -119,7 +120,7 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
 
     :param data: a list of payloads and messages of `kind`. A rendered template may also be a string that contains such
         a list as JSON.
-    :param defaults: the default values of the fields of a message.
+    :param defaults: the values, by field name, of the fields that a message does not set.
     :raises InputError: if `data` is not a list, or if an element is invalid. The error message says which element is
         wrong.
     """

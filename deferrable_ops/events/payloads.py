@@ -36,7 +36,10 @@ def decode_payload(body: bytes) -> Any:
 
 
 def decode_text(body: bytes) -> str:
-    r"""Decode UTF-8. Invalid bytes and NUL bytes are replaced by escape sequences like ``\xff``. Never raises."""
+    r"""Decode UTF-8. NUL bytes, and bytes that are not valid UTF-8, are replaced by escape sequences like ``\xff``.
+
+    Never raises.
+    """
     return body.decode("utf-8-sig", "backslashreplace").replace("\x00", "\\x00")
 
 

@@ -32,7 +32,8 @@ class Queue:
 
     :param region: the AWS region; None if the queue's server is not AWS, or if the AWS endpoint is unknown.
     :param arn: the queue's ARN; None if the ARN cannot be derived from the URL.
-    :param own_endpoint: the endpoint's URL; None if this URL can be derived from the region.
+    :param own_endpoint: the URL of the SQS server to which requests for this queue are sent; None if boto can derive
+        the URL from the region.
     """
 
     url: str

@@ -39,7 +39,8 @@ class ReceivedEvents:
     :param names: the event names of the wait. Events are also kept for names that the condition does not use.
     :param keep: which events to return for each name: "first", "last" (the last event before the wait ended), or "all"
         (at most 1,000 events).
-    :param state: the state to resume from, as returned by :meth:`state`.
+    :param state: the state to resume from, as returned by :meth:`state`; None for a wait that has received no events
+        yet.
     :raises InputError: if an argument is wrong.
     """
 

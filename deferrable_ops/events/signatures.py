@@ -37,13 +37,14 @@ def refusal_reason(
 ) -> str | None:
     """Return the reason why a request is rejected, or None if its signature is valid. Never raises.
 
-    :param scheme: one of :data:`SCHEMES`.
+    :param scheme: the channel's signature scheme, with which the request is verified: one of :data:`SCHEMES`.
     :param headers: the request's headers, with names in lower case.
     :param body: the raw bytes as received, before any parsing.
     :param secrets: the channel's valid secrets, in the form that the command line prints or accepts. During a rotation,
         the channel has two secrets, and the signature may match either of them.
     :param now: the current time, in seconds since the epoch.
-    :param tolerance: how many seconds a signed timestamp may be before or after `now`.
+    :param tolerance: a request is rejected if its signed timestamp is more than this many seconds before or after
+        `now`.
     """
     if scheme == "none":
         return None
@@ -66,7 +67,7 @@ def refusal_reason(
 def check_secret(scheme: str, secret: str) -> None:
     """Check a secret that a vendor issued.
 
-    :raises InputError: if the secret is empty, or if the scheme requires another form of secret.
+    :raises InputError: if the secret is empty, or if the secret does not have the form that the scheme requires.
     """
     if scheme not in SCHEMES or scheme == "none":
         raise InputError(f"the verification scheme {scheme!r} uses no secret")

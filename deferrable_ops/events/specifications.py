@@ -60,7 +60,9 @@ class ChannelEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. The name is valid only after the templates are rendered."""
+        """The source name under which the inbox stores the events that this specification can select. The name is
+        valid only after the templates are rendered.
+        """
         return f"channel:{self.name}"
 
 
@@ -71,7 +73,7 @@ class KafkaEvent:
     :param topic: the topic's name.
     :param match: selects records, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
         payload's keys and ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
-    :param kafka_conn_id: an Airflow connection of type ``kafka``.
+    :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the topic is read.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
@@ -87,7 +89,9 @@ class KafkaEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. The name is valid only after the templates are rendered."""
+        """The source name under which the inbox stores the events that this specification can select. The name is
+        valid only after the templates are rendered.
+        """
         return f"kafka:{self.kafka_conn_id}/{self.topic}"
 
 
@@ -97,12 +101,13 @@ class SqsEvent:
 
     :param queue_url: the queue's URL.
     :param dedicated: must be True, to confirm that nothing else reads the queue. Each message is written to the inbox
-        and then deleted from the queue. Any number of waits can match a message in the inbox.
+        and then deleted from the queue. One message in the inbox can match the specifications of several waiting
+        tasks; a match does not consume the message.
     :param match: selects messages, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
         payload's keys and ``attributes`` (the message attributes), ``metadata`` (MessageId, SentTimestamp, SenderId
         ...) and ``payload``.
-    :param aws_conn_id: an Airflow connection of type ``aws``. If `aws_conn_id` is None, the credentials of the machine
-        are used.
+    :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the queue is read. If `aws_conn_id`
+        is None, the queue is read with the AWS credentials of the triggerer's machine.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
@@ -127,11 +132,12 @@ class SqsEvent:
 
     @property
     def source(self) -> str:
-        """The name of this source in the inbox. The name is valid only after the templates are rendered.
+        """The source name under which the inbox stores the events that this specification can select. The name is
+        valid only after the templates are rendered.
 
         The source name contains the queue's ARN. A queue may have several URLs, but it delivers each message to only
-        one reader, so waits with different URLs must share one reader. The ARN is derived from the URL, so no call to
-        SQS is needed. For servers other than AWS, the name contains the URL.
+        one reader. So tasks that wait for the same queue with different URLs must share one reader. The ARN is derived
+        from the URL, so no call to SQS is needed. For servers other than AWS, the name contains the URL.
         """
         is_template = is_known_later(self.queue_url)
         return f"sqs:{self.queue_url}" if is_template else queue_of(self.queue_url).source

@@ -81,7 +81,8 @@ def deadline(
         occurrence of the expression after `start`.
     :param start: when the wait began, as an aware datetime.
     :param timezone: the DAG's timezone.
-    :param next_interval_end: the latest deadline, for ``until_next_interval=True``; None if the deadline has no limit.
+    :param next_interval_end: the end of the DAG's next data interval if ``until_next_interval`` is True, otherwise
+        None. The deadline is never later than `next_interval_end`.
     """
     if isinstance(timeout, str):
         moment = next_occurrence(timeout, start, timezone)
@@ -103,8 +104,8 @@ def next_interval_end(
     :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, `interval_end` equals
         `interval_start`, and the next DAG run starts at the schedule's next occurrence.
     :param timezone: the DAG's timezone.
-    :return: the end, or None if the end is unknown. The end is unknown if the run's interval has no length and the
-        schedule is neither a cron expression nor a timedelta.
+    :return: the end of the next data interval, or None if this end is unknown. The end is unknown if the run's
+        interval has no length and the schedule is neither a cron expression nor a timedelta.
     """
     if isinstance(schedule, str) and is_cron(schedule):
         return next_occurrence(schedule, interval_end, timezone)

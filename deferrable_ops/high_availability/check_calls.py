@@ -1,4 +1,4 @@
-"""Selects the arguments of a check, and interprets its return value."""
+"""Selects the arguments with which a check function is called, and interprets the function's return value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def accepted_kwargs(
 ) -> dict[str, Any]:
     """Return the items of a context that a function accepts as keyword arguments, as Airflow's PythonOperator does.
 
-    :param op_args: the positional arguments of the call.
+    :param op_args: the positional arguments of the call. An item for a parameter that `op_args` already sets is not
+        returned.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -33,9 +34,9 @@ def accepted_kwargs(
 
 
 def parse_result(returned: Any, log: Any) -> CheckResult:
-    """Return the result and the action that a check returned.
+    """Return the result and the action from the return value of a check function.
 
-    If the check returned anything else, return FAIL and STOP, as the package airflow-ha does.
+    If the return value is not a result and an action, return FAIL and STOP, as the package airflow-ha does.
     """
     result = read_result(returned)
     if result is None:

@@ -18,8 +18,9 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thre
 class CheckRules:
     """The arguments of an operator that decide how its checks are evaluated.
 
-    :param reference_date: the name of the DAG run's date from which the limits are computed.
-    :param timezone: the name of the DAG's timezone.
+    :param reference_date: the name of the DAG run's date from which ``runtime`` and ``endtime`` are computed, for
+        example ``logical_date``.
+    :param timezone: the name of the DAG's timezone, in which ``endtime`` is read.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -47,7 +48,8 @@ class CheckRules:
 class CheckEvaluator:
     """Evaluates the checks of one task in one DAG run. The evaluator does not read the clock and has no side effects.
 
-    :param state: the stored :attr:`state`, if the triggerer was restarted.
+    :param state: the value of :attr:`state` that was stored before the triggerer restarted; None if no state was
+        stored.
     :raises InputError: if a value of the run's conf or params is malformed.
     """
 
@@ -70,7 +72,7 @@ class CheckEvaluator:
         return None if self._end is None else self._end[0]
 
     def at_limit(self, now: datetime) -> Decision | None:
-        """Return the decision to end the checks if ``runtime`` or ``endtime`` is over, otherwise None."""
+        """If the limit ``runtime`` or ``endtime`` is reached, return the decision to end the checks, otherwise None."""
         if self._end is None or now < self._end[0]:
             return None
         return Decision(Result.PASS, Action.STOP, f"{self._end[1]} is over")
@@ -86,7 +88,7 @@ class CheckEvaluator:
         return self._unless_last(Decision(result, action, "the check decided"))
 
     def timed_out(self, now: datetime) -> Decision:
-        """Return the decision when the task's timeout is over.
+        """Return the decision with which the checks end when the task's timeout is over.
 
         The decision's action is RETRIGGER, and its result is the last result that reached its threshold.
         """

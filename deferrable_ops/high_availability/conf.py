@@ -18,7 +18,7 @@ def check_conf(argument: str, conf: Any) -> None:
 
     A ``conf`` with Jinja templates is validated later, after rendering.
 
-    :param argument: the name of the argument, for error messages.
+    :param argument: the name of the operator's argument that contains the conf; error messages show this name.
     :raises InputError: if the conf is neither a dict nor a string that contains a JSON object.
     """
     if isinstance(conf, str) and has_template(conf):
@@ -52,13 +52,14 @@ def next_conf(
     reference_date: str,
     others: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Return the conf of the next run of a chain.
+    """Return the conf of the next DAG run, which a retrigger starts.
 
     The function copies the keys ``airflow_ha_force_run`` and ``{task_id}-force-...`` from this run's conf. For the
     DAG's other high availability tasks, the function copies the number of retriggers and the reference date.
 
     :param given: the conf that the user has set for the next run.
-    :param others: the task ids of the other high availability tasks.
+    :param others: the ids of the DAG's other high availability tasks, whose number of retriggers and reference date
+        are copied.
     :raises InputError: if a value of this run's conf is malformed.
     """
     chain = [task_id, *others]

@@ -118,12 +118,13 @@ def timezone_by_name(name: str) -> tzinfo:
 def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     """Return the next occurrence of a time of day after a moment, in UTC.
 
-    For example, 06:00 after a start at 22:00 is on the next day. On the day when daylight saving time starts, a time of
-    day that does not exist is moved one hour later. On the day when daylight saving time ends, a time of day that
-    exists twice means its first occurrence.
+    For example, the next occurrence of 06:00 after 22:00 is on the next day. On the day when daylight saving time
+    starts, a time of day that does not exist is moved one hour later. On the day when daylight saving time ends, a
+    time of day that exists twice means its first occurrence.
 
     :param moment: a datetime with a timezone.
-    :param clock: a time of day. If the time of day has no UTC offset of its own, it is in the timezone `zone`.
+    :param clock: the time of day whose next occurrence is returned. If the time of day has no UTC offset of its own,
+        it is in the timezone `zone`.
     """
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)

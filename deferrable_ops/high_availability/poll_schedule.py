@@ -13,16 +13,16 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults
 DEFAULT_POLL_INTERVAL: Final = 60.0
 DEFAULT_MAX_WAIT: Final = 600.0
 MAX_DOUBLINGS: Final = 20
-"""After this number of consecutive failures, the pause no longer grows, even if it is shorter than `max_wait`."""
+"""After this number of consecutive results FAIL, the pause no longer grows, even if it is shorter than `max_wait`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollSchedule:
     """The pause between two checks, in seconds.
 
-    :param interval: the pause after a check that passed.
-    :param backoff: whether each consecutive failure doubles the pause.
-    :param max_wait: the longest pause that the backoff can reach.
+    :param interval: the pause in seconds after a check with the result PASS, and after the first result FAIL.
+    :param backoff: whether each further consecutive result FAIL doubles the pause.
+    :param max_wait: the longest pause in seconds to which the backoff can lengthen `interval`.
     :param jitter: the share, 0 to 1, by which each pause is shortened or lengthened at random.
     """
 
@@ -33,9 +33,9 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """Up to this number of consecutive failures, the pause grows with each failure.
+        """The number of consecutive results FAIL after which the pause stays the same.
 
-        After this number, the pause stays the same.
+        Up to this number, each further result FAIL can lengthen the pause.
         """
         return MAX_DOUBLINGS if self.backoff else 1
 

@@ -1,4 +1,4 @@
-"""The return value of a check: a result, which is the health, and an action."""
+"""The return value of a check: a result (healthy or not healthy), and an action (check again, retrigger or stop)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Result(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens after a check."""
+    """The action that a check returns: what the task does next."""
 
     # Check again later.
     CONTINUE = "continue"

@@ -1,6 +1,6 @@
 """Counts equal consecutive results.
 
-The action of a check is carried out only when its result has reached its threshold.
+The action that a check returns is carried out only when enough consecutive checks have returned the same result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class ConsecutiveResults:
-    """The latest results of a task's checks.
+    """The last result of a task's checks, and how many consecutive checks returned this result.
 
     :param last: the last result; None before the first check.
     :param length: the number of consecutive checks that returned the last result. The count stops at the largest number
@@ -71,7 +71,7 @@ class ConsecutiveResults:
     def from_json(cls, data: Any) -> ConsecutiveResults:
         """Return the results from the JSON object that :meth:`as_json` returned.
 
-        If the value has another format, return no results.
+        If `data` is None or has another format, return an object without results.
         """
         match data:
             case {"last": last, "length": int(length), "health": health}:

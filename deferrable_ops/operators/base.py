@@ -178,7 +178,9 @@ def attempt_of(context: Context) -> Attempt:
 
 
 async def register_on_worker(inbox: Inbox, new: NewWait, log: Any) -> Wait:
-    """Register a wait from a worker. While the inbox belongs to another Airflow, wait, at most for the wait's timeout.
+    """Register a wait from a worker.
+
+    While the inbox belongs to another Airflow deployment, try again, at most until the wait's timeout is over.
 
     :raises NotOwner: the inbox belonged to another deployment until the timeout.
     """

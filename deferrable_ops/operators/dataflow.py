@@ -35,7 +35,7 @@ __all__ = [
 
 
 class DataflowJobLink(BaseOperatorLink):
-    """The task link to the job in the Google Cloud console."""
+    """The link in Airflow's UI from a task to its job in the Google Cloud console."""
 
     name = "Dataflow job"
 
@@ -45,7 +45,11 @@ class DataflowJobLink(BaseOperatorLink):
         return JOB_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the link. If the task ends on a worker, the worker replaces the link that the trigger has set."""
+        """Return the link to the job.
+
+        Airflow calls this method when a task ends on a worker, and stores the returned link in place of the link that
+        the trigger has stored.
+        """
         from airflow.sdk.execution_time.xcom import XCom
 
         if not getattr(operator, "resumed", False):
@@ -162,8 +166,8 @@ class _LaunchingTask(_FollowingTask):
 class DataflowFlexTemplateOperator(_LaunchingTask):
     """Launch a flex template once, and wait for its job in the Triggerer.
 
-    The return value is the job, as a dict in the API's JSON format. The XCom ``job_id`` and the task link "Dataflow
-    job" are set as soon as the job exists.
+    The task's return value is the job, as a dict in the JSON format of the Dataflow API. The XCom ``job_id`` and the
+    task link "Dataflow job" are set as soon as the job exists.
 
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
@@ -221,7 +225,8 @@ class DataflowTemplateOperator(_LaunchingTask):
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
-    """Launch a flex template. This class has the same arguments as in the package deferrable_dataflow_operator.
+    """Launch a flex template. The arguments are those of the class with this name in the package
+    deferrable_dataflow_operator.
 
     :param trigger_kwargs: a dict with `project_id`, `region` and `body`. `gcp_conn_id` and the other arguments of
         :class:`DataflowFlexTemplateOperator` may be in this dict, or be given as separate arguments.
@@ -257,15 +262,16 @@ class DataflowJobSensor(_FollowingTask):
 
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
-    :param job_id: the job's id. If Dataflow replaces the job by an updated job, the task waits for the updated job.
+    :param job_id: the id of the job to wait for. If Dataflow replaces the job by an updated job, the task waits for
+        the updated job.
     :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
         tasks of a region share the polls, at the smallest `poll_interval` of these tasks.
-    :param gcp_conn_id: an Airflow connection of the google provider. If a connection is given, the google provider
-        must be installed on the triggerers. Without a connection, the application default credentials are used, and
-        the google provider is not needed.
+    :param gcp_conn_id: the id of the Airflow connection (of the google provider) with which the Dataflow API is
+        called. If a connection is given, the google provider must be installed on the triggerers. Without a
+        connection, the application default credentials are used, and the google provider is not needed.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
@@ -291,10 +297,12 @@ class DataflowStopJobOperator(_DataflowTask):
     The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the
     return value is the job. With `job_name_prefix`, the return value is a list of jobs.
 
-    :param job_id: the job's id.
-    :param job_name_prefix: the prefix of the jobs' names, instead of `job_id`.
+    :param job_id: the id of the job to stop.
+    :param job_name_prefix: the task stops all active jobs whose names begin with this prefix. Give either
+        `job_name_prefix` or `job_id`.
     :param how: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and cancels other jobs.
-    :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests.
+    :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests to stop the
+        jobs.
 
     The other arguments are those of :class:`DataflowJobSensor`.
     """

@@ -45,8 +45,9 @@ def worker_start_reason(
 def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
     """Return why a task must end on a worker. Keys: ``success``, ``failure``, ``final_failure``, ``skip``.
 
-    ``final_failure`` is a failure that must not be retried. A trigger has no event for such a failure. The dict
-    contains only the outcomes after which the task must end on a worker.
+    The key ``final_failure`` stands for a failure that must not be retried. A task with such a failure ends on a
+    worker, because a trigger cannot end a task in this way. The dict contains only the outcomes after which the task
+    must end on a worker.
     """
     overridden = next(
         (f"its class has its own {name}" for name in _end_methods(task) if _is_overridden(task, name)), None

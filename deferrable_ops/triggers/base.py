@@ -55,19 +55,22 @@ _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(BaseTrigger):
-    """Base class of all triggers. A trigger stores its state in the inbox, so it can be restarted or run twice.
+    """Base class of all triggers. A trigger stores its state in the inbox. So Airflow can restart a trigger, and can
+    run the same trigger twice at the same time.
 
     A subclass implements :meth:`wait` and :meth:`cancel`. A subclass also implements :meth:`expired` if the task must
     not fail when its deadline passes. `arguments` contains the names of the arguments that only this subclass has.
 
     :param timeout: seconds between the first run of the trigger and the deadline of the task's wait.
-    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. `attempt`
-        is None if the scheduler deferred the task, because Airflow then gives the trigger its task instance.
+    :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. If the
+        scheduler deferred the task, `attempt` is None, and the trigger reads these fields from the task instance that
+        Airflow sets on the trigger.
     :param ends_on_worker: a dict with the reasons why the task must end on a worker. The keys are the outcomes
         ``success``, ``failure``, ``skip``, and ``final_failure`` for a failure that must not be retried.
     :param do_xcom_push: whether the result of a successful wait becomes an XCom.
-    :param _older: arguments that another version of the library has stored. These arguments are ignored, because the
-        triggerer process exits if Airflow cannot create a stored trigger.
+    :param _older: arguments that another version of the library has stored. The trigger accepts and ignores these
+        arguments. If the trigger raised an error for an unknown argument, Airflow could not create the stored trigger,
+        and the triggerer process would exit.
     """
 
     feature: ClassVar[str]
@@ -78,7 +81,7 @@ class TaskTrigger(BaseTrigger):
     """Seconds between two checks whether the work of earlier attempts is cancelled."""
 
     airflow_cancels_within: ClassVar[float] = 60.0
-    """Seconds for which the trigger of an ended task waits until Airflow cancels the trigger."""
+    """For how many seconds, at most, the trigger of an ended task waits until Airflow cancels the trigger."""
 
     first_retry_pause: ClassVar[float] = 1.0
     """The longest pause before the first retry after an error that may pass, in seconds."""
@@ -87,8 +90,9 @@ class TaskTrigger(BaseTrigger):
     """The longest pause before :meth:`wait` is called again after an error that may pass, in seconds."""
 
     started = False
-    """Whether the task has launched or read anything. From then on, no failed read makes the task fail. A feature sets
-    it; it is also set if an earlier run of the trigger registered the wait."""
+    """Whether the task has launched or read anything. If True, no failed read makes the task fail. A subclass sets
+    `started`; :meth:`run` also sets `started` if an earlier run of the trigger registered the wait.
+    """
 
     # The pauses after errors. None: there was no error.
     _backoff: Backoff | None = None
@@ -154,7 +158,10 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The systems on which the wait depends, as they report their outages; see :mod:`deferrable_ops.outages`."""
+        """The names of the external systems on which the wait depends.
+
+        :mod:`deferrable_ops.outages` records the outages of the systems under these names.
+        """
         return ()
 
     @property
@@ -190,8 +197,10 @@ class TaskTrigger(BaseTrigger):
 
     @property
     def log(self) -> Any:
-        """The logger of the task. All triggers of one class share this logger; Airflow knows the task from the
-        context.
+        """The logger of the task.
+
+        All triggers of one class share this logger. Airflow writes each message to the log of the task in whose
+        context the message is logged.
         """
         return self.logger()
 
@@ -217,7 +226,7 @@ class TaskTrigger(BaseTrigger):
             self._template_error = f"{type(error).__name__}: {error}"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield one event, which ends the task or resumes the task on a worker."""
+        """Do the task's work, then yield one event, which ends the task or resumes the task on a worker."""
         # Thousands of triggers wait here. Each additional coroutine between run() and wait() would need 260 bytes per
         # trigger.
         started_at = time.monotonic()
@@ -294,7 +303,10 @@ class TaskTrigger(BaseTrigger):
             await delivery.push_xcom(self.current.attempt, key, value)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the outcome of `work`. If the inbox has an outcome earlier, cancel `work` and return that outcome."""
+        """Return the outcome of `work`.
+
+        If the task's wait ends in the inbox before `work` ends, cancel `work` and return the outcome of the wait.
+        """
         working = asyncio.create_task(self._safely(work))
         settling = asyncio.create_task(self._safely(self.wait_until_settled()))
         try:
@@ -324,7 +336,10 @@ class TaskTrigger(BaseTrigger):
             pause = self.recheck_previous_attempts_every
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether the task decides with this outcome to stop its external work. A failed read is no reason."""
+        """Return whether the task's external work must be cancelled because the task ended with this outcome.
+
+        Return False if the task failed only because the state of the external work could not be read.
+        """
         return False
 
     def new_wait(self, attempt: Attempt) -> NewWait:
@@ -405,7 +420,10 @@ class TaskTrigger(BaseTrigger):
             return self._failed_by(error)
 
     async def _failed_or_retried(self, error: BaseException) -> Outcome | None:
-        """Return the failure that an error causes. If the error may pass, wait for a while, and return None."""
+        """Return the failure that an error causes.
+
+        If the error may be temporary, pause and return None, so that :meth:`wait` is called again.
+        """
         is_over = self.current.state is not WaitState.WAITING
         if is_over or kind_of(error, started=self.started) is ErrorKind.TASK:
             return self._failed_by(error)
@@ -435,7 +453,7 @@ class TaskTrigger(BaseTrigger):
         return Backoff(first_pause=self.first_retry_pause, longest_pause=self.longest_retry_pause)
 
     async def _until_deployed(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Return the step's result. While the deployment is set up wrongly, repeat the step."""
+        """Return the step's result. As long as the step raises DeploymentError, repeat the step."""
         backoff = self._new_backoff()
         while True:
             try:

@@ -18,7 +18,8 @@ from deferrable_ops.triggers.lifecycle.task_states import states_from_supervisor
 def run_facts_of(trigger: Any) -> RunFacts:
     """Return the data of the DAG run to which a trigger's task belongs.
 
-    :param trigger: a TaskTrigger with an argument ``run_facts``.
+    :param trigger: the TaskTrigger of the task. If its argument ``run_facts`` is not None, the data is read from this
+        argument, otherwise from the task instance that Airflow sets on the trigger.
     :raises InputError: if neither the trigger's arguments nor Airflow provide the data of the DAG run.
     """
     if trigger.run_facts is not None:

@@ -1,1 +1,1 @@
-"""Events and channels: storing events, and delivering them to waits."""
+"""Stores events and channels, and delivers events to the waiting tasks."""

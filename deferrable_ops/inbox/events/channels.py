@@ -33,7 +33,8 @@ class Channel:
 
     :param scheme: the signature scheme with which requests to the channel are verified.
     :param secrets: the valid secrets of the channel: none or one, or two during a rotation.
-    :param old_secret_until: the time when the previous secret expires, in seconds since the epoch.
+    :param old_secret_until: the time when the previous secret expires, in seconds since the epoch; None if the channel
+        has no previous secret.
     """
 
     name: str
@@ -119,7 +120,8 @@ class Channels:
         self._expire_cache()
 
     async def remove(self, name: str) -> None:
-        """Remove a channel. The channel's events are kept for ``event_retention_days``.
+        """Remove a channel. After the removal, the channel's events stay in the inbox for ``event_retention_days`` (in
+        days).
 
         :raises UnknownChannel: if there is no channel with this name.
         """
@@ -170,7 +172,7 @@ class Channels:
         return _channel(row, _valid_secrets(row, self.now()))
 
     def now(self) -> float:
-        """Return the database's clock in seconds since the epoch, computed without a query."""
+        """Return the time of the database's clock in seconds since the epoch, computed without a query."""
         return time.monotonic() + self._clock_offset
 
     def _expire_cache(self) -> None:

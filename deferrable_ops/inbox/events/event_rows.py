@@ -114,7 +114,7 @@ async def take_numbers(transaction: Transaction, count: int) -> int:
 
 
 async def find_keys(transaction: Transaction, asked: Sequence[tuple[str, str]]) -> Sequence[Row]:
-    """Return the rows of the table of dedupe keys for those of the given pairs that are stored.
+    """Return the rows that the table of dedupe keys contains for the given pairs of a source and a dedupe key.
 
     :param asked: pairs of a source and a dedupe key.
     :return: for each stored pair, a row with source, key, event number and time (Unix time) at which the key was seen.
@@ -133,7 +133,8 @@ async def add(
     :param added: the rows to insert into the events table. Each row has number, source, dedupe key, event time or None,
         payload, attributes.
     :param keys: the rows to insert into the table of dedupe keys. Each row has source, key, event number.
-    :param notify: the sources of new events, which are sent in a Postgres notification; not used on SQLite.
+    :param notify: the names of the sources with new events. A Postgres notification sends these names to other
+        processes. SQLite does not use `notify`.
     """
     connection, now = transaction.connection, transaction.now
     if connection.dialect.name == "sqlite":
@@ -146,7 +147,7 @@ async def add(
 
 
 async def set_positions(transaction: Transaction, positions: Sequence[Row]) -> None:
-    """Store the positions of consumers in sources.
+    """Store the positions up to which consumers have read sources.
 
     :param positions: rows, each with source, consumer, position; at most one row for each pair of source and consumer.
     """
@@ -172,7 +173,9 @@ async def read(
 
 
 async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
-    """Return the lowest number of the events of the given sources that are not older than `since`, or None."""
+    """Return the lowest event number of the given sources with an event time of `since` or later; None without such an
+    event.
+    """
     query = sa.text(_FIRST_SINCE[connection.dialect.name])
     bounds = {"sources": _parameter(connection, sources), "since": since}
     first: int | None = (await connection.execute(query, bounds)).scalar_one()

@@ -104,7 +104,8 @@ class StoredEvent:
 class SourcePosition:
     """The position up to which a consumer has read a source.
 
-    :param consumer: the id of a wait. Some time after the wait has ended, the position is deleted.
+    :param consumer: the id of the wait that reads the source. Some time after the wait has ended, the position is
+        deleted.
     :param position: a JSON value that the consumer defines, such as Kafka offsets.
     """
 
@@ -114,7 +115,7 @@ class SourcePosition:
 
 
 class Events:
-    """The events of all sources."""
+    """Appends events to the inbox and reads them, for all sources."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -136,7 +137,8 @@ class Events:
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events and store the positions of consumers in sources, in one transaction that no other call shares.
+        """Append events and store the positions up to which consumers have read sources, in one transaction that no
+        other call shares.
 
         Concurrent calls return in commit order.
 
@@ -160,7 +162,7 @@ class Events:
         return results
 
     async def position_of(self, source: str, consumer: str) -> Any:
-        """Return the stored position of a consumer in a source, or None if no position is stored."""
+        """Return the stored position up to which a consumer has read a source, or None if no position is stored."""
 
         async def read(connection: AsyncConnection) -> str | None:
             query = select(source_positions.c.position).where(

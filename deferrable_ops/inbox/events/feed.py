@@ -1,11 +1,12 @@
 """Delivers events to the followers in this process, in commit order.
 
-Each event is read once for all live followers. A new follower starts at its own time or event number, so it is behind
-the live followers. Followers that are behind catch up together: one page of events is delivered to all followers that
-need these events. A follower that has caught up is live: it receives each new event when the feed reads the event. One
-task serves the live followers and the followers that are behind, one group after the other, so no event is missed or
-delivered twice. A live follower whose buffer is full falls behind again, and does not delay the other followers. While
-no event arrives, a check reads only the highest event number, for any number of followers.
+A follower that has received all stored events is live: it receives each new event when the feed reads the event. The
+feed reads each new event once for all live followers. A new follower starts at its own time or event number, so it
+must first catch up with the stored events. Followers that are behind catch up together: one page of events is
+delivered to all followers that need these events. One asyncio task serves the live followers and the followers that
+are behind, one group after the other, so no event is missed or delivered twice. A live follower with a full buffer
+falls behind again, and does not delay the other followers. While no event arrives, the feed queries only the highest
+event number, for any number of followers.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class Feed:
             del self._behind[follower]
 
     def wake(self) -> None:
-        """Make the feed's task check for new events and for followers that are behind."""
+        """Make the feed's asyncio task look for new events and for followers that are behind."""
         self._wake.set()
 
     async def close(self) -> None:

@@ -35,11 +35,11 @@ class PublishEventOperator(TriggererOperator):
     SQS, a standard queue            once; after a kill or a lost response, at most the last 10 are repeated
     ================================ =============================================================================
 
-    A retry of the task publishes again. Each Kafka or SQS message has the header or attribute ``deferrable-ops-id``,
-    which consists of the attempt's id and the message's number. With this id, consumers can drop repeated messages.
-    Messages are sent in order. A wait for a channel event can match the publisher's ``dag_id``, ``run_id``, ``task_id``
-    and ``map_index`` in ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be
-    registered.
+    A retry of the task publishes all messages again. Each Kafka or SQS message has the header or attribute
+    ``deferrable-ops-id``, which consists of the attempt's id and the message's number. With this id, consumers can
+    drop repeated messages. The messages are sent in the order in which they are given. A task that waits for an event
+    of a channel can select the event by ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the publishing task,
+    which are in ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be registered.
 
     The task's XCom is a dict with ``count`` and, depending on the destination,
 
@@ -47,22 +47,25 @@ class PublishEventOperator(TriggererOperator):
     * ``topic`` and ``partitions``, each with ``count``, ``first_offset`` and ``last_offset``, or
     * ``queue_url`` and ``message_ids`` (of the first 100).
 
-    :param channel: a channel's name: letters, digits, ``.``, ``_`` and ``-``, at most 128.
-    :param kafka: the name of an existing topic. For a transaction, the connection's user needs WRITE and DESCRIBE on
-        transactional ids that begin with ``deferrable-ops-``. The user also needs READ on the topic, so that the task
-        can recover after a triggerer was killed.
-    :param sqs: a queue's URL.
-    :param payload: a JSON value, None by default. For a channel, ``[deferrable_ops] max_payload_bytes`` limits the
-        size of the payload in its JSON form. For Kafka and SQS, the size limit of the topic or the queue applies. To
-        Kafka and SQS, a string is sent unchanged, and any other value is sent as JSON.
+    :param channel: the name of the channel to which the task publishes: letters, digits, ``.``, ``_`` and ``-``, at
+        most 128.
+    :param kafka: the name of the existing Kafka topic to which the task publishes. For a transaction, the connection's
+        user needs WRITE and DESCRIBE on transactional ids that begin with ``deferrable-ops-``. The user also needs
+        READ on the topic, so that the task can recover after a triggerer was killed.
+    :param sqs: the URL of the SQS queue to which the task publishes.
+    :param payload: the payload of the one message to publish: a JSON value, None by default. For a channel,
+        ``[deferrable_ops] max_payload_bytes`` limits the size of the payload in its JSON form. For Kafka and SQS, the
+        size limit of the topic or the queue applies. To Kafka and SQS, a string is sent unchanged, and any other value
+        is sent as JSON.
     :param messages: a list of at most 20,000 messages. Each message is a payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.
-    :param file: the absolute path of a file of messages. The triggerer reads the file, so the file must be readable at
-        this path on the machine of every triggerer.
-    :param files: a list of paths; the files are read in the order of this list. A path with ``*``, ``?`` or ``[...]``
-        is expanded to the matching files, sorted by name. The files may have at most 16 MiB and 20,000 messages in
-        total. If the files contain no messages, the task publishes nothing and succeeds.
+    :param file: the absolute path of a file that contains the messages to publish. The triggerer reads the file, so
+        the file must be readable at this path on the machine of every triggerer.
+    :param files: a list of absolute paths of files that contain the messages to publish; the files are read in the
+        order of this list. A path with ``*``, ``?`` or ``[...]`` is expanded to the matching files, sorted by name.
+        The files may have at most 16 MiB and 20,000 messages in total. If the files contain no messages, the task
+        publishes nothing and succeeds.
     :param file_format: "jsonl" (one JSON value per line), "json" (a list of messages) or "text" (one string per line).
         By default, the format is determined by the suffix of the file's name (``.jsonl``, ``.ndjson``, ``.json``,
         ``.txt``, ``.text``, ``.log``).
@@ -78,8 +81,9 @@ class PublishEventOperator(TriggererOperator):
     :param transactional: whether Kafka receives all messages in one transaction. If a triggerer is killed during the
         transaction, ``read_committed`` consumers of the topic are delayed until the task continues, at most one minute.
         Set `transactional` to False for Kafka clusters that do not support transactions.
-    :param kafka_conn_id: an Airflow connection of type ``kafka``.
-    :param aws_conn_id: an Airflow connection of type ``aws``; None uses the credentials of the triggerer's machine.
+    :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the task publishes to the topic.
+    :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the task publishes to the queue;
+        with None, the AWS credentials of the triggerer's machine are used.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 

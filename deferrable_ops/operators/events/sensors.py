@@ -98,8 +98,8 @@ class EventSensor(_EventsTask):
 
     The event becomes the task's XCom: a dict with ``payload``, ``time``, ``source`` and ``attributes``.
 
-    :param event: a :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
-        :class:`~deferrable_ops.events.SqsEvent`.
+    :param event: the event to wait for: a :class:`~deferrable_ops.events.ChannelEvent`,
+        :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`.
 
     The other parameters are those of :class:`MultiEventSensor`, except `events`, `condition` and `keep`.
     """
@@ -122,9 +122,9 @@ class MultiEventSensor(_EventsTask):
     ``attributes``. If no event for a name was received before the wait ended, the value for this name is None. While
     the task waits, the XCom ``progress`` and the log show which events were received and which are missing.
 
-    :param events: a dict from names to events. Each event is a :class:`~deferrable_ops.events.ChannelEvent`,
-        :class:`~deferrable_ops.events.KafkaEvent` or :class:`~deferrable_ops.events.SqsEvent`. One message may match
-        more than one of the events.
+    :param events: a dict from event names to the events to wait for. Each event is a
+        :class:`~deferrable_ops.events.ChannelEvent`, :class:`~deferrable_ops.events.KafkaEvent` or
+        :class:`~deferrable_ops.events.SqsEvent`. One message may match more than one of the events.
     :param condition: an expression of event names; the wait ends when the expression is true, for example ``"orders &
         (payments | signoff)"`` or ``"at_least(2, orders, payments, signoff)"``. Without a `condition`, the wait ends
         when all events were received. Events that arrive after the end of the wait do not change the result.
@@ -185,7 +185,7 @@ def event_gate(
 
     :param name: the name of the task group. For a task group "inputs" with an event "orders", the task ids are
         ``inputs.orders`` and ``inputs.join``.
-    :param events: a dict from names to events, as for :class:`MultiEventSensor`.
+    :param events: a dict from event names to the events to wait for, as in :class:`MultiEventSensor`.
     :param since: the same as the parameter `since` of :class:`MultiEventSensor`.
     :param timeout: the same as the parameter `timeout` of :class:`MultiEventSensor`.
     :param task_arguments: other arguments for each :class:`EventSensor`, for example ``soft_fail=True``.

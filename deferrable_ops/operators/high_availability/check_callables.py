@@ -38,7 +38,7 @@ def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) ->
     The ``sys.path`` of a triggerer contains neither the DAG file nor the folder of the DAG file. So if a module was
     found through the entry of ``sys.path`` that contains the DAG file, only workers can import the module.
 
-    :param dag_file: the path of the DAG file.
+    :param dag_file: the path of the DAG file that creates the operator; None if this path is unknown.
     """
     name = getattr(check, "__qualname__", None)
     module = sys.modules.get(getattr(check, "__module__", None) or "")

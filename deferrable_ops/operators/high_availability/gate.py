@@ -16,7 +16,8 @@ class HighAvailabilityGate(TriggererOperator):
 
     The HighAvailabilityOperator creates these tasks.
 
-    :param check_task_id: the task id of the check.
+    :param check_task_id: the id of the HighAvailabilityOperator's task, with whose result and action this task
+        compares `result` and `action`.
     :param result: the task runs only if the check ended with this result.
     :param action: the task runs only if the check ended with this action; None means any action.
     :param fails: if True, the task fails when it runs; otherwise the task succeeds.
@@ -38,7 +39,8 @@ class HighAvailabilityGate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """The reason why the task starts on a worker, or None. A gate's pool and queue are ignored, as a gate does not
-        wait.
+        """The reason why the task starts on a worker; None if the task starts in the triggerer.
+
+        The pool and the queue of a gate are no such reason, because a gate ends at once.
         """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)

@@ -53,7 +53,8 @@ class HighAvailabilityOperator(TriggererOperator):
         triggerer cannot import runs on a worker, and the task is deferred between two checks. If the check raises an
         exception or exceeds `check_timeout`, its result is FAIL/RETRIGGER. If the check returns an invalid value, its
         result is FAIL/STOP.
-    :param op_args: positional arguments of the check. `op_args`, `op_kwargs` and `templates_dict` are templated.
+    :param op_args: the positional arguments with which the check is called. `op_args`, `op_kwargs` and
+        `templates_dict` are templated.
     :param poke_interval: the time between two checks, as a timedelta or in seconds; 1 minute by default.
     :param timeout: the time for all checks together, as a timedelta or in seconds; 7 days by default. After this
         timeout, the DAG is started again, and the result of the last check becomes the state of this DAG run. If no

@@ -1,4 +1,6 @@
-"""A gate that starts a DAG run. Airflow's operator for that imports Airflow's models, so import this module late."""
+"""A gate that starts a DAG run. This module imports Airflow's TriggerDagRunOperator, which imports Airflow's models.
+So import this module inside the functions that need it.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
     def determine_kwargs(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Return the function's arguments.
 
-        The callback URL is added only here, so that Airflow does not store the URL with the rendered template fields.
+        Only this method adds the callback URL to the function's arguments, so that Airflow does not store the URL with
+        the rendered template fields.
         """
         return {**super().determine_kwargs(context), _URL_PARAMETER: self.callback_url}
 

@@ -15,7 +15,7 @@ from deferrable_ops.triggers.webhook.trigger import CALLBACK_LINK_KEY, DEFAULT_L
 
 
 class CallbackLink(BaseOperatorLink):
-    """The callback URL of a task that waits with ``publish_url=True``."""
+    """The task link "Callback", which shows the callback URL of a task that waits with ``publish_url=True``."""
 
     name = "Callback"
 
@@ -142,8 +142,8 @@ class WebhookOperator(_WebhookTask):
 class WebhookSensor(_WebhookTask):
     """Wait for a callback, without sending a request.
 
-    :param publish_url: show the callback URL while the task waits, as the XCom ``callback_url`` and as the task link
-        "Callback". Every user who can read the DAG's XComs can then end the wait.
+    :param publish_url: whether to show the callback URL while the task waits, as the XCom ``callback_url`` and as the
+        task link "Callback". Every user who can read the DAG's XComs can then end the wait.
 
     The other arguments are those of :class:`WebhookOperator`, except the arguments of the launching request.
     """

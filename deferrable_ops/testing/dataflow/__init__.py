@@ -1,4 +1,4 @@
-"""A fake Dataflow server on loopback, for the real client library.
+"""A fake Dataflow server on the loopback address, to which Google's client library for Dataflow can connect.
 
 The server runs in this process or in a separate process.
 """

@@ -20,7 +20,7 @@ SETTING = "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST"
 
 
 class FakeDataflow:
-    """A fake Dataflow. A job without a script is queued, runs and is done without delays.
+    """A fake Dataflow. A job without a script goes through the states queued, running and done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
     :ivar second_launch: for a launch with the name of an active job, ``refuse`` responds with ALREADY_EXISTS, and
@@ -57,8 +57,8 @@ class FakeDataflow:
     ) -> None:
         """Set the script for jobs that are launched after this call: the states that a job goes through.
 
-        :param prefix: the prefix of the jobs' names. If several scripts match, the script with the longest prefix
-            applies.
+        :param prefix: the script applies to jobs whose names begin with this prefix. If several scripts match, the
+            script with the longest prefix applies.
         :param steps: the steps that a job goes through. A job without steps stays queued until :meth:`move` is called.
         :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
         :param stop_seconds: how many seconds it takes to cancel or drain a job.
@@ -70,7 +70,7 @@ class FakeDataflow:
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
 
-        :param name: the name of a job, or a prefix of job names. By default all jobs are returned.
+        :param name: return only the jobs whose names begin with `name`. By default all jobs are returned.
         """
         for job in self._jobs.values():
             job.advance()
@@ -167,7 +167,8 @@ class FakeDataflow:
 
 @asynccontextmanager
 async def fake_dataflow(port: int = 0) -> AsyncIterator[FakeDataflow]:
-    """Run a fake Dataflow in this event loop. In the ``with`` block, ``dataflow_emulator_host`` is set to its address.
+    """Run a fake Dataflow in this event loop. In the ``with`` block, the setting ``dataflow_emulator_host`` contains
+    the address of the fake Dataflow.
 
     :param port: the port of the gRPC server; 0 selects a free port.
     """

@@ -57,7 +57,7 @@ class FakeJob:
     """A job of the fake Dataflow.
 
     :param request: the launch request, as the API's JSON.
-    :param state: a number of the API's JobState.
+    :param state: the job's current state, as a number of the API's enumeration JobState.
     :param steps: the steps through which the job will go.
     :param hides_type: if True, the API does not return the job's type while the job is queued.
     :param stop_seconds: how many seconds it takes to cancel or drain the job.

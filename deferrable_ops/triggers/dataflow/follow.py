@@ -45,7 +45,8 @@ def job_link(project_id: str, region: str, job_id: str) -> str:
 class DataflowTrigger(TaskTrigger):
     """Base class of the Dataflow triggers, with the project, the region and the credentials.
 
-    :param gcp_conn_id: an Airflow connection; None uses the application default credentials.
+    :param gcp_conn_id: the id of the Airflow connection with whose credentials the Dataflow API is called; None uses
+        the application default credentials.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
     :param poll_interval: seconds between two polls. All tasks with the same project, region and credentials share the

@@ -28,8 +28,8 @@ class LaunchTimings:
     :param longest_pause: the longest pause between two retries of a launch, in seconds.
     :param labels_within: for how many seconds the API may return a new job without its labels.
     :param labels_every: seconds between two requests for a job's labels.
-    :param searches: how often the library looks for a job whose launch got no response. Dataflow may create such a job
-        some seconds after the launch.
+    :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
+        a job some seconds after the launch.
     :param search_every: seconds between two such searches for a job.
     """
 
@@ -81,8 +81,8 @@ class Launch:
     async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
         """Return the job of this task attempt. Launch the job if the job does not exist yet.
 
-        :param check: a function that is awaited before each request is sent; see
-            :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
+        :param check: an async function that is awaited before each request is sent, and raises an error if this
+            process must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
         :param timeout: for how many seconds a launch is retried; None means without a limit.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.

@@ -114,9 +114,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return whether the task gave up its launch, so that a job that exists nevertheless must be cancelled.
+        """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
+        nevertheless, and such a job must be cancelled.
 
-        A job that was launched is not cancelled because of a failure. If the job could not be read, a retry adopts it.
+        Return False if the launch was confirmed. If the task then failed because the job's state could not be read,
+        the next attempt of the task continues with the same job.
         """
         return isinstance(outcome, Failure) and self.current.launched_at is None
 
@@ -157,7 +159,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return cast("str", self.current.launch_answer["job_id"])
 
     async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
-        """If the previous attempt failed although its job still runs, because it could not read it, take the job over.
+        """If the previous attempt failed because the state of its job could not be read, and the job still runs,
+        continue with this job.
 
         Otherwise this attempt would launch a second job beside the first one.
         """

@@ -78,7 +78,7 @@ class RunTimes:
 def parse_next_interval_end(
     interval: Mapping[str, Any], times: RunTimes, run_start: datetime, timezone: str
 ) -> datetime:
-    """Return the latest deadline of a wait with ``until_next_interval=True``: the end of the next data interval.
+    """Return the end of the next data interval, at which a wait with ``until_next_interval=True`` times out.
 
     :param interval: the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``, or ``{}`` for any other schedule.
     :param run_start: the DAG run's start, which is used instead of the data interval if the DAG run has no data

@@ -1,10 +1,10 @@
 """Collects the events for one waiting task.
 
-The inbox delivers events of channels and SQS queues in the order of their commits. For Kafka topics, each wait reads
-from its own offset. So the inbox may already contain a Kafka record that one wait has read, while another wait has not
-yet read earlier records of the same partition. To keep the order of each partition, a wait processes Kafka records in
-the order in which this wait reads them. After a restart, the wait processes again the Kafka records in the inbox that
-it had read before the restart, up to its stored offsets.
+The inbox delivers events of channels and SQS queues in the order of their commits. For Kafka topics, each waiting task
+reads from its own offset. So the inbox may already contain a Kafka record that one task has read, while another task
+has not yet read earlier records of the same partition. To keep the order of each partition, a task processes Kafka
+records in the order in which this task reads them. After a restart, the task processes again the Kafka records in the
+inbox that it had read before the restart, up to its stored offsets.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EventCollector:
     :param changes: the subscription of the wait, which the collector wakes when there are events to collect.
     :ivar specifications: the event specifications, in the same order as the event names.
     :ivar error: the error that ended the reading of a source; None while all sources are read.
-    :ivar has_read: whether that source was read for this wait before.
+    :ivar has_read: whether the source that caused `error` was read for this wait before the error.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class EventCollector:
     def named_specifications(self) -> Iterator[tuple[str, Specification]]:
         """Pairs of an event name and its specification.
 
-        These pairs are not stored as a dict, to save memory, because one process may have thousands of waits.
+        These pairs are not stored as a dict, to save memory, because one process may have thousands of waiting tasks.
         """
         return zip(self.received.names, self.specifications, strict=True)
 
@@ -182,7 +182,7 @@ class EventCollector:
     def fail(self, error: DeferrableOpsError, has_read: bool) -> None:
         """End the collecting with an error of a source.
 
-        :param has_read: whether the source was read for this wait before.
+        :param has_read: whether the source was read for this wait before the error.
         """
         self.error, self.has_read = error, has_read
         self._changes.wake()
@@ -264,9 +264,9 @@ def _was_read_before(kept: StoredEvent, offsets: Mapping[str, int] | None) -> bo
 def _in_partition_order(kept: Sequence[StoredEvent]) -> Iterator[tuple[int, StoredEvent]]:
     """Return pairs of a number and an event, in which the records of each Kafka partition are sorted by offset.
 
-    The inbox may contain the records of a partition in another order than Kafka, because several waits read the
-    partition, each from its own offset. Events that are not Kafka records stay at their position in the sequence. The
-    numbers ascend, as in `kept`.
+    The inbox may contain the records of a partition in another order than Kafka, because several waiting tasks read
+    the partition, each from its own offset. Events that are not Kafka records stay at their position in the sequence.
+    The numbers ascend, as in `kept`.
 
     :param kept: the events in the order of their commits to the inbox.
     """
