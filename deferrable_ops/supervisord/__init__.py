@@ -1,4 +1,6 @@
-"""supervisord's configuration: models, rendering, and what process states mean. The only I/O is reading YAML files."""
+"""The configuration of supervisord: pydantic models, the text of the configuration file, and the meaning of process
+states. The only input or output of this package is the reading of YAML files.
+"""
 
 from __future__ import annotations
 

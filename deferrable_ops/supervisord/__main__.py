@@ -1,4 +1,4 @@
-"""``python -m deferrable_ops.supervisord``: generate supervisord's configuration file from YAML, without Airflow."""
+"""``python -m deferrable_ops.supervisord`` generates supervisord's configuration file from YAML, without Airflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deferrable_ops.supervisord.arguments import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 for success, 2 for invalid input."""
+    """Run the command ``render`` or ``check``, and return its exit code: 0 for success, 2 for invalid input."""
     parser = argparse.ArgumentParser(
         "python -m deferrable_ops.supervisord",
         description="Generate supervisord's configuration file from YAML.",

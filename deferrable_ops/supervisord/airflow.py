@@ -1,4 +1,6 @@
-"""The configuration of a supervisord that belongs to a DAG: the daemon's sections, and settings of the tasks."""
+"""The configuration of a supervisord that belongs to a DAG: supervisord's own sections, and settings of the DAG's
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,17 @@ _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
 def _fields_of(value: Any) -> Any:
-    """Convert another library's model with the same field names to a dict of the fields that the user set."""
+    """If the value is a model of another library with the same field names, return a dict with the fields that the user
+    set; otherwise return the value.
+    """
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _time_of_day(value: Any) -> Any:
-    """Convert seconds since midnight to a time. YAML 1.1 parses 23:00:00 as the number 82800."""
+    """Convert a number of seconds since midnight to a time.
+
+    This is needed because YAML 1.1 parses 23:00:00 as the number 82800.
+    """
     if isinstance(value, int) and 0 <= value < 86400:
         return time(value // 3600, value // 60 % 60, value % 60)
     return value
@@ -59,16 +66,17 @@ def _pool_name(value: Any) -> Any:
 
 
 class AirflowConfiguration(Model):
-    """Defaults for all programs, and the address of supervisord.
+    """Default values for the fields of all programs, and the address of supervisord's TCP server.
 
-    :param port: address of supervisord's TCP server, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``. If ``port`` is
-        None, only the Unix socket is used. If other machines can reach the port and no password is given, the library
-        warns and does not open the port.
-    :param startsecs: set ``startsecs`` to 0 if a program may end within one second, or if the program's exit code
-        matters.
+    :param port: address on which supervisord's TCP server listens, such as ``127.0.0.1:9001``, ``*:9001`` or ``9001``.
+        If ``port`` is None, only the Unix socket is used. If other machines can connect to this port and no password is
+        given, the library issues a Python warning and does not open the port.
+    :param startsecs: supervisord counts a program as started after this number of seconds. Set ``startsecs`` to 0 if a
+        program may end within one second, or if the task uses the program's exit code.
     :param username: user name of the TCP server; requires ``password``.
-    :param host: host name or address with which clients reach the TCP server.
-    :param command_timeout: timeout of one step, such as starting the programs, in seconds.
+    :param host: host name or address by which clients connect to the TCP server.
+    :param command_timeout: timeout in seconds of one step of the Supervisor, such as starting the programs. The time
+        that the programs need to stop and start is added to this timeout.
     :raises InputError: if only one of ``username`` and ``password`` is given.
     """
 
@@ -105,12 +113,12 @@ class AirflowConfiguration(Model):
 class SSHOperatorArgs(Model):
     """How to connect to the remote machine on which supervisord runs.
 
-    :param ssh_conn_id: id of an Airflow connection of type SSH.
-    :param remote_host: a host name or address that replaces the Airflow connection's host.
-    :param conn_timeout: timeout for connecting, in seconds.
-    :param cmd_timeout: timeout of a remote command, in seconds.
-    :param banner_timeout: timeout for the SSH server's banner, in seconds.
-    :param environment: environment variables of the remote commands.
+    :param ssh_conn_id: id of the Airflow connection of type SSH with which the library logs in to the remote machine.
+    :param remote_host: a host name or address that replaces the host in the Airflow connection.
+    :param conn_timeout: timeout for opening the SSH connection, in seconds.
+    :param cmd_timeout: timeout for one remote command, in seconds.
+    :param banner_timeout: how many seconds to wait for the SSH server's banner, its first line of text.
+    :param environment: environment variables that are set for the remote commands.
     """
 
     ssh_conn_id: str | None = None
@@ -122,29 +130,35 @@ class SSHOperatorArgs(Model):
 
 
 class SupervisorAirflowConfiguration(SupervisorConfiguration):
-    """A supervisord that belongs to a DAG.
+    """The configuration of a supervisord that belongs to a DAG.
 
-    Fields that the user does not give get default values. By default, ``working_dir`` contains the daemon's files and
-    one directory per program. Only the daemon's user can open the Unix socket. supervisord neither starts nor restarts
-    a program by itself. If a program sets a field, this value replaces the field's default. You can write the fields of
-    :class:`AirflowConfiguration` inside the field ``airflow``, or next to it.
+    Fields that the user does not set get default values. By default, ``working_dir`` contains supervisord's files and
+    one directory for each program. By default, only the user of supervisord can open the Unix socket, and supervisord
+    neither starts nor restarts a program by itself; the tasks do so. A value that the user sets for one program
+    replaces the default value for all programs. You can write the fields of :class:`AirflowConfiguration` inside the
+    field ``airflow``, or directly in this class.
 
-    :param check_interval: interval between two checks of the programs. This and all other durations of this class are a
-        timedelta, or a number of seconds.
-    :param check_timeout: how long the task watches the programs.
-    :param runtime: how long the programs run, counted from the date that ``reference_date`` names.
-    :param endtime: time of day at which the programs are stopped.
-    :param maxretrigger: how often the DAG may trigger another run of itself; None: no limit.
+    :param check_interval: time between two polls of the programs' states. This duration and all other durations in this
+        class are a timedelta, or a number of seconds.
+    :param check_timeout: how long the task watches the programs. After this time, the DAG triggers another run of
+        itself, and the programs keep running.
+    :param runtime: how long the programs run, counted from the date that ``reference_date`` names; None means no limit.
+    :param endtime: time of day at which the programs are stopped; None means that no time of day stops the programs.
+    :param maxretrigger: how often the DAG may trigger another run of itself; None means no limit.
     :param stop_on_exit: whether to stop the programs and supervisord when the task stops watching them.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
-    :param restart_on_initial: whether a DAG run that is not a retrigger restarts programs that already run.
-    :param restart_on_retrigger: whether a retriggered DAG run restarts programs that already run.
-    :param forward_logs: whether to copy the programs' output to the task's log.
+    :param restart_on_initial: whether the step that starts programs also restarts running programs, in a DAG run that
+        the DAG itself did not trigger.
+    :param restart_on_retrigger: whether the step that starts programs also restarts running programs, in a DAG run that
+        the DAG itself triggered.
+    :param forward_logs: whether the task that watches the programs copies their output to its own task log.
     :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
-    :param pool: name of an Airflow pool.
-    :param drift: what to do if the running supervisord has another configuration than this one.
-    :param policy: what to do when a program ends.
-    :param policies: policies of individual programs, by program name. For these programs, they replace ``policy``.
+    :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
+    :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
+        ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
+    :param policy: what the watching task does when a program ends.
+    :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
+        policy replaces ``policy``.
     :raises InputError: if two fields contradict each other, or a program name is unknown.
     """
 
@@ -167,14 +181,14 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 
     def policy_of(self, program: str) -> ProgramPolicy:
-        """Return the policy of a program."""
+        """Return the policy in ``policies`` for this program, or else ``policy``."""
         return self.policies.get(program, self.policy)
 
     @property
     def given_fields(self) -> dict[str, Any]:
-        """The fields that the user gave, without defaults.
+        """The fields that the user set, without the fields that have default values.
 
-        The same configuration can be built again from these fields.
+        From these fields, an equal configuration can be built.
         """
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return given | ({"config_path": self._given_path} if "config_path" in given else {})
@@ -187,7 +201,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """The directories that must exist before supervisord starts, parents first."""
+        """The directories that must exist before supervisord starts; a directory comes before its subdirectories."""
         assert self.working_dir is not None
         own = [path for path in self._paths() if path.is_relative_to(self.working_dir)]
         return tuple(sorted({self.working_dir, *own}))
@@ -235,12 +249,13 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
-    """A supervisord on a remote machine, which the library reaches over SSH. All paths are paths on the remote machine.
+    """The configuration of a supervisord on a remote machine, which the library reaches over SSH. All paths in this
+    configuration are paths on the remote machine.
 
     :param command_prefix: a shell command that runs before each remote command, for example
         ``source /opt/venv/bin/activate``.
-    :param ssh_operator_args: how to connect to the machine. You can also write the fields of ``ssh_operator_args`` next
-        to it.
+    :param ssh_operator_args: how to connect to the remote machine. You can also write the fields of
+        ``ssh_operator_args`` directly in this class.
     """
 
     command_prefix: str = ""
@@ -263,7 +278,9 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
-    """Move the values that belong to a nested model, but were given next to it, into the nested model."""
+    """Move values that belong to a nested model into that nested model, if the user gave them as fields of the outer
+    model.
+    """
     data = plain(data)
     if not isinstance(data, dict):
         return data

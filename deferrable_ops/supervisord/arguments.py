@@ -1,4 +1,4 @@
-"""Arguments of the commands ``render`` and ``check``.
+"""The command line arguments of the commands ``render`` and ``check``.
 
 This module does not import the configuration models, because importing pydantic is slow.
 """
@@ -13,7 +13,7 @@ from deferrable_ops.supervisord.kinds import KINDS
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``render`` and ``check`` to a parser's subcommands."""
+    """Add the commands ``render`` and ``check`` to an argument parser."""
     render = _add(
         commands, "render", "print supervisord's configuration file, or write it to a path", _render
     )

@@ -1,4 +1,6 @@
-"""The commands ``render`` and ``check`` of ``deferrable-ops`` and of ``python -m deferrable_ops.supervisord``."""
+"""The commands ``render`` and ``check``, which are subcommands of ``deferrable-ops`` and of ``python -m
+deferrable_ops.supervisord``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ _KINDS: Final[dict[str, type[SupervisorConfiguration]]] = dict(
 
 
 def render(options: argparse.Namespace) -> int:
-    """Print supervisord's configuration file, or write it to ``--output``."""
+    """Print the text of supervisord's configuration file, or write the text to the file ``--output``."""
     config = _read(options)
     text = config.to_cfg()
     if options.output is not None:
@@ -44,7 +46,7 @@ def render(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Validate a configuration. Print the configuration's class, programs, Unix socket and TCP port."""
+    """Validate a configuration, and print its class, programs, Unix socket and TCP port."""
     config = _read(options)
     config.to_cfg()
     programs = ", ".join(config.programs) or "none"
@@ -86,7 +88,7 @@ def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file atomically. The new file has mode 0600, so only the current user can read it."""
+    """Replace a file atomically. The file is written with mode 0600, so only the current user can read it."""
     try:
         # The temporary directory has mode 0700.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".supervisord-") as folder:

@@ -1,4 +1,4 @@
-"""The complete configuration of one supervisord, for use with or without Airflow."""
+"""The complete configuration of one supervisord. It can be used with or without Airflow."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml
 class SupervisorConfiguration(Model):
     """All sections of a supervisord configuration file.
 
-    :param config_path: path of the configuration file; a relative path is relative to ``working_dir``.
-    :param working_dir: absolute path of the daemon's directory.
-    :raises InputError: if two sections contradict each other.
+    :param config_path: path of supervisord's configuration file; a relative path is relative to ``working_dir``.
+    :param working_dir: absolute path of the directory for supervisord's files.
+    :raises InputError: if the values of two sections contradict each other.
     """
 
     unix_http_server: UnixHttpServerConfiguration | None = None
@@ -51,19 +51,20 @@ class SupervisorConfiguration(Model):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
-        """Load the configuration from a YAML file. ``_target_`` and Hydra's other special keys are ignored.
+        """Load the configuration from a YAML file. ``_target_`` and the other special keys of Hydra in the file are
+        ignored.
 
-        :raises InputError: if the file cannot be read or is invalid. The message contains the file and the invalid
-            field.
+        :raises InputError: if the file cannot be read or is invalid. The error message contains the path of the file
+            and the name of the invalid field.
         """
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
 
     def to_cfg(self) -> str:
         """Return the text of supervisord's configuration file.
 
-        The text contains plain passwords: give the file mode 0600.
+        The text contains passwords in plain text, so write it only to a file with mode 0600.
 
-        :raises InputError: if a value cannot be written to the file.
+        :raises InputError: if a value contains characters that supervisord's configuration file cannot contain.
         """
         text = "\n".join(section.to_cfg(key) for key, section in self._sections())
         if self.include is not None and contains_here(text):
@@ -74,9 +75,9 @@ class SupervisorConfiguration(Model):
         return text
 
     def with_secrets(self) -> dict[str, Any]:
-        """Return the configuration as a JSON object that can be loaded again.
+        """Return the configuration as a JSON object, from which an equal configuration can be loaded.
 
-        The JSON object contains plain passwords.
+        The JSON object contains passwords in plain text.
         """
         return self.model_dump(mode="json", context={REVEAL: True})
 
@@ -88,7 +89,7 @@ class SupervisorConfiguration(Model):
 
     @property
     def programs(self) -> dict[str, ProgramConfiguration]:
-        """All programs, including FastCGI programs."""
+        """All programs by name, including FastCGI programs."""
         return {**self.program, **self.fcgiprogram}
 
     def _sections(self) -> list[tuple[str, Section]]:

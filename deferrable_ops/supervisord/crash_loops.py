@@ -1,8 +1,9 @@
 """Detection of crash loops.
 
-Restarts are detected by pid and start time. The library stops a process in a crash loop for some time, called a pause.
-Each pause is twice as long as the pause before it, but at most ``crash_longest_delay``. If the process is in a crash
-loop again after the last allowed pause, the library gives up: it no longer starts the process.
+A restart of a process is detected by a new pid or a new start time. When a process is in a crash loop, the library
+stops the process for some time. This time is called a pause. Each pause is twice as long as the previous pause, but at
+most ``crash_longest_delay``. If the process is in a crash loop again after ``crash_give_up`` pauses, the library gives
+up: it does not start the process again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 
 
 class CrashLoopStep(StrEnum):
-    """The step that the library takes for a process after a check.
+    """The step that the library takes for a process after a poll of the process's state.
 
-    NOTHING: no action. PAUSE: stop the process, because its pause begins. RESUME: start the process after its pause.
-    GIVE_UP: do not start the process again, because it is in a crash loop after the last allowed pause.
+    NOTHING: no action. PAUSE: stop the process until its pause is over. RESUME: start the process after its pause.
+    GIVE_UP: do not start the process again, because it was in a crash loop after the last allowed pause.
     """
 
     NOTHING = "nothing"
@@ -31,13 +32,15 @@ class CrashLoopStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
-    """The observed restarts and pauses of a process. All times are whole seconds since 1970 on supervisord's clock.
+    """The restarts and pauses of a process that the library has observed. All times are whole seconds since 1970
+    according to supervisord's clock.
 
-    :param start: time of the last observed start.
-    :param pid: process id after the last observed start.
-    :param restarts: times of the restarts within the policy's ``crash_window``.
-    :param pauses: number of pauses. The number is reset to 0 when the process has run for a whole ``crash_window``.
-    :param paused_until: end of the current pause, or None if the process is not paused.
+    :param start: time of the process's newest start; 0 if no start was observed.
+    :param pid: process id after the newest start; 0 if the process id is unknown.
+    :param restarts: times of the restarts within the last ``crash_window`` of the policy.
+    :param pauses: number of pauses so far. The number is reset to 0 when the process has run for the length of
+        ``crash_window`` without a restart.
+    :param paused_until: time at which the current pause ends; None if the process is not paused.
     """
 
     start: int = 0
@@ -60,12 +63,14 @@ class CrashHistory:
 def update_history(
     history: CrashHistory, process: Process, policy: ProgramPolicy
 ) -> tuple[CrashHistory, CrashLoopStep]:
-    """Return the updated crash history of a process and the step to take.
+    """Return the updated crash history of a process, and the step that the caller must take for this process.
 
-    Each call returns the same step again until the step has been carried out. Restarts of a process in the state
-    BACKOFF are not counted. supervisord itself retries the start, and sets the state FATAL if all retries fail.
+    Each call returns the same step again until the process is in the state that the step requires. A restart in the
+    state BACKOFF is not counted, because supervisord itself retries this start. If all its retries fail, supervisord
+    sets the state FATAL.
 
-    :param history: the crash history from the previous check. At the first check of a process, give ``CrashHistory()``.
+    :param history: the crash history that the previous call for this process returned. For the first call, give
+        ``CrashHistory()``.
     """
     if history.paused_until is not None:
         return _handle_pause(history, history.paused_until, process)

@@ -1,4 +1,4 @@
-"""The configuration sections of the daemon itself, its servers, clients, groups and plugins."""
+"""The configuration sections of supervisord itself, its HTTP servers, its clients, groups and plugins."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SupervisordConfiguration(Section):
 
 
 class _Server(Section):
-    """Credentials of an HTTP server.
+    """An HTTP server of supervisord, with the user name and password that its clients must send.
 
     :raises InputError: if only one of ``username`` and ``password`` is given.
     """
@@ -75,7 +75,9 @@ class _Server(Section):
 
 
 class UnixHttpServerConfiguration(_Server):
-    """``[unix_http_server]``: supervisord's Unix socket. By default, only supervisord's user can open the socket."""
+    """``[unix_http_server]``: supervisord's Unix socket. By default, only the operating system user of supervisord can
+    open the socket.
+    """
 
     _header = "unix_http_server"
     _expressions = IN_SERVER
@@ -97,9 +99,10 @@ class UnixHttpServerConfiguration(_Server):
 
 
 class InetHttpServerConfiguration(_Server):
-    """``[inet_http_server]``: supervisord's TCP port. A client of this port can run any command as supervisord's user.
+    """``[inet_http_server]``: supervisord's TCP port. A client that connects to this port can run any command as the
+    operating system user of supervisord.
 
-    :raises InputError: if other machines can reach the TCP port, and no password is set.
+    :raises InputError: if other machines can connect to the TCP port, and no password is set.
     """
 
     _header = "inet_http_server"
@@ -118,7 +121,7 @@ class InetHttpServerConfiguration(_Server):
 
 
 class SupervisorctlConfiguration(Section):
-    """``[supervisorctl]``: how the command ``supervisorctl`` connects to the daemon."""
+    """``[supervisorctl]``: how the command ``supervisorctl`` connects to supervisord."""
 
     _header = "supervisorctl"
     _expressions = IN_SERVER
@@ -143,7 +146,8 @@ class GroupConfiguration(Section):
 class IncludeConfiguration(Section):
     """``[include]``: additional configuration files.
 
-    :param files: paths or glob patterns without spaces, relative to the file that contains this section.
+    :param files: paths or glob patterns of further configuration files; none of them may contain a space. A relative
+        path is relative to the configuration file that contains this section.
     """
 
     _header = "include"
@@ -164,7 +168,7 @@ class IncludeConfiguration(Section):
 class RpcInterfaceConfiguration(Section):
     """``[rpcinterface:NAME]``: a plugin that serves XML-RPC methods.
 
-    :param kwargs: further options. supervisord passes these options to the plugin's factory as strings.
+    :param kwargs: further options of the plugin. supervisord passes them to the plugin's factory as strings.
     """
 
     _header = "rpcinterface"
@@ -191,8 +195,8 @@ class RpcInterfaceConfiguration(Section):
 def check_credentials(username: str | None, password: object | None) -> None:
     """Check that either both ``username`` and ``password`` are given, or neither.
 
-    :raises InputError: if only one of ``username`` and ``password`` is given. supervisord would not start with only
-        one.
+    :raises InputError: if only one of ``username`` and ``password`` is given. With only one of them, supervisord would
+        not start.
     """
     if (username is None) != (password is None):
         missing = "username" if username is None else "password"

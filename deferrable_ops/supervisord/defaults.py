@@ -37,7 +37,7 @@ _SHARED: Final = ("exitcodes", "stopsignal", "stopwaitsecs", "stopasgroup", "kil
 
 
 class AirflowDefaults(Protocol):
-    """The fields of ``AirflowConfiguration`` that are needed to compute defaults."""
+    """The fields of ``AirflowConfiguration`` from which default values are computed."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -56,7 +56,7 @@ class AirflowDefaults(Protocol):
 
 
 class IncompleteConfiguration(Protocol):
-    """The parts of ``SupervisorAirflowConfiguration`` that are needed to compute defaults."""
+    """The parts of ``SupervisorAirflowConfiguration`` from which default values are computed."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -87,13 +87,14 @@ class IncompleteConfiguration(Protocol):
 
 
 def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
-    """Return the fields of a configuration. Values that the user did not give are set to their defaults.
+    """Return all fields of a configuration. A field that the user did not set gets its default value.
 
-    The defaults are not added to ``model_fields_set``, so that they can be computed again with another `name`.
+    The names of these fields are not added to ``model_fields_set``. So the default values can be computed again with
+    another `name`.
 
-    :param name: the name of the default working directory. If `name` is None, the directory is named after the
-        programs.
-    :raises InputError: if the configuration has no program, or a path cannot be used.
+    :param name: the name of the working directory that is used if the user did not set ``working_dir``. If `name` is
+        None, the names of the programs become the directory's name.
+    :raises InputError: if the configuration has no program, or a path is invalid.
     """
     if not config.programs:
         raise InputError("program is empty: there is nothing to run; add at least one program")
@@ -115,7 +116,7 @@ def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> d
 
 
 def given_working_dir(config: IncompleteConfiguration) -> Path | None:
-    """Return the working directory that the user gave, or None if the user gave no working directory."""
+    """Return the working directory that the user set, or None if the user did not set a working directory."""
     if "working_dir" in config.model_fields_set:
         return config.working_dir
     return config.supervisord.directory if "directory" in config.supervisord.model_fields_set else None

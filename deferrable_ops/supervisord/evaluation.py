@@ -1,4 +1,6 @@
-"""Evaluates the states of supervisord's processes. Returns the verdict, and the steps to take before the next check."""
+"""Evaluates the states of supervisord's processes, for the task that watches the programs. The result is a verdict for
+this task, and the steps to take before the next poll.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,12 @@ from deferrable_ops.supervisord.processes import (
 class Evaluation:
     """The result of :func:`evaluate`.
 
-    :param verdict: what the watching task must do, decided from the states of all programs.
-    :param histories: updated crash history of each process, by full name. Pass the crash histories to the next call of
-        :func:`evaluate`.
-    :param steps: the processes to stop or to start now, by full name. Empty if the verdict ends the watching task.
-    :param processes: the processes of each program, by program name.
+    :param verdict: what the task that watches the programs must do, decided from the states of all programs.
+    :param histories: the updated crash history of each process, by the process's full name. Pass these crash histories
+        to the next call of :func:`evaluate`.
+    :param steps: which processes the caller must stop or start now, by the process's full name. The dict is empty if
+        the verdict ends the task.
+    :param processes: the processes of each program, by the program's name.
     """
 
     verdict: Verdict
@@ -42,7 +45,7 @@ def evaluate(
     """Evaluate the states of supervisord's processes.
 
     :param processes: all processes of supervisord, including event listeners.
-    :param histories: the crash histories that the previous call returned; empty at the first call.
+    :param histories: the crash histories that the previous call returned; an empty dict for the first call.
     """
     policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_by_program(config, processes)
@@ -71,14 +74,14 @@ def processes_to_restart(
     processes: Iterable[Process],
     histories: Mapping[str, CrashHistory],
 ) -> list[Process]:
-    """Return the processes that a retry of the watching task restarts, in the order of their programs' priorities.
+    """Return the processes that a retry of the watching task must restart, in the order of their programs' priorities.
 
-    The retry restarts a process if the policy's action for its end is RETRY, and if the process was not started again
-    after the previous attempt. The process may have ended during or after the previous attempt. The retry does not
-    start a process that is paused because of a crash loop.
+    The retry must restart a process if the policy's action for the end of this process is RETRY, and the process was
+    not started again since the previous attempt. The process may have ended before or after the end of the previous
+    attempt. The retry does not restart a process that is paused because of a crash loop.
 
     :param processes: all processes of supervisord.
-    :param histories: the last crash histories that the previous attempt of the task saved.
+    :param histories: the crash histories that the previous attempt of the task saved last.
     """
     found = processes_by_program(config, processes)
     due = []
@@ -103,9 +106,9 @@ def histories_for_retry(
 ) -> dict[str, CrashHistory]:
     """Return the crash histories with which a retry of the watching task begins.
 
-    Call this function after the retry has restarted :func:`processes_to_restart`, because these restarts do not count
-    as crashes. If the previous attempt gave a process up, the crash history of this process is reset. Otherwise, each
-    retry would end immediately.
+    Call this function after the retry has restarted the processes from :func:`processes_to_restart`. These restarts do
+    not count as crashes. If the previous attempt gave up a process because of a crash loop, the crash history of this
+    process is reset. Without the reset, the retry would give up the process again at once.
     """
     renewed = dict(histories)
     for name, found in processes_by_program(config, processes).items():

@@ -1,4 +1,4 @@
-"""The values of the option ``--as`` of ``render`` and ``check``."""
+"""The allowed values of the option ``--as`` of the commands ``render`` and ``check``."""
 
 from typing import Final
 

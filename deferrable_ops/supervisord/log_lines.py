@@ -1,9 +1,10 @@
-"""Splits the bytes of a program's log into lines. Keeps the position from which reading can resume.
+"""Splits the bytes of a program's log into lines. Keeps the position in the log, so that reading can continue there
+later.
 
 supervisord rotates a log while the program writes to it: the file ``output.log`` is renamed to ``output.log.1``, and a
 line may start in this file and end in the new ``output.log``. Therefore a position in a log consists of the file's
-inode, the offset, and a fingerprint (hash) of the bytes before the offset. The fingerprint is needed for machines that
-report no inode, and for files that were truncated and have grown again.
+inode, the offset, and a fingerprint (hash) of the bytes before the offset. The fingerprint is needed on machines that
+report no inode, and for files that were truncated and then grew again.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _LONGEST_LINE: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """A position in a program's log. All lines before this position were emitted.
+    """A position in a program's log. The lines before this position were already returned to a caller.
 
     :param inode: inode of the log file; 0 if the inode is unknown.
-    :param offset: offset in the log file, in bytes.
-    :param fingerprint: fingerprint of the bytes before the offset, from :func:`fingerprint_of`.
-    :param modified: last observed modification time of the log file. Rotated files with this or an earlier modification
-        time were already read.
+    :param offset: number of bytes before this position in the log file.
+    :param fingerprint: hash of the bytes before the offset, from :func:`fingerprint_of`.
+    :param modified: modification time of the log file when it was last read. Rotated files that were not modified after
+        this time contain no unread lines.
     """
 
     inode: int = 0
@@ -52,14 +53,14 @@ class LogPosition:
 
 
 def fingerprint_of(before: bytes) -> str:
-    """Return a fingerprint of the last ``OVERLAP`` bytes; "" if `before` is empty."""
+    """Return a hash of the last ``OVERLAP`` bytes of `before`; "" if `before` is empty."""
     return blake2b(before[-OVERLAP:], digest_size=8).hexdigest() if before else ""
 
 
 class LogLines:
-    """Splits the bytes of a log into lines, incrementally.
+    """Splits the bytes of a log into lines. The bytes can be added in several parts.
 
-    :param start: the position from which reading the log starts.
+    :param start: the position in the log at which reading begins.
     """
 
     def __init__(self, start: LogPosition) -> None:
@@ -70,17 +71,19 @@ class LogLines:
         self._pending = b""
 
     def continue_in(self, start: LogPosition) -> None:
-        """Continue with another log file. The file may contain the rest of the last incomplete line."""
+        """Continue with another log file, for example after a log rotation. The new file may begin with the rest of the
+        last incomplete line.
+        """
         self.read_position = start
         if not self._pending:
             self.resume_position = start
 
     def add(self, before: bytes, data: bytes, modified: float) -> list[str]:
-        """Add bytes and return the lines that are now complete, without line ends.
+        """Add the next bytes of the log, and return the lines that are now complete, without line ends.
 
-        Bytes that are not UTF-8 become U+FFFD. A line of more than 64 kB is returned in parts.
+        Bytes that are not valid UTF-8 are replaced by U+FFFD. A line of more than 64 kB is returned in parts.
 
-        :param before: up to ``OVERLAP`` bytes that precede the data in the file.
+        :param before: up to ``OVERLAP`` bytes that stand before `data` in the log file.
         :param modified: modification time of the log file.
         """
         joined = before + data
@@ -97,9 +100,9 @@ class LogLines:
         return [_text(line) for line in lines]
 
     def finish(self) -> list[str]:
-        """Return the incomplete last line, after the program has ended.
+        """Return the last line of a program that has ended, if this line does not end with a newline.
 
-        If the last line is complete, return an empty list.
+        Otherwise, return an empty list.
         """
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
@@ -113,7 +116,7 @@ def _advance(position: LogPosition, by: int, before: bytes, modified: float) -> 
 
 
 def _incomplete_character(data: bytes) -> int:
-    """Return the length, 0 to 3 bytes, of an incomplete UTF-8 character at the end of `data`."""
+    """Return how many bytes at the end of `data`, 0 to 3, are an incomplete UTF-8 character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-4:])
     return len(decoder.getstate()[0])

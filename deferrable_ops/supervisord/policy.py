@@ -1,4 +1,4 @@
-"""How the end of a program changes the state of the task that watches the program."""
+"""How the end of a program changes the state of the task that watches this program."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 
 
 class Action(StrEnum):
-    """What the watching task does when a program has ended.
+    """What the task that watches a program does when the program has ended.
 
-    SUCCESS: the program succeeded. FAIL: the task fails without a retry. SKIP: the program had nothing to do; the task
-    is skipped unless another program succeeded. RETRY: the task fails and uses one of its ``retries``. RETRIGGER: the
-    DAG triggers another run of itself, which starts the programs again.
+    SUCCESS: the program succeeded. FAIL: the task fails, and Airflow does not retry it. SKIP: the program found no work
+    to do; the task is skipped unless another program succeeded. RETRY: the task fails, and Airflow retries it if it has
+    ``retries`` left. RETRIGGER: the DAG triggers another run of itself, and that run starts the programs again.
     """
 
     SUCCESS = "success"
@@ -30,23 +30,26 @@ class Action(StrEnum):
 
 
 class ProgramPolicy(Model):
-    """What the watching task does when a program has ended, or is in a crash loop.
+    """What the task that watches a program does when the program has ended, or is in a crash loop.
 
-    :param exit_codes: the action for each exit code. The key -1 stands for every signal that ends the program. If an
-        exit code is not a key of this dict, supervisord's setting ``exitcodes`` of the program is used: a code in that
-        setting is a success. For all remaining codes, the action in the argument ``otherwise`` applies. supervisord
-        reports an exit code only if the process ran for ``startsecs``. Therefore ``startsecs`` defaults to 0 if
-        ``exit_codes`` is given.
-    :param otherwise: the action for any other exit code, for the state FATAL, and for a program that supervisord never
-        started.
-    :param crash_restarts: a program is in a crash loop after this number of restarts within ``crash_window``.
-    :param crash_window: period in which restarts are counted; a timedelta, or a number of seconds.
-    :param crash_delay: length of the first pause. During a pause, a program in a crash loop stays stopped. Each pause
-        is twice as long as the pause before it, but at most ``crash_longest_delay``. After the program has run for
-        ``crash_window``, the next pause has the length ``crash_delay`` again.
-    :param crash_longest_delay: length of the longest pause; a timedelta, or a number of seconds.
-    :param crash_give_up: after this number of pauses, the next crash loop of the program is final: the action
-        ``otherwise`` applies. If ``crash_give_up`` is 0, the first crash loop is final.
+    :param exit_codes: the action for each exit code of the program. The key -1 stands for the end of a program by any
+        signal. For an exit code that is not a key of this dict, supervisord's setting ``exitcodes`` of the program
+        applies: a code in that setting is a success. For all other exit codes, the action ``otherwise`` applies.
+        supervisord reports an exit code only if the process ran for at least ``startsecs``. So if ``exit_codes`` is
+        given, the default value of ``startsecs`` is 0.
+    :param otherwise: the action for any other exit code, for the process state FATAL, and for a program that
+        supervisord never started.
+    :param crash_restarts: a program is in a crash loop if it was restarted this number of times within
+        ``crash_window``.
+    :param crash_window: the length of time in which restarts are counted; a timedelta, or a number of seconds.
+    :param crash_delay: length of the first pause, as a timedelta or in seconds. During a pause, the library keeps a
+        program in a crash loop stopped. Each pause is twice as long as the previous pause, but at most
+        ``crash_longest_delay``. After the program has run for ``crash_window`` without a restart, the next pause has
+        the length ``crash_delay`` again.
+    :param crash_longest_delay: maximum length of a pause; a timedelta, or a number of seconds.
+    :param crash_give_up: maximum number of pauses. If the program is in a crash loop again after that many pauses, the
+        action ``otherwise`` applies. If ``crash_give_up`` is 0, the action ``otherwise`` applies at the first crash
+        loop.
     :raises InputError: if two parameters contradict each other.
     """
 

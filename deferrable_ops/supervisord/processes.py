@@ -1,4 +1,6 @@
-"""supervisord's processes, as its method ``getAllProcessInfo`` returns them, and the action for an ended process."""
+"""The processes of supervisord, as its method ``getAllProcessInfo`` returns them, and the action for a process that has
+ended.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _EXPRESSION: Final = re.compile(r"%\((\w+)\)[#0 +-]*[0-9]*(?:\.[0-9]+)?([a-zA-Z]
 
 
 class ProcessState(IntEnum):
-    """The states of a process (supervisor's ``states.py``)."""
+    """The states of a process, with the numbers from supervisor's file ``states.py``."""
 
     STOPPED = 0
     STARTING = 10
@@ -43,12 +45,13 @@ ALIVE: Final = frozenset(
 class Process:
     """One process of a program.
 
-    :param start: time of the last start on supervisord's clock, in whole seconds since 1970; 0: never started.
-    :param now: current time of supervisord's clock.
-    :param exit_code: the last exit code, or -1 if a signal ended the process. The value is also 0 if the process never
-        ended, or is FATAL.
+    :param start: time of the process's newest start according to supervisord's clock, in whole seconds since 1970; 0 if
+        the process was never started.
+    :param now: current time of supervisord's clock, in whole seconds since 1970.
+    :param exit_code: the exit code with which the process last ended; -1 if a signal ended it. `exit_code` is 0 if the
+        process never ended, or if its state is FATAL.
     :param pid: the process id; 0 while the process is not running.
-    :param error: supervisord's message if the process could not be started; otherwise empty.
+    :param error: supervisord's error message if the process could not be started; otherwise "".
     :param stdout_log: path of the log file for the process's standard output; "" if the process has no such file.
     """
 
@@ -65,7 +68,7 @@ class Process:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Self:
-        """Return the process that an entry of ``getAllProcessInfo`` describes.
+        """Return the process that an entry in the result of ``getAllProcessInfo`` describes.
 
         :raises InputError: if the entry is malformed.
         """
@@ -87,17 +90,17 @@ class Process:
 
     @property
     def full_name(self) -> str:
-        """The name ``group:name``, which XML-RPC calls use for the process."""
+        """The name ``group:name``, by which XML-RPC calls name the process."""
         return f"{self.group}:{self.name}"
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs, or whether supervisord will restart the process."""
+        """Whether the process is running, or supervisord will restart it."""
         return self.state in ALIVE
 
     @property
     def end(self) -> str:
-        """How the process ended, as a part of a sentence for messages."""
+        """How the process ended, as the second part of a sentence that begins with the process's name."""
         if self.state is ProcessState.EXITED:
             return "was ended by a signal" if self.exit_code == -1 else f"exited with {self.exit_code}"
         if self.state is ProcessState.STOPPED:
@@ -122,9 +125,10 @@ def processes_by_program(
 
 
 def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
-    """Return the action for an ended process. Return None if the process runs, or if supervisord will restart it.
+    """Return the action that the policy requires for an ended process. Return None if the process is running, or if
+    supervisord will restart it.
 
-    If a process was stopped on request, the action is SUCCESS.
+    If a user or a task stopped the process, the action is SUCCESS.
     """
     if process.state in ALIVE:
         return None
@@ -144,7 +148,7 @@ def interpret_end(process: Process, program: ProgramConfiguration, policy: Progr
 class Verdict:
     """What the task that watches the programs must do.
 
-    :param action: the action to take now, or None to keep watching.
+    :param action: the action to take now; None means to continue watching the programs.
     :param reason: a sentence that explains ``action`` in the task's log; may be empty.
     """
 
@@ -165,14 +169,15 @@ def overall_verdict(
 ) -> Verdict:
     """Return what the watching task must do, decided from the processes of all programs.
 
-    As soon as the action for one program is FAIL, RETRIGGER or RETRY, the verdict is this action. Otherwise, the
-    verdict is None until all programs have ended. When all programs have ended, the verdict is SKIP if the action for
-    every program is SKIP. In all other cases, the verdict is SUCCESS.
+    As soon as the action for one program is FAIL, RETRIGGER or RETRY, the verdict has this action. Otherwise, the
+    action of the verdict is None until all programs have ended. When all programs have ended, the action of the verdict
+    is SKIP if the action for every program is SKIP. If at least one of these actions is not SKIP, the action of the
+    verdict is SUCCESS.
 
-    :param found: processes of each program, as returned by :func:`processes_by_program`.
-    :param policies: the policy of each program, by program name.
-    :param paused: full names of the processes that are stopped because of a crash loop. Paused processes do not count
-        as ended.
+    :param found: the processes of each program, from :func:`processes_by_program`.
+    :param policies: the policy of each program, by the program's name.
+    :param paused: the full names of the processes that are paused because of a crash loop. A paused process is treated
+        as a process that has not ended.
     """
     ends: list[tuple[Action | None, str]] = []
     for name, program in config.programs.items():

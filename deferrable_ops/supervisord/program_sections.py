@@ -26,20 +26,23 @@ _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
 
 
 class ProgramConfiguration(Section):
-    """``[program:NAME]``: a command that supervisord runs, and the files for its output.
+    """``[program:NAME]``: a command that supervisord runs, and the log files for its output.
 
-    :param command: the command in one line. supervisord splits the command into words as a POSIX shell does, but runs
-        it without a shell. The library escapes ``;`` and ``#`` after a space, because supervisord would treat them as
-        the start of a comment.
-    :param numprocs: number of processes. If ``numprocs`` is above 1, ``process_name`` must contain ``%(process_num)s``.
-    :param startsecs: supervisord counts a process as started after it has run for this number of seconds. If the
-        process ends earlier, supervisord restarts it up to ``startretries`` times. If all these starts fail, the
-        process is FATAL and has no exit code. If ``startsecs`` is 0, every start counts as successful, and the exit
-        code is kept.
-    :param autorestart: whether supervisord restarts an ended process. With ``unexpected``, supervisord restarts it only
-        if ``exitcodes`` do not contain its exit code.
-    :param killasgroup: if ``killasgroup`` is None, the value of ``stopasgroup`` applies.
-    :param stdout_logfile: a path, or one of supervisord's words AUTO and NONE.
+    :param command: the command and its arguments, in one line. supervisord splits this line into words as a POSIX shell
+        does, but uses no shell to run it. The library escapes each ``;`` or ``#`` that follows a space. Otherwise,
+        supervisord would treat it as the start of a comment.
+    :param numprocs: how many processes supervisord starts for this program. If ``numprocs`` is greater than 1,
+        ``process_name`` must contain ``%(process_num)s``.
+    :param startsecs: supervisord treats a process as started after the process has run for this number of seconds. If
+        the process ends earlier, supervisord restarts it up to ``startretries`` times. If all these restarts fail, the
+        process has the state FATAL and no exit code. If ``startsecs`` is 0, supervisord treats every start as
+        successful, and reports the exit code.
+    :param autorestart: whether supervisord restarts a process that has ended. With the value ``unexpected``,
+        supervisord restarts the process only if ``exitcodes`` does not contain the exit code of the process.
+    :param killasgroup: whether supervisord kills the process's child processes together with the process. If
+        ``killasgroup`` is None, the value of ``stopasgroup`` applies.
+    :param stdout_logfile: the path of the log file for standard output; or AUTO, if supervisord chooses the path; or
+        NONE, for no log file.
     :raises InputError: if two fields contradict each other.
     """
 
@@ -96,7 +99,7 @@ class ProgramConfiguration(Section):
 
 
 class FcgiProgramConfiguration(ProgramConfiguration):
-    """``[fcgi-program:NAME]``: FastCGI processes that share a socket.
+    """``[fcgi-program:NAME]``: FastCGI processes that share one socket.
 
     :param socket: ``tcp://host:port`` or ``unix:///absolute/path``.
     """

@@ -1,8 +1,9 @@
-"""Escapes values in supervisord's configuration file, so that supervisor's parser reads exactly the original values.
+"""Escapes values for supervisord's configuration file, so that supervisor's parser reads exactly the original values.
 
-The parser (supervisor 4.3, ``options.py``) is a RawConfigParser without quoting or escaping. The parser strips each
-value, and treats a ``;`` or ``#`` after a space as the start of a comment. After parsing, supervisor expands
-``%(name)s`` as Python does. supervisor expands some fields twice.
+The parser (supervisor 4.3, ``options.py``) is Python's RawConfigParser; its file format has no quotes and no escape
+character. The parser removes spaces at both ends of a value, and treats a ``;`` or ``#`` after a space as the start of
+a comment. After parsing, supervisor replaces ``%(name)s`` by a value, as Python's ``%`` operator does. In some fields,
+supervisor does this twice.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ def section_text(header: str, lines: Iterable[tuple[str, str]]) -> str:
 
 
 def render_value(argument: str, text: str, expressions: frozenset[str], expanded: int = 1) -> str:
-    """Return a value as escaped text for supervisord's configuration file.
+    """Return a value as escaped text, which can be written to supervisord's configuration file.
 
-    A ``%`` is doubled, unless it starts an expression that supervisor expands in this field, such as
-    ``%(program_name)s``. ``%%(program_name)s`` is plain text, not an expression.
+    Each ``%`` is doubled, unless it is the start of an expression that supervisor expands in this field, such as
+    ``%(program_name)s``. In `text`, ``%%(program_name)s`` is plain text and not an expression.
 
-    :param argument: the value's name in error messages.
-    :param expressions: the names that supervisor expands in this field.
-    :param expanded: how many times supervisor expands the field.
-    :raises InputError: if the text contains a control character, or it contains the start of a comment that cannot be
-        escaped in this field.
+    :param argument: the name by which error messages call the value.
+    :param expressions: the names that supervisor expands in this field, for example ``program_name``.
+    :param expanded: how many times supervisor expands expressions in this field.
+    :raises InputError: if `text` contains a control character; or if it contains a ``;`` or ``#`` after a space, and
+        this cannot be escaped in this field.
     """
     refuse_control_characters(argument, text)
     escaped = _escaped(text, expressions, expanded)
@@ -64,8 +65,8 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
 def environment_text(argument: str, variables: Mapping[str, str]) -> str:
     """Return environment variables in the syntax of supervisor's parser, for example ``A="1",B="it's"``.
 
-    :raises InputError: if a variable's name is invalid, or supervisor's parser cannot read the quotes in a variable's
-        value. The error message does not contain the value.
+    :raises InputError: if the name of a variable is invalid, or if supervisor's parser cannot read the quotes in the
+        value of a variable. The error message does not contain the value.
     """
     return ",".join(
         f"{_variable(argument, name)}={_quoted(f'{argument}[{name!r}]', value)}"
@@ -76,8 +77,8 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
-    :raises InputError: if the text contains a control character. For example, supervisor would parse text after a line
-        break as another option.
+    :raises InputError: if the text contains a control character. For example, supervisor would parse the text after a
+        line break as another option.
     """
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
@@ -90,7 +91,7 @@ def refuse_control_characters(argument: str, text: str) -> None:
 def contains_here(text: str) -> bool:
     """Return whether an escaped text contains the plain text ``%(here)s``.
 
-    In a file with ``[include]``, supervisord would expand even the escaped text.
+    If the configuration file has a section ``[include]``, supervisord expands ``%(here)s`` even in an escaped text.
     """
     return "%%(here)s" in text
 

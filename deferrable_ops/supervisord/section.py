@@ -1,4 +1,6 @@
-"""Base classes of the configuration: strict pydantic models, and sections that are rendered field by field."""
+"""Base classes of the configuration: pydantic models that reject unknown fields, and models of sections of
+supervisord's configuration file.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from deferrable_ops.supervisord.values import plain
 
 
 class Model(BaseModel):
-    """Base class of all configuration models.
+    """Base class of all models of the configuration.
 
-    The models are immutable and reject unknown fields. A field with the value None counts as not given. Validation
-    errors contain a field's name, but never its value.
+    An instance of a model cannot be changed, and unknown fields are rejected. A field with the value None is treated as
+    a field that the user did not set. Validation errors contain a field's name, but never its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -41,10 +43,11 @@ class Section(Model):
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()
 
     def to_cfg(self, key: str = "") -> str:
-        """Return the section as text. Fields with their default value are omitted. Passwords are in plain text.
+        """Return the section as text for supervisord's configuration file. Fields that have their default value are
+        omitted. Passwords in the text are not masked.
 
-        :param key: name of the program, group or plugin; "" for a section without a name.
-        :raises InputError: if a value cannot be written to the file.
+        :param key: name of the program, group or plugin in the section's header; "" if the header has no such name.
+        :raises InputError: if a value contains characters that the configuration file cannot contain.
         """
         header = f"{self._header}:{key}" if key else self._header
         return section_text(header, self._lines(header))

@@ -1,4 +1,6 @@
-"""Types of the values in supervisord's configuration file, validated as in supervisor 4.3 (``datatypes.py``)."""
+"""Types of the values in supervisord's configuration file. They accept the same values as supervisor 4.3
+(``datatypes.py``).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def plain(value: Any) -> Any:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only processes on the same machine can connect to this bind address of supervisord."""
+    """Return whether only processes on the same machine can connect to supervisord if supervisord listens on
+    this host.
+    """
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -42,7 +46,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(port: str) -> str:
-    """Return the host of a validated ``host:port``; ``*`` means all interfaces."""
+    """Return the host part of an address ``host:port``; ``*`` means all network interfaces."""
     return port.rpartition(":")[0]
 
 

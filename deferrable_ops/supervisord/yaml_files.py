@@ -1,4 +1,4 @@
-"""Loads a configuration from YAML, with or without the special keys of Hydra."""
+"""Loads the configuration of a supervisord from a YAML file, with or without the special keys of Hydra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HYDRA_KEYS: Final = frozenset({"_target_", "_convert_", "_recursive_", "_partia
 
 
 def yaml_mapping(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, including Hydra's special keys.
+    """Return the content of a YAML file as a dict, including the special keys of Hydra.
 
     :raises InputError: if the file cannot be read, or does not contain a mapping.
     """
@@ -38,7 +38,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return data from a YAML file without Hydra's special keys.
+    """Return the data of a YAML file without the special keys of Hydra, such as ``_target_``.
 
     :raises InputError: if the data contains ``${oc...}``, which only Hydra can resolve.
     """
@@ -46,10 +46,10 @@ def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
-    """Validate data and return the model.
+    """Validate the data, and return a model of the class `kind`.
 
-    :raises InputError: if the data is invalid. The error message has one line for each invalid field, and contains no
-        values.
+    :raises InputError: if the data is invalid. The error message has one line for each invalid field, but does not
+        contain the values.
     """
     try:
         return kind.model_validate(data)

@@ -1,4 +1,4 @@
-"""Loads the configuration of a supervisord from the YAML files of airflow-config."""
+"""Loads the configuration of a supervisord from YAML files that the library airflow-config reads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def load_airflow_config(
     basepath: str | Path = "",
     extension: str = "supervisor",
 ) -> SupervisorAirflowConfiguration:
-    """Return the supervisord configuration under ``extensions:`` in a YAML file of airflow-config.
+    """Return the supervisord configuration that a YAML file of airflow-config contains under ``extensions:``.
 
-    :param config_dir: the name of a folder in the directory of the calling file, or in one of its parent directories.
+    :param config_dir: the name of the folder with the YAML file. The folder is in the directory of the calling file, or
+        in one of that directory's parents.
     :param config_name: name of the YAML file in the folder `config_dir`, without ``.yaml``.
     :param overrides: Hydra overrides, for example ``["+extensions.supervisor.check_interval=10"]``.
     :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.

@@ -1,4 +1,4 @@
-"""airflow-pydantic models for YAML files of airflow-config, which create a Supervisor or a SupervisorSSH.
+"""airflow-pydantic models for YAML files of airflow-config. Each model creates a Supervisor or a SupervisorSSH.
 
 If airflow-pydantic is not installed, the models are plain pydantic models, which create the same tasks.
 """
@@ -34,11 +34,11 @@ _AIRFLOW_PYDANTIC: Final[Any] = import_module("airflow_pydantic") if find_spec("
 
 
 class _PlainTaskArgs(BaseModel, extra="allow"):
-    """Replaces the model TaskArgs if airflow-pydantic is not installed."""
+    """Replaces the class TaskArgs of airflow-pydantic if airflow-pydantic is not installed."""
 
 
 class _PlainTask(_PlainTaskArgs):
-    """Replaces the model Task if airflow-pydantic is not installed."""
+    """Replaces the class Task of airflow-pydantic if airflow-pydantic is not installed."""
 
     task_id: str | None = None
     operator: Callable[..., Any]
@@ -46,7 +46,8 @@ class _PlainTask(_PlainTaskArgs):
     def instantiate(self, **kwargs: Any) -> Any:
         """Create the tasks.
 
-        :param kwargs: ``dag``, and other arguments, which override the fields of this model.
+        :param kwargs: ``dag``, and further arguments of the operator; they replace the fields of this model that have
+            the same names.
         """
         return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
 
@@ -82,7 +83,9 @@ _HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolv
 
 
 class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
-    """Arguments of a :class:`Supervisor`: the supervisord's configuration, and operator arguments for all tasks."""
+    """The fields of a :class:`SupervisorTask`: the supervisord's configuration, and operator arguments for all tasks of
+    the Supervisor.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -90,10 +93,11 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
-    """The model of a :class:`Supervisor`. ``instantiate(dag=dag)`` or airflow-config creates the Supervisor in a DAG.
+    """A pydantic model that describes a :class:`Supervisor` in a YAML file. ``instantiate(dag=dag)`` creates the
+    Supervisor in a DAG; airflow-config calls this method for DAGs in YAML files.
 
-    :param task_id: the name by which other tasks of the YAML file refer to this Supervisor. The ids of the
-        Supervisor's tasks begin with the DAG's id or with `name`, and do not contain this `task_id`.
+    :param task_id: the name by which other tasks of the YAML file refer to this Supervisor. The ids of the Supervisor's
+        tasks do not contain this `task_id`: they begin with `name`, or with the DAG's id if `name` is not given.
     """
 
     operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
@@ -104,10 +108,11 @@ class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
 class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     """Arguments of a :class:`SupervisorSSH`.
 
-    :param host: a host name, a Host or HostQuery of airflow-pydantic, a function that returns any of these, or the
-        dotted path of this function. A function is called each time the DAG is parsed.
-        :param port: a port number, a Port or PortQuery of airflow-pydantic, a function that returns any of these, or
-            the dotted path of this function.
+    :param host: the machine on which supervisord runs: a host name, a Host or HostQuery of airflow-pydantic, a function
+        that returns any of these, or the dotted path of such a function. If `host` is a function, it is called each
+        time the DAG is parsed.
+        :param port: the TCP port of supervisord: a port number, a Port or PortQuery of airflow-pydantic, a function
+            that returns any of these, or the dotted path of such a function.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -118,7 +123,9 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
 
 
 class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
-    """The model of a :class:`SupervisorSSH`. ``instantiate(dag=dag)`` or airflow-config creates the tasks in a DAG."""
+    """A pydantic model that describes a :class:`SupervisorSSH` in a YAML file. ``instantiate(dag=dag)`` creates the
+    tasks in a DAG; airflow-config calls this method for DAGs in YAML files.
+    """
 
     operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
         default=SupervisorSSH, validate_default=True

@@ -1,4 +1,4 @@
-"""Validates the arguments of a Supervisor, and applies them to the configuration of the supervisord."""
+"""Validates the arguments of a Supervisor, and puts their values into the configuration of the supervisord."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ _OPERATOR_ARGUMENTS: Final = frozenset(inspect.signature(BaseOperator.__init__).
 
 
 def parse_configuration(kind: type[C], given: Any) -> C:
-    """Return the value of ``cfg=`` as a configuration of the class `kind`.
+    """Return the argument ``cfg`` of a Supervisor as a configuration of the class `kind`.
 
-    :param given: a configuration, or a dict with its fields.
-    :raises InputError: if the value is invalid, or is a configuration of another class.
+    :param given: the value of ``cfg``: a configuration object, or a dict with the fields of one.
+    :raises InputError: if the value is invalid, or is a configuration object of a class that cannot be converted to
+        `kind`.
     """
     if given is None:
         raise InputError(f"cfg= is missing; give a {kind.__name__}, or a dict with its fields")
@@ -64,9 +65,10 @@ def parse_configuration(kind: type[C], given: Any) -> C:
 def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mapping[str, Any]) -> C:
     """Return an SSH configuration in which the given arguments replace fields of `cfg`.
 
-    :param host: name of the machine; None keeps the host of `cfg`.
-    :param port: port of supervisord's inet server; None keeps the port of `cfg`.
-    :param own: arguments for fields of SSHOperatorArgs, and ``command_prefix``. Arguments that are None are ignored.
+    :param host: host name of the remote machine, which replaces the host in `cfg`; None keeps the host in `cfg`.
+    :param port: TCP port of supervisord, which replaces the port in `cfg`; None keeps the port in `cfg`.
+    :param own: the other arguments by name: ``command_prefix`` and the fields of SSHOperatorArgs. An argument that is
+        None keeps the value in `cfg`.
     :raises InputError: if a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}
@@ -90,15 +92,17 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
-    """Return the configuration with a working directory for supervisord.
+    """Return a copy of `cfg` with a working directory for supervisord; if `cfg` already has one, return `cfg` itself.
 
-    If the configuration has no working directory, add a directory whose name contains the DAG's id. Names of programs
-    would not be suitable: two DAGs with the same programs would share one directory. If a program was renamed while
-    supervisord runs, the tasks would no longer find the directory of supervisord.
+    The name of the added directory contains the DAG's id and the Supervisor's name. The name does not contain the
+    programs' names: two DAGs with the same programs would then share one directory. Also, if a user renamed a program
+    while supervisord runs, the tasks would no longer find supervisord's directory.
 
-    :param name: name of the Supervisor.
-    :param task_group: the TaskGroup of the tasks; by default the TaskGroup of the surrounding ``with``.
-    :raises InputError: if the path of the directory is too long for supervisord's Unix socket in this directory.
+    :param name: name of the Supervisor, which becomes part of the directory's name.
+    :param task_group: the TaskGroup of the tasks, whose id becomes part of the directory's name; None means the
+        TaskGroup of the surrounding ``with`` block.
+    :raises InputError: if the directory's path is so long that the path of the Unix socket in this directory would
+        exceed the operating system's limit.
     """
     if given_working_dir(cfg) is not None:
         return cfg
@@ -110,7 +114,7 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
 
 
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
-    """Return the tasks that replace steps of a Supervisor, by name of the step.
+    """Return the argument ``steps`` of a Supervisor: the user's tasks that replace steps, by name of the step.
 
     :raises InputError: if a key is not the name of a step, or a value is not a task.
     """
@@ -118,10 +122,10 @@ def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
 
 
 def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments for all tasks, and the arguments that only the first task gets.
+    """Return two dicts: the arguments for all tasks of a Supervisor, and the arguments for its first task only.
 
-    :param pool: the pool in the configuration; the argument ``pool`` takes precedence over it.
-    :raises InputError: if an argument is unknown, or must be set on one task and not on all tasks.
+    :param pool: the pool in the configuration; all tasks use this pool if the arguments do not contain ``pool``.
+    :raises InputError: if an argument is unknown, or is an argument of a single task, for example ``task_id``.
     """
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:

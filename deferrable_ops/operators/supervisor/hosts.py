@@ -1,6 +1,7 @@
-"""Resolves the arguments host= and port= of SupervisorSSH.
+"""Converts the arguments ``host`` and ``port`` of SupervisorSSH to a host name and a port number.
 
-Each argument can be a value, an object with the value, a query of airflow-pydantic or a function.
+Each argument can be a plain value, an object that has the value as an attribute, a query of airflow-pydantic, or a
+function.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from deferrable_ops.exceptions import InputError
 
 
 def host_name(given: Any) -> str | None:
-    """Return the name of a host; None if `given` is None.
+    """Return the host name that the argument ``host`` gives; None if `given` is None.
 
-    :param given: a name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that returns
-        any of these. A query or function runs at each parse of the DAG and must return the same result each time.
-    :raises InputError: if the argument ``host`` has a type that is not supported.
+    :param given: a host name, an object or mapping with a ``name``, a query of airflow-pydantic, or a function that
+        returns any of these. A query or a function runs each time the DAG is parsed, and must return the same result
+        each time.
+    :raises InputError: if `given` has a type that is not supported.
     """
     found = _resolve("host", given)
     name = found.get("name") if isinstance(found, Mapping) else getattr(found, "name", found)
@@ -32,11 +34,11 @@ def host_name(given: Any) -> str | None:
 
 
 def port_number(given: Any) -> int | str | None:
-    """Return a port, as a number or as ``host:port``; None if `given` is None.
+    """Return the port that the argument ``port`` gives, as a number or as ``host:port``; None if `given` is None.
 
     :param given: a port number, an object or mapping with a ``port``, a query of airflow-pydantic, or a function that
         returns any of these.
-    :raises InputError: if the value is not a port.
+    :raises InputError: if the result is not a port number or ``host:port``.
     """
     found = _resolve("port", given)
     port = found.get("port") if isinstance(found, Mapping) else getattr(found, "port", found)
@@ -51,7 +53,9 @@ def port_number(given: Any) -> int | str | None:
 
 
 def resolve_callable(path: Any) -> Any:
-    """Return the function that a dotted path names. Return any other value unchanged, such as a host name with dots."""
+    """Return the function that a dotted path names, for example ``my_package.hosts.first_host``. If `path` names no
+    function, return `path` unchanged: it may be a host name with dots.
+    """
     if not isinstance(path, str) or "." not in path:
         return path
     try:
@@ -62,9 +66,11 @@ def resolve_callable(path: Any) -> Any:
 
 
 def run_query(given: Any) -> Any:
-    """Run a query of airflow-pydantic, sort the results by name, and return the first. Return other values unchanged.
+    """Run a query of airflow-pydantic, sort the results by name, and return the first result. If `given` is not a
+    query, return `given`.
 
-    airflow-pydantic itself chooses a random result. With random results, each parse could create a new DAG version.
+    airflow-pydantic itself returns a random result of the query. With a random host or port, each parse of the DAG file
+    could create a new DAG version.
 
     :raises InputError: if the query has no results.
     """

@@ -1,4 +1,4 @@
-"""Gives access to the tasks of a Supervisor by name, and lets a DAG chain other tasks to the whole Supervisor."""
+"""Gives access to the tasks of a Supervisor by name. Also lets a DAG chain a whole Supervisor with other tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Pipeline(DependencyMixin):
     """The tasks that a Supervisor adds to a DAG.
 
-    :param cfg: configuration of the supervisord.
+    :param cfg: configuration of the supervisord that the tasks manage.
     """
 
     def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
@@ -40,7 +40,9 @@ class Pipeline(DependencyMixin):
 
     @property
     def start_supervisor(self) -> BaseOperator:
-        """The task that starts supervisord, or adopts a supervisord that is already running."""
+        """The task that starts supervisord. If supervisord is already running, the task uses the running
+        supervisord.
+        """
         return self.task_of("start-supervisor")
 
     @property
@@ -50,21 +52,27 @@ class Pipeline(DependencyMixin):
 
     @property
     def check_programs(self) -> HighAvailabilityOperator:
-        """The task that watches the programs. This task's gates are its attributes, such as ``stop_pass``."""
+        """The task that watches the programs.
+
+        The gate tasks behind this task are attributes of it, for example ``check_programs.stop_pass``.
+        """
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
         return check
 
     @property
     def restart_programs(self) -> BaseOperator:
-        """The task that restarts the programs. This task runs after ``check_programs.retrigger_fail``."""
+        """The task that restarts the programs.
+
+        It runs after the gate task ``check_programs.retrigger_fail``.
+        """
         return self.task_of("restart-programs")
 
     @property
     def teardown(self) -> BaseOperator:
-        """The task that decides whether supervisord stops at the end of this DAG run.
+        """The task that decides whether supervisord must stop at the end of this DAG run.
 
-        If supervisord keeps running, this task is skipped.
+        If supervisord must keep running, this task is skipped.
         """
         return self.task_of("teardown")
 
@@ -85,22 +93,27 @@ class Pipeline(DependencyMixin):
 
     @property
     def force_kill(self) -> BaseOperator:
-        """The task that kills supervisord and its programs. This task runs only if a user clears the task."""
+        """The task that kills supervisord and its programs.
+
+        This task runs only after a user has cleared it in Airflow.
+        """
         return self.task_of(FORCE_KILL)
 
     @property
     def supervisor_client(self) -> SupervisorClient:
-        """An XML-RPC client with which another task can call supervisord from a worker."""
+        """An XML-RPC client. With it, another task that runs on a worker can call supervisord."""
         return SupervisorClient(self.cfg)
 
     @property
     def roots(self) -> Sequence[DependencyMixin]:
-        """The first task of this Supervisor, in a list."""
+        """A list with the first task of this Supervisor."""
         return [self.configure_supervisor]
 
     @property
     def leaves(self) -> Sequence[DependencyMixin]:
-        """The tasks that must succeed before downstream tasks run: the stop_pass gate, and the last teardown task."""
+        """The tasks after which a task downstream of the Supervisor can run: the gate task ``stop_pass``, and the last
+        teardown task.
+        """
         stopped = [self.stop_supervisor] if self.cfg.stop_on_exit else []
         last = [self.unconfigure_supervisor] if self.cfg.stop_on_exit and self.cfg.cleanup else stopped
         return [self.check_programs.stop_pass, *last]
@@ -110,7 +123,7 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run other tasks before the tasks of this Supervisor."""
+        """Run `other`, which is a task or a list of tasks, before the tasks of this Supervisor."""
         self.configure_supervisor.set_upstream(other, edge_modifier)
 
     def set_downstream(
@@ -118,12 +131,12 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run other tasks after the tasks of this Supervisor."""
+        """Run `other`, which is a task or a list of tasks, after the tasks of this Supervisor."""
         for leaf in self.leaves:
             leaf.set_downstream(other, edge_modifier)
 
 
 def chain_in_order(*tasks: Any) -> None:
-    """Chain the given tasks, so that they run in the given order."""
+    """Set each given task upstream of the next one, so that the tasks run in the given order."""
     for before, after in pairwise(tasks):
         before >> after

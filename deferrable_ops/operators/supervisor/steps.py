@@ -1,4 +1,6 @@
-"""The operators of a Supervisor: for its steps, for the check of its programs, and for its gates."""
+"""The operators of a Supervisor: the operator that runs a step, the operator that watches the programs, and the
+operators of the gate tasks.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +32,30 @@ _GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream"
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return why a worker must defer the task to a triggerer of its queue; None if any triggerer can run the task."""
+    """Return the reason why the task must start on a worker, which defers it to a triggerer of the task's queue; None
+    if any triggerer can run the task.
+    """
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
     return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
 
 
 class SupervisorStepOperator(TriggererOperator):
-    """Runs one step of a Supervisor. The task's XCom describes what the step found and did.
+    """Runs one step of a Supervisor. The task's XCom describes what the step did.
 
     :param step: name of the step, for example ``start-supervisor``.
-    :param cfg: the configuration, which must not contain templates. A configuration with secrets is stored encrypted.
-    :param check_task_id: the task that watches the programs.
-    :param rules: the limits of the task `check_task_id`. A start step does nothing after the ``runtime`` or
-        ``endtime`` in `rules`.
-    :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
-        runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
-    :param skip_because: the reason why the step is always skipped; None if the step can run.
+    :param cfg: the configuration of the supervisord. It must not contain Jinja templates. The serialized DAG contains a
+        configuration with secrets only in encrypted form.
+    :param check_task_id: the id of the task that watches the programs. With this id, the step reads from the DAG run
+        how many times that task has triggered the DAG again.
+    :param rules: for a start step, the limits ``runtime`` and ``endtime`` of the task `check_task_id`, from
+        :meth:`CheckRules.as_json`; None for all other steps. After one of these limits, a start step succeeds without
+        starting anything.
+    :param gate_task_id: the id of the task that decides whether this step runs; None if this step does not depend on
+        such a task. For a teardown step, this is the task ``teardown``. For the step "force-kill", this is the task
+        "force-kill-dag", which always skips itself.
+    :param skip_because: the reason, as text for the task's log, why this step is skipped in every DAG run; None if this
+        step can run.
     :raises InputError: if the configuration is invalid. The error message says which field is wrong and how to correct
         it.
     """
@@ -84,18 +93,20 @@ class SupervisorStepOperator(TriggererOperator):
         return self._queue_reason or super().worker_start_reason
 
     def execute(self, context: Context) -> Any:
-        """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
+        """If this attempt of the task already has an outcome, return the task's result; otherwise defer the task to its
+        trigger.
 
-        :raises TaskDeferred: if the wait is not over.
+        :raises TaskDeferred: if this attempt of the task has no outcome yet.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
 
 
 class SupervisorCheckOperator(HighAvailabilityOperator):
-    """A HighAvailabilityOperator that checks the states of a supervisord's programs.
+    """A HighAvailabilityOperator that watches the programs of a supervisord.
 
-    :param cfg: the configuration, with the interval, the timeout, the limits and the policies of the check.
+    :param cfg: the configuration of the supervisord. Its fields also give the poll interval, the timeout, the limits
+        and the policies of this task.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorCheckTrigger
@@ -127,7 +138,7 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
 
 
 class _Gate(TriggererOperator):
-    """A task that reads the states of other tasks and ends at once."""
+    """A task that does not wait: it reads the states of other tasks, and then succeeds, fails or skips itself."""
 
     template_fields: Sequence[str] = ()
 
@@ -136,20 +147,23 @@ class _Gate(TriggererOperator):
 
     @property
     def worker_start_reason(self) -> str | None:
-        """The reason why the task starts on a worker, or None. A gate's pool and queue are ignored, as a gate does not
-        wait.
+        """The reason why the task starts on a worker; None if it starts in the triggerer.
+
+        A pool or a queue is not a reason here, because the task ends at once.
         """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """A task that succeeds if supervisord must stop at the end of this DAG run, and is skipped if it must keep
-    running.
+    """A task that decides whether supervisord stops at the end of this DAG run. It succeeds if supervisord must stop;
+    it is skipped if supervisord must keep running.
 
-    :param first_task_id: the first task that makes changes on supervisord's host.
-    :param check_task_id: the task that watches the programs.
-    :param retriggers: the tasks that start the DAG again.
-    :param stop_on_exit: the field ``stop_on_exit`` of the configuration.
+    :param first_task_id: the id of the first task of the Supervisor. If that task did not run, this DAG run did not use
+        supervisord, and supervisord keeps running.
+    :param check_task_id: the id of the task that watches the programs.
+    :param retriggers: the ids of the tasks that trigger the DAG again. If one of them succeeded, supervisord keeps
+        running for the next DAG run.
+    :param stop_on_exit: the field ``stop_on_exit`` of the configuration; if it is False, supervisord keeps running.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorTeardownTrigger
@@ -173,9 +187,10 @@ class SupervisorTeardownGate(_Gate):
         self.stop_on_exit = stop_on_exit
 
     def execute(self, context: Context) -> Any:
-        """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
+        """If this attempt of the task already has an outcome, return the task's result; otherwise defer the task to its
+        trigger.
 
-        :raises TaskDeferred: if the wait is not over.
+        :raises TaskDeferred: if this attempt of the task has no outcome yet.
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
@@ -186,8 +201,9 @@ class SupervisorAlarm(_Gate):
 
     The error message contains the task ids of the failed steps.
 
-    :param task_ids: the ids of the tasks that run the steps.
-    :param leaf_task_id: the id of a task that Airflow runs in every DAG run, and that then succeeds or skips itself.
+    :param task_ids: the ids of the tasks that run the steps; this task fails if one of them failed.
+    :param leaf_task_id: the id of a task that runs in every DAG run and then succeeds or skips itself. If Airflow
+        skipped that task before it started, a user has marked the DAG run as failed.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
@@ -201,7 +217,7 @@ class SupervisorAlarm(_Gate):
 class SupervisorSwitch(_Gate):
     """A task that always skips itself, so that its downstream task runs only if a user clears that downstream task.
 
-    :param clears: the id of the downstream task.
+    :param clears: the id of the downstream task. A user clears that downstream task to make it run.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

@@ -37,23 +37,23 @@ from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDO
 
 
 class Supervisor(Pipeline):
-    """Runs programs under a supervisord on the triggerer's host, with tasks that this class adds to a DAG.
+    """Adds tasks to a DAG, which run programs under a supervisord on the triggerer's host.
 
     A Supervisor can be chained like a task: in ``before >> supervisor >> after``, the task `after` runs when the
     programs have succeeded and supervisord is stopped. The Supervisor changes two settings of the DAG: at most one
     active run, and no catch-up.
 
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
-    :param cfg: the configuration, or a dict with its fields. If the field ``working_dir`` is not given, the name of
-        the working directory contains the DAG's id and `name`.
-    :param steps: a dict with tasks of the same DAG that replace steps of the Supervisor. The keys of `steps` are names
-        of steps, for example ``restart-programs``. The task for the key ``check-programs`` must be a
-        HighAvailabilityOperator.
+    :param cfg: the configuration, or a dict with its fields. If the configuration has no ``working_dir``, the library
+        chooses a working directory whose name contains the DAG's id and `name`.
+    :param steps: a dict with tasks of the same DAG. Each of these tasks replaces the task that the Supervisor would
+        create for a step. A key of `steps` is the name of the replaced step, for example ``restart-programs``. The task
+        for the key ``check-programs`` must be a HighAvailabilityOperator.
     :param name: prefix of the task ids; by default the DAG's id.
-    :param task_id: the name of this Supervisor in a YAML file of airflow-config. The ids of the Supervisor's tasks do
-        not contain `task_id`.
+    :param task_id: the name by which other tasks in a YAML file of airflow-config refer to this Supervisor. The ids of
+        the Supervisor's tasks do not contain `task_id`.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
-        ``depends_on_past`` and ``wait_for_downstream`` apply to the first task only.
+        ``depends_on_past`` and ``wait_for_downstream`` apply only to the first task of the Supervisor.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 
@@ -85,7 +85,9 @@ class Supervisor(Pipeline):
         self._chain()
 
     def setup_dag(self) -> None:
-        """Set the DAG to one active run and no catch-up, because all runs of the DAG share one supervisord."""
+        """Set ``max_active_runs=1`` and ``catchup=False`` in the DAG, because all runs of the DAG share one
+        supervisord.
+        """
         self.dag.catchup = False
         self.dag.max_active_runs = 1
 
@@ -96,7 +98,7 @@ class Supervisor(Pipeline):
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
         """Return the arguments that only the task of one step gets.
 
-        :param step: name of the step. All tasks to which the arguments refer must already be in ``tasks``.
+        :param step: name of the step. All tasks whose ids the arguments contain must already be in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
@@ -182,16 +184,18 @@ class Supervisor(Pipeline):
 
 
 class SupervisorSSH(Supervisor):
-    """Runs programs under a supervisord on another machine over SSH, with tasks that this class adds to a DAG.
+    """Adds tasks to a DAG, which run programs under a supervisord on a remote machine. The tasks reach this machine
+    over SSH.
 
-    :param host: the machine, instead of the host in the SSH connection. Give a host name, an object with a ``name``
-        (for example a Host of airflow-pydantic), or a function that returns one of these. A function is called each
-        time the DAG is parsed. Login and key are always taken from the SSH connection.
-    :param port: port of an inet server that supervisord opens in addition to the Unix socket. Give a number, an object
-        with a ``port``, or a function that returns one of these.
+    :param host: host name of the remote machine; None means the host in the SSH connection. `host` can be a host name,
+        an object with a ``name`` (for example a Host of airflow-pydantic), or a function that returns one of these. If
+        `host` is a function, it is called each time the DAG is parsed. The user name and the key always come from the
+        Airflow connection of type SSH.
+    :param port: a TCP port on which supervisord listens in addition to its Unix socket; None keeps the port in `cfg`.
+        `port` can be a number, an object with a ``port``, or a function that returns one of these.
     :param kwargs: the same as for :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
         ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these SSH arguments
-        replaces the field of the same name in the configuration.
+        replaces the field of the same name in the configuration `cfg`.
 
     The other parameters are the same as for :class:`Supervisor`.
     """
