@@ -88,7 +88,7 @@ class DataflowTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The region of Dataflow."""
+        """The name of the Dataflow region, under which its outages are recorded."""
         return (self.target.source,)
 
     @asynccontextmanager

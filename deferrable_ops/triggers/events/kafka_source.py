@@ -1,4 +1,4 @@
-"""Reads records of Kafka topics and stores them in the inbox. Each wait reads a topic from its own offsets."""
+"""Reads records of Kafka topics and stores them in the inbox. Each waiting task reads a topic from its own offsets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
 
 
 async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Await `body` while the records of a Kafka topic are read for a wait.
+    """Await `body` while the records of a Kafka topic are read for a waiting task.
 
     This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
-    of waits.
+    of waiting tasks.
 
     :param request: the request of a wait to read a topic. All specifications of the request are KafkaEvents of this
         one topic.

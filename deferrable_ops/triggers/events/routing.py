@@ -1,4 +1,4 @@
-"""Routes each new event of the inbox to the waits of this process whose specifications match the event."""
+"""Routes each new event of the inbox to those waiting tasks of this process whose specifications match the event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deferrable_ops.inbox.watcher import Subscription
 class WaitFollower(Follower):
     """Receives the events that match the specifications of one wait, during a ``with`` statement.
 
-    The follower wakes the subscription of the wait, so that a wait needs no second asyncio task for events.
+    The follower wakes the subscription of the wait. So a waiting Airflow task needs no second asyncio task for events.
 
     :param since: a time in seconds since the epoch. Events before `since` are ignored.
     :param after: the number of the last event that the wait has processed.
@@ -73,7 +73,7 @@ class WaitFollower(Follower):
 
 
 class Routes:
-    """For each source, an index that finds the waits of this process whose specifications match an event."""
+    """For each source, an index that finds the waiting tasks of this process whose specifications match an event."""
 
     def __init__(self) -> None:
         self._indexes: dict[str, MatchIndex[WaitFollower]] = {}

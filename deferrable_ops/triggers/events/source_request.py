@@ -18,7 +18,7 @@ class SourceRequest:
         under `wait_id`.
     :param is_new: whether the wait was registered just now. A new wait has no stored Kafka offsets.
     :param specifications: the event specifications of the wait for this source; at least one.
-    :param since: a time in seconds since the epoch. The wait does not need events before `since`.
+    :param since: a time in seconds since the epoch. The task does not need events with an earlier time.
     :param collector: the EventCollector of the wait, to which the reader of the source reports warnings and failures.
     """
 

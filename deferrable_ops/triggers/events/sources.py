@@ -16,8 +16,9 @@ from deferrable_ops.triggers.events.sqs_source import read_sqs
 
 Body = Callable[[], Awaitable[Outcome]]
 ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
-"""Awaits the body, and meanwhile reads a source into the inbox. All waits of a process share the consumers of a
-source."""
+"""Awaits the body, and meanwhile reads a source into the inbox. All waiting tasks of a process share the consumers of
+a source.
+"""
 
 READERS: Final[dict[type[Specification], ReadSource | None]] = {
     # Channel events arrive through the endpoint.
@@ -28,7 +29,10 @@ READERS: Final[dict[type[Specification], ReadSource | None]] = {
 
 
 def outage_sources(specifications: Iterable[Specification]) -> tuple[str, ...]:
-    """Return the systems from which these events come, as they report their outages."""
+    """Return the names of the Kafka clusters and SQS queues from which the specified events come.
+
+    Outages of these systems are recorded under the same names.
+    """
     found: dict[str, None] = {}
     for one in specifications:
         if isinstance(one, KafkaEvent):
@@ -43,7 +47,7 @@ def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Ou
     `body`.
 
     This function is not a coroutine function, because each further coroutine costs memory for each of thousands of
-    waits.
+    waiting tasks.
 
     :raises InputError: if this version of the library cannot read one of the sources.
     :raises ConfigurationError: when the result is awaited, if an extra is not installed, or a connection is missing or

@@ -1,6 +1,6 @@
-"""Reads SQS queues as long as a wait needs them, and stores all their messages in the inbox.
+"""Reads SQS queues as long as a task waits for their messages, and stores all their messages in the inbox.
 
-Messages are also stored if no wait has a matching specification.
+Messages are also stored if they match no specification of a waiting task.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _last_polls: Final[dict[tuple[asyncio.AbstractEventLoop, str | None, str], async
 
 
 async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Await `body` while an SQS queue is polled for a wait.
+    """Await `body` while an SQS queue is polled for a waiting task.
 
     This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
-    of waits.
+    of waiting tasks.
 
     :param request: the request of a wait to read a queue. All specifications of the request are SqsEvents of this one
         queue.
@@ -53,10 +53,11 @@ async def _store(events: Events, messages: Sequence[Event]) -> None:
 
 
 async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
-    """If no other wait needs the queue, let the current poll of the queue finish in the background, for up to 20 s.
+    """If no other task waits for the queue, let the current poll of the queue finish in the background, for up to 20
+    s.
 
     SQS does not notice when a client aborts a poll. SQS would deliver the next message to the aborted poll, and the
-    next wait would not receive this message until its visibility timeout is over.
+    next waiting task would not receive this message until the message's visibility timeout is over.
     """
     key = asyncio.get_running_loop(), event.aws_conn_id, event.source
     if key not in _last_polls and not pollers.has_readers(event):
@@ -65,7 +66,9 @@ async def _finish_last_poll(pollers: SqsPollers, event: SqsEvent) -> None:
 
 
 async def _keep_open(event: SqsEvent) -> AsyncExitStack:
-    """Open the inbox and the AWS connection once more, so that both stay open after the last wait has ended."""
+    """Open the inbox and the AWS connection one additional time, so that both stay open after the last waiting task
+    has ended.
+    """
     users = AsyncExitStack()
     await users.enter_async_context(use_inbox(retry_timeout=NO_RETRY_TIMEOUT))
     await users.enter_async_context(use_sqs(event.aws_conn_id))

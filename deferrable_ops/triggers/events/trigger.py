@@ -38,8 +38,9 @@ class EventsTrigger(TaskTrigger):
     :param timezone: the name of the DAG's timezone.
     :param single: whether the task waits for one event. With ``single=True``, the result is this event, otherwise a
         dict of events by name.
-    :param run_times: the DAG run's start and data interval, if a worker deferred the task. `run_times` is None if the
-        scheduler deferred the task, because Airflow then gives the trigger its task instance with the DAG run.
+    :param run_times: the DAG run's start and data interval, if a worker deferred the task. If the scheduler deferred
+        the task, `run_times` is None, and the trigger reads these times from the task instance that Airflow sets on
+        the trigger.
     """
 
     feature: ClassVar[str] = "events"
@@ -99,7 +100,7 @@ class EventsTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The Kafka connections and the queues that the wait reads."""
+        """The names of the Kafka clusters and of the SQS queues from which the task's events come."""
         if self._collector is None:
             return outage_sources(tuple((self._parsed_events or {}).values()))
         return outage_sources(self._collector.specifications)

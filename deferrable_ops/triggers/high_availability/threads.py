@@ -32,7 +32,7 @@ async def call_in_thread(
 
     :param timeout: the timeout of the call, in seconds.
     :param always: whether the function is called even if too many calls hang.
-    :param max_hanging: the number of hanging calls at which no further call is started.
+    :param max_hanging: if this many earlier calls hang, no further call is started.
     :raises TimeoutError: if the function did not return within `timeout` seconds.
     :raises TooManyHangingChecks: if at least `max_hanging` earlier calls have timed out and still occupy their
         threads.

@@ -36,8 +36,8 @@ class HighAvailabilityTrigger(TaskTrigger):
     :param rules: the JSON object that :meth:`CheckRules.as_json` returned, with limits, thresholds and intervals.
     :param soft_fail: whether the task is skipped when the timeout is over.
     :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred the task.
-        `run_facts` is None if the scheduler deferred the task, because Airflow then gives the trigger the DAG run's
-        context.
+        If the scheduler deferred the task, `run_facts` is None, and the trigger reads this data from the task instance
+        that Airflow sets on the trigger.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -96,7 +96,7 @@ class HighAvailabilityTrigger(TaskTrigger):
         return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
 
     async def poll(self) -> Outcome:
-        """Run the check in each interval until the task can end, and return the outcome."""
+        """Run the check again after each pause until the task can end, and return the outcome."""
         facts = run_facts_of(self)
         evaluator = self.evaluator(facts, self.current.progress)
         check = CheckRunner(
@@ -159,7 +159,8 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
 class HighAvailabilityGateTrigger(TaskTrigger):
     """Skips the task of a gate, unless the check ended with the given `result` and `action`.
 
-    :param check_task_id: the task id of the check.
+    :param check_task_id: the id of the HighAvailabilityOperator's task, with whose result and action this trigger
+        compares `result` and `action`.
     :param result: the result with which the check must have ended, ``"pass"`` or ``"fail"``.
     :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
         action.

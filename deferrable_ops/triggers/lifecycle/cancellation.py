@@ -21,10 +21,11 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
     """After Airflow has cancelled a trigger, cancel the external work of its wait, if the task attempt has ended.
 
     The attempt has ended if the inbox has a newer attempt of the task, or if the task is no longer deferred. If the
-    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer. If this
-    process does not belong to the inbox's owner, nothing is settled or cancelled.
+    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer. If the
+    inbox belongs to another deployment of Airflow, nothing is settled or cancelled.
 
-    :param check_for: for how many seconds the task's state is checked, because Airflow may update the state late.
+    :param check_for: for how many seconds the task's state is checked, because Airflow may update the state some
+        seconds after it has cancelled the trigger.
     :param check_every: seconds between two checks of the task's state.
     """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:

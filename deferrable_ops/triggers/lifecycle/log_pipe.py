@@ -58,7 +58,7 @@ def install() -> str | None:
 class LogPipe:
     """A pipe that replaces a file descriptor, and a thread that copies lines from the pipe to the original socket.
 
-    :param descriptor: the file descriptor of a stream socket.
+    :param descriptor: the file descriptor that is replaced by the pipe; it must be a stream socket.
     :param as_json: whether each line is a JSON log line of Airflow.
     :param max_buffered: the maximum number of bytes of log lines in memory; further lines are dropped.
     """

@@ -1,4 +1,6 @@
-"""Settles the waits whose task ended while no triggerer ran. Only the API server of the inbox's owner does this."""
+"""Settles the waits whose task ended while no triggerer ran. Only the API servers of the Airflow deployment that owns
+the inbox do this.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ EndedSource = Callable[[Sequence[WaitingAttempt]], Awaitable[list[WaitingAttempt
 class Sweeper:
     """Finds waits whose attempt has ended in Airflow, settles them, and cancels the work whose cancellation is due.
 
-    A wait whose task instance does not exist is left alone, because it may belong to another Airflow.
+    A wait whose task instance does not exist is not changed, because the wait may belong to another deployment of
+    Airflow.
 
-    :param find_ended: returns the attempts that have ended, by their task instance's id and try number.
+    :param find_ended: an async function that returns those of the given attempts that have ended in Airflow. It finds
+        an attempt by the task instance's id and the try number.
     :param interval: seconds between two sweeps. All API servers together make one sweep per interval.
     """
 
@@ -35,7 +39,8 @@ class Sweeper:
         self._problem: str | None = None
 
     async def run(self) -> None:
-        """Sweep at once, and then once per interval, until cancelled. Errors are logged, and do not end it."""
+        """Sweep at once, and then once per interval, until cancelled. An error is logged and does not end the sweeps.
+        """
         while True:
             try:
                 await self.sweep()
@@ -45,7 +50,9 @@ class Sweeper:
             await asyncio.sleep(self._interval)
 
     async def sweep(self) -> None:
-        """Sweep once, unless the inbox belongs to another Airflow, or another API server has swept just now."""
+        """Sweep once, unless the inbox belongs to another deployment of Airflow, or an API server swept less than one
+        interval ago.
+        """
         await self._inbox.owner.adopt_if_unowned()
         problem = await self._inbox.owner.problem(cancel=True)
         if problem is not None:

@@ -34,15 +34,17 @@ async def find_unended(
 
     The triggerers of such tasks are down, overloaded or stuck.
 
-    :param conditions: conditions that the returned waits meet.
+    :param conditions: SQLAlchemy conditions on the table of waits; only waits that meet all of them are returned.
     """
     return await inbox.waits.settled_before(await source(), answered_for, *conditions)
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
-    """Log once a minute, in one process, how many answered tasks have not ended. Runs until cancelled.
+    """Log once a minute, in one process, how many tasks have an outcome in the inbox and have not ended in Airflow.
+    Runs until cancelled.
 
-    Only a process that belongs to the inbox's owner does this, because another Airflow has other tasks.
+    Nothing is logged while the inbox belongs to another deployment of Airflow, because `source` does not return the
+    attempts of another deployment.
     """
     while True:
         is_turn = await inbox.owner.problem() is None and await inbox.database.try_lock("unended", every)
@@ -62,7 +64,11 @@ async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _E
 
 
 async def attempts_from_database() -> list[str]:
-    """Read the attempts that are under way from the metadata database. The API server may read it, and the command."""
+    """Return the wait ids of all attempts under way, read from Airflow's metadata database.
+
+    Only the API server and the command ``deferrable-ops`` may call this function, because triggers must not access the
+    metadata database.
+    """
     return await asyncio.to_thread(_read_metadata_database)
 
 

@@ -67,7 +67,7 @@ class LaunchRequest:
         :param check: a function that is awaited immediately before each request. If the function raises an exception,
             the request is not sent.
         :param timeout: the number of seconds after which the request is not retried any more.
-        :param source: the name under which outages of the service are reported. None: the host of the URL.
+        :param source: the name under which outages of the service are reported. None selects the host of the URL.
         :raises LaunchFailed: if the service rejected the request, or did not accept the request within `timeout`.
         """
         source = source or http_source(None, self._request.url)

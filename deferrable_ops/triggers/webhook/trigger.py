@@ -102,7 +102,7 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The service that receives the launching request."""
+        """The name of the service that receives the launching request; empty if the task sends no such request."""
         return (http_source(self.http_conn_id, self.url),) if self.launches else ()
 
     @property

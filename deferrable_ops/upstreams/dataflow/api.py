@@ -92,8 +92,8 @@ class Api:
     ) -> Callable[[float], Awaitable[Any]]:
         """Return a function that sends the launch request.
 
-        :return: the function. The function's argument is the latest ``time.monotonic()`` at which the request may be
-            sent.
+        :return: the function. The function's argument is the time by ``time.monotonic()`` after which the request is
+            not sent any more.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         """
         from google.protobuf.json_format import ParseDict, ParseError

@@ -1,4 +1,6 @@
-"""The Dataflow client. All waits for jobs in the same project and region share one client, channel and poller."""
+"""The Dataflow client. All tasks that wait for jobs with the same project, region and credentials share one client,
+channel and poller.
+"""
 
 from __future__ import annotations
 
@@ -97,9 +99,9 @@ class Dataflow:
         """Send one launch request, without retries.
 
         :param request: the complete LaunchFlexTemplateRequest or LaunchTemplateRequest, in camelCase or snake_case.
-        :param before_send: a function that is awaited just before the request is sent. The function returns the latest
-            ``time.monotonic()`` at which this process may send the request. If the function raises an error, the
-            request is not sent.
+        :param before_send: a function that is awaited just before the request is sent. The function returns the time
+            by ``time.monotonic()`` after which this process must not send the request any more. If the function raises
+            an error, the request is not sent.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         :raises DataflowLaunchRefused: if Dataflow created no job, and would also refuse a retry.
         :raises LaunchUncertain: if it is unknown whether Dataflow created a job.

@@ -21,10 +21,10 @@ SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
     """Return the Google credentials, after fetching a first token with them.
 
-    :param gcp_conn_id: the id of an Airflow connection. If `gcp_conn_id` is None, the application default credentials
-        are used.
-    :param impersonation_chain: Google service accounts, as in the google provider. The last account makes the API
-        calls.
+    :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If `gcp_conn_id` is None, the
+        application default credentials are used.
+    :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
+        the API calls. An empty tuple impersonates no account.
     :raises ConfigurationError: if Google credentials were not found, or the google provider is missing.
     :raises DataflowRefused: if Google refused the credentials.
     """
@@ -93,10 +93,11 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether an error of google-auth may pass: the metadata server, IAM or the network did not answer.
+    """Return whether an error of google-auth may be temporary: the metadata server, IAM or the network did not
+    respond.
 
-    google-auth marks an error as retryable only if the OAuth endpoint returned it. IAM and the metadata server never
-    mark theirs, so their HTTP status or the network error behind it decides.
+    google-auth marks an error as retryable only if the OAuth endpoint returned the error. An error of IAM or of the
+    metadata server is temporary if its HTTP status is temporary, or if a network error caused it.
     """
     from google.auth.exceptions import RefreshError, TransportError
 
@@ -112,7 +113,8 @@ def is_passing(error: Exception) -> bool:
 def _fetch_token(credentials: Credentials, account: str) -> None:
     """Fetch a token to test the credentials.
 
-    gRPC raises the same error for revoked credentials as for a network failure.
+    This test is needed because an API call over gRPC raises the same error for revoked credentials as for a network
+    failure.
     """
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request

@@ -36,12 +36,13 @@ _IDS_KEPT = 200
 
 @dataclass(frozen=True, slots=True)
 class DataflowTarget:
-    """A project and region of Dataflow jobs, and the credentials. All waits with the same target share one client.
+    """A project and region of Dataflow jobs, and the credentials. All waiting tasks with the same project, region and
+    credentials share one client.
 
-    :param gcp_conn_id: the id of an Airflow connection. If ``gcp_conn_id`` is None, the application default credentials
-        are used.
-    :param impersonation_chain: Google service accounts, as in the google provider. The last account makes the API
-        calls.
+    :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If ``gcp_conn_id`` is None, the
+        application default credentials are used.
+    :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
+        the API calls. An empty tuple impersonates no account.
     """
 
     project_id: str
@@ -59,7 +60,8 @@ class DataflowTarget:
 class Job:
     """A Dataflow job, with the values that the API returned.
 
-    :param state: the number of the API's JobState. The number may be unknown to this version of the library.
+    :param state: the job's state, as a number of the API's enumeration JobState. The number may be unknown to this
+        version of the library.
     :param state_name: the API's name of the state, such as ``JOB_STATE_DONE``, or ``JOB_STATE_99`` for the unknown
         number 99.
     :param is_streaming: whether the job is a streaming job; None if the API did not return the job's type.

@@ -112,7 +112,7 @@ class PublishEventTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The Kafka cluster or the queue."""
+        """The name of the Kafka cluster or of the SQS queue to which the task publishes; empty for a channel."""
         if self.kafka is not None:
             return (kafka_source(self.kafka_conn_id),)
         return () if self.sqs is None else (sqs_source(queue_of(self.sqs).source),)
