@@ -39,7 +39,9 @@ class Sweeper:
         self._problem: str | None = None
 
     async def run(self) -> None:
-        """Sweep at once, and then once per interval, until cancelled. An error is logged and does not end the sweeps.
+        """Sweep at once, and then once per interval, until cancelled.
+
+        An error is logged and does not stop the sweeps.
         """
         while True:
             try:
