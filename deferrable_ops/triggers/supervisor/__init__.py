@@ -1,4 +1,4 @@
-"""The triggers for the tasks of a Supervisor."""
+"""The triggers that run the tasks of a Supervisor."""
 
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger

@@ -1,4 +1,6 @@
-"""The trigger that watches the programs of a supervisord. Tasks that watch the same supervisord share its polls."""
+"""The trigger that watches the programs of a supervisord. All tasks in one triggerer that watch the same supervisord
+share one poll of it.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,18 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
-    """Watches the programs of a supervisord until the programs end, a limit is reached or the task times out.
+    """Watches the programs of a supervisord until all programs have ended, one of the task's limits is reached, or the
+    task times out.
 
-    :param configuration: the result of
+    :param configuration: the configuration of the supervisord as a string, from
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param rules: the result of :meth:`CheckRules.as_json`. The poll interval in `rules` is ignored; the trigger uses
-        the poll interval in the configuration.
-    :param soft_fail: whether the task is skipped when its timeout is over.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
-        scheduler deferred the task, because Airflow then gives the trigger its task instance.
+    :param rules: the limits and thresholds of the task, from :meth:`CheckRules.as_json`. The poll interval in `rules`
+        is ignored; the trigger uses the field ``check_interval`` of the configuration.
+    :param soft_fail: whether the task is skipped when it times out. If `soft_fail` is False, the DAG triggers another
+        run of itself when the task times out.
+    :param run_facts: the data of the DAG run, from :meth:`RunFacts.as_json`, if a worker deferred the task. If the
+        scheduler deferred the task, `run_facts` is None; then Airflow gives the trigger a task instance, and the
+        trigger reads the data of the DAG run from this task instance.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -61,19 +66,19 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
     def validate(self) -> None:
         """Check the configuration.
 
-        :raises InputError: if the configuration is invalid.
-        :raises ConfigurationError: if the configuration cannot be decrypted.
+        :raises InputError: if the configuration of the supervisord is invalid.
+        :raises ConfigurationError: if the configuration of the supervisord cannot be decrypted.
         """
         load_configuration(self.configuration)
 
     @property
     def cancellable(self) -> bool:
-        """Whether supervisord is stopped when a user ends this task."""
+        """Whether the trigger must stop supervisord when a user ends this task."""
         return load_configuration(self.configuration).stop_on_exit
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The machine of the supervisord."""
+        """The name of supervisord's machine, in a tuple. Outages of this machine are reported under this name."""
         return (outage_source(load_configuration(self.configuration)),)
 
     async def cancel(self, wait: Wait) -> None:
@@ -81,7 +86,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
 
     async def poll(self) -> Outcome:
-        """Watch the programs until the task can end, and return the outcome of the task."""
+        """Watch the programs until the task can end, and return the task's outcome."""
         evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := evaluator.at_limit(_now())) is None:
             began = time.monotonic()

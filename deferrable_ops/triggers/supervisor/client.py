@@ -1,4 +1,4 @@
-"""A client that calls a supervisord from a task on a worker."""
+"""A client with which a task on a worker can call a supervisord."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorClient:
-    """Calls XML-RPC methods of a supervisord over its Unix socket. Each call opens its own connection.
+    """Calls XML-RPC methods of a supervisord through its Unix socket. Each call opens its own connection.
 
-    A worker can call a supervisord on another machine over SSH, or a supervisord on the worker's own host.
+    The supervisord must run on the worker's own host, or on another machine that the worker reaches over SSH.
 
-    :param cfg: configuration of the supervisord.
+    :param cfg: configuration of the supervisord to call.
     """
 
     def __init__(self, cfg: SupervisorAirflowConfiguration) -> None:
@@ -27,16 +27,17 @@ class SupervisorClient:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call an XML-RPC method of supervisord, and return its result.
 
-        :param method: the name of the method, for example ``supervisor.getState``. The documentation of supervisor
-            lists the methods.
-        :raises SupervisordUnavailable: if supervisord is not running, or does not answer.
-        :raises SupervisordRefused: if supervisord returned a fault; the exception has the fault code.
-        :raises MachineError: if the machine cannot be reached.
+        :param method: the full name of the method, for example ``supervisor.getState``. All methods are listed in the
+            documentation of supervisor.
+        :raises SupervisordUnavailable: if supervisord is not running, or does not respond.
+        :raises SupervisordRefused: if supervisord returned a fault instead of a result; the exception contains the
+            fault code.
+        :raises MachineError: if no connection to the supervisord's machine is possible.
         """
         return run_sync(self._call(method, arguments))
 
     def processes(self) -> list[Process]:
-        """Return the current processes of all programs."""
+        """Return all processes of supervisord, with their current states."""
         return [Process.from_info(info) for info in self.call("supervisor.getAllProcessInfo")]
 
     async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:

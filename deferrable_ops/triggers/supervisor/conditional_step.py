@@ -1,4 +1,4 @@
-"""The trigger of those steps of a Supervisor that do not run in every DAG run."""
+"""The trigger of a step that does not run in every DAG run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigge
 
 
 class SupervisorDueStepTrigger(SupervisorStepTrigger):
-    """Runs one step like :class:`SupervisorStepTrigger`, but only if the step must run in this DAG run.
+    """Runs a step as :class:`SupervisorStepTrigger` does, but only if the step must run in this DAG run.
 
-    A start step does nothing after the ``runtime`` or ``endtime`` of the check. A teardown step is skipped if
-    supervisord keeps running after this DAG run. The step "force-kill" is skipped until a user clears its task.
+    A start step does nothing if the ``runtime`` or the ``endtime`` of the watching task is over. A teardown step is
+    skipped if supervisord must keep running after this DAG run. The step "force-kill" is skipped until a user clears
+    the task of this step.
 
-    :param rules: for a start step, the limits of the task that watches the programs.
-    :param gate_task_id: the id of the gate before this task. For a teardown step, this gate decides whether the step
-        runs. For the step "force-kill", this gate is the task "force-kill-dag", which is always skipped.
-    :param skip_because: the reason why the step is always skipped; None if the step can run.
+    :param rules: for a start step, the limits of the task that watches the programs, from :meth:`CheckRules.as_json`;
+        None for all other steps.
+    :param gate_task_id: the id of the task that decides whether this step runs; None if this step does not depend on
+        such a task. For a teardown step, this is the task ``teardown``. For the step "force-kill", this is the task
+        "force-kill-dag", which always skips itself.
+    :param skip_because: the reason, as text for the task's log, why this step is skipped in every DAG run; None if this
+        step can run.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorDueStepTrigger"
@@ -97,7 +101,9 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if another DAG run uses supervisord, for example if a user cleared a task of an old run."""
+        """Return a Skip if another DAG run uses this supervisord now. This happens if a user clears a task of an older
+        DAG run.
+        """
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))
         if claimed is None or claimed.dag_id != own.dag_id or claimed.run_id == own.run_id:

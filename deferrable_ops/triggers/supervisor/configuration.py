@@ -1,8 +1,10 @@
-"""Converts the configuration of a supervisord into an argument of triggers, and computes values from it.
+"""Converts the configuration of a supervisord into a string, which is an argument of triggers. Also computes values
+from the configuration.
 
 Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. Therefore a configuration
-with passwords or environment variables is encrypted. The encryption is deterministic: equal configurations give equal
-encrypted texts, because Airflow creates a new version of the DAG whenever an argument changes.
+with passwords or environment variables is encrypted. The encryption always gives the same encrypted text for the same
+configuration. Otherwise, each parse would give the trigger another argument, and Airflow would create a new version of
+the DAG.
 """
 
 from __future__ import annotations
@@ -80,10 +82,13 @@ _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
 def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
-    """Convert a configuration to a string for :func:`load_configuration`. Equal configurations give equal strings.
+    """Convert a configuration to a string, which :func:`load_configuration` converts back. Equal configurations give
+    equal strings.
 
-    :raises ConfigurationError: if the configuration has a password, but Airflow has no ``fernet_key`` to encrypt it.
-    :raises InputError: if the configuration cannot be written as a file for supervisord, or its password is a hash.
+    :raises ConfigurationError: if the configuration has a password, but Airflow has no ``fernet_key``, with which the
+        password could be encrypted.
+    :raises InputError: if supervisord's configuration file cannot contain one of the values, or if the password is a
+        hash.
     """
     supervisord_address(cfg, cfg.socket_path)
     cfg.to_cfg()
@@ -142,12 +147,12 @@ def load_configuration(text: str) -> SupervisorAirflowConfiguration:
 
 
 def is_remote(cfg: SupervisorAirflowConfiguration) -> bool:
-    """Return whether the supervisord is managed over SSH."""
+    """Return whether the supervisord runs on another machine, which the library reaches over SSH."""
     return isinstance(cfg, SupervisorSSHAirflowConfiguration)
 
 
 def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
-    """Return the address of the machine that runs the supervisord."""
+    """Return the address of the machine on which the supervisord runs."""
     if not isinstance(cfg, SupervisorSSHAirflowConfiguration):
         return MachineAddress()
     ssh = cfg.ssh_operator_args
@@ -162,7 +167,7 @@ def machine_address(cfg: SupervisorAirflowConfiguration) -> MachineAddress:
 
 
 def outage_source(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return the name under which outages of the supervisord's machine are reported."""
+    """Return the name of the supervisord's machine in reports of outages."""
     address = machine_address(cfg)
     if address.ssh_conn_id is None:
         return f"supervisord in {cfg.working_dir}"
@@ -170,10 +175,11 @@ def outage_source(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> SupervisordAddress:
-    """Return the address and login of the supervisord.
+    """Return the socket path, user name and password with which a client connects to the supervisord.
 
-    :param socket: path of a socket on this host; over SSH, connections to it are forwarded to supervisord's socket.
-    :raises InputError: if the password for supervisord's socket is a hash, but a login needs the password itself.
+    :param socket: path of a Unix socket on this host. If the supervisord runs on another machine, SSH forwards
+        connections from this socket to supervisord's socket.
+    :raises InputError: if the password is a hash, because a client needs the password itself to log in.
     """
     server = cfg.unix_http_server
     if server is None or server.password is None:
@@ -184,7 +190,9 @@ def supervisord_address(cfg: SupervisorAirflowConfiguration, socket: Path) -> Su
 
 
 def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
-    """Return the name of a supervisord in the inbox, such as ``/a/working_dir`` or ``connection:/a/working_dir``."""
+    """Return the name under which the inbox stores a supervisord, such as ``/a/working_dir`` or
+    ``connection:/a/working_dir``.
+    """
     address = machine_address(cfg)
     if address.ssh_conn_id is None:
         return str(cfg.working_dir)
@@ -193,13 +201,15 @@ def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds the programs may need to stop, if all of them are stopped at the same time."""
+    """Return the longest time in seconds that the programs need to stop, if all of them are stopped at the same
+    time.
+    """
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     return float(max(program.stopwaitsecs for program in programs))
 
 
 def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return how many seconds the programs may need until each has started, or has failed its last start attempt."""
+    """Return the longest time in seconds until each program has started, or its last start attempt has failed."""
     # Before each further attempt, supervisord waits one second longer than before the previous attempt.
     return max(
         float(program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1)))
@@ -208,7 +218,9 @@ def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
-    """Return the timeout of a step in seconds: the ``command_timeout`` plus the time to stop and start programs."""
+    """Return the timeout of a step in seconds: ``command_timeout`` plus the time that the step needs to stop and start
+    programs.
+    """
     seconds = float(cfg.airflow.command_timeout) + _DAEMON_START_SECONDS
     if step in _WAIT_FOR_STOP:
         seconds += stop_seconds(cfg)
@@ -221,11 +233,11 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
 
 
 def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Replace the secret values of the configuration in a text by ``***``, and return this text.
+    """Return the text with all secret values of the configuration replaced by ``***``.
 
-    A secret value is found in four forms: unchanged, escaped as in supervisord's configuration file, as Python's repr
-    of these two forms, and incomplete because the text was truncated. Lines of the configuration file that supervisord
-    quotes in parse errors are removed, too.
+    A secret value is replaced in four forms: unchanged; escaped as in supervisord's configuration file; as Python's
+    repr of one of these two forms; and without its beginning, if the text was truncated there. If the text is a parse
+    error of supervisord, the parts that quote the configuration file are also removed.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
     values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]
@@ -239,7 +251,7 @@ def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return the escaped and quoted forms in which a secret value may appear in a message."""
+    """Return the forms of a secret value that a message may contain, for example with escaped characters."""
     forms = {value, value.replace("%", "%%"), value.replace("%", "%%%%")}
     for expressions in _EXPRESSIONS:
         for expanded in (1, 2):
@@ -254,9 +266,9 @@ def _forms(value: str) -> set[str]:
 
 
 def _reprs(text: str) -> Iterator[str]:
-    """Yield the forms that a text can have inside the Python repr of a longer text.
+    """Yield the forms in which a text can appear inside the Python repr of a longer text.
 
-    These forms depend on whether the longer text contains single and double quotes.
+    The form depends on whether the longer text contains single quotes and double quotes.
     """
     quotes = "'\""
     for show in (repr, ascii):
@@ -265,7 +277,7 @@ def _reprs(text: str) -> Iterator[str]:
 
 
 def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
-    """If the beginning of a text was cut off in the middle of a secret value, mask the rest of this value."""
+    """If a text begins in the middle of a secret value, replace the rest of this secret value by ``***``."""
     rest, first = 0, text[:_SHORTEST_MASKED]
     for form in forms if len(first) == _SHORTEST_MASKED else ():
         start = form.find(first, 1)
@@ -276,7 +288,7 @@ def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
 
 
 def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield all passwords and all values of environment variables, because these values may contain passwords."""
+    """Yield all passwords, and all values of environment variables and plugin options, which may contain passwords."""
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()
@@ -310,7 +322,7 @@ def _decrypt(text: str) -> str:
 
 
 def _ciphers() -> list[AESSIV]:
-    """Return a cipher for each fernet key of Airflow. The first cipher belongs to the newest key."""
+    """Return a cipher for each ``fernet_key`` of Airflow. The first cipher uses the newest key."""
     from airflow.sdk.configuration import conf
 
     keys = conf.get("core", "fernet_key", fallback="") or ""

@@ -1,4 +1,4 @@
-"""Triggers that read the states of other tasks of the DAG run, and then end their own task or skip it."""
+"""Triggers that read the states of other tasks in the same DAG run, and then end or skip their own task."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ _NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that only reads the states of tasks and launches no external work."""
+    """A trigger that only reads the states of other tasks. It starts no external work."""
 
     feature: ClassVar[str] = "supervisor"
 
     @property
     def cancellable(self) -> bool:
-        """Return False, because this trigger launches no external work."""
+        """Return False, because this trigger starts no external work that could be cancelled."""
         return False
 
     async def cancel(self, wait: Wait) -> None:
-        """Do nothing, because this trigger launches no external work."""
+        """Do nothing, because this trigger starts no external work that could be cancelled."""
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Ends a task as a success if supervisord must stop at the end of this DAG run, and skips the task otherwise.
+    """Decides whether supervisord must stop at the end of this DAG run. If it must stop, the trigger's task succeeds;
+    otherwise the task is skipped.
 
-    :param first_task_id: the first task that makes changes on supervisord's host.
-    :param check_task_id: the task that watches the programs.
-    :param retriggers: the tasks that start the DAG again.
-    :param stop_on_exit: the field ``stop_on_exit`` of the configuration.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
-        scheduler deferred the task, because Airflow then gives the trigger its task instance.
+    :param first_task_id: the id of the first task of the Supervisor. If that task did not run, this DAG run did not use
+        supervisord, and supervisord keeps running.
+    :param check_task_id: the id of the task that watches the programs.
+    :param retriggers: the ids of the tasks that trigger the DAG again. If one of them succeeded, supervisord keeps
+        running for the next DAG run.
+    :param stop_on_exit: the field ``stop_on_exit`` of the configuration; if it is False, supervisord keeps running.
+    :param run_facts: the data of the DAG run, from :meth:`RunFacts.as_json`, if a worker deferred the task. If the
+        scheduler deferred the task, `run_facts` is None; then Airflow gives the trigger a task instance, and the
+        trigger reads the data of the DAG run from this task instance.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger"
@@ -66,9 +70,10 @@ class SupervisorTeardownTrigger(_GateTrigger):
         self.run_facts = run_facts
 
     async def wait(self) -> Outcome:
-        """Read the states of other tasks. Return a Success if supervisord must stop, otherwise return a Skip.
+        """Decide from the states of other tasks whether supervisord must stop. Return a Success if supervisord must
+        stop; otherwise return a Skip.
 
-        The other tasks have already ended, because they are upstream of this task.
+        The other tasks have already ended, because they are upstream of this trigger's task.
         """
         if not self.stop_on_exit:
             return Skip("stop_on_exit=False: supervisord and its programs keep running")
@@ -91,14 +96,15 @@ class SupervisorTeardownTrigger(_GateTrigger):
 
 
 class SupervisorAlarmTrigger(_GateTrigger):
-    """Fails the task if a step failed, or if a user marked the DAG run as failed; otherwise skips the task.
+    """Fails its task if a step failed, or if a user marked the DAG run as failed; otherwise skips its task.
 
     When a user marks a DAG run as failed, Airflow skips the tasks that have not started, but still runs the teardown
-    tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. Because the leaf tasks were
-    skipped, the DAG run would become a success without this trigger.
+    tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. The skipped leaf tasks would make
+    the DAG run a success. This trigger fails its own task, so that the DAG run is failed.
 
-    :param task_ids: the ids of the tasks that run the steps.
-    :param leaf_task_id: the id of a task that Airflow runs in every DAG run, and that then succeeds or skips itself.
+    :param task_ids: the ids of the tasks that run the steps; the trigger fails its task if one of them failed.
+    :param leaf_task_id: the id of a task that runs in every DAG run and then succeeds or skips itself. If Airflow
+        skipped that task before it started, a user has marked the DAG run as failed.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
@@ -110,7 +116,7 @@ class SupervisorAlarmTrigger(_GateTrigger):
         self.leaf_task_id = leaf_task_id
 
     async def wait(self) -> Outcome:
-        """Return a Failure if a step failed or a user marked the DAG run as failed; otherwise return a Skip."""
+        """Return a Failure if a step failed, or if a user marked the DAG run as failed; otherwise return a Skip."""
         states = await states_of_tasks(self.current.attempt, None)
         if states is None:
             failed = [task_id for task_id in self.task_ids if await self._has_failed(task_id)]
@@ -127,16 +133,18 @@ class SupervisorAlarmTrigger(_GateTrigger):
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the DAG run as failed: a task has failed, and Airflow skipped the leaf task."""
+        """Return whether a user marked the DAG run as failed. The sign of this is that a task has failed, and that
+        Airflow skipped the leaf task before it started.
+        """
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Always skips its task, so that the downstream task runs only if a user clears that downstream task.
+    """Always skips its task, so that the task downstream of it runs only after a user has cleared that downstream task.
 
-    :param clears: the id of the downstream task.
+    :param clears: the id of the downstream task, for the message that says which task a user must clear.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"
@@ -147,7 +155,7 @@ class SupervisorSwitchTrigger(_GateTrigger):
         self.clears = clears
 
     async def wait(self) -> Outcome:
-        """Return a Skip whose reason describes how to kill supervisord."""
+        """Return a Skip. Its reason tells the user how to kill supervisord."""
         return Skip(
             f"clear the task {self.clears!r}, and no other task, to kill supervisord and all its programs"
         )

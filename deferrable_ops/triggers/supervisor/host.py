@@ -1,4 +1,4 @@
-"""The host of a supervisord: the machine, supervisord's directories, and a client for supervisord's XML-RPC calls."""
+"""The host of a supervisord: the machine, the directories of supervisord, and a client for XML-RPC calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ _NO_SOCKET: Final = Path(os.devnull) / "no-supervisord"
 
 
 class Fault(IntEnum):
-    """Fault codes that supervisord returns, from the file ``xmlrpc.py`` of the package supervisor."""
+    """Fault codes that supervisord returns if it refuses a call, from the file ``xmlrpc.py`` of the package
+    supervisor.
+    """
 
     SHUTDOWN_STATE = 6
     BAD_NAME = 10
@@ -41,9 +43,9 @@ class Fault(IntEnum):
 
 
 class StepFailed(DeferrableOpsError):
-    """A step of a Supervisor failed.
+    """A step of a Supervisor failed, for a reason that a retry within the trigger cannot remove.
 
-    :param retryable: whether Airflow may retry the task; False if the same error would occur again.
+    :param retryable: whether Airflow may retry the task; False if the retry would fail for the same reason.
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -52,25 +54,29 @@ class StepFailed(DeferrableOpsError):
 
 
 class ShuttingDown(SupervisordUnavailable):
-    """supervisord stops its programs and then ends. Until supervisord has ended, it refuses calls."""
+    """supervisord is shutting down: it stops its programs and then ends. Until it has ended, supervisord
+    refuses calls.
+    """
 
 
 def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | SupervisordUnavailable:
-    """If supervisord refused a call because it is shutting down, return ShuttingDown; otherwise return `refused`."""
+    """Return ShuttingDown if supervisord refused a call because it is shutting down; otherwise return the given
+    `refused`.
+    """
     if refused.code == Fault.SHUTDOWN_STATE:
         return ShuttingDown("supervisord is shutting down")
     return refused
 
 
 async def _allow() -> None:
-    """Allow every change on the host."""
+    """Allow every change on the host, without a test."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDaemon:
-    """A supervisord that is running and answers calls.
+    """A supervisord that is running and responds to calls.
 
-    :param state: the state code that ``getState`` returns.
+    :param state: the state code that supervisord's method ``getState`` returns.
     """
 
     pid: int
@@ -79,14 +85,15 @@ class RunningDaemon:
 
 @dataclass(frozen=True, slots=True)
 class StepTimings:
-    """How long steps wait for supervisord and for processes of its programs. All values are in seconds.
+    """How long steps wait for supervisord and for the processes of its programs. All times are in seconds.
 
-    :param poll_interval: time between two calls that ask supervisord whether a slow operation has ended.
+    :param poll_interval: time between two requests for the states of processes, while programs start or stop.
     :param search_interval: time between two searches for processes on the host.
-    :param answer_timeout: the longest time between the start of supervisord and its first answer.
-    :param shutdown_timeout: the longest time that a supervisord without programs needs to end.
-    :param kill_timeout: the longest time, after ``stopwaitsecs``, that supervisord needs to kill a process and to
-        notice its end.
+    :param answer_timeout: the longest time from the start of supervisord to its first response.
+    :param shutdown_timeout: the longest time from the request to end until a supervisord without running programs has
+        ended.
+    :param kill_timeout: the longest time that supervisord needs to kill a process and to notice its end. It begins when
+        the process's ``stopwaitsecs`` is over.
     """
 
     poll_interval: float = 0.5
@@ -98,12 +105,13 @@ class StepTimings:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorHost:
-    """The host of one supervisord.
+    """The host on which one supervisord runs or will run.
 
-    :param rpc: the XML-RPC client for the supervisord; this client exists even if the supervisord is not running.
-    :param log: the task's log.
-    :param check_claim: a function that must be awaited immediately before each change on the host. The function raises
-        an exception if another process has taken over the work of this process, for example while this process was
+    :param rpc: the XML-RPC client for the supervisord. The client can be used even if the supervisord is not running;
+        its calls then fail.
+    :param log: the logger that writes to the task's log.
+    :param check_claim: a function that the caller must await immediately before each change on the host. The function
+        raises an exception if another process has started to do the same work, for example while this process was
         suspended.
     """
 
@@ -124,25 +132,26 @@ class SupervisorHost:
 
     @property
     def lock(self) -> Path:
-        """The path of the lock file, which a supervisord that a step has started keeps locked while it runs."""
+        """The path of the lock file. A supervisord that was started by a step keeps this file locked while it runs."""
         return self.working_dir / LOCK
 
     async def missing_directories(self) -> list[Path]:
-        """Return the directories of this supervisord that do not exist. Check which user owns the other directories.
+        """Return the directories of this supervisord that do not exist. If a directory exists, check which user owns
+        it.
 
-        Any user can create a missing directory in /tmp. If another user creates the missing directory with a socket in
-        it, this user could read supervisord's password. If another user creates the missing directory with a
-        configuration file in it, this user could run commands.
+        This check is needed because any user can create a missing directory in /tmp. Another user who creates the
+        directory with a socket in it could read supervisord's password. Another user who creates the directory with a
+        configuration file in it could run commands as supervisord's user.
 
-        :raises MachineRefused: if a directory may belong to another user.
+        :raises MachineRefused: if another user may own one of the directories.
         """
         return await _missing_directories(self.cfg, self.machine)
 
     async def daemon(self) -> RunningDaemon | None:
-        """Return the running supervisord; None if no supervisord answers.
+        """Return the running supervisord; None if no supervisord responds.
 
         :raises ShuttingDown: if supervisord is shutting down.
-        :raises SupervisordRefused: if supervisord refuses the login.
+        :raises SupervisordRefused: if supervisord refuses the user name and password.
         """
         try:
             state, pid = await self.rpc.multicall([("supervisor.getState", ()), ("supervisor.getPID", ())])
@@ -154,10 +163,10 @@ class SupervisorHost:
         return RunningDaemon(int(pid), int(state["statecode"]))
 
     async def processes(self) -> list[Process]:
-        """Return the processes of all programs of the supervisord.
+        """Return all processes of the supervisord, with their current states.
 
         :raises ShuttingDown: if supervisord is shutting down.
-        :raises SupervisordUnavailable: if supervisord does not answer.
+        :raises SupervisordUnavailable: if supervisord is not running, or does not respond.
         """
         try:
             return [Process.from_info(info) for info in await self.rpc.processes()]
@@ -169,12 +178,13 @@ class SupervisorHost:
 async def open_host(
     cfg: SupervisorAirflowConfiguration, log: Any, check_claim: Callable[[], Awaitable[object]] = _allow
 ) -> AsyncIterator[SupervisorHost]:
-    """Connect to the host of a supervisord. The supervisord does not have to be running.
+    """Connect to the host of a supervisord, and yield this host. The connection does not require that supervisord is
+    running.
 
-    :param check_claim: see :class:`SupervisorHost`. By default, every change on the host is allowed.
+    :param check_claim: see :class:`SupervisorHost`. The default function allows every change on the host.
 
     :raises MachineUnavailable: if the machine cannot be reached now.
-    :raises MachineRefused: if the machine refuses the login, or a directory of supervisord may belong to another user.
+    :raises MachineRefused: if the machine refuses the login, or if another user may own a directory of supervisord.
     """
     async with use_machine(machine_address(cfg)) as machine:
         # If a directory is missing, our supervisord is not running. Do not connect to a socket in this directory:

@@ -37,18 +37,18 @@ _CANCELLABLE_STEPS: Final = frozenset(
 
 
 class SupervisorStepTrigger(TaskTrigger):
-    """Runs one step of a Supervisor. A step may run more than once, and two processes may run it at the same time.
+    """Runs one step of a Supervisor. A step may be run again after it was interrupted, and two triggerers may run it at
+    the same time.
 
-    :param step: one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
-    :param configuration: the result of
+    :param step: the name of the step, one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
+    :param configuration: the configuration of the supervisord as a string, from
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
-    :param check_task_id: the id of the task that watches the programs. The number of times that this task has started
-        the DAG again is stored under this id.
-    :param run_facts: the result of :meth:`RunFacts.as_json`, if a worker deferred the task. `run_facts` is None if the
-        scheduler deferred the task, because Airflow then gives the trigger its task instance. Only the step
-        ``start-programs`` needs `run_facts`. :cvar first_pause: the longest pause, in seconds, before the first retry
-        of a step that failed for a transient
-        reason.
+    :param check_task_id: the id of the task that watches the programs. With this id, the trigger reads from the DAG run
+        how many times that task has triggered the DAG again.
+    :param run_facts: the data of the DAG run, from :meth:`RunFacts.as_json`, if a worker deferred the task. If the
+        scheduler deferred the task, `run_facts` is None; then Airflow gives the trigger a task instance, and the
+        trigger reads the data of the DAG run from this task instance.
+    :cvar first_pause: the longest time in seconds before the first retry of a step that failed for a transient reason.
     """
 
     feature: ClassVar[str] = "supervisor"
@@ -77,27 +77,27 @@ class SupervisorStepTrigger(TaskTrigger):
 
     @property
     def cancellable(self) -> bool:
-        """Whether supervisord is stopped when a user ends this task."""
+        """Whether the trigger must stop supervisord when a user ends this task."""
         return self.step in _CANCELLABLE_STEPS and self._cfg.stop_on_exit
 
     def validate(self) -> None:
         """Check the arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message says which argument is invalid and how to
             correct it.
-        :raises ConfigurationError: if the configuration was encrypted with another ``fernet_key``.
+        :raises ConfigurationError: if the configuration of the supervisord was encrypted with another ``fernet_key``.
         """
         if self.step not in STEPS:
             raise InputError(f"step={self.step!r} is not a step; give one of {', '.join(STEPS)}")
         load_configuration(self.configuration)
 
     async def wait(self) -> Outcome:
-        """Run the step, and return the result of the step."""
+        """Run the step, and return its result as the task's outcome."""
         return await self.race_with_settlement(self._run_step())
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The machine of the supervisord."""
+        """The name of supervisord's machine, in a tuple. Outages of this machine are reported under this name."""
         return (outage_source(self._cfg),)
 
     async def cancel(self, wait: Wait) -> None:
@@ -105,7 +105,7 @@ class SupervisorStepTrigger(TaskTrigger):
         await tear_down_if_killed(self.inbox, wait, self._cfg, self.log)
 
     async def expired(self) -> Outcome:
-        """Return a failure with the reason why the step did not end within its timeout."""
+        """Return a Failure with the reason why the step did not end before its timeout."""
         reason = self._problem or "it was still running"
         return Failure(f"{self.step} did not end within {self.timeout:g} s: {reason}")
 
@@ -138,7 +138,9 @@ class SupervisorStepTrigger(TaskTrigger):
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
 
     async def _outcome_of_other_triggerer(self) -> Outcome:
-        """Return the outcome of this step after another triggerer has run the step or the task's wait has ended."""
+        """Return the outcome of this step if another triggerer has already run the step, or if the task has already
+        ended.
+        """
         wait = await self.inbox.waits.get(self.current.id)
         return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 

@@ -1,4 +1,4 @@
-"""The steps of a Supervisor. Each step is idempotent: it can be interrupted and repeated at any time."""
+"""The steps that the tasks of a Supervisor run. Each step is idempotent: if it is interrupted, it can be repeated."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ StepResult = dict[str, Any]
 
 
 class StepRunner:
-    """Runs steps of a Supervisor on the host of its supervisord, for one task.
+    """Runs steps of a Supervisor on the host of its supervisord, for one attempt of a task.
 
-    :param wait: the wait of the task that runs the steps.
-    :param restart: whether ``start-programs`` restarts programs that are already running.
+    :param wait: the row of this attempt in the inbox table ``waits``.
+    :param restart: whether the step ``start-programs`` restarts programs that are already running.
     """
 
     def __init__(self, host: SupervisorHost, inbox: Inbox, wait: Wait, *, restart: bool = False) -> None:
@@ -35,11 +35,11 @@ class StepRunner:
         self._restart = restart
 
     async def run(self, step: str) -> StepResult:
-        """Run a step, and return the result of the step.
+        """Run the step with this name, and return its result.
 
         :raises StepFailed: if the step failed.
-        :raises MachineUnavailable: if the machine cannot be reached now.
-        :raises SupervisordUnavailable: if supervisord does not answer now.
+        :raises MachineUnavailable: if the machine of the supervisord cannot be reached now.
+        :raises SupervisordUnavailable: if supervisord does not respond now.
         """
         identity = await self._host.machine.identity()
         await self._check_host(identity)
@@ -49,7 +49,7 @@ class StepRunner:
         return result | await _STEP_METHODS[step](self)
 
     async def configure(self) -> StepResult:
-        """Create the directories and the configuration file of supervisord."""
+        """Create the directories of supervisord, and write its configuration file."""
         written = await files.configure(self._host)
         self._host.log.info(
             "%s %s on %s",
@@ -60,7 +60,7 @@ class StepRunner:
         return {"config_path": str(self._host.cfg.config_path), "written": written}
 
     async def start(self) -> StepResult:
-        """Adopt a supervisord that is already running, or start a new supervisord."""
+        """Start supervisord. If supervisord is already running, use the running supervisord."""
         host = self._host
         found, started = await daemon.adopt_or_start(host)
         host.log.info(
@@ -78,7 +78,9 @@ class StepRunner:
         return {"pid": found.pid, "started": started, "drift": str(drift)}
 
     async def start_programs(self) -> StepResult:
-        """Start the programs that are not running. With ``restart``, also restart the programs that are running."""
+        """Start the programs that are not running. If ``restart`` is true, also restart the programs that are
+        running.
+        """
         saved = self._wait.progress or (await self._inbox.waits.get(self._wait.id)).progress
         if saved is None:
             found = await self._host.processes()
@@ -92,7 +94,9 @@ class StepRunner:
         return _program_states(await programs.start_programs(self._host, before))
 
     async def restart_programs(self) -> StepResult:
-        """Restart all programs. If no supervisord runs, do nothing, because the next DAG run starts all programs."""
+        """Restart all programs. If supervisord is not running, do nothing, because the next DAG run starts supervisord
+        and all programs.
+        """
         if await self._is_gone():
             self._host.log.info("supervisord does not run; the next DAG run starts it and its programs")
             return {"programs": {}}
@@ -100,7 +104,9 @@ class StepRunner:
         return await self.start_programs()
 
     async def stop_programs(self) -> StepResult:
-        """Stop the programs. If no supervisord is running, end the processes of its programs that are still running."""
+        """Stop the programs. If supervisord is not running, end the processes of its programs that are still
+        running.
+        """
         if await self._is_gone():
             ended = await end_orphans(self._host, grace=stop_seconds(self._host.cfg))
             return {"programs": {}, "ended": ended}
@@ -194,7 +200,8 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """Return why a triggerer on this host cannot manage a local supervisord; None if it can.
+    """Return the reason why this triggerer cannot manage the supervisord: the supervisord runs on the host of another
+    triggerer. Return None if there is no such reason.
 
     :param identity: the identity of the host on which this triggerer runs.
     """

@@ -1,4 +1,4 @@
-"""Stops a supervisord after a user has ended a task of its DAG run, if ``stop_on_exit`` is set."""
+"""Stops supervisord when a user has ended a task of its DAG run, if ``stop_on_exit`` is set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from deferrable_ops.triggers.supervisor.steps import StepRunner, wrong_host_reas
 async def tear_down_if_killed(
     inbox: Inbox, wait: Wait, cfg: SupervisorAirflowConfiguration, log: Any
 ) -> None:
-    """If a user ended the task, stop supervisord and its programs. With ``cleanup``, also remove supervisord's files.
+    """If a user ended the task, stop supervisord and its programs. If the field ``cleanup`` is set, also remove
+    supervisord's files.
 
     This function is idempotent. This function does nothing in these cases:
 
@@ -26,7 +27,7 @@ async def tear_down_if_killed(
     - a user marked the task as a success;
     - another DAG run uses the supervisord now.
 
-    :raises MachineUnavailable: if supervisord cannot be stopped from this host now.
+    :raises MachineUnavailable: if supervisord cannot be stopped from this triggerer's host now.
     """
     if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return

@@ -1,1 +1,1 @@
-"""Functions that start, reconfigure and stop one supervisord and its programs."""
+"""Functions that start, change and stop one supervisord and its programs."""

@@ -1,4 +1,4 @@
-"""Adopts, starts, stops and kills one supervisord."""
+"""Starts, stops and kills one supervisord, or uses one that is already running."""
 
 from __future__ import annotations
 
@@ -55,14 +55,15 @@ _SYSTEMCTL_SECONDS: Final = 5.0
 
 
 async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
-    """Return the running supervisord, and whether this call started the supervisord.
+    """Return the running supervisord, and whether this call started it. If no supervisord is running, start one.
 
-    Concurrent and repeated calls start only one supervisord, because supervisord keeps the lock file locked while it
-    runs. A caller that cannot lock the lock file waits until supervisord answers.
+    If this function is called several times, even at the same time, only one supervisord is started. A running
+    supervisord keeps the lock file locked. A call that cannot lock the lock file waits until the running supervisord
+    responds.
 
     :raises StepFailed: if supervisord cannot be started.
-    :raises SupervisordRefused: if supervisord is running and refuses the login.
-    :raises SupervisordUnavailable: if supervisord is running and does not answer.
+    :raises SupervisordRefused: if supervisord is running, but refuses the user name and password.
+    :raises SupervisordUnavailable: if supervisord is running, but does not respond.
     """
     launches, silent_since, is_ending = 0, None, False
     while True:
@@ -100,8 +101,9 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
 async def stop(host: SupervisorHost) -> list[int]:
     """Stop supervisord and all processes of its programs. Return the pids of the stopped supervisords.
 
-    Each program may take up to its ``stopwaitsecs`` to stop. A supervisord that does not answer receives SIGTERM, then
-    SIGKILL. Processes of the programs that are still running after the end of supervisord are ended, too.
+    Each program may take up to its ``stopwaitsecs`` to stop. If supervisord does not respond, it receives SIGTERM, and
+    later SIGKILL. If processes of the programs are still running after supervisord has ended, these processes are also
+    ended.
     """
     found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
@@ -116,7 +118,7 @@ async def stop(host: SupervisorHost) -> list[int]:
 async def kill(host: SupervisorHost) -> list[int]:
     """Kill supervisord, its programs and their child processes. Return the pids of all killed processes.
 
-    This function does not call supervisord, because supervisord may not answer.
+    This function does not send a request to supervisord, because a supervisord that hangs would not respond.
     """
     await host.check_claim()
     killed = await signal_daemons(host, "KILL")
@@ -127,7 +129,7 @@ async def kill(host: SupervisorHost) -> list[int]:
 
 
 async def lifetime_warning(host: SupervisorHost) -> str | None:
-    """Return the reason why supervisord would end together with the triggerer; None if no reason was found."""
+    """Return the reason why supervisord would end when the triggerer ends; None if no such reason was found."""
     docker, podman = await host.machine.status(*_CONTAINER_FILES)
     groups = (await host.machine.read(Path("/proc/self/cgroup")) or b"").decode(errors="replace")
     init = (await host.machine.read(Path("/proc/1/cgroup")) or b"").decode(errors="replace")
@@ -150,7 +152,7 @@ async def lifetime_warning(host: SupervisorHost) -> str | None:
 
 
 async def _launch(host: SupervisorHost) -> bool:
-    """Start supervisord. Return False if another process has already started a supervisord."""
+    """Start supervisord. Return False if another process had already started a supervisord."""
     cfg = host.cfg
     if missing := await host.missing_directories():
         raise StepFailed(
@@ -200,9 +202,9 @@ def _supervisord(host: SupervisorHost) -> list[str]:
 
 
 async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
-    """Stop the programs, then tell supervisord to end.
+    """Stop the programs, then request supervisord to end.
 
-    Return the pids of the supervisords that will end, and how many seconds this may take.
+    Return the pids of the supervisords that will end, and the longest time in seconds until they have ended.
     """
     try:
         daemon = await host.daemon()
@@ -224,6 +226,6 @@ async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
 
 
 async def _remove_runtime_files(host: SupervisorHost) -> None:
-    """Remove the socket and the pid file of a killed supervisord, unless a new supervisord is running."""
+    """Remove the socket and the pid file that a killed supervisord left, unless a new supervisord is running."""
     files = (str(host.cfg.socket_path), str(host.cfg.supervisord.pidfile))
     await run_without_daemon(host, KEEP_LOCK + 'rm -f -- "$@"\n', *files)

@@ -1,4 +1,6 @@
-"""Finds and removes drift: differences between the task's configuration and the one with which supervisord runs."""
+"""Finds and removes drift: differences between the task's configuration and the configuration with which supervisord
+runs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """Counts the configuration changes that this process makes to one supervisord, and allows one change at a time."""
+    """Changes of the configuration of one supervisord by this Python process: a lock for one change at a time, and the
+    number of changes so far.
+    """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -43,13 +47,14 @@ class Drift:
 
     ``bool(drift)`` is False if there are no differences.
 
-    :param other_file: whether the configuration file on the machine is missing or differs from the task's
+    :param other_file: whether the configuration file on the machine is missing, or its content differs from the task's
         configuration.
     :param unreadable: whether supervisord cannot read its configuration file.
-    :param added: groups in the task's configuration that supervisord has not loaded. For supervisord, a program
-        without a group is a group with one program.
-    :param changed: groups that supervisord has loaded with another configuration.
-    :param removed: groups that supervisord has loaded, but that are not in the task's configuration.
+    :param added: names of the groups in the task's configuration that supervisord has not loaded. supervisord treats a
+        program without a group as a group with one program.
+    :param changed: names of the groups that supervisord has loaded with other settings than in the task's
+        configuration.
+    :param removed: names of the groups that supervisord has loaded, but that are not in the task's configuration.
     """
 
     other_file: bool = False
@@ -81,7 +86,7 @@ class Drift:
 async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord) -> Drift:
     """Return the differences between the configuration with which supervisord runs and the task's configuration.
 
-    Settings of supervisord itself are compared only in the configuration file, because a running supervisord does not
+    Settings of supervisord itself are compared only with the configuration file, because a running supervisord does not
     report them.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
@@ -95,18 +100,21 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly the given content. Of a longer file, only one byte more is read."""
+    """Return whether a file has exactly the given content. If the file is longer than `content`, only one byte more
+    than `content` has is read.
+    """
     return await machine.read(path, 0, len(content) + 1) == content
 
 
 async def update_groups(host: SupervisorHost) -> Drift:
-    """Apply the configuration file to all groups that have no running process. Return the remaining differences.
+    """Apply the configuration file to all groups of programs that have no running process. Return the remaining
+    differences.
 
-    If the field ``drift`` is ``apply``, groups that run with another configuration are stopped and replaced.
-    Otherwise, groups that run with another configuration keep running.
+    If the field ``drift`` is ``apply``, groups that run with other settings are stopped and started again with the
+    settings in the file. Otherwise, groups that run with other settings keep running.
 
-    :raises StepFailed: if supervisord cannot read its configuration file; or ``drift`` is ``fail``, and a group runs
-        with another configuration.
+    :raises StepFailed: if supervisord cannot read its configuration file; or if the field ``drift`` is ``fail``, and a
+        group runs with other settings.
     """
     drift = await _replace_idle_groups(host, await find_drift(host.cfg, host.machine, host.rpc))
     if drift.unreadable:
@@ -134,7 +142,9 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
 
 async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
-    """Apply the configuration file to all groups that have no running process, and return the remaining differences."""
+    """Apply the configuration file to all groups of programs that have no running process, and return the remaining
+    differences.
+    """
     alive = {process.group for process in await host.processes() if process.state in ALIVE}
     idle = [group for group in (*drift.changed, *drift.removed) if group not in alive]
     fresh = [*drift.added, *(group for group in drift.changed if group not in alive)]
@@ -159,12 +169,14 @@ async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
 async def apply_configuration(
     config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord
 ) -> Drift:
-    """Apply the task's configuration to supervisord, and return the previous differences. This function is idempotent.
+    """Apply the task's configuration to supervisord, and return the differences that existed before. This function is
+    idempotent.
 
-    Groups with another configuration are stopped and replaced. In a changed group, only the processes that were
-    running before are started again. In a new group, all processes are started.
+    Groups that run with other settings are stopped, and replaced by groups with the settings in the task's
+    configuration. In a replaced group, only the processes that were running before are started again. In a new group,
+    all processes are started.
 
-    :raises SupervisordUnavailable: if a group did not stop in time, or supervisord does not answer.
+    :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
     """
     drift = await find_drift(config, machine, client)
     if drift.other_file:
@@ -193,8 +205,8 @@ async def apply_configuration(
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
     """Stop groups of programs, and remove each group from supervisord after the group has stopped.
 
-    This function polls supervisord. If one call waited until a group has stopped, supervisord would not answer other
-    calls in this time.
+    This function polls supervisord. The function polls until a group has stopped. With a single call that waits for the
+    stop, supervisord could not respond to other calls in this time.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
@@ -219,9 +231,9 @@ async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: fl
 class Reconciliation(NamedTuple):
     """The result of :meth:`DriftReconciler.reconcile`.
 
-    :param is_current: whether the poll result is still valid. If programs were changed after the poll, `is_current` is
-        False, and the caller must wait for the next poll.
-    :param verdict: the verdict that ends the task because of drift; None if the task continues.
+    :param is_current: whether the poll result may be evaluated. If this process has changed programs after the poll,
+        `is_current` is False, and the caller must wait for the next poll result.
+    :param verdict: the verdict with which the task fails because of drift; None if the task continues.
     """
 
     is_current: bool
@@ -235,8 +247,8 @@ _OUTDATED: Final = Reconciliation(False)
 class DriftReconciler:
     """Handles drift according to the field ``drift`` of the configuration, which is ``warn``, ``apply`` or ``fail``.
 
-    The task's configuration is compared with the running configuration when the task begins to watch the programs, and
-    again whenever processes were added, removed or restarted.
+    The task's configuration is compared with the configuration of supervisord when the task begins to watch the
+    programs, and again after processes were added, removed or restarted.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task. The interval is needed
@@ -257,11 +269,12 @@ class DriftReconciler:
         self.is_due = True
 
     async def reconcile(self, processes: Iterable[Process]) -> Reconciliation:
-        """Look for drift if processes have changed. If there is drift, handle it according to the field ``drift``.
+        """Look for drift if processes were added, removed or restarted. If there is drift, handle it according to the
+        field ``drift``.
 
         With ``drift='apply'``, this method may write supervisord's configuration file and restart programs.
 
-        :param processes: the processes in the current poll result, which the caller evaluates after this call.
+        :param processes: the processes in the newest poll result.
         """
         if self._may_show_a_change():
             return _OUTDATED
@@ -281,7 +294,7 @@ class DriftReconciler:
             return _CURRENT
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the poll result may be outdated, because a change of the configuration restarts programs."""
+        """Return whether the poll result may be older than a change of the configuration, which restarts programs."""
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:

@@ -1,9 +1,9 @@
 """Creates the files and directories of a supervisord, and removes them after supervisord has ended.
 
-If a directory does not exist or is empty, the library creates a marker file in this directory. A directory with a
-marker file is later removed with all its contents. If such a directory cannot be removed, for example because it is a
-mounted volume, only its contents are removed. A directory that already contained other files gets no marker file, and
-only supervisord's files are removed from it.
+If a directory does not exist or is empty, the library puts a marker file into this directory. When the files are
+removed, a directory with a marker file is removed with all its contents. If such a directory cannot be removed, for
+example because it is a mounted volume, only its contents are removed. A directory that already contained other files
+gets no marker file. From such a directory, only supervisord's files are removed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _REMOVE: Final = KEEP_LOCK + 'rm -f -- "$@"\n'
 
 
 async def configure(host: SupervisorHost) -> bool:
-    """Create the directories, and write the configuration file if its content has changed.
+    """Create the directories of supervisord, and write its configuration file if the content has changed.
 
     Return whether the configuration file was written.
 
-    :raises MachineRefused: if a directory is a symbolic link, or belongs to another user.
+    :raises MachineRefused: if a directory is a symbolic link, or is owned by another user.
     """
     folders = host.cfg.directories
     statuses, markers = await _status_of(host, folders)
@@ -69,7 +69,7 @@ async def configure(host: SupervisorHost) -> bool:
 
 
 async def unconfigure(host: SupervisorHost) -> list[str]:
-    """Remove the files that :func:`configure` and supervisord created. Return the directories that were removed.
+    """Remove the files that :func:`configure` and supervisord created. Return the paths of the removed directories.
 
     :raises StepFailed: if supervisord is still running, or a file cannot be removed.
     """
@@ -98,7 +98,9 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
 
 
 def _own_files(host: SupervisorHost) -> list[Path]:
-    """Return the files of this library and of supervisord, to remove from a directory without a marker file."""
+    """Return the files of this library and of supervisord, which must be removed one by one from a directory without a
+    marker file.
+    """
     cfg, daemon = host.cfg, host.cfg.supervisord
     logs = _with_backups(daemon.logfile, daemon.logfile_backups)
     for program in cfg.programs.values():
@@ -137,15 +139,15 @@ def _still_runs(host: SupervisorHost) -> str:
 async def _status_of(
     host: SupervisorHost, folders: Sequence[Path]
 ) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
-    """Return the status of each directory, and the status of the marker file in each directory."""
+    """Return the file status of each directory, and the file status of the marker file in each directory."""
     found = await host.machine.status(*folders, *(folder / _MARKER for folder in folders))
     return found[: len(folders)], found[len(folders) :]
 
 
 async def _contains_only(host: SupervisorHost, folder: Path, *names: str) -> bool:
-    """Return whether a directory contains only one file, and the name of this file is in `names`.
+    """Return whether a directory contains exactly one file, and the name of this file is one of `names`.
 
-    If `names` contains "", also return True for an empty directory.
+    If "" is one of `names`, also return True for an empty directory.
     """
     result = await host.machine.run(["ls", "-A", "--", str(folder)], timeout=host.cfg.airflow.command_timeout)
     return result.code == 0 and result.output.strip() in names

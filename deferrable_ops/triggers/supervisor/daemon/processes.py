@@ -1,9 +1,9 @@
-"""Finds the processes of a supervisord on its machine, without calls to supervisord, which may not answer.
+"""Finds the processes of a supervisord on its machine. This needs no response from supervisord, which may hang.
 
-supervisord is identified by its command line, which contains the path of the configuration file. Processes of
-supervisord's programs are identified by one of three properties: an environment variable of this library, the
-environment variable SUPERVISOR_SERVER_URL that supervisord sets by default, or the session of supervisord. Pid files
-are not used, because the pid in an old pid file may now belong to another process.
+A process is a supervisord of this library if its command line contains the path of the configuration file. A process of
+one of supervisord's programs is identified by one of three properties: an environment variable that this library sets,
+the environment variable SUPERVISOR_SERVER_URL that supervisord sets by default, or the session id of supervisord. Pid
+files are not used, because the pid in an old pid file may now belong to another process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ exit 0
 
 
 async def find_daemons(host: SupervisorHost) -> list[int]:
-    """Return the pids of all supervisords that run with the host's configuration file; usually one pid or none."""
+    """Return the pids of all supervisords that run with this configuration file. Usually, there is one pid or none."""
     config = str(host.cfg.config_path)
     found = []
     for pid in await _find(host, "zxF", config, "cmdline") or ():
@@ -71,15 +71,17 @@ async def find_daemons(host: SupervisorHost) -> list[int]:
 
 
 async def is_daemon(host: SupervisorHost, pid: int) -> bool:
-    """Return whether the process with this pid is a supervisord that runs with the host's configuration file."""
+    """Return whether the process with this pid is a supervisord that runs with this configuration file."""
     command = await host.machine.command_of(pid)
     return command is not None and _is_daemon_command(command, str(host.cfg.config_path))
 
 
 async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
-    """Send a signal to each supervisord, and return the pids of the supervisords that received the signal.
+    """Send a signal to each supervisord that runs with this configuration file, and return the pids of the processes
+    that received the signal.
 
-    Before the signal is sent, the command line is checked again, because the pid may now belong to another process.
+    Immediately before the signal is sent, the command line of the process is checked again, because its pid may now
+    belong to another process.
     """
     config = str(host.cfg.config_path)
     reached = []
@@ -95,12 +97,13 @@ async def signal_daemons(host: SupervisorHost, signal: str) -> list[int]:
 
 
 async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), grace: float) -> list[int]:
-    """End processes of programs that still run although their supervisord has ended, and return the pids.
+    """If supervisord has ended, end the processes of its programs that are still running, and return their pids.
 
-    If a supervisord is running, no process is ended.
+    If supervisord is running, no process is ended.
 
-    :param sessions: the pids of supervisords that have ended; the pid of a supervisord is also the id of its session.
-    :param grace: seconds between SIGTERM and SIGKILL; with 0, SIGKILL is sent at once.
+    :param sessions: pids of supervisords that have ended. Each pid is also the session id of the processes that this
+        supervisord started.
+    :param grace: number of seconds between SIGTERM and SIGKILL; with 0, the processes receive SIGKILL at once.
     """
     ended: set[int] = set()
     kill_at = time.monotonic() + grace
@@ -122,10 +125,11 @@ async def end_orphans(host: SupervisorHost, *, sessions: tuple[int, ...] = (), g
 
 
 async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str) -> CommandResult | None:
-    """Run a shell script while no supervisord is running, and return its result; None if a supervisord is running.
+    """Run a shell script while no supervisord is running, and return the script's result. If a supervisord is running,
+    return None.
 
-    The script must begin with ``KEEP_LOCK``, which locks the lock file. If another step holds this lock, this function
-    waits until the lock is free.
+    The script must begin with the text ``KEEP_LOCK``, whose commands lock the lock file. If another step has locked the
+    lock file, this function waits until the file is unlocked.
     """
     command = ["sh", "-c", script, "sh", str(host.lock), *arguments]
     while True:
@@ -139,7 +143,7 @@ async def run_without_daemon(host: SupervisorHost, script: str, *arguments: str)
 
 
 async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float) -> bool:
-    """Wait until all processes with the given pids have ended.
+    """Wait until all processes with the given pids have ended, and return True.
 
     Return False if one of these processes is still running after `timeout` seconds.
     """
@@ -154,7 +158,7 @@ async def wait_until_gone(host: SupervisorHost, pids: list[int], timeout: float)
 
 
 def environment_marker(host: SupervisorHost) -> str:
-    """Return ``NAME=value`` of the environment variable by which all processes of a supervisord are found."""
+    """Return the text ``NAME=value`` of an environment variable that all processes of this supervisord have."""
     return f"DEFERRABLE_OPS_SUPERVISORD={normpath(host.cfg.socket_path)}"
 
 
@@ -164,7 +168,9 @@ def _server_url(host: SupervisorHost) -> str:
 
 
 async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Send a signal to processes whose supervisord has ended, and return the pids; None if the lock file is locked."""
+    """Send a signal to processes whose supervisord has ended, and return their pids. If another process has locked the
+    lock file, return None.
+    """
     # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
     searches = [("zxF", marker, "environ") for marker in (environment_marker(host), _server_url(host))]
     searches += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
@@ -180,13 +186,13 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
 async def _find(
     host: SupervisorHost, options: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
 ) -> list[int] | None:
-    """Return the pids of all processes for which a file in /proc, such as ``cmdline``, contains a pattern.
+    """Return the pids of all processes whose file in /proc/<pid>, such as ``cmdline``, contains a pattern.
 
-    :param options: command line options of grep.
+    :param options: command line options for grep, which searches the files.
     :param file: the name of the file in /proc/<pid>, for example ``cmdline``.
-    :param signal: the signal that is sent to each process that is found; "" sends no signal.
-    :param locked: whether the lock file is locked during the search. If another process holds the lock, None is
-        returned without a search.
+    :param signal: name of the signal to send to each process that is found, such as TERM; "" sends no signal.
+    :param locked: whether the lock file must be locked during the search. If another process has locked the lock file,
+        the function searches no files and returns None.
     """
     script, arguments = _FIND, [options, pattern, file, signal]
     if locked:

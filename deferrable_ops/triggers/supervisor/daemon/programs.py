@@ -1,7 +1,9 @@
-"""Starts, restarts and stops the programs of a supervisord, and polls until the programs have started or stopped.
+"""Starts, restarts and stops the programs of a supervisord. Polls supervisord until the programs have started or
+stopped.
 
-Before a step starts programs, it stores a snapshot of the processes in the inbox. If the triggerer is killed, the step
-is repeated with the same snapshot, so that no program is started twice, not even a program that has already ended.
+Before a step starts programs, it saves the start times of all processes in the inbox. If the triggerer is killed,
+another triggerer repeats the step with the saved start times. So no program is started twice, not even a program that
+has ended in the meantime.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 
 @dataclass(frozen=True, slots=True)
 class StartSnapshot:
-    """A snapshot of the start times of all processes, taken before a step starts programs.
+    """The start times of all processes before a step starts programs.
 
-    :param starts: the time of the last start of each process, by the process's full name, in whole seconds on
-        supervisord's clock; 0 if the process was never started.
-    :param restart: whether the step restarts processes that are running.
+    :param starts: the time of the newest start of each process, by the process's full name, in whole seconds since 1970
+        according to supervisord's clock; 0 if the process was never started.
+    :param restart: whether the step also restarts processes that are running.
     """
 
     starts: Mapping[str, int]
@@ -46,12 +48,12 @@ class StartSnapshot:
 
     @classmethod
     def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
-        """Return a snapshot of the given processes."""
+        """Return a snapshot of the start times of the given processes."""
         return cls({process.full_name: process.start for process in processes}, restart)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the snapshot that :meth:`as_json` has converted into a JSON object."""
+        """Return the snapshot from the JSON object that :meth:`as_json` returned."""
         return cls(dict(data["starts"]), bool(data["restart"]))
 
     def as_json(self) -> dict[str, Any]:
@@ -59,12 +61,12 @@ class StartSnapshot:
         return {"starts": dict(self.starts), "restart": self.restart}
 
     def is_new(self, process: Process) -> bool:
-        """Return whether a process was started after the snapshot was taken."""
+        """Return whether the newest start of a process is later than its start in the snapshot."""
         return process.start > self.starts.get(process.full_name, 0)
 
 
 async def read_programs(host: SupervisorHost) -> list[Process]:
-    """Return the processes of the configuration's programs, in start order.
+    """Return the processes of all programs in the configuration, in the order in which supervisord starts them.
 
     :raises StepFailed: if supervisord has not loaded one of the programs.
     """
@@ -80,7 +82,7 @@ async def read_programs(host: SupervisorHost) -> list[Process]:
 
 
 async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
-    """Stop the processes that were running when the snapshot was taken, and wait until these processes have stopped."""
+    """Stop the processes that were started before the snapshot was taken, and wait until they have stopped."""
     while old := [process for process in await read_programs(host) if not before.is_new(process)]:
         if not await _stop(host, old):
             return
@@ -88,10 +90,11 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running, wait until each process has started or ended, and return all processes.
+    """Start the programs that are not running, wait until each process has started or ended, and return the processes
+    of all programs.
 
-    :raises StepFailed: if a program cannot be started, or a program has ended and its policy requires that the task
-        fails.
+    :raises StepFailed: if a program could not be started; or if a program has ended, and the action of its policy for
+        this end is FAIL or RETRY.
     """
     requested: set[str] = set()
     while True:
@@ -108,13 +111,14 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:
-    """Stop all programs of the configuration at the same time, wait until they have stopped, and return their
+    """Stop all programs of the configuration at the same time, wait until they have stopped, and return all their
     processes.
 
-    Each process may take up to its ``stopwaitsecs`` to stop. After this time, supervisord kills the process.
+    Each process has as many seconds to stop as its ``stopwaitsecs`` says. After this time, supervisord kills the
+    process.
 
-    :raises StepFailed: if a process did not stop in time, because supervisord started the process with a longer
-        ``stopwaitsecs`` than this configuration has.
+    :raises StepFailed: if a process did not stop within the ``stopwaitsecs`` of this configuration, because supervisord
+        started the process with a longer ``stopwaitsecs``.
     """
 
     async def own() -> list[Process]:
@@ -129,8 +133,8 @@ async def stop_everything(host: SupervisorHost) -> None:
 
     Event listeners keep running until supervisord ends.
 
-    :raises StepFailed: if a process did not stop in time, because supervisord started the process with a longer
-        ``stopwaitsecs`` than this configuration has.
+    :raises StepFailed: if a process did not stop within the ``stopwaitsecs`` of this configuration, because supervisord
+        started the process with a longer ``stopwaitsecs``.
     """
 
     async def everything() -> list[Process]:
@@ -154,7 +158,9 @@ async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list
 
 
 async def _stop(host: SupervisorHost, processes: list[Process]) -> bool:
-    """Tell supervisord to stop the running processes. Return whether any process is still alive."""
+    """Request supervisord to stop those of the given processes that are running. Return whether any of the given
+    processes is still running.
+    """
     due = [process for process in processes if process.state in _STOPPABLE]
     if due:
         await _call(host, "supervisor.stopProcess", due, Fault.NOT_RUNNING)
@@ -162,9 +168,10 @@ async def _stop(host: SupervisorHost, processes: list[Process]) -> bool:
 
 
 async def _call(host: SupervisorHost, method: str, processes: list[Process], ignored: Fault) -> None:
-    """Tell supervisord to start or to stop processes, without waiting until they have started or stopped.
+    """Request supervisord to start or to stop processes, without waiting until they have started or stopped.
 
-    :param ignored: the fault that supervisord returns for a process that is already in the wanted state.
+    :param ignored: the fault code that supervisord returns for a process that is already started or stopped; this fault
+        is not an error here.
     """
     await host.check_claim()
     answers = await host.rpc.multicall([(method, (process.full_name, False)) for process in processes])

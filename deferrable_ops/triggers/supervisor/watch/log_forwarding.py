@@ -1,6 +1,6 @@
-"""Copies the output of programs from their log files to the task's log.
+"""Copies the output of programs from their log files to the log of the task that watches them.
 
-When a triggerer restarts, no line is lost and no line is copied twice.
+After a restart of the triggerer, copying continues where it ended: no line is lost or copied twice.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LINES_PER_TURN: Final = 50
 
 
 class LogForwarder:
-    """Copies the output of all programs of a configuration to the task's log.
+    """Copies the output of all programs in a configuration to the task's log.
 
-    :param saved: the saved state, with a position in each log file; all lines before this position were already
-        copied.
+    :param saved: the saved state of the task, with a position in each log file. All lines before this position were
+        already copied.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task.
@@ -57,7 +57,7 @@ class LogForwarder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The current position in each log file, as a JSON object, which the caller must save."""
+        """The current position in each log file, as a JSON object. The caller must save this object."""
         positions = self._saved | {str(path): log.position for path, log in self._logs.items()}
         return {path: position.to_json() for path, position in positions.items() if position is not None}
 
@@ -69,7 +69,9 @@ class LogForwarder:
         await self._try_copy(self._logs_of(found), self.chunks_per_poll * self._chunk)
 
     async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy all remaining output of ended processes, and other new output up to the size limit for one poll."""
+        """Copy all remaining output of processes that have ended. Copy new output of the other processes up to the size
+        limit for one poll.
+        """
         await self.forward(found)
         ended = {name: [process for process in own if not process.is_alive] for name, own in found.items()}
         logs = self._logs_of(ended)
@@ -89,9 +91,9 @@ class LogForwarder:
         return True
 
     async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
-        """Copy new output in rounds: in each round, copy one chunk from each log file that has more output.
+        """Copy new output in rounds. In each round, copy one chunk from each log file that has more output.
 
-        :param limit: approximate maximum number of bytes for all log files together; None means no limit.
+        :param limit: approximate maximum number of bytes to copy from all log files together; None means no limit.
         """
         if not logs:
             return
@@ -149,7 +151,7 @@ class LogForwarder:
 
 
 def _backups(program: ProgramConfiguration, channel: str) -> int:
-    """Return how many rotated files supervisord keeps at most for one log file of a program."""
+    """Return the maximum number of rotated files that supervisord keeps for one log file of a program."""
     size: str = getattr(program, f"{channel}_logfile_maxbytes")
     rotates = int(size.rstrip("KMGBkmgb")) > 0
     backups: int = getattr(program, f"{channel}_logfile_backups")

@@ -1,4 +1,6 @@
-"""Reads the new lines of one log file of a process, also after log rotations and after restarts of the triggerer."""
+"""Reads the new lines in one log of a process. Reading continues after log rotations and after restarts of the
+triggerer.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 
 
 class LogChunk(NamedTuple):
-    """The lines that one read of a log returns.
+    """The lines that one read of a log returned.
 
     :param size: the number of bytes that were read.
-    :param has_more: whether the log file contains more output than was read.
-    :param has_gap: whether lines before ``lines`` may be missing, because a log file was removed or emptied.
+    :param has_more: whether the log contains more output, which was not read yet.
+    :param has_gap: whether output before ``lines`` may be missing, because a log file was removed or emptied.
     """
 
     lines: list[str]
@@ -25,21 +27,22 @@ class LogChunk(NamedTuple):
 
 
 def regular_file(status: FileStatus | None) -> FileStatus | None:
-    """Return the status of a file if it is a regular file; otherwise return None, because reading could block."""
+    """Return the status of a file if it is a regular file. Otherwise return None, because reading, for example from a
+    pipe, could block.
+    """
     return status if status is not None and status.is_regular else None
 
 
 class LogTail:
-    """One log of a process: the log file that supervisord writes now, and older log files after rotations.
+    """One log of a process: the file to which supervisord writes now, and the older files from log rotations.
 
-    :param label: prefix of the lines in the task's log.
-    :param path: path of the log file that supervisord writes now. Names of rotated files end in ``.1``, ``.2`` and so
-        on; the file with ``.1`` is the newest of these rotated files.
-    :param backups: the maximum number of rotated files.
-    :param position: the position in the log before which all lines were already read; None if the log was never read.
-    :param since: a time. If the log was never read, reading begins with the oldest file that was modified after
-        `since`.
-    :param reports_gaps: whether a gap is reported if the file to which `position` belongs no longer exists.
+    :param label: a prefix that is put before each line in the task's log.
+    :param path: path of the log file to which supervisord writes now. The names of rotated files end in ``.1``, ``.2``
+        and so on; the file that ends in ``.1`` is the newest rotated file.
+    :param backups: the maximum number of rotated files of this log.
+    :param position: the position in the log at which reading begins; None if the log was never read.
+    :param since: a time. If `position` is None, reading begins with the oldest file that was modified after `since`.
+    :param reports_gaps: whether :meth:`read` reports a gap if the file that contains `position` no longer exists.
     """
 
     def __init__(
@@ -62,13 +65,15 @@ class LogTail:
 
     @property
     def position(self) -> LogPosition:
-        """The position in the log from which reading resumes after a restart; an incomplete last line is read again."""
+        """The position in the log at which reading must continue after a restart of the triggerer. An incomplete last
+        line is then read again.
+        """
         return self._lines.resume_position
 
     def may_have_output(self, status: FileStatus | None) -> bool:
         """Return whether the log may contain lines that were not read yet.
 
-        :param status: status of the log file that supervisord writes now.
+        :param status: status of the log file to which supervisord writes now; None if this file does not exist.
         """
         if not self._was_searched:
             return True
@@ -77,9 +82,9 @@ class LogTail:
         return not self._is_current(status) or status.size > self._lines.read_position.offset
 
     async def read(self, machine: Machine, status: FileStatus | None, length: int) -> LogChunk:
-        """Read the next lines of the log.
+        """Read the next lines of the log, and return them.
 
-        :param status: status of the log file that supervisord writes now.
+        :param status: status of the log file to which supervisord writes now; None if this file does not exist.
         :param length: maximum number of bytes to read.
         """
         if status is not None and self._is_current(status):
@@ -89,20 +94,22 @@ class LogTail:
         return await self._search(machine, length)
 
     def finish(self) -> list[str]:
-        """After a program has ended, return the last line of its log, if this line does not end with a newline."""
+        """Return the last line of the log if this line does not end with a newline. Call this method after the program
+        has ended.
+        """
         return self._lines.finish()
 
     def _is_current(self, status: FileStatus) -> bool:
-        """Return whether the current read position seems to belong to the log file with the given status."""
+        """Return whether the read position is probably in the log file with the given status."""
         at = self._lines.read_position
         if not self._is_identified or status.size < at.offset:
             return False
         return status.inode == at.inode if status.inode and at.inode else at.offset > 0
 
     async def _search(self, machine: Machine, length: int) -> LogChunk:
-        """Find the log file to which the read position belongs, and read this file from that position.
+        """Find the log file that contains the read position, and read this file from that position.
 
-        If this file was already read to its end, read the next newer file.
+        If this file was already read to its end, read the next newer log file.
         """
         files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_searched = True
@@ -157,7 +164,7 @@ class LogTail:
     async def _read_in(
         self, machine: Machine, path: Path, status: FileStatus, length: int
     ) -> LogChunk | None:
-        """Read a log file from the current read position; return None if this position belongs to another file."""
+        """Read a log file from the read position. Return None if the read position is in another file."""
         found = await self._read_around(machine, path, length)
         if found is None:
             return None
@@ -166,7 +173,9 @@ class LogTail:
         return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
-        """Return the bytes before and after the read position; None if the bytes before this position have changed."""
+        """Return the bytes before the read position and the bytes after it. Return None if the bytes before it have
+        changed.
+        """
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)

@@ -1,4 +1,4 @@
-"""Watches the programs of one supervisord for one task, and pauses, resumes and restarts these programs."""
+"""Watches the programs of one supervisord for one task. Also pauses, resumes and restarts these programs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
 
 
 class ProcessReading(NamedTuple):
-    """The result of one poll of supervisord, which is parsed once for all tasks that watch this supervisord.
+    """The result of one poll of supervisord. All tasks that watch this supervisord share the parsed result.
 
     :param processes: all processes of supervisord.
-    :param facts: all data of the poll result except its time. If two poll results have equal `facts`, no process has
-        changed between the two polls.
+    :param facts: the data of all processes in the poll result, without the time of the poll. If two poll results have
+        equal `facts`, no process has changed between the two polls.
     """
 
     processes: tuple[Process, ...]
@@ -55,9 +55,9 @@ _ALREADY_DONE: Final = {
 
 
 def parse_processes(answer: Processes) -> ProcessReading:
-    """Convert the response of supervisord to one poll into a ProcessReading.
+    """Convert the response of supervisord to a poll into a ProcessReading.
 
-    :raises InputError: if the response does not describe processes.
+    :raises InputError: if the response does not contain the data of processes.
     """
     processes = tuple(map(Process.from_info, answer))
     return ProcessReading(
@@ -69,8 +69,10 @@ def parse_processes(answer: Processes) -> ProcessReading:
 class ProgramWatcher:
     """Watches the programs of one supervisord for one task.
 
-    :param readings: a subscription to the poll results, which all tasks that watch this supervisord share.
-    :param saved: the state that an earlier attempt of the task or an earlier run of the trigger has saved.
+    :param readings: the poll results of this supervisord. All tasks in this triggerer that watch this supervisord share
+        them.
+    :param saved: the state that was saved in the inbox by an earlier attempt of the task, or by this attempt before a
+        restart of the triggerer.
     """
 
     def __init__(
@@ -96,16 +98,18 @@ class ProgramWatcher:
 
     @property
     def state(self) -> SavedState:
-        """The state to save in the inbox. This state changes only if a process or its output has changed."""
+        """The state of this object, which the caller must save in the inbox. The state changes only when the state or
+        the output of a process changes.
+        """
         output = self._saved_output if self._output is None else self._output.state
         return SavedState(self._histories, output, is_ours=True)
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
-        """Wait for the next poll result, and return the verdict about the programs; None if there is no verdict yet.
+        """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
 
         :param timeout: maximum number of seconds to wait for the poll result; None means no limit.
-        :raises SupervisordRefused: if supervisord refused the call, and a retry would be refused too.
-        :raises MachineRefused: if the machine refused the connection, and a retry would be refused too.
+        :raises SupervisordRefused: if supervisord refused the call, and would also refuse a retry.
+        :raises MachineRefused: if the machine refused the connection, and would also refuse a retry.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -132,7 +136,9 @@ class ProgramWatcher:
         return self._evaluate(reading)
 
     async def apply_steps(self) -> None:
-        """Pause and resume programs as the last evaluation requires. Failed calls are retried after the next poll."""
+        """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, it is
+        repeated after the next poll.
+        """
         steps = self._last.steps if self._last else {}
         if not steps:
             return
@@ -151,16 +157,17 @@ class ProgramWatcher:
             await self._output.forward(self._last.processes)
 
     async def finish_output(self) -> None:
-        """Copy the remaining output of ended programs to the task's log."""
+        """Copy the remaining output of the programs that have ended to the task's log."""
         if self._output is not None and self._last is not None:
             await self._output.finish(self._last.processes)
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
-        """Restart the processes whose end was the reason why Airflow retries this task.
+        """Restart the processes that ended with the action RETRY, which is the reason why Airflow retries this task.
 
-        Return the processes that the poll result does not yet show as restarted. Until all of them are restarted, the
-        caller must not evaluate poll results. If the triggerer is killed during the restarts, no process is restarted
-        twice, because a restarted process has another start time than the one that the previous attempt saved.
+        Return the processes that, according to the poll result, are not restarted yet. Until all of these processes are
+        restarted, the caller must not evaluate poll results. If the triggerer is killed during the restarts, another
+        triggerer does not restart a process a second time. It sees that the start time of the process differs from the
+        start time in the saved state.
         """
         due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._restarts.get(process.full_name, True)]

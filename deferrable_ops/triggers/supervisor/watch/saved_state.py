@@ -1,4 +1,6 @@
-"""The state that a task which watches programs saves in the inbox, so that its next attempt can resume from it."""
+"""The state that a task saves in the inbox while it watches programs. The next attempt of the task continues from this
+state.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,15 @@ from deferrable_ops.supervisord.crash_loops import CrashHistory
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """The state with which a task starts to watch programs, or resumes watching them.
+    """The saved state from which a task begins or continues to watch programs.
 
-    :param histories: the crash history of each process, by the process's full name. Without its crash history, a
-        paused process would be treated as ended.
-    :param output: for each log file, the position before which all lines were already copied.
-    :param is_ours: whether an attempt in this DAG run saved the state.
-    :param is_retry: whether an earlier attempt in this DAG run saved the state, and the current attempt has not yet
-        saved its own state.
+    :param histories: the crash history of each process, by the full name of the process. Without its crash history, a
+        process that is paused because of a crash loop would be treated as ended.
+    :param output: the position in each log file, by the path of the file. All lines before this position were already
+        copied to the task's log.
+    :param is_ours: whether the state was saved in this DAG run.
+    :param is_retry: whether the state was saved by an earlier attempt in this DAG run, and the current attempt has not
+        saved a state yet.
     """
 
     histories: dict[str, CrashHistory] = field(default_factory=dict)
@@ -31,16 +34,17 @@ class SavedState:
     is_retry: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as a JSON object."""
+        """Return the state as a JSON object for the inbox."""
         histories = {name: history.to_json() for name, history in self.histories.items()}
         return {"programs": histories, "output": dict(self.output)}
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return the state that this attempt of the task has saved, or else the state that the previous attempt has saved.
+    """Return the state that this attempt of the task has saved. If it has saved none, return the state of the previous
+    attempt.
 
-    If the previous attempt belongs to another DAG run, return only the positions in the log files from its state. The
-    crash histories of another DAG run are not valid, because this DAG run has started all programs again.
+    If the previous attempt belongs to another DAG run, return only the positions in the log files. The crash histories
+    of another DAG run are not valid, because this DAG run has started all processes again.
     """
     if (own := _read(wait.progress)) is not None:
         return own
