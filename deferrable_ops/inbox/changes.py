@@ -1,12 +1,13 @@
-"""Change detection: signals that notify a process, and the query for the waits that changed since a cursor.
+"""Finds changes in the inbox: signals notify a process, and a query returns the waits that changed since a cursor.
 
 The signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
-A cursor is a version: the query returns the waits that have a higher version. On SQLite, the version is a counter,
-which increases in commit order because write transactions run one at a time. On Postgres, the version is the
-transaction id, and transactions may commit in another order than they begin. Therefore the cursor is just below the id
-of the oldest transaction that was open at the last query: every transaction that commits later has an id above the
-cursor. The query can return a wait twice, but never misses a wait.
+Each transaction writes its version to the rows of the waits that it changes. A cursor is such a version: the query
+returns the waits with a higher version. On SQLite, the version is a counter, which increases in commit order because
+write transactions run one at a time. On Postgres, the version is the transaction id, and transactions may commit in
+another order than they begin. Therefore the cursor is just below the id of the oldest transaction that was open at the
+last query: every transaction that commits later has an id above the cursor. The query can return a wait twice, but
+never misses a wait.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost
 transactions again. Therefore a cursor is valid only until the server restarts.
@@ -80,7 +81,7 @@ class Signal(Protocol):
     """Seconds between two sweeps: queries that find changes whose signal was lost."""
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the task is cancelled."""
+        """Call the listeners at each change, until this coroutine is cancelled."""
 
 
 class DataVersionSignal:
@@ -94,7 +95,7 @@ class DataVersionSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the task is cancelled."""
+        """Call the listeners at each change, until this coroutine is cancelled."""
         # The pragma only reads shared memory, so it does not block the event loop.
         with closing(sqlite3.connect(self._path, timeout=0)) as connection:
             seen = -1
@@ -125,7 +126,7 @@ class NotificationSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the connection is lost or the task is cancelled."""
+        """Call the listeners at each change, until the connection is lost or this coroutine is cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -150,9 +151,9 @@ class NotificationSignal:
 
 
 class NoSignal:
-    """A signal that never fires, for an in-memory database or a pooler without LISTEN.
+    """A signal that never calls the listeners, for an in-memory database or a pooler without LISTEN.
 
-    Changes are found by sweeps at a short interval.
+    A query every second (a sweep) finds the changes.
     """
 
     sweep_interval = 1.0
@@ -176,9 +177,9 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run a signal until cancelled, and restart the signal when it fails.
+    """Run a signal until cancelled, and restart the signal after an error.
 
-    The sweep finds the changes that a failed signal missed.
+    Queries at regular intervals (sweeps) find the changes that the signal missed.
     """
     while True:
         try:

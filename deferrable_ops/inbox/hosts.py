@@ -1,7 +1,7 @@
-"""The hosts that use this inbox. Each component of Airflow, and each endpoint, announces itself once a minute.
+"""The hosts that use this inbox. Each API server, triggerer and endpoint records itself in the inbox once a minute.
 
-A SQLite file serves one host only. On several hosts, each would have its own file, and callbacks would arrive in a file
-that no triggerer reads. The announcements show this mistake.
+If the inbox is a SQLite file, only one host can use it. With several hosts, each host would have its own file, and
+callbacks would arrive in a file that no triggerer reads. The recorded hosts show this mistake.
 """
 
 from __future__ import annotations
@@ -63,16 +63,17 @@ class Machine:
         return cls(socket.gethostname(), boot_id)
 
     def is_same(self, other: Machine) -> bool:
-        """Return whether both are the same machine. A restart changes the boot id, but not the name."""
+        """Return whether `other` is this machine. A restart changes the boot id, but not the name."""
         return self.name == other.name or (self.boot_id != "" and self.boot_id == other.boot_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A component on one host. Times are seconds since the epoch by the database's clock.
+    """An API server, triggerer or endpoint on one host. Times are seconds since the epoch by the database's clock.
 
-    :param deployment: the deployment of Airflow to which the component belongs; None if it is not known.
-    :param since: since when the component has been announced without a gap.
+    :param deployment: the id of the deployment of Airflow to which the component belongs; None if the component did not
+        know the id.
+    :param since: the time since which the component has updated its row in the inbox without a gap.
     """
 
     machine: Machine
@@ -86,9 +87,9 @@ class Host:
 class Hosts:
     """The hosts that share this inbox.
 
-    :param this: the machine of this process.
-    :param announce_interval: seconds between two announcements of a component.
-    :param gap: seconds without an announcement after which a component is considered to have been down.
+    :param this: the machine on which this process runs; by default, the result of :meth:`Machine.this`.
+    :param announce_interval: seconds between two updates of the component's row in the inbox.
+    :param gap: a component that did not update its row for this many seconds is considered to have been down.
     :ivar problem: why this inbox must not be a SQLite file; None if no reason is known.
     """
 
@@ -110,7 +111,7 @@ class Hosts:
     async def announce(self, component: Component) -> None:
         """Record once a minute that a component runs on this host. Runs until cancelled.
 
-        If the inbox is a SQLite file although Airflow runs on several hosts, this is logged as an error.
+        If the inbox is a SQLite file although Airflow runs on several hosts, log an error.
         """
         if self.problem is not None:
             log.error("%s", self.problem)
@@ -126,7 +127,7 @@ class Hosts:
             await asyncio.sleep(self._announce_interval)
 
     async def all(self) -> list[Host]:
-        """Return the components that were seen in the last week, by host and component."""
+        """Return the components that were recorded in the last week, sorted by host and component."""
 
         async def read(connection: AsyncConnection) -> list[Host]:
             rows = await connection.execute(select(hosts).order_by(hosts.c.host, hosts.c.component))
@@ -145,7 +146,7 @@ class Hosts:
         return await self._database.read(read)
 
     async def airflow_is_here(self) -> bool:
-        """Return whether a component of Airflow on this machine announced itself in this inbox in the last week."""
+        """Return whether an API server or triggerer on this machine was recorded in this inbox in the last week."""
         return any(
             host.component != Component.ENDPOINT and self._this.is_same(host.machine)
             for host in await self.all()
@@ -189,7 +190,7 @@ class Hosts:
 
 
 def executor_problem(executor: str) -> str | None:
-    """Return why the inbox must not be a SQLite file with this ``[core] executor``; None if it may be one."""
+    """Return why the inbox must not be a SQLite file with this ``[core] executor``; None if it may be a file."""
     remote = _REMOTE_EXECUTOR.search(executor)
     if remote is None:
         return None

@@ -1,4 +1,4 @@
-"""The inbox object, and the function that shares one inbox object within a process."""
+"""The inbox object, and the function that shares one inbox object within an event loop."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ NO_RETRY_TIMEOUT = float("inf")
 
 
 class Inbox:
-    """The inbox object of one event loop.
+    """The inbox, as the code on one event loop reads and writes it.
 
     :param url: the database URL, ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
-    :param read_url: a function that reads the URL again when the database rejects the login.
+    :param read_url: a function that returns the current database URL, and is called when the database rejects the
+        login. If None, the URL is not read again.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """
@@ -71,10 +72,10 @@ class Inbox:
         """Connect to the database, and create or upgrade the inbox's tables.
 
         :param url: the database URL, or a function that reads the URL from the settings.
-        :param retry_timeout: the same as for :class:`Inbox`. If `retry_timeout` is infinite, opening the inbox is also
-            retried while the deployment is set up wrongly.
-        :param first_backoff: how many seconds pass until the first retry while the deployment is set up wrongly. The
-            pause doubles with each retry, up to 30 s.
+        :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If
+            `retry_timeout` is infinite, opening the inbox is also retried after an error that a user must correct.
+        :param first_backoff: the upper limit of the pause before the first retry after an error that a user must
+            correct, in seconds. The pause doubles with each retry, up to 30 s.
         :raises DeploymentError: if the database URL is invalid, the database driver is missing, the database refused
             access, or this release cannot use the inbox's tables.
         :raises InboxUnavailable: if the database did not answer within the retry timeout.
@@ -106,7 +107,8 @@ class Inbox:
     async def check(self) -> None:
         """Check that this release can read the tables and write to them.
 
-        :raises DeploymentError: if the deployment must be fixed first.
+        :raises DeploymentError: if the database refused access, or if the version of the tables does not fit this
+            release.
         :raises InboxError: if the inbox cannot be read or written.
         """
         await migrate(self.database)
@@ -114,7 +116,7 @@ class Inbox:
         await self.database.try_lock("check", 0.0)
 
     async def close(self) -> None:
-        """Stop watching for changes, wait for running writes, and close every database connection."""
+        """Stop the watcher and the feed, wait for running writes, and close every database connection."""
         await self.feed.close()
         await self.watcher.close()
         await self.database.close()

@@ -1,4 +1,4 @@
-"""A value that is too large for an XCom is stored in the inbox. The XCom is a reference to this value."""
+"""A value that is too large for an XCom is stored in the inbox. The task's XCom is then a reference to this value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stores the outages that this host sees: one row for each system that does not answer. The CLI shows them."""
+"""Stores the outages that this host sees: one row for each host and each system that does not answer.
+
+The CLI shows them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class StoredOutage:
 class OutageRows:
     """Stores the outages of this process, and reads those of all processes.
 
-    :param seen: the outages of this process.
+    :param seen: the outages that this process sees, which :meth:`store` writes to the inbox.
     """
 
     def __init__(self, database: Database, seen: Outages = of_this_process, host: str | None = None) -> None:
@@ -56,7 +59,7 @@ class OutageRows:
         self._stored: dict[str, tuple[float, float]] = {}
 
     async def run(self) -> None:
-        """Store changes of the outages every 10 s. Runs until cancelled."""
+        """Call :meth:`store` every 10 s. Runs until cancelled."""
         while True:
             try:
                 await self.store()
@@ -65,7 +68,10 @@ class OutageRows:
             await asyncio.sleep(_INTERVAL)
 
     async def store(self) -> None:
-        """Store new outages, update those that last at most once a minute, and delete those that are over."""
+        """Add a row for each new outage, and delete the rows of ended outages.
+
+        The rows of outages that have not ended are updated once a minute.
+        """
         now = self._seen.now()
         # While the inbox does not answer, nothing can be stored in it.
         active = {one.source: one for one in self._seen.active() if one.source != INBOX}
@@ -96,7 +102,7 @@ class OutageRows:
         self._stored |= {one.source: (one.since, now) for one in due}
 
     async def all(self) -> list[StoredOutage]:
-        """Return the outages that last, of all hosts, the oldest first."""
+        """Return the outages of all hosts that have not ended, the oldest outage first."""
 
         async def read(connection: AsyncConnection) -> list[StoredOutage]:
             now = await self._database.clock(connection)
@@ -108,7 +114,10 @@ class OutageRows:
         return await self._database.read(read)
 
     async def of_waits(self, wait_ids: Iterable[str]) -> dict[str, list[StoredOutage]]:
-        """Return, by wait, the outages of the systems that the wait depends on. Waits without an outage are missing."""
+        """Return a dict from a wait's id to the outages of the systems on which the wait depends.
+
+        The dict does not contain the waits for which there is no outage.
+        """
         found = await self.all()
         if not found:
             return {}

@@ -1,7 +1,8 @@
-"""The owner of an inbox: the one deployment of Airflow whose processes launch, kill and cancel.
+"""The owner of an inbox: the one deployment of Airflow whose processes launch and cancel external work.
 
-A copy of an Airflow (a staging system, blue/green, a restored metadata database) knows the same waits as the original,
-but not what became of them. If it used the inbox of the original, it would end these waits and cancel their work.
+A copy of an Airflow (a staging system, blue/green, a restored metadata database) has the same deferred tasks as the
+original, but does not know how these tasks ended. If the copy used the inbox of the original, the copy would end the
+waits of the original and cancel their external work.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _ONLY_ROW = 1
 
 @dataclass(frozen=True, slots=True)
 class OwnerRow:
-    """The owner of an inbox.
+    """The row of the inbox that records its owner.
 
-    :param deployment: the id of the deployment.
-    :param adopted_at: since when, in seconds since the epoch.
+    :param deployment: the id of the deployment of Airflow that is the owner.
+    :param adopted_at: the time when this deployment became the owner, in seconds since the epoch.
     """
 
     deployment: str
@@ -43,10 +44,11 @@ class OwnerRow:
 class Owner:
     """Knows whether this process belongs to the inbox's owner.
 
-    An inbox without an owner (a new one, or one of an older release) is adopted by the first deployment that comes.
+    A new inbox, and an inbox of an older release, has no owner. The first deployment that uses such an inbox becomes
+    its owner.
 
-    :param deployment: the deployment of this process.
-    :param check_interval: a process that is not the owner's checks this often, in seconds, whether it has become so.
+    :param deployment: the deployment of Airflow to which this process belongs.
+    :param check_interval: while this process does not belong to the owner, seconds between two reads of the owner.
     """
 
     def __init__(
@@ -68,28 +70,38 @@ class Owner:
         return await self._database.read(_read)
 
     async def permits(self, connection: AsyncConnection, *, cancel: bool = False) -> bool:
-        """Return whether this process may register and launch. Call it in the transaction that does so.
+        """Return whether this process may register waits and launch external work.
 
-        :param cancel: whether it may kill and cancel. A triggerer may not while it does not know its deployment.
+        Call this method in the same transaction as the registration or launch.
+
+        :param cancel: return whether this process may end killed waits and cancel external work. A triggerer may not do
+            so while it does not know the id of its deployment.
         """
         return self._problem(await _read(connection), cancel=cancel) is None
 
     async def require(self, connection: AsyncConnection) -> None:
-        """Check that this process may register and launch.
+        """Check that this process may register waits and launch external work.
 
-        :raises NotOwner: the inbox belongs to another deployment; the message names the fix.
+        :raises NotOwner: if the inbox belongs to another deployment, or if this process does not know the id of its
+            deployment. The error message names the fix.
         """
         if (problem := self._problem(await _read(connection))) is not None:
             raise NotOwner(problem)
 
     async def problem(self, *, cancel: bool = False) -> str | None:
-        """Return why this process may not act, and the fix; None if it may."""
+        """Return why this process may not launch external work, and the fix; None if it may.
+
+        :param cancel: return why this process may not cancel external work.
+        """
         return self._problem(await self.current(), cancel=cancel)
 
     async def wait(self, task_log: Any, *, cancel: bool = False) -> None:
-        """Return once this process may act. Until then, log the reason at doubling intervals, up to an hour.
+        """Wait until this process may launch external work.
 
-        :param task_log: the logger of the task that waits.
+        While waiting, log the reason at doubling intervals, up to an hour.
+
+        :param task_log: the logger of the waiting task, to which the reason is logged.
+        :param cancel: wait until this process may cancel external work.
         """
         if self.deployment.id is None and not self.deployment.is_awaited:
             await self.deployment.read_elsewhere()
@@ -118,7 +130,7 @@ class Owner:
             log.info("The inbox had no owner; it belongs to this Airflow now (deployment %s)", mine)
 
     async def adopt(self, deployment: str) -> OwnerRow | None:
-        """Make a deployment the owner, and return the owner before it."""
+        """Make a deployment the inbox's owner, and return the previous owner; None if the inbox had no owner."""
 
         async def write(transaction: Transaction) -> OwnerRow | None:
             before = await _read(transaction.connection)

@@ -16,9 +16,10 @@ _ROWS_PER_BATCH = 500
 
 
 class Reencrypted(NamedTuple):
-    """The result of a rotation.
+    """The result of :func:`rotate_fernet`.
 
-    :param triggers: the number of stored triggers, which cancel external work, that were encrypted again.
+    :param triggers: the number of stored triggers that were encrypted again. A trigger is stored so that any triggerer
+        can cancel the external work of a wait.
     :param secrets: the number of channels' secrets that were encrypted again.
     :param unreadable: the number of values that no key of ``[core] fernet_key`` decrypts. They are unchanged.
     """
@@ -31,7 +32,7 @@ class Reencrypted(NamedTuple):
 async def rotate_fernet(database: Database) -> Reencrypted:
     """Encrypt all secrets in the inbox with the first key of ``[core] fernet_key``. This can be repeated.
 
-    :raises ConfigurationError: if the key is empty or malformed.
+    :raises ConfigurationError: if ``[core] fernet_key`` is empty or malformed.
     """
     fernet = airflow_fernet("the inbox's secrets are")
     if not fernet.is_encrypted:
@@ -47,7 +48,7 @@ async def rotate_fernet(database: Database) -> Reencrypted:
 async def _rotate(
     database: Database, fernet: Any, table: Table, key: Column[str], column: Column[bytes]
 ) -> tuple[int, int]:
-    """Encrypt one column again; return the number of new values, and the number of unreadable values."""
+    """Encrypt one column again; return how many values were encrypted again, and how many could not be decrypted."""
     from cryptography.fernet import InvalidToken
 
     after = ""

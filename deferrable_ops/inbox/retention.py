@@ -1,4 +1,8 @@
-"""Deletes old waits with their callbacks, old events and keys, source positions of ended waits, and old hosts."""
+"""Deletes old rows of the inbox.
+
+Deletes old waits with their callbacks, old events and dedupe keys, source positions of ended waits, and the rows of
+hosts and outages that no process updates.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +49,14 @@ class Retention:
             await asyncio.sleep(_INTERVAL / 4)
 
     async def prune(self, days: float) -> int:
-        """Delete the waits that were settled more than `days` ago, and return the number of deleted waits."""
+        """Delete the waits that were settled more than `days` days ago, and return the number of deleted waits."""
         before = await self._database.now() - days * _DAY
         return await self._in_batches(_delete_waits, before)
 
     async def prune_events(self, days: float) -> int:
-        """Delete the events that were received more than `days` ago, and delete dedupe keys 30 days after their events.
+        """Delete the events that were received more than `days` days ago.
+
+        Delete each dedupe key 30 days after its event.
 
         :return: the number of deleted events.
         """
@@ -66,7 +72,7 @@ class Retention:
         return await self._in_batches(_delete_positions)
 
     async def prune_hosts(self, days: float) -> int:
-        """Delete the hosts that were last seen more than `days` ago, and return their number."""
+        """Delete the rows of hosts that were last updated more than `days` days ago, and return the number of rows."""
 
         async def write(transaction: Transaction) -> int:
             old = delete(hosts).where(hosts.c.seen_at < transaction.now - days * _DAY)
@@ -75,7 +81,7 @@ class Retention:
         return await self._database.write(write)
 
     async def prune_outages(self) -> int:
-        """Delete the outages that no process has updated for a day, and return their number."""
+        """Delete the rows of outages that no process has updated for a day, and return the number of deleted rows."""
 
         async def write(transaction: Transaction) -> int:
             old = delete(outages).where(outages.c.seen_at < transaction.now - _DAY)

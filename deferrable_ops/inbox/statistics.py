@@ -23,10 +23,10 @@ class Statistics:
     """Numbers of rows, and the size of the inbox.
 
     :param waits: the number of waits by state.
-    :param oldest_waiting: when the oldest wait that has not ended was registered, in seconds since the epoch; None if
-        there is no such wait.
+    :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch;
+        None if every wait has ended.
     :param cancellations_due: the number of waits whose external work is still to be cancelled.
-    :param bytes: the size of the database, with its indexes.
+    :param bytes: the size of the inbox's tables with their indexes, in bytes.
     """
 
     waits: dict[str, int]
@@ -40,7 +40,7 @@ class Statistics:
 
 
 async def read_statistics(database: Database) -> Statistics:
-    """Count the rows of the inbox, which reads its tables completely."""
+    """Count the rows of the inbox's tables. For a large inbox this takes long, because it reads all rows."""
 
     async def read(connection: AsyncConnection) -> Statistics:
         async def count(query: object) -> int:

@@ -1,4 +1,4 @@
-"""Copies an inbox to a file and from a file, for example from SQLite to Postgres.
+"""Copies an inbox to a file and from a file, for example to move it from SQLite to Postgres.
 
 The file has one JSON value per line: a header, one ``[table, row]`` per row, and the number of rows. It contains the
 keys that sign callback tokens, so keep it as secret as the inbox.
@@ -43,7 +43,7 @@ class Transfer:
         self._database = database
 
     async def write_to(self, file: TextIO) -> dict[str, int]:
-        """Write the inbox as it is at one moment, and return the number of rows per table."""
+        """Write the rows that the inbox has at one moment to the file, and return the number of rows per table."""
 
         async def attempt() -> dict[str, int]:
             file.seek(0)

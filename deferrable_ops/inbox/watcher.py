@@ -94,7 +94,10 @@ class Subscription:
         self._complete()
 
     def wake(self) -> None:
-        """Complete the future of :meth:`next_change`, or the next such future, although the wait has not changed."""
+        """Complete the current future of :meth:`next_change`, although the wait has not changed.
+
+        Until :meth:`take` is called, each new future of :meth:`next_change` is complete at once.
+        """
         self._woken = True
         self._complete()
 
@@ -104,9 +107,9 @@ class Subscription:
 
 
 class Watcher:
-    """Delivers changed waits to the subscriptions of this process, and expires overdue waits.
+    """Delivers changed waits to the subscriptions of this process, and settles the waits whose deadline has passed.
 
-    :param expire_interval: the longest time between two checks for overdue waits, in seconds.
+    :param expire_interval: the longest time between two searches for waits whose deadline has passed, in seconds.
     :param retry_interval: how many seconds after a failed read the watcher tries to read the changed waits again.
     """
 

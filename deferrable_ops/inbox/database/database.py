@@ -70,8 +70,9 @@ _NOW = {
 class Transaction:
     """A write transaction.
 
-    :param now: the database's clock, in seconds since the epoch.
-    :param version: a number that increases with every transaction, and is written to each wait that changes.
+    :param now: the time at the start of the transaction by the database's clock, in seconds since the epoch.
+    :param version: a number that increases with every transaction, and is written to the row of each wait that the
+        transaction changes.
     :param changed: the ids of the waits that the transaction changes. The triggers of the changed waits are notified
         after the commit.
     """
@@ -89,9 +90,10 @@ class Database:
 
     :param url: the database URL, ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If the timeout
-        is infinite, calls are also retried while the deployment is set up wrongly.
-    :param read_url: a function that reads the URL again when the database rejects the login, because a password may
-        have been rotated.
+        is infinite, a read or write is also retried after an error that a user must correct, such as a missing
+        permission.
+    :param read_url: a function that returns the current database URL. It is called when the database rejects the login,
+        because the password may have been rotated. If None, the URL is not read again.
     :param sqlite_busy_timeout: how many seconds a statement waits for a locked SQLite file before the statement fails.
     :raises DeploymentError: if the URL is invalid, or its driver is not installed.
     """
@@ -144,8 +146,8 @@ class Database:
         ``work`` must be idempotent, because it may run more than once.
 
         :raises InboxError: if the database rejected a statement.
-        :raises InboxUnavailable: if the database did not answer within the retry timeout. The transaction may have been
-            committed.
+        :raises InboxUnavailable: if the database did not answer within the retry timeout. In this case, the transaction
+            may have been committed.
         """
 
         async def attempt() -> T:
@@ -185,11 +187,14 @@ class Database:
         return (postgresql if self.dialect == "postgresql" else sqlite).insert(table)
 
     async def now(self) -> float:
-        """Return the database's clock, in seconds since the epoch."""
+        """Return the current time by the database's clock, in seconds since the epoch."""
         return await self.read(self.clock)
 
     async def clock(self, connection: AsyncConnection) -> float:
-        """Return the database's clock, in seconds since the epoch, read on a given connection."""
+        """Return the current time by the database's clock, in seconds since the epoch.
+
+        The clock is read on the given connection.
+        """
         return float((await self._first_row(connection, _NOW))[0])
 
     async def _first_row(self, connection: AsyncConnection, statement: dict[str, str]) -> Sequence[Any]:
@@ -200,7 +205,10 @@ class Database:
         return (await connection.exec_driver_sql(statement["postgresql"])).one()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run a coroutine as a task that several callers share. :meth:`close` waits for the task."""
+        """Run a coroutine as an asyncio task, which continues if the caller is cancelled.
+
+        :meth:`close` waits up to 5 s for the asyncio task.
+        """
         # In an empty context: the task outlives the trigger that started it, and must not write to that trigger's log.
         task = asyncio.create_task(work, name=f"deferrable-ops {name}", context=Context())
         self._tasks.add(task)
@@ -217,7 +225,7 @@ class Database:
         await self.engine.dispose()
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Begin a write transaction for migrations and tests, which has no version and sends no notifications."""
+        """Begin a write transaction without a version and without notifications, for migrations and tests."""
         return self._writing.begin()
 
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -283,13 +291,13 @@ class Database:
 
 
 async def run_by_driver(connection: AsyncConnection, statement: str, *parameters: Any) -> Sequence[Any]:
-    """Run a statement on the driver, without SQLAlchemy, and return its rows.
+    """Run an SQL statement with the database driver, without SQLAlchemy, and return its rows.
 
-    Use this function for statements that every batch runs.
+    Use this function for statements that run very often.
 
-    SQLAlchemy takes 200 µs per statement (measured), and makes three or four calls to SQLite's thread instead of one.
-    On Postgres, the first statement of a transaction must go through SQLAlchemy, because SQLAlchemy sends BEGIN with
-    that statement.
+    SQLAlchemy takes 200 µs per statement (measured), and makes three or four calls to the thread of the SQLite driver
+    instead of one. On Postgres, the first statement of a transaction must go through SQLAlchemy, because SQLAlchemy
+    sends BEGIN with that statement.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if connection.dialect.name == "sqlite":

@@ -53,7 +53,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def fix_of(error: BaseException) -> str:
-    """Return what to do about the error, or an empty string."""
+    """Return how a user corrects the error; "" if the error table does not say how."""
     row = _row_of(_cause(error))
     return "" if row is None else row.fix
 
@@ -69,7 +69,7 @@ def describe(error: BaseException) -> str:
 
 
 def describe_with_fix(error: BaseException) -> str:
-    """Return :func:`describe`, and what to do about the error if the table says so."""
+    """Return the result of :func:`describe` and, if the error table says it, how a user corrects the error."""
     fix = fix_of(error)
     return f"{describe(error)}; {fix}" if fix else describe(error)
 

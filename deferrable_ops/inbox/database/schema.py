@@ -258,5 +258,5 @@ counter = Table("deferrable_ops_counter", metadata, Column("value", BigInteger, 
 
 
 def same_task(one: FromClause, other: FromClause) -> ColumnElement[bool]:
-    """Return the SQL condition that is true if two waits are attempts of the same task instance."""
+    """Return the SQL condition that is true if two waits belong to attempts of the same task instance."""
     return and_(*(one.c[name] == other.c[name] for name in ("dag_id", "run_id", "task_id", "map_index")))

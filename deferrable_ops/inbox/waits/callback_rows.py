@@ -59,7 +59,7 @@ Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Lock the rows of the given waits in the table of waits, and return columns of these rows.
+    """Lock the rows of the given waits in the table `waits`, and return columns of these rows.
 
     :return: for each wait that exists, a row with id, state, expected, whether the deadline has passed, the number of
         refused callbacks, and whether the inbox has earlier callbacks of the wait.
@@ -118,7 +118,7 @@ async def add_and_settle(
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
-    """Record a heartbeat of the given waits, which restarts their heartbeat timeout."""
+    """Record that a heartbeat arrived for each of the given waits, and restart their heartbeat timeouts."""
     if wait_ids:
         await transaction.connection.execute(
             update(waits)
@@ -143,7 +143,7 @@ async def set_progress(transaction: Transaction, progress: dict[str, str]) -> No
 
 
 async def set_refused(transaction: Transaction, refused: dict[str, int]) -> None:
-    """Set the number of refused callbacks of waits.
+    """Store for each of the given waits how many of its callbacks were refused.
 
     :param refused: a dict from the wait id to the number of refused callbacks.
     """

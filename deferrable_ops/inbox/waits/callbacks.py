@@ -45,8 +45,8 @@ class Verb(StrEnum):
 class Callback:
     """One callback.
 
-    :param body: the body of the request, which is JSON.
-    :param payload: the decoded body.
+    :param body: the bytes of the request's body, which are JSON.
+    :param payload: the JSON value of the body.
     :param source: the sender of the callback, for auditing, such as ``http``, or ``cli`` with a user's name.
     """
 
@@ -67,7 +67,7 @@ class Callback:
 class Receipt:
     """The response to a callback.
 
-    :param status: the HTTP status.
+    :param status: the HTTP status of the response.
     :param body: the response's body, a JSON object. The response to a duplicate has exactly the same body.
     """
 
@@ -93,7 +93,7 @@ class Callbacks:
 
 @dataclass(slots=True)
 class _BatchWait:
-    """A wait, and the changes to it that the callbacks of a batch make.
+    """A wait, with the changes that the callbacks of one batch make to this wait.
 
     :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
     """
@@ -166,7 +166,10 @@ class _Batch:
         self.transaction.changed.update([wait.id for wait in settled], progress)
 
     def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
-        """Return the receipt of an earlier callback with the same Idempotency-Key or content, or None."""
+        """Return the receipt of an earlier callback that has the same Idempotency-Key or the same content, or None.
+
+        If the Idempotency-Key is the same but the content differs, return a receipt with status 422.
+        """
         if callback.idempotency_key is not None:
             known = self.by_key.get((callback.wait_id, callback.idempotency_key))
             if known is not None and known[0] != callback.digest:

@@ -1,4 +1,4 @@
-"""Cancellations: a process stops the external work of a wait that has ended, and retries after a failure."""
+"""Cancellations: a process stops the external work of a wait that has ended, and tries again after an error."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Cancellation:
 
 
 class Cancellations:
-    """Assigns each due cancellation to one process at a time.
+    """Lets only one process at a time carry out a cancellation.
 
-    :param lease: how many seconds a cancellation is assigned to a process.
+    :param lease: for how many seconds a cancellation is assigned to a process; after that, another process can get the
+        cancellation.
     """
 
     def __init__(self, database: Database, owner: Owner, *, lease: float = _LEASE) -> None:
@@ -41,7 +42,9 @@ class Cancellations:
         self._lease = lease
 
     async def claim(self, wait_id: str | None = None) -> Cancellation | None:
-        """Return a due cancellation, leased to the caller for 60 s, or None if no cancellation is due.
+        """Lease a due cancellation to the caller for 60 s, and return the cancellation.
+
+        Return None if no cancellation is due.
 
         None is also returned if this process does not belong to the inbox's owner.
 
@@ -94,9 +97,10 @@ class Cancellations:
     async def mark_failed(self, cancellation: Cancellation, *, counts: bool = True) -> bool:
         """Record that an attempt to stop the external work failed.
 
-        :param counts: whether the attempt counts. An attempt that failed because of an outage does not count.
-        :return: whether another attempt will be made. At most 10 attempts count, and a week after the end of the wait
-            there are no more attempts.
+        :param counts: whether the attempt counts towards the limit of 10 attempts. An attempt that failed because of an
+            outage does not count.
+        :return: whether another attempt will be made. There are no more attempts after 10 attempts that count, or a
+            week after the end of the wait.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -116,7 +120,7 @@ class Cancellations:
         return await self._database.write(write)
 
     async def requeue_other_attempts(self, wait_id: str) -> list[str]:
-        """Return the wait ids of the task's other attempts whose external work is not stopped yet.
+        """Return the wait ids of the other attempts of the same task whose external work is not stopped yet.
 
         A failed cancellation of another attempt becomes due again, because a new attempt cannot start its external work
         while the external work of another attempt still runs.

@@ -31,9 +31,8 @@ _FIRST_DUE = select(
 async def expire(database: Database, owner: Owner, beats_since: float | None) -> float:
     """Settle the waits whose deadline has passed or whose heartbeats are missing.
 
-    Return the seconds until the next deadline.
-
-    Do nothing, and return infinity, if this process does not belong to the inbox's owner.
+    Return the seconds until the next deadline. If this process does not belong to the inbox's owner, settle no wait,
+    and return infinity.
 
     :param beats_since: see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """

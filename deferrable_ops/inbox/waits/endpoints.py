@@ -1,4 +1,4 @@
-"""Records the running endpoints. While no endpoint runs, no wait fails for missing heartbeats."""
+"""Records the running endpoints. While no endpoint runs, no task fails because of missing heartbeats."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _DOWN_AFTER = 4.0
 class Endpoints:
     """The endpoints that share this inbox.
 
-    :param announce_interval: seconds between two announcements of a running endpoint.
-    :param down_after: an endpoint is considered down this many seconds after its last announcement.
+    :param announce_interval: seconds between two updates of an endpoint's row in the inbox.
+    :param down_after: an endpoint counts as down this many seconds after the last update of its row.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Endpoints:
         self._down_after = down_after
 
     async def up_since(self) -> float | None:
-        """Return the time since which endpoints are up, in seconds since the epoch, or None if no endpoint is up.
+        """Return the time since which an endpoint has been running, in seconds since the epoch.
 
-        If several endpoints are up, return the latest of their start times, because it is unknown which endpoint a
-        service calls.
+        Return None if no endpoint is running. If several endpoints are running, return the start time of the endpoint
+        that started last, because it is unknown which endpoint a service calls.
         """
 
         async def read(connection: AsyncConnection) -> float | None:
@@ -53,7 +53,10 @@ class Endpoints:
         return await self._database.read(read)
 
     async def announce(self) -> None:
-        """Record every second that this endpoint is up, if any wait expects heartbeats. Runs until cancelled."""
+        """Record every second that this endpoint is running, if any waiting task expects heartbeats.
+
+        Runs until cancelled.
+        """
         identity = uuid4().hex
         while True:
             try:

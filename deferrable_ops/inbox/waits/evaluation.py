@@ -14,7 +14,7 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 class Evaluation:
     """The effect of a callback on its wait.
 
-    :param outcome: the wait's outcome; None if the wait continues.
+    :param outcome: the outcome with which the callback ends the wait; None if the wait continues.
     :param progress: the new progress of a wait that continues; None if the progress is unchanged.
     :param note: a hint for the sender of the callback, which is added to the receipt.
     """
@@ -28,7 +28,7 @@ def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
     """Return the effect of a callback on its wait.
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
-    :param payload: the decoded body of the callback.
+    :param payload: the JSON value of the callback's body.
     :param expected: the wait's JMESPath expressions ``failure_when``, ``success_when`` and ``result``, which are
         optional.
     """

@@ -41,10 +41,10 @@ class Key:
 class Keys:
     """Signs and verifies callback tokens.
 
-    :param reload_interval: how many seconds the keys are cached. A revocation takes effect in other processes after at
-        most `reload_interval` seconds.
-    :param min_query_interval: the shortest time between two queries, in seconds. `min_query_interval` limits the load
-        from requests with invented key ids.
+    :param reload_interval: after this many seconds, the keys are read from the inbox again. A revocation takes effect
+        in other processes after at most `reload_interval` seconds.
+    :param min_query_interval: the shortest time between two queries of the keys, in seconds. `min_query_interval`
+        limits the load from requests with invented key ids.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Keys:
         return self._newest
 
     async def rotate(self, revoke_old: bool) -> str:
-        """Create a new key for new waits, and return its id.
+        """Create a new key, which signs the tokens of new waits, and return the key's id.
 
         :param revoke_old: reject the tokens that are signed with older keys, including the tokens of tasks that are
             still waiting. The revocation takes effect on every endpoint within 5 s.

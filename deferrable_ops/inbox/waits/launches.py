@@ -1,9 +1,10 @@
 """Launch claims: a launch claim decides which process may launch the external work of a wait (a job in another system).
 
-The row of the wait stores the owner and the lease of the claim. One process at a time holds the claim, and renews the
-lease while it launches the work. Another process waits until the lease has expired. Then the waiting process takes over
-the claim, and sends the launch request with the same idempotency key. Therefore the work never runs under two
-idempotency keys, and a second request is sent only if the answer to the first request was not recorded.
+The wait's row in the inbox stores which process holds the launch claim, and until when (the lease). Only one process at
+a time holds the launch claim; it renews the lease while it launches the work. Any other process waits until the lease
+has expired. Then the waiting process takes over the launch claim, and sends the launch request with the same
+idempotency key. Therefore the work never runs under two idempotency keys, and a second request is sent only if the
+answer to the first request was not recorded.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Launches:
 
     :param lease: how many seconds after its last renewal a claim expires.
     :param renew_interval: seconds between two renewals of a claim.
-    :param send_margin: a launch request is sent only if the lease lasts at least this many seconds more.
+    :param send_margin: a launch request is sent only if at least this many seconds are left until the lease expires.
     :param acquire_interval: seconds between two attempts to acquire a claim that another process holds.
     """
 
@@ -80,11 +81,13 @@ class Launches:
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:
-        """Acquire and hold the launch claim of a wait. If another process holds the claim, wait until it is free.
+        """Acquire the launch claim of a wait, and renew it during the ``with`` block.
+
+        If another process holds the launch claim, wait until the claim is free.
 
         If the inbox belongs to another deployment of Airflow, wait until the inbox belongs to this deployment.
 
-        :return: the claim, or None if nothing must be launched, because the work was launched or the wait is settled.
+        :return: the launch claim; None if the external work was already launched, or if the wait is settled.
         """
         claim = Claim(wait_id, self)
         while (result := await claim.acquire()) in (_ClaimResult.HELD_BY_ANOTHER, _ClaimResult.NOT_OWNER):
@@ -157,10 +160,12 @@ class Claim:
         return result
 
     async def check(self) -> float:
-        """Verify that this process holds the claim. Call this method immediately before sending a launch request.
+        """Verify that this process holds the launch claim.
+
+        Call this method immediately before sending a launch request.
 
         :return: the last value of ``time.monotonic()`` at which a launch request may be sent. Compare this value with
-            the clock when you send the request, because the process may have been stopped in between.
+            the clock when you send the request, because the process may have been paused in between.
         :raises ClaimLost: if this process does not hold the launch claim.
         """
         while True:
@@ -175,7 +180,7 @@ class Claim:
                 return until
 
     async def keep_renewing(self) -> None:
-        """Renew the lease until cancelled."""
+        """Renew the lease of the launch claim until cancelled."""
         while True:
             await asyncio.sleep(self._launches.renew_interval)
             with suppress(DeferrableOpsError):

@@ -17,7 +17,10 @@ _NEWER: Final = waits.alias("newer")
 
 
 def superseded_waits(wait_ids: Sequence[str]) -> Select[Any]:
-    """Return a query for the unsettled waits of the same tasks for which a newer attempt is registered."""
+    """Return a query for the unsettled waits of older attempts.
+
+    The query searches only the tasks to which the given waits belong.
+    """
     return (
         select(waits.c.id)
         .join(_MINE, same_task(_MINE, waits))

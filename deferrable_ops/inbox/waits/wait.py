@@ -42,7 +42,8 @@ class Attempt:
 
     :param ti_id: the UUID of the task instance in Airflow. A retry can have the same UUID, but not the same
         `try_number`.
-    :param logical_date: the logical date of the DAG run, in seconds since the epoch; None if it has no logical date.
+    :param logical_date: the logical date of the DAG run, in seconds since the epoch; None if the DAG run has no logical
+        date.
     """
 
     ti_id: str
@@ -79,7 +80,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class WaitingAttempt:
-    """A wait that has not ended, and its attempt."""
+    """A wait that has not ended: its id, the id of its task instance, and the number of its attempt."""
 
     wait_id: str
     ti_id: str
@@ -90,18 +91,20 @@ class WaitingAttempt:
 class NewWait:
     """A wait to register.
 
-    :param timeout: how many seconds the wait lasts, from its registration to its deadline.
-    :param latest_deadline: the latest possible deadline, in seconds since the epoch: the deadline that Airflow sets for
-        the task, minus a margin.
+    :param timeout: seconds from the registration of the wait to its deadline.
+    :param latest_deadline: the deadline that Airflow itself sets for the task, minus a margin, in seconds since the
+        epoch. The wait's deadline is not later than `latest_deadline`. If `latest_deadline` is None, Airflow sets no
+        deadline.
     :param time_left: seconds from now until `latest_deadline`, by the clock of this machine. `latest_deadline` and
         `time_left` can give two different limits if the clocks of this machine and of the database differ. If the two
         limits differ, the later limit is used, because the earlier limit may already have passed.
-    :param heartbeat_timeout: the wait fails after this many seconds without a heartbeat. If `heartbeat_timeout` is
+    :param heartbeat_timeout: the task fails after this many seconds without a heartbeat. If `heartbeat_timeout` is
         None, no heartbeats are expected.
     :param expected: a JSON object with the expressions that evaluate a callback, such as ``failure_when``.
     :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work; None
         if the wait has no external work to stop.
-    :param sources: the systems on which the wait depends, as in :class:`~deferrable_ops.outages.Outage`.
+    :param sources: the names of the external systems on which the wait depends, as in the attribute `source` of
+        :class:`~deferrable_ops.outages.Outage`.
     :ivar wait_id: the id of the attempt's wait. To save memory, all objects of a wait share one string with its id.
     """
 
@@ -125,8 +128,8 @@ class NewWait:
 class Wait:
     """A row of the table `waits`. All times in the row are seconds since the epoch, by the clock of the database.
 
-    :ivar is_new: whether this registration created the row. If `is_new` is true, no earlier run of the trigger has
-        worked on the wait.
+    :ivar is_new: whether the registration that returned this object created the row. If `is_new` is true, no earlier
+        run of the trigger has worked on the wait.
     """
 
     id: str
@@ -151,8 +154,9 @@ class Wait:
 def wait_from_row(row: Row[Any], new: NewWait | None = None, *, is_new: bool = False) -> Wait:
     """Convert a row of the table `waits` to a :class:`Wait`.
 
-    :param new: the registration of this row, if the caller has it. To save memory, the returned wait and `new` share
-        the same attempt and id objects: thousands of waits stay in memory for days.
+    :param new: the object with which the row was registered; None if the caller does not have this object. To save
+        memory, the returned wait and `new` share the same attempt and id objects: thousands of waits stay in memory for
+        days.
     """
     if new is None:
         attempt = Attempt(

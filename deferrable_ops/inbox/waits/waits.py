@@ -133,7 +133,7 @@ class Waits:
     async def settled_before(
         self, wait_ids: Sequence[str], seconds: float, *conditions: ColumnElement[bool]
     ) -> list[Wait]:
-        """Return those of the waits that were settled more than `seconds` ago and meet all conditions."""
+        """Return those of the given waits that were settled more than `seconds` seconds ago and meet all conditions."""
 
         async def read(connection: AsyncConnection) -> list[Wait]:
             before = await self._database.clock(connection) - seconds
@@ -147,7 +147,7 @@ class Waits:
         return await self._database.read(read)
 
     async def previous_attempt(self, wait_id: str) -> Wait | None:
-        """Return the wait of the attempt of the same task before this one; None if there is none."""
+        """Return the wait that the same task registered before the given wait; None if there is no earlier wait."""
         mine = waits.alias("mine")
         query = (
             select(waits.c.id)
@@ -209,7 +209,7 @@ class Waits:
         await self._save_progress((wait_id, json.dumps(progress)))
 
     async def kill(self, wait_ids: Iterable[str]) -> None:
-        """Settle waits whose task was ended by a user or by Airflow.
+        """Settle waits as killed, because a user or Airflow has ended their task.
 
         The waits' external work is marked for cancellation. If this process does not belong to the inbox's owner,
         nothing is settled.
@@ -228,9 +228,10 @@ class Waits:
 
         Return the seconds until the next deadline.
 
-        :param beats_since: the time since which the endpoint and the watcher are up, in seconds since the epoch. A wait
-            fails only for heartbeats that are missing after `beats_since`. If `beats_since` is None, no endpoint is up,
-            and no wait fails for missing heartbeats.
+        :param beats_since: the time since which an endpoint and the watcher have been running, in seconds since the
+            epoch. A task fails because of missing heartbeats only if its heartbeat timeout has passed since
+            `beats_since`. If `beats_since` is None, no endpoint is running, and no task fails because of missing
+            heartbeats.
         """
         return await expire(self._database, self._owner, beats_since)
 
