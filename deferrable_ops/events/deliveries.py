@@ -1,4 +1,6 @@
-"""Converts a verified request to a channel into an event. Dedupe keys identify repeated deliveries of an event."""
+"""Converts a request to a channel into an event, after the signature of the request was verified. Dedupe keys identify
+repeated deliveries of an event.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def read_delivery(
     received_at: float,
     tolerance: float = TOLERANCE,
 ) -> Delivery | Malformed:
-    """Return the delivery in a verified request, or :class:`Malformed` if the request is malformed. Never raises.
+    """Return the delivery in a request whose signature was verified, or :class:`Malformed` if the request is
+    malformed. Never raises.
 
     :param source: the channel's source name, the same as ``source`` of a specification for this channel.
     :param scheme: the signature scheme with which the request was verified.

@@ -21,12 +21,12 @@ class Event:
         same value of ``source``.
     :param dedupe_key: identifies the message within its source. If the source delivers the message again, the key is
         the same.
-    :param time: seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or the time at which the
-        database received the message (channels).
+    :param time: the event's time in seconds since the epoch: the record's timestamp (Kafka), SentTimestamp (SQS) or
+        the time at which the database received the message (channels).
     :param payload: a JSON value, or a string if the message is not JSON.
-    :param attributes: the other parts of the message. The keys of this dict are ``headers``, ``key``, ``attributes`` or
-        ``metadata``: names that a specification's ``match`` can use. The attributes of all events of a source have the
-        same keys.
+    :param attributes: a dict of all parts of the message other than the payload. The keys of this dict are
+        ``headers``, ``key``, ``attributes`` or ``metadata``: names that a specification's ``match`` can use. The
+        attributes of all events of a source have the same keys.
     """
 
     source: str

@@ -29,8 +29,8 @@ _MAX_ATTRIBUTES: Final = 9
 class KafkaMessage:
     """A Kafka record to publish.
 
-    :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
-        If the payload is None, the record is a tombstone, and `key` is required.
+    :param payload: the content of the message: a JSON value. A payload that is a string is sent unchanged. Any other
+        payload is encoded as JSON. If the payload is None, the record is a tombstone, and `key` is required.
     :param key: the record's key; records with the same key go to the same partition.
     :param headers: the values of the record's headers, by header name.
     :param partition: the number of the partition to which the record is sent. By default, the key determines the
@@ -59,7 +59,8 @@ class KafkaMessage:
 class SqsMessage:
     """An SQS message to publish.
 
-    :param payload: a JSON value. A payload that is a string is sent unchanged. Any other payload is encoded as JSON.
+    :param payload: the content of the message: a JSON value. A payload that is a string is sent unchanged. Any other
+        payload is encoded as JSON.
     :param attributes: the values of the SQS message attributes, by attribute name. A message has at most 9 attributes,
         and each is a string or a number.
     :param group_id: the id of the message group to which the message belongs, for a FIFO queue. A FIFO queue keeps the

@@ -30,7 +30,8 @@ _PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 class Queue:
     """An SQS queue, identified by its URL.
 
-    :param region: the AWS region; None if the queue's server is not AWS, or if the AWS endpoint is unknown.
+    :param region: the AWS region of the queue; None if the queue's server is not AWS, or if the AWS endpoint is
+        unknown.
     :param arn: the queue's ARN; None if the ARN cannot be derived from the URL.
     :param own_endpoint: the URL of the SQS server to which requests for this queue are sent; None if boto can derive
         the URL from the region.

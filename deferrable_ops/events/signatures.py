@@ -84,7 +84,7 @@ def check_secret(scheme: str, secret: str) -> None:
 def new_secret(scheme: str, random: bytes) -> str:
     """Return a new secret in the form that a scheme requires.
 
-    :param random: 32 random bytes from the operating system.
+    :param random: 32 random bytes from the operating system, from which the secret is made.
     """
     if scheme == "standard-webhooks":
         return f"whsec_{base64.b64encode(random).decode()}"

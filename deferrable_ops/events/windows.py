@@ -77,10 +77,10 @@ def deadline(
 ) -> datetime:
     """Return the deadline of a wait, in UTC.
 
-    :param timeout: a number of seconds, or a cron expression. With a cron expression, the deadline is the first
-        occurrence of the expression after `start`.
+    :param timeout: how long the wait may last, in seconds; or a cron expression. With a cron expression, the deadline
+        is the first occurrence of the expression after `start`.
     :param start: when the wait began, as an aware datetime.
-    :param timezone: the DAG's timezone.
+    :param timezone: the DAG's timezone, in which a cron expression is evaluated.
     :param next_interval_end: the end of the DAG's next data interval if ``until_next_interval`` is True, otherwise
         None. The deadline is never later than `next_interval_end`.
     """
@@ -103,7 +103,7 @@ def next_interval_end(
     :param interval_start: the start of the run's data interval, an aware datetime.
     :param interval_end: the end of the run's data interval. For cron schedules in Airflow 3, `interval_end` equals
         `interval_start`, and the next DAG run starts at the schedule's next occurrence.
-    :param timezone: the DAG's timezone.
+    :param timezone: the DAG's timezone, in which a cron schedule is evaluated.
     :return: the end of the next data interval, or None if this end is unknown. The end is unknown if the run's
         interval has no length and the schedule is neither a cron expression nor a timedelta.
     """

@@ -1,4 +1,4 @@
-"""Evaluates the results of a run's checks. Decides when the checks end, and with which result and action."""
+"""Evaluates the results of the checks in one DAG run. Decides when the checks end, and with which result and action."""
 
 from __future__ import annotations
 

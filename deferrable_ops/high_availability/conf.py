@@ -57,7 +57,7 @@ def next_conf(
     The function copies the keys ``airflow_ha_force_run`` and ``{task_id}-force-...`` from this run's conf. For the
     DAG's other high availability tasks, the function copies the number of retriggers and the reference date.
 
-    :param given: the conf that the user has set for the next run.
+    :param given: the conf that the user has set for the next DAG run.
     :param others: the ids of the DAG's other high availability tasks, whose number of retriggers and reference date
         are copied.
     :raises InputError: if a value of this run's conf is malformed.

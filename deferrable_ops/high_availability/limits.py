@@ -50,7 +50,7 @@ class Limits:
         """Return the time at which the checks end, and which limit ends them; None if there is no limit.
 
         :param reference: the reference date, a datetime with a timezone.
-        :param timezone: the name of the DAG's timezone.
+        :param timezone: the name of the DAG's timezone, in which ``endtime`` is read.
         :raises InputError: if the timezone is unknown, or the end is after the year 9999.
         """
         ends: list[tuple[datetime, str]] = []

@@ -44,7 +44,8 @@ class Decision(NamedTuple):
 
 
 def read_result(returned: Any) -> CheckResult | None:
-    """Return a check's return value as a result and an action. If the value is not such a pair, return None.
+    """Return a check's return value as a result and an action. If `returned` is not a pair of a result and an action,
+    return None.
 
     Strings such as ``"pass"`` are valid too, because the return value may have been converted to JSON and back.
     """

@@ -34,9 +34,9 @@ T = TypeVar("T")
 class _Computed(Generic[T]):
     """A descriptor for an attribute with a fixed value on the class and a computed value on each task.
 
-    Airflow copies the value of the operator class to mapped tasks. For ``start_from_trigger`` of mapped tasks, only
-    False is safe. The value of a task depends on its DAG, its ``default_args`` and its downstream tasks, and all of
-    these may change until the DAG is serialized.
+    Airflow copies the value of the operator class to mapped tasks. So for ``start_from_trigger``, the value of the
+    class must be False, the only value that is safe for every mapped task. The value of a task depends on its DAG, its
+    ``default_args`` and its downstream tasks, and all of these may change until the DAG is serialized.
     """
 
     def __init__(self, class_value: T, compute: Callable[[Any], T]) -> None:

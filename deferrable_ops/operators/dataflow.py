@@ -171,8 +171,9 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
 
     :param project_id: the Google Cloud project of the job.
     :param region: the region of the job, e.g. "europe-west1".
-    :param body: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in camelCase or in
-        snake_case. The arguments `job_name` and `labels` take precedence over the job name and the labels in the body.
+    :param body: the launch parameters: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in
+        camelCase or in snake_case. The arguments `job_name` and `labels` take precedence over the job name and the
+        labels in the body.
     :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. The operator
         appends a hash of the task attempt to this prefix. The job's name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
@@ -197,11 +198,12 @@ class DataflowTemplateOperator(_LaunchingTask):
     """Launch a classic template once, and wait for its job in the Triggerer.
 
     :param template: the template's path, e.g. "gs://dataflow-templates/latest/Word_Count".
-    :param parameters: the template's parameters.
-    :param environment: the API's RuntimeEnvironment, in camelCase or in snake_case.
-    :param body: the API's LaunchTemplateParameters with the template's path as ``gcsPath``, or a whole
-        LaunchTemplateRequest. Use `body` instead of `template`, `parameters` and `environment`, or for fields that
-        these three arguments do not set.
+    :param parameters: the values of the template's parameters, by parameter name.
+    :param environment: the settings with which the job runs: the API's RuntimeEnvironment, in camelCase or in
+        snake_case.
+    :param body: the launch parameters: the API's LaunchTemplateParameters with the template's path as ``gcsPath``, or
+        a whole LaunchTemplateRequest. Use `body` instead of `template`, `parameters` and `environment`, or for fields
+        that these three arguments do not set.
 
     The other arguments are those of :class:`DataflowFlexTemplateOperator`.
     """
@@ -264,7 +266,8 @@ class DataflowJobSensor(_FollowingTask):
     :param region: the region of the job, e.g. "europe-west1".
     :param job_id: the id of the job to wait for. If Dataflow replaces the job by an updated job, the task waits for
         the updated job.
-    :param expected_state: "done", "running" or "drained"; by default "running" for a streaming job, otherwise "done".
+    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; by default
+        "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
@@ -300,7 +303,8 @@ class DataflowStopJobOperator(_DataflowTask):
     :param job_id: the id of the job to stop.
     :param job_name_prefix: the task stops all active jobs whose names begin with this prefix. Give either
         `job_name_prefix` or `job_id`.
-    :param how: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and cancels other jobs.
+    :param how: how to stop the jobs: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and
+        cancels other jobs.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests to stop the
         jobs.
 

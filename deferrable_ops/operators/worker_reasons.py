@@ -31,7 +31,7 @@ def worker_start_reason(
     :param trigger_arguments: the names of the arguments that the task passes to its trigger.
     :param waits: whether the task waits; False for a task that ends at once. For such a task, the pool, the queue and
         the concurrency limits are ignored.
-    :return: the reason; None if the task can start in the triggerer.
+    :return: the reason why the task must start on a worker; None if the task can start in the triggerer.
     """
     return (
         _mapping_needs_worker(task)
@@ -43,7 +43,8 @@ def worker_start_reason(
 
 
 def worker_end_reasons(task: BaseOperator) -> dict[str, str]:
-    """Return why a task must end on a worker. Keys: ``success``, ``failure``, ``final_failure``, ``skip``.
+    """Return the reasons why a task must end on a worker, by outcome: ``success``, ``failure``, ``final_failure``,
+    ``skip``.
 
     The key ``final_failure`` stands for a failure that must not be retried. A task with such a failure ends on a
     worker, because a trigger cannot end a task in this way. The dict contains only the outcomes after which the task

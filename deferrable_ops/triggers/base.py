@@ -84,10 +84,10 @@ class TaskTrigger(BaseTrigger):
     """For how many seconds, at most, the trigger of an ended task waits until Airflow cancels the trigger."""
 
     first_retry_pause: ClassVar[float] = 1.0
-    """The longest pause before the first retry after an error that may pass, in seconds."""
+    """The longest pause before the first retry after a temporary error, in seconds."""
 
     longest_retry_pause: ClassVar[float] = 60.0
-    """The longest pause before :meth:`wait` is called again after an error that may pass, in seconds."""
+    """The longest pause before :meth:`wait` is called again after a temporary error, in seconds."""
 
     started = False
     """Whether the task has launched or read anything. If True, no failed read makes the task fail. A subclass sets

@@ -1,4 +1,4 @@
-"""Reads the DAG run of a trigger's task, and the states and waits of other tasks in this DAG run."""
+"""Reads the DAG run of a trigger's task, and the states and the inbox rows of other tasks in this DAG run."""
 
 from __future__ import annotations
 

@@ -173,8 +173,9 @@ async def read(
 
 
 async def first_since(connection: AsyncConnection, sources: Collection[str], since: float) -> int | None:
-    """Return the lowest event number of the given sources with an event time of `since` or later; None without such an
-    event.
+    """Return the lowest number of an event from the given sources with an event time of `since` or later.
+
+    Return None if there is no such event.
     """
     query = sa.text(_FIRST_SINCE[connection.dialect.name])
     bounds = {"sources": _parameter(connection, sources), "since": since}

@@ -137,8 +137,9 @@ class Feed:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.route: Callable[[StoredEvent], Iterable[Follower]] = self._followers_of_source
-        """Returns the followers that an event may concern; the others do not receive the event. This function can be
-        replaced, for example by an index of the values that the followers wait for."""
+        """A function that returns the followers that may need an event. Only these followers receive the event. This
+        function can be replaced, for example by an index of the values that the followers wait for.
+        """
         events.on_append = watcher.on_events = self._on_events
 
     @property

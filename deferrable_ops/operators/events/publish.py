@@ -57,7 +57,7 @@ class PublishEventOperator(TriggererOperator):
         ``[deferrable_ops] max_payload_bytes`` limits the size of the payload in its JSON form. For Kafka and SQS, the
         size limit of the topic or the queue applies. To Kafka and SQS, a string is sent unchanged, and any other value
         is sent as JSON.
-    :param messages: a list of at most 20,000 messages. Each message is a payload, or a
+    :param messages: a list of the messages to publish, at most 20,000. Each message is a payload, or a
         :class:`~deferrable_ops.events.KafkaMessage` or :class:`~deferrable_ops.events.SqsMessage` with headers,
         attributes and so on.
     :param file: the absolute path of a file that contains the messages to publish. The triggerer reads the file, so

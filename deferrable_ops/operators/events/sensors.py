@@ -135,8 +135,8 @@ class MultiEventSensor(_EventsTask):
         DAG's timezone. By default, `since` is the start date of the DAG run. A finished DAG run that is cleared gets a
         new start date.
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. With a cron
-        expression, the wait ends at the next time of this expression in the DAG's timezone. ``execution_timeout``
-        applies, too.
+        expression, the wait ends at the next time of this expression in the DAG's timezone. The task's
+        ``execution_timeout`` limits the wait, too.
     :param until_next_interval: whether the wait times out at the end of the DAG's next data interval, if `timeout` is
         not reached earlier.
     :param soft_fail: whether to skip the task, instead of failing it, when the wait times out.

@@ -41,6 +41,6 @@ class HighAvailabilityGate(TriggererOperator):
     def worker_start_reason(self) -> str | None:
         """The reason why the task starts on a worker; None if the task starts in the triggerer.
 
-        The pool and the queue of a gate are no such reason, because a gate ends at once.
+        The pool and the queue of a gate do not make the gate start on a worker, because a gate ends at once.
         """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)

@@ -52,7 +52,8 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         """Start the DAG run, unless an earlier attempt has started it. The id of the new DAG run depends on the
         attempt of the check's task.
 
-        :raises DagRunTriggerException: always, if no earlier attempt has started the DAG run; Airflow then starts it.
+        :raises DagRunTriggerException: always, if no earlier attempt has started the DAG run. This exception makes
+            Airflow start the DAG run.
         :raises AirflowSkipException: if the check ended with another result or action.
         """
         self._start_run(context, finish_event(event)["attempt"])

@@ -29,7 +29,7 @@ from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
 _RETRY_TIMEOUT = 300.0
 TEMPLATABLE = (*EXPRESSIONS, "cancel_request")
-"""Arguments that may hold templates, if the operator's ``template_fields`` contain them."""
+"""Arguments that may contain templates, if the operator's ``template_fields`` contain them."""
 
 LAUNCHED_KEY = "launched"
 """The XCom key of the operator's own return value."""

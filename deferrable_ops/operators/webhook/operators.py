@@ -74,22 +74,23 @@ class WebhookOperator(_WebhookTask):
     payload becomes the task's XCom.
 
     :param url: the full URL of the request. Instead of `url`, you can give `http_conn_id` and `path`.
-    :param http_conn_id: the id of an Airflow connection with host, login, password, and ``headers`` in its extra.
+    :param http_conn_id: the id of the Airflow connection that contains the host, the login and the password for the
+        request, and in its extra the ``headers``.
     :param path: the path of the URL, which is appended to the connection's host.
     :param method: the HTTP method of the request: DELETE, GET, PATCH, POST (the default) or PUT.
     :param headers: the HTTP headers of the request, as a dict of strings.
     :param json: a value that is sent as the JSON body of the request.
     :param data: a string that is sent as the body of the request, or a dict of strings that is sent as a form.
-    :param launch_timeout: how long the request is retried after connection errors and the HTTP statuses 429 and 5xx,
-        as a timedelta or in seconds; 5 minutes by default.
+    :param launch_timeout: for how long the request is retried after connection errors and the HTTP statuses 429 and
+        5xx, as a timedelta or in seconds; 5 minutes by default.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
-    :param success_when: a JMESPath expression on a callback's payload. The task succeeds when the expression
-        `success_when` is true.
-    :param failure_when: a JMESPath expression on a callback's payload, which is evaluated before `success_when`. The
-        task fails when the expression `failure_when` is true. If neither `success_when` nor `failure_when` is true,
-        the callback only reports progress, and the task continues to wait. If `success_when` and `failure_when` are
-        None, the task succeeds with the first callback.
+    :param success_when: a JMESPath expression that is evaluated on the payload of each callback. The task succeeds
+        when the expression `success_when` is true.
+    :param failure_when: a JMESPath expression that is evaluated on the payload of each callback, before
+        `success_when`. The task fails when the expression `failure_when` is true. If neither `success_when` nor
+        `failure_when` is true, the callback only reports progress, and the task continues to wait. If `success_when`
+        and `failure_when` are None, the task succeeds with the first callback.
     :param result: a JMESPath expression that selects the task's XCom value from the payload; by default the whole
         payload.
     :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes.
@@ -143,7 +144,7 @@ class WebhookSensor(_WebhookTask):
     """Wait for a callback, without sending a request.
 
     :param publish_url: whether to show the callback URL while the task waits, as the XCom ``callback_url`` and as the
-        task link "Callback". Every user who can read the DAG's XComs can then end the wait.
+        task link "Callback". Every user who can read the DAG's XComs can then send a callback that ends the task.
 
     The other arguments are those of :class:`WebhookOperator`, except the arguments of the launching request.
     """

@@ -54,7 +54,7 @@ class Service:
         return api.LaunchTemplateResponse(job=_described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob. The summary of a job contains no labels."""
+        """GetJob. With a summary view, the returned job contains no labels."""
         job = await self._find(request, context)
         return _described(job, full=request.view not in _SUMMARY_VIEWS)
 

@@ -21,7 +21,9 @@ from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
 
 IsUnresolved = Callable[[Any], bool]
-"""A function that returns whether a value is unresolved: templates at parse time; no value in the triggerer."""
+"""A function that returns whether a value contains an unresolved template. In the triggerer, no template is
+unresolved.
+"""
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")

@@ -115,7 +115,8 @@ class DataflowTrigger(TaskTrigger):
 class FollowingTrigger(DataflowTrigger):
     """Base class of the triggers that wait for one Dataflow job.
 
-    :param expected_state: "done", "running" or "drained"; None means "running" for a streaming job, otherwise "done".
+    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; None means
+        "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log; None writes
         no messages.
     """
@@ -168,7 +169,7 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
-        """Return the outcome of the job, the id of the job that replaces it, or None if the task must wait longer."""
+        """Return the task's outcome, the id of the job that replaces this job, or None if the task must wait longer."""
         if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
             job = await dataflow.get(job.id)
         match interpret_state(job.state, self.expected_state, job.is_streaming):

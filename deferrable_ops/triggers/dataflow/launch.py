@@ -1,6 +1,7 @@
 """Launches a Dataflow job at most once per task attempt.
 
-Before each launch, the library looks for a job with this name, and adopts the job if this task attempt launched it.
+Before each launch, the library looks for an existing job with the same name. If this task attempt launched that job,
+the library does not launch a second job.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ async def find_launched(
 async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]) -> Job:
     """Request that Dataflow stops a job, or the job that replaced this job. Ignore a job that is stopping or finished.
 
-    :param how: "cancel" or "drain". With "drain", a running streaming job is drained, and any other job is cancelled,
-        because it cannot be drained.
+    :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
+        other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.
     """
     while job.replaced_by is not None:

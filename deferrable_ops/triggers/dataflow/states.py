@@ -59,7 +59,8 @@ def interpret_state(state: int, expected: str | None, is_streaming: bool | None)
     """Return what the state of a job means for the task that waits for the job.
 
     :param state: the state of the job, as a number of the API's enumeration JobState.
-    :param expected: one of :data:`EXPECTED_STATES`; None means "running" for a streaming job and "done" otherwise.
+    :param expected: the state for which the task waits, one of :data:`EXPECTED_STATES`; None means "running" for a
+        streaming job and "done" otherwise.
     :param is_streaming: whether the job is a streaming job; None if the API has not returned the job's type, for
         example because the job has not started.
     """

@@ -55,7 +55,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     )
 
     launch_timings: ClassVar[LaunchTimings] = DEFAULT_TIMINGS
-    """How often a launch is retried, and how often a job is looked for."""
+    """The pauses between retries of a launch, and between requests that look for a job."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class EventsTrigger(TaskTrigger):
     :param cron: the argument `timeout` of the operator, if this argument is a cron expression.
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
-    :param timezone: the name of the DAG's timezone.
+    :param timezone: the name of the DAG's timezone, in which `cron` and `since` are read.
     :param single: whether the task waits for one event. With ``single=True``, the result is this event, otherwise a
         dict of events by name.
     :param run_times: the DAG run's start and data interval, if a worker deferred the task. If the scheduler deferred

@@ -44,7 +44,7 @@ class CheckRunner:
     """
 
     max_hanging: ClassVar[int] = MAX_HANGING
-    """If this number of checks hang in this process, further checks are not run, but treated as failed."""
+    """If this number of checks hang in this process, further checks are not run, and their result is FAIL/RETRIGGER."""
 
     def __init__(
         self, path: str, op_args: Sequence[Any], op_kwargs: Mapping[str, Any], timeout: float, log: Any

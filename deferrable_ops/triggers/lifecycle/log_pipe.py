@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _MAX_BUFFERED: Final = 16 * 1024 * 1024
 _BATCH: Final = 4096
-"""The parent process reads the same number of bytes at once."""
+"""At most this many bytes are sent at once, unless one line is longer. The parent process reads as many at once."""
 _READ: Final = 65536
 _FLUSH_SECONDS: Final = 2.0
 

@@ -69,7 +69,7 @@ class Job:
         lists.
     :param replaced_by: the id of the new job, if a Dataflow update has replaced this job.
     :param created_at: the time when the job was created, as an RFC 3339 string with nanoseconds.
-    :param message: the API's protobuf message, if the job was read from the API.
+    :param message: the API's protobuf message for the job; None if the job was not read from the API.
     """
 
     id: str
