@@ -1,1 +1,3 @@
-"""Clients of external systems. All triggers in a process share one client for each external system."""
+"""Clients of external systems. All triggers in a process share one client for each
+external system.
+"""

@@ -17,12 +17,13 @@ class UnknownConnection(ConfigurationError):
 
 
 async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:
-    """Return an Airflow connection and its extra. After this call, Airflow masks the extra's values in logs.
+    """Return an Airflow connection, and the content of its field ``extra``. From then on, Airflow masks the values in
+    ``extra`` in all logs of this process.
 
-    :param timeout: the longest time to wait for Airflow's response, in seconds.
+    :param timeout: the longest time in seconds to wait until Airflow returns the connection.
     :raises UnknownConnection: if Airflow has no connection with this id.
-    :raises AirflowUnavailable: if Airflow cannot return the connection now.
-    :raises ConfigurationError: if the extra of the Airflow connection is not JSON.
+    :raises AirflowUnavailable: if Airflow does not return the connection within the timeout, or cannot read it now.
+    :raises ConfigurationError: if the field ``extra`` of the connection is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 

@@ -1,6 +1,6 @@
-"""Sends HTTP requests over one shared session.
+"""Sends HTTP requests. All callers on an event loop share one HTTP session.
 
-The caller can pass a function that runs immediately before a request is sent.
+A caller can pass a function that is called immediately before its request is sent.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
 
 
 class RequestFailed(DeferrableOpsError, ConnectionError):
-    """The service could not be reached, or the connection was lost.
+    """The HTTP server could not be reached, or the connection to it was lost.
 
-    :param error: the error of the HTTP client. Its text may contain the URL, and with it a secret.
+    :param error: the exception that the HTTP client raised. The text of this exception may contain the URL, and the URL
+        may contain a secret.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -37,16 +38,18 @@ class RequestFailed(DeferrableOpsError, ConnectionError):
 
 
 class InvalidUrl(RequestFailed, InputError):
-    """The URL is not one to which a request can be sent."""
+    """No request can be sent to this URL, because the URL is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """An HTTP request to send.
 
-    :param json: the request's body, which is sent as JSON. If ``json`` is None, ``data`` is sent unchanged.
-    :param auth: user name and password for basic authentication.
-    :param secrets: strings that must not appear in messages or logs, in addition to ``auth``.
+    :param json: an object that is sent as JSON in the request's body. If ``json`` is None, the body is ``data``,
+        unchanged.
+    :param auth: the user name and the password for basic authentication; None for a request without basic
+        authentication.
+    :param secrets: strings that must not appear in messages or logs, in addition to the values in ``auth``.
     """
 
     method: str
@@ -62,8 +65,8 @@ class HttpRequest:
 class HttpResponse:
     """An HTTP response.
 
-    :param text: the first 64 KiB of the response's body.
-    :param retry_after: the value of the header ``Retry-After`` in seconds; None if the response has no such header.
+    :param text: the body of the response, cut off after 64 KiB.
+    :param retry_after: the number of seconds in the header ``Retry-After``; None if the response has no such header.
     """
 
     status: int
@@ -74,15 +77,15 @@ class HttpResponse:
 async def send(
     request: HttpRequest, *, before_send: Callable[[], Awaitable[object]] | None = None
 ) -> HttpResponse:
-    """Send an HTTP request and return the response.
+    """Send an HTTP request, and return the server's response.
 
-    A status code of 400 or more raises no exception. Redirects are not followed.
+    A response with a status code of 400 or more does not raise an exception. Redirects are not followed.
 
-    :param before_send: a function to await when the connection is open, before any data is sent. If the function raises
-        an error, the request is not sent.
-    :raises InvalidUrl: if no request can be sent to this URL.
-    :raises RequestFailed: if the service could not be reached, or the connection was lost.
-    :raises TimeoutError: if the service did not respond within 60 s.
+    :param before_send: a function that is awaited when the connection is open, before any data is sent. If this
+        function raises an error, the request is not sent.
+    :raises InvalidUrl: if the URL is invalid.
+    :raises RequestFailed: if the server could not be reached, or the connection to it was lost.
+    :raises TimeoutError: if the complete response did not arrive within 60 s.
     """
     async with shared_session() as session:
         import aiohttp
@@ -109,15 +112,15 @@ async def send(
 
 
 def shared_session() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    """Use the HTTP session of this event loop.
+    """Return a context manager for the HTTP session that all callers on this event loop share.
 
-    The session stays open until the last caller leaves its ``with`` block.
+    The session stays open until no caller is inside its ``with`` block.
     """
     return share("http", _open_session, _close_session)
 
 
 async def import_aiohttp() -> None:
-    """Import the HTTP client in a thread. The first import takes long, and would block the event loop."""
+    """Import aiohttp in a thread. In the event loop, the first import would block for a long time."""
     await asyncio.to_thread(import_module, "aiohttp")
 
 

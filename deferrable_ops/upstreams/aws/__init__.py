@@ -1,1 +1,1 @@
-"""AWS connections and sessions, shared by all AWS upstreams."""
+"""Airflow connections to AWS, and sessions with AWS clients. All modules that call AWS share them."""

@@ -1,6 +1,6 @@
-"""Reads Airflow's AWS connection as the amazon provider documents it.
+"""Reads an Airflow connection of the type Amazon Web Services, with the settings that the amazon provider documents.
 
-The amazon provider does not have to be installed.
+The amazon provider does not have to be installed for this.
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ class AwsAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """An AWS role to assume.
+    """An AWS role whose permissions the library uses for its calls.
 
-    :param arguments: further arguments of the STS call that assumes the role, such as ExternalId or DurationSeconds.
-    :param token_file: the file with a web identity token. If ``token_file`` is None, the connection's credentials
-        assume the role.
+    :param arguments: further arguments of the STS call that returns the role's credentials, such as ExternalId or
+        DurationSeconds.
+    :param token_file: path of the file with a web identity token, with which the library gets the role's credentials.
+        If ``token_file`` is None, the library gets the role's credentials with the credentials of the Airflow
+        connection.
     """
 
     arn: str
@@ -85,16 +87,16 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class AwsSettings:
-    """The settings for calling AWS. The ``repr`` of this class contains no secrets.
+    """The settings with which the library calls AWS. The ``repr`` of this class contains no secrets.
 
-    :param conn_id: the id of the Airflow connection. If ``conn_id`` is None, botocore uses the machine's own
-        credentials.
-    :param access_key: the AWS access key id. If ``access_key`` is None, botocore reads the credentials of ``profile``,
-        or searches for credentials if no profile is set.
-    :param endpoints: the endpoint URLs that the connection sets, by the name of the AWS service.
-    :param verify: whether to verify TLS certificates, or the path of a file with trusted certificate authorities. If
-        ``verify`` is None, botocore's default applies.
-    :param config: arguments of botocore's ``Config``.
+    :param conn_id: the id of the Airflow connection; used in messages. ``conn_id`` is None if the credentials come from
+        the machine and not from an Airflow connection.
+    :param access_key: the AWS access key id. If ``access_key`` is None, botocore reads the credentials of ``profile``.
+        If ``profile`` is also None, botocore searches for credentials on the machine.
+    :param endpoints: the URLs that the connection sets for AWS services, by the name of the service.
+    :param verify: True or False: whether to verify TLS certificates. A text is the path of a file with trusted
+        certificate authorities. None means botocore's default.
+    :param config: arguments with which botocore's ``Config`` is created.
     """
 
     conn_id: str | None = None
@@ -110,12 +112,12 @@ class AwsSettings:
 
     @property
     def identity(self) -> str:
-        """The role or the connection whose credentials are used, as text for messages."""
+        """The name, for messages, of the role or the connection whose credentials are used."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
     def without_secrets(self, text: object) -> str:
-        """Return the text with the connection's secrets replaced by asterisks."""
+        """Return the text with the secrets of the Airflow connection replaced by asterisks."""
         shown = str(text)
         for secret in self._secrets():
             shown = shown.replace(secret, "***")
@@ -132,10 +134,10 @@ class AwsSettings:
 
 
 def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
-    """Return the settings of an Airflow connection of the type Amazon Web Services.
+    """Return the settings that an Airflow connection of the type Amazon Web Services contains.
 
-    :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: if a setting is malformed, or the connection has an unknown setting for credentials,
+    :param extra: the field ``extra`` of the connection, parsed from JSON.
+    :raises ConfigurationError: if a setting is malformed; or if the connection has an unknown setting for credentials,
         certificates or endpoints.
     """
     conn_id = connection.conn_id

@@ -1,4 +1,4 @@
-"""Creates the clients of AWS services. The clients run in their own thread, because creating a client blocks.
+"""Creates the clients of AWS services. The clients run in a separate thread, because creating a client blocks.
 
 Only this module imports aiobotocore or aioboto3, and uses aiobotocore's private attributes.
 """
@@ -29,7 +29,7 @@ _quiet_threads: Final[set[int]] = set()
 
 
 def import_aiobotocore() -> None:
-    """Import aiobotocore. The first import takes long and blocks, so call this function in a thread.
+    """Import aiobotocore. Call this function in a thread, because the first import takes long and blocks.
 
     :raises ConfigurationError: if deferrable-ops was installed without the extra ``sqs``.
     """
@@ -44,12 +44,13 @@ def import_aiobotocore() -> None:
 
 
 class AwsSession:
-    """The AWS clients of one Airflow connection. Each client is created on first use.
+    """The AWS clients of one Airflow connection. A client is created when it is used for the first time.
 
-    Create and use a session in the same thread. In this thread, botocore's DEBUG logs are suppressed, because they
-    contain the credentials that STS returns.
+    Create a session in the thread in which it is used. The session suppresses botocore's DEBUG logs in this thread,
+    because these logs contain the credentials that STS returns.
 
-    :raises ConfigurationError: if the connection's ``config_kwargs`` are invalid, or its profile does not exist.
+    :raises ConfigurationError: if the connection's ``config_kwargs`` are invalid, or the AWS profile of the connection
+        does not exist.
     """
 
     def __init__(self, settings: AwsSettings) -> None:
@@ -66,11 +67,13 @@ class AwsSession:
         self._clients: dict[tuple[str, str | None], Any] = {}
 
     async def client(self, service: str, region: str | None, endpoint: str | None) -> Any:
-        """Return a client of an AWS service. The client is created on first use.
+        """Return a client for an AWS service. The client is created when it is used for the first time.
 
-        :param region: the region of the resource. If `region` is None, the connection's region is used.
-        :param endpoint: the URL of the AWS service. If the connection sets a URL for the service, that URL is used
-            instead. If neither is set, AWS's default URL in the region is used.
+        :param region: the AWS region of the resource that the client will use. If `region` is None, the region in the
+            Airflow connection is used.
+        :param endpoint: the URL of the AWS service, for example from the URL of a queue. If the Airflow connection sets
+            a URL for this service, the URL in the connection is used instead. If neither gives a URL, botocore's
+            default URL for the service in this region is used.
         """
         region = region or self._region or _FALLBACK_REGION
         endpoint = self.settings.endpoints.get(service, endpoint)
@@ -145,9 +148,9 @@ def _client_factory(session: Any) -> Callable[..., Any]:
 
 @cache
 def _loader() -> Any:
-    """Return botocore's loader of service descriptions.
+    """Return the botocore object that loads the descriptions of AWS services.
 
-    All sessions share one loader, because each loader needs megabytes of memory.
+    All sessions share one such object, because each one needs megabytes of memory.
     """
     from botocore.loaders import Loader
 
@@ -184,7 +187,7 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
 
 
 def _overridable(given: dict[str, Any]) -> set[str]:
-    """Return the names of the timeouts and options that the connection's ``config_kwargs`` may change."""
+    """Return the names of those timeouts and options that a user can change in the connection's ``config_kwargs``."""
     may_say = {"connect_timeout", "tcp_keepalive"}
     seconds = given.get("read_timeout")
     if isinstance(seconds, int | float) and seconds >= _READ_SECONDS:
@@ -218,7 +221,9 @@ def _role_credentials(settings: AwsSettings, role: Role, sts: Any) -> Any:
 
 
 def _session_name(settings: AwsSettings) -> str:
-    """Return the role's session name, which CloudTrail shows. The session name has only characters that STS allows."""
+    """Return the session name that STS and CloudTrail show for the assumed role. The session name contains only
+    characters that STS allows.
+    """
     return re.sub(r"[^\w+=,.@-]", "", f"deferrable-ops_{settings.conn_id}", flags=re.ASCII)[:64]
 
 
@@ -240,7 +245,7 @@ def _raise_no_token(settings: AwsSettings) -> NoReturn:
 
 
 def _suppress_debug_logs() -> None:
-    """Suppress the DEBUG messages of all botocore loggers in this thread."""
+    """Suppress the DEBUG messages that botocore's loggers write in this thread."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):

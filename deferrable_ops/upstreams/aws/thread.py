@@ -18,7 +18,7 @@ _STOP_SECONDS = 10.0
 
 
 class AwsThread:
-    """Calls AWS with the credentials of one Airflow connection, outside the triggerer's event loop."""
+    """Calls AWS with the credentials of one Airflow connection, in a thread and not in the triggerer's event loop."""
 
     thread_name: ClassVar[str]
 
@@ -41,7 +41,7 @@ class AwsThread:
             raise
 
     async def stop(self) -> None:
-        """Cancel all running tasks, close all connections, and wait for the thread to end."""
+        """Cancel all asyncio tasks of the thread, close all connections to AWS, and wait until the thread has ended."""
         self._call_soon(self._loop.stop)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():

@@ -1,1 +1,1 @@
-"""Apache Kafka: shared consumers and producers."""
+"""Apache Kafka: consumers and producers that all triggers in a process share."""

@@ -1,4 +1,4 @@
-"""An aiokafka client with exponential backoff. aiokafka alone retries without a pause, 1,700 times a second."""
+"""An aiokafka client with exponential backoff. Without this backoff, aiokafka retries 1,700 times a second."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ def backoff_client(
     source: str,
     **arguments: Any,
 ) -> Any:
-    """Return an aiokafka client that backs off after failed connections and failed metadata requests.
+    """Return an aiokafka client that waits longer after each failed connection and after each failed request for
+    metadata.
 
-    :param topics: a function that returns the names of the topics for which the client tracks partitions and leaders.
-    :param refusal: a function that checks whether a broker refuses the connection permanently.
-    :param refused: a function that is called with the error when a broker refuses the connection permanently.
-    :param source: the name under which outages of the cluster are reported.
-    :param arguments: arguments for aiokafka's client.
+    :param topics: a function that returns the names of the topics whose metadata (partitions and leaders) the client
+        must keep up to date.
+    :param refusal: a function that connects to the host and port of a broker, and returns an error if the broker
+        refuses the connection permanently; otherwise None.
+    :param refused: a function that the client calls with this error.
+    :param source: the name of the cluster in reports of outages.
+    :param arguments: the arguments with which aiokafka's client is created.
     """
     from aiokafka.client import AIOKafkaClient
 
     class BackoffClient(AIOKafkaClient):  # type: ignore[misc]
-        """A client with one backoff for each broker, and one backoff for metadata requests."""
+        """An aiokafka client that keeps one backoff for each broker, and one backoff for requests for metadata."""
 
         def __init__(self) -> None:
             super().__init__(**arguments)

@@ -1,4 +1,6 @@
-"""The catch-up consumer reads older records, from each subscription's start offset to the live consumer's offset."""
+"""The catch-up consumer reads older records: from the start offset of each subscription to the offset of the live
+consumer.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ _LINGER_SECONDS = 5.0
 
 
 class CatchUpConsumer:
-    """Reads older records while at least one subscription is behind the live consumer."""
+    """Reads older records while at least one subscription has not yet reached the offset of the live consumer."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -34,14 +36,14 @@ class CatchUpConsumer:
         self._switched_at: dict[TopicPartition, float] = {}
 
     def is_needed(self) -> bool:
-        """Return whether at least one subscription is behind the live consumer."""
+        """Return whether at least one subscription has not yet reached the offset of the live consumer."""
         topics = self._subscriptions.topics.values()
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 
     async def read(self) -> None:
-        """Read until every subscription has reached the live consumer.
+        """Read until every subscription has reached the offset of the live consumer.
 
-        Then wait a few seconds for new subscriptions, and close.
+        Then wait 5 s for new subscriptions, and close the consumer if there are none.
 
         :raises KafkaRefused: if the cluster refuses the connection permanently.
         """
@@ -69,7 +71,8 @@ class CatchUpConsumer:
             await consumer.stop()
 
     def _assign(self, consumer: AIOKafkaConsumer) -> bool:
-        """Assign, seek, pause and resume partitions of the consumer.
+        """Choose the partitions and offsets that the consumer must read, and assign, seek, pause and resume these
+        partitions.
 
         Return False if the consumer has no partition to read.
         """
@@ -161,7 +164,7 @@ class CatchUpConsumer:
             partition.catch_up = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """If a subscription's offset no longer exists, continue at the beginning of the partition's log."""
+        """If the next offset of a subscription no longer exists, continue at the first offset of the partition."""
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

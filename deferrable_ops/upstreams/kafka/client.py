@@ -1,6 +1,6 @@
-"""Opens aiokafka consumers that back off after failures and report why a cluster refuses them.
+"""Opens aiokafka consumers. They back off after failures, and report the reason if a cluster refuses them.
 
-Only this module, ``backoff_client`` and ``transactional_producer`` use aiokafka's private attributes.
+Of this package, only this module, ``backoff_client`` and ``transactional_producer`` use private attributes of aiokafka.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _REFUSAL_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class ConsumerTimings:
-    """Intervals and timeouts of a Kafka cluster's consumers, in seconds.
+    """Intervals and timeouts, in seconds, of the consumers of a Kafka cluster.
 
-    :param metadata_interval: time between two refreshes of the topics' metadata. The consumers find a new partition
-        within this time.
-    :param discovery_interval: time between two searches for new partitions in the client's metadata. The search sends
-        no request.
-    :param missing_topic_timeout: time after which a topic that no broker knows is reported as missing.
-    :param switch_interval: how long the catch-up consumer reads from one offset while subscriptions at other offsets
-        wait.
+    :param metadata_interval: time between two requests for the metadata of the topics. After at most this time, the
+        client knows of a new partition.
+    :param discovery_interval: time between two searches for new partitions in the metadata that the client already has.
+        Such a search sends no request to Kafka.
+    :param missing_topic_timeout: if no broker has metadata of a topic for this time, the topic is reported as missing.
+    :param switch_interval: how long the catch-up consumer reads from one offset before it switches to the subscriptions
+        at another offset.
     """
 
     metadata_interval: float = 15.0
@@ -59,9 +59,10 @@ DEFAULT_TIMINGS: Final = ConsumerTimings()
 
 
 def import_aiokafka(mechanism: str = "") -> None:
-    """Import aiokafka. The first import takes long and blocks, so call this function in a thread.
+    """Import aiokafka. Call this function in a thread, because the first import takes long and blocks.
 
-    :param mechanism: the SASL mechanism. The mechanism GSSAPI needs an additional library.
+    :param mechanism: the SASL mechanism of the connection; "" if the connection does not use SASL. For the mechanism
+        GSSAPI, the library ``gssapi`` is also imported.
     :raises ConfigurationError: if deferrable-ops was installed without the extra ``kafka``.
     """
     try:
@@ -79,13 +80,14 @@ def import_aiokafka(mechanism: str = "") -> None:
 
 
 class Cluster:
-    """Opens consumers of one Kafka cluster. Use this class in the thread and the event loop in which the consumers run.
+    """Opens consumers of one Kafka cluster. Use this class only in the thread and on the event loop in which the
+    consumers run.
 
-    :param tls: the TLS context for connections. If `tls` is None, connections are not encrypted.
-    :param timings: the intervals and timeouts of the cluster's consumers.
-    :ivar topics: the topics for which the consumers track partitions and leaders.
-    :ivar refused: the error of a broker that has refused a connection permanently; None if no broker has refused one.
-    :ivar connection: aiokafka's arguments for connecting to a broker.
+    :param tls: the TLS context for connections to the brokers. If `tls` is None, connections are not encrypted.
+    :param timings: the intervals and timeouts of the consumers of this cluster.
+    :ivar topics: the names of the topics whose metadata (partitions and leaders) the consumers must keep up to date.
+    :ivar refused: the error from a broker that has refused a connection permanently; None if no broker has done so.
+    :ivar connection: the arguments that aiokafka needs for a connection to a broker.
     """
 
     def __init__(
@@ -102,12 +104,13 @@ class Cluster:
         self.connection = _connection_arguments(settings, tls)
 
     async def open_consumer(self, purpose: str) -> AIOKafkaConsumer:
-        """Open a consumer without a consumer group. The consumer commits no offsets to Kafka.
+        """Open a consumer that belongs to no consumer group. The consumer commits no offsets to Kafka.
 
-        :param purpose: a part of the client id. Brokers show the client id in their logs.
-        :raises KafkaRefused: if the cluster refuses the credentials or the client's certificate, or the cluster's own
+        :param purpose: a word that becomes a part of the consumer's client id. Brokers write the client id to their
+            logs.
+        :raises KafkaRefused: if the cluster refuses the credentials or the client's certificate, or if the cluster's
             certificate is not trusted.
-        :raises KafkaUnavailable: if no broker can be reached at the moment.
+        :raises KafkaUnavailable: if no connection to any broker is possible now.
         """
         import aiokafka
         from aiokafka.errors import KafkaError
@@ -154,9 +157,10 @@ class Cluster:
         return consumer
 
     async def find_refusal(self) -> KafkaRefused | None:
-        """Connect to each bootstrap server.
+        """Connect to the bootstrap servers one after the other.
 
-        If all bootstrap servers refuse permanently, return the first error, otherwise None.
+        If all bootstrap servers refuse the connection permanently, return the error of the first one; otherwise return
+        None.
         """
         from aiokafka.conn import collect_hosts
 
@@ -169,7 +173,9 @@ class Cluster:
         return refused
 
     async def broker_refusal(self, host: str, port: int) -> KafkaRefused | None:
-        """Connect to a broker. Return the error if the broker refuses the connection permanently, otherwise None."""
+        """Connect to a broker. If the broker refuses the connection permanently, return the error; otherwise return
+        None.
+        """
         from aiokafka.conn import create_conn
         from aiokafka.errors import KafkaError
 
@@ -216,10 +222,11 @@ class Cluster:
 async def partitions_of(
     consumer: AIOKafkaConsumer, settings: ClusterSettings, topic: str, *, missing_topic_timeout: float
 ) -> set[int]:
-    """Return the numbers of a topic's partitions. Wait until a broker has returned the topic's metadata.
+    """Return the partition numbers of a topic. Wait until a broker has returned the metadata of the topic.
 
-    :param missing_topic_timeout: seconds after which a topic that no broker knows counts as missing.
-    :raises KafkaRefused: if the topic does not exist, or the Kafka user has no permission to describe the topic.
+    :param missing_topic_timeout: if the brokers return no metadata of the topic for this number of seconds, the topic
+        is treated as missing.
+    :raises KafkaRefused: if the topic does not exist, or if the Kafka user has no permission to describe the topic.
     """
     client: Any = consumer._client
     missing_since, backoff = None, Backoff()
@@ -242,7 +249,7 @@ async def partitions_of(
 
 
 def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error for a topic that the Kafka user has no permission to read."""
+    """Return the error to raise if the Kafka user has no permission to read a topic."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
         f"read the topic {topic!r}; grant READ and DESCRIBE on it"
@@ -250,7 +257,9 @@ def topic_read_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
 
 
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
-    """Return whether a consumer's fetch loop has ended. After the fetch loop has ended, polls return no records."""
+    """Return whether the asyncio task in which aiokafka fetches records has ended. After this task has ended, the
+    consumer returns no more records.
+    """
     fetcher: Any = consumer._fetcher
     return bool(fetcher.error_future.done())
 
@@ -273,7 +282,9 @@ def _connection_arguments(settings: ClusterSettings, tls: ssl.SSLContext | None)
 
 
 def _holds_no_credentials(record: logging.LogRecord) -> bool:
-    """Return whether a log record contains no credentials. At level DEBUG, aiokafka logs requests with passwords."""
+    """Return whether a log record contains no credentials. At the level DEBUG, aiokafka logs authentication requests,
+    which contain passwords.
+    """
     arguments = record.args if isinstance(record.args, tuple) else ()
     return not any(type(argument).__name__.startswith("Sasl") for argument in arguments)
 

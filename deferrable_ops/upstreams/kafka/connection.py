@@ -1,6 +1,7 @@
 """Reads Airflow's Kafka connection.
 
-The connection's extra contains librdkafka settings. The module converts these settings for aiokafka.
+Reads an Airflow connection of the type Kafka, whose field ``extra`` contains settings of librdkafka. The module
+converts these settings to arguments of aiokafka.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class KafkaAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
-    """The settings for requesting an OAuth token with OpenID Connect's client credentials grant."""
+    """The settings with which the library requests an OAuth token, with the client credentials grant of OpenID
+    Connect.
+    """
 
     endpoint: str
     client_id: str
@@ -73,12 +76,12 @@ class OAuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """The settings for connecting to a Kafka cluster. The ``repr`` of this class contains no secrets.
+    """The settings with which the library connects to a Kafka cluster. The ``repr`` of this class contains no secrets.
 
     :param servers: the bootstrap servers as ``host:port``, separated by commas.
     :param protocol: the security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-    :param tls: librdkafka's ``ssl.`` settings, such as the trusted certificate authorities and the client's
-        certificate.
+    :param tls: librdkafka's settings that begin with ``ssl.``, such as the trusted certificate authorities and the
+        client's certificate.
     """
 
     conn_id: str
@@ -96,12 +99,12 @@ class ClusterSettings:
     partition_bytes: int = 1_048_576
 
     def secrets(self) -> list[str]:
-        """Return the secrets that must not appear in logs or messages."""
+        """The values that must not appear in logs or messages."""
         found = [self.password, self.tls.get("ssl.key.password"), self.oauth and self.oauth.client_secret]
         return [str(secret) for secret in found if secret]
 
     def without_secrets(self, text: object) -> str:
-        """Return the text with the connection's secrets replaced by asterisks."""
+        """Return the text with the secrets of the Airflow connection replaced by asterisks."""
         shown = str(text)
         for secret in self.secrets():
             shown = shown.replace(secret, "***")
@@ -109,14 +112,14 @@ class ClusterSettings:
 
 
 def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSettings:
-    """Return the settings of an Airflow connection of the type Kafka.
+    """Return the settings that an Airflow connection of the type Kafka contains.
 
-    The connection's extra contains librdkafka settings, as the kafka provider documents them. Settings for consumer
-    groups and producers are ignored. If the extra has no server, user name or password, the connection's host, login or
-    password is used instead.
+    The field ``extra`` of the connection contains settings of librdkafka, as the documentation of the kafka provider
+    describes. Settings for consumer groups and producers are ignored. If ``extra`` contains no server, user name or
+    password, the field ``host``, ``login`` or ``password`` of the connection is used instead.
 
-    :param extra: the connection's extra, parsed from JSON.
-    :raises ConfigurationError: if a setting is missing or malformed, or a security setting is unknown.
+    :param extra: the field ``extra`` of the connection, parsed from JSON.
+    :raises ConfigurationError: if a setting is missing or malformed, or if a setting for security is unknown.
     """
     conn_id = connection.conn_id
     extra = _normalized_extra(conn_id, extra)
@@ -166,11 +169,11 @@ def kafka_settings(connection: KafkaAirflowConnection, extra: Any) -> ClusterSet
 
 
 def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
-    """Return the TLS context for a Kafka cluster; None if the cluster's protocol has no TLS.
+    """Return the TLS context for connections to a Kafka cluster; None if the cluster's protocol does not use TLS.
 
-    The function reads certificate files, so call it in a thread.
+    Call this function in a thread, because it reads certificate files, which blocks.
 
-    :raises ConfigurationError: if a file or a certificate cannot be read.
+    :raises ConfigurationError: if a certificate file cannot be read, or a certificate is invalid.
     """
     if settings.protocol not in ("SSL", "SASL_SSL"):
         return None

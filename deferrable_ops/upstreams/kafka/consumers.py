@@ -1,7 +1,8 @@
-"""The Kafka consumers that all waits in a process share. Each cluster has one live and at most one catch-up consumer.
+"""The Kafka consumers that all waiting tasks in a process share. Each cluster has one live consumer, and at most one
+catch-up consumer.
 
-The consumers belong to no consumer group and commit no offsets to Kafka. The inbox stores the offsets at which a wait
-resumes, in the same transaction as the matched events.
+The consumers belong to no consumer group and commit no offsets to Kafka. The inbox stores the offsets from which each
+subscription continues, in the same transaction as the matched events.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ discards repeated events by their dedupe keys.
 
 
 def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[KafkaConsumers]:
-    """Use the consumers of a Kafka cluster on the running event loop.
+    """Return a context manager for the consumers of a Kafka cluster on the running event loop.
 
     :param kafka_conn_id: the id of an Airflow connection of the type Kafka.
-    :param store: a function that stores matched events, on the running event loop. All callers with the same connection
-        share the function that the first caller passed.
-    :raises ConfigurationError: if the extra ``kafka`` is not installed, or the Airflow connection is missing or
+    :param store: a function that stores matched events in the inbox, on the running event loop. All callers with the
+        same connection use the function of the first caller.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or if the Airflow connection is missing or
         invalid.
     """
 
@@ -59,10 +60,11 @@ def use_kafka(kafka_conn_id: str, store: Store) -> AbstractAsyncContextManager[K
 async def open_consumers(
     settings: ClusterSettings, store: Store, *, timings: ConsumerTimings = DEFAULT_TIMINGS
 ) -> KafkaConsumers:
-    """Open the consumers of a Kafka cluster. The caller must close the consumers.
+    """Create the object that runs the consumers of a Kafka cluster, and start its thread. The caller must close this
+    object.
 
-    :param timings: the intervals and timeouts of the consumers.
-    :raises ConfigurationError: if the extra ``kafka`` is not installed, or a certificate cannot be read.
+    :param timings: the intervals and timeouts of these consumers.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or if a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     tls = await asyncio.to_thread(tls_context, settings)
@@ -72,7 +74,7 @@ async def open_consumers(
 
 
 class KafkaConsumers:
-    """The consumers of one Kafka cluster. The consumers connect when the first subscription starts."""
+    """The consumers of one Kafka cluster. The consumers connect to the cluster when the first subscription starts."""
 
     def __init__(
         self, settings: ClusterSettings, tls: ssl.SSLContext | None, store: Store, *, timings: ConsumerTimings
@@ -80,11 +82,11 @@ class KafkaConsumers:
         self._thread = ConsumerThread(settings, tls, store, timings=timings)
 
     def open(self) -> None:
-        """Start the consumer thread without subscriptions."""
+        """Start the thread of the consumers. It has no subscriptions yet."""
         self._thread.start()
 
     async def close(self) -> None:
-        """Stop the consumers and close all connections."""
+        """Stop the consumers, and close all connections to Kafka."""
         await self._thread.stop()
 
     def subscribe(
@@ -96,18 +98,20 @@ class KafkaConsumers:
         offsets: Mapping[str, int] | None = None,
         listener: SubscriptionListener,
     ) -> ScopedSubscription:
-        """Subscribe one wait to a topic, for the duration of the returned object's ``with`` statement.
+        """Return a subscription of one waiting task to a topic. The subscription is active inside its ``with`` block.
 
-        Matching records of a partition are stored in the order of their offsets. The same record is passed to `store`
-        again only after a restart, or after its topic was recreated.
+        The matching records of a partition are stored in the order of their offsets. A record is passed to `store` a
+        second time only after a restart of the triggerer, or after the topic was deleted and created again.
 
-        :param key: the key of the subscription in :attr:`Batch.resume_offsets`.
-        :param events: event specifications for one topic, after their templates were rendered. A record must match at
-            least one specification.
-        :param since: a time in seconds since the epoch. Records with an earlier timestamp do not match.
-        :param offsets: the last :attr:`Batch.resume_offsets` of this `key`. If `offsets` is None, reading starts at
-            `since`.
-        :param listener: an object that receives the subscription's warnings and permanent failures, on this event loop.
+        :param key: the key under which :attr:`Batch.resume_offsets` contains the offsets of this subscription.
+        :param events: event specifications for one topic. Their templates must already be rendered. A record matches if
+            it matches at least one of the specifications.
+        :param since: the time, in seconds since the epoch, from which records are read. A record with an earlier
+            timestamp does not match.
+        :param offsets: the offsets from which reading continues: the newest offsets that :attr:`Batch.resume_offsets`
+            contained for this `key`. If `offsets` is None, reading begins with the records at the time `since`.
+        :param listener: an object whose methods are called on this event loop, with warnings and with the error that
+            ends the subscription.
         """
         subscription = ScopedSubscription(key, events, since=since, offsets=offsets, listener=listener)
         subscription.thread = self._thread
@@ -115,11 +119,11 @@ class KafkaConsumers:
 
 
 class ScopedSubscription(Subscription):
-    """A subscription that is active inside its ``with`` statement.
+    """A subscription that is active inside its ``with`` block.
 
-    The subscription itself is the context manager, to save memory for thousands of subscriptions.
+    There is no separate context manager, to save memory when thousands of subscriptions exist.
 
-    :ivar thread: the thread that runs the consumers.
+    :ivar thread: the thread that runs the consumers of the cluster.
     """
 
     __slots__ = ("thread",)
@@ -136,8 +140,8 @@ class ScopedSubscription(Subscription):
 
 
 async def load_settings(conn_id: str) -> ClusterSettings:
-    """Return the settings of an Airflow connection of the type Kafka.
+    """Return the settings that an Airflow connection of the type Kafka contains.
 
-    :raises ConfigurationError: if the Airflow connection is missing, or one of its settings is invalid.
+    :raises ConfigurationError: if the Airflow connection is missing, or if one of its settings is invalid.
     """
     return kafka_settings(*await read_connection(conn_id))

@@ -1,4 +1,4 @@
-"""The live consumer reads new records of all subscribed topics. The catch-up consumer reads older records."""
+"""The live consumer reads the new records of all subscribed topics. The catch-up consumer reads the older records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _YIELD_SECONDS = 0.001
 
 
 class LiveConsumer:
-    """Reads the new records of all subscribed topics."""
+    """Reads the new records of all subscribed topics of one cluster."""
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -36,7 +36,7 @@ class LiveConsumer:
         self._positions: dict[TopicPartition, int] = {}
 
     async def read(self) -> None:
-        """Read until no subscriptions are left.
+        """Read records until there is no subscription left.
 
         :raises KafkaRefused: if the cluster refuses the connection permanently.
         """
@@ -145,7 +145,9 @@ class LiveConsumer:
                 partition.stored = end
 
     async def _reset_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
-        """Continue at the start of the partition, because its next records were deleted or the topic was recreated."""
+        """Continue at the first offset of the partition, because the next records were deleted or the topic was created
+        again.
+        """
         bounds = (await bounds_of(consumer, [tp]))[tp.partition]
         topic = self._subscriptions.topics.get(tp.topic)
         partition = topic.partitions.get(tp.partition) if topic else None

@@ -1,4 +1,4 @@
-"""Requests SASL OAUTHBEARER tokens with OpenID Connect's client credentials grant."""
+"""Requests tokens for SASL OAUTHBEARER, with the client credentials grant of OpenID Connect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _MARGIN_SECONDS = 60.0
 
 
 def token_provider(oauth: OAuthSettings) -> Any:
-    """Return the token provider that aiokafka calls for each connection."""
+    """Return the object from which aiokafka gets a token for each connection."""
     import aiohttp
     from aiokafka.abc import AbstractTokenProvider
     from aiokafka.errors import AuthenticationFailedError
 
     class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
-        """Requests and caches an OAuth token. Shortly before the token expires, the class requests a new token."""
+        """Requests an OAuth token, and keeps it for later connections. Shortly before the token expires, the object
+        requests a new token.
+        """
 
         def __init__(self) -> None:
             self._token = ""

@@ -1,4 +1,4 @@
-"""Finds the partitions of subscribed topics, and the offsets at which subscriptions start."""
+"""Finds the partitions of subscribed topics, and the offset at which each subscription starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class PartitionDiscovery:
-    """Runs one asyncio task for each topic, so that a partition without a leader delays only its own topic."""
+    """Runs one asyncio task for each topic. So if a partition has no leader, only the subscriptions to this topic are
+    delayed.
+    """
 
     def __init__(self, cluster: Cluster, consumer: AIOKafkaConsumer, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -37,9 +39,9 @@ class PartitionDiscovery:
         self._wake_ups: dict[str, asyncio.Event] = {}
 
     def update(self) -> None:
-        """Start asyncio tasks for new topics, and stop the tasks of removed topics.
+        """Start an asyncio task for each new topic, and cancel the tasks of topics that have no subscriptions any more.
 
-        Call this method after subscriptions have changed.
+        Call this method after a subscription was added or removed.
         """
         names = set(self._subscriptions.topics) | set(self._subscriptions.pending)
         self._cluster.topics = names
@@ -94,7 +96,7 @@ class PartitionDiscovery:
                 continue
 
     async def _start_pending(self, name: str, numbers: Collection[int]) -> None:
-        """Find the start offsets of pending subscriptions, and start these subscriptions."""
+        """Find the start offsets of the subscriptions in ``pending``, and start these subscriptions."""
         pending = list(self._subscriptions.pending.get(name, ()))
         if not pending:
             return
@@ -114,7 +116,9 @@ class PartitionDiscovery:
                 _warn_of_deleted(subscription, bounds, now)
 
     async def _add_new_partitions(self, name: str, numbers: Collection[int]) -> None:
-        """Add a topic's new partitions. Every subscription reads new partitions from their beginning."""
+        """Add the new partitions of a topic to its subscriptions. Every subscription of the topic reads a new partition
+        from its first record.
+        """
         topic = self._subscriptions.topics.get(name)
         new = set(numbers) - set(topic.partitions) if topic else set()
         if topic is None or not new:
@@ -129,10 +133,11 @@ class PartitionDiscovery:
 async def bounds_of(
     consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition], timestamp: int | None = None
 ) -> dict[int, Bounds]:
-    """Return the first and the last offset of partitions of one topic, by partition number.
+    """Return the first and the last offset of each given partition, by partition number. All partitions belong to one
+    topic.
 
-    :param timestamp: a time in milliseconds since the epoch. The function finds each partition's first record at or
-        after this time. If `timestamp` is None, the function does not search.
+    :param timestamp: a time in milliseconds since the epoch; the result then also contains the first record of each
+        partition at or after this time. If `timestamp` is None, this record is not searched.
     """
     # Read the ends first, so that records that arrive during the search are after the ends.
     ends = await consumer.end_offsets(tps)
@@ -153,7 +158,7 @@ def _topic_partitions(name: str, numbers: Collection[int]) -> list[TopicPartitio
 
 
 def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
-    """Return the offset at which a subscription starts in a partition."""
+    """Return the offset at which a subscription starts to read a partition."""
     if subscription.offsets is not None:
         tp = f"{subscription.event.topic}/{number}"
         # A partition without a stored offset was added later, so start at its beginning.
@@ -167,7 +172,7 @@ def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
 
 
 def lost_records_warning(partition: str, offset: int, beginning: int, resumed_from: str) -> str:
-    """Return the warning text for a partition in which the next offset to read no longer exists."""
+    """Return the text of the warning for a subscription whose next offset no longer exists in a partition."""
     if offset < beginning:
         return (
             f"records of {partition} from offset {offset} to {beginning} were deleted before they were read; keep "

@@ -1,10 +1,11 @@
-"""Tracks the offsets at which a topic's subscriptions read.
+"""Keeps the offset up to which each subscription to a topic has read.
 
-In each partition, a subscription starts at its own offset. If the live consumer is already past this offset, the
-catch-up consumer reads the older records. When the catch-up consumer reaches the live consumer's offset, the
-subscription switches to the live consumer. No record is missed or repeated, and the order within a partition is kept.
+In each partition, each subscription starts at its own offset. If the live consumer has already read past this offset,
+the catch-up consumer reads the older records. When the catch-up consumer reaches the offset of the live consumer, the
+subscription continues with the live consumer. In this way, a subscription gets each record once, and in the order of
+the offsets of a partition.
 
-This module contains only logic. The module uses no Kafka client, clock or thread.
+This module only computes. It does not use a Kafka client, a clock or a thread.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _ONE_HOUR: Final = 3_600.0
 
 
 class BaseSubscription:
-    """One wait's subscription to a topic.
+    """The subscription of one waiting task to a topic.
 
-    :ivar events: event specifications for one topic. A record must match at least one specification.
-    :ivar since: a time in seconds since the epoch. Records with an earlier timestamp do not match.
+    :ivar events: event specifications for one topic. A record matches if it matches at least one of the specifications.
+    :ivar since: the time, in seconds since the epoch, from which records are read. A record with an earlier timestamp
+        does not match.
     """
 
     __slots__ = ("events", "since")
@@ -47,12 +49,12 @@ class BaseSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The range of offsets in a Kafka partition.
+    """The range of the offsets that exist in a Kafka partition.
 
-    :param beginning: the offset of the first record.
-    :param end: the offset of the last record, plus one.
-    :param found: the offset and the timestamp (in milliseconds) of the first record at or after a searched timestamp.
-        None if no such record exists.
+    :param beginning: the offset of the first record that exists.
+    :param end: the offset that the next new record will get.
+    :param found: the offset and the timestamp, in milliseconds, of the first record at or after the time that was
+        searched for. `found` is None if there is no such record, or if no time was searched for.
     """
 
     beginning: int
@@ -61,23 +63,23 @@ class Bounds:
 
 
 def search_from(since: float) -> int:
-    """Return the timestamp (in milliseconds) from which a subscription's first record is searched."""
+    """Return the time, in milliseconds since the epoch, from which a subscription's first record is searched."""
     steps = math.floor((since - CLOCK_SKEW_SECONDS) / _SEARCH_STEP_SECONDS)
     return max(0, steps * int(_SEARCH_STEP_SECONDS)) * 1_000
 
 
 def first_offset(since: float, bounds: Bounds) -> int:
-    """Return the start offset of a subscription that has not read any records."""
+    """Return the offset at which a subscription starts if it has not read any record yet."""
     if bounds.found is None:
         return bounds.end
     return max(bounds.beginning, min(bounds.found[0], bounds.end))
 
 
 def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
-    """Return whether records newer than `since` may have been deleted.
+    """Return whether Kafka may have deleted records that are newer than `since`.
 
-    Such records may have been deleted if the partition's first remaining record is newer than `since`, and records
-    before it were deleted.
+    This may have happened if Kafka has deleted records at the beginning of the partition, and the first record that
+    still exists is newer than `since`.
     """
     if bounds.beginning == 0:
         return False
@@ -90,12 +92,13 @@ def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
 
 
 class CatchUpGroup(Generic[R]):
-    """A group of subscriptions for which the catch-up consumer reads from the same offset.
+    """A group of subscriptions that have the same next offset, so that the catch-up consumer reads for all of them at
+    the same time.
 
-    Groups save time, because many subscriptions usually share a few offsets.
+    Groups save time, because usually many subscriptions have one of only a few offsets.
 
-    :ivar is_open: whether a new subscription with this offset may join the group. False after the catch-up consumer has
-        started reading from this offset.
+    :ivar is_open: whether a new subscription with this offset may be added to the group. False after the catch-up
+        consumer has begun to read at this offset.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -107,16 +110,16 @@ class CatchUpGroup(Generic[R]):
 
 
 class Partition(Generic[R]):
-    """A Kafka partition, with the offsets of the consumers and subscriptions that read it.
+    """A Kafka partition, with the offsets up to which the consumers and subscriptions have read it.
 
-    :ivar live: the offset that the live consumer reads next.
-    :ivar stored: an offset. All matching records that the live consumer read before this offset are stored.
-    :ivar behind: the catch-up group of each subscription that is behind the live consumer. Other subscriptions have no
-        group.
-    :ivar skip_until: an offset for some subscriptions that read from the live consumer. The subscription has already
-        read all records before this offset.
-    :ivar catch_up: the offset that the catch-up consumer reads next. None if the catch-up consumer does not read this
-        partition.
+    :ivar live: the next offset that the live consumer reads.
+    :ivar stored: an offset. All matching records before this offset that the live consumer has read are stored.
+    :ivar behind: the catch-up group of each subscription that has not yet reached the offset of the live consumer. A
+        subscription that reads from the live consumer is not in this dict.
+    :ivar skip_until: for some subscriptions that read from the live consumer, the offset at which they start. Such a
+        subscription does not need the records before this offset.
+    :ivar catch_up: the next offset that the catch-up consumer reads. `catch_up` is None if the catch-up consumer does
+        not read this partition.
     """
 
     __slots__ = ("_groups", "_is_at_lowest", "behind", "catch_up", "live", "number", "skip_until", "stored")
@@ -132,11 +135,11 @@ class Partition(Generic[R]):
         self._is_at_lowest = True
 
     def move_live(self, offset: int) -> None:
-        """Set the offset that the live consumer reads next."""
+        """Set the next offset that the live consumer reads."""
         self.live = self.stored = offset
 
     def add(self, subscription: R, offset: int) -> None:
-        """Add a subscription that starts at `offset`."""
+        """Add a subscription that starts to read this partition at `offset`."""
         self.remove(subscription)
         if offset < self.live:
             group = next((one for one in self._groups if one.is_open and one.offset == offset), None)
@@ -161,13 +164,13 @@ class Partition(Generic[R]):
             self.behind = {}
 
     def is_live(self, subscription: R, offset: int) -> bool:
-        """Return whether a subscription needs the record that the live consumer read at `offset`."""
+        """Return whether a subscription needs the record at `offset` from the live consumer."""
         return subscription not in self.behind and offset >= self.skip_until.get(subscription, 0)
 
     def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
-        """Return the groups whose offset is at least `begin` and below `end`.
+        """Return the groups whose next offset is at least `begin` and less than `end`.
 
-        New subscriptions can no longer join these groups.
+        From then on, no new subscription can be added to these groups.
         """
         groups = [group for group in self._groups if begin <= group.offset < end]
         for group in groups:
@@ -175,15 +178,17 @@ class Partition(Generic[R]):
         return groups
 
     def is_covered(self, subscription: R, begin: int, offset: int) -> bool:
-        """Return whether a subscription needs a record at `offset` from the catch-up consumer's read at `begin`."""
+        """Return whether a subscription needs the record at `offset` from the catch-up consumer, which began to read at
+        `begin`.
+        """
         group = self.behind.get(subscription)
         return group is not None and begin <= group.offset <= offset
 
     def advance(self, covered: Sequence[CatchUpGroup[R]], end: int) -> bool:
-        """Move groups to the offset `end`, after their matching records before `end` were stored.
+        """Set the next offset of groups to `end`, after their matching records before `end` were stored.
 
-        If `end` has reached the live consumer's offset, the groups' subscriptions switch to the live consumer, and the
-        method returns True.
+        If `end` has reached the offset of the live consumer, the subscriptions of these groups continue with the live
+        consumer, and the method returns True.
         """
         groups = [group for group in covered if group.subscriptions]
         if not groups:
@@ -203,11 +208,13 @@ class Partition(Generic[R]):
         return False
 
     def choose_next_start(self, may_switch: bool) -> int | None:
-        """Return the offset that the catch-up consumer reads next; None if no subscription is behind the live consumer.
+        """Return the next offset that the catch-up consumer must read; None if all subscriptions have reached the live
+        consumer.
 
-        If `may_switch` is False, the catch-up consumer continues at its current offset as long as a group needs this
-        offset. Otherwise, the catch-up consumer alternates between the lowest and the highest offset of the groups.
-        Therefore a wait for last month's records and a wait for the last hour's records do not delay each other.
+        If `may_switch` is False, the catch-up consumer continues at its current offset while a group needs this offset.
+        If `may_switch` is True, the catch-up consumer alternates between the lowest and the highest offset of the
+        groups. In this way, a task that needs the records of a month and a task that needs the records of an hour do
+        not delay each other.
 
         :param may_switch: whether the catch-up consumer may switch to another offset.
         """
@@ -221,16 +228,16 @@ class Partition(Generic[R]):
         return min(offsets) if self._is_at_lowest else max(offsets)
 
     def position(self, subscription: R, *, live: int) -> int:
-        """Return the offset that a subscription reads next.
+        """Return the next offset that a subscription reads.
 
-        :param live: an offset. All matching records that the live consumer read before this offset are stored.
+        :param live: an offset. All matching records before this offset that the live consumer has read are stored.
         """
         group = self.behind.get(subscription)
         return max(live, self.skip_until.get(subscription, 0)) if group is None else group.offset
 
 
 class Topic(Generic[R]):
-    """A topic and its subscriptions."""
+    """A topic, its partitions and its subscriptions."""
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
@@ -242,8 +249,9 @@ class Topic(Generic[R]):
     def add(self, subscription: R, starts: Mapping[int, tuple[int, int]]) -> None:
         """Start a subscription.
 
-        :param starts: the subscription's start offset and the partition's end offset, by partition number. The end
-            offset must have been read before the start offset was searched.
+        :param starts: two offsets for each partition number: the offset at which the subscription starts, and the
+            offset that the next new record will get. The second offset must have been read from Kafka before the first
+            offset was searched.
         """
         for number, (offset, end) in starts.items():
             partition = self.partitions.setdefault(number, Partition(number, end))
@@ -264,11 +272,11 @@ class Topic(Generic[R]):
             partition.remove(subscription)
 
     def has_live(self, partition: Partition[R]) -> bool:
-        """Return whether at least one subscription of this topic reads a partition from the live consumer."""
+        """Return whether at least one subscription of this topic reads this partition from the live consumer."""
         return len(partition.behind) < len(self.subscriptions)
 
     def subscribers_of(self, event: Event) -> set[R]:
-        """Return the subscriptions that an event matches. This method raises no exception."""
+        """Return the subscriptions whose specifications match an event. This method raises no exception."""
         return {subscription for subscription in self._index.find(event) if event.time >= subscription.since}
 
     def offsets(
@@ -278,11 +286,12 @@ class Topic(Generic[R]):
         live: Mapping[int, int] | None = None,
         covered: Mapping[int, tuple[Collection[CatchUpGroup[R]], int]] | None = None,
     ) -> Offsets:
-        """Return the offsets at which a subscription would resume after a restart.
+        """Return the offsets from which a subscription must continue after a restart, by partition number.
 
-        :param live: an offset for each partition number. Matching records that the live consumer read before this
-            offset will be stored together with the returned offsets.
-        :param covered: the catch-up groups that will move, and their new offset, by partition number.
+        :param live: an offset of the live consumer for each partition number. The matching records that the live
+            consumer read before this offset are stored in the same transaction as the returned offsets.
+        :param covered: for each partition number, the catch-up groups whose records are stored in this transaction, and
+            the next offset of these groups.
         """
         live, covered = live or {}, covered or {}
         offsets = {}

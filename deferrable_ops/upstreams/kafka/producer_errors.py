@@ -1,6 +1,6 @@
-"""Converts errors that aiokafka raises during publishing into errors of this library.
+"""Converts errors that aiokafka raises while records are published into errors of this library.
 
-The messages of these errors say how to correct the error.
+The message of each of these errors says how to correct the problem.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _FENCED: Final = frozenset({"InvalidProducerEpoch", "ProducerFenced", "Transacti
 
 
 class ProducerFenced(KafkaError):
-    """Another producer has taken over the transactional id, or Kafka aborted the transaction after its timeout."""
+    """Another producer uses the same transactional id now, or Kafka has aborted the transaction after its timeout."""
 
 
 def translate_error(
     settings: ClusterSettings, topic: str, error: BaseException, size: int | None = None, index: int = 0
 ) -> KafkaError:
-    """Convert an error of aiokafka into an error of this library.
+    """Return the error of this library that corresponds to an error of aiokafka.
 
-    :param size: the size of the record that could not be sent, in bytes.
-    :param index: the index in ``messages`` of the record that could not be sent.
+    :param size: the size, in bytes, of the record that could not be sent; None if it is unknown.
+    :param index: the index of this record in the argument ``messages`` of the task.
     """
     name, detail = type(error).__name__, settings.without_secrets(str(error) or type(error).__name__)
     cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "this client"
@@ -72,7 +72,7 @@ def translate_error(
 
 
 def topic_write_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:
-    """Return the error for a topic to which the Kafka user has no permission to write."""
+    """Return the error to raise if the Kafka user has no permission to write to a topic."""
     return KafkaRefused(
         f"the cluster of the connection {settings.conn_id!r} does not let {settings.username or 'this client'} "
         f"write to the topic {topic!r}; grant WRITE and DESCRIBE on it"

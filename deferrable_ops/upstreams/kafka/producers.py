@@ -1,4 +1,4 @@
-"""Opens producers for a Kafka cluster, and finds records that an earlier producer committed."""
+"""Opens producers for a Kafka cluster. Also finds records that an earlier producer committed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _closing: set[asyncio.Task[None]] = set()
 
 
 def use_producer_pool(kafka_conn_id: str) -> AbstractAsyncContextManager[ProducerPool]:
-    """Use the producers of a Kafka cluster on the running event loop.
+    """Return a context manager for the producer pool of a Kafka cluster on the running event loop.
 
     :param kafka_conn_id: the id of an Airflow connection of the type Kafka.
-    :raises ConfigurationError: if the extra ``kafka`` is not installed, or the Airflow connection is missing or
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or if the Airflow connection is missing or
         invalid.
     """
 
@@ -47,26 +47,26 @@ def use_producer_pool(kafka_conn_id: str) -> AbstractAsyncContextManager[Produce
         return await open_producer_pool(await load_settings(kafka_conn_id))
 
     async def close_producers(_: ProducerPool) -> None:
-        """Do nothing, because each task closes its own producer."""
+        """Do nothing, because each task has already closed its own producer."""
 
     return share(("kafka producers", kafka_conn_id), open_producers, close_producers)
 
 
 async def open_producer_pool(settings: ClusterSettings) -> ProducerPool:
-    """Return the producer pool of a Kafka cluster.
+    """Return a pool that opens producers for a Kafka cluster.
 
-    :raises ConfigurationError: if the extra ``kafka`` is not installed, or a certificate cannot be read.
+    :raises ConfigurationError: if the extra ``kafka`` is not installed, or if a certificate cannot be read.
     """
     await asyncio.to_thread(import_aiokafka, settings.mechanism)
     return ProducerPool(settings, await asyncio.to_thread(tls_context, settings))
 
 
 class ProducerPool:
-    """Opens producers for one cluster, at most eight at a time.
+    """Opens producers for one cluster. At most eight producers are open at the same time.
 
-    Each task opens its own producer, because a producer has only one transactional id, and each task has its own id.
+    Each task needs its own producer, because each task has its own transactional id, and a producer can have only one.
 
-    :param abort_timeout: the longest time that closing a producer waits for an open transaction to abort, in seconds.
+    :param abort_timeout: how many seconds to wait, when a producer is closed, until its open transaction is aborted.
     """
 
     def __init__(
@@ -83,14 +83,13 @@ class ProducerPool:
 
     @asynccontextmanager
     async def open(self, topic: str, transactional_id: str | None) -> AsyncIterator[Producer]:
-        """Open a producer for one topic.
+        """Open a producer for one topic, and close it at the end of the ``with`` block.
 
-        :param transactional_id: Kafka's transactional id. Opening the producer aborts the open transaction of an
-            earlier producer with the same id, and fences the earlier producer, so that it can no longer commit. If
-            `transactional_id` is None, the producer uses no transactions, and consumers can read each record
-            immediately.
-        :raises KafkaRefused: if the cluster refuses the connection permanently, or the topic does not exist.
-        :raises KafkaUnavailable: if the cluster does not respond at the moment.
+        :param transactional_id: Kafka's transactional id. If an earlier producer used the same id, its open transaction
+            is aborted, and it can no longer commit a transaction. If `transactional_id` is None, the producer does not
+            use transactions, and consumers can read each record immediately.
+        :raises KafkaRefused: if the cluster refuses the connection permanently, or if the topic does not exist.
+        :raises KafkaUnavailable: if the cluster does not respond now.
         """
         async with self._slots:
             cluster = Cluster(self.settings, self._tls)
@@ -108,13 +107,14 @@ class ProducerPool:
     async def find(
         self, topic: str, position: RecordPosition, header: tuple[str, bytes]
     ) -> RecordPosition | None:
-        """Return the position of the committed record with this header, or None if no such record exists.
+        """Search a partition for a committed record with this header, and return the position of the record; None if
+        there is no such record.
 
-        The search begins at `position` and ends at the end of the partition. The search waits until open transactions
-        that began earlier have ended.
+        The search begins at `position`, and ends at the end of the partition. If a transaction that began earlier is
+        still open, the search waits until it has ended.
 
         :raises KafkaRefused: if the Kafka user has no permission to read the topic.
-        :raises KafkaUnavailable: if no broker responds at the moment.
+        :raises KafkaUnavailable: if no broker responds now.
         """
         from aiokafka import TopicPartition
         from aiokafka.errors import KafkaError as AioKafkaError

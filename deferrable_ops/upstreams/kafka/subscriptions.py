@@ -1,6 +1,6 @@
-"""The subscriptions to a Kafka cluster.
+"""The subscriptions of waiting tasks to the topics of a Kafka cluster.
 
-The cluster's live consumer and catch-up consumer share these subscriptions, in one thread.
+The live consumer and the catch-up consumer of the cluster use these subscriptions, in one thread.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 class Batch:
     """Events and offsets that the inbox stores in one transaction.
 
-    :param source: the topic's source name, as in :attr:`~deferrable_ops.events.KafkaEvent.source`.
-    :param events: events from this topic that match a subscription, in the order of their offsets. May be empty.
-    :param resume_offsets: the offsets at which each subscription resumes after a restart, by subscription key. These
-        offsets are correct only after the batch was stored.
-    :param listeners: for each event, the listeners of the subscriptions that the event matches. The listeners receive
-        the event after the batch was stored.
+    :param source: the name of the topic in the inbox, as in :attr:`~deferrable_ops.events.KafkaEvent.source`.
+    :param events: those events of this topic that match a subscription, in the order of their offsets. May be empty.
+    :param resume_offsets: the offsets from which each subscription must continue after a restart, by the key of the
+        subscription. These offsets are only correct if all events of the batch are stored.
+    :param listeners: for each event, the listeners of the subscriptions whose specifications match the event. The event
+        is passed to these listeners after the batch was stored.
     """
 
     source: str
@@ -44,24 +44,27 @@ class Batch:
 
 
 class SubscriptionListener(Protocol):
-    """Receives the warnings and errors of reading a topic. Its methods are called on the triggerer's event loop."""
+    """Receives the warnings and the errors that occur while a topic is read for a task. Its methods are called in the
+    triggerer's event loop.
+    """
 
     def warn(self, text: str, /) -> None:
-        """Write a warning to the task's log; reading continues."""
+        """Write a warning to the task's log. The topic is still read after this."""
 
     def fail(self, error: KafkaRefused, has_read: bool, /) -> None:
-        """End the subscription: the cluster refuses to let the topic be read.
+        """Handle the end of the subscription: the cluster does not permit to read the topic.
 
-        :param has_read: whether the topic was read for this wait before.
+        :param has_read: whether records of the topic were already read for this task.
         """
 
 
 class Subscription(BaseSubscription):
-    """One wait's subscription to a topic.
+    """The subscription of one waiting task to a topic.
 
-    :ivar key: the key of the subscription in :attr:`Batch.resume_offsets`.
-    :ivar listener: an object that receives the subscription's warnings and failures.
-    :ivar offsets: the offsets at which to resume reading. None if the subscription has not read any records.
+    :ivar key: the key under which :attr:`Batch.resume_offsets` contains the offsets of this subscription.
+    :ivar listener: an object whose methods are called with warnings, and with the error that ends the subscription.
+    :ivar offsets: the offset from which reading continues, by partition number. `offsets` is None if the subscription
+        has not read any records.
     """
 
     __slots__ = ("_loop", "_warned", "key", "listener", "offsets")
@@ -84,20 +87,22 @@ class Subscription(BaseSubscription):
 
     @property
     def event(self) -> KafkaEvent:
-        """The subscription's first event specification.
+        """The first event specification of the subscription.
 
-        All event specifications of a subscription have the same topic.
+        All event specifications of the subscription have the same topic.
         """
         return self.events[0]
 
     def warn(self, text: str) -> None:
-        """Pass a warning to the subscription's listener; called in the consumer thread."""
+        """Pass a warning to the subscription's listener. This method is called in the thread of the consumers."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self.listener.warn, text)
 
     def fail(self, refused: KafkaRefused, has_read: bool) -> None:
-        """Fail the subscription's wait; called in the consumer thread."""
+        """Pass the error that ends the subscription to its listener. This method is called in the thread of the
+        consumers.
+        """
         self._call_soon(self.listener.fail, refused, has_read or self.offsets is not None)
 
     def _call_soon(self, receive: Callable[..., None], *arguments: Any) -> None:
@@ -113,14 +118,15 @@ Matches = list[tuple[Event, list[Subscription]]]
 
 
 class Subscriptions:
-    """The subscriptions to a Kafka cluster.
+    """The subscriptions to the topics of a Kafka cluster.
 
-    :param store: a function that stores a batch on the event loop of the waits. If the function fails, the function is
-        called again until it succeeds.
-    :param first_pause: the longest pause before the first retry of storing a batch, in seconds.
-    :ivar topics: the topics that have started subscriptions, by topic name.
-    :ivar pending: the subscriptions whose start offsets are not known yet, by topic name.
-    :ivar version: a counter that increases when a subscription is added, is removed, or switches to the live consumer.
+    :param store: a function that stores a batch in the inbox, on the triggerer's event loop. If this function raises an
+        error, it is called again until it succeeds.
+    :param first_pause: the longest time, in seconds, before storing a batch is tried a second time.
+    :ivar topics: the topics with at least one started subscription, by the name of the topic.
+    :ivar pending: the subscriptions whose start offsets are not known yet, by the name of the topic.
+    :ivar version: a number that increases when a subscription is added, is removed, or continues with the live
+        consumer.
     """
 
     def __init__(
@@ -145,12 +151,12 @@ class Subscriptions:
             yield from pending
 
     def changed(self) -> None:
-        """Wake the consumers, because the subscriptions have changed."""
+        """Tell the consumers that the subscriptions have changed."""
         self.version += 1
         self._changed.set()
 
     async def wait_for_change(self, seconds: float | None = None) -> None:
-        """Wait until subscriptions change, or until the timeout is over."""
+        """Wait until the subscriptions change, but at most this number of seconds; None means no limit."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -159,7 +165,7 @@ class Subscriptions:
             return
 
     def add(self, subscription: Subscription) -> None:
-        """Add a subscription. The subscription is pending until its start offsets are found."""
+        """Add a subscription. The subscription is pending until its start offsets were found."""
         self.pending.setdefault(subscription.event.topic, {})[subscription] = None
         self.changed()
 
@@ -179,7 +185,7 @@ class Subscriptions:
         self.changed()
 
     def start(self, subscription: Subscription, starts: dict[int, tuple[int, int]]) -> None:
-        """Start a pending subscription at its start offsets."""
+        """Start a pending subscription at the given offsets."""
         name = subscription.event.topic
         topic = self.topics.setdefault(name, Topic(name, subscription.event.source))
         topic.add(subscription, starts)
@@ -197,7 +203,7 @@ class Subscriptions:
             self.remove(subscription)
 
     def for_topic(self, name: str) -> list[Subscription]:
-        """Return the started and pending subscriptions of a topic."""
+        """Return the started and the pending subscriptions to a topic."""
         topic = self.topics.get(name)
         return [*(topic.subscriptions if topic else ()), *self.pending.get(name, ())]
 
@@ -208,10 +214,10 @@ class Subscriptions:
         records: Sequence[ConsumerRecord[Any, Any]],
         takes: Callable[[Subscription, int], bool],
     ) -> Matches:
-        """Return those records of a partition that match a subscription, as events.
+        """Return those records of a partition that match at least one subscription, as events with their subscriptions.
 
-        :param takes: a function that returns whether a subscription needs the record at an offset from the calling
-            consumer.
+        :param takes: a function that returns whether a subscription needs the record at an offset from the consumer
+            that calls this method.
         """
         found: Matches = []
         now = time.time()
@@ -239,9 +245,9 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch, with retries until the batch is stored.
+        """Store a batch in the inbox. If this fails, try again until it succeeds.
 
-        During this time, the calling consumer does not read.
+        Until then, the consumer that calls this method reads no records.
         """
         backoff = Backoff(first_pause=self._first_pause)
         while True:
@@ -254,7 +260,9 @@ class Subscriptions:
                 return
 
     async def checkpoint(self, topic: Topic[Subscription]) -> None:
-        """Store the offsets of those subscriptions of a topic that have read records since the last checkpoint."""
+        """Store the next offsets of the subscriptions to a topic, if they have changed since the previous
+        checkpoint.
+        """
         moved = {}
         # Most of the thousands of subscriptions are live and have the same offsets, so they share one dict.
         alike: dict[tuple[tuple[str, int], ...], Offsets] = {}
@@ -283,7 +291,9 @@ class Subscriptions:
 def make_batch(
     topic: Topic[Subscription], found: Matches, offsets: Callable[[Subscription], Offsets]
 ) -> Batch:
-    """Return a batch of the matched events and the resume offsets of their subscriptions."""
+    """Return a batch with the matched events, and with the offsets from which their subscriptions must continue after a
+    restart.
+    """
     subscriptions = {subscription for _, listeners in found for subscription in listeners}
     return Batch(
         topic.source,

@@ -1,4 +1,6 @@
-"""Runs a Kafka cluster's consumers in a thread, because parsing and matching would block the triggerer's event loop."""
+"""Runs the consumers of a Kafka cluster in a thread. In the triggerer's event loop, parsing and matching records would
+block other triggers.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ _OUTAGE_SECONDS = 120.0
 class ConsumerThread:
     """Runs the consumers of a Kafka cluster in a thread with its own event loop.
 
-    :param store: a function that stores a batch. The function runs on the event loop that creates this object.
-    :param timings: the intervals and timeouts of the consumers.
+    :param store: a function that stores a batch in the inbox. The function is called on the event loop on which this
+        object was created.
+    :param timings: the intervals and timeouts of the consumers of this cluster.
     """
 
     def __init__(
@@ -52,11 +55,11 @@ class ConsumerThread:
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
-        """Start the consumer thread without subscriptions."""
+        """Start the thread of the consumers. It has no subscriptions yet."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop the consumers and wait for the thread to end."""
+        """Stop the consumers, and wait until the thread has ended."""
         self._call_soon(self._cancel)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():

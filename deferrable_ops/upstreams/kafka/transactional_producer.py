@@ -1,4 +1,4 @@
-"""A producer for one Kafka topic, with or without a transaction."""
+"""A producer for one Kafka topic. It can use transactions."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _MAX_REQUEST_BYTES: Final = 64 * 1_048_576
 class Record:
     """A record to append to a Kafka topic.
 
-    :param partition: the partition number. If ``partition`` is None, the record's key determines the partition; without
-        a key, the client chooses one.
+    :param partition: the number of the partition to which the record is appended. If ``partition`` is None, the key of
+        the record determines the partition. If the record also has no key, the client chooses a partition.
     """
 
     value: bytes | None
@@ -53,16 +53,17 @@ class Record:
 
 
 class RecordPosition(NamedTuple):
-    """The partition and offset of a record."""
+    """The partition number and the offset of a record."""
 
     partition: int
     offset: int
 
 
 class Producer:
-    """Appends records to one Kafka topic. Each record is appended once. Each partition keeps the order of its records.
+    """Appends records to one Kafka topic. A retried request does not append a record twice. Records for the same
+    partition keep their order.
 
-    :param abort_timeout: the longest time that :meth:`stop` waits for an open transaction to abort, in seconds.
+    :param abort_timeout: how many seconds :meth:`stop` waits until an open transaction is aborted.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Producer:
         self._has_open_transaction = False
 
     async def start(self) -> None:
-        """Connect to the cluster. If a transactional id is set, earlier producers with this id can no longer commit."""
+        """Connect to the cluster. From then on, an earlier producer with the same transactional id can no longer commit
+        a transaction.
+        """
         from aiokafka.errors import KafkaError as AioKafkaError
 
         try:
@@ -97,7 +100,7 @@ class Producer:
             raise await self._translate(error) from None
 
     async def stop(self) -> None:
-        """Abort an open transaction and close all connections."""
+        """Abort the open transaction, if there is one, and close all connections."""
         from aiokafka.errors import KafkaError as AioKafkaError
         from aiokafka.errors import ProducerClosed
 
@@ -127,7 +130,7 @@ class Producer:
 
     @property
     def partitions(self) -> set[int]:
-        """The numbers of the topic's partitions."""
+        """The partition numbers of the topic."""
         return set(self._producer.client.cluster.partitions_for_topic(self._topic) or ())
 
     async def begin(self) -> None:
@@ -136,10 +139,11 @@ class Producer:
         self._has_open_transaction = True
 
     async def append(self, records: Sequence[Record]) -> list[RecordPosition]:
-        """Append records and return their positions. In a transaction, consumers can read the records after the commit.
+        """Append records to the topic, and return the partition and offset of each record. Inside a transaction,
+        consumers can read the records only after the commit.
 
         :raises KafkaRefused: if the cluster rejects a record permanently.
-        :raises KafkaUnavailable: if it is unknown whether all records were appended.
+        :raises KafkaUnavailable: if not all records were appended, or if this is unknown.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -158,7 +162,7 @@ class Producer:
     async def commit(self) -> None:
         """Commit the transaction.
 
-        :raises KafkaUnavailable: if it is unknown whether the transaction was committed.
+        :raises KafkaUnavailable: if it is unknown whether Kafka has committed the transaction.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 
@@ -193,7 +197,9 @@ class Producer:
         return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
-        """Return KafkaRefused if the cluster refuses the connection permanently, otherwise another KafkaError."""
+        """Return KafkaRefused if the cluster refuses the connection permanently; otherwise return an error for
+        a retry.
+        """
         refused = self._cluster.refused or await self._cluster.find_refusal()
         if refused is not None:
             return refused
@@ -237,7 +243,7 @@ class Producer:
         self._cluster.refused = refused
 
     async def _wait_for_topic(self) -> None:
-        """Wait until the topic's partitions are known."""
+        """Wait until the client knows the partitions of the topic."""
         client: Any = self._producer.client
         await client.add_topic(self._topic)
         missing_since: float | None = None

@@ -205,8 +205,8 @@ async def apply_configuration(
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
     """Stop groups of programs, and remove each group from supervisord after the group has stopped.
 
-    This function polls supervisord. The function polls until a group has stopped. With a single call that waits for the
-    stop, supervisord could not respond to other calls in this time.
+    This function polls supervisord until a group has stopped. With a single call that waits for the stop, supervisord
+    could not respond to other calls in this time.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
