@@ -1,4 +1,7 @@
-"""Access to Airflow's metadata database. Only the API server's plugin and the command ``deferrable-ops`` have it."""
+"""Reads and writes Airflow's metadata database.
+
+Only the API server's plugin and the command ``deferrable-ops`` use this module.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,13 @@ _DESCRIPTION: Final = "The deployment of airflow-deferrable-ops. Written by the 
 
 
 def ensure_deployment() -> str:
-    """Return the id of this deployment: the setting, or else the id in the Airflow Variable.
+    """Return the id of this Airflow's deployment, from the setting ``deployment`` or else from the Airflow Variable.
 
-    The id is made if there is none, or if the metadata database is a copy, so that the id belongs to the original. Only
-    the API server may call this function. Several API servers may call it at once: all get the same id.
+    If the Airflow Variable has no id, or an id that was made for another metadata database, a new id is written to the
+    Airflow Variable. An id for another metadata database means that this metadata database is a copy. Only the API
+    server may call this function. Several API servers may call it at once: all get the same id.
 
-    :raises DeploymentError: the Variable cannot be decrypted, or cannot be written.
+    :raises DeploymentError: if the Airflow Variable cannot be decrypted, or cannot be written.
     """
     if (given := settings.deployment()) is not None:
         return given
@@ -68,9 +72,9 @@ def ensure_deployment() -> str:
 
 
 def read_deployment() -> str:
-    """Return the id of this deployment, and change nothing.
+    """Return the id of this Airflow's deployment, without writing to the metadata database.
 
-    :raises ConfigurationError: if there is no id, if it was made for another metadata database, or if the metadata
+    :raises ConfigurationError: if there is no id, if the id was made for another metadata database, or if the metadata
         database cannot be read.
     """
     if (given := settings.deployment()) is not None:
@@ -107,13 +111,16 @@ async def find_ended(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]
 
 
 def find_orphaned(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:
-    """Return the attempts whose task instance does not exist: it was deleted, or belongs to another Airflow."""
+    """Return the attempts whose task instance is not in the metadata database.
+
+    Such a task instance was deleted, or belongs to another Airflow.
+    """
     newest = _newest_attempts(attempts)
     return [attempt for attempt in attempts if attempt.ti_id not in newest]
 
 
 def _newest_attempts(attempts: Sequence[WaitingAttempt]) -> dict[str, tuple[int, str | None]]:
-    """Return task instance id -> number and state of its newest attempt."""
+    """Return a dict from a task instance's id to the try number and the state of its newest attempt."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.taskinstancehistory import TaskInstanceHistory
     from airflow.utils.session import create_session
@@ -138,7 +145,7 @@ def _newest_attempts(attempts: Sequence[WaitingAttempt]) -> dict[str, tuple[int,
 
 
 def _read() -> Any:
-    """Return the Variable; None if it does not exist."""
+    """Return the Airflow Variable with the deployment's id; None if the Variable does not exist."""
     from airflow.models.variable import Variable
     from airflow.utils.session import create_session
 
@@ -150,7 +157,10 @@ def _read() -> Any:
 
 
 def _replace(stored: Any, value: str) -> bool:
-    """Write the Variable, unless another process has written it since it was read; return whether it was written."""
+    """Write `value` to the Airflow Variable, unless another process has changed the Variable since `stored` was read.
+
+    Return whether this call has written the Variable.
+    """
     from airflow.models.variable import Variable
     from airflow.utils.session import create_session
 
@@ -175,9 +185,9 @@ def _replace(stored: Any, value: str) -> bool:
 
 
 def _parse(stored: Any) -> tuple[str | None, str | None]:
-    """Return the id in the Variable, and the hash of the metadata database that it was made for.
+    """Return the deployment's id in the Airflow Variable, and the hash of the metadata database that the id belongs to.
 
-    :raises DeploymentError: the Variable cannot be decrypted.
+    :raises DeploymentError: if the Airflow Variable cannot be decrypted.
     """
     if stored is None:
         return None, None

@@ -1,8 +1,8 @@
 """The outages that this process sees: which system does not answer, since when, and the last error.
 
-An upstream reports that a system failed or answered, from any thread. Waits follow the systems that they depend on: an
-outage is in a task's log after 30 s and then at doubling intervals, and in the reason of a timeout. The inbox stores
-one row per outage; see `inbox/outages.py`.
+The client of an external system reports, in any thread, that the system failed or answered. An outage of a system on
+which a waiting task depends is written to the task's log after 30 s, and then at doubling intervals. If the task times
+out, the reason also names the outage. The inbox stores one row per outage; see `inbox/outages.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ENDED_PER_SOURCE: Final = 100
 class Outage:
     """An outage of one system. Times are in seconds, by the clock of the :class:`Outages`.
 
-    :param source: the system, such as ``Kafka (kafka_default)``.
-    :param until: when the outage ends by itself, unless it is reported again.
+    :param source: the name of the system, such as ``Kafka (kafka_default)``.
+    :param until: the time from which the outage counts as over, unless it is reported again.
     """
 
     source: str
@@ -47,13 +47,14 @@ class Outage:
 
 
 class Follower:
-    """A wait that follows the systems on which it depends, for the duration of its ``with`` statement.
+    """During its ``with`` statement, writes outages of the systems on which a task depends to the task's log.
 
-    To save memory, the follower itself is the context manager: there are thousands of waits.
+    To save memory, the follower itself is the context manager, because there are thousands of followers.
 
-    :ivar since: since when the wait runs in this process, by the clock.
-    :ivar lines: for each outage, its start, the time of the next line in the task's log, and the last interval. None:
-        there was no outage.
+    :ivar since: the time since which the trigger has been running in this process, by the clock of the
+        :class:`Outages`.
+    :ivar lines: a dict from the name of a system to three numbers: the start of its outage, the time of the next line
+        in the task's log, and the pause before that line, in seconds. None if there is no outage.
     """
 
     __slots__ = ("_context", "_log", "_outages", "lines", "since", "sources")
@@ -75,7 +76,7 @@ class Follower:
         self._outages.remove(self)
 
     def write_due_lines(self, active: dict[str, Outage], now: float) -> None:
-        """Write the lines about outages that are due to the task's log."""
+        """For each outage, write a line to the task's log if the time of the next line has come."""
         lines = self.lines or {}
         for source, outage in active.items():
             if source not in self.sources and source not in _COMMON:
@@ -98,17 +99,17 @@ class Follower:
         self.lines = lines or None
 
     def describe(self, seconds: float) -> str | None:
-        """Return a sentence about the longest outage of these systems; None if all of them answered.
+        """Return a sentence about the system that was unreachable for longest; None if every system answered.
 
-        :param seconds: how long the wait took.
+        :param seconds: how long the task has waited, in seconds; the sentence contains this number.
         """
         return self._outages.describe(self.sources, self.since, seconds)
 
 
 class Outages:
-    """The outages that one process sees. Reports may come from any thread.
+    """The outages that one process sees. The methods `failed` and `recovered` may be called in any thread.
 
-    :param clock: returns a time in seconds that never goes back.
+    :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -123,9 +124,9 @@ class Outages:
     def failed(self, source: str, error: str, *, lasts: float = float("inf")) -> None:
         """Report that a system does not answer.
 
-        :param error: the error, without secrets.
-        :param lasts: seconds until the outage counts as over unless it is reported again; for a reporter that does not
-            call :meth:`recovered`.
+        :param error: the error message for logs, without secrets.
+        :param lasts: the outage counts as over if it is not reported again for this many seconds. By default, the
+            outage is over only when :meth:`recovered` is called.
         """
         now = self._clock()
         with self._lock:
@@ -134,26 +135,27 @@ class Outages:
             outage.seen_at, outage.error, outage.until = now, error, now + lasts
 
     def recovered(self, source: str) -> None:
-        """Report that a system answers."""
+        """Report that a system answers again."""
         if source in self._active:
             with self._lock:
                 self._end(source, self._clock())
 
     def active(self) -> list[Outage]:
-        """Return the outages that last."""
+        """Return the outages that have not ended."""
         with self._lock:
             self._end_silent(self._clock())
             return list(self._active.values())
 
     def now(self) -> float:
-        """Return the time of the clock."""
+        """Return the current time by the clock of this object, in seconds."""
         return self._clock()
 
     def describe(self, sources: Iterable[str], since: float, seconds: float) -> str | None:
-        """Return a sentence about the longest outage of these systems; None if all of them answered.
+        """Return a sentence about the system that was unreachable for longest; None if every system answered.
 
-        :param since: since when the wait ran in this process, by the clock.
-        :param seconds: how long the wait took.
+        :param since: the time since which the trigger has been running in this process. Outages before this time are
+            ignored.
+        :param seconds: how long the task has waited, in seconds; the sentence contains this number.
         """
         now, worst = self._clock(), (0.0, "", "")
         with self._lock:
@@ -170,7 +172,7 @@ class Outages:
         return f"{source} was unreachable for {min(down, seconds):.0f} of {seconds:.0f} s: {error}"
 
     def follow(self, sources: tuple[str, ...], log: Any) -> Follower:
-        """Return a context manager that writes outages of these systems to a task's log."""
+        """Return a context manager that writes the outages of the given systems to a task's log."""
         return Follower(self, sources, log)
 
     def add(self, follower: Follower) -> None:
@@ -189,7 +191,7 @@ class Outages:
             self._timers.pop(loop).cancel()
 
     def write_due_lines(self) -> None:
-        """Write the lines that are due to the logs of the tasks of this event loop."""
+        """Call :meth:`Follower.write_due_lines` for each follower of the running event loop."""
         now, active = self._clock(), {outage.source: outage for outage in self.active()}
         for follower in list(self._followers.get(asyncio.get_running_loop(), ())):
             if active or follower.lines:
@@ -215,7 +217,7 @@ class Outages:
 
 
 def kafka_source(conn_id: str) -> str:
-    """Return the name of a Kafka cluster, by its Airflow connection."""
+    """Return the name of a Kafka cluster for logs, made from the id of its Airflow connection."""
     return sys.intern(f"Kafka ({conn_id})")
 
 
@@ -229,7 +231,7 @@ def http_source(conn_id: str | None, url: str | None) -> str:
 
 
 def sqs_source(source: str) -> str:
-    """Return the name of an SQS queue, by the source of its events."""
+    """Return the name of an SQS queue for logs, made from the `source` of its events."""
     return sys.intern(f"SQS ({source.partition(':')[2]})")
 
 

@@ -30,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The task is skipped, because it had nothing to do.
+    """The task is skipped, because there was nothing to do.
 
     :param reason: one sentence with the reason, for the task's log.
     """
@@ -53,7 +53,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(data: dict[str, Any]) -> Outcome:
-    """Convert a JSON object that :func:`outcome_to_json` returned back to an outcome.
+    """Return the outcome from which :func:`outcome_to_json` made the given JSON object.
 
     :raises ValueError: if the JSON object is not an outcome.
     """

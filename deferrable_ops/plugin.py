@@ -1,6 +1,6 @@
 """The Airflow plugin.
 
-This module imports few other modules, because every Airflow component imports this module. Only the API server builds
+This module imports few other modules, because every Airflow component imports this module. Only the API server creates
 the endpoint.
 """
 
@@ -33,7 +33,7 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 
 async def look_after_inbox(inbox: Inbox) -> None:
-    """Find out which deployment this Airflow is, and settle the waits whose task ended while no triggerer ran.
+    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran.
 
     This function runs in the API server, because the API server can query Airflow's metadata database.
     """
@@ -46,7 +46,10 @@ async def look_after_inbox(inbox: Inbox) -> None:
 
 
 async def report_unended_tasks(inbox: Inbox) -> None:
-    """Log the tasks that were answered but have not ended, because the metadata database is readable here."""
+    """Log the tasks that Airflow has not ended although their wait has an outcome.
+
+    This function runs in the API server, because the API server can query Airflow's metadata database.
+    """
     from deferrable_ops.triggers.lifecycle.unended import attempts_from_database, report_unended
 
     await report_unended(inbox, attempts_from_database)

@@ -19,7 +19,7 @@ _SENSOR_MODULES = ("webhook", "events", "dataflow", "high_availability")
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, as ``provider_info.schema.json`` in Airflow describes it.
 
-    The plugin is not among the metadata: Airflow finds it by its own entry point.
+    The metadata does not contain the plugin, because Airflow finds the plugin through another entry point.
     """
     return {
         "package-name": "airflow-deferrable-ops",

@@ -69,7 +69,7 @@ def endpoint_url() -> str | None:
 
 
 def auth_token() -> str | None:
-    """Return the static token that the route ``PATCH /dag/.../task/.../`` accepts, or None."""
+    """Return the static token that the route ``PATCH /dag/.../task/.../`` accepts; None if no static token is set."""
     return str(conf.get(SECTION, "auth_token", fallback="")) or None
 
 
@@ -89,12 +89,12 @@ def wait_retention_days() -> int:
 
 
 def event_retention_days() -> int:
-    """Return how many days an event is kept in the inbox. The default is a month plus the time window of a sensor."""
+    """Return how many days an event is kept in the inbox: 40 days by default."""
     return int(conf.getint(SECTION, "event_retention_days", fallback=40))
 
 
 def end_from_trigger() -> bool:
-    """Return whether tasks may end in the triggerer.
+    """Return whether a trigger may end its task without a worker.
 
     Return True if ``end_from_trigger`` is ``auto``, and False if it is ``never``.
 
@@ -114,7 +114,10 @@ def auto_upgrade() -> bool:
 
 
 def deployment() -> str | None:
-    """Return the id of this deployment of Airflow; None if the API server makes it."""
+    """Return the id of this deployment of Airflow from the option ``deployment``; None if the option is empty.
+
+    If the option is empty, the API server makes the id.
+    """
     return str(conf.get(SECTION, "deployment", fallback="")) or None
 
 

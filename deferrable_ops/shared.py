@@ -1,6 +1,6 @@
 """Reference-counted resources: the first user opens a resource, and the resource is closed after its last user.
 
-The registry contains the inbox and the clients of all outside services. A resource belongs to one event loop, because
+The shared resources are the inbox and the clients of external systems. A resource belongs to one event loop, because
 its network connections belong to one event loop.
 """
 
@@ -23,7 +23,7 @@ def share(
 
     If opening fails, the error is raised to every user that waits for the resource.
 
-    :param key: identifies the resource.
+    :param key: the identifier of the resource: all users with the same key share one resource.
     :param open_resource: a function that opens the resource for the first user.
     :param close_resource: a function that closes the resource after the last user. Only the functions that the first
         user passed are called.
@@ -35,7 +35,7 @@ def share(
 class _Shared(Generic[T]):
     """A resource and the number of its users.
 
-    Thousands of waits use one resource at the same time. To save memory, all users of a resource enter the same
+    Thousands of triggers use one resource at the same time. To save memory, all users of a resource enter the same
     :class:`_Shared` object.
     """
 

@@ -30,7 +30,7 @@ class Throttle:
     def slot(self, rank: int = 0) -> Slot:
         """Return a new slot for the running event loop.
 
-        :param rank: requests with a lower rank are granted first.
+        :param rank: the rank of the request: requests with a lower rank get a slot first.
         """
         loop = asyncio.get_running_loop()
         if loop not in self._queues:

@@ -41,9 +41,9 @@ class OutsideService:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next_request(self, within: float = 10.0) -> ReceivedRequest:
-        """Wait for a request that has arrived since the last call, and return the newest request.
+        """If no request has arrived since the last call of this method, wait for a request. Return the newest request.
 
-        :param within: the timeout in seconds.
+        :param within: how many seconds to wait for a request.
         :raises AssertionError: if no request was received within the timeout.
         """
         try:

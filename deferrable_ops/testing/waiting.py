@@ -27,8 +27,8 @@ from deferrable_ops.triggers.base import TaskTrigger
 class TaskUnderTest:
     """A task whose trigger runs on an in-memory inbox.
 
-    :param inbox: the in-memory inbox.
-    :param attempt: the task's attempt, with generated ids.
+    :param inbox: the in-memory inbox, in which a test can read the task's wait.
+    :param attempt: the ids of the task and of its attempt, which are generated for the test.
     """
 
     def __init__(self, trigger: TaskTrigger, inbox: Inbox, attempt: Attempt) -> None:
@@ -37,7 +37,7 @@ class TaskUnderTest:
         self._run = asyncio.create_task(_first_event(trigger))
 
     async def wait(self) -> Wait:
-        """Wait until the task's wait is registered, and return its current row."""
+        """Wait until the task's wait is registered, and return the wait's current row."""
         while not (found := await self.inbox.waits.get_many([self.attempt.wait_id])):
             if self._run.done():
                 raise AssertionError(f"the task ended before it registered its wait: {await self.outcome()}")
@@ -48,7 +48,7 @@ class TaskUnderTest:
         """Send a callback like an outside service, and return the response's status and JSON value.
 
         :param verb: the kind of the callback, which is ``success``, ``failure``, ``skip``, ``heartbeat`` or ``post``.
-            The operator's expressions evaluate a ``post``.
+            The operator's expressions decide what a ``post`` means.
         """
         wait = await self.wait()
         body = json.dumps(payload).encode()
