@@ -36,7 +36,7 @@ class Backoff:
         return pause
 
     def succeeded(self) -> None:
-        """Reset the pause to its first value after a successful attempt."""
+        """After a successful attempt, start again with the first pause."""
         self.failures, self.until = 0, 0.0
 
     async def wait(self) -> None:

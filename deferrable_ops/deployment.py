@@ -34,8 +34,10 @@ class Deployment:
         self._known_id = known_id
         self._reading: asyncio.Task[str] | None = None
         self.is_awaited = False
-        """Whether this process is a triggerer that reads its id from Airflow. Until it knows the id, it kills and
-        cancels nothing."""
+        """Whether this process is a triggerer that reads the deployment's id from Airflow.
+
+        Until the triggerer knows the id, it settles no killed waits and cancels no external work.
+        """
 
     @property
     def id(self) -> str | None:
@@ -43,7 +45,7 @@ class Deployment:
         return self._known_id or settings.deployment()
 
     def learn(self, known_id: str) -> None:
-        """Set the id."""
+        """Set the deployment's id."""
         self._known_id = known_id
 
     def start_reading(self, *, interval: float = _READ_INTERVAL) -> asyncio.Task[str]:

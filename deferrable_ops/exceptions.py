@@ -115,7 +115,7 @@ class DataflowUnavailable(DataflowError):
 class DataflowRefused(DataflowError):
     """Dataflow rejected the request permanently. The message says why, and how to correct the error.
 
-    :param code: the gRPC status, such as ``PERMISSION_DENIED``; empty when the credentials were rejected.
+    :param code: the gRPC status, such as ``PERMISSION_DENIED``; "" if the credentials were rejected.
     """
 
     def __init__(self, message: str, code: str = "") -> None:

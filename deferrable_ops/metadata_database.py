@@ -35,8 +35,9 @@ def ensure_deployment() -> str:
     """Return the id of this Airflow's deployment, from the setting ``deployment`` or else from the Airflow Variable.
 
     If the Airflow Variable has no id, or an id that was made for another metadata database, a new id is written to the
-    Airflow Variable. An id for another metadata database means that this metadata database is a copy. Only the API
-    server may call this function. Several API servers may call it at once: all get the same id.
+    Airflow Variable. An id that was made for another metadata database means that this metadata database is a copy, or
+    that its address has changed. Only the API server may call this function. Several API servers may call it at once:
+    all get the same id.
 
     :raises DeploymentError: if the Airflow Variable cannot be decrypted, or cannot be written.
     """

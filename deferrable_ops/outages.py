@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 INBOX: Final = "the inbox"
 DEPLOYMENT: Final = "the deployment"
 _COMMON: Final = frozenset({INBOX, DEPLOYMENT})
-"""Every wait depends on these."""
+"""Every waiting task depends on these two systems."""
 
 FIRST_LINE_AFTER: Final = 30.0
 _LONGEST_INTERVAL: Final = 3600.0
@@ -176,14 +176,17 @@ class Outages:
         return Follower(self, sources, log)
 
     def add(self, follower: Follower) -> None:
-        """Add a follower to the running event loop."""
+        """Start to write outages to the log of a follower's task.
+
+        Call this method on the event loop of the follower.
+        """
         loop = asyncio.get_running_loop()
         self._followers.setdefault(loop, set()).add(follower)
         if loop not in self._timers:
             self._set_timer(loop)
 
     def remove(self, follower: Follower) -> None:
-        """Remove a follower."""
+        """Stop writing outages to the log of a follower's task."""
         loop = asyncio.get_running_loop()
         followers = self._followers[loop]
         followers.discard(follower)
@@ -222,7 +225,7 @@ def kafka_source(conn_id: str) -> str:
 
 
 def http_source(conn_id: str | None, url: str | None) -> str:
-    """Return the name of an HTTP service, by its Airflow connection or by the host of its URL."""
+    """Return the name of an HTTP service for logs, made from its Airflow connection's id or from its URL's host."""
     if conn_id is None:
         # An invalid URL fails the launch, with its own message.
         with suppress(ValueError):

@@ -79,7 +79,10 @@ def max_payload_bytes() -> int:
 
 
 def max_xcom_bytes() -> int:
-    """Return the maximum size of an XCom, in bytes of JSON. The XCom of a larger value is a reference to the inbox."""
+    """Return the maximum size of an XCom, in bytes of JSON.
+
+    The XCom of a larger value is a reference to the value in the inbox.
+    """
     return int(conf.getint(SECTION, "max_xcom_bytes", fallback=48_000))
 
 

@@ -40,10 +40,10 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Run the check once. Return the reason for the failure, or None if the check passes."""
+        """Run the check once. Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``."""
 
     async def __call__(self) -> CheckResult:
-        """Run the check once, and log the reason if the check does not pass.
+        """Run the check once, and log the reason if the result is ``Result.FAIL``.
 
         Return ``Result.PASS`` and `on_pass`, or ``Result.FAIL`` and `on_fail`.
         """

@@ -12,7 +12,7 @@ from deferrable_ops.checks.base import ReadyCheck, require_seconds, require_text
 
 @dataclass
 class FileCheck(ReadyCheck):
-    """A check that passes if a file exists on the triggerer's machine and is not older than `max_age`.
+    """A check that passes if a file exists on the triggerer's machine and was changed in the last `max_age` seconds.
 
     :param file: the path of a file or directory.
     :param max_age: the maximum time since the file was last changed, in seconds; None allows any age.
@@ -33,7 +33,7 @@ class FileCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Call stat() for the file in a thread, because stat() may hang on a network file system.
 
-        Return the reason for the failure, or None if the check passes.
+        Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``.
         """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

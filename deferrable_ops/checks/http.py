@@ -20,10 +20,10 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 class HttpCheck(ReadyCheck):
     """A check that passes if the response to a request has an expected status and body. Redirects are not followed.
 
-    :param url: the complete URL. If the URL or `headers` contain a secret, write the secret as a template, for example
-        ``{{ conn.orders.password }}``. The triggerer renders the template.
+    :param url: the complete URL to which the request is sent. If the URL or `headers` contain a secret, write the
+        secret as a template, for example ``{{ conn.orders.password }}``. The triggerer renders the template.
     :param method: the HTTP method: GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
-    :param headers: the headers of the request, as a dict of strings.
+    :param headers: the headers of the request, as a dict of strings; None (the default) adds no headers.
     :param expected_status: the HTTP status with which the check passes, or a list of such statuses; None (the default)
         accepts every status from 200 to 299.
     :param contains: a string that must occur in the first 64 KiB of the response's body; None (the default) accepts
@@ -58,7 +58,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once. Return the reason for the failure, or None if the check passes."""
+        """Send the request once. Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

@@ -13,7 +13,7 @@ from deferrable_ops.plain_data import is_known_later
 
 @dataclass
 class TcpCheck(ReadyCheck):
-    """A check that passes if a TCP connection to the port can be opened. Nothing is sent.
+    """A check that passes if a TCP connection to the port can be opened. The check sends no data.
 
     :param host: the host name or IP address to which the check connects.
     :param port: the TCP port to which the check connects: a number from 1 to 65535, or a template that renders to such
@@ -41,7 +41,10 @@ class TcpCheck(ReadyCheck):
             raise InputError(f"port={self.port!r} must be a port number from 1 to 65535")
 
     async def failure_reason(self) -> str | None:
-        """Connect and disconnect. Return the reason for the failure, or None if the check passes."""
+        """Connect to the port and disconnect.
+
+        Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``.
+        """
         try:
             async with asyncio.timeout(self.timeout):
                 _, writer = await asyncio.open_connection(self.host, int(self.port))

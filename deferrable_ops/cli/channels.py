@@ -1,7 +1,7 @@
 """The command ``deferrable-ops channels``: manages channels, the URLs to which outside systems post events.
 
-A generated secret is printed once. A secret that a vendor issued is read from standard input or a prompt and not from
-an argument, because every user of the machine can see the arguments of a running command.
+A secret that the command generates is printed only once. A secret that a vendor issued is read from standard input or a
+prompt and not from an argument, because every user of the machine can see the arguments of a running command.
 """
 
 from __future__ import annotations

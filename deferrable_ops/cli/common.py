@@ -49,7 +49,7 @@ def positive(kind: type[Any]) -> Callable[[str], Any]:
 def airflow_as_library() -> Iterator[None]:
     """In the ``with`` block, import Airflow without its logging, its plugins and its metadata database.
 
-    To load these would take longer than to run a command of ``deferrable-ops``.
+    Loading them would take longer than the command itself.
     """
     before = os.environ.get(_AS_LIBRARY)
     # Collections among the thousands of objects of an import find nothing, and take a fifth of the time.

@@ -93,7 +93,7 @@ def adopt_inbox(options: argparse.Namespace) -> int:
 
 
 def show_statistics(options: argparse.Namespace) -> int:
-    """Print the numbers of rows, the size of the inbox, and the hosts that use it."""
+    """Print the numbers of rows in the inbox, the size of the inbox, and the hosts that use the inbox."""
     from dataclasses import asdict
 
     from deferrable_ops.inbox.statistics import read_statistics

@@ -102,7 +102,7 @@ class Endpoint(FastAPI):
         return self.openapi_schema
 
     async def _respond(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
-        """Return the response, or None if FastAPI must handle the path of the request."""
+        """Return the response, or None if FastAPI must handle the request."""
         try:
             response = await self._route(scope, receive, path)
             if response is not None and response.status < 300 and response is not HEALTHY:

@@ -14,7 +14,7 @@ from deferrable_ops.endpoint.responses import RequestRejected
 from deferrable_ops.plain_data import MAX_PAYLOAD_DEPTH, is_nested_deeper
 
 BODY_SECONDS: Final = 30.0
-"""Seconds within which a body must be complete."""
+"""Seconds within which the body of a request must be complete."""
 
 _CHECK_INTERVAL = 1.0
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")

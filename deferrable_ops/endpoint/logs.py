@@ -63,7 +63,7 @@ def log_config(*, as_json: bool) -> dict[str, Any]:
 
 
 class AccessLog:
-    """Logs each request to an app after its response: client, method, path without tokens, status and wait."""
+    """Logs each request to an app after its response: client, method, path without tokens, status and wait id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -61,7 +61,7 @@ def mask_tokens(scope: Scope, path: str) -> None:
     """Mask tokens in the parts of the ASGI scope that access logs read.
 
     uvicorn reads these parts when the response starts, and Airflow reads them after the response is sent. The id of the
-    wait is not masked, because it grants no access.
+    wait is not masked, because this id grants no access.
 
     :param path: the request's path without the prefix under which the app is mounted.
     """

@@ -20,7 +20,7 @@ from deferrable_ops.inbox.database.shared_call import SharedCall
 log = logging.getLogger(__name__)
 
 RETRY_TIMEOUT: Final = 2.0
-"""For how many seconds a request retries while the inbox is unavailable."""
+"""For how many seconds a request repeats its calls to the inbox while the inbox is unavailable."""
 
 
 class LazyInbox:
@@ -58,7 +58,7 @@ class LazyInbox:
 class UnknownKeyLog:
     """Logs a warning about callback tokens whose signing key the inbox does not have.
 
-    The pause between two warnings is a minute, because anyone can send such tokens.
+    At most one warning is logged in `interval` seconds, so that forged tokens cannot fill the log.
 
     :param interval: the shortest time between two warnings in the log, in seconds.
     :param clock: a function that returns the time of a monotonic clock, in seconds.
@@ -108,10 +108,10 @@ class RetryAfter:
         self._since: float | None = None
 
     def failed(self) -> int:
-        """Return the header for a request that failed, in seconds.
+        """Return the header's value for a request that failed, in seconds.
 
-        Its upper limit is the time since the outage began, but never less than `shortest` and never more than
-        `longest`.
+        The upper limit of the value is the time since the outage began, but never less than `shortest` and never more
+        than `longest`.
         """
         now = self._clock()
         if self._since is None:
@@ -120,14 +120,14 @@ class RetryAfter:
         return random.randint(round(pause / 2), round(pause))  # noqa: S311
 
     def succeeded(self) -> None:
-        """End the outage."""
+        """Record that the outage is over."""
         self._since = None
 
 
 class CachedSettings:
     """The settings that the endpoint needs to handle requests.
 
-    The settings are read once, because reading Airflow's configuration for each request is too slow.
+    The settings are read once, because reading Airflow's configuration for each request would be too slow.
     """
 
     @cached_property

@@ -166,8 +166,9 @@ class NoSignal:
 def create_signal(database: Database, on_change: ChangeListener, on_events: ChangeListener) -> Signal:
     """Create the signal that fits a database.
 
-    :param on_change: a function that is called with the ids of changed waits.
-    :param on_events: a function that is called with the sources of new events.
+    :param on_change: a function that is called with the ids of changed waits, or with None if any wait may have
+        changed.
+    :param on_events: a function that is called with the sources of new events, or with None if the sources are unknown.
     """
     if database.in_memory:
         return NoSignal()

@@ -47,7 +47,7 @@ class Component(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine, or a container on it.
+    """A machine, or a container on a machine.
 
     :param boot_id: identifies the running kernel, which all containers of a machine share; "" if the system has no such
         id.

@@ -34,7 +34,11 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 NO_RETRY_TIMEOUT = float("inf")
-"""Retry without end. Triggers use this: an outage only delays a wait, and Airflow's own deadline still applies."""
+"""With this value, calls are retried without end.
+
+Triggers use this value, so that an outage of the inbox only delays a task, at most until Airflow's own deadline for the
+task.
+"""
 
 
 class Inbox:
@@ -123,7 +127,7 @@ class Inbox:
 
 
 given_inbox: ContextVar[Inbox | None] = ContextVar("given_inbox", default=None)
-"""An inbox that replaces the one in the settings, for tests."""
+"""An inbox that replaces the inbox of the setting ``inbox_url``, for tests."""
 
 
 def use_inbox(*, retry_timeout: float) -> AbstractAsyncContextManager[Inbox]:

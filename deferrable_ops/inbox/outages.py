@@ -1,6 +1,6 @@
 """Stores the outages that this host sees: one row for each host and each system that does not answer.
 
-The CLI shows them.
+The command ``deferrable-ops waits`` shows the outages.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Owner:
     its owner.
 
     :param deployment: the deployment of Airflow to which this process belongs.
-    :param check_interval: while this process does not belong to the owner, seconds between two reads of the owner.
+    :param check_interval: seconds between two reads of the owner while :meth:`wait` waits.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Owner:
 
         Call this method in the same transaction as the registration or launch.
 
-        :param cancel: return whether this process may end killed waits and cancel external work. A triggerer may not do
-            so while it does not know the id of its deployment.
+        :param cancel: if True, return whether this process may also end killed waits and cancel external work. A
+            triggerer may not do so while it does not know the id of its deployment.
         """
         return self._problem(await _read(connection), cancel=cancel) is None
 
@@ -91,7 +91,7 @@ class Owner:
     async def problem(self, *, cancel: bool = False) -> str | None:
         """Return why this process may not launch external work, and the fix; None if it may.
 
-        :param cancel: return why this process may not cancel external work.
+        :param cancel: if True, return also why this process may not cancel external work.
         """
         return self._problem(await self.current(), cancel=cancel)
 
@@ -101,7 +101,7 @@ class Owner:
         While waiting, log the reason at doubling intervals, up to an hour.
 
         :param task_log: the logger of the waiting task, to which the reason is logged.
-        :param cancel: wait until this process may cancel external work.
+        :param cancel: if True, wait until this process may also cancel external work.
         """
         if self.deployment.id is None and not self.deployment.is_awaited:
             await self.deployment.read_elsewhere()

@@ -21,7 +21,7 @@ class Reencrypted(NamedTuple):
     :param triggers: the number of stored triggers that were encrypted again. A trigger is stored so that any triggerer
         can cancel the external work of a wait.
     :param secrets: the number of channels' secrets that were encrypted again.
-    :param unreadable: the number of values that no key of ``[core] fernet_key`` decrypts. They are unchanged.
+    :param unreadable: the number of values that no key of ``[core] fernet_key`` decrypts. These values stay unchanged.
     """
 
     triggers: int
@@ -30,7 +30,9 @@ class Reencrypted(NamedTuple):
 
 
 async def rotate_fernet(database: Database) -> Reencrypted:
-    """Encrypt all secrets in the inbox with the first key of ``[core] fernet_key``. This can be repeated.
+    """Encrypt all secrets in the inbox with the first key of ``[core] fernet_key``.
+
+    This function can be called again after an error.
 
     :raises ConfigurationError: if ``[core] fernet_key`` is empty or malformed.
     """

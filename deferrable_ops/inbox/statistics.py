@@ -22,7 +22,7 @@ _BYTES = {
 class Statistics:
     """Numbers of rows, and the size of the inbox.
 
-    :param waits: the number of waits by state.
+    :param waits: a dict from each state to the number of waits in this state.
     :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch;
         None if every wait has ended.
     :param cancellations_due: the number of waits whose external work is still to be cancelled.

@@ -1,7 +1,7 @@
 """Copies an inbox to a file and from a file, for example to move it from SQLite to Postgres.
 
-The file has one JSON value per line: a header, one ``[table, row]`` per row, and the number of rows. It contains the
-keys that sign callback tokens, so keep it as secret as the inbox.
+The file has one JSON value per line: a header, one ``[table, row]`` per row, and the number of rows. The file contains
+the keys that sign callback tokens, so keep the file as secret as the inbox.
 """
 
 from __future__ import annotations

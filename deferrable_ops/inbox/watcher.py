@@ -133,7 +133,7 @@ class Watcher:
         self._sweep_now = True
         self._tasks: list[asyncio.Task[None]] = []
         self.on_events: ChangeListener = lambda sources: None
-        """Called with the sources of new events, or None if the sources are unknown."""
+        """A function that is called with the sources of new events, or with None if the sources are unknown."""
         self._signal = create_signal(database, self._on_change, self._on_events)
         database.on_commit = self._on_change
 
@@ -156,7 +156,7 @@ class Watcher:
         return self._signal.sweep_interval
 
     async def close(self) -> None:
-        """Stop watching."""
+        """Stop the watcher."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -166,8 +166,8 @@ class Database:
     async def try_lock(self, name: str, seconds: float) -> bool:
         """Acquire a named lock for some seconds, for work that only one process may do at a time.
 
-        :return: whether the lock was acquired; False if another process holds the lock. A lock is released only when it
-            expires.
+        :return: whether the lock was acquired; False if another process holds the lock. The lock ends only after
+            `seconds` seconds.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -183,7 +183,7 @@ class Database:
         return await self.write(write)
 
     def insert(self, table: Table) -> Any:
-        """Return the INSERT of the database's SQLAlchemy dialect, which supports ``ON CONFLICT``."""
+        """Return an SQLAlchemy INSERT statement that supports ``ON CONFLICT`` on this database."""
         return (postgresql if self.dialect == "postgresql" else sqlite).insert(table)
 
     async def now(self) -> float:

@@ -33,7 +33,7 @@ def is_rejected_login(error: BaseException) -> bool:
 
 
 def is_misconfiguration(error: BaseException) -> bool:
-    """Return whether an error shows that the deployment must be fixed, for example a wrong password."""
+    """Return whether an error shows that a user must correct the deployment, for example a wrong password."""
     row = _row_of(_cause(error))
     return row is not None and row.kind is ErrorKind.DEPLOYMENT
 

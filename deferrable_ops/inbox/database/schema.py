@@ -82,7 +82,10 @@ waits = Table(
 # Literals, not bound parameters: a planner uses a partial index only if a query contains the index's condition.
 IS_WAITING: Final = waits.c.state == literal_column("'waiting'")
 HAS_CHANGED: Final = or_(waits.c.state != literal_column("'waiting'"), waits.c.progress.is_not(None))
-"""The wait has changed since its registration. Other waits need no delivery: their triggers know the registered row."""
+"""Is true if the wait has changed since its registration.
+
+Other waits need no notification, because their triggers know the row as it was registered.
+"""
 CANCEL_IS_DUE: Final = waits.c.cancel == literal_column("'due'")
 
 Index("deferrable_ops_waits_task", waits.c.dag_id, waits.c.run_id, waits.c.task_id, waits.c.map_index)

@@ -1,9 +1,9 @@
 """SQL statements for batches of callbacks.
 
-Thousands of callbacks can arrive at once, so the statements are written by hand. Each statement handles a whole batch.
-SQLite receives the batch as one JSON string, because SQLite's driver acquires and releases Python's GIL for every row,
-which is slow while the event loop is busy. Postgres receives one array per column, because executing a statement once
-per row takes twice as much server time (measured: 70 µs per callback instead of 33 µs).
+Thousands of callbacks can arrive at once. Therefore the statements are written by hand, and each statement handles a
+whole batch. SQLite receives the batch as one JSON string, because SQLite's driver acquires and releases Python's GIL
+for every row, which is slow while the event loop is busy. Postgres receives one array per column, because executing a
+statement once per row takes twice as much server time (measured: 70 µs per callback instead of 33 µs).
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class _BatchWait:
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch of callbacks, with the waits and the earlier callbacks of these waits, and the rows to write."""
+    """A batch of callbacks, their waits, the earlier callbacks of these waits, and the rows to write."""
 
     transaction: Transaction
     received_at: str

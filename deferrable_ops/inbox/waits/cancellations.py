@@ -22,7 +22,7 @@ _MAX_SECONDS: Final = 7 * 86_400.0
 class Cancellation:
     """A wait whose external work must be stopped.
 
-    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the work.
+    :param trigger: the encrypted classpath and kwargs of the trigger whose ``cancel()`` stops the external work.
     """
 
     wait_id: str

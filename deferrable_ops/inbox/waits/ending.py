@@ -34,7 +34,8 @@ async def expire(database: Database, owner: Owner, beats_since: float | None) ->
     Return the seconds until the next deadline. If this process does not belong to the inbox's owner, settle no wait,
     and return infinity.
 
-    :param beats_since: see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
+    :param beats_since: the time since which an endpoint and the watcher have been running, in seconds since the epoch;
+        as in :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """
 
     async def look(connection: AsyncConnection) -> tuple[bool, float]:

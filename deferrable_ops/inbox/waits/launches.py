@@ -31,7 +31,7 @@ from deferrable_ops.inbox.waits.wait import WaitState
 log = logging.getLogger(__name__)
 
 LEASE: Final = 30.0
-"""Seconds after which a claim expires unless it is renewed."""
+"""Seconds after which a launch claim expires unless the claim is renewed."""
 
 _RENEW_INTERVAL = LEASE / 3
 _SEND_MARGIN = LEASE / 6
@@ -54,10 +54,10 @@ class _ClaimResult(Enum):
 class Launches:
     """Grants launch claims.
 
-    :param lease: how many seconds after its last renewal a claim expires.
-    :param renew_interval: seconds between two renewals of a claim.
+    :param lease: how many seconds after its last renewal a launch claim expires.
+    :param renew_interval: seconds between two renewals of a launch claim.
     :param send_margin: a launch request is sent only if at least this many seconds are left until the lease expires.
-    :param acquire_interval: seconds between two attempts to acquire a claim that another process holds.
+    :param acquire_interval: seconds between two attempts to acquire a launch claim that another process holds.
     """
 
     def __init__(
@@ -77,7 +77,10 @@ class Launches:
         self.send_margin = send_margin
         self._acquire_interval = acquire_interval
         self.acquire: GroupCommit[tuple[str, str], _ClaimResult] = GroupCommit(database, self._acquire_all)
-        """Acquire the claim on a wait for an owner, or renew the owner's lease."""
+        """Acquire or renew the launch claim of a wait.
+
+        The argument is a pair: the id of the wait, and the random id of the :class:`Claim` object.
+        """
 
     @asynccontextmanager
     async def claim(self, wait_id: str) -> AsyncIterator[Claim | None]:

@@ -57,7 +57,7 @@ class Waits:
         self._keys = keys
         self._owner = owner
         self.register: GroupCommit[NewWait, Wait] = GroupCommit(database, self._register_all)
-        """Register the wait of an attempt if it is new, and return the wait.
+        """Register the wait of an attempt, unless the wait is registered already. Return the wait.
 
         Unsettled waits of older attempts become superseded.
 
@@ -68,7 +68,7 @@ class Waits:
         )
 
     async def get(self, wait_id: str) -> Wait:
-        """Return a wait.
+        """Return the wait with the given id.
 
         :raises UnknownWait: if the wait was never registered in this inbox, or was deleted after its retention time.
         """
