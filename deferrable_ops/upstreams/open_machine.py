@@ -8,10 +8,11 @@ from deferrable_ops.upstreams.machine.machine import Machine, MachineAddress
 
 
 def use_machine(address: MachineAddress) -> AbstractAsyncContextManager[Machine]:
-    """Return a context manager for a machine. The SSH connection to the machine is opened on first use.
+    """Return a context manager for the machine with this address. The SSH connection to the machine is opened when the
+    first method of the machine is called.
 
-    :raises ConfigurationError: if the Airflow connection is missing or malformed, or asyncssh is not installed. The
-        error is raised when the context manager is entered.
+    :raises ConfigurationError: if the Airflow connection is missing or malformed, or asyncssh is not installed. This
+        error is raised when the ``with`` block begins.
     """
     if address.ssh_conn_id is None:
         from deferrable_ops.upstreams.machine.local import use_this_host

@@ -1,1 +1,3 @@
-"""The interface to a machine on which a supervisord runs, and its implementation for the local host."""
+"""The class :class:`Machine`: the operations on a machine on which a supervisord runs. Also implements these operations
+for the local host.
+"""

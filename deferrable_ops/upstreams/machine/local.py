@@ -22,12 +22,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @asynccontextmanager
 async def use_this_host() -> AsyncIterator[LocalMachine]:
-    """Return the local host, without opening a connection."""
+    """Return a context manager for the local host. No connection is needed."""
     yield LocalMachine()
 
 
 class LocalMachine:
-    """Implements :class:`Machine` for the local host. Threads access the files, because file operations block."""
+    """Implements :class:`Machine` for the local host. The files are read and written in threads, because file
+    operations block.
+    """
 
     def __init__(self) -> None:
         self.name = f"this host ({os.uname().nodename})"
@@ -122,9 +124,9 @@ class LocalMachine:
         return path
 
     async def _wait_for(self, process: asyncio.subprocess.Process, timeout: float) -> int | None:
-        """Return the process's exit code, or None after a timeout.
+        """Return the exit code of a process, or None if the process has not ended before the timeout.
 
-        After a timeout or cancellation, kill the process's session.
+        After a timeout or a cancellation, kill the process and all other processes of its session.
         """
         try:
             async with asyncio.timeout(timeout):

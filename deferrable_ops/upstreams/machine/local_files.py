@@ -49,9 +49,10 @@ def check_directory(path: Path) -> bool:
 
 
 def _check_path(path: Path, *, make: bool) -> bool:
-    """Check that other users cannot replace a directory or its parents. Return whether the directory exists.
+    """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-    :param make: whether to create missing directories. If `make` is False and a directory is missing, return False.
+    :param make: True: create the directory and its parents if they are missing. False: return False if the directory is
+        missing.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
@@ -114,7 +115,7 @@ def read(path: Path, offset: int, length: int | None) -> bytes | None:
 def _open_regular(path: Path) -> int:
     """Open a regular file for reading, and return its descriptor.
 
-    The call does not block, even if the path is a named pipe.
+    The call does not block, even if a named pipe is at this path.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
@@ -163,7 +164,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _translated_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError for the path into MachineUnavailable or MachineRefused."""
+    """In the ``with`` block, convert each OSError about this path into MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
         raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:

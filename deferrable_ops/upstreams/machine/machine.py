@@ -1,16 +1,18 @@
-"""The interface to a machine on which a supervisord runs: files, commands and sockets of the machine.
+"""The class :class:`Machine`: the operations on a machine on which a supervisord runs, with files, commands and
+sockets.
 
-``use_machine(MachineAddress())`` in ``upstreams/open_machine.py`` opens the local host (``machine/local.py``). With an
-``ssh_conn_id``, ``use_machine`` opens the machine of this Airflow connection (``ssh/machine.py``). All callers on an
-event loop share one SSH connection. The SSH connection is opened on first use, not when ``use_machine`` is entered. A
-lost SSH connection is opened again.
+``use_machine(MachineAddress())`` in ``upstreams/open_machine.py`` opens the local host (``machine/local.py``).
+``use_machine(MachineAddress(ssh_conn_id=...))`` opens the machine to which this Airflow connection leads
+(``ssh/machine.py``). All callers on an event loop that use the same address share one SSH connection. The SSH
+connection is opened when the first method is called, and not when the ``with`` block of ``use_machine`` begins. If the
+SSH connection is lost, the next method call opens a new one.
 
 All paths are absolute paths on the machine. Every method can raise three errors:
 
-- MachineUnavailable: the machine cannot be reached at the moment, or the operation took too long. The operation may
-  have been carried out. Every method can be repeated safely.
-- MachineRefused: the login, the host key or a permission was refused. A retry would be refused, too. The error message
-  says how to correct the problem.
+- MachineUnavailable: the machine cannot be reached at the moment, or the operation took too long. It is unknown whether
+  the operation was carried out. If a method raises this error, the caller can call the method again without harm.
+- MachineRefused: the machine refused the login or the operation, or its host key was not accepted. A retry would fail
+  for the same reason. The error message says how to correct the problem.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
 
 No error message contains a secret.
@@ -31,13 +33,13 @@ OUTPUT_KEPT: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Identifies a machine, its current boot, and the account that this library uses on the machine.
+    """The identity of a machine: its name, its current boot, and the account that this library uses on the machine.
 
-    :param host: host name, as ``uname -n`` prints it.
-    :param boot_id: Linux's boot id, which changes with each boot of the machine. The value is "" if the operating
-        system has no boot id.
+    :param host: host name of the machine, as ``uname -n`` prints it.
+    :param boot_id: Linux's boot id, which changes with each boot of the machine. It is "" if the operating system has
+        no boot id.
     :param user: user name of the account that the library uses.
-    :param uid: user id (number) of the account that the library uses.
+    :param uid: user id, a number, of the account that the library uses.
     """
 
     host: str
@@ -48,13 +50,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """The status of a file. If the path is a link, this is the status of the link's target.
+    """The status of a file. If the path is a symbolic link, this is the status of the file to which the link leads.
 
     :param size: size of the file in bytes.
-    :param inode: inode of the file. The value is 0 if the inode was not requested; see :meth:`Machine.status`.
-    :param modified: modification time of the file in seconds since 1970, on the machine's clock. Over SSH, the time has
-        no fractions of a second.
-    :param is_regular: whether the path is a regular file, and not a directory, device, socket or pipe.
+    :param inode: inode number of the file. It is 0 if no inode was requested; see the argument `inodes` of
+        :meth:`Machine.status`.
+    :param modified: modification time of the file, in seconds since 1970 according to the machine's clock. For a
+        machine over SSH, this is a whole number of seconds.
+    :param is_regular: whether the path is a regular file. It is False for a directory, a device, a socket and a pipe.
     """
 
     size: int
@@ -68,8 +71,8 @@ class CommandResult:
     """The result of a command that has ended.
 
     :param code: exit code of the command. As in a shell, the code 127 means that the program was not found. A negative
-        code means that a signal ended the command; for example, -9 means signal 9.
-    :param output: the last 8 kB of stdout and stderr combined.
+        code means that a signal ended the command; for example, -9 stands for the signal 9.
+    :param output: the last 8 kB of what the command wrote to stdout and stderr.
     """
 
     code: int
@@ -78,21 +81,24 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class MachineAddress:
-    """The address of a machine. Without arguments, the address means the host that runs the triggerer.
+    """The address of a machine on which a supervisord runs. Without arguments, this is the address of the host on which
+    the triggerer runs.
 
     :param ssh_conn_id: id of an Airflow connection of type SSH. If ``ssh_conn_id`` is None, the machine is the local
         host.
     :param remote_host: a host name or address that replaces the Airflow connection's host.
-    :param connect_timeout: timeout for connecting and logging in, in seconds. The default is the Airflow connection's
-        ``conn_timeout``, or 10 s. If several callers share an SSH connection, the first caller's timeout applies.
-    :param command_timeout: timeout of each request except :meth:`Machine.run`, in seconds. The default is the Airflow
-        connection's ``cmd_timeout``, or 30 s.
-    :param command_prefix: shell command that runs before each command, for example ``source /opt/venv/bin/activate``.
-        All users of the machine can see the prefix in the process list, so put secrets into ``environment`` instead.
-    :param environment: environment variables of remote commands, as pairs of name and value. The library sends these
-        variables on the commands' standard input.
-    :raises InputError: if another argument is given without ``ssh_conn_id``, or ``environment`` contains an invalid
-        name or value.
+    :param connect_timeout: timeout in seconds for opening the SSH connection, including the login. None means the
+        Airflow connection's ``conn_timeout``, or 10 s if it has none. If several callers share an SSH connection, the
+        timeout of the first caller applies.
+    :param command_timeout: timeout in seconds of each request to the machine, except requests by :meth:`Machine.run`.
+        None means the Airflow connection's ``cmd_timeout``, or 30 s if it has none.
+    :param command_prefix: a shell command that runs before each command, for example ``source /opt/venv/bin/activate``.
+        All users of the machine can see this prefix in the list of processes. So put secrets into ``environment``
+        instead.
+    :param environment: environment variables for the remote commands, as pairs of a name and a value. The library sends
+        these variables on the standard input of each command, so other users cannot see them.
+    :raises InputError: if an argument is given although ``ssh_conn_id`` is None, or if ``environment`` contains an
+        invalid name or value.
     """
 
     ssh_conn_id: str | None = None
@@ -123,7 +129,7 @@ class Machine(Protocol):
 
     @property
     def name(self) -> str:
-        """The machine's name in messages, such as ``this host (web-3)`` or ``airflow@web-3:22``.
+        """The name by which messages call the machine, such as ``this host (web-3)`` or ``airflow@web-3:22``.
 
         The name contains no secret.
         """
@@ -132,28 +138,28 @@ class Machine(Protocol):
     async def identity(self) -> Identity:
         """Return the identity of the machine.
 
-        The identity is read again after a reconnect, which may reach another machine.
+        It is read again after a new SSH connection was opened, because the new connection may lead to another machine.
         """
         ...
 
     async def make_directory(self, path: Path) -> None:
         """Create a directory and its missing parents with mode 0700: only the library's account can write to them.
 
-        Existing directories are checked, but not changed.
+        A directory that already exists is checked, but not changed.
 
-        :raises MachineRefused: if the path is a link or a file, the directory belongs to another user, other users can
-            write to the directory, or another user could replace the directory or a parent.
+        :raises MachineRefused: if the path is a link or a file; if another user owns the directory or can write to it;
+            or if another user could replace the directory or one of its parents.
         """
         ...
 
     async def check_directory(self, path: Path) -> bool:
         """Return True if the directory exists and only the library's account can write to it.
 
-        Return False if the directory does not exist. The result True stays valid, because other users cannot replace
-        the directory. (Root and the groups of the directory's parents are trusted.) The result False is outdated if
-        another process creates the directory.
+        Return False if the directory does not exist. If the result is True, it remains true, because other users cannot
+        replace the directory. (The user root and the groups that own the directory's parents are trusted.) If the
+        result is False, another process may create the directory at any time.
 
-        :raises MachineRefused: if other users could write to the directory or replace it, as for
+        :raises MachineRefused: if another user can write to the directory or could replace it; see
             :meth:`make_directory`.
         """
         ...
@@ -161,46 +167,54 @@ class Machine(Protocol):
     async def write(self, path: Path, data: bytes) -> None:
         """Replace a file atomically.
 
-        The new file has mode 0600 as soon as it exists. The file's directory must exist. If the path is a link, the new
-        file replaces the link, not the link's target.
+        The new file has mode 0600 as soon as it exists. The file's directory must exist. If the path is a symbolic
+        link, the new file replaces the link, and the file to which the link leads is not changed.
         """
         ...
 
     async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
-        """Return a part of a file, or None if the file does not exist.
+        """Return the bytes of a part of a file, or None if the file does not exist.
 
-        On the local host, only regular files can be read. Over SSH, reading a pipe blocks until the timeout.
+        On the local host, only regular files can be read. Over SSH, a pipe can also be read, but the call then blocks
+        until its timeout.
 
-        :param offset: number of bytes to skip at the beginning of the file. If `offset` is not below the file's size,
-            the result is b"".
-        :param length: maximum number of bytes to return. If `length` is None, the part ends at the end of the file.
+        :param offset: number of bytes to skip at the beginning of the file. If `offset` is equal to or greater than the
+            size of the file, the result is b"".
+        :param length: maximum number of bytes to return; the result is shorter if the file ends earlier. If `length` is
+            None, the result contains all bytes up to the end of the file.
         """
         ...
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
-        """Return the status of each file, or None for a file that does not exist. All files need only one request.
+        """Return the status of each given file, in the order of `paths`; None for a file that does not exist. Over SSH,
+        the status of all files is requested at the same time, and not file by file.
 
-        :param inodes: whether to return inodes. On the local host, inodes need no additional time. SFTP does not
-            transfer inodes, so over SSH a command reads them, which takes 0.1 s. If the machine has no suitable
-            ``stat`` program, the inode is 0.
+        :param inodes: whether to return the inode number of each file. For the local host, inode numbers take no
+            additional time. Over SSH, an additional command reads the inode numbers, because SFTP does not transfer
+            them. This takes 0.1 s. If the machine has no suitable ``stat`` program, the inode number is 0.
         """
         ...
 
     async def remove(self, path: Path) -> None:
-        """Remove a file or a directory tree without following links. Do nothing if the path does not exist."""
+        """Remove a file, or a directory with all its contents. A symbolic link is removed, but not the file to which
+        the link leads. If the path does not exist, do nothing.
+        """
         ...
 
     async def run(self, arguments: Sequence[str], *, timeout: float, stdin: bytes = b"") -> CommandResult:
-        """Run a command in the account's home directory, in a new session, and wait until the command ends.
+        """Run a command in a new session, in the home directory of the library's account, and wait until the command
+        ends.
 
-        A daemon that the command started keeps running after the command. All users of the machine can see the
-        command's arguments.
+        If the command has started a daemon, this daemon keeps running after the command has ended. All users of the
+        machine can see the arguments of the command.
 
-        :param arguments: the program, as a path or as a name in PATH, and the program's arguments. No shell interprets
-            the arguments.
-        :param timeout: timeout of the command in seconds. After the timeout, the method kills the command and raises
-            MachineUnavailable. Over SSH, the method can kill the command only if the SSH connection still works.
-        :param stdin: the standard input of the command. Use `stdin` for secrets, because other users cannot see it.
+        :param arguments: the program and its arguments. The program is a path, or a name that is searched in PATH. The
+            arguments are not interpreted by a shell.
+        :param timeout: timeout of the command in seconds. After this time, the method kills the command and raises
+            MachineUnavailable. Over SSH, the command can be killed only while the SSH connection works; otherwise it
+            keeps running.
+        :param stdin: the bytes that the command reads from its standard input. Use `stdin` and not `arguments` for
+            secrets, because other users cannot see `stdin`.
         """
         ...
 
@@ -212,18 +226,19 @@ class Machine(Protocol):
         ...
 
     async def command_of(self, pid: int) -> tuple[str, ...] | None:
-        """Return the program and arguments of a process.
+        """Return the program and the arguments with which a process was started.
 
-        Return None if the process does not exist or is a zombie. The operating system reuses process ids, so compare
-        the program before you send a signal.
+        Return None if the process does not exist or is a zombie. Before you send a signal to a process id, compare the
+        program: the operating system may have given the id to another process.
         """
         ...
 
     async def socket(self, path: Path) -> Path:
-        """Return the path of a Unix socket on the *local* host.
+        """Return the path of a Unix socket on the *local* host, which is connected to a Unix socket on the machine.
 
-        Connections to the local socket are forwarded to a Unix socket on the machine. The local socket exists while the
-        machine is in use, even if no process listens on the remote socket or the SSH connection was lost. While the
-        remote socket cannot be reached, connections to the local socket are closed immediately.
+        For a machine over SSH, the library forwards connections to the local socket to the Unix socket on the machine.
+        The local socket exists until the ``with`` block of the machine ends. It also exists while no process listens on
+        the remote socket, and while the SSH connection is lost. In these two cases, a connection to the local socket is
+        closed immediately.
         """
         ...

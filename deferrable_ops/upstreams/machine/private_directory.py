@@ -1,7 +1,7 @@
-"""Checks that only the account that the library uses can write to a directory.
+"""Checks that only the account that the library uses on a machine can write to a directory.
 
-The check is needed because supervisord runs the commands in its configuration file, which is in this directory. This
-library also reads the files that supervisord writes to the directory.
+The check is needed because supervisord's configuration file is in this directory, and supervisord runs the commands in
+this file. The library also reads the files that supervisord writes to this directory.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A directory entry. If the path is a link, the entry describes the link, not the link's target.
+    """A directory entry. If the path is a symbolic link, the entry describes the link itself, and not the file to which
+    it leads.
 
     :param mode: type and permissions of the entry, as in ``st_mode``.
-    :param uid: id of the user who owns the entry.
+    :param uid: user id of the owner of the entry.
     """
 
     mode: int
@@ -28,7 +29,7 @@ class Entry:
 
 
 def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
-    """Return an error message if other users can write to a directory, or None if only the account `uid` can write.
+    """Return an error message if another user than `uid` can write to a directory; otherwise None.
 
     :param uid: user id of the account that the library uses.
     """
@@ -46,19 +47,19 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
 
 
 def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> str | None:
-    """Return an error message if another user can replace a directory entry, or None if no other user can replace it.
+    """Return an error message if another user than `uid` can replace an entry of a directory; otherwise None.
 
-    A user who may rename the entries of a directory can also replace these entries. In a directory to which all users
-    can write, such as /tmp, the sticky bit protects an entry: only the owner of the entry, the owner of the directory
-    and root can rename the entry. If an entry in such a directory belongs neither to the account `uid` nor to root,
-    another user may have created the entry to attack supervisord.
+    A user who may rename an entry of a directory can also replace this entry. In a directory to which all users can
+    write, such as /tmp, the sticky bit protects an entry: only the owner of the entry, the owner of the directory and
+    root can rename it. If neither `uid` nor root owns an entry in such a directory, another user may have created the
+    entry in order to attack supervisord.
 
-    Members of the parent directory's group are trusted, so this function accepts a parent directory to which its group
-    can write.
+    The members of the group that owns the parent directory are trusted. So a parent directory to which its group can
+    write is accepted.
 
-    :param found: the directory entry. If `path` is a link, `found` describes the link, not the link's target.
-    :param parent: the directory that contains the entry. If the directory's path is a link, `parent` describes the
-        link's target.
+    :param found: the entry of the directory. If `path` is a symbolic link, `found` describes the link itself.
+    :param parent: the directory that contains this entry. If the path of this directory is a symbolic link, `parent`
+        describes the directory to which the link leads.
     :param uid: user id of the account that the library uses.
     """
     above = path.parent

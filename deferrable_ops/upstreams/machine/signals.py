@@ -1,4 +1,6 @@
-"""Functions for processes and signals, for the local host and for machines over SSH."""
+"""Finds signals by name, and the command lines of processes with ``ps``, for the local host and for machines
+over SSH.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def signal_of(name: str) -> signal.Signals:
 
 
 async def command_by_ps(machine: Machine, pid: int) -> tuple[str, ...] | None:
-    """Return the command line of a process, split at spaces, from ``ps``. Return None if the process does not exist."""
+    """Return the command line of a process, read from ``ps`` and split at the spaces. Return None if the process does
+    not exist.
+    """
     ended = await machine.run(
         ["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", str(pid)], timeout=_PS_SECONDS
     )

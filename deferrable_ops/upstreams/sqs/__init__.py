@@ -1,1 +1,1 @@
-"""Amazon SQS: shared pollers and senders."""
+"""Amazon SQS: pollers and senders that all triggers in a process share."""

@@ -1,6 +1,6 @@
-"""Separates permanent SQS errors from transient errors.
+"""Decides whether an SQS error is permanent or transient.
 
-The messages of permanent errors say how to correct the error.
+The message of a permanent error says how to correct the problem.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _MAX_CHARACTERS: Final = 300
 
 
 def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRefused | None:
-    """Return SqsRefused if an error is permanent, or None if the error is transient.
+    """Return an SqsRefused if the given error is permanent; return None if it is transient.
 
-    An error is permanent if SQS refuses the call, or if the local configuration is wrong.
+    An error is permanent if SQS refuses the call, or if a setting on this machine is wrong.
     """
     if isinstance(error, ConfigurationError):
         return SqsRefused(str(error))
@@ -65,9 +65,9 @@ def is_denied(error: Exception) -> bool:
 
 
 def summarize(error: Exception, settings: AwsSettings) -> str:
-    """Return the first line of an error's message, without secrets.
+    """Return the first line of the error message, without secrets.
 
-    The message's other lines are dropped, because they can contain the session token.
+    The other lines of the message are omitted, because they can contain the session token.
     """
     response = getattr(error, "response", None)
     text = error.__class__.__name__ if not str(error) else str(error)

@@ -1,4 +1,6 @@
-"""Polls one SQS queue for all its readers. A message is stored in the inbox before it is deleted from the queue."""
+"""Polls one SQS queue for all tasks that read this queue. A message is stored in the inbox before it is deleted from
+the queue.
+"""
 
 from __future__ import annotations
 
@@ -40,29 +42,31 @@ _VISIBILITY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class PollerTimings:
-    """How long a poller retries failed SQS calls.
+    """How long a poller repeats SQS calls that have failed.
 
-    :param refused_after: if SQS refuses all calls for this number of seconds, the refusal counts as permanent. AWS
-        needs some seconds to apply a changed permission.
+    :param refused_after: if SQS refuses a call repeatedly for this number of seconds, the poller treats the refusal as
+        permanent. SQS may still refuse calls for some seconds after a user has granted a permission.
     """
 
     refused_after: float = 8.0
 
 
 class _CallAbandoned(Exception):
-    """A failed SQS call is no longer retried, because the queue has no reader or the call's deadline has passed."""
+    """A failed SQS call is not repeated any more, because the queue has no reader, or because the deadline of the call
+    has passed.
+    """
 
 
 class QueuePoller:
-    """Polls one SQS queue while the queue has readers.
+    """Polls one SQS queue while at least one waiting task reads this queue.
 
-    No message is lost if the process is killed, because SQS delivers a message again until it is deleted. The inbox
-    discards duplicates. The poller keeps the order of a FIFO message group. SQS returns no further messages of a group
-    while a message of this group is in flight, and the poller deletes a message only after storing it.
+    No message is lost if the process is killed: SQS delivers a message again if it was not deleted. The inbox discards
+    duplicates. The messages of a message group in a FIFO queue keep their order. The reason is that the poller deletes
+    a message only after storing it, and that SQS returns no further messages of the group until then.
 
-    :param max_payload_bytes: a message with a larger body is stored without its body.
-    :param others: the pollers of all queues with the same credentials, including this poller.
-    :param timings: how long failed SQS calls are retried.
+    :param max_payload_bytes: if the body of a message is longer, the message is stored without its body.
+    :param others: the pollers of all queues that are polled with the same credentials, including this poller.
+    :param timings: how long the poller repeats SQS calls that have failed.
     """
 
     def __init__(
@@ -98,18 +102,19 @@ class QueuePoller:
     def remove(self, reader: QueueReader) -> None:
         """Remove a reader.
 
-        A poll in progress is not cancelled, because SQS would hide the messages of this poll for a time.
+        A receive call in progress is not cancelled: SQS may already have sent messages for this call, and would hide
+        them for some time.
         """
         self.readers.pop(reader, None)
 
     def fail(self, refused: SqsRefused) -> None:
-        """Fail all waits for messages of this SQS queue."""
+        """Pass the error to all readers of this queue, which ends their tasks."""
         readers, self.readers = self.readers, {}
         for reader, receives in readers.items():
             reader.fail(refused, self._receives > receives)
 
     async def run(self) -> None:
-        """Poll the SQS queue until the queue has no readers."""
+        """Poll the SQS queue until it has no readers."""
         try:
             while self.readers:
                 await self._poll()
@@ -134,7 +139,7 @@ class QueuePoller:
     async def _read_attributes(self) -> None:
         """Read the queue's ARN and visibility timeout.
 
-        :raises SqsRefused: if another poller of this process already polls the same queue under another URL.
+        :raises SqsRefused: if another poller in this process already polls this queue under another URL.
         """
         answer = await self._call(
             "get_queue_attributes", may_be_denied=True, AttributeNames=["QueueArn", "VisibilityTimeout"]
@@ -162,7 +167,9 @@ class QueuePoller:
         return answer.get("Messages") or []
 
     def _receive_more(self, messages: Sequence[Message]) -> None:
-        """Start another receive task if SQS returned a full batch and the queue is not a FIFO queue."""
+        """Start one more asyncio task that receives messages, if SQS returned a full batch and the queue is not a FIFO
+        queue.
+        """
         if len(messages) < _BATCH_SIZE or self.queue.is_fifo or len(self._receivers) + 1 >= _MAX_RECEIVERS:
             return
         receiver = asyncio.create_task(self._receive_until_empty())
@@ -180,7 +187,7 @@ class QueuePoller:
             return
 
     async def _store_and_delete(self, messages: Sequence[Message]) -> None:
-        """Store messages in the inbox, and then delete them from the queue."""
+        """Store messages in the inbox, and after that delete them from the queue."""
         if not messages:
             return
         received_at = time.monotonic()
@@ -222,7 +229,7 @@ class QueuePoller:
                 return
 
     async def _delete(self, messages: Sequence[Message], until: float) -> None:
-        """Delete messages from the queue, with retries until the time `until`."""
+        """Delete messages from the queue. Repeat failed calls until the time `until` on the monotonic clock."""
         left = {str(number): message["ReceiptHandle"] for number, message in enumerate(messages)}
         backoff = Backoff()
         try:
@@ -243,12 +250,12 @@ class QueuePoller:
     async def _call(
         self, operation: str, *, may_be_denied: bool = False, until: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
-        """Call an SQS operation, with retries while SQS is unavailable.
+        """Call an operation of SQS. If the call fails, repeat it while SQS is unavailable.
 
-        :param until: the time on the monotonic clock at which retries end. If `until` is None, retries have no time
-            limit.
-        :raises SqsRefused: if SQS refused the call in several consecutive attempts.
-        :raises _CallAbandoned: if the call failed, and the queue has no reader or the time `until` has passed.
+        :param until: the time on the monotonic clock after which a failed call is not repeated. If `until` is None,
+            there is no such time.
+        :raises SqsRefused: if SQS has refused the call several times in a row.
+        :raises _CallAbandoned: if the call failed, and then the queue had no reader, or the time `until` had passed.
         """
         backoff, refused_since, refusals = Backoff(), 0.0, 0
         while True:

@@ -1,7 +1,7 @@
-"""Polls SQS queues. All waits in a process share one long poll for each queue.
+"""Polls SQS queues. All waiting tasks in a process that read the same queue share one long poll of this queue.
 
-A message is stored in the inbox before it is deleted from the queue. Therefore any number of current and future waits
-can match the message.
+A message is stored in the inbox before it is deleted from the queue. So one message can match several tasks, and also
+tasks that begin to wait later; a match does not consume the message.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ _DEFAULT_TIMINGS = PollerTimings()
 def use_sqs(
     aws_conn_id: str | None, *, timings: PollerTimings = _DEFAULT_TIMINGS
 ) -> AbstractAsyncContextManager[SqsPollers]:
-    """Use the SQS pollers of an Airflow connection on the running event loop.
+    """Return a context manager for the SQS pollers of an Airflow connection on the running event loop.
 
-    :param aws_conn_id: the id of an Airflow connection of the type Amazon Web Services. If `aws_conn_id` is None, the
-        machine's own credentials are used, as botocore finds them. The machine's own credentials are also used if
-        `aws_conn_id` is ``aws_default`` and this connection does not exist.
-    :param timings: how long failed SQS calls are retried.
-    :raises ConfigurationError: if the extra ``sqs`` is not installed, or the Airflow connection is missing or invalid.
+    :param aws_conn_id: the id of an Airflow connection of the type Amazon Web Services. If `aws_conn_id` is None,
+        botocore searches for credentials on this machine. botocore also does so if `aws_conn_id` is ``aws_default``,
+        and Airflow has no connection with this id.
+    :param timings: how long the pollers repeat SQS calls that have failed.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or if the Airflow connection is missing or
+        invalid.
     """
 
     async def open_shared() -> SqsPollers:
@@ -47,10 +48,12 @@ def use_sqs(
 
 
 async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAULT_TIMINGS) -> SqsPollers:
-    """Open the SQS pollers of one Airflow connection. The caller must close the pollers.
+    """Create the object that polls SQS queues with one Airflow connection, and start its thread. The caller must close
+    this object.
 
-    :param timings: how long failed SQS calls are retried.
-    :raises ConfigurationError: if the extra ``sqs`` is not installed, or a setting of the connection is invalid.
+    :param timings: how long the pollers repeat SQS calls that have failed.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or if a setting of the Airflow connection is
+        invalid.
     """
     await asyncio.to_thread(import_aiobotocore)
     thread = PollerThread(settings, timings=timings)
@@ -59,9 +62,9 @@ async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAU
 
 
 class QueueSubscription:
-    """A reader that is active inside its ``with`` statement.
+    """A subscription to a queue. Its reader gets messages inside the ``with`` block of this object.
 
-    The class has few fields, to save memory for thousands of readers.
+    The class has few fields, because thousands of objects can exist.
     """
 
     __slots__ = ("_queue", "_reader", "_sqs")
@@ -88,22 +91,24 @@ class SqsPollers:
         self._readers: dict[str, int] = {}
 
     async def close(self) -> None:
-        """Stop polling and close all connections.
+        """Stop polling the queues, and close all connections to SQS.
 
-        Messages that were not stored reappear in the queue after their visibility timeout.
+        If a message was not stored, SQS delivers it again after its visibility timeout.
         """
         await self._thread.stop()
 
     def subscribe(self, event: SqsEvent, *, store: Store, listener: QueueListener) -> QueueSubscription:
-        """Poll a queue for the duration of the returned object's ``with`` statement.
+        """Return a context manager: the queue is polled inside its ``with`` block.
 
-        All messages of the queue are stored in the inbox, even if no wait matches them, and are then deleted from the
-        queue. A poll that is in progress at the end of the ``with`` statement is completed.
+        All messages of the queue are stored in the inbox, even if no task waits for them, and are then deleted from the
+        queue. If a receive call is in progress at the end of the ``with`` block, the messages that it returns are still
+        stored.
 
-        :param event: the event specification, after its templates were rendered.
-        :param store: a function that stores messages, on this event loop. If a queue has several readers, only one
-            reader's function receives a message.
-        :param listener: an object that receives the queue's warnings and permanent failures, on this event loop.
+        :param event: the event specification. Its templates must already be rendered.
+        :param store: a function that stores messages in the inbox, on this event loop. If a queue has several readers,
+            only the function of one reader is called for each message.
+        :param listener: an object whose methods are called on this event loop, with warnings and with the error that
+            ends the subscription.
         """
         return QueueSubscription(self, queue_of(event.queue_url), QueueReader(store, listener))
 
@@ -113,7 +118,7 @@ class SqsPollers:
         self._thread.add(queue, reader)
 
     def remove_reader(self, queue: Queue, reader: QueueReader) -> None:
-        """Remove a reader from a queue, and stop polling the queue if it has no other readers."""
+        """Remove a reader from a queue. If the queue has no other reader, stop polling the queue."""
         self._readers[queue.source] -= 1
         self._thread.remove(queue, reader)
 
@@ -122,20 +127,20 @@ class SqsPollers:
         return self._readers.get(event.source, 0) > 0
 
     async def wait_until_idle(self, event: SqsEvent) -> None:
-        """Wait until a queue has no readers and its last poll has ended.
+        """Wait until a queue has no readers, and the last receive call for the queue has ended.
 
-        Closing the pollers earlier would cancel the queue's last poll. SQS may already have sent messages to this poll,
-        and would hide these messages until their visibility timeout ends.
+        If the pollers are closed before this, the last receive call is cancelled. SQS may already have sent messages
+        for this call, and would then hide these messages until their visibility timeout ends.
         """
         await self._thread.wait_until_idle(queue_of(event.queue_url))
 
 
 async def load_settings(conn_id: str | None) -> AwsSettings:
-    """Return the AWS settings of an Airflow connection.
+    """Return the settings for AWS that an Airflow connection contains.
 
-    :param conn_id: the id of the Airflow connection. If `conn_id` is None, the settings use the machine's own
-        credentials.
-    :raises ConfigurationError: if the Airflow connection is missing, or one of its settings is invalid.
+    :param conn_id: the id of the Airflow connection. If `conn_id` is None, botocore searches for credentials on this
+        machine.
+    :raises ConfigurationError: if the Airflow connection is missing, or if one of its settings is invalid.
     """
     if conn_id is None:
         return AwsSettings()

@@ -1,4 +1,6 @@
-"""Passes a queue's messages, warnings and failures from the polling thread to a waiting trigger."""
+"""Passes the messages, warnings and errors of a queue from the thread of the pollers to the trigger of a
+waiting task.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,24 @@ keys.
 
 
 class QueueListener(Protocol):
-    """Receives the warnings and errors of polling a queue. Its methods are called on the triggerer's event loop."""
+    """Receives the warnings and the errors that occur while a queue is polled for a task. Its methods are called in the
+    triggerer's event loop.
+    """
 
     def warn(self, text: str, /) -> None:
-        """Write a warning to the task's log; polling continues."""
+        """Write a warning to the task's log. The queue is still polled after this."""
 
     def fail(self, error: SqsRefused, has_read: bool, /) -> None:
-        """End the reading: SQS refuses to let the queue be polled.
+        """Handle the end of the subscription: SQS does not permit to receive messages from the queue.
 
-        :param has_read: whether the queue was polled for this wait before.
+        :param has_read: whether SQS has already answered a receive call for this task.
         """
 
 
 class QueueReader:
-    """Reads one SQS queue for one wait.
+    """Passes the messages of one SQS queue to one waiting task.
 
-    Create the reader on the wait's event loop. A process can have thousands of readers.
+    Create the reader on the event loop on which the task's trigger runs. A process can have thousands of readers.
     """
 
     __slots__ = ("_listener", "_loop", "_store", "_warned")
@@ -45,20 +49,22 @@ class QueueReader:
         self._loop = asyncio.get_running_loop()
 
     async def store(self, events: Sequence[Event]) -> None:
-        """Store messages in the inbox; called in the polling thread."""
+        """Store messages in the inbox. This method is called in the thread of the pollers."""
         if self._loop.is_closed():
             raise RuntimeError("the event loop of the wait is closed")
         storing = asyncio.run_coroutine_threadsafe(self._store_here(events), self._loop)
         await asyncio.wrap_future(storing)
 
     def warn(self, text: str) -> None:
-        """Pass a warning to the wait's listener; called in the polling thread."""
+        """Pass a warning to the listener. This method is called in the thread of the pollers."""
         if text != self._warned:
             self._warned = text
             self._call_soon(self._listener.warn, text)
 
     def fail(self, refused: SqsRefused, has_read: bool) -> None:
-        """Fail the reader's wait; called in the polling thread."""
+        """Pass the error that ends the task's wait to the listener. This method is called in the thread of the
+        pollers.
+        """
         self._call_soon(self._listener.fail, refused, has_read)
 
     async def _store_here(self, events: Sequence[Event]) -> None:

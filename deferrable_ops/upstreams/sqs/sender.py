@@ -1,4 +1,4 @@
-"""Sends messages to SQS queues, up to ten at a time."""
+"""Sends messages to SQS queues. One call to SQS sends up to ten messages."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ Since 2025, AWS accepts batches of four times this size, but other SQS servers m
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS did not respond as expected. It is unknown whether the messages were sent."""
+    """SQS did not respond, or gave an unexpected response. It is unknown whether the messages were sent."""
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
-    """Use the SQS sender of an Airflow connection on the running event loop.
+    """Return a context manager for the SQS sender of an Airflow connection on the running event loop.
 
-    :param aws_conn_id: the id of an Airflow connection, as in :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
-    :raises ConfigurationError: if the extra ``sqs`` is not installed, or the Airflow connection is missing or invalid.
+    :param aws_conn_id: the id of an Airflow connection; None has the same meaning as in
+        :func:`deferrable_ops.upstreams.sqs.queues.use_sqs`.
+    :raises ConfigurationError: if the extra ``sqs`` is not installed, or if the Airflow connection is missing or
+        invalid.
     """
 
     async def open_sender() -> Sender:
@@ -53,11 +55,12 @@ class Sender(AwsThread):
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages to a queue. Return the message ids of the accepted entries, by the ``Id`` of the entry.
+        """Send messages to a queue. Return the message id of each message that SQS accepted, by the field ``Id`` of its
+        entry.
 
-        :param entries: at most ten entries for ``SendMessageBatch``.
-        :raises SqsRefused: if SQS rejected a message permanently. The error says which message was rejected.
-        :raises SqsUnavailable: if it is unknown whether the messages were sent.
+        :param entries: at most ten messages, as entries of the SQS call ``SendMessageBatch``.
+        :raises SqsRefused: if SQS rejected a message permanently. The error message says which message was rejected.
+        :raises SqsUnavailable: if it is unknown whether SQS received the messages.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))
 

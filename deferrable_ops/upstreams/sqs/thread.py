@@ -1,4 +1,4 @@
-"""The thread that polls SQS queues."""
+"""The thread in which all SQS queues of an Airflow connection are polled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class PollerThread(AwsThread):
     """Polls the SQS queues of one Airflow connection in a thread.
 
-    :param timings: how long failed SQS calls are retried.
+    :param timings: how long the pollers repeat SQS calls that have failed.
     """
 
     thread_name = "deferrable-ops sqs"
@@ -36,11 +36,11 @@ class PollerThread(AwsThread):
         self._call_soon(self._add, queue, reader)
 
     def remove(self, queue: Queue, reader: QueueReader) -> None:
-        """Remove a reader from a queue, and stop polling the queue if it has no other readers."""
+        """Remove a reader from a queue. If the queue has no other reader, stop polling the queue."""
         self._call_soon(self._remove, queue, reader)
 
     async def wait_until_idle(self, queue: Queue) -> None:
-        """Wait until a queue has no readers and its last poll has ended."""
+        """Wait until a queue has no readers, and the last receive call for the queue has ended."""
         waiting = self._wait_until_idle(queue)
         try:
             await self._run_in_thread(waiting)

@@ -1,7 +1,7 @@
-"""Connects to Unix sockets of a remote machine whose sshd does not forward sockets.
+"""Connects to Unix sockets of a remote machine on which sshd does not forward sockets.
 
-The bridge program ``bridge_remote.py`` runs on the remote machine. The program transfers the data of all connections
-over its stdin and stdout.
+The bridge program ``bridge_remote.py`` runs on the remote machine. The program and the library exchange the data of all
+connections over the program's stdin and stdout.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ _MAX_STDERR: Final = 1000
 
 @cache
 def bridge_program() -> str:
-    """Return the source code of ``bridge_remote.py``. This function reads a file, so call it in a thread."""
+    """Return the source code of ``bridge_remote.py``. Call this function in a thread, because it reads a file, which
+    blocks.
+    """
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
 
 class BridgedConnection:
-    """One connection to a remote Unix socket through the bridge.
+    """One connection to a Unix socket of the remote machine, through the bridge program.
 
-    :param writer: the stream that writes to the local client.
+    :param writer: the stream that writes data to the local client.
     """
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +56,9 @@ class BridgedConnection:
         self.closed = asyncio.Event()
 
     def receive(self, letter: bytes, data: bytes) -> None:
-        """Handle a frame that the machine sent for this connection."""
+        """Handle a frame that the bridge program sent for this connection. The letter says what the frame means; see
+        ``bridge_remote.py``.
+        """
         if letter == _DATA:
             # Do not wait until the client has read the data: this would block all other connections.
             if self.writer.transport.get_write_buffer_size() + len(data) > _MAX_UNREAD:
@@ -70,9 +74,9 @@ class BridgedConnection:
 
 
 class Bridge:
-    """The bridge program on the remote machine, and the connections through it.
+    """The bridge program on the remote machine, and the connections that it transfers.
 
-    asyncssh calls the callbacks of this class.
+    asyncssh calls those methods of this class that have names from asyncssh.
     """
 
     def __init__(self) -> None:
@@ -90,8 +94,8 @@ class Bridge:
     async def start(self, connection: SSHClientConnection, line: str, first_line: bytes) -> Bridge:
         """Start the bridge program on the remote machine, and return this bridge.
 
-        :param line: the command that the shell of the remote account runs.
-        :param first_line: the first line that is written to the command's standard input.
+        :param line: the command line that starts the bridge program in the shell of the remote account.
+        :param first_line: the line that is written to the command's standard input before all other data.
         """
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type,return-value]
         self._channel.write(first_line)
@@ -101,11 +105,11 @@ class Bridge:
     async def connect(
         self, path: Path, writer: asyncio.StreamWriter
     ) -> AsyncIterator[BridgedConnection | None]:
-        """Connect to a Unix socket of the machine until the ``with`` block ends.
+        """Connect to a Unix socket of the remote machine, and close this connection at the end of the ``with`` block.
 
-        Yield None if no process listens on the socket.
+        If no process listens on the socket, yield None.
 
-        :param writer: the stream that writes to the local client.
+        :param writer: the stream that writes data to the local client.
         :raises MachineUnavailable: if the bridge program is not running, or does not respond.
         """
         bridged = BridgedConnection(next(self._numbers), writer)
@@ -132,7 +136,7 @@ class Bridge:
     async def transfer(self, bridged: BridgedConnection, reader: asyncio.StreamReader) -> None:
         """Transfer data in both directions until the connection is closed.
 
-        :param reader: the stream that reads from the local client.
+        :param reader: the stream that reads data from the local client.
         """
         sending = asyncio.create_task(self._send_all(bridged, reader))
         try:
@@ -142,11 +146,11 @@ class Bridge:
 
     @property
     def stderr(self) -> str:
-        """The last part of the bridge program's error output, for messages."""
+        """The last part of what the bridge program wrote to stderr, for error messages."""
         return self._stderr.decode(errors="replace").strip()[-500:] or "no error output"
 
     def close(self) -> None:
-        """Close the SSH channel. The bridge program then ends."""
+        """Close the SSH channel. The bridge program ends when its standard input is closed."""
         if self._channel is not None:
             self._channel.close()
 
@@ -175,7 +179,7 @@ class Bridge:
         self._channel = channel
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Pass received frames to their connections, and collect the bridge program's error output."""
+        """Pass the received frames to their connections. Data from stderr is kept for error messages."""
         if self.is_closed:
             return
         if datatype is not None:
@@ -186,7 +190,7 @@ class Bridge:
             self._dispatch_frames()
 
     def _find_hello(self) -> bool:
-        """Discard received data up to the bytes ``HELLO``. Return whether the data contains ``HELLO``."""
+        """Discard the received data before the bytes ``HELLO``. Return whether the bytes ``HELLO`` were found."""
         before, hello, rest = self._received.partition(HELLO)
         if hello:
             self._received = rest
@@ -213,9 +217,9 @@ class Bridge:
             del self._received[:end]
 
     def _abort(self, reason: str) -> None:
-        """Abort the SSH channel, because the remote program is not the bridge program.
+        """Close the SSH channel at once, because the program on the remote machine is not the bridge program.
 
-        Do not wait for the confirmation of the remote program.
+        Do not wait until the remote program confirms this.
         """
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()
@@ -226,7 +230,9 @@ class Bridge:
         self._stderr = (self._stderr + data)[-_MAX_STDERR:]
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Close all connections through the bridge, because its program ended or the SSH connection was lost."""
+        """Close all connections that the bridge program transferred, because the program has ended or the SSH
+        connection was lost.
+        """
         self.is_closed = True
         if not self._ready.done():
             self._ready.set_result(False)
@@ -234,7 +240,7 @@ class Bridge:
             bridged.receive(_CLOSE, b"")
 
     def pause_writing(self) -> None:
-        """Stop sending until asyncssh calls :meth:`resume_writing`."""
+        """Stop sending data until asyncssh calls :meth:`resume_writing`."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
@@ -242,18 +248,18 @@ class Bridge:
         self._writable.set()
 
     def eof_received(self) -> bool:
-        """Let asyncssh close the SSH channel, because the bridge program has ended."""
+        """Return that asyncssh must close the SSH channel, because the bridge program has ended."""
         return False
 
     def session_started(self) -> None:
-        """Do nothing, because the bridge program sends ``HELLO`` when it runs."""
+        """Do nothing, because the bridge program itself sends ``HELLO`` after its start."""
 
     def xon_xoff_requested(self, _client_can_do: bool) -> None:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing, because the bridge program's error output contains more information than its exit status."""
+        """Do nothing, because the text that the bridge program wrote to stderr says more than its exit status."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
-        """Add the name of the signal that ended the bridge program to the error output."""
+        """Add the name of the signal that ended the bridge program to the text from stderr, for error messages."""
         self._add_stderr(f"it was ended by SIG{name}".encode())

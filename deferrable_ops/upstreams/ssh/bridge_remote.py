@@ -1,17 +1,17 @@
-"""Transfers the data of several Unix socket connections over stdin and stdout.
+"""Transfers the data of several connections to Unix sockets over stdin and stdout.
 
-The library sends the source code of this program to the remote machine and runs it there. The data is sent in frames,
-in both directions. A frame consists of a connection number, a letter, the length of the data, and the data. The letters
-have these meanings:
+The library sends the source code of this program to the remote machine, and runs the program there. The data is sent in
+frames, both on stdin and on stdout. A frame consists of a connection number, a letter, the length of the data, and the
+data. The letters have these meanings:
 
 - o: a request to open the socket whose path is in the data; as a response, the socket is open.
 - d: the frame contains data.
 - e: the sender will send no more data.
 - c: the socket was closed or could not be opened.
 
-The program sends the bytes ``HELLO`` before the first frame, because the remote account's shell may print other text
-first. When stdin ends, this program closes all connections and ends. This program must use only Python 3.4 and its
-standard library, because the remote Python version is unknown.
+The program sends the bytes ``HELLO`` before its first frame, because the shell of the remote account may print other
+text before. When stdin ends, this program closes all connections and ends. This program must run with Python 3.4 and
+only its standard library, because the Python version on the remote machine is unknown.
 """
 
 import os
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket.socket) -> None:
-    """Read data from a socket, and send the data to stdout as a frame."""
+    """Read data from a connection to a socket, and write the data to stdout as a frame."""
     try:
         data = connection.recv(65536)
     except OSError:
@@ -53,7 +53,9 @@ def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket
 
 
 def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
-    """Handle the complete frames in `pending`. Return the bytes that remain: the beginning of the next frame."""
+    """Handle the complete frames in `pending`. Return the bytes after the last complete frame: the beginning of the
+    next frame.
+    """
     while len(pending) >= HEAD.size:
         number, letter, length = HEAD.unpack_from(pending)
         if len(pending) < HEAD.size + length:
@@ -80,7 +82,7 @@ def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
 
 
 def close(sockets: "dict[int, socket.socket]", number: int) -> None:
-    """Close a socket connection, and send a frame with the letter ``c``."""
+    """Close a connection to a socket, and send a frame with the letter ``c``."""
     sockets.pop(number).close()
     send(number, b"c", b"")
 

@@ -1,7 +1,8 @@
 """Runs commands over SSH.
 
-The program, its environment variables and its input are sent on standard input. Therefore the remote process list shows
-only the program and its arguments, not the environment variables and the input.
+The remote shell receives the program with its arguments, its environment variables and its input on standard input. So
+the list of processes on the remote machine shows the program and its arguments, but not its environment variables and
+its input.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 def shell_command(prefix: str) -> str:
-    """Return the command that the shell of the remote account runs. The command is the same for all programs.
+    """Return the command line that the library sends to the shell of the remote account. This command line is the same
+    for all programs; it runs the script that it reads from its standard input.
 
-    :param prefix: shell command that runs before each program.
+    :param prefix: a shell command that runs before the program, for example ``source /opt/venv/bin/activate``; "" for
+        no command.
     """
     return f"{prefix}\n{_SHELL}" if prefix.strip() else _SHELL
 
 
 def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]], mark: str = "") -> bytes:
-    """Return the first line of standard input. The line contains a shell script that runs a program.
+    """Return the first line to write to the standard input of the command line from :func:`shell_command`. This line
+    contains a shell script that runs the program.
 
-    :param mark: a string that the script prints, together with the process id, before the program starts. All output
-        before the mark comes from the remote account's shell.
+    :param mark: a text that the script prints, together with the process id, immediately before the program starts. The
+        output before this text comes from the shell of the remote account, and not from the program.
     :raises InputError: if an argument contains a null character.
     """
     if any("\0" in argument for argument in arguments):
@@ -53,9 +57,10 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
 
 class Command:
-    """A command that runs on a remote machine. asyncssh calls the callbacks of this class.
+    """A command that runs on a remote machine. asyncssh calls those methods of this class that have names from
+    asyncssh.
 
-    :param keep: the number of bytes to keep from the end of the command's output.
+    :param keep: how many bytes of the command's output to keep. The last bytes are kept.
     """
 
     def __init__(self, keep: int) -> None:
@@ -70,7 +75,7 @@ class Command:
 
     @property
     def tail(self) -> str:
-        """The last part of the command's output that has been received."""
+        """The last part of the output that the command has written so far."""
         return self._output[-self._keep :].decode(errors="replace")
 
     async def start(
@@ -83,7 +88,7 @@ class Command:
     ) -> None:
         """Start the command.
 
-        :param line: the command that the shell of the remote account runs.
+        :param line: the command line from :func:`shell_command`.
         """
         given = script_line(arguments, environment, self._mark) + stdin
         await connection.create_session(lambda: self, line, encoding=None)  # type: ignore[arg-type, return-value]
@@ -97,7 +102,8 @@ class Command:
             self._channel.write_eof()
 
     async def wait(self) -> int:
-        """Wait until the command ends, and return its exit code. For example, -9 means that signal 9 ended the command.
+        """Wait until the command ends, and return its exit code. A negative code stands for a signal: for example, -9
+        means that the signal 9 ended the command.
 
         :raises Exception: if the SSH connection was lost.
         """
@@ -108,20 +114,20 @@ class Command:
         return code
 
     def close(self) -> None:
-        """Close the SSH session. The command may keep running."""
+        """Close the SSH session. If the command has not ended, it may keep running."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Store the SSH channel, so that it can be closed if the start of the command is cancelled."""
+        """Keep the SSH channel, so that it can be closed if the task is cancelled while the command starts."""
         self._channel = channel
 
     def session_started(self) -> None:
         """Do nothing."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the end of the command's output, and read the process id after the mark."""
+        """Keep the last part of the command's output, and read the process id that follows the mark."""
         self._output += data
         if self.pid is None and (mark := re.search(rf"{self._mark} (\d+)\n".encode(), self._output)):
             self.pid = int(mark[1])
@@ -130,7 +136,7 @@ class Command:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:
-        """Record that the command's output is complete."""
+        """Note that the command will send no more output."""
         self._output_complete.set()
         return True
 
@@ -144,12 +150,12 @@ class Command:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, status: int) -> None:
-        """Store the command's exit code."""
+        """Keep the exit code of the command."""
         if not self.exit_code.done():
             self.exit_code.set_result(status)
 
     def exit_signal_received(self, name: str, core_dumped: bool, message: str, language: str) -> None:
-        """Store the signal that ended the command."""
+        """Keep the signal that ended the command."""
         number = 0
         with suppress(InputError):
             number = signal_of(name)
@@ -157,7 +163,9 @@ class Command:
             self.exit_code.set_result(-number or -1)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Record that the command's output is complete. If the command has not ended, :meth:`wait` raises an error."""
+        """Note that the command will send no more output. If the command has not ended, the method :meth:`wait` raises
+        an error.
+        """
         self._output_complete.set()
         if not self.exit_code.done():
             self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))

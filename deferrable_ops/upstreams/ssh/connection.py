@@ -1,6 +1,6 @@
 """Reads an Airflow connection of type SSH.
 
-The connection has the settings of the ssh provider. The ssh provider does not have to be installed.
+The settings have the same names as in the ssh provider. The ssh provider does not have to be installed.
 """
 
 from __future__ import annotations
@@ -67,23 +67,25 @@ class SshAirflowConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """The settings for connecting to a machine over SSH. The ``repr`` of this class contains no secrets.
+    """The settings with which the library opens an SSH connection to a machine. The ``repr`` of this class contains no
+    secrets.
 
     :param private_key: the text of the private key. ``key_file`` is the path of a private key on the local host. If
-        ``private_key``, ``key_file`` and ``password`` are not given, and ``look_for_keys`` is true, the login uses the
-        keys and the SSH agent of the local account.
-    :param host_key: the only accepted host key, such as ``ssh-ed25519 AAAA...``. If ``host_key`` is None,
-        ``known_hosts`` is used.
-    :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the files
-        ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts`` are used.
-    :param check_host_key: whether to verify the SSH server's host key.
-    :param proxy_command: a local command. The SSH connection uses this command's standard input and output instead of a
-        TCP connection.
-    :param ciphers: allowed ciphers, the preferred cipher first. If ``ciphers`` is empty, asyncssh's default ciphers are
-        allowed.
-    :param disabled: disabled algorithms, by kind of algorithm: ciphers, kex, keys, macs or pubkeys.
-    :param connect_seconds: timeout for connecting and logging in, in seconds.
-    :param command_seconds: timeout of each request to the machine, in seconds.
+        none of ``private_key``, ``key_file`` and ``password`` is given, and ``look_for_keys`` is true, the library logs
+        in with the keys and the SSH agent of the local account.
+    :param host_key: the only host key that the machine may have, such as ``ssh-ed25519 AAAA...``. If ``host_key`` is
+        None, the host keys in ``known_hosts`` are accepted.
+    :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the host keys in the files
+        ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts`` are accepted.
+    :param check_host_key: whether to verify the host key of the machine. If this is False, any host key is accepted.
+    :param proxy_command: a command that runs on the local host; None means no command. The library connects to the
+        machine over the standard input and output of this command instead of a TCP connection.
+    :param ciphers: the ciphers that may be used; the preferred cipher is the first. If ``ciphers`` is empty, the
+        ciphers that asyncssh allows by default may be used.
+    :param disabled: the algorithms that must not be used, by the kind of the algorithm: ciphers, kex, keys, macs or
+        pubkeys.
+    :param connect_seconds: timeout in seconds for opening the SSH connection, including the login.
+    :param command_seconds: timeout in seconds of each request to the machine.
     """
 
     conn_id: str
@@ -106,12 +108,12 @@ class SshSettings:
 
     @property
     def name(self) -> str:
-        """The machine's name in messages."""
+        """The name by which messages call the machine, such as ``airflow@web-3:22``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.username}@{host}:{self.port}"
 
     def without_secrets(self, text: object) -> str:
-        """Return the text with the connection's secrets replaced by asterisks."""
+        """Return the text with the secrets of the Airflow connection replaced by asterisks."""
         shown = str(text)
         for secret in (self.password, self.private_key, self.passphrase, self.proxy_command):
             if secret:
@@ -126,13 +128,14 @@ def ssh_settings(
     remote_host: str | None = None,
     connect_timeout: float | None = None,
 ) -> SshSettings:
-    """Return the settings of an Airflow connection of type SSH.
+    """Return the settings that an Airflow connection of type SSH contains.
 
-    :param extra: the connection's field ``extra``, parsed from JSON.
-    :param remote_host: a host name or address that replaces the Airflow connection's host.
-    :param connect_timeout: timeout for connecting, in seconds; it replaces the Airflow connection's timeout.
-    :raises ConfigurationError: if a setting is missing or malformed, or the connection has an unknown setting that may
-        affect security.
+    :param extra: the field ``extra`` of the connection, parsed from JSON.
+    :param remote_host: a host name or address that replaces the host of the Airflow connection; None keeps this host.
+    :param connect_timeout: timeout in seconds for opening the SSH connection, which replaces the ``conn_timeout`` of
+        the Airflow connection; None keeps it.
+    :raises ConfigurationError: if a setting is missing or malformed, or if the connection has an unknown setting that
+        may affect security.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):
@@ -186,7 +189,7 @@ def _check_security_settings(conn_id: str, extra: Mapping[str, Any]) -> None:
 
 
 def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
-    """Return the host key, the path of the known hosts file, and whether the host key is verified."""
+    """Return the accepted host key, the path of the known hosts file, and whether the host key must be verified."""
     if _flag(conn_id, extra, "allow_host_key_change", False):
         raise ConfigurationError(
             f"the connection {conn_id!r} has allow_host_key_change, which would disable the check of the host key; "
@@ -207,7 +210,9 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its type. A host key without a type is an RSA key, as in the ssh provider."""
+    """Return a host key with its type before it. If the text has no type, the key is an RSA key, as in the ssh
+    provider.
+    """
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"
 

@@ -1,4 +1,6 @@
-"""Reads and writes files over SFTP. The module ``link.py`` handles errors of the SSH connection."""
+"""Reads and writes files of a remote machine over SFTP. The module ``link.py`` opens the SSH connection, and handles
+its errors.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ _PART: Final = 262_144
 
 
 class RemoteFiles:
-    """Implements the file operations of :class:`Machine` over SFTP.
+    """Implements the methods of :class:`Machine` that read and write files, over SFTP.
 
-    :param seconds: timeout of each operation in seconds. If `seconds` is None, the Airflow connection's timeout
+    :param seconds: timeout of each operation in seconds. If `seconds` is None, the timeout in the Airflow connection
         applies.
     """
 
@@ -38,21 +40,22 @@ class RemoteFiles:
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
 
-        :param uid: user id of the account on the remote machine.
+        :param uid: user id of the library's account on the remote machine, which must own the directory.
         """
         await self._check_path(path, uid, make=True)
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.
 
-        :param uid: user id of the account on the remote machine.
+        :param uid: user id of the library's account on the remote machine, which must own the directory.
         """
         return await self._check_path(path, uid, make=False)
 
     async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
-        """Check that other users cannot replace a directory or its parents. Return whether the directory exists.
+        """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-        :param make: whether to create missing directories. If `make` is False and a directory is missing, return False.
+        :param make: True: create the directory and its parents if they are missing. False: return False if the
+            directory is missing.
         """
         import asyncssh
 
@@ -119,7 +122,9 @@ class RemoteFiles:
                 return None
 
     async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`. The inode in the result is 0, because SFTP does not transfer inodes."""
+        """See :meth:`Machine.status`. The inode number in the result is 0, because SFTP does not transfer inode
+        numbers.
+        """
         import asyncssh
 
         async with self._sftp(path) as sftp:
@@ -134,7 +139,7 @@ class RemoteFiles:
     async def _open(
         self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
     ) -> AsyncIterator[SFTPClientFile]:
-        """Open a remote file in binary mode until the ``with`` block ends."""
+        """Open a remote file in binary mode, and close it at the end of the ``with`` block."""
         file = await sftp.open(path, flags, attributes, encoding=None)
         try:
             yield file
@@ -144,9 +149,10 @@ class RemoteFiles:
         await file.close()
 
     async def _clean_up(self, cleanup: Awaitable[None]) -> None:
-        """Run `cleanup` after an error.
+        """Await `cleanup` after a file operation has failed.
 
-        After a cancellation or timeout, do not wait for `cleanup`, because the server may not respond.
+        If the operation was cancelled or has timed out, `cleanup` runs in the background, because the server may not
+        respond.
         """
         task = asyncio.ensure_future(cleanup)
         self._cleanups.add(task)
@@ -163,7 +169,9 @@ class RemoteFiles:
 
     @asynccontextmanager
     async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Use the shared SFTP session. Convert SFTP errors for this path into MachineError."""
+        """Yield the shared SFTP session. In the ``with`` block, convert SFTP errors about this path into a
+        MachineError.
+        """
         import asyncssh
 
         if not path.is_absolute():
@@ -183,9 +191,9 @@ class RemoteFiles:
             ) from None
 
     async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Convert an SFTP error into MachineError.
+        """Return the MachineError that corresponds to an SFTP error.
 
-        Most SFTP errors are only "Failure", so find the cause if possible.
+        Most SFTP errors have only the text "Failure", so the method tries to find the cause.
         """
         import asyncssh
 

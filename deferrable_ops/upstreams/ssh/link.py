@@ -1,4 +1,6 @@
-"""The shared SSH connection to a machine. The connection is opened on first use. A lost connection is opened again."""
+"""The SSH connection to a machine, which all callers on an event loop share. The connection is opened when it is used
+for the first time. If the connection is lost, it is opened again at the next use.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ _KEEPALIVE_INTERVAL: Final = 15.0
 
 
 def use_link(address: MachineAddress) -> AbstractAsyncContextManager[Link]:
-    """Return a context manager for the SSH connection that all callers on the event loop share."""
+    """Return a context manager for the SSH connection to this address, which all callers on the event loop share."""
     assert address.ssh_conn_id is not None
     return share(("ssh link", address.ssh_conn_id, address.remote_host), partial(_open, address), Link.close)
 
@@ -64,11 +66,11 @@ async def _open(address: MachineAddress) -> Link:
 
 
 class Link:
-    """A shared SSH connection, which is opened on first use.
+    """A shared SSH connection, which is opened when it is used for the first time.
 
-    :param load: a function that reads the settings. The function is called before each connection attempt, because a
-        user may have changed the password.
-    :param keepalive_interval: seconds between two SSH keepalive messages.
+    :param load: a function that reads the settings of the Airflow connection. The function is called before each
+        attempt to connect, because a user may have changed the password since then.
+    :param keepalive_interval: number of seconds between two SSH keepalive messages.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Link:
         self._sftp_users = 0
 
     async def connection(self) -> SSHClientConnection:
-        """Return the SSH connection. Open the connection if it is not open."""
+        """Return the SSH connection. If the connection is not open, open it."""
         if self._connection is not None:
             if not self._connection.is_closed():
                 return self._connection
@@ -104,10 +106,11 @@ class Link:
         return await asyncio.shield(self._connecting)
 
     async def session(self, open_session: Callable[[SSHClientConnection], Awaitable[T]]) -> T:
-        """Call a function that opens a session on the SSH connection. Wait while the server allows no further sessions.
+        """Open a session on the SSH connection with the function `open_session`, and return its result. If the server
+        allows no further session at the moment, wait until it does.
 
         :raises MachineUnavailable: if the SSH connection was lost.
-        :raises MachineRefused: if the SSH server does not allow commands or file transfers.
+        :raises MachineRefused: if the SSH server allows the login, but no commands or file transfers.
         """
         import asyncssh
 
@@ -133,11 +136,12 @@ class Link:
 
     @asynccontextmanager
     async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Use the shared SFTP session. The caller receives SFTP errors unchanged, except after the connection was lost.
+        """Yield the SFTP session, which all callers share. SFTP errors in the ``with`` block are raised unchanged. But
+        if the SSH connection was lost, MachineUnavailable is raised instead.
 
-        :param seconds: timeout of the ``with`` block. sshd's SFTP server handles one request at a time. If a request
-            blocks, for example because the path is a pipe, all callers of the SFTP session wait. After a timeout, later
-            callers get a new SFTP session.
+        :param seconds: timeout of the ``with`` block, in seconds. The SFTP server of sshd handles one request after the
+            other. If a request blocks, for example because the path is a pipe, the requests of all other callers also
+            wait. After such a timeout, the next callers get a new SFTP session.
         :raises TimeoutError: if the ``with`` block took longer than `seconds`.
         :raises MachineUnavailable: if the SSH connection was lost.
         """
@@ -167,7 +171,7 @@ class Link:
             self._sftp_users -= 1
 
     async def receive(self, answer: Awaitable[T]) -> T:
-        """Wait for a response over the SSH connection.
+        """Wait for a response that arrives over the SSH connection, and return it.
 
         :raises MachineUnavailable: if the SSH connection was lost.
         """
@@ -179,7 +183,7 @@ class Link:
             raise self._lost_error(error) from None
 
     def _lost_error(self, error: Exception) -> MachineUnavailable:
-        """Return the error to raise after the SSH connection was lost."""
+        """Return the error to raise when the SSH connection was lost."""
         reason = self.settings.without_secrets(error) or type(error).__name__
         return MachineUnavailable(f"the connection to {self.settings.name} was lost: {reason}")
 
@@ -228,7 +232,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if it is not in use. The server then allows another session in its place."""
+        """Close the SFTP session if no caller uses it. After that, the server allows another session."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

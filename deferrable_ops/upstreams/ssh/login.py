@@ -23,7 +23,7 @@ _KEEPALIVES: Final = 3
 
 
 def import_asyncssh() -> None:
-    """Import asyncssh. The first import takes long and blocks, so call this function in a thread.
+    """Import asyncssh. Call this function in a thread, because the first import takes long and blocks.
 
     :raises ConfigurationError: if deferrable-ops was installed without the extra ``ssh``.
     """
@@ -40,21 +40,21 @@ def import_asyncssh() -> None:
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The SSH server closed the connection before the login.
+    """The SSH server closed the connection before the login was complete.
 
-    sshd closes connections if too many clients connect at once.
+    sshd does this if too many clients connect at the same time.
     """
 
 
 async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClientConnection:
-    """Open an SSH connection and log in.
+    """Open an SSH connection to a machine, and log in.
 
-    :param keepalive_interval: seconds between two SSH keepalive messages. After three keepalive messages without a
-        response, asyncssh closes the connection.
-    :raises MachineUnavailable: if the machine does not respond at the moment.
-    :raises ConnectionDropped: if the machine closed the connection before the login.
-    :raises MachineRefused: if the host key of the machine is unknown, or the machine rejected the login.
-    :raises ConfigurationError: if the Airflow connection's settings are invalid.
+    :param keepalive_interval: number of seconds between two SSH keepalive messages. After three keepalive messages
+        without a response, asyncssh closes the connection.
+    :raises MachineUnavailable: if the machine does not respond now.
+    :raises ConnectionDropped: if the SSH server closed the connection before the login was complete.
+    :raises MachineRefused: if the host key of the machine is not accepted, or if the machine rejected the login.
+    :raises ConfigurationError: if a setting of the Airflow connection is invalid.
     """
     await asyncio.to_thread(import_asyncssh)
     import asyncssh
@@ -76,7 +76,7 @@ async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClie
 
 
 def login_error(settings: SshSettings, error: Exception) -> MachineError:
-    """Return the error to raise for a failed connection attempt."""
+    """Return the error to raise when an attempt to connect has failed."""
     import asyncssh
 
     reason = settings.without_secrets(error)
@@ -148,11 +148,11 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
-    """Return the credentials for the login as options of asyncssh.
+    """Return the options of asyncssh that contain the credentials for the login.
 
-    If the Airflow connection has credentials, the options contain only these credentials. Otherwise, the options
-    contain the keys of the local account. The options never contain both, because servers limit the number of keys for
-    each login.
+    If the Airflow connection contains credentials, the options contain only these. Otherwise, the options contain the
+    keys of the local account. The options never contain both, because SSH servers limit how many keys a client may try
+    in one login.
     """
     import asyncssh
 

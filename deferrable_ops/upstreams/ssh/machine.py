@@ -50,7 +50,7 @@ _STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Return a context manager for a remote machine.
+    """Return a context manager for a remote machine with this address.
 
     All callers on an event loop with the same address share one SSH connection.
     """
@@ -66,7 +66,7 @@ async def _open(address: MachineAddress) -> SshMachine:
 class SshMachine:
     """Implements :class:`Machine` for a remote machine over SSH.
 
-    :param until_closed: an exit stack that releases the SSH connection when the machine is closed.
+    :param until_closed: an exit stack. When the machine is closed, this stack releases the shared SSH connection.
     """
 
     def __init__(self, address: MachineAddress, link: Link, until_closed: AsyncExitStack) -> None:
@@ -81,11 +81,11 @@ class SshMachine:
 
     @property
     def name(self) -> str:
-        """The machine's name in messages."""
+        """The name by which messages call the machine, such as ``airflow@web-3:22``."""
         return self._link.settings.name
 
     async def identity(self) -> Identity:
-        """See :meth:`Machine.identity`. The identity is cached until the SSH connection is opened again."""
+        """See :meth:`Machine.identity`. The identity is read once for each SSH connection."""
         connection = await self._link.connection()
         if self._identity is not None and self._identity[0] is connection:
             return self._identity[1]
@@ -170,7 +170,7 @@ class SshMachine:
         return await self._sockets.local_path(path)
 
     async def close(self) -> None:
-        """Close the local sockets, and release the SSH connection."""
+        """Close the local sockets, and release the shared SSH connection."""
         async with self._until_closed:
             await self._sockets.close()
 
@@ -215,9 +215,9 @@ class SshMachine:
         return CommandResult(code, command.tail)
 
     async def _kill(self, command: Command) -> str:
-        """Kill a command and its session, because sshd does not kill commands of root.
+        """Kill a command and all processes in its session. sshd does not kill commands that run as root.
 
-        Return a text that the error message contains.
+        Return a text about the result, which becomes a part of the error message.
         """
         if command.pid is None:
             return ""
@@ -235,7 +235,9 @@ class SshMachine:
 
 
 def _parse_status(line: str) -> tuple[str, FileStatus]:
-    """Parse one line of the output of the script ``_STATUS``. Return a path and the status of its file."""
+    """Parse one line of the output of the script ``_STATUS``. Return a path, and the status of the file at this
+    path.
+    """
     fields, _, name = line.partition("/")
     inode, size, modified, kind = fields.split(" ", 3)
     # For an empty file, stat prints "regular empty file".

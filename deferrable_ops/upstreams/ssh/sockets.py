@@ -1,6 +1,6 @@
-"""Local Unix sockets that forward connections to a remote machine.
+"""Local Unix sockets. Connections to them are forwarded to Unix sockets on a remote machine.
 
-Only this process's user can open the local sockets.
+Only the user of this process can open the local sockets.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _MAX_SOCKET_PATH: Final = 100
 
 
 class Sockets:
-    """The local Unix sockets for one remote machine. The local sockets stay open while the machine is in use.
+    """The local Unix sockets that lead to one remote machine. They stay open until the ``with`` block of the machine
+    ends.
 
-    :param start_bridge: a function that starts the bridge program, which transfers the data if sshd does not forward
-        sockets.
+    :param start_bridge: a function that starts the bridge program. This program transfers the data if sshd does not
+        forward sockets.
     """
 
     def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
@@ -51,7 +52,7 @@ class Sockets:
         self._last_error = ""
 
     async def local_path(self, path: Path) -> Path:
-        """Return the path of the local socket that forwards connections to the remote socket `path`."""
+        """Return the path of the local socket that leads to the Unix socket `path` on the remote machine."""
         server = self._servers.get(path)
         if server is None or (server.done() and server.exception()):
             # Use a new context, because the task outlives the trigger that starts it.
@@ -106,7 +107,7 @@ class Sockets:
                 await writer.wait_closed()
 
     def _log_once(self, error: str) -> None:
-        """Log an error only if it differs from the last error, because clients retry often."""
+        """Log an error only if its text differs from the text of the previous error, because clients retry often."""
         if error != self._last_error:
             self._last_error = error
             log.warning("%s", error)
@@ -118,9 +119,9 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        """Transfer data through sshd until the connection ends.
+        """Let sshd connect to the remote socket, and transfer data until the connection ends.
 
-        Return False if sshd does not open the remote socket.
+        Return False if sshd could not connect to the remote socket.
         """
         import asyncssh
 
@@ -141,10 +142,11 @@ class Sockets:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """If the bridge can open the remote socket, transfer data over the bridge until the connection ends.
+        """If the bridge program can connect to the remote socket, transfer data through this program until the
+        connection ends.
 
-        This method is called after forwarding through sshd failed. sshd returns the same error when forwarding is
-        disabled and when the remote socket does not exist.
+        This method is called if sshd could not connect to the remote socket. sshd returns the same error if it does not
+        forward sockets, and if the remote socket does not exist.
         """
         if not await self._exists(path):
             return
@@ -207,11 +209,12 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory for sockets, in the temporary directory. The constructor blocks, so call it in a thread.
+    """A new private directory for sockets, in the temporary directory. Call the constructor in a thread, because it
+    blocks.
 
-    The constructor also removes the socket directories of killed processes. A running process locks its directory, so
-    that other processes do not remove it. Locks also work between containers; process ids do not, because each
-    container has its own process ids.
+    The constructor also removes the directories that killed processes have left. A running process keeps its directory
+    locked, so that other processes do not remove it. Locks also work if several containers share the temporary
+    directory. Process ids would not, because each container has its own.
 
     :raises ConfigurationError: if the path of the temporary directory is too long for a Unix socket.
     """
@@ -237,7 +240,7 @@ class SocketDirectory:
 
 
 def _lock(directory: Path) -> int | None:
-    """Lock a new directory and return the lock, or None if another process has already removed the directory."""
+    """Lock a new directory, and return the lock. If another process has already removed the directory, return None."""
     with suppress(FileNotFoundError):
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,1 +1,1 @@
-"""The XML-RPC interface of a running supervisord."""
+"""Calls the XML-RPC interface of a running supervisord."""

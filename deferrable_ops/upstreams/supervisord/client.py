@@ -41,12 +41,13 @@ _MAX_REASON: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class SupervisordAddress:
-    """The address of a supervisord, and the credentials for it.
+    """The address of a supervisord, with the user name and password for it.
 
-    :param socket: path of supervisord's Unix socket. If ``socket`` is None, ``url`` is used.
+    :param socket: path of supervisord's Unix socket; None if ``url`` is given. If ``socket`` is None, ``url`` is used.
     :param url: URL of supervisord's TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
-    :param username: user name for supervisord's Unix socket or TCP server.
-    :param password: password in plain text, even if supervisord's configuration contains only the hash of the password.
+    :param username: the user name that supervisord's Unix socket or TCP server requires; None if it requires none.
+    :param password: the password in plain text. If supervisord's configuration contains only a hash of the password,
+        give the password itself.
     :raises InputError: if ``socket`` and ``url`` are both given or both missing, or if the password is a hash.
     """
 
@@ -72,21 +73,21 @@ class SupervisordAddress:
 def use_supervisord(
     address: SupervisordAddress, *, call_timeout: float = _CALL_TIMEOUT
 ) -> AbstractAsyncContextManager[Supervisord]:
-    """Return a context manager for a supervisord client.
+    """Return a context manager for a client of the supervisord with this address.
 
-    All callers on the event loop share the client. The client connects on first use.
+    All callers on the event loop share this client. The client connects when it is used for the first time.
 
-    :param call_timeout: the longest time to wait for the response to a call, in seconds.
+    :param call_timeout: the longest time in seconds to wait for the response to a call.
     """
     key = ("supervisord", address, call_timeout)
     return share(key, partial(_open, address, call_timeout), Supervisord.close)
 
 
 class Supervisord:
-    """A client of one supervisord, with one HTTP session.
+    """A client of one supervisord. It has one HTTP session.
 
-    Every method raises SupervisordUnavailable if supervisord does not respond, and SupervisordRefused if supervisord
-    returns an error or rejects the credentials.
+    Each method raises SupervisordUnavailable if supervisord does not respond, and SupervisordRefused if supervisord
+    returns an error or rejects the user name or password.
     """
 
     def __init__(self, address: SupervisordAddress, session: aiohttp.ClientSession) -> None:
@@ -98,18 +99,20 @@ class Supervisord:
     def watch(
         self, interval: float, interpret: Callable[[Processes], T]
     ) -> AbstractContextManager[ProcessSubscription[T]]:
-        """Subscribe to the states of all supervisord processes. All subscribers share the requests to supervisord.
+        """Return a subscription to the states of all processes of supervisord. The requests to supervisord are shared
+        by all subscriptions.
 
-        :param interval: seconds between two requests for the process states.
-        :param interpret: a function that converts the process states. The function runs on the event loop, so it must
-            be fast. If several subscribers use the same function, it is called once for each response.
+        :param interval: number of seconds between two requests for the states of the processes.
+        :param interpret: a function that converts each response. The subscription returns its result. The function runs
+            on the event loop, so it must be fast. If several subscriptions have the same function, it is called once
+            for each response.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
         return self._pollers[interpret].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call an XML-RPC method, such as ``supervisor.getState``, and return its result.
+        """Call an XML-RPC method of supervisord, such as ``supervisor.getState``, and return its result.
 
         :raises UnreadableAnswer: if the response is not valid XML-RPC, or contains text that cannot be decoded.
         """
@@ -124,9 +127,9 @@ class Supervisord:
     async def multicall(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
         """Make several XML-RPC calls in one request, and return their results.
 
-        The result of a failed call is a SupervisordRefused.
+        If a call failed, its result is a SupervisordRefused, which is not raised.
 
-        :param calls: the XML-RPC calls, as pairs of a method's name and its arguments.
+        :param calls: for each call, the name of the method and a tuple with its arguments.
         """
         requests = [{"methodName": method, "params": _sendable(arguments)} for method, arguments in calls]
         answers = await self.call("system.multicall", requests)
@@ -138,7 +141,7 @@ class Supervisord:
         ]
 
     async def processes(self) -> Processes:
-        """Return the states of all supervisord processes, as ``getAllProcessInfo`` returns them."""
+        """Return the states of all processes of supervisord, as its method ``getAllProcessInfo`` returns them."""
         found: Processes = await self.call("supervisor.getAllProcessInfo")
         return found
 
@@ -171,7 +174,9 @@ class Supervisord:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read the body of an HTTP response, up to a maximum length. The header ``Content-Length`` is not trusted."""
+        """Read the body of an HTTP response, up to a maximum length. The method counts the bytes itself, because the
+        header ``Content-Length`` may be wrong.
+        """
         found = bytearray()
         async for part in response.content.iter_any():
             found += part

@@ -1,4 +1,4 @@
-"""Requests the process states from a supervisord, with one request at a time for all subscribers."""
+"""Polls the states of processes from a supervisord. For all subscriptions together, one request runs at a time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class _Reading(Generic[T]):
 
 
 class ProcessSubscription(Generic[T]):
-    """A subscription to process states.
+    """A subscription to the states of supervisord's processes.
 
-    A subscription is valid inside the ``with`` block of :meth:`ProcessPoller.watch`.
+    A subscription can be used inside the ``with`` block of :meth:`ProcessPoller.watch`.
     """
 
     def __init__(self, poller: ProcessPoller[T], interval: float, due: float, wanted: int) -> None:
@@ -33,13 +33,13 @@ class ProcessSubscription(Generic[T]):
         self.due = due
 
     async def next(self) -> T:
-        """Wait for the next process states and return them.
+        """Wait for the next poll result, and return the states of the processes.
 
-        The first call requests the process states immediately. Later calls request them after the interval, or earlier
-        if another subscription needs them earlier.
+        The first call of this method polls supervisord at once. Each further call returns the poll result after the
+        interval, or an earlier one if another subscription has a shorter interval.
 
-        :raises SupervisordUnavailable: if supervisord did not respond; a later call may succeed.
-        :raises SupervisordRefused: if supervisord returned an error or rejected the credentials.
+        :raises SupervisordUnavailable: if supervisord did not respond. The next call of this method may succeed.
+        :raises SupervisordRefused: if supervisord returned an error, or rejected the user name or password.
         """
         reading = self._poller.latest(self._wanted, self._interval)
         if reading is None:
@@ -56,23 +56,24 @@ class ProcessSubscription(Generic[T]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether :meth:`next` is waiting for process states."""
+        """Whether a call of :meth:`next` is waiting for a poll result."""
         return self._reading is not None and not self._reading.done()
 
     def deliver(self, reading: _Reading[T]) -> None:
-        """If :meth:`next` is waiting for these process states, let :meth:`next` return them."""
+        """If a call of :meth:`next` is waiting for this poll result, pass the poll result to it."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
 class ProcessPoller(Generic[T]):
-    """Polls a supervisord while at least one subscription waits, at the shortest interval of the waiting subscriptions.
+    """Polls a supervisord while at least one subscription waits for a poll result. The shortest interval of these
+    subscriptions applies.
 
-    Each response is delivered to all waiting subscriptions as the same object. Therefore subscriptions with the same
-    interval soon wait for the same response. A subscription never gets the response to a request that was sent before
-    the subscription began.
+    All subscriptions that are waiting get the same object for a poll result. So subscriptions with the same interval
+    soon wait for the same poll. A subscription gets only the results of polls that began after the subscription was
+    created.
 
-    :param read: a function that requests the process states from supervisord.
+    :param read: a function that requests the states of the processes from supervisord.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
@@ -85,9 +86,9 @@ class ProcessPoller(Generic[T]):
 
     @contextmanager
     def watch(self, interval: float) -> Iterator[ProcessSubscription[T]]:
-        """Subscribe to the process states until the ``with`` block ends.
+        """Return a context manager for a subscription. The subscription ends with the ``with`` block.
 
-        :param interval: seconds between two requests for the process states.
+        :param interval: number of seconds between two polls for this subscription.
         """
         subscription = ProcessSubscription(
             self, interval, asyncio.get_running_loop().time(), self._next_number
@@ -102,9 +103,10 @@ class ProcessPoller(Generic[T]):
                 self._task = None
 
     def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
-        """Return the latest process states.
+        """Return the newest poll result.
 
-        Return None if their number is below `wanted`, or if they are older than `max_age` seconds.
+        Return None if the number of this poll is less than `wanted`, or if the poll began more than `max_age` seconds
+        ago.
         """
         latest = self._latest
         if latest is None or latest.number < wanted:
@@ -114,7 +116,7 @@ class ProcessPoller(Generic[T]):
     def start(self) -> None:
         """Start the polling task.
 
-        If the polling task is already running, let it compute the next polling time again.
+        If the asyncio task that polls is already running, it computes the time of the next poll again.
         """
         if self._task is None:
             # Use a new context, because the task outlives the trigger that starts it.
