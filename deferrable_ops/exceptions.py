@@ -137,7 +137,7 @@ class DataflowLaunchRefused(LaunchRefused, DataflowRefused):
 class LaunchUncertain(DataflowError):
     """It is unknown whether the Dataflow job was created: before a second launch, look for a job with the same name.
 
-    :param already_exists: whether Dataflow answered that a job with this name is active.
+    :param already_exists: whether Dataflow responded that a job with this name is already active.
     """
 
     def __init__(self, message: str, already_exists: bool = False) -> None:

@@ -1,11 +1,12 @@
 """Calls to Airflow's supervisor process, through which a triggerer reads connections and sets XComs.
 
 The supervisor process serves one call at a time, and each call takes 20 to 35 ms. The event that ends a task is sent
-only after all earlier calls, so many calls at once delay the end of every task. Therefore only a few calls run at the
-same time, and calls that end a task come before calls that show a task's progress.
+only after all earlier calls, so many calls at once delay the end of every task. To keep this delay short, only a few
+calls run at the same time, and calls that end a task come before calls that show a task's progress.
 
 A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process.
-Therefore the first call only reads an Airflow Variable, and all other calls wait until the first call is answered.
+Because the first call is slow, it only reads an Airflow Variable, and all other calls wait until the first call is
+answered.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class HttpCheck(ReadyCheck):
         accepts every status from 200 to 299.
     :param contains: a string that must occur in the first 64 KiB of the response's body; None (the default) accepts
         every body.
-    :param timeout: the timeout of the complete request, in seconds.
+    :param timeout: the result is ``Result.FAIL`` if the response is not complete after this many seconds.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 

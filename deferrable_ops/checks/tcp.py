@@ -18,7 +18,7 @@ class TcpCheck(ReadyCheck):
     :param host: the host name or IP address to which the check connects.
     :param port: the TCP port to which the check connects: a number from 1 to 65535, or a template that renders to such
         a number.
-    :param timeout: the timeout of the connection attempt, in seconds.
+    :param timeout: the result is ``Result.FAIL`` if the connection is not open after this many seconds.
     :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
     """
 

@@ -1,6 +1,7 @@
 """The command ``deferrable-ops supervisord``.
 
-It renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes such a record.
+The command renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes such
+a record.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from deferrable_ops.inbox.hosts import Component
 log = logging.getLogger(__name__)
 
 BackgroundJob = Callable[[Inbox], Awaitable[None]]
-"""A job. It runs until it is cancelled, or returns when it has nothing more to do."""
+"""A background job, which runs until it is cancelled or has nothing more to do."""
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 

@@ -1,8 +1,8 @@
 """POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each event once.
 
 A request is checked in this order: the channel's name, the size of the body, the signature over the raw bytes of the
-body, the form of a CloudEvent. Then the inbox decides whether the event is a duplicate. Nothing of a rejected request
-is stored in the inbox.
+body, the form of a CloudEvent. After these checks, the inbox decides whether the event is a duplicate. Nothing of a
+rejected request is stored in the inbox.
 """
 
 from __future__ import annotations

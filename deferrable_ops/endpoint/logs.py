@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 access_log = logging.getLogger("deferrable_ops.access")
 
 WAIT: Final = "deferrable_ops.wait"
-"""The key of the ASGI scope that holds the id of the wait that a request is about."""
+"""The key in the ASGI scope under which the wait id of a request is stored."""
 
 
 class TextFormatter(logging.Formatter):

@@ -76,7 +76,7 @@ def create_standalone_app() -> ASGIApp:
 
 
 def create_app_with_json_log() -> ASGIApp:
-    """Create the same app as :func:`create_standalone_app`. Each line of its log is a JSON object."""
+    """Create the same app as :func:`create_standalone_app`. Each line of the app's log is a JSON object."""
     return _create(json_log=True)
 
 

@@ -5,12 +5,12 @@ The signals also announce new events, which :mod:`deferrable_ops.inbox.events.fe
 Each transaction writes its version to the rows of the waits that it changes. A cursor is such a version: the query
 returns the waits with a higher version. On SQLite, the version is a counter, which increases in commit order because
 write transactions run one at a time. On Postgres, the version is the transaction id, and transactions may commit in
-another order than they begin. Therefore the cursor is just below the id of the oldest transaction that was open at the
-last query: every transaction that commits later has an id above the cursor. The query can return a wait twice, but
-never misses a wait.
+another order than they begin. To miss no transaction, the cursor on Postgres is just below the id of the oldest
+transaction that was open at the last query: every transaction that commits later has an id above the cursor. The query
+can return a wait twice, but never misses a wait.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost
-transactions again. Therefore a cursor is valid only until the server restarts.
+transactions again. Because the ids can repeat, a cursor is valid only until the server restarts.
 """
 
 from __future__ import annotations

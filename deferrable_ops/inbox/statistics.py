@@ -40,7 +40,7 @@ class Statistics:
 
 
 async def read_statistics(database: Database) -> Statistics:
-    """Count the rows of the inbox's tables. For a large inbox this takes long, because it reads all rows."""
+    """Count the rows of the inbox's tables. For a large inbox this takes long, because all rows are read."""
 
     async def read(connection: AsyncConnection) -> Statistics:
         async def count(query: object) -> int:

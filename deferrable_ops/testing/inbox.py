@@ -13,8 +13,8 @@ from deferrable_ops.inbox.inbox import given_inbox
 async def memory_inbox() -> AsyncIterator[Inbox]:
     """Use a new in-memory inbox for the code that runs inside the ``with`` block.
 
-    The in-memory inbox behaves like a real inbox, but is deleted at the end of the block. Therefore a test with an
-    in-memory inbox cannot test restarts.
+    The in-memory inbox behaves like a real inbox, but is deleted at the end of the block. A test with an in-memory
+    inbox cannot test restarts, because a restart would lose the in-memory inbox.
     """
     inbox = await Inbox.open("sqlite+aiosqlite://", retry_timeout=5)
     given = given_inbox.set(inbox)

@@ -1,7 +1,8 @@
 """Classification of database errors: an outage, a misconfiguration, or a rejected statement.
 
-The error message of a database driver may contain statement parameters, which can be payloads or secrets. Therefore
-logs and exceptions contain only the result of :func:`describe`, not the driver's error message.
+The error message of a database driver may contain statement parameters, which can be payloads or secrets. To protect
+payloads and secrets, logs and exceptions contain only the result of :func:`describe`, and not the driver's error
+message.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ class SharedCall(Generic[T]):
     """Shares one run of a function between concurrent callers.
 
     The first caller starts the function. Callers that call while the function runs get the same result or error.
-    Therefore, during an outage, all callers wait for the same timeout, and not for one timeout after another. The
-    function runs in an empty context, so that it does not write to the log of the task whose trigger called it first.
+    Because the callers share one run, all of them wait for the same timeout during an outage, and not for one timeout
+    after another. The function runs in an empty context, so that it does not write to the log of the task whose trigger
+    called it first.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:

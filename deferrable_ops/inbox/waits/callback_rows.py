@@ -1,9 +1,9 @@
 """SQL statements for batches of callbacks.
 
-Thousands of callbacks can arrive at once. Therefore the statements are written by hand, and each statement handles a
-whole batch. SQLite receives the batch as one JSON string, because SQLite's driver acquires and releases Python's GIL
-for every row, which is slow while the event loop is busy. Postgres receives one array per column, because executing a
-statement once per row takes twice as much server time (measured: 70 µs per callback instead of 33 µs).
+Because thousands of callbacks can arrive at once, the statements are written by hand for speed, and each statement
+handles a whole batch. SQLite receives the batch as one JSON string, because SQLite's driver acquires and releases
+Python's GIL for every row, which is slow while the event loop is busy. Postgres receives one array per column, because
+executing a statement once per row takes twice as much server time (measured: 70 µs per callback instead of 33 µs).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def find_recorded(
 ) -> Sequence[Row]:
     """Return the recorded callbacks that have one of the given contents or Idempotency-Keys, newest first.
 
-    Each row has wait id, digest, Idempotency-Key, status, receipt.
+    Each returned row has wait id, digest, Idempotency-Key, status, receipt.
 
     :param contents: the contents, as pairs of a wait id and a callback's digest.
     :param keys: the Idempotency-Keys, as pairs of a wait id and an Idempotency-Key.

@@ -2,9 +2,9 @@
 
 The wait's row in the inbox stores which process holds the launch claim, and until when (the lease). Only one process at
 a time holds the launch claim; it renews the lease while it launches the work. Any other process waits until the lease
-has expired. Then the waiting process takes over the launch claim, and sends the launch request with the same
-idempotency key. Therefore the work never runs under two idempotency keys, and a second request is sent only if the
-answer to the first request was not recorded.
+has expired, and then takes over the launch claim and sends the launch request with the same idempotency key. In this
+way, the work never runs under two idempotency keys. A second launch request is sent only if the response to the first
+launch request was not recorded.
 """
 
 from __future__ import annotations
@@ -190,10 +190,10 @@ class Claim:
                 await self.acquire()
 
     async def record(self, answer: Any) -> None:
-        """Record the answer to the launch request.
+        """Record the external system's response to the launch request.
 
-        After the answer is recorded, no process launches the external work again. An answer that is already recorded is
-        not replaced.
+        After the response is recorded, no process launches the external work again. A response that is already recorded
+        is not replaced.
         """
 
         async def write(transaction: Transaction) -> None:

@@ -33,7 +33,7 @@ class WaitState(StrEnum):
 
 
 ABANDONED: Final = frozenset({WaitState.EXPIRED, WaitState.SUPERSEDED, WaitState.KILLED})
-"""Final states that no callback caused. A callback to a wait in one of these states is answered with 410."""
+"""Final states that no callback caused. A callback to a wait in one of these states gets a response with status 410."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Attempt:
     def wait_id(self) -> str:
         """The id of this attempt's wait: a UUID of version 8 with a hash of `ti_id` and `try_number`.
 
-        The wait id starts with the timestamp in `ti_id` (RFC 9562, 5.7). Therefore rows of the same age are adjacent in
-        the database, and callbacks that arrive together write to the same pages of the database.
+        The wait id starts with the timestamp in `ti_id` (RFC 9562, 5.7). Because of this timestamp, rows of the same
+        age are adjacent in the database, and callbacks that arrive together write to the same pages of the database.
         """
         hashed = str(uuid5(_NAMESPACE, f"{self.ti_id}/{self.try_number}"))
         return f"{UUID(self.ti_id)!s:.13}-8{hashed[15:]}"
