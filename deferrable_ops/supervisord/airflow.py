@@ -54,7 +54,7 @@ def _fields_of(value: Any) -> Any:
 def _time_of_day(value: Any) -> Any:
     """Convert a number of seconds since midnight to a time.
 
-    This is needed because YAML 1.1 parses 23:00:00 as the number 82800.
+    YAML 1.1 parses the time 23:00:00 as the number 82800.
     """
     if isinstance(value, int) and 0 <= value < 86400:
         return time(value // 3600, value // 60 % 60, value % 60)
@@ -140,12 +140,13 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     :param check_interval: time between two polls of the programs' states. This duration and all other durations in this
         class are a timedelta, or a number of seconds.
-    :param check_timeout: how long the task watches the programs. After this time, the DAG triggers another run of
-        itself, and the programs keep running.
+    :param check_timeout: how long the task ``check-programs`` watches the programs. After this time, the DAG triggers
+        another run of itself, and the programs keep running.
     :param runtime: how long the programs run, counted from the date that ``reference_date`` names; None means no limit.
     :param endtime: time of day at which the programs are stopped; None means that no time of day stops the programs.
     :param maxretrigger: how often the DAG may trigger another run of itself; None means no limit.
-    :param stop_on_exit: whether to stop the programs and supervisord when the task stops watching them.
+    :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
+        triggers another run of itself.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
     :param restart_on_initial: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself did not trigger.
@@ -156,7 +157,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
         ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
-    :param policy: what the watching task does when a program ends.
+    :param policy: what the task ``check-programs`` does when a program ends.
     :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
         policy replaces ``policy``.
     :raises InputError: if two fields contradict each other, or a program name is unknown.

@@ -1,4 +1,4 @@
-"""The complete configuration of one supervisord. It can be used with or without Airflow."""
+"""The complete configuration of one supervisord, for use with or without Airflow."""
 
 from __future__ import annotations
 

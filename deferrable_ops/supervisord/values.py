@@ -1,4 +1,4 @@
-"""Types of the values in supervisord's configuration file. They accept the same values as supervisor 4.3
+"""Types of the values in supervisord's configuration file. These types accept the same values as supervisor 4.3
 (``datatypes.py``).
 """
 

@@ -17,8 +17,8 @@ class UnknownConnection(ConfigurationError):
 
 
 async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:
-    """Return an Airflow connection, and the content of its field ``extra``. From then on, Airflow masks the values in
-    ``extra`` in all logs of this process.
+    """Return an Airflow connection, and the content of its field ``extra``. After this call, Airflow masks the values
+    in ``extra`` in all logs of this process.
 
     :param timeout: the longest time in seconds to wait until Airflow returns the connection.
     :raises UnknownConnection: if Airflow has no connection with this id.

@@ -94,9 +94,9 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
     """Return a copy of `cfg` with a working directory for supervisord; if `cfg` already has one, return `cfg` itself.
 
-    The name of the added directory contains the DAG's id and the Supervisor's name. The name does not contain the
-    programs' names: two DAGs with the same programs would then share one directory. Also, if a user renamed a program
-    while supervisord runs, the tasks would no longer find supervisord's directory.
+    The name of the added directory contains the DAG's id and the Supervisor's name. The name does not contain the names
+    of programs. If it did, two DAGs with the same programs would share one directory; and after a user has renamed a
+    program, the tasks would no longer find the directory of the running supervisord.
 
     :param name: name of the Supervisor, which becomes part of the directory's name.
     :param task_group: the TaskGroup of the tasks, whose id becomes part of the directory's name; None means the

@@ -1,4 +1,4 @@
-"""Gives access to the tasks of a Supervisor by name. Also lets a DAG chain a whole Supervisor with other tasks."""
+"""Gives access to the tasks of a Supervisor by name. In a DAG, other tasks can be chained with a whole Supervisor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Pipeline(DependencyMixin):
     def check_programs(self) -> HighAvailabilityOperator:
         """The task that watches the programs.
 
-        The gate tasks behind this task are attributes of it, for example ``check_programs.stop_pass``.
+        The gate tasks downstream of ``check_programs`` are attributes of ``check_programs``, for example
+        ``check_programs.stop_pass``.
         """
         check = self.task_of(CHECK)
         assert isinstance(check, HighAvailabilityOperator)
@@ -64,7 +65,7 @@ class Pipeline(DependencyMixin):
     def restart_programs(self) -> BaseOperator:
         """The task that restarts the programs.
 
-        It runs after the gate task ``check_programs.retrigger_fail``.
+        The task ``restart_programs`` runs after the gate task ``check_programs.retrigger_fail``.
         """
         return self.task_of("restart-programs")
 
@@ -101,7 +102,7 @@ class Pipeline(DependencyMixin):
 
     @property
     def supervisor_client(self) -> SupervisorClient:
-        """An XML-RPC client. With it, another task that runs on a worker can call supervisord."""
+        """An XML-RPC client with which another task on a worker can call supervisord."""
         return SupervisorClient(self.cfg)
 
     @property

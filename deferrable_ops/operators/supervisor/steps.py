@@ -44,7 +44,7 @@ class SupervisorStepOperator(TriggererOperator):
     """Runs one step of a Supervisor. The task's XCom describes what the step did.
 
     :param step: name of the step, for example ``start-supervisor``.
-    :param cfg: the configuration of the supervisord. It must not contain Jinja templates. The serialized DAG contains a
+    :param cfg: the configuration of the supervisord, without Jinja templates. The serialized DAG contains a
         configuration with secrets only in encrypted form.
     :param check_task_id: the id of the task that watches the programs. With this id, the step reads from the DAG run
         how many times that task has triggered the DAG again.
@@ -105,8 +105,8 @@ class SupervisorStepOperator(TriggererOperator):
 class SupervisorCheckOperator(HighAvailabilityOperator):
     """A HighAvailabilityOperator that watches the programs of a supervisord.
 
-    :param cfg: the configuration of the supervisord. Its fields also give the poll interval, the timeout, the limits
-        and the policies of this task.
+    :param cfg: the configuration of the supervisord, with the poll interval, the timeout, the limits and the policies
+        of this task.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorCheckTrigger
@@ -149,14 +149,14 @@ class _Gate(TriggererOperator):
     def worker_start_reason(self) -> str | None:
         """The reason why the task starts on a worker; None if it starts in the triggerer.
 
-        A pool or a queue is not a reason here, because the task ends at once.
+        The task's pool and queue are never such a reason, because the task ends at once.
         """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 
 
 class SupervisorTeardownGate(_Gate):
-    """A task that decides whether supervisord stops at the end of this DAG run. It succeeds if supervisord must stop;
-    it is skipped if supervisord must keep running.
+    """A task that decides whether supervisord stops at the end of this DAG run. The task succeeds if supervisord must
+    stop, and is skipped if supervisord must keep running.
 
     :param first_task_id: the id of the first task of the Supervisor. If that task did not run, this DAG run did not use
         supervisord, and supervisord keeps running.
@@ -217,7 +217,7 @@ class SupervisorAlarm(_Gate):
 class SupervisorSwitch(_Gate):
     """A task that always skips itself, so that its downstream task runs only if a user clears that downstream task.
 
-    :param clears: the id of the downstream task. A user clears that downstream task to make it run.
+    :param clears: the id of the downstream task, for the message that says which task a user must clear.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

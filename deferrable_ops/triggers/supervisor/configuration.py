@@ -1,5 +1,5 @@
-"""Converts the configuration of a supervisord into a string, which is an argument of triggers. Also computes values
-from the configuration.
+"""Converts the configuration of a supervisord into a string, which is an argument of triggers. This module also
+computes values from the configuration.
 
 Airflow stores the arguments of a trigger in the serialized DAG, which many users can read. Therefore a configuration
 with passwords or environment variables is encrypted. The encryption always gives the same encrypted text for the same
@@ -108,10 +108,12 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def _shortest(kind: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return the given fields of a configuration as text, if the other fields can be computed again from these.
+    """Return as text only those fields of a configuration that the user set, if all other fields can be computed from
+    them; otherwise return all fields.
 
-    Each step has this text in the serialized DAG, which each trigger carries. All other fields depend on the given
-    fields and on the working directory, which in turn depends on the host and its user.
+    The text must be short, because the serialized DAG contains it once for each step, and each trigger has a copy of
+    the serialized DAG. The default values depend on the fields that the user set and on the working directory. Because
+    the working directory depends on the host and its user, the text always contains the working directory.
     """
     whole = cfg.with_secrets()
     given = cfg.model_dump(mode="json", exclude_unset=True, exclude_none=True, context={REVEAL: True})

@@ -15,7 +15,7 @@ _NOT_RUN_STATES: Final = frozenset({"skipped", "upstream_failed", "removed"})
 
 
 class _GateTrigger(TaskTrigger):
-    """A trigger that only reads the states of other tasks. It starts no external work."""
+    """A trigger that only reads the states of other tasks, and starts no external work."""
 
     feature: ClassVar[str] = "supervisor"
 
@@ -99,8 +99,8 @@ class SupervisorAlarmTrigger(_GateTrigger):
     """Fails its task if a step failed, or if a user marked the DAG run as failed; otherwise skips its task.
 
     When a user marks a DAG run as failed, Airflow skips the tasks that have not started, but still runs the teardown
-    tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. The skipped leaf tasks would make
-    the DAG run a success. This trigger fails its own task, so that the DAG run is failed.
+    tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. If all leaf tasks were skipped,
+    the DAG run would become a success. Therefore this trigger fails its own task, which makes the DAG run failed.
 
     :param task_ids: the ids of the tasks that run the steps; the trigger fails its task if one of them failed.
     :param leaf_task_id: the id of a task that runs in every DAG run and then succeeds or skips itself. If Airflow
@@ -133,8 +133,8 @@ class SupervisorAlarmTrigger(_GateTrigger):
         return wait is not None and isinstance(wait.outcome, Failure)
 
     async def _is_ended_by_user(self, states: Mapping[str, str | None]) -> bool:
-        """Return whether a user marked the DAG run as failed. The sign of this is that a task has failed, and that
-        Airflow skipped the leaf task before it started.
+        """Return whether a user marked the DAG run as failed. The method returns True if a task of the DAG run has
+        failed, and Airflow skipped the leaf task before it started.
         """
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
@@ -155,7 +155,7 @@ class SupervisorSwitchTrigger(_GateTrigger):
         self.clears = clears
 
     async def wait(self) -> Outcome:
-        """Return a Skip. Its reason tells the user how to kill supervisord."""
+        """Return a Skip with a reason that tells the user how to kill supervisord."""
         return Skip(
             f"clear the task {self.clears!r}, and no other task, to kill supervisord and all its programs"
         )

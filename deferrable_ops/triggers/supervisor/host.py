@@ -69,7 +69,7 @@ def classify_refusal(refused: SupervisordRefused) -> SupervisordRefused | Superv
 
 
 async def _allow() -> None:
-    """Allow every change on the host, without a test."""
+    """Do nothing: every change on the host is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class StepTimings:
     :param answer_timeout: the longest time from the start of supervisord to its first response.
     :param shutdown_timeout: the longest time from the request to end until a supervisord without running programs has
         ended.
-    :param kill_timeout: the longest time that supervisord needs to kill a process and to notice its end. It begins when
-        the process's ``stopwaitsecs`` is over.
+    :param kill_timeout: the longest time, after the ``stopwaitsecs`` of a process, that supervisord needs to kill this
+        process and to notice its end.
     """
 
     poll_interval: float = 0.5

@@ -200,8 +200,8 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """Return the reason why this triggerer cannot manage the supervisord: the supervisord runs on the host of another
-    triggerer. Return None if there is no such reason.
+    """If the supervisord runs on the host of another triggerer, return a text that says so, because this triggerer
+    cannot manage it. Otherwise return None.
 
     :param identity: the identity of the host on which this triggerer runs.
     """

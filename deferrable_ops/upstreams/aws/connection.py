@@ -89,13 +89,14 @@ class Role:
 class AwsSettings:
     """The settings with which the library calls AWS. The ``repr`` of this class contains no secrets.
 
-    :param conn_id: the id of the Airflow connection; used in messages. ``conn_id`` is None if the credentials come from
-        the machine and not from an Airflow connection.
+    :param conn_id: the id of the Airflow connection, for messages. ``conn_id`` is None if the credentials come from the
+        machine and not from an Airflow connection.
     :param access_key: the AWS access key id. If ``access_key`` is None, botocore reads the credentials of ``profile``.
-        If ``profile`` is also None, botocore searches for credentials on the machine.
+        If ``profile`` is also None, botocore searches for credentials on the machine, for example in environment
+        variables.
     :param endpoints: the URLs that the connection sets for AWS services, by the name of the service.
-    :param verify: True or False: whether to verify TLS certificates. A text is the path of a file with trusted
-        certificate authorities. None means botocore's default.
+    :param verify: whether TLS certificates are verified, as True or False; or the path of a file with trusted
+        certificate authorities; None means botocore's default.
     :param config: arguments with which botocore's ``Config`` is created.
     """
 

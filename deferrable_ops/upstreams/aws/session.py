@@ -130,7 +130,8 @@ def _client_factory(session: Any) -> Callable[..., Any]:
     """Return the function that creates a client: aioboto3's where aioboto3 is installed, otherwise aiobotocore's.
 
     aioboto3 requires one exact version of aiobotocore, whose botocore is too old for the amazon provider. So only one
-    of aioboto3 and the provider can be installed. Both functions have the same arguments and make similar clients.
+    of aioboto3 and the provider can be installed. The functions of aioboto3 and of aiobotocore have the same arguments
+    and create similar clients.
     """
     try:
         aioboto3: Any = import_module("aioboto3")

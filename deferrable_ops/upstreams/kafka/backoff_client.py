@@ -37,7 +37,7 @@ def backoff_client(
         must keep up to date.
     :param refusal: a function that connects to the host and port of a broker, and returns an error if the broker
         refuses the connection permanently; otherwise None.
-    :param refused: a function that the client calls with this error.
+    :param refused: a function that the client calls with the error that `refusal` returned.
     :param source: the name of the cluster in reports of outages.
     :param arguments: the arguments with which aiokafka's client is created.
     """

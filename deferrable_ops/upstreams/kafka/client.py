@@ -1,6 +1,7 @@
-"""Opens aiokafka consumers. They back off after failures, and report the reason if a cluster refuses them.
+"""Opens aiokafka consumers, which back off after failures, and which report the reason if a cluster refuses them.
 
-Of this package, only this module, ``backoff_client`` and ``transactional_producer`` use private attributes of aiokafka.
+In the package ``kafka``, only this module, ``backoff_client`` and ``transactional_producer`` use private attributes of
+aiokafka.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class KafkaConsumers:
         self._thread = ConsumerThread(settings, tls, store, timings=timings)
 
     def open(self) -> None:
-        """Start the thread of the consumers. It has no subscriptions yet."""
+        """Start the thread of the consumers, without subscriptions."""
         self._thread.start()
 
     async def close(self) -> None:
@@ -104,8 +104,8 @@ class KafkaConsumers:
         second time only after a restart of the triggerer, or after the topic was deleted and created again.
 
         :param key: the key under which :attr:`Batch.resume_offsets` contains the offsets of this subscription.
-        :param events: event specifications for one topic. Their templates must already be rendered. A record matches if
-            it matches at least one of the specifications.
+        :param events: event specifications for one topic, with their templates already rendered. A record matches if it
+            matches at least one of the specifications.
         :param since: the time, in seconds since the epoch, from which records are read. A record with an earlier
             timestamp does not match.
         :param offsets: the offsets from which reading continues: the newest offsets that :attr:`Batch.resume_offsets`

@@ -136,8 +136,8 @@ async def bounds_of(
     """Return the first and the last offset of each given partition, by partition number. All partitions belong to one
     topic.
 
-    :param timestamp: a time in milliseconds since the epoch; the result then also contains the first record of each
-        partition at or after this time. If `timestamp` is None, this record is not searched.
+    :param timestamp: a time in milliseconds since the epoch; the result then also contains the offset and timestamp of
+        each partition's first record at or after this time. If `timestamp` is None, no such record is searched for.
     """
     # Read the ends first, so that records that arrive during the search are after the ends.
     ends = await consumer.end_offsets(tps)

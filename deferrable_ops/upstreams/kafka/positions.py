@@ -5,7 +5,7 @@ the catch-up consumer reads the older records. When the catch-up consumer reache
 subscription continues with the live consumer. In this way, a subscription gets each record once, and in the order of
 the offsets of a partition.
 
-This module only computes. It does not use a Kafka client, a clock or a thread.
+This module does not use a Kafka client, a clock or a thread.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class CatchUpGroup(Generic[R]):
 
     Groups save time, because usually many subscriptions have one of only a few offsets.
 
-    :ivar is_open: whether a new subscription with this offset may be added to the group. False after the catch-up
-        consumer has begun to read at this offset.
+    :ivar is_open: whether a new subscription with this offset may be added to the group. `is_open` is False after the
+        catch-up consumer has begun to read at this offset.
     """
 
     __slots__ = ("is_open", "offset", "subscriptions")
@@ -170,7 +170,7 @@ class Partition(Generic[R]):
     def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
         """Return the groups whose next offset is at least `begin` and less than `end`.
 
-        From then on, no new subscription can be added to these groups.
+        After this call, no new subscription can be added to these groups.
         """
         groups = [group for group in self._groups if begin <= group.offset < end]
         for group in groups:

@@ -1,4 +1,4 @@
-"""Opens producers for a Kafka cluster. Also finds records that an earlier producer committed."""
+"""Opens producers for a Kafka cluster. This module also finds records that an earlier producer committed."""
 
 from __future__ import annotations
 

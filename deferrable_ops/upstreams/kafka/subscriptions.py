@@ -49,7 +49,7 @@ class SubscriptionListener(Protocol):
     """
 
     def warn(self, text: str, /) -> None:
-        """Write a warning to the task's log. The topic is still read after this."""
+        """Write a warning to the task's log. After the warning, the topic is still read."""
 
     def fail(self, error: KafkaRefused, has_read: bool, /) -> None:
         """Handle the end of the subscription: the cluster does not permit to read the topic.
@@ -245,9 +245,9 @@ class Subscriptions:
         return found
 
     async def store(self, batch: Batch) -> None:
-        """Store a batch in the inbox. If this fails, try again until it succeeds.
+        """Store a batch in the inbox, with retries until it is stored.
 
-        Until then, the consumer that calls this method reads no records.
+        Until the batch is stored, the consumer that calls this method reads no records.
         """
         backoff = Backoff(first_pause=self._first_pause)
         while True:

@@ -55,7 +55,7 @@ class ConsumerThread:
         self._thread = threading.Thread(target=self._run, name="deferrable-ops kafka", daemon=True)
 
     def start(self) -> None:
-        """Start the thread of the consumers. It has no subscriptions yet."""
+        """Start the thread of the consumers, without subscriptions."""
         self._thread.start()
 
     async def stop(self) -> None:

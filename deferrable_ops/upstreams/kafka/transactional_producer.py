@@ -83,8 +83,8 @@ class Producer:
         self._has_open_transaction = False
 
     async def start(self) -> None:
-        """Connect to the cluster. From then on, an earlier producer with the same transactional id can no longer commit
-        a transaction.
+        """Connect to the cluster. After this call, an earlier producer with the same transactional id can no longer
+        commit a transaction.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 

@@ -1,3 +1,3 @@
-"""The class :class:`Machine`: the operations on a machine on which a supervisord runs. Also implements these operations
-for the local host.
+"""The class :class:`Machine`: the operations on a machine on which a supervisord runs. This package also implements
+these operations for the local host.
 """

@@ -9,8 +9,9 @@ SSH connection is lost, the next method call opens a new one.
 
 All paths are absolute paths on the machine. Every method can raise three errors:
 
-- MachineUnavailable: the machine cannot be reached at the moment, or the operation took too long. It is unknown whether
-  the operation was carried out. If a method raises this error, the caller can call the method again without harm.
+- MachineUnavailable: the machine cannot be reached at the moment, or the operation took too long. After this error, it
+  is unknown whether the operation was carried out. If a method raises this error, the caller can call the method again
+  without harm.
 - MachineRefused: the machine refused the login or the operation, or its host key was not accepted. A retry would fail
   for the same reason. The error message says how to correct the problem.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
@@ -36,8 +37,8 @@ class Identity:
     """The identity of a machine: its name, its current boot, and the account that this library uses on the machine.
 
     :param host: host name of the machine, as ``uname -n`` prints it.
-    :param boot_id: Linux's boot id, which changes with each boot of the machine. It is "" if the operating system has
-        no boot id.
+    :param boot_id: Linux's boot id, which changes with each boot of the machine; "" if the operating system has no boot
+        id.
     :param user: user name of the account that the library uses.
     :param uid: user id, a number, of the account that the library uses.
     """
@@ -53,11 +54,11 @@ class FileStatus:
     """The status of a file. If the path is a symbolic link, this is the status of the file to which the link leads.
 
     :param size: size of the file in bytes.
-    :param inode: inode number of the file. It is 0 if no inode was requested; see the argument `inodes` of
-        :meth:`Machine.status`.
+    :param inode: inode number of the file; 0 if no inode number was requested (see the argument `inodes` of
+        :meth:`Machine.status`).
     :param modified: modification time of the file, in seconds since 1970 according to the machine's clock. For a
         machine over SSH, this is a whole number of seconds.
-    :param is_regular: whether the path is a regular file. It is False for a directory, a device, a socket and a pipe.
+    :param is_regular: whether the path is a regular file; False for a directory, a device, a socket or a pipe.
     """
 
     size: int
@@ -87,13 +88,13 @@ class MachineAddress:
     :param ssh_conn_id: id of an Airflow connection of type SSH. If ``ssh_conn_id`` is None, the machine is the local
         host.
     :param remote_host: a host name or address that replaces the Airflow connection's host.
-    :param connect_timeout: timeout in seconds for opening the SSH connection, including the login. None means the
-        Airflow connection's ``conn_timeout``, or 10 s if it has none. If several callers share an SSH connection, the
-        timeout of the first caller applies.
+    :param connect_timeout: timeout in seconds for opening the SSH connection, including the login. If `connect_timeout`
+        is None, the Airflow connection's ``conn_timeout`` applies, or else 10 s. If several callers share an SSH
+        connection, the timeout of the first caller applies.
     :param command_timeout: timeout in seconds of each request to the machine, except requests by :meth:`Machine.run`.
-        None means the Airflow connection's ``cmd_timeout``, or 30 s if it has none.
+        If `command_timeout` is None, the Airflow connection's ``cmd_timeout`` applies, or else 30 s.
     :param command_prefix: a shell command that runs before each command, for example ``source /opt/venv/bin/activate``.
-        All users of the machine can see this prefix in the list of processes. So put secrets into ``environment``
+        All users of the machine can see this prefix in the list of processes, so put secrets into ``environment``
         instead.
     :param environment: environment variables for the remote commands, as pairs of a name and a value. The library sends
         these variables on the standard input of each command, so other users cannot see them.
@@ -138,7 +139,8 @@ class Machine(Protocol):
     async def identity(self) -> Identity:
         """Return the identity of the machine.
 
-        It is read again after a new SSH connection was opened, because the new connection may lead to another machine.
+        The identity is read again after a new SSH connection was opened, because the new connection may lead to another
+        machine.
         """
         ...
 
@@ -237,8 +239,7 @@ class Machine(Protocol):
         """Return the path of a Unix socket on the *local* host, which is connected to a Unix socket on the machine.
 
         For a machine over SSH, the library forwards connections to the local socket to the Unix socket on the machine.
-        The local socket exists until the ``with`` block of the machine ends. It also exists while no process listens on
-        the remote socket, and while the SSH connection is lost. In these two cases, a connection to the local socket is
-        closed immediately.
+        The local socket exists until the ``with`` block of the machine ends. While no process listens on the remote
+        socket, or while the SSH connection is lost, a connection to the local socket is closed immediately.
         """
         ...

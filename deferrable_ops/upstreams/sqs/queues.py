@@ -62,7 +62,7 @@ async def open_pollers(settings: AwsSettings, *, timings: PollerTimings = _DEFAU
 
 
 class QueueSubscription:
-    """A subscription to a queue. Its reader gets messages inside the ``with`` block of this object.
+    """A subscription to a queue, which is active inside its ``with`` block.
 
     The class has few fields, because thousands of objects can exist.
     """
@@ -104,7 +104,7 @@ class SqsPollers:
         queue. If a receive call is in progress at the end of the ``with`` block, the messages that it returns are still
         stored.
 
-        :param event: the event specification. Its templates must already be rendered.
+        :param event: the event specification, with its templates already rendered.
         :param store: a function that stores messages in the inbox, on this event loop. If a queue has several readers,
             only the function of one reader is called for each message.
         :param listener: an object whose methods are called on this event loop, with warnings and with the error that

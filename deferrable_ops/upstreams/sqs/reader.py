@@ -25,7 +25,7 @@ class QueueListener(Protocol):
     """
 
     def warn(self, text: str, /) -> None:
-        """Write a warning to the task's log. The queue is still polled after this."""
+        """Write a warning to the task's log. After the warning, the queue is still polled."""
 
     def fail(self, error: SqsRefused, has_read: bool, /) -> None:
         """Handle the end of the subscription: SQS does not permit to receive messages from the queue.

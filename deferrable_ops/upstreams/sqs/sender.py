@@ -27,7 +27,9 @@ Since 2025, AWS accepts batches of four times this size, but other SQS servers m
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS did not respond, or gave an unexpected response. It is unknown whether the messages were sent."""
+    """SQS did not respond, or gave an unexpected response. After this error, it is unknown whether the messages were
+    sent.
+    """
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:

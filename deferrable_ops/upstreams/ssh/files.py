@@ -54,8 +54,8 @@ class RemoteFiles:
     async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
         """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-        :param make: True: create the directory and its parents if they are missing. False: return False if the
-            directory is missing.
+        :param make: True to create the directory and its parents if they are missing; with False, the method only
+            returns False if the directory is missing.
         """
         import asyncssh
 

@@ -232,7 +232,9 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if no caller uses it. After that, the server allows another session."""
+        """Close the SFTP session if no caller uses it. The server then allows another session instead of the closed
+        one.
+        """
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

@@ -33,8 +33,8 @@ _MAX_SOCKET_PATH: Final = 100
 
 
 class Sockets:
-    """The local Unix sockets that lead to one remote machine. They stay open until the ``with`` block of the machine
-    ends.
+    """The local Unix sockets that lead to one remote machine. The sockets stay open until the ``with`` block of the
+    machine ends.
 
     :param start_bridge: a function that starts the bridge program. This program transfers the data if sshd does not
         forward sockets.

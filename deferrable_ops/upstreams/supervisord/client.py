@@ -84,7 +84,7 @@ def use_supervisord(
 
 
 class Supervisord:
-    """A client of one supervisord. It has one HTTP session.
+    """A client of one supervisord, with its own HTTP session.
 
     Each method raises SupervisordUnavailable if supervisord does not respond, and SupervisordRefused if supervisord
     returns an error or rejects the user name or password.

@@ -100,8 +100,8 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly the given content. If the file is longer than `content`, only one byte more
-    than `content` has is read.
+    """Return whether a file has exactly the given content. Of a file that is longer than `content`, only the first
+    ``len(content) + 1`` bytes are read.
     """
     return await machine.read(path, 0, len(content) + 1) == content
 

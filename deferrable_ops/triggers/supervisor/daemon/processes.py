@@ -1,4 +1,5 @@
-"""Finds the processes of a supervisord on its machine. This needs no response from supervisord, which may hang.
+"""Finds the processes of a supervisord on its machine. The search needs no response from supervisord, so it also finds
+a supervisord that hangs.
 
 A process is a supervisord of this library if its command line contains the path of the configuration file. A process of
 one of supervisord's programs is identified by one of three properties: an environment variable that this library sets,

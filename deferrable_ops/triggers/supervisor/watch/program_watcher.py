@@ -1,4 +1,6 @@
-"""Watches the programs of one supervisord for one task. Also pauses, resumes and restarts these programs."""
+"""Watches the programs of one supervisord for one task. The class ProgramWatcher also pauses, resumes and restarts
+these programs.
+"""
 
 from __future__ import annotations
 
@@ -166,8 +168,8 @@ class ProgramWatcher:
 
         Return the processes that, according to the poll result, are not restarted yet. Until all of these processes are
         restarted, the caller must not evaluate poll results. If the triggerer is killed during the restarts, another
-        triggerer does not restart a process a second time. It sees that the start time of the process differs from the
-        start time in the saved state.
+        triggerer does not restart a process a second time. The other triggerer sees that the start time of the process
+        differs from the start time in the saved state.
         """
         due = processes_to_restart(self._config, processes, self._histories)
         due = [process for process in due if self._restarts.get(process.full_name, True)]

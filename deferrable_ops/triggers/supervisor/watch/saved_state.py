@@ -40,8 +40,8 @@ class SavedState:
 
 
 async def load_saved_state(inbox: Inbox, wait: Wait) -> SavedState:
-    """Return the state that this attempt of the task has saved. If it has saved none, return the state of the previous
-    attempt.
+    """Return the state that this attempt of the task has saved. If this attempt has saved no state, return the state of
+    the previous attempt.
 
     If the previous attempt belongs to another DAG run, return only the positions in the log files. The crash histories
     of another DAG run are not valid, because this DAG run has started all processes again.
