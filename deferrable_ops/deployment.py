@@ -1,7 +1,7 @@
 """The deployment of Airflow that this process belongs to.
 
-An inbox belongs to one deployment. The deployment's id is the setting ``[deferrable_ops] deployment``. If the setting
-is empty, the id is in an Airflow Variable, which only the API server's plugin writes
+An inbox belongs to one deployment of Airflow. The deployment's id is the setting ``[deferrable_ops] deployment``. If
+the setting is empty, the id is in an Airflow Variable, which only the API server's plugin writes
 (:mod:`deferrable_ops.metadata_database`).
 """
 

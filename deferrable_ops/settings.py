@@ -1,4 +1,6 @@
-"""Options of the section ``[deferrable_ops]`` of Airflow's configuration. Each function reads its option at every call.
+"""Options of the section ``[deferrable_ops]`` of Airflow's configuration.
+
+Each function reads an option again at every call.
 
 The environment variable ``AIRFLOW__DEFERRABLE_OPS__NAME`` also sets the option ``name``. A sensitive option can also be
 set with the environment variables ``..._CMD`` and ``..._SECRET``. The names, defaults and descriptions of the options

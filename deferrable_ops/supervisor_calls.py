@@ -35,7 +35,7 @@ _warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = Wea
 
 
 class Rank(IntEnum):
-    """The rank of a call to the supervisor process. Calls with a lower rank come first."""
+    """The rank of a call to the supervisor process. Calls with a lower rank are made first."""
 
     END = 0
     READ = 1
@@ -45,7 +45,7 @@ class Rank(IntEnum):
 async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeout: float) -> T:
     """Wait until a call may run, make the call, and return its result.
 
-    :param call: the function that makes the call. This function is called at most once.
+    :param call: the function that makes the call. The function `call` is called at most once.
     :param timeout: the timeout of the call, in seconds, without the time before the call may run.
     :raises TimeoutError: if Airflow did not reply in time. Airflow never replies to a message of an unsupported type.
     """

@@ -27,7 +27,7 @@ class Disconnected(Exception):
 class BodyReader:
     """Reads request bodies within a time limit.
 
-    All requests share one timer, because a timer of its own would make each request 6 µs slower.
+    All requests share one timer, because a separate timer for each request would make each request 6 µs slower.
 
     :param seconds: how many seconds after :meth:`read` was called a body must be complete; this is checked once a
         second.

@@ -1,4 +1,4 @@
-"""What the endpoint's routes and background jobs share: the inbox, the settings and the reader of request bodies."""
+"""The objects that the endpoint's routes and jobs share: the inbox, the settings and the reader of request bodies."""
 
 from __future__ import annotations
 

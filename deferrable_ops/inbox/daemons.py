@@ -51,8 +51,8 @@ class Daemons:
 
         A record that names another host is replaced only if `allow_move` is true.
 
-        :param allow_move: replace the record even if it names another host. Set `allow_move` only for a supervisord
-            that is managed over SSH.
+        :param allow_move: if True, replace the record even if the record names another host. Set `allow_move` only for
+            a supervisord that is managed over SSH.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:

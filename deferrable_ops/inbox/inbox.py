@@ -42,11 +42,11 @@ task.
 
 
 class Inbox:
-    """The inbox, as the code on one event loop reads and writes it.
+    """Reads and writes the inbox, for the code that runs on one event loop.
 
     :param url: the database URL, ``sqlite+aiosqlite://...`` or ``postgresql+asyncpg://...``
     :param read_url: a function that returns the current database URL, and is called when the database rejects the
-        login. If None, the URL is not read again.
+        login. If `read_url` is None, the URL is not read again.
     :param retry_timeout: how many seconds a read or write is retried while the database does not answer, before
         :exc:`~deferrable_ops.exceptions.InboxUnavailable` is raised.
     """

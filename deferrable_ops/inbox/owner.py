@@ -74,8 +74,8 @@ class Owner:
 
         Call this method in the same transaction as the registration or launch.
 
-        :param cancel: if True, return whether this process may also end killed waits and cancel external work. A
-            triggerer may not do so while it does not know the id of its deployment.
+        :param cancel: if True, return whether this process may also settle the waits of killed tasks and cancel
+            external work. A triggerer may not do so while it does not know the id of its deployment.
         """
         return self._problem(await _read(connection), cancel=cancel) is None
 
@@ -115,7 +115,10 @@ class Owner:
             await self.deployment.pause(self._check_interval)
 
     async def adopt_if_unowned(self) -> None:
-        """Make this process's deployment the owner, if the inbox has no owner and the deployment is known."""
+        """If the inbox has no owner, make the deployment of this process the owner.
+
+        Do nothing while this process does not know the id of its deployment.
+        """
         mine = self.deployment.id
         if mine is None or await self.current() is not None:
             return

@@ -1,8 +1,8 @@
 """Notifies the subscriptions to a wait when its row in the table `waits` has changed. Each process has one watcher.
 
 While no wait changes, the load of the watcher does not depend on the number of waits, because the watcher reads only
-the waits that have changed. The watcher also settles all waits whose deadline has passed or whose heartbeats are
-missing, with one statement.
+the waits that have changed. The watcher also settles the waits whose deadline has passed or whose heartbeats are
+missing. It finds these waits with one query, and not with one query for each wait.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Database:
         is infinite, a read or write is also retried after an error that a user must correct, such as a missing
         permission.
     :param read_url: a function that returns the current database URL. The function is called when the database rejects
-        the login, because the password may have been rotated. If None, the URL is not read again.
+        the login, because the password may have been rotated. If `read_url` is None, the URL is not read again.
     :param sqlite_busy_timeout: how many seconds a statement waits for a locked SQLite file before the statement fails.
     :raises DeploymentError: if the URL is invalid, or its driver is not installed.
     """

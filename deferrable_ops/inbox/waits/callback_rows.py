@@ -77,7 +77,7 @@ async def find_recorded(
 ) -> Sequence[Row]:
     """Return the recorded callbacks that have one of the given contents or Idempotency-Keys, newest first.
 
-    Each returned row has wait id, digest, Idempotency-Key, status, receipt.
+    Each returned row contains wait id, digest, Idempotency-Key, status, receipt.
 
     :param contents: the contents, as pairs of a wait id and a callback's digest.
     :param keys: the Idempotency-Keys, as pairs of a wait id and an Idempotency-Key.

@@ -2,7 +2,7 @@
 
 A callback is checked in the order that ``docs/callbacks.md`` documents. A callback is rejected if its Idempotency-Key
 was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait has
-expired, or was superseded, killed or settled. Every other callback is evaluated.
+expired, or was superseded, killed or settled. A callback that is neither rejected nor a duplicate is evaluated.
 """
 
 from __future__ import annotations

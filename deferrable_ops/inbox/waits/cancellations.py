@@ -46,13 +46,13 @@ class Cancellations:
 
         Return None if no cancellation is due.
 
-        None is also returned if this process does not belong to the inbox's owner.
+        Return None also if this process does not belong to the inbox's owner.
 
         The cancellation of a wait is not due while a process holds the launch claim of the wait and has not recorded
         the launch. The process with the launch claim may be sending the launch request, and a cancellation before the
         external work exists would not stop the work.
 
-        :param wait_id: the id of a wait, to return only the cancellation of this wait; None for all waits.
+        :param wait_id: return only a cancellation of the wait with this id; if None, return a cancellation of any wait.
         """
 
         async def probe(connection: AsyncConnection) -> str | None:
