@@ -44,7 +44,11 @@ def clock(by: timedelta) -> dict[str, str]:
 @on_postgres
 @pytest.mark.parametrize(
     ("components", "by"),
-    [(["triggerer"], HOUR), (["triggerer"], -HOUR), (["api_server", "scheduler", "triggerer"], -HOUR)],
+    [
+        (["triggerer"], HOUR),
+        pytest.param(["triggerer"], -HOUR, marks=pytest.mark.long),
+        (["api_server", "scheduler", "triggerer"], -HOUR),
+    ],
     ids=["triggerer-ahead", "triggerer-behind", "all-but-the-database-behind"],
 )
 def test_waits_last_exactly_as_long_as_they_should(

@@ -168,7 +168,7 @@ class RealAirflow:
             component.start(extra_environment)
         for component in components:
             ready = functools.partial(self._is_ready, component, jobs_before)
-            wait_until(ready, f"the {component.name} to be ready", timeout=120)
+            wait_until(ready, f"the {component.name} to be ready", timeout=120, every=0.3)
 
     def _is_ready(self, component: Component, jobs_before: Mapping[str, int]) -> bool:
         assert component.running, f"the {component.name} ended by itself:\n{component.tail()}"

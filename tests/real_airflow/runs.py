@@ -67,7 +67,7 @@ class Run:
 
     def wait_for(self, state: str, timeout: float = 120) -> Run:
         """Wait until the run has this state, and fail at once when it ended in another."""
-        wait_until(lambda: self._has_come_to(state), f"{self} to be {state!r}", timeout, every=0.2)
+        wait_until(lambda: self._has_come_to(state), f"{self} to be {state!r}", timeout, every=0.3)
         return self
 
     def worker_processes(self) -> int:
@@ -155,7 +155,7 @@ class Task:
         :param try_number: the attempt that must have it; else whichever comes to it first.
         """
         what = f"{self} to be {state!r}" + (f" in try {try_number}" if try_number else "")
-        wait_until(lambda: self._has_come_to(state, try_number), what, timeout)
+        wait_until(lambda: self._has_come_to(state, try_number), what, timeout, every=0.3)
         return self
 
     def xcom(self, key: str = "return_value") -> Any:
