@@ -1,0 +1,155 @@
+"""The time until all tasks of a burst have ended, on a real Airflow with Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+
+from bench.bursts.triggers import SECONDS
+from bench.common.command import Setting
+from bench.common.figures import Figure, ratio
+from deferrable_ops.inbox import Inbox, WaitState
+from real_airflow import RealAirflow, Run, postgres_database, wait_until
+
+_IN_FLIGHT = 50
+"""Callbacks that are sent at the same time."""
+_PATIENCE = 240.0
+"""Seconds in which all tasks must start, and in which all must end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """When the tasks of a burst ended.
+
+    :param first: seconds from the beginning of the burst to the first end.
+    :param last: seconds to the last end.
+    :param on_workers: the number of tasks that ended on a worker.
+    :param started: seconds from the start of the runs until all tasks waited.
+    """
+
+    started: float
+    first: float
+    last: float
+    on_workers: int
+
+
+def measure(setting: Setting) -> Iterable[Figure]:
+    """Call 2,000 waits back within 10 s, and let 2,000 triggers of plain Airflow fire within 10 s."""
+    dags, tasks = (2, 20) if setting.quick else (20, 100)
+    _, postgres = setting.databases
+    assert postgres.server is not None
+    ready = setting.folder / "ready"
+    ready.mkdir()
+    home = setting.folder / "airflow"
+    home.mkdir()
+    airflow = RealAirflow(
+        home,
+        postgres_database(postgres.server),
+        [Path(__file__).parent / "dags"],
+        {
+            "AIRFLOW__TRIGGERER__CAPACITY": str(2 * dags * tasks),
+            "BURST_DAGS": str(dags),
+            "BURST_FOLDER": str(ready),
+            "BURST_TASKS": str(tasks),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    try:
+        airflow.start()
+        rounds = [(_ours(airflow, dags, tasks), _bare(airflow, dags, tasks, ready)) for _ in setting.rounds()]
+    finally:
+        airflow.stop()
+    count = f"{dags * tasks:,}"
+    yield ratio(
+        f"last of {count} ends",
+        [(ours.last, bare.last) for ours, bare in rounds],
+        target=1.3,
+        against="bare XCom.aset and TaskSuccessEvent",
+        unit="s",
+    )
+    yield ratio(
+        f"first of {count} ends / last",
+        [(ours.first, ours.last) for ours, _ in rounds],
+        target=0.1,
+        against="last",
+        unit="s",
+    )
+    yield ratio(
+        f"{count} tasks wait",
+        [(ours.started, bare.started) for ours, bare in rounds],
+        target=None,
+        against="bare",
+        unit="s",
+    )
+    on_workers = sum(ours.on_workers for ours, _ in rounds)
+    yield Figure(f"of {count}, ends on a worker", on_workers, target=0, unit="")
+
+
+def _ours(airflow: RealAirflow, dags: int, tasks: int) -> Ends:
+    started = time.monotonic()
+    runs = [airflow.trigger(f"ours_{n}") for n in range(dags)]
+    return asyncio.run(_call_back(airflow, runs, tasks, started))
+
+
+async def _call_back(airflow: RealAirflow, runs: list[Run], tasks: int, started: float) -> Ends:
+    inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
+    run_ids = {run.run_id for run in runs}
+    ends_at = time.monotonic() + _PATIENCE
+    while True:
+        waits = [
+            wait for wait in await inbox.waits.find(state=WaitState.WAITING) if wait.attempt.run_id in run_ids
+        ]
+        if len(waits) == len(runs) * tasks:
+            break
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"{len(waits)} of {len(runs) * tasks} waits were registered")
+        await asyncio.sleep(1)
+    waiting_after = time.monotonic() - started
+    urls = [
+        f"{airflow.url}/deferrable-ops/callbacks/{await inbox.keys.token(wait.id, wait.key_id)}"
+        for wait in waits
+    ]
+    await inbox.close()
+    slots = asyncio.Semaphore(_IN_FLIGHT)
+    began = time.time()
+
+    async def call(http: httpx.AsyncClient, number: int, url: str) -> None:
+        await asyncio.sleep(began + SECONDS * number / len(urls) - time.time())
+        async with slots:
+            (await http.post(url, json={"n": number})).raise_for_status()
+
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        await asyncio.gather(*(call(http, number, url) for number, url in enumerate(urls)))
+    return await asyncio.to_thread(_ends, runs, tasks, waiting_after, began)
+
+
+def _bare(airflow: RealAirflow, dags: int, tasks: int, ready: Path) -> Ends:
+    started = time.monotonic()
+    runs = [airflow.trigger(f"bare_{n}") for n in range(dags)]
+    wait_until(
+        lambda: len(list(ready.iterdir())) == dags * tasks, "all bare triggers to run", _PATIENCE, every=1
+    )
+    waiting_after = time.monotonic() - started
+    (ready / "go").touch()
+    ends = _ends(runs, tasks, waiting_after, (ready / "go").stat().st_mtime)
+    for file in ready.iterdir():
+        file.unlink()
+    return ends
+
+
+def _ends(runs: list[Run], tasks: int, waiting_after: float, began: float) -> Ends:
+    for run in runs:
+        run.wait_for("success", timeout=_PATIENCE)
+    rows = [
+        row
+        for run in runs
+        for row in run.client.get(f"{run.path}/taskInstances", limit=tasks)["task_instances"]
+    ]
+    ended = [datetime.fromisoformat(row["end_date"]).timestamp() - began for row in rows]
+    return Ends(waiting_after, min(ended), max(ended), sum(run.worker_processes() for run in runs))
