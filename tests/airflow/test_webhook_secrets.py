@@ -41,7 +41,7 @@ def test_no_log_contains_a_secret_although_the_service_echoes_them(
     )
 
     written = everything_written(airflow)
-    assert "Launched: POST" in written
+    assert "Launched the work: POST" in written
     assert ".masked/heartbeat" in written  # the access log is among it
     basic = b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
     secrets = [PASSWORD, HEADER, basic, *asyncio.run(signatures(airflow))]
