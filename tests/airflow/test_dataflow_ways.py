@@ -61,6 +61,7 @@ def test_example_runs_on_the_fake(airflow: RealAirflow, dataflow: OutsideDataflo
 
 
 @once
+@pytest.mark.long  # test_webhook_ways.py and test_high_availability_ways.py run dag.test() in every run
 def test_dag_test_runs_the_whole_wait(airflow: RealAirflow, finishing: OutsideDataflow) -> None:
     failing = finishing.new_prefix()
     finishing.script(failing, RUNNING, {"state": "FAILED", "message": "no such bucket"})
