@@ -38,7 +38,9 @@ def test_task_that_a_user_ends_has_its_job_cancelled_drained_or_left(
     jobs = {dag_id: dataflow.wait_for_jobs(prefix=prefix)[0] for dag_id, prefix in prefixes.items()}
     for dag_id in ("dataflow_leave", "dataflow_flex", "dataflow_drained"):
         task = runs[dag_id].task("job").wait_for("deferred")
-        wait_until(lambda task=task: "in the state JOB_STATE_RUNNING" in task.log(), f"{task} to watch its job")
+        wait_until(
+            lambda task=task: "in the state JOB_STATE_RUNNING" in task.log(), f"{task} to watch its job"
+        )
         task.mark("failed")
 
     assert dataflow.wait_for_stop(jobs["dataflow_flex"]) == ["cancel"]
@@ -60,7 +62,9 @@ def test_restarted_triggerer_goes_on_with_the_job_and_one_that_was_ended_meanwhi
     [job], [unneeded] = dataflow.wait_for_jobs(), dataflow.wait_for_jobs(prefix=ended_prefix)
     dataflow.tell("say", job.id, "a worker is slow", "WARNING")
     wait_until(lambda: "a worker is slow" in waiting.task("job").log(), "the warning in the task's log")
-    wait_until(lambda: "in the state JOB_STATE_RUNNING" in ended.task("job").log(), "the other job to be watched")
+    wait_until(
+        lambda: "in the state JOB_STATE_RUNNING" in ended.task("job").log(), "the other job to be watched"
+    )
 
     airflow.triggerer.stop()
     assert dataflow.job(job.id).stops_asked == dataflow.job(unneeded.id).stops_asked == []

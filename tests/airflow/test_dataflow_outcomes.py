@@ -106,7 +106,9 @@ def test_streaming_job_is_waited_for_until_it_is_drained(
     dataflow.script(dataflow.prefix, RUNNING, streaming=True)
     run = airflow.trigger("dataflow_drained", {"job": dataflow.prefix})
     [job] = dataflow.wait_for_jobs()
-    wait_until(lambda: "in the state JOB_STATE_RUNNING" in run.task("job").log(), "the job to be seen running")
+    wait_until(
+        lambda: "in the state JOB_STATE_RUNNING" in run.task("job").log(), "the job to be seen running"
+    )
     assert run.task("job").state == "deferred"
     dataflow.tell("move", job.id, "DRAINED")
 
@@ -144,7 +146,9 @@ def test_jobs_that_are_accepted_are_waited_for_by_a_sensor_or_stopped_by_their_p
     [awaited], [stopped] = dataflow.wait_for_jobs(), dataflow.wait_for_jobs(prefix=other)
     sensor = airflow.trigger("dataflow_sensor", {"job_id": awaited.id})
     stop = airflow.trigger("dataflow_stop", {"job": other}).wait_for("success")
-    wait_until(lambda: f"{awaited.id} is in the state" in sensor.task("wait").log(), "the sensor to watch the job")
+    wait_until(
+        lambda: f"{awaited.id} is in the state" in sensor.task("wait").log(), "the sensor to watch the job"
+    )
     dataflow.tell("move", awaited.id, "DONE")
     sensor.wait_for("success")
 
