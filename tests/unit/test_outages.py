@@ -130,6 +130,7 @@ async def test_reason_of_a_timeout_has_the_longest_outage(clock: Clock, outages:
     outages.failed(INBOX, "connection refused")
     clock.now += 100
     assert follower.describe(145) == "the inbox was unreachable for 100 of 145 s: connection refused"
+    assert follower.describe(0.5) is None
 
 
 async def test_outage_before_a_wait_or_of_another_system_is_not_in_its_reason(
