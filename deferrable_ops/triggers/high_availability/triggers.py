@@ -115,7 +115,11 @@ class HighAvailabilityTrigger(TaskTrigger):
             decision = evaluator.evaluate(checked, _now())
             if evaluator.state != before:
                 before = evaluator.state
-                self.log.info("The check returned %s/%s, %d in a row", *checked, before["length"])
+                self.log.info(
+                    "The check returned result %s with action %s, %d times in a row",
+                    *checked,
+                    before["length"],
+                )
                 await self.inbox.waits.save_progress(self.current.id, before)
             if decision is not None:
                 break

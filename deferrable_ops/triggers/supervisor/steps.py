@@ -71,7 +71,7 @@ class StepRunner:
         )
         if started and not is_remote(host.cfg) and (reason := await lifetime_warning(host)) is not None:
             host.log.warning(
-                "supervisord will end when the triggerer restarts, and the DAG will then start again: %s",
+                "supervisord will end when the triggerer restarts, and then a new run of this DAG will start it: %s",
                 reason,
             )
         drift = await update_groups(host)

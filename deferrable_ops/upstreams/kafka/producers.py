@@ -133,8 +133,8 @@ class ProducerPool:
                     )
                 except OffsetOutOfRangeError:
                     log.warning(
-                        "Kafka has deleted records of %s that an earlier run may have published; searching "
-                        "the partition from its beginning",
+                        "Kafka has deleted old records of %s. If an earlier attempt of this task published some of "
+                        "these records, they may be published twice",
                         partition,
                     )
                     consumer.seek(partition, (await consumer.beginning_offsets([partition]))[partition])

@@ -255,7 +255,8 @@ class QueuePoller:
         :param until: the time on the monotonic clock after which a failed call is not repeated. If `until` is None,
             there is no such time.
         :raises SqsRefused: if SQS has refused the call several times in a row.
-        :raises _CallAbandoned: if the call failed, and then the queue had no reader, or the time `until` had passed.
+        :raises _CallAbandoned: if the call failed and is not repeated, because the queue has no reader any more or the
+            time `until` has passed.
         """
         backoff, refused_since, refusals = Backoff(), 0.0, 0
         while True:
