@@ -90,7 +90,7 @@ def new_attempt(try_number: int = 1, of: Attempt | None = None, task_id: str = "
     return Attempt(ti_id, try_number, "dag", run_id, task_id)
 
 
-async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+async def eventually(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
     """Return the first true value of the condition."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
