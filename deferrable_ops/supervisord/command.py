@@ -82,7 +82,7 @@ def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]
     if name not in known:
         raise InputError(
             f"{source} has _target_: {target}, which is not a configuration of supervisord; use one of "
-            f"{', '.join(known)}, or pass --as"
+            f"{', '.join(known)}, or select the kind with --as {' or '.join(_KINDS)}"
         )
     return known[name]
 

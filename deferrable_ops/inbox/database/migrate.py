@@ -55,9 +55,9 @@ async def migrate(database: Database) -> None:
     version = await schema_version(database)
     if version.is_too_new:
         raise DeploymentError(
-            f"the inbox's tables have version {version.number}, which needs a release of airflow-deferrable-ops that "
-            f"supports version {version.oldest_reader or version.number}; the installed release supports "
-            f"version {HEAD}: install a newer release"
+            "the installed release of airflow-deferrable-ops is too old for the inbox's tables: it can use tables up to "
+            f"version {HEAD}, and these tables need one that can use version "
+            f"{version.oldest_reader or version.number}; install a newer release"
         )
     if version.is_outdated:
         if not settings.auto_upgrade() and not database.in_memory:

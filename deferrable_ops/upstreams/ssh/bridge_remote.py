@@ -24,7 +24,7 @@ HELLO = b"deferrable-ops carries from here\n"
 
 
 def main() -> None:
-    """Transfer data between the sockets and stdin or stdout, until stdin ends."""
+    """Copy data from stdin to the sockets, and from the sockets to stdout, until stdin ends."""
     sockets = {}  # type: dict[int, socket.socket]
     pending = b""
     write(HELLO)

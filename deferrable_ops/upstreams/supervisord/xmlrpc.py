@@ -63,8 +63,8 @@ def answer(body: bytes) -> Any:
     )
     if stand_ins and _STAND_IN.search(body):
         raise UnreadableAnswer(
-            "supervisord's answer contains control characters and also the characters U+FDD0 to U+FDEF, "
-            "with which this library replaces control characters"
+            "cannot read supervisord's answer: it contains control characters, and also a character from the range "
+            "U+FDD0 to U+FDEF, with which this library replaces control characters"
         )
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
