@@ -55,8 +55,8 @@ async def migrate(database: Database) -> None:
     version = await schema_version(database)
     if version.is_too_new:
         raise DeploymentError(
-            "the installed release of airflow-deferrable-ops is too old for the inbox's tables: it can use tables up to "
-            f"version {HEAD}, and these tables need one that can use version "
+            "the installed release of airflow-deferrable-ops is too old for the inbox's tables: it can use tables up "
+            f"to version {HEAD}, and these tables need one that can use version "
             f"{version.oldest_reader or version.number}; install a newer release"
         )
     if version.is_outdated:
