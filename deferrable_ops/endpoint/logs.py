@@ -58,7 +58,12 @@ def log_config(*, as_json: bool) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": f"{__name__}.{formatter.__name__}"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "loggers": {"uvicorn": to_stderr, "deferrable_ops": to_stderr},
+        "loggers": {
+            "uvicorn": to_stderr,
+            # AccessLog replaces uvicorn's own access log, which would contain a second line for each request.
+            "uvicorn.access": {"handlers": [], "propagate": False},
+            "deferrable_ops": to_stderr,
+        },
     }
 
 

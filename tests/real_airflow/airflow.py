@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import NullPool, create_engine, text
+
 from real_airflow.client import AirflowClient
 from real_airflow.databases import Database
 from real_airflow.environment import environment, write_passwords
@@ -98,7 +100,9 @@ class RealAirflow:
         self._start([component], extra_environment)
 
     def pause(self, component: Component) -> None:
-        """Stop all processes of a component, between two transactions: in one, all others would stop on SQLite."""
+        """Stop all processes of a component, between two transactions. In one, all others would stop on SQLite, and on
+        Postgres no other triggerer would get the triggers whose rows it has locked.
+        """
         wait_until(lambda: self._is_paused_outside_transactions(component), f"{component.name} to be paused")
 
     def add_triggerer(self, extra_environment: Mapping[str, str] | None = None) -> Component:
@@ -146,10 +150,20 @@ class RealAirflow:
 
     def _is_paused_outside_transactions(self, component: Component) -> bool:
         component.pause()
-        if any(map(_is_locked, self.home.glob("*.db"))):
+        if self._is_in_transaction(component):
             component.resume()
             return False
         return True
+
+    def _is_in_transaction(self, component: Component) -> bool:
+        if self.database.backend == "sqlite":
+            return any(map(_is_locked, self.home.glob("*.db")))
+        engine = create_engine(self.database.metadata_url, poolclass=NullPool)
+        busy = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle' AND client_port = ANY(:ports)"
+        )
+        with engine.connect() as connection:
+            return bool(connection.execute(busy, {"ports": component.ports()}).scalar_one())
 
     def _end_runs(self) -> None:
         # What a failed test leaves would be waited for, and paid for, by all tests after it.

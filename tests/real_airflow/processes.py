@@ -96,6 +96,15 @@ class Component:
         # Children first: a parent that wakes before them may take them for dead.
         self._signal(signal.SIGCONT, reversed(self._tree()))
 
+    def ports(self) -> list[int]:
+        """Return the local ports of its TCP connections."""
+        return [
+            connection.laddr.port
+            for process in self._tree()
+            for connection in process.net_connections("tcp")
+            if connection.laddr
+        ]
+
     def tail(self, lines: int = 20, width: int = 300) -> str:
         """Return the end of its output, with long lines cut."""
         if not self.output.exists():
