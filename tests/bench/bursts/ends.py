@@ -14,7 +14,8 @@ import httpx
 from bench.bursts.triggers import SECONDS
 from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
-from deferrable_ops.inbox import Inbox, WaitState
+from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.database.schema import IS_WAITING
 from real_airflow import RealAirflow, Run, postgres_database, wait_until
 
 _IN_FLIGHT = 50
@@ -102,9 +103,7 @@ async def _call_back(airflow: RealAirflow, runs: list[Run], tasks: int, started:
     run_ids = {run.run_id for run in runs}
     ends_at = time.monotonic() + _PATIENCE
     while True:
-        waits = [
-            wait for wait in await inbox.waits.find(state=WaitState.WAITING) if wait.attempt.run_id in run_ids
-        ]
+        waits = [wait for wait in await inbox.waits.find(IS_WAITING) if wait.attempt.run_id in run_ids]
         if len(waits) == len(runs) * tasks:
             break
         if time.monotonic() > ends_at:

@@ -23,7 +23,9 @@ class BareOperator(BaseOperator):
     def __init__(self, moment: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.start_trigger_args = StartTriggerArgs(
-            "bench.bursts.triggers.BareTrigger", {"folder": FOLDER, "moment": moment}, next_method="resume"
+            "bench.bursts.triggers.BareTrigger",
+            trigger_kwargs={"folder": FOLDER, "moment": moment},
+            next_method="resume",
         )
 
     def resume(self, context: Any, event: Any) -> None:
