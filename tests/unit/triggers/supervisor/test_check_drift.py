@@ -41,7 +41,7 @@ def test_drift_describes_the_differences() -> None:
 async def test_drift_is_checked_again_after_a_start_with_a_minimum_interval(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DriftReconciler, "min_interval", 0.3)
+    monkeypatch.setattr(DriftReconciler, "min_interval", 3)
     runs.start(watching(two(tmp_path, policy={"crash_restarts": 99})))
     await daemon.looked()
     assert daemon.calls.count(RELOAD) == 1
