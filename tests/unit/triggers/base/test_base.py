@@ -4,90 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import asdict
-from types import SimpleNamespace
-from typing import Any, ClassVar
-from uuid import uuid4
+from typing import Any
 
 import pytest
 from airflow.sdk.execution_time.comms import DeleteXCom, SetXCom
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 from structlog.contextvars import bound_contextvars, get_contextvars
+from unit.triggers.base.support import Scripted, Working, event_of, in_triggerer, register
 from unit.triggers.support import AirflowComms, eventually
 
 from deferrable_ops import Failure, Outcome, Skip, Success
 from deferrable_ops.deployment import Deployment
 from deferrable_ops.exceptions import (
-    AirflowUnavailable,
     ConfigurationError,
-    DataflowRefused,
-    DeploymentError,
     InputError,
-    KafkaRefused,
-    KafkaUnavailable,
-    LaunchRefused,
-    MachineRefused,
-    SqsRefused,
 )
-from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
+from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.owner import Owner
-from deferrable_ops.inbox.waits.cancellations import Cancellations
-from deferrable_ops.outages import Outages
-from deferrable_ops.testing import memory_inbox
-from deferrable_ops.triggers import base
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import background, cancellation, delivery
 from deferrable_ops.triggers.lifecycle.background import start as start_background
-
-
-class Scripted(TaskTrigger):
-    """A trigger with a scripted outcome, error or wait."""
-
-    feature: ClassVar[str] = "scripted"
-    classpath: ClassVar[str] = "unit.triggers.test_base.Scripted"
-    arguments: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, does: Any = None, **base: Any) -> None:
-        super().__init__(**base)
-        self.does = does
-        self.cancelled: list[str] = []
-
-    async def wait(self) -> Outcome:
-        if isinstance(self.does, BaseException):
-            raise self.does
-        if self.does == "wait":
-            return await self.wait_until_settled()
-        return self.does  # type: ignore[no-any-return]
-
-    async def cancel(self, wait: Wait) -> None:
-        self.cancelled.append(wait.id)
-
-
-@pytest.fixture(autouse=True)
-def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not start the tasks that a triggerer runs in the background."""
-    monkeypatch.setattr(background, "start", lambda: None)
-
-
-@pytest.fixture
-async def inbox() -> AsyncIterator[Inbox]:
-    async with memory_inbox() as inbox:
-        yield inbox
-
-
-def in_triggerer(trigger: TaskTrigger, try_number: int = 1) -> TaskTrigger:
-    """Set the task instance, as the triggerer does."""
-    trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
-        id=uuid4(), dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=try_number
-    )
-    return trigger
-
-
-async def event_of(trigger: TaskTrigger) -> TriggerEvent:
-    events = [event async for event in trigger.run()]
-    assert len(events) == 1
-    return events[0]
 
 
 async def test_success_sets_the_xcom_and_then_sends_an_event_without_one(
@@ -167,24 +104,6 @@ async def test_cancelled_trigger_settles_nothing(airflow_comms: AirflowComms, in
     assert (await inbox.waits.get(trigger.identify().wait_id)).state is WaitState.WAITING
 
 
-class Working(Scripted):
-    """A trigger whose work races with the inbox."""
-
-    ended = False
-
-    async def wait(self) -> Outcome:
-        return await self.race_with_settlement(self.work())
-
-    async def work(self) -> Outcome:
-        try:
-            return await super().wait() if self.does != "wait" else await asyncio.Future()
-        finally:
-            self.ended = True
-
-    def must_cancel_work(self, outcome: Outcome) -> bool:
-        return isinstance(outcome, Failure)
-
-
 @pytest.mark.parametrize("does", [Success(1), RuntimeError("broken"), SystemExit(1)])
 async def test_outcome_of_the_work_ends_the_wait(
     airflow_comms: AirflowComms, inbox: Inbox, does: Any
@@ -242,154 +161,6 @@ async def test_attempt_waits_until_the_work_of_an_earlier_one_is_cancelled(
     await event_of(second)
     assert first.cancelled == [first_id]  # type: ignore[attr-defined]
     assert (await inbox.waits.get(second.identify().wait_id)).outcome == Success("done")
-
-
-class Flaky(Scripted):
-    """Raises errors, one in each run of :meth:`wait`, and then succeeds."""
-
-    first_retry_pause: ClassVar[float] = 0.01
-
-    def __init__(self, *errors: Exception, begun: bool = False, **base: Any) -> None:
-        super().__init__(**base)
-        self.errors = list(errors)
-        self.begun = begun
-
-    async def wait(self) -> Outcome:
-        self.started = self.started or self.begun
-        if self.errors:
-            raise self.errors.pop(0)
-        return Success("in the end")
-
-
-TEMPORARY = [KafkaUnavailable("away"), TimeoutError(), AirflowUnavailable("no answer")]
-UNTIL_STARTED = [
-    ConfigurationError("there is no connection 'x'"),
-    DataflowRefused("no", "PERMISSION_DENIED"),
-    KafkaRefused("no topic"),
-    SqsRefused("no queue"),
-    MachineRefused("no login"),
-]
-
-
-@pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize(
-    "error", [*TEMPORARY, DeploymentError("Fernet key")], ids=lambda error: type(error).__name__
-)
-async def test_error_that_may_pass_fails_no_task(
-    airflow_comms: AirflowComms, inbox: Inbox, error: Exception, begun: bool
-) -> None:
-    trigger = in_triggerer(Flaky(error, error, begun=begun))
-    assert isinstance(await event_of(trigger), TaskSuccessEvent)
-
-
-@pytest.mark.parametrize("error", UNTIL_STARTED, ids=lambda error: type(error).__name__)
-async def test_refusal_fails_a_task_that_has_read_nothing_and_is_retried_by_one_that_has(
-    airflow_comms: AirflowComms, inbox: Inbox, error: Exception
-) -> None:
-    new, begun = in_triggerer(Flaky(error)), in_triggerer(Flaky(error, begun=True))
-    assert isinstance(await event_of(new), TaskFailedEvent)
-    outcome = (await inbox.waits.get(new.identify().wait_id)).outcome
-    assert outcome == Failure(str(error), retryable=False)
-    assert isinstance(await event_of(begun), TaskSuccessEvent)
-
-
-@pytest.mark.parametrize("error", UNTIL_STARTED, ids=lambda error: type(error).__name__)
-async def test_refusal_after_a_restart_fails_no_task(
-    airflow_comms: AirflowComms, inbox: Inbox, error: Exception
-) -> None:
-    again = in_triggerer(Flaky(error))
-    await register(inbox, again)
-    assert isinstance(await event_of(again), TaskSuccessEvent)
-
-
-@pytest.mark.parametrize(
-    ("error", "retryable"),
-    [
-        (InputError("a bad argument"), False),
-        (LaunchRefused("422"), False),
-        (LaunchRefused("403", retry_can_help=True), True),
-        (KeyError("a fault of the program"), True),
-    ],
-)
-async def test_permanent_error_fails_a_task_that_has_started_and_is_retried_where_that_can_help(
-    airflow_comms: AirflowComms, inbox: Inbox, error: Exception, retryable: bool
-) -> None:
-    trigger = in_triggerer(Flaky(error, begun=True))
-    assert isinstance(await event_of(trigger), TaskFailedEvent)
-    outcome = (await inbox.waits.get(trigger.identify().wait_id)).outcome
-    assert isinstance(outcome, Failure)
-    assert outcome.retryable is retryable
-
-
-async def test_error_that_does_not_pass_ends_at_the_deadline(
-    airflow_comms: AirflowComms, inbox: Inbox
-) -> None:
-    trigger = in_triggerer(Flaky(*[KafkaUnavailable("away")] * 100, timeout=0.2))
-    trigger.first_retry_pause = 60.0  # type: ignore[misc]
-    async with asyncio.timeout(10):
-        assert isinstance(await event_of(trigger), TaskFailedEvent)
-    assert (await inbox.waits.get(trigger.identify().wait_id)).state is WaitState.EXPIRED
-
-
-async def test_reason_of_a_timeout_has_the_outage(
-    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Reading(Flaky):
-        first_retry_pause: ClassVar[float] = 60.0
-
-        @property
-        def sources(self) -> tuple[str, ...]:
-            return ("Kafka (logs)",)
-
-    clock = [0.0]
-    seen = Outages(lambda: clock[0])
-    monkeypatch.setattr(base, "outages", seen)
-    trigger = in_triggerer(Reading(KafkaUnavailable("no broker answers"), timeout=1.0))
-    running = asyncio.create_task(event_of(trigger))
-    await eventually(seen.active, "the outage")
-    clock[0] = 15.0
-    assert isinstance(await running, TaskFailedEvent)
-    wait = await inbox.waits.get(trigger.identify().wait_id)
-    assert wait.outcome == Failure(
-        "no result within the timeout of 1 s; Kafka (logs) was unreachable for 1 of 1 s: no broker answers"
-    )
-
-
-async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowComms, inbox: Inbox) -> None:
-    class Encrypted(Flaky):
-        keys: ClassVar[list[str]] = ["wrong", "wrong"]
-
-        def new_wait(self, attempt: Attempt) -> NewWait:
-            if self.keys:
-                raise DeploymentError(f"[core] fernet_key is {self.keys.pop()}")
-            return super().new_wait(attempt)
-
-    assert isinstance(await event_of(in_triggerer(Encrypted())), TaskSuccessEvent)
-
-
-async def test_outage_does_not_use_up_the_tries_of_a_cancellation(
-    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    working = in_triggerer(Working(Success(1)))
-    wait_id = await register(inbox, working)
-    await inbox.waits.kill([wait_id])
-    problem: list[Exception] = [KafkaUnavailable("away")]
-
-    async def cancel(wait: Wait) -> None:
-        raise problem[0]
-
-    monkeypatch.setattr(working, "cancel", cancel)
-    monkeypatch.setattr(cancellation, "decrypt", lambda _encrypted: working)
-    inbox.cancellations = Cancellations(inbox.database, inbox.owner, lease=0.0)
-    states = []
-    for error, tries in ((problem[0], 25), (KeyError("a fault"), 10)):
-        problem[0] = error
-        for _ in range(tries):
-            due = await inbox.cancellations.claim(wait_id)
-            assert due is not None
-            await cancellation.cancel_once(inbox, due)
-        states.append((await inbox.waits.get(wait_id)).cancel)
-    assert states == ["due", "failed"]
 
 
 async def test_second_run_of_a_wait_has_the_same_outcome(airflow_comms: AirflowComms, inbox: Inbox) -> None:
@@ -492,12 +263,6 @@ async def states(state: str | None, inbox: Inbox, trigger: TaskTrigger, monkeypa
     monkeypatch.setattr(cancellation, "cancel_due_work", stop)
     await cancellation.end_if_killed(trigger.identify(), check_for=0.05, check_every=0.01)
     return stopped
-
-
-async def register(inbox: Inbox, trigger: TaskTrigger) -> str:
-    attempt = trigger.identify()
-    await inbox.waits.register(NewWait(attempt, "scripted", 60, trigger=b"encrypted"))
-    return attempt.wait_id
 
 
 @pytest.mark.parametrize("state", ["failed", "success", None])
