@@ -457,7 +457,10 @@ class TaskTrigger(BaseTrigger):
         backoff = self._new_backoff()
         while True:
             try:
-                return await step()
+                result = await step()
+                if backoff.failures:
+                    outages.recovered(DEPLOYMENT)
+                return result
             except DeploymentError as error:
                 pause = backoff.failed()
                 if backoff.failures == 1:

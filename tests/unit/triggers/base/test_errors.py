@@ -25,7 +25,7 @@ from deferrable_ops.exceptions import (
 )
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait, WaitState
 from deferrable_ops.inbox.waits.cancellations import Cancellations
-from deferrable_ops.outages import Outages
+from deferrable_ops.outages import DEPLOYMENT, Outages
 from deferrable_ops.triggers import base
 from deferrable_ops.triggers.lifecycle import cancellation
 
@@ -153,6 +153,7 @@ async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowCo
             return super().new_wait(attempt)
 
     assert isinstance(await event_of(in_triggerer(Encrypted())), TaskSuccessEvent)
+    assert DEPLOYMENT not in {outage.source for outage in base.outages.active()}, "it is right again"
 
 
 async def test_outage_does_not_use_up_the_tries_of_a_cancellation(
