@@ -37,7 +37,7 @@ class DeferrableOpsError(Exception):
 
 
 class ConfigurationError(DeferrableOpsError):
-    """A setting is missing or malformed. The message says which setting, and how to correct it."""
+    """A setting is missing or malformed. The message shows which setting, and how to correct it."""
 
 
 class DeploymentError(ConfigurationError):
@@ -53,7 +53,7 @@ class NotOwner(DeploymentError):
 
 
 class InputError(DeferrableOpsError, ValueError):
-    """An operator's argument is invalid. The message says which argument, and how to correct it."""
+    """An operator's argument is invalid. The message shows which argument, and how to correct it."""
 
 
 class InboxError(DeferrableOpsError):
@@ -113,7 +113,7 @@ class DataflowUnavailable(DataflowError):
 
 
 class DataflowRefused(DataflowError):
-    """Dataflow rejected the request permanently. The message says why, and how to correct the error.
+    """Dataflow rejected the request permanently. The message shows why, and how to correct the error.
 
     :param code: the gRPC status, such as ``PERMISSION_DENIED``; "" if the credentials were rejected.
     """
@@ -154,11 +154,11 @@ class KafkaUnavailable(KafkaError):
 
 
 class KafkaRefused(KafkaError):
-    """The Kafka cluster rejected the request permanently. The message says why, and how to correct the error."""
+    """The Kafka cluster rejected the request permanently. The message shows why, and how to correct the error."""
 
 
 class SqsRefused(DeferrableOpsError):
-    """SQS rejected the request permanently. The message says why, and how to correct the error."""
+    """SQS rejected the request permanently. The message shows why, and how to correct the error."""
 
 
 class MachineError(DeferrableOpsError):
@@ -170,7 +170,7 @@ class MachineUnavailable(MachineError):
 
 
 class MachineRefused(MachineError):
-    """The machine rejected the request permanently. The message says why, and how to correct the error."""
+    """The machine rejected the request permanently. The message shows why, and how to correct the error."""
 
 
 class SupervisordError(DeferrableOpsError):

@@ -28,7 +28,7 @@ class ReadyCheck:
     def __post_init__(self) -> None:
         """Validate the arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         for name in ("on_pass", "on_fail"):

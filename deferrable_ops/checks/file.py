@@ -16,7 +16,7 @@ class FileCheck(ReadyCheck):
 
     :param file: the path of a file or directory.
     :param max_age: the maximum time since the file was last changed, in seconds; None allows any age.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     file: str

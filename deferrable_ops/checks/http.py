@@ -29,7 +29,7 @@ class HttpCheck(ReadyCheck):
     :param contains: a string that must occur in the first 64 KiB of the response's body; None (the default) accepts
         every body.
     :param timeout: the result is ``Result.FAIL`` if the response is not complete after this many seconds.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     url: str

@@ -19,7 +19,7 @@ class TcpCheck(ReadyCheck):
     :param port: the TCP port to which the check connects: a number from 1 to 65535, or a template that renders to such
         a number.
     :param timeout: the result is ``Result.FAIL`` if the connection is not open after this many seconds.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     host: str

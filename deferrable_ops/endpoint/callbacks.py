@@ -85,7 +85,7 @@ def check_body(verb: Verb, payload: Any) -> None:
 
     The body may have more fields.
 
-    :raises InputError: if a field of the body is invalid. The error message says which field is wrong.
+    :raises InputError: if a field of the body is invalid. The error message shows which field is wrong.
     """
     match verb:
         case Verb.FAILURE:

@@ -43,7 +43,7 @@ class Readiness:
         self._problem: Exception | None = None
 
     async def response(self) -> JsonResponse:
-        """Return the response that says that the endpoint is ready.
+        """Return the response of an endpoint that is ready.
 
         :raises ConfigurationError: if the inbox is set up wrongly.
         :raises InboxError: if the inbox cannot be read or written.

@@ -32,7 +32,7 @@ class Merge:
         "list", "distinct" (a list without duplicates), "update" (merges dicts, later values win) or "join" (strings,
         separated by commas; "join:+" uses the separator "+"). A message without the field does not change the combined
         value.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     match: Match = None

@@ -35,7 +35,7 @@ class KafkaMessage:
     :param headers: the values of the record's headers, by header name.
     :param partition: the number of the partition to which the record is sent. By default, the key determines the
         partition. All records of a task that have no key go to one partition.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     payload: Any
@@ -70,7 +70,7 @@ class SqsMessage:
         message.
     :param delay: for how long SQS hides a sent message from all readers of the queue, in seconds or as a timedelta; at
         most 15 minutes. FIFO queues do not support a delay of single messages, only a delay of the whole queue.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     payload: Any
@@ -122,7 +122,7 @@ def messages_from_json(data: Any, kind: type[M], argument: str = "messages", **d
     :param data: a list of payloads and messages of `kind`. A rendered template may also be a string that contains such
         a list as JSON.
     :param defaults: the values, by field name, of the fields that a message does not set.
-    :raises InputError: if `data` is not a list, or if an element is invalid. The error message says which element is
+    :raises InputError: if `data` is not a list, or if an element is invalid. The error message shows which element is
         wrong.
     """
     return [

@@ -45,7 +45,7 @@ class ChannelEvent:
         (the whole payload, also if it is a string). If the payload has a key ``headers``, ``attributes`` or
         ``metadata``, this name means the field of the event, not the key of the payload. If the payload has a key
         ``payload``, the name ``payload`` means the value of this key.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     name: str
@@ -74,7 +74,7 @@ class KafkaEvent:
     :param match: selects records, like `match` of :class:`ChannelEvent`. The top-level names in `match` are the
         payload's keys and ``headers``, ``key``, ``metadata`` (topic, partition, offset, timestamp) and ``payload``.
     :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the topic is read.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     topic: str
@@ -108,7 +108,7 @@ class SqsEvent:
         ...) and ``payload``.
     :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the queue is read. If `aws_conn_id`
         is None, the queue is read with the AWS credentials of the triggerer's machine.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     queue_url: str

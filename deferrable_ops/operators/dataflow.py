@@ -185,7 +185,7 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
         timedelta or in seconds; by default until the task's deadline.
     :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
         `impersonation_chain`.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     kind: ClassVar[Kind] = "flex"
@@ -277,7 +277,7 @@ class DataflowJobSensor(_FollowingTask):
         connection, the application default credentials are used, and the google provider is not needed.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = DataflowJobTrigger

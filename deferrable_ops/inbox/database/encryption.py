@@ -12,7 +12,7 @@ from deferrable_ops.exceptions import DeploymentError
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: the part of the error message that says what is encrypted, such as ``"channels' secrets are"``.
+    :param what: the part of the error message about what is encrypted, such as ``"channels' secrets are"``.
     :raises DeploymentError: if the Fernet key is malformed.
     """
     try:

@@ -70,7 +70,7 @@ def describe(error: BaseException) -> str:
 
 
 def describe_with_fix(error: BaseException) -> str:
-    """Return the result of :func:`describe` and, if the error table says it, how a user corrects the error."""
+    """Return the result of :func:`describe` and, if the error table contains it, how a user corrects the error."""
     fix = fix_of(error)
     return f"{describe(error)}; {fix}" if fix else describe(error)
 

@@ -84,7 +84,7 @@ class PublishEventOperator(TriggererOperator):
     :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the task publishes to the topic.
     :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the task publishes to the queue;
         with None, the AWS credentials of the triggerer's machine are used.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = PublishEventTrigger

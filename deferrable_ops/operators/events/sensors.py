@@ -140,7 +140,7 @@ class MultiEventSensor(_EventsTask):
     :param until_next_interval: whether the wait times out at the end of the DAG's next data interval, if `timeout` is
         not reached earlier.
     :param soft_fail: whether to skip the task, instead of failing it, when the wait times out.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     single: ClassVar[bool] = False
@@ -189,7 +189,7 @@ def event_gate(
     :param since: the same as the parameter `since` of :class:`MultiEventSensor`.
     :param timeout: the same as the parameter `timeout` of :class:`MultiEventSensor`.
     :param task_arguments: other arguments for each :class:`EventSensor`, for example ``soft_fail=True``.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     _as_json(events)
     if _JOIN in events:

@@ -82,7 +82,7 @@ class HighAvailabilityOperator(TriggererOperator):
     :param soft_fail: whether the task is skipped after `timeout`, instead of starting the DAG again.
     :param mode: ignored, because the task never waits on a worker. The argument `mode` is accepted for compatibility
         with the package airflow-ha.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityTrigger

@@ -56,7 +56,7 @@ class SupervisorStepOperator(TriggererOperator):
         "force-kill-dag", which always skips itself.
     :param skip_because: the reason, as text for the task's log, why this step is skipped in every DAG run; None if this
         step can run.
-    :raises InputError: if the configuration is invalid. The error message says which field is wrong and how to correct
+    :raises InputError: if the configuration is invalid. The error message shows which field is wrong and how to correct
         it.
     """
 
@@ -217,7 +217,7 @@ class SupervisorAlarm(_Gate):
 class SupervisorSwitch(_Gate):
     """A task that always skips itself, so that its downstream task runs only if a user clears that downstream task.
 
-    :param clears: the id of the downstream task, for the message that says which task a user must clear.
+    :param clears: the id of the downstream task, for the message that shows which task a user must clear.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorSwitchTrigger

@@ -54,7 +54,7 @@ class Supervisor(Pipeline):
         the Supervisor's tasks do not contain `task_id`.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
         ``depends_on_past`` and ``wait_for_downstream`` apply only to the first task of the Supervisor.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     configuration_class: ClassVar[type[SupervisorAirflowConfiguration]] = SupervisorAirflowConfiguration

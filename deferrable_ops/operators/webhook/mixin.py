@@ -47,7 +47,7 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
     :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, also for `success_when`,
         `failure_when`, `result` and `cancel_request`.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     next_method: ClassVar[str] = "callback_received"

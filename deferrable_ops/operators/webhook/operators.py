@@ -96,7 +96,7 @@ class WebhookOperator(_WebhookTask):
     :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes.
         `cancel_request` is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`.
         Placeholders in `cancel_request` are replaced, too.
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     template_fields: Sequence[str] = (

@@ -47,7 +47,7 @@ def all_resolved(_value: Any) -> bool:
 def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unresolved: IsUnresolved) -> None:
     """Check the arguments of a task that launches a Dataflow job.
 
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     _validate_job_wait(arguments, unresolved)
     _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, unresolved)
@@ -65,7 +65,7 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unre
 def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     """Check the arguments of a task that waits for an existing Dataflow job.
 
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     _validate_job_wait(arguments, unresolved)
     _validate_job_id(arguments.get("job_id"), unresolved)
@@ -74,7 +74,7 @@ def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> N
 def validate_stop(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     """Check the arguments of a task that stops Dataflow jobs.
 
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     _validate_target(arguments, unresolved)
     _validate_choice("how", arguments.get("how"), HOW_TO_STOP, unresolved)

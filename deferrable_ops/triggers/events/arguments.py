@@ -20,7 +20,7 @@ from deferrable_ops.plain_data import plain_copy
 def parse_events(events: Any) -> dict[str, Specification]:
     """Return the event specifications in an operator's rendered argument ``events``, by event name.
 
-    :raises InputError: if an event specification is invalid. The error message says which specification is wrong and
+    :raises InputError: if an event specification is invalid. The error message shows which specification is wrong and
         how to correct it.
     """
     if not isinstance(events, Mapping):

@@ -113,7 +113,7 @@ class EventsTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments, and parse the events.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         self._parsed_events = parse_events(self.events or {})

@@ -144,7 +144,7 @@ class SupervisorAlarmTrigger(_GateTrigger):
 class SupervisorSwitchTrigger(_GateTrigger):
     """Always skips its task, so that the task downstream of it runs only after a user has cleared that downstream task.
 
-    :param clears: the id of the downstream task, for the message that says which task a user must clear.
+    :param clears: the id of the downstream task, for the message that shows which task a user must clear.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"
@@ -155,7 +155,7 @@ class SupervisorSwitchTrigger(_GateTrigger):
         self.clears = clears
 
     async def wait(self) -> Outcome:
-        """Return a Skip with a reason that tells the user how to kill supervisord."""
+        """Return a Skip with a reason that describes how to kill supervisord."""
         return Skip(
             f"clear the task {self.clears!r}, and no other task, to kill supervisord and all its programs"
         )

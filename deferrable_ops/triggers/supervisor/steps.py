@@ -200,7 +200,7 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """If the supervisord runs on the host of another triggerer, return a text that says so, because this triggerer
+    """If the supervisord runs on the host of another triggerer, return a text about this, because this triggerer
     cannot manage it. Otherwise return None.
 
     :param identity: the identity of the host on which this triggerer runs.

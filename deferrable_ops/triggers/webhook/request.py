@@ -84,7 +84,7 @@ def require_endpoint_url() -> str:
 def validate(arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a webhook operator or trigger. Templates are not checked.
 
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     url, conn_id = arguments.get("url"), arguments.get("http_conn_id")
     if url is not None and conn_id is not None:

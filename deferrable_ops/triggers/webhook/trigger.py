@@ -134,7 +134,7 @@ class WebhookTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         validate({name: getattr(self, name) for name in self.arguments})

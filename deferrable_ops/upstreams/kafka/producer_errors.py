@@ -1,6 +1,6 @@
 """Converts errors that aiokafka raises while records are published into errors of this library.
 
-The message of each of these errors says how to correct the problem.
+The message of each of these errors shows how to correct the problem.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ All paths are absolute paths on the machine. Every method can raise three errors
   is unknown whether the operation was carried out. If a method raises this error, the caller can call the method again
   without harm.
 - MachineRefused: the machine refused the login or the operation, or its host key was not accepted. A retry would fail
-  for the same reason. The error message says how to correct the problem.
+  for the same reason. The error message shows how to correct the problem.
 - ConfigurationError: the Airflow connection is missing or malformed, or asyncssh is not installed.
 
 No error message contains a secret.

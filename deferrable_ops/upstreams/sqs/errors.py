@@ -1,6 +1,6 @@
 """Decides whether an SQS error is permanent or transient.
 
-The message of a permanent error says how to correct the problem.
+The message of a permanent error shows how to correct the problem.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Sender(AwsThread):
         entry.
 
         :param entries: at most ten messages, as entries of the SQS call ``SendMessageBatch``.
-        :raises SqsRefused: if SQS rejected a message permanently. The error message says which message was rejected.
+        :raises SqsRefused: if SQS rejected a message permanently. The error message shows which message was rejected.
         :raises SqsUnavailable: if it is unknown whether SQS received the messages.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))

@@ -56,7 +56,7 @@ class BridgedConnection:
         self.closed = asyncio.Event()
 
     def receive(self, letter: bytes, data: bytes) -> None:
-        """Handle a frame that the bridge program sent for this connection. The letter says what the frame means; see
+        """Handle a frame that the bridge program sent for this connection. The letter is the type of the frame; see
         ``bridge_remote.py``.
         """
         if letter == _DATA:
@@ -258,7 +258,7 @@ class Bridge:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing, because the text that the bridge program wrote to stderr says more than its exit status."""
+        """Do nothing, because the text that the bridge program wrote to stderr contains more than its exit status."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
         """Add the name of the signal that ended the bridge program to the text from stderr, for error messages."""

@@ -66,7 +66,7 @@ def content_of(arguments: Arguments) -> str:
 def check_arguments(arguments: Arguments) -> None:
     """Check all arguments that contain no template and no output of another task.
 
-    :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to correct it.
+    :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
     destination, content = destination_of(arguments), content_of(arguments)
     for name, needed in _ONLY_FOR.items():

@@ -125,7 +125,7 @@ class PublishEventTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         check_arguments(self.given)

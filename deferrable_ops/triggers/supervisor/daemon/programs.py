@@ -114,7 +114,7 @@ async def stop_programs(host: SupervisorHost) -> list[Process]:
     """Stop all programs of the configuration at the same time, wait until they have stopped, and return all their
     processes.
 
-    Each process has as many seconds to stop as its ``stopwaitsecs`` says. After this time, supervisord kills the
+    Each process has ``stopwaitsecs`` seconds to stop. After this time, supervisord kills the
     process.
 
     :raises StepFailed: if a process did not stop within the ``stopwaitsecs`` of this configuration, because supervisord
