@@ -357,11 +357,6 @@ CODES: Final[tuple[CodeRow, ...]] = (
 )
 
 
-_PERMANENT: Final = tuple(
-    exception for row in ERRORS if row.kind is ErrorKind.TASK for exception in row.exceptions
-)
-
-
 def kind_of(error: BaseException, *, started: bool) -> ErrorKind:
     """Return the kind of an exception.
 
@@ -369,17 +364,23 @@ def kind_of(error: BaseException, *, started: bool) -> ErrorKind:
 
     :param started: whether the task has already launched external work or read from an external system.
     """
-    for row in ERRORS:
-        if isinstance(error, row.exceptions):
-            return row.once_started if started else row.kind
-    return ErrorKind.TASK
+    row = _row_of(error)
+    if row is None:
+        return ErrorKind.TASK
+    return row.once_started if started else row.kind
 
 
 def retry_can_help(error: BaseException) -> bool:
     """Return whether a retry of a task that failed with this exception may succeed without a change by a user."""
     if isinstance(error, LaunchRefused):
         return error.retry_can_help
-    return kind_of(error, started=False) is not ErrorKind.TASK or not isinstance(error, _PERMANENT)
+    # A bug, which is in no row, may be fixed before the retry.
+    row = _row_of(error)
+    return row is None or row.kind is not ErrorKind.TASK
+
+
+def _row_of(error: BaseException) -> ErrorRow | None:
+    return next((row for row in ERRORS if isinstance(error, row.exceptions)), None)
 
 
 def find_code(system: str, *names: str) -> CodeRow | None:

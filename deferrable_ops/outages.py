@@ -25,6 +25,9 @@ DEPLOYMENT: Final = "the deployment"
 _COMMON: Final = frozenset({INBOX, DEPLOYMENT})
 """Every waiting task depends on these two systems."""
 
+REPORT_LASTS: Final = 120.0
+"""An outage counts as over if it was not reported again for this many seconds."""
+
 FIRST_LINE_AFTER: Final = 30.0
 _LONGEST_INTERVAL: Final = 3600.0
 _TICK: Final = 5.0

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import delete, exists, select, tuple_, update
+from sqlalchemy import Table, delete, exists, select, tuple_, update
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
@@ -26,6 +26,7 @@ _ROWS_PER_BATCH = 500
 _DAY = 86_400.0
 _KEY_DAYS_AFTER_EVENT = 30.0
 _HOST_DAYS = 7.0
+_OUTAGE_DAYS = 1.0
 
 
 class Retention:
@@ -73,18 +74,15 @@ class Retention:
 
     async def prune_hosts(self, days: float) -> int:
         """Delete the rows of hosts that were last updated more than `days` days ago, and return the number of rows."""
-
-        async def write(transaction: Transaction) -> int:
-            old = delete(hosts).where(hosts.c.seen_at < transaction.now - days * _DAY)
-            return (await transaction.connection.execute(old)).rowcount
-
-        return await self._database.write(write)
+        return await self._delete_unseen(hosts, days)
 
     async def prune_outages(self) -> int:
         """Delete the rows of outages that no process has updated for a day, and return the number of deleted rows."""
+        return await self._delete_unseen(outages, _OUTAGE_DAYS)
 
+    async def _delete_unseen(self, table: Table, days: float) -> int:
         async def write(transaction: Transaction) -> int:
-            old = delete(outages).where(outages.c.seen_at < transaction.now - _DAY)
+            old = delete(table).where(table.c.seen_at < transaction.now - days * _DAY)
             return (await transaction.connection.execute(old)).rowcount
 
         return await self._database.write(write)

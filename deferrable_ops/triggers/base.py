@@ -24,7 +24,7 @@ from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
 from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
-from deferrable_ops.outages import DEPLOYMENT, Follower, outages
+from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 7 * 86_400.0
 
-# An outage counts as over if it was not reported again this long after the next attempt was due.
-_OUTAGE_SECONDS = 120.0
 # A wait ends this long before Airflow's own timeout of the task: 10 % of the timeout, at most 5 s.
 _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
 # After a worker has deferred its task, the worker's process exits up to 5 s later ([workers] min_heartbeat_interval).
@@ -136,7 +134,7 @@ class TaskTrigger(BaseTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
 
@@ -447,7 +445,7 @@ class TaskTrigger(BaseTrigger):
         else:
             source = self.sources[0] if self.sources else f"the system of {self.feature}"
         # The next run of wait() may fail late, after a timeout of a minute.
-        outages.failed(source, str(error) or type(error).__name__, lasts=pause + _OUTAGE_SECONDS)
+        outages.failed(source, str(error) or type(error).__name__, lasts=pause + REPORT_LASTS)
 
     def _new_backoff(self) -> Backoff:
         return Backoff(first_pause=self.first_retry_pause, longest_pause=self.longest_retry_pause)

@@ -30,7 +30,7 @@ from deferrable_ops.inbox.database.failures import (
     is_rejected_login,
 )
 from deferrable_ops.inbox.database.schema import locks
-from deferrable_ops.outages import INBOX, outages
+from deferrable_ops.outages import INBOX, REPORT_LASTS, outages
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,8 +43,6 @@ EVENTS_CHANNEL: Final = "deferrable_ops_events"
 # A Postgres notification payload is limited to 8,000 bytes.
 _IDS_PER_NOTIFICATION = 150
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 5.0
-# An outage of the inbox counts as over if no call has failed for this long.
-_OUTAGE_SECONDS = 120.0
 _CLOSE_SECONDS = 5.0
 _SQLITE_BUSY_TIMEOUT = 20.0
 
@@ -252,14 +250,12 @@ class Database:
                     raise
                 if not is_outage(error) and not await self._may_recover(error):
                     raise _permanent(error) from None
-                pause = backoff.failed()
+                pause, problem = backoff.failed(), describe_with_fix(error)
                 if self.retry_timeout == math.inf:
-                    outages.failed(INBOX, describe_with_fix(error), lasts=_OUTAGE_SECONDS)
+                    outages.failed(INBOX, problem, lasts=REPORT_LASTS)
                 if time.monotonic() + pause > give_up_at:
-                    raise InboxUnavailable(f"the inbox does not answer: {describe_with_fix(error)}") from None
-                log.warning(
-                    "The inbox does not answer; retrying in %.1f s: %s", pause, describe_with_fix(error)
-                )
+                    raise InboxUnavailable(f"the inbox does not answer: {problem}") from None
+                log.warning("The inbox does not answer; retrying in %.1f s: %s", pause, problem)
             await asyncio.sleep(pause)
 
     async def _may_recover(self, error: Exception) -> bool:

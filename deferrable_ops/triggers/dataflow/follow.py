@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
-from deferrable_ops.outages import outages
+from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dataflow.states import StateMeaning, interpret_state
@@ -33,7 +33,6 @@ DEFAULT_POLL_INTERVAL: Final = 30.0
 _LEVELS = {"ERROR": logging.ERROR, "WARNING": logging.WARNING}
 _REASON_TIMEOUT = 60.0
 _LONGEST_PAUSE = 30.0
-_OUTAGE_SECONDS = 120.0
 _REASON_CHARACTERS = 4_000
 
 
@@ -107,7 +106,7 @@ class DataflowTrigger(TaskTrigger):
                     dataflow = await stack.enter_async_context(use_dataflow(self.target))
                     break
                 except DataflowUnavailable as error:
-                    outages.failed(self.target.source, str(error), lasts=_OUTAGE_SECONDS)
+                    outages.failed(self.target.source, str(error), lasts=REPORT_LASTS)
                     await asyncio.sleep(backoff.failed())
             yield dataflow
 

@@ -86,7 +86,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         arguments = {name: getattr(self, name) for name in self.arguments}
@@ -190,7 +190,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                         job.id,
                     )
         except ClaimLost:
-            self.log.info("Another process launches the job")
+            self.log.info("Another process is launching the job of this task")
         self.current = await self.inbox.waits.get(self.current.id)
 
     async def _save_and_check(self, claim: Claim) -> float:
@@ -240,7 +240,7 @@ class DataflowJobTrigger(FollowingTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
@@ -300,7 +300,7 @@ class DataflowStopTrigger(DataflowTrigger):
     def validate(self) -> None:
         """Check the rendered arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is wrong and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
         """
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)

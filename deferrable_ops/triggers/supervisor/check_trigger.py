@@ -15,13 +15,12 @@ from deferrable_ops.high_availability.check_evaluator import CheckEvaluator
 from deferrable_ops.high_availability.results import Action as CheckAction
 from deferrable_ops.high_availability.results import CheckResult, Decision, Result
 from deferrable_ops.inbox import Wait
-from deferrable_ops.outages import outages
+from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Skip
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 from deferrable_ops.triggers.supervisor.configuration import (
-    OUTAGE_SECONDS,
     is_remote,
     load_configuration,
     outage_source,
@@ -94,12 +93,12 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 return await self._connect_and_watch(evaluator)
             except (MachineUnavailable, MachineRefused, SupervisordRefused) as lost:
                 # The programs were started by other tasks. They keep running although they cannot be read now.
-                if time.monotonic() - began > OUTAGE_SECONDS:
+                if time.monotonic() - began > REPORT_LASTS:
                     backoff.succeeded()
                 pause = backoff.failed()
                 if backoff.failures == 1:
                     self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
-                outages.failed(self.sources[0], str(lost), lasts=OUTAGE_SECONDS)
+                outages.failed(self.sources[0], str(lost), lasts=REPORT_LASTS)
             await asyncio.sleep(pause)
         return self.end(ended)
 

@@ -44,9 +44,6 @@ StepName = Literal[
     "unconfigure-supervisor",
     "force-kill",
 ]
-OUTAGE_SECONDS: Final = 120.0
-"""An outage of a machine counts as over if no call has failed for this many seconds."""
-
 STEPS: Final[tuple[StepName, ...]] = get_args(StepName)
 
 START_STEPS: Final[tuple[StepName, ...]] = ("configure-supervisor", "start-supervisor", "start-programs")

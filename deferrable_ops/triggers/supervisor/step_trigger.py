@@ -15,13 +15,12 @@ from deferrable_ops.exceptions import (
 )
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
-from deferrable_ops.outages import outages
+from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.supervisor.configuration import (
-    OUTAGE_SECONDS,
     STEPS,
     load_configuration,
     outage_source,
@@ -83,7 +82,7 @@ class SupervisorStepTrigger(TaskTrigger):
     def validate(self) -> None:
         """Check the arguments.
 
-        :raises InputError: if an argument is invalid. The error message says which argument is invalid and how to
+        :raises InputError: if an argument is invalid. The error message shows which argument is invalid and how to
             correct it.
         :raises ConfigurationError: if the configuration of the supervisord was encrypted with another ``fernet_key``.
         """
@@ -129,7 +128,7 @@ class SupervisorStepTrigger(TaskTrigger):
             pause = backoff.failed()
             if backoff.failures == 1:
                 self.log.warning("%s; retrying in %.1f s", self._problem, pause)
-            outages.failed(self.sources[0], self._problem, lasts=OUTAGE_SECONDS)
+            outages.failed(self.sources[0], self._problem, lasts=REPORT_LASTS)
             await asyncio.sleep(pause)
 
     async def _run_claimed(self, claim: Claim) -> dict[str, Any]:

@@ -12,12 +12,10 @@ from urllib.parse import urlsplit
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, find_code, kind_of_code
 from deferrable_ops.exceptions import LaunchRefused
-from deferrable_ops.outages import http_source, outages
+from deferrable_ops.outages import REPORT_LASTS, http_source, outages
 from deferrable_ops.upstreams.http import HttpRequest, HttpResponse, InvalidUrl, RequestFailed, send
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
-# An outage counts as over if it was not reported again this long after the next request was due.
-_OUTAGE_SECONDS = 120.0
 _MAX_SHOWN_CHARACTERS = 2_000
 _HIDDEN = "***"
 
@@ -105,7 +103,7 @@ class LaunchRequest:
                     f"({timeout:g} s): {problem}",
                     retry_can_help=True,
                 )
-            outages.failed(source, problem, lasts=delay + _OUTAGE_SECONDS)
+            outages.failed(source, problem, lasts=delay + REPORT_LASTS)
             self._log.warning("%s; sending the request again in %.1f s", problem, delay)
             await asyncio.sleep(delay)
 

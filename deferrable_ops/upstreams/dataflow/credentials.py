@@ -92,7 +92,7 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
     )
 
 
-def is_passing(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Return whether an error of google-auth may be temporary: the metadata server, IAM or the network did not
     respond.
 
@@ -124,7 +124,7 @@ def _fetch_token(credentials: Credentials, account: str) -> None:
         scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
     except GoogleAuthError as error:
         # A temporary error does not matter here: the calls that use the credentials are retried.
-        if is_passing(error):
+        if is_temporary(error):
             return
         raise DataflowRefused(
             f"Google refused the credentials of {account}: {error}; replace the key, or grant the account "

@@ -8,13 +8,10 @@ from typing import Any
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaRefused
-from deferrable_ops.outages import outages
+from deferrable_ops.outages import REPORT_LASTS, outages
 
 # After this many failures in a row, the client checks whether the broker refuses the connection permanently.
 _DIAGNOSE_EVERY = 3
-
-# An outage counts as over if nothing has failed for this long. The metadata is requested every 15 s.
-_OUTAGE_SECONDS = 120.0
 
 FindRefusal = Callable[[str, int], Awaitable[KafkaRefused | None]]
 """A function that connects to a host and port.
@@ -88,7 +85,7 @@ def backoff_client(
             if updated:
                 outages.recovered(source)
             else:
-                outages.failed(source, "no broker answers", lasts=_OUTAGE_SECONDS)
+                outages.failed(source, "no broker answers", lasts=REPORT_LASTS)
             if updated and _all_led(cluster):
                 self._metadata_backoff.succeeded()
             else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import KafkaError, KafkaRefused
-from deferrable_ops.outages import kafka_source, outages
+from deferrable_ops.outages import REPORT_LASTS, kafka_source, outages
 from deferrable_ops.upstreams.kafka.catch_up_consumer import CatchUpConsumer
 from deferrable_ops.upstreams.kafka.client import Cluster, ConsumerTimings
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-# An outage counts as over if nothing has failed for this long.
-_OUTAGE_SECONDS = 120.0
 
 
 class ConsumerThread:
@@ -131,12 +129,12 @@ class ConsumerThread:
                 self._subscriptions.fail(self._subscriptions, refused)
             except Exception as error:
                 detail = self._settings.without_secrets(error)
-                outages.failed(kafka_source(self._settings.conn_id), detail, lasts=_OUTAGE_SECONDS)
+                outages.failed(kafka_source(self._settings.conn_id), detail, lasts=REPORT_LASTS)
                 log.warning(
                     "The %s consumer of the connection %s failed; restarting it: %s",
                     name,
                     self._settings.conn_id,
-                    self._settings.without_secrets(error),
+                    detail,
                     exc_info=not isinstance(error, KafkaError),
                 )
             await asyncio.sleep(backoff.failed())

@@ -15,7 +15,7 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.event import Event, sqs_event
 from deferrable_ops.events.queues import Queue
 from deferrable_ops.exceptions import SqsRefused
-from deferrable_ops.outages import outages, sqs_source
+from deferrable_ops.outages import REPORT_LASTS, outages, sqs_source
 from deferrable_ops.upstreams.aws.session import AwsSession
 from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
 from deferrable_ops.upstreams.sqs.reader import QueueReader
@@ -34,8 +34,6 @@ _MAX_RECEIVERS = 4
 _MAX_DELETES = 8
 # A refusal is permanent only after this many refusals in a row.
 _REFUSAL_ATTEMPTS = 3
-# An outage counts as over if no call has failed for this long.
-_OUTAGE_SECONDS = 120.0
 # The default of SQS. It is used if the credentials do not allow reading the queue's attributes.
 _VISIBILITY_SECONDS = 30.0
 
@@ -290,4 +288,4 @@ class QueuePoller:
     def _note_trouble(self, operation: str, error: Exception) -> None:
         detail = summarize(error, self._settings)
         log.warning("%s of %s failed; retrying: %s", operation, self.queue.url, detail)
-        outages.failed(sqs_source(self.queue.source), detail, lasts=_OUTAGE_SECONDS)
+        outages.failed(sqs_source(self.queue.source), detail, lasts=REPORT_LASTS)

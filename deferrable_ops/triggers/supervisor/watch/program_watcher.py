@@ -8,7 +8,7 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
-from deferrable_ops.outages import outages
+from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.supervisord.crash_loops import CrashLoopStep
 from deferrable_ops.supervisord.evaluation import (
     Evaluation,
@@ -18,7 +18,7 @@ from deferrable_ops.supervisord.evaluation import (
 )
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
-from deferrable_ops.triggers.supervisor.configuration import OUTAGE_SECONDS, outage_source
+from deferrable_ops.triggers.supervisor.configuration import outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.host import Fault, SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
@@ -238,7 +238,7 @@ class ProgramWatcher:
         try:
             missing = await self._missing_directories()
         except MachineUnavailable as lost:
-            outages.failed(outage_source(self._config), str(lost), lasts=OUTAGE_SECONDS)
+            outages.failed(outage_source(self._config), str(lost), lasts=REPORT_LASTS)
             if not self._is_lost:
                 self._is_lost = True
                 self._log.warning("Lost contact with the machine; the programs keep running: %s", lost)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
-from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_passing, load_credentials
+from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_temporary, load_credentials
 
 
 class TokenService:
@@ -127,10 +127,10 @@ def test_outage_of_iam_or_of_the_metadata_server_is_no_refusal() -> None:
 
     unavailable = '{"error": {"code": 503, "message": "try again", "status": "UNAVAILABLE"}}'
     denied = '{"error": {"code": 403, "message": "no permission", "status": "PERMISSION_DENIED"}}'
-    assert is_passing(TransportError("the metadata server does not answer"))
-    assert is_passing(raised_from(RefreshError("no answer"), TransportError("no answer")))
-    assert is_passing(RefreshError("Unable to acquire impersonated credentials", unavailable))
-    assert is_passing(RefreshError("Unable to acquire impersonated credentials. status code: 500"))
-    assert is_passing(RefreshError("server_error", retryable=True))
-    assert not is_passing(RefreshError("Unable to acquire impersonated credentials", denied))
-    assert not is_passing(RefreshError("invalid_grant: account not found"))
+    assert is_temporary(TransportError("the metadata server does not answer"))
+    assert is_temporary(raised_from(RefreshError("no answer"), TransportError("no answer")))
+    assert is_temporary(RefreshError("Unable to acquire impersonated credentials", unavailable))
+    assert is_temporary(RefreshError("Unable to acquire impersonated credentials. status code: 500"))
+    assert is_temporary(RefreshError("server_error", retryable=True))
+    assert not is_temporary(RefreshError("Unable to acquire impersonated credentials", denied))
+    assert not is_temporary(RefreshError("invalid_grant: account not found"))
