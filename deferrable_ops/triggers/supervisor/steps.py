@@ -128,7 +128,9 @@ class StepRunner:
         """Kill supervisord and all processes of its programs."""
         killed = await daemon.kill(self._host)
         await self._release()
-        self._host.log.warning("Killed supervisord and the processes of its programs, %d processes in all", len(killed))
+        self._host.log.warning(
+            "Killed supervisord and the processes of its programs, %d processes in all", len(killed)
+        )
         return {"killed": killed}
 
     async def unconfigure(self) -> StepResult:
