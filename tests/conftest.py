@@ -195,6 +195,12 @@ def dataflow(dataflow_process: DataflowControl) -> Iterator[OutsideDataflow]:
     dataflow.restore()
 
 
+@pytest.fixture
+def full_load(request: pytest.FixtureRequest) -> bool:
+    """Whether a test sends its full load, which takes minutes; without `--long`, it sends a part."""
+    return bool(request.config.getoption("--long"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that runs what takes too long for every change."""
     parser.addoption("--long", action="store_true", help="run the tests marked long as well")

@@ -47,7 +47,7 @@ def clock(by: timedelta) -> dict[str, str]:
     [
         (["triggerer"], HOUR),
         pytest.param(["triggerer"], -HOUR, marks=pytest.mark.long),
-        (["api_server", "scheduler", "triggerer"], -HOUR),
+        pytest.param(["api_server", "scheduler", "triggerer"], -HOUR, marks=pytest.mark.long),
     ],
     ids=["triggerer-ahead", "triggerer-behind", "all-but-the-database-behind"],
 )
@@ -87,6 +87,7 @@ def trigger(airflow: RealAirflow, dag_id: str, service: OutsideService) -> Run:
     return airflow.trigger(dag_id, {"service": service.url}, logical_date=datetime.now(UTC) - HOUR)
 
 
+@pytest.mark.long
 @on_postgres
 def test_second_triggerer_an_hour_ahead_takes_a_wait_from_a_living_one_and_nothing_happens_twice(
     airflow: RealAirflow, outside: OutsideService

@@ -8,6 +8,7 @@ from faults.support.dataflow_tasks import DataflowTask
 from real_airflow import OutsideDataflow, RealAirflow, wait_until
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 def test_waits_outlive_a_lost_connection_and_hear_of_what_happened_meanwhile(
     airflow: RealAirflow, dataflow: OutsideDataflow

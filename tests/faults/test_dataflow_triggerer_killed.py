@@ -13,15 +13,14 @@ NEVER = 600  # seconds: longer than the test
 AT_ONCE = 10  # launches under way in one place
 LOST = 10
 OF_A_RUN = 25  # launches in each of the two places
-# Runs. A part of the load is enough on SQLite, which one machine has; `--long` sends all of it.
-RUNS = {"postgres": 4, "sqlite": 1}
+RUNS = 4  # with `--long`; otherwise one
 
 
 @pytest.mark.both_databases
-def test_200_launches_are_200_jobs_although_the_triggerer_is_killed_before_replies_and_others_are_lost(
-    airflow: RealAirflow, dataflow: OutsideDataflow, request: pytest.FixtureRequest
+def test_each_launch_is_one_job_although_the_triggerer_is_killed_before_replies_and_others_are_lost(
+    airflow: RealAirflow, dataflow: OutsideDataflow, full_load: bool
 ) -> None:
-    number = RUNS["postgres" if request.config.getoption("--long") else airflow.database.backend]
+    number = RUNS if full_load else 1
     each = number * OF_A_RUN
     running, ending = f"{dataflow.prefix}-flex", f"{dataflow.prefix}-classic"
     # The list shows none of those that run, so that they are launched a second time, and at once those that have ended.

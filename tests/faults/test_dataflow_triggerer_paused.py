@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from faults.support.dataflow_tasks import DataflowTask
 from faults.support.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
 
@@ -12,6 +13,7 @@ from real_airflow import DONE, RUNNING, OutsideDataflow, RealAirflow, wait_until
 NEVER = 600  # seconds: longer than the test
 
 
+@pytest.mark.long
 def test_triggerer_that_comes_back_launches_nothing_and_cancels_nothing(
     airflow: RealAirflow, dataflow: OutsideDataflow
 ) -> None:

@@ -16,17 +16,16 @@ from real_kafka import RealKafka
 from real_sqs import RealSqs
 
 TASKS = 12
-# (runs, kills): 120 waits with Postgres, 60 with SQLite. `--long` has 300 waits, 10,000 events and five kills.
-SIZE = {"postgres": (10, 3), "sqlite": (5, 2)}
-LONG = (25, 5)
+# (runs, kills): 60 waits. `--long` has 300 waits, 10,000 events and five kills.
+PART, FULL = (5, 2), (25, 5)
 
 
 @pytest.mark.both_databases
 @pytest.mark.timeout(600)
 def test_waits_end_with_the_right_ones_of_thousands_of_events_although_the_triggerer_is_killed_again_and_again(
-    airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs, request: pytest.FixtureRequest
+    airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs, full_load: bool
 ) -> None:
-    runs, kills = LONG if request.config.getoption("--long") else SIZE[airflow.database.backend]
+    runs, kills = FULL if full_load else PART
     sources = all_sources(airflow, kafka_server, sqs_server)
     names = [uuid.uuid4().hex for _ in range(runs)]
     for source, one in sources.items():

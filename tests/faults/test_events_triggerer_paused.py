@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import pytest
 from faults.support.arrivals import arrivals_at
 from faults.support.triggerers import resume_all_but_the_supervisor
 
@@ -16,6 +17,7 @@ from real_sqs import RealSqs
 RUNS = 6
 
 
+@pytest.mark.long
 def test_waits_end_once_and_with_all_three_events_whichever_triggerer_took_them(
     airflow: RealAirflow, kafka_server: RealKafka, sqs_server: RealSqs
 ) -> None:

@@ -47,6 +47,7 @@ def test_each_run_is_followed_by_exactly_one_although_the_triggerer_is_killed_wh
         assert second.client.get(second.path)["conf"]["ha-retrigger"] == 1
 
 
+@pytest.mark.long
 def test_run_is_followed_by_one_when_a_paused_triggerer_comes_back(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:

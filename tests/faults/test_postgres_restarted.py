@@ -20,7 +20,7 @@ from deferrable_ops.inbox import Inbox
 from deferrable_ops.outcome import Success, outcome_from_json
 from real_airflow import OutsideService, Postgres, RealAirflow, wait_until
 
-CALLBACKS = 10_000
+PART, FULL = 2_000, 10_000  # callbacks, without and with `--long`
 RESTARTS = ("immediate", "fast", "immediate", "fast")
 WATCHING = Path(__file__).parent / "support" / "watching.py"
 
@@ -44,30 +44,31 @@ def restart(server: Postgres, mode: str, load: Load | None = None) -> None:
 
 
 async def test_restarts_under_load_lose_no_callback_and_the_waiting_process_learns_of_all(
-    server: Postgres, tmp_path: Path
+    server: Postgres, tmp_path: Path, full_load: bool
 ) -> None:
+    callbacks = FULL if full_load else PART
     url, seen = server.create_database("inbox", driver="asyncpg"), tmp_path / "seen"
     endpoints = [ServedEndpoint(tmp_path, url).start() for _ in range(2)]
-    program = [sys.executable, WATCHING, str(CALLBACKS), seen]
+    program = [sys.executable, WATCHING, str(callbacks), seen]
     tests = os.fspath(WATCHING.parents[2])
     watching = subprocess.Popen(program, env={**environment(tmp_path, url), "PYTHONPATH": tests})
     try:
         await asyncio.to_thread(wait_for_line, watching, seen, REGISTERED)
         inbox = await Inbox.open(url, retry_timeout=60)
         urls = [endpoint.wait_until_ready().url for endpoint in endpoints]
-        load = Load(urls, await paths(inbox, range(CALLBACKS)))
+        load = Load(urls, await paths(inbox, range(callbacks)))
 
         for number, mode in enumerate(RESTARTS):
-            lot = range(number * CALLBACKS // 4, (number + 1) * CALLBACKS // 4)
+            lot = range(number * callbacks // 4, (number + 1) * callbacks // 4)
             half = len(load.acknowledged) + len(lot) // 2
             restart_now = partial(asyncio.to_thread, restart, server, mode, load)
             await asyncio.gather(
                 load.send(lot, until_acknowledged=True), load.when_acknowledged(half, restart_now)
             )
 
-        assert load.acknowledged.keys() == set(range(CALLBACKS))
-        assert await load.send_again(range(0, CALLBACKS, 10)) == {
-            number: load.acknowledged[number] for number in range(0, CALLBACKS, 10)
+        assert load.acknowledged.keys() == set(range(callbacks))
+        assert await load.send_again(range(0, callbacks, 10)) == {
+            number: load.acknowledged[number] for number in range(0, callbacks, 10)
         }
         await inbox.close()
         await asyncio.to_thread(watching.wait, 60)
@@ -78,12 +79,13 @@ async def test_restarts_under_load_lose_no_callback_and_the_waiting_process_lear
             endpoint.kill()
 
     ended = [json.loads(line) for line in seen.read_text().splitlines()[1:]]
-    assert len(ended) == CALLBACKS
+    assert len(ended) == callbacks
     assert {line["number"]: outcome_from_json(line["outcome"]) for line in ended} == {
-        number: Success(payload(number)) for number in range(CALLBACKS)
+        number: Success(payload(number)) for number in range(callbacks)
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 def test_task_that_waits_on_a_real_airflow_outlives_restarts_of_its_inbox(
     airflow: RealAirflow, outside: OutsideService, server: Postgres

@@ -16,6 +16,7 @@ once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 CHANGING = (*BEGINNING, "stop-supervisor", "unconfigure-supervisor", "restart-programs", "force-kill")
 
 
+@pytest.mark.long
 @once
 def test_triggerer_that_comes_back_starts_and_stops_nothing(airflow: RealAirflow) -> None:
     pipelines = held_pipelines(airflow, "before", CHANGING)

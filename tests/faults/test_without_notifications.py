@@ -10,6 +10,7 @@ from faults.support.processes import restart_with
 from real_airflow import OutsideService, Postgres, RealAirflow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 def test_wait_completes_with_notify_switched_off(
     airflow: RealAirflow, outside: OutsideService, new_postgres: Callable[..., Postgres]

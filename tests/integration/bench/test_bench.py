@@ -51,6 +51,7 @@ EVENTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("bench, names", [("webhook", WEBHOOK), ("dataflow", DATAFLOW), ("events", EVENTS)])
 def test_bench_measures_every_figure(bench: str, names: list[str], request: pytest.FixtureRequest) -> None:

@@ -17,6 +17,7 @@ AIRFLOW_HA = (Path(sys.prefix) / "rivals-high_availability" / "made-of").is_file
 AGAINST_IT = ["memory per check", "CPU per check"] if AIRFLOW_HA else []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("postgres")
 def test_bench_measures_every_figure() -> None:
     done = subprocess.run(

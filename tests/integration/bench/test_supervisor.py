@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("postgres")
 def test_bench_measures_every_figure() -> None:
     done = subprocess.run(
