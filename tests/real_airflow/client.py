@@ -17,7 +17,7 @@ class AirflowClient:
     def __init__(self, url: str, user: str = "admin") -> None:
         self.url = url
         self._user = user
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=120, trust_env=False)
 
     def close(self) -> None:
         """Give the connections back."""

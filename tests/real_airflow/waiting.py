@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout: float = 60, every: float = 0.1) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout: float = 60, every: float = 0.2) -> T:
     """Return the first true value of `condition`.
 
     :param what: what is waited for, for the message.
