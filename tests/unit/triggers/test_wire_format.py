@@ -145,6 +145,13 @@ def test_list_of_classpaths_is_complete() -> None:
     assert sorted(one.classpath for one in concrete if issubclass(one, TaskTrigger)) == sorted(DEFAULTS)
 
 
+@pytest.mark.parametrize("classpath", DEFAULTS)
+def test_instances_share_the_keys_of_their_attributes(classpath: str) -> None:
+    trigger = pkgutil.resolve_name(classpath)()
+    trigger.triggerer_job_id = trigger.timeout_after = None  # as Airflow does
+    assert len(vars(trigger)) <= 29, "each wait needs 1.3 kB more; use slots"
+
+
 def test_repr_shows_no_argument() -> None:
     assert repr(WebhookTrigger(headers={"Authorization": "Bearer hunter2"})) == "<WebhookTrigger>"
 
