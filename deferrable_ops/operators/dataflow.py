@@ -295,16 +295,16 @@ class DataflowJobSensor(_FollowingTask):
 
 
 class DataflowStopJobOperator(_DataflowTask):
-    """Cancel or drain one job, or all active jobs with a name prefix, and wait until these jobs are finished.
+    """Drain or cancel one job, or all unfinished jobs with a name prefix, and wait until these jobs are finished.
 
-    The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the
+    The task also succeeds if the job is finished already, or if no unfinished job has the prefix. With `job_id`, the
     return value is the job. With `job_name_prefix`, the return value is a list of jobs.
 
     :param job_id: the id of the job to stop.
-    :param job_name_prefix: the task stops all active jobs whose names begin with this prefix. Give either
-        `job_name_prefix` or `job_id`.
-    :param how: how to stop the jobs: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and
-        cancels other jobs.
+    :param job_name_prefix: the task stops all unfinished jobs whose names begin with this prefix, also jobs that
+        have not started or are draining. Give either `job_name_prefix` or `job_id`.
+    :param how: how to stop the jobs: "drain" (the default) drains running streaming jobs, and cancels other jobs.
+        "cancel" cancels all jobs.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests to stop the
         jobs.
 
@@ -321,7 +321,7 @@ class DataflowStopJobOperator(_DataflowTask):
         region: str,
         job_id: str | None = None,
         job_name_prefix: str | None = None,
-        how: str = "cancel",
+        how: str = "drain",
         wait_until_finished: bool = True,
         **kwargs: Any,
     ) -> None:

@@ -27,6 +27,10 @@ from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_na
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
+# Refusals to stop a job that stay the same if the request is repeated.
+_FINAL_REFUSALS: Final = frozenset(
+    {"", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+)
 # A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
 
@@ -337,21 +341,24 @@ class DataflowStopTrigger(DataflowTrigger):
         try:
             return await stop_job(dataflow, job, self.how)
         except DataflowRefused as refused:
-            # Stopping jobs is the work that this task launches.
-            raise LaunchRefused(str(refused)) from refused
+            # Stopping jobs is the work that this task launches. A job that cannot be stopped in its present state may
+            # be stopped later, so other refusals are repeated until the deadline.
+            if refused.code in _FINAL_REFUSALS:
+                raise LaunchRefused(str(refused)) from refused
+            raise
 
     async def _selected(self, dataflow: Dataflow) -> list[str]:
         if self.job_id is not None:
             return [self.job_id]
         job_ids = (self.current.progress or {}).get(JOB_ID)
         # If an earlier run of the trigger has selected the jobs, keep its selection. Some of these jobs may be finished
-        # now, so they are no longer in the list of active jobs.
+        # now, so they are no longer in the list of unfinished jobs.
         if job_ids is None:
             prefix = self.job_name_prefix or ""
-            job_ids = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
+            job_ids = [job.id for job in await dataflow.unfinished() if job.name.startswith(prefix)]
             await self.inbox.waits.save_progress(self.current.id, {JOB_ID: job_ids})
         if not job_ids:
-            self.log.warning("There is no active job whose name begins with %r", self.job_name_prefix)
+            self.log.warning("There is no unfinished job whose name begins with %r", self.job_name_prefix)
         return list(job_ids)
 
     async def _finished(self, dataflow: Dataflow, job: Job) -> Job:

@@ -122,8 +122,10 @@ class Api:
 
         return launch
 
-    async def list_jobs(self, *, name: str | None = None) -> list[Any]:
+    async def list_jobs(self, *, name: str | None = None, finished: bool = False) -> list[Any]:
         """Return the active jobs, or, if `name` is given, all jobs with this name.
+
+        :param finished: if True, return all jobs of the region.
 
         :raises DataflowUnavailable: if the API call failed, or the list of jobs is incomplete.
         """
@@ -131,7 +133,7 @@ class Api:
         request = self._library.ListJobsRequest(
             project_id=self.target.project_id,
             location=self.target.region,
-            filter=kinds.ALL if name else kinds.ACTIVE,
+            filter=kinds.ALL if name or finished else kinds.ACTIVE,
             page_size=_PAGE_SIZE,
             **({"name": name} if name else {}),
         )

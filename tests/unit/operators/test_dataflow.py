@@ -218,6 +218,12 @@ def test_error_of_the_stop_operator_names_the_argument(arguments: dict[str, Any]
         DataflowStopTrigger(**PLACE, **arguments).validate()
 
 
+def test_stop_operator_drains_by_default_as_the_google_providers_does() -> None:
+    assert DataflowStopJobOperator(task_id="stop", **PLACE, job_id="1").trigger_kwargs()["how"] == "drain"
+    # A stored trigger without `how` is from a release whose default was "cancel".
+    assert DataflowStopTrigger(**PLACE, job_id="1").how == "cancel"
+
+
 def test_error_of_the_sensor_names_the_argument() -> None:
     with pytest.raises(InputError, match="job_id='' is not a job's id"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="")
