@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +12,7 @@ from airflow.sdk import BaseOperatorLink
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
 from deferrable_ops.plain_data import is_known_later
-from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.dataflow.arguments import validate_launch, validate_sensor, validate_stop
 from deferrable_ops.triggers.dataflow.follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
 from deferrable_ops.triggers.dataflow.request import Kind, classic_body
@@ -137,6 +138,7 @@ class _LaunchingTask(_FollowingTask):
         "labels",
         "expected_state",
         "when_killed",
+        "on_timeout",
         "log_messages",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "labels": "json"}
@@ -148,6 +150,7 @@ class _LaunchingTask(_FollowingTask):
         job_name: str | None = None,
         labels: dict[str, str] | None = None,
         on_kill: str = "cancel",
+        on_timeout: str | None = None,
         wait_until_finished: bool = True,
         launch_timeout: timedelta | float | None = None,
         **kwargs: Any,
@@ -158,9 +161,22 @@ class _LaunchingTask(_FollowingTask):
         self.labels = labels
         # `on_kill` itself cannot be the name, because Airflow calls the method `on_kill` on a worker.
         self.when_killed = on_kill
+        self.on_timeout = on_timeout
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
+        if (
+            self.expected_state == "drained"
+            and on_timeout is None
+            and self._deadline_seconds() == DEFAULT_TIMEOUT
+        ):
+            warnings.warn(
+                f"{self.task_id}: after {DEFAULT_TIMEOUT / 86_400:g} days, this task fails if its job is not drained, "
+                "and the job keeps running. Set timeout=, and on_timeout='drain' or 'cancel' to stop the job then, "
+                "or on_timeout='leave'",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 class DataflowFlexTemplateOperator(_LaunchingTask):
@@ -177,9 +193,11 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. The operator
         appends a hash of the task attempt to this prefix. The job's name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
-    :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
-        task fails while the job runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job,
-        and cancels other jobs. "leave" does not stop the job.
+    :param on_kill: what happens to the job when a user ends or clears the task, or when the task fails while the job
+        runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job, and cancels other jobs.
+        "leave" does not stop the job.
+    :param on_timeout: what happens to the job when the task's deadline passes: "cancel", "drain" or "leave". By
+        default, a streaming job keeps running, and `on_kill` applies to other jobs.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.

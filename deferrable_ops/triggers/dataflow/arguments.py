@@ -51,6 +51,7 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unre
     """
     _validate_job_wait(arguments, unresolved)
     _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, unresolved)
+    _validate_choice("on_timeout", arguments.get("on_timeout"), ON_KILL, unresolved)
     _validate_labels("labels", arguments.get("labels"), unresolved)
     given, body = arguments.get("job_name"), arguments.get("body")
     if given is not None and not unresolved(given) and not isinstance(given, str):

@@ -136,6 +136,8 @@ class FollowingTrigger(DataflowTrigger):
         self._job_id: str | None = None
         self._state: str | None = None
         self._read: MessageCursor | None = None
+        # Whether the job is a streaming job; None if this is not known.
+        self._is_streaming: bool | None = None
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
@@ -217,6 +219,8 @@ class FollowingTrigger(DataflowTrigger):
             self._log_message(message)
         if update.cursor is not None:
             self._read = update.cursor
+        if update.job is not None and update.job.is_streaming is not None:
+            self._is_streaming = update.job.is_streaming
         if update.job is not None and update.job.state_name != self._state:
             self._state = update.job.state_name
             self.log.info("The job %s is in the state %s", update.job.id, self._state)

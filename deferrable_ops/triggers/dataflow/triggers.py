@@ -44,6 +44,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
     :param kind: the kind of template, "flex" or "classic".
     :param when_killed: the operator's argument `on_kill`, under another name, because ``on_kill`` is a method of
         triggers.
+    :param on_timeout: how the job is stopped after the deadline. None leaves a streaming job, and stops another job as
+        `when_killed` requires.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -56,6 +58,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         "when_killed",
         "wait_until_finished",
         "launch_timeout",
+        "on_timeout",
     )
 
     launch_timings: ClassVar[LaunchTimings] = DEFAULT_TIMINGS
@@ -71,6 +74,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         when_killed: str = "cancel",
         wait_until_finished: bool = True,
         launch_timeout: float | None = None,
+        on_timeout: str | None = None,
         **following: Any,
     ) -> None:
         super().__init__(**following)
@@ -81,11 +85,12 @@ class DataflowLaunchTrigger(FollowingTrigger):
         self.when_killed = when_killed
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = launch_timeout
+        self.on_timeout = on_timeout
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped when a user ends the task."""
-        return self.when_killed != "leave"
+        """Whether the job is stopped when a user ends the task, or after the deadline."""
+        return self.when_killed != "leave" or self.on_timeout in ("cancel", "drain")
 
     def validate(self) -> None:
         """Check the rendered arguments.
@@ -103,19 +108,49 @@ class DataflowLaunchTrigger(FollowingTrigger):
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if the job may have been launched and is not finished."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
-        if not self.cancellable or not may_be_launched:
+        if not may_be_launched or self._how_to_stop(wait, None) == "leave":
             return
-        how = cast("Literal['cancel', 'drain']", self.when_killed)
         async with use_dataflow(self.target) as dataflow:
             job = await find_launched(dataflow, self._name(), wait, timings=self.launch_timings)
-            if job is not None:
+            how = self._how_to_stop(wait, job)
+            if job is not None and how != "leave":
                 await stop_job(dataflow, job, how)
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
-        stopped = f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it keeps running"
-        return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
+        return Failure(
+            f"{job} did not finish within the timeout of {self.timeout:g} s; {self._end_after_timeout()}"
+        )
+
+    def _end_after_timeout(self) -> str:
+        name, how = (
+            ("on_kill", self.when_killed) if self.on_timeout is None else ("on_timeout", self.on_timeout)
+        )
+        if how == "leave":
+            return "it keeps running"
+        if self.on_timeout is not None or self._is_streaming is False:
+            return f"it is stopped ({name}={how!r})"
+        if self._is_streaming or self.expected_state == "drained":
+            return "it is a streaming job and keeps running; set on_timeout= to stop it"
+        return f"it is stopped ({name}={how!r}), unless it is a streaming job"
+
+    def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
+        """Return how to stop the job of a wait that is over.
+
+        :param job: the job; None if it is not known yet. The job may then be a batch job.
+        """
+        how = self.when_killed
+        if wait.state is WaitState.EXPIRED:
+            if self.on_timeout is not None:
+                how = self.on_timeout
+            elif job is not None and self._is_stream(job):
+                how = "leave"
+        return cast("Literal['cancel', 'drain', 'leave']", how)
+
+    def _is_stream(self, job: Job) -> bool:
+        # Dataflow may not return the type of a job that has not started. Only a streaming job can be drained.
+        return self.expected_state == "drained" if job.is_streaming is None else job.is_streaming
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
@@ -163,13 +198,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return cast("str", self.current.launch_answer["job_id"])
 
     async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
-        """If the previous attempt failed because the state of its job could not be read, and the job still runs,
-        continue with this job.
+        """If the previous attempt ended and left its job running, continue with this job.
 
+        The previous attempt left its job because it could not read the job's state, or because its deadline passed.
         Otherwise this attempt would launch a second job beside the first one.
         """
         previous = await self.inbox.waits.previous_attempt(self.current.id)
-        if previous is None or previous.state is not WaitState.FAILED or previous.cancel is not None:
+        if previous is None or previous.state not in (WaitState.FAILED, WaitState.EXPIRED):
+            return
+        if previous.state is WaitState.FAILED and previous.cancel is not None:
             return
         answer = previous.launch_answer
         if not isinstance(answer, dict) or "job_id" not in answer:
@@ -184,12 +221,14 @@ class DataflowLaunchTrigger(FollowingTrigger):
             raise
         if job.is_finished or job.state in (CANCELLING, DRAINING):
             return
+        if previous.state is WaitState.EXPIRED and self._how_to_stop(previous, job) != "leave":
+            return
         try:
             async with self.inbox.launches.claim(self.current.id) as claim:
                 if claim is not None:
                     await claim.record({"job_id": job.id, "name": job.name})
                     self.log.info(
-                        "Adopted the job %s (%s), which an earlier attempt launched and could not read",
+                        "Adopted the job %s (%s), which an earlier attempt launched and left running",
                         job.name,
                         job.id,
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -63,6 +64,7 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"labels": {"deferrable-ops-wait": "x"}}, "use another label"),
         ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
         ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
+        ({"on_timeout": "stop"}, "on_timeout='stop' is not one of 'cancel', 'drain', 'leave'"),
         ({"log_messages": "INFO"}, "log_messages='INFO' is not one of"),
         ({"poll_interval": 0}, "poll_interval=0 must be above zero"),
         ({"launch_timeout": "5m"}, "launch_timeout='5m' is not a duration"),
@@ -93,6 +95,15 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
 )
 def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
     flex(**arguments)
+
+
+def test_stream_without_a_chosen_deadline_gets_a_note_when_the_dag_is_parsed() -> None:
+    with pytest.warns(UserWarning, match="load: after 7 days, this task fails .* the job keeps running"):
+        flex(expected_state="drained")
+    with warnings.catch_warnings(action="error"):
+        flex(expected_state="drained", on_timeout="drain")
+        flex(expected_state="drained", timeout=timedelta(days=30))
+        flex(expected_state="done")
 
 
 @pytest.mark.parametrize(

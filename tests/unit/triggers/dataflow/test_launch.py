@@ -297,6 +297,57 @@ async def test_deadline_stops_the_job_and_fails(
     await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
 
 
+@pytest.mark.parametrize(
+    "streaming, arguments, asked",
+    [
+        (True, {}, []),
+        (True, {"when_killed": "drain"}, []),
+        (True, {"on_timeout": "drain"}, ["drain"]),
+        (True, {"on_timeout": "cancel", "when_killed": "leave"}, ["cancel"]),
+        (False, {"on_timeout": "leave"}, []),
+        (False, {"on_timeout": "drain"}, ["cancel"]),
+    ],
+)
+async def test_deadline_stops_a_stream_only_as_on_timeout_requires(
+    fake: FakeDataflow, runs: Runs, streaming: bool, arguments: dict[str, Any], asked: list[str]
+) -> None:
+    fake.script("load", RUNNING, streaming=streaming)
+    run = launch(runs, timeout=1.0, expected_state="drained", **arguments)
+    outcome = await run.outcome()
+    assert isinstance(outcome, Failure)
+    assert ("is stopped" in outcome.reason) is bool(asked)
+    assert ("keeps running" in outcome.reason) is not bool(asked)
+    await cancel_due_work(runs.inbox)
+    job = fake.job("load")
+    await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
+    assert (await run.wait()).cancel in ("done", None)
+
+
+async def test_user_who_ends_the_task_stops_its_stream_although_a_deadline_would_not(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING, streaming=True)
+    run = launch(runs, expected_state="drained", on_timeout="leave")
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await run.kill_process()
+    await runs.inbox.waits.kill([run.attempt.wait_id])
+    await cancel_due_work(runs.inbox)
+    assert fake.job("load").stops_asked == ["cancel"]
+
+
+async def test_retry_waits_for_the_stream_that_the_deadline_left_running(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING, streaming=True)
+    first = launch(runs, timeout=1.0, expected_state="drained")
+    assert isinstance(await first.outcome(), Failure)
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    outcome = await second.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == fake.job("load").id
+    assert len(fake.jobs()) == 1
+
+
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"])
 @pytest.mark.parametrize("method", ["ListJobs", "GetJob"])
 async def test_refused_read_neither_fails_the_task_nor_stops_the_job(
