@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
@@ -39,6 +40,18 @@ _REASON_CHARACTERS = 4_000
 def job_link(project_id: str, region: str, job_id: str) -> str:
     """Return the URL of a job in the Google Cloud console."""
     return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project_id}"
+
+
+def launcher_log_link(project_id: str, job_id: str) -> str:
+    """Return the URL of the log of a flex template's launcher in Cloud Logging."""
+    query = "\n".join(
+        (
+            'resource.type="dataflow_step"',
+            f'resource.labels.job_id="{job_id}"',
+            f'logName="projects/{project_id}/logs/dataflow.googleapis.com%2Flauncher"',
+        )
+    )
+    return f"https://console.cloud.google.com/logs/query;query={quote(query, safe='')}?project={project_id}"
 
 
 class DataflowTrigger(TaskTrigger):
@@ -199,20 +212,34 @@ class FollowingTrigger(DataflowTrigger):
 
     async def _failure_reason(self, dataflow: Dataflow, job: Job) -> str:
         if job.state == CANCELLED:
-            return f"the job {job.id} was cancelled"
+            texts = await self._messages(dataflow, job, "WARNING") or await self._messages(
+                dataflow, job, "BASIC"
+            )
+            return f"the job {job.id} was cancelled" + (f": {texts}" if texts else "")
         if job.state == DRAINED:
             return (
                 f"the job {job.id} was drained before it was done; "
                 "if that is a success, set expected_state='drained'"
             )
+        texts = await self._messages(dataflow, job, "ERROR")
+        reason = f"the job {job.id} failed: {texts or 'it has no error messages'}"
+        # A flex template's launcher runs before the job. Its output is not in the job's messages.
+        if job.is_streaming is None or "launch" in texts.lower():
+            reason += (
+                f"\nThe log of the launcher: {launcher_log_link(self.project_id, job.id)}"
+                f"\nThe job: {job_link(self.project_id, self.region, job.id)}"
+            )
+        return reason
+
+    async def _messages(self, dataflow: Dataflow, job: Job, least: str) -> str:
+        """Return the texts of a job's messages, for the reason of a failure; "" if there are none."""
         try:
             async with asyncio.timeout(_REASON_TIMEOUT):
-                errors = await dataflow.messages(job.id, least="ERROR")
+                messages = await dataflow.messages(job.id, least=least)
         except (DataflowError, TimeoutError) as error:
-            return f"the job {job.id} failed; its error messages could not be read ({error})"
-        texts = "\n".join(dict.fromkeys(message.text for message in errors))
-        # Keep the end of the text, because the last message describes why the job failed.
-        return f"the job {job.id} failed: {texts[-_REASON_CHARACTERS:] or 'it has no error messages'}"
+            return f"its messages could not be read ({str(error) or 'timeout'})"
+        # Keep the end of the text, because the last message describes why the job ended.
+        return "\n".join(dict.fromkeys(message.text for message in messages))[-_REASON_CHARACTERS:]
 
     def _log_update(self, update: Update) -> None:
         for message in update.messages:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable, InputError
+from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable
 from deferrable_ops.upstreams.dataflow.credentials import SCOPES, describe_account, load_credentials
 from deferrable_ops.upstreams.dataflow.errors import ApiCall, translate_errors
 from deferrable_ops.upstreams.dataflow.jobs import (
@@ -21,6 +21,7 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     JobMessage,
     message_from_api,
 )
+from deferrable_ops.upstreams.dataflow.launch_request import parse_launch_request
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -96,16 +97,9 @@ class Api:
             not sent any more.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         """
-        from google.protobuf.json_format import ParseDict, ParseError
-
         flex = kind == "flex"
-        parsed = (self._library.LaunchFlexTemplateRequest if flex else self._library.LaunchTemplateRequest)()
+        parsed = parse_launch_request(self._library, kind, request)
         message = type(parsed).pb(parsed)
-        try:
-            ParseDict(request, message)
-        except (ParseError, AttributeError, TypeError, ValueError) as error:
-            # If a value has the wrong type, ParseDict may also raise other errors than ParseError.
-            raise InputError(f"body= is not a valid {type(parsed).__name__}: {error}") from None
         message.project_id = message.project_id or self.target.project_id
         message.location = message.location or self.target.region
         name = (message.launch_parameter if flex else message.launch_parameters).job_name
@@ -170,7 +164,8 @@ class Api:
             job_id=job_id,
             job=self._library.Job(requested_state=wanted),
         )
-        with translate_errors(self._call(f"{how} the job {job_id}", f"dataflow.jobs.{how}")):
+        permission = "dataflow.jobs.cancel" if how == "cancel" else "dataflow.jobs.updateContents"
+        with translate_errors(self._call(f"{how} the job {job_id}", permission)):
             job = await self._jobs.update_job(request, timeout=_CALL_TIMEOUT, retry=None)
         return type(job).pb(job)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -235,13 +236,113 @@ def test_stop_operator_drains_by_default_as_the_google_providers_does() -> None:
     assert DataflowStopTrigger(**PLACE, job_id="1").how == "cancel"
 
 
+@pytest.mark.parametrize(
+    "given, trigger",
+    [
+        ({"location": "europe-west4"}, {"region": "europe-west4"}),
+        ({"poll_sleep": 10}, {"poll_interval": 10.0}),
+        ({"deferrable": True}, {}),
+        ({"drain_pipeline": True}, {"when_killed": "drain"}),
+        ({"drain_pipeline": False}, {"when_killed": "cancel"}),
+        ({"cancel_on_kill": False}, {"when_killed": "leave"}),
+        ({"wait_until_finished": None}, {"wait_until_finished": True}),
+    ],
+)
+def test_arguments_of_the_google_provider_work(given: dict[str, Any], trigger: dict[str, Any]) -> None:
+    place = PLACE if "location" not in given else {"project_id": "my-project"}
+    task = DataflowFlexTemplateOperator(task_id="load", **place, body=BODY, **given)
+    assert task.trigger_kwargs().items() >= trigger.items()
+
+
+def test_arguments_of_the_google_provider_work_in_default_args() -> None:
+    given = {
+        "location": "europe-west4",
+        "project_id": "p",
+        "dataflow_default_options": {"zone": "z", "project": "q"},
+    }
+    with DAG("dag", schedule=None, default_args=given):
+        task = DataflowTemplateOperator(task_id="load", template="gs://b/t", options={"max_workers": 3})
+        stop = DataflowStopJobOperator(task_id="stop", job_id="1", drain_pipeline=False, stop_timeout=60)
+        sensor = DataflowJobSensor(task_id="wait", job_id="1")
+    assert task.body["environment"] == {"zone": "z", "maxWorkers": 3}
+    assert task.region == stop.region == sensor.region == "europe-west4"
+    assert (stop.how, stop.timeout) == ("cancel", 60)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"location": "us-central1"},
+            "location= is the google provider's name of region=, which is also given",
+        ),
+        (
+            {"poll_sleep": 5, "poll_interval": 6},
+            "poll_sleep= is the google provider's name of poll_interval=",
+        ),
+        (
+            {"drain_pipeline": True, "on_kill": "cancel"},
+            "drain_pipeline= is the google provider's name of on_kill=",
+        ),
+        ({"deferrable": False}, "deferrable=False is not possible"),
+        ({"cancel_timeout": 600}, "cancel_timeout= is not needed"),
+    ],
+)
+def test_argument_of_the_google_provider_that_does_not_fit_gets_its_replacement(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        flex(**given)
+    assert message in str(caught.value)
+
+
+def test_sensor_refuses_the_job_name_of_the_google_providers_sensor() -> None:
+    with pytest.raises(InputError, match="job_name= does not select one job"):
+        DataflowJobSensor(task_id="wait", **PLACE, job_name="etl")
+
+
+def test_options_that_cannot_be_merged_are_refused() -> None:
+    with pytest.raises(InputError, match="options= must be a dict"):
+        DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t", options="{{ x }}")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ({**BODY, "enviroment": {}}, "LaunchFlexTemplateRequest: "),
+        ({**BODY, "environment": {"maxWorker": 3}}, "maxWorker"),
+        ({**BODY, "environment": {"max_workers": "many"}}, "max_workers"),
+        ({"launchParameter": BODY, "validate": True}, "validate"),
+    ],
+)
+def test_typo_in_a_body_without_templates_is_found_when_the_dag_is_parsed(
+    body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        flex(body=body)
+    assert message in str(caught.value)
+
+
+def test_body_with_a_template_or_without_the_client_is_checked_in_the_triggerer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flex(body={**BODY, "enviroment": {"x": "{{ ds }}"}})
+    monkeypatch.setitem(sys.modules, "google.cloud.dataflow_v1beta3", None)
+    flex(body={**BODY, "enviroment": {}})
+
+
+def test_typo_in_the_fields_of_a_classic_template_is_found_when_the_dag_is_parsed() -> None:
+    with pytest.raises(InputError, match="maxWorker"):
+        DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t", environment={"maxWorker": 1})
+
+
 def test_error_of_the_sensor_names_the_argument() -> None:
     with pytest.raises(InputError, match="job_id='' is not a job's id"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="")
     with pytest.raises(InputError, match="expected_state='gone'"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_state="gone")
-    with pytest.raises(TypeError, match="job_id"):
-        DataflowJobSensor(task_id="wait", **PLACE)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="job_id=None is not a job's id"):
+        DataflowJobSensor(task_id="wait", **PLACE)
 
 
 def test_templates_are_rendered_in_all_fields_also_nested_ones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from unit.triggers.dataflow.support import PLACE, launch
@@ -111,6 +112,37 @@ async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, 
     )
     outcome = await launch(runs).outcome()
     assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket\nWorkflow failed")
+
+
+@pytest.mark.parametrize("importance", ["BASIC", "WARNING", "ERROR"])
+async def test_reason_of_a_cancelled_job_contains_its_messages(
+    fake: FakeDataflow, runs: Runs, importance: str
+) -> None:
+    steps = [RUNNING, Step("CANCELLED", message="cancelled by an operator", importance=importance)]
+    fake.script("load", *steps)
+    outcome = await launch(runs).outcome()
+    assert outcome == Failure(f"the job {fake.job('load').id} was cancelled: cancelled by an operator")
+
+
+async def test_failed_launcher_is_linked_to_its_log_and_to_the_console(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    text = "Error occurred in the launcher container: Template launch failed. See console logs."
+    fake.script("load", Step("FAILED", message=text))
+    outcome = await launch(runs).outcome()
+    job = fake.job("load").id
+    assert isinstance(outcome, Failure)
+    log, console = outcome.reason.splitlines()[1:]
+    assert log.startswith("The log of the launcher: https://console.cloud.google.com/logs/query;query=")
+    query = unquote(log.partition("query=")[2].partition("?")[0])
+    assert query.splitlines() == [
+        'resource.type="dataflow_step"',
+        f'resource.labels.job_id="{job}"',
+        'logName="projects/my-project/logs/dataflow.googleapis.com%2Flauncher"',
+    ]
+    assert console == (
+        f"The job: https://console.cloud.google.com/dataflow/jobs/europe-west1/{job}?project=my-project"
+    )
 
 
 async def test_failed_job_fails_the_task_without_permission_to_read_its_messages(

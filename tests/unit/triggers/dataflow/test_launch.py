@@ -132,6 +132,14 @@ async def test_refused_launch_names_the_permission_and_is_not_retried(fake: Fake
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
 
 
+async def test_typo_in_the_body_fails_the_task_without_a_retry(fake: FakeDataflow, runs: Runs) -> None:
+    outcome = await launch(runs, body={**BODY, "enviroment": {"maxWorkers": "2"}}).outcome()
+    assert isinstance(outcome, Failure)
+    assert not outcome.retryable
+    assert "enviroment" in outcome.reason
+    assert fake.jobs() == []
+
+
 @pytest.mark.parametrize("labels", [{}, {WAIT_LABEL: "another-wait"}])
 async def test_job_with_the_name_but_without_the_label_fails_the_task_and_keeps_running(
     fake: FakeDataflow, runs: Runs, labels: dict[str, str]

@@ -84,7 +84,10 @@ async def test_prefix_finds_jobs_that_the_list_of_active_jobs_omits(
     assert job.stops_asked == ["cancel"]
 
 
-async def test_stop_that_is_impossible_in_the_jobs_state_is_repeated(fake: FakeDataflow, runs: Runs) -> None:
+async def test_stop_that_is_impossible_in_the_jobs_state_is_repeated(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataflowStopTrigger, "longest_retry_pause", 0.05)
     job = running_job(fake, "etl")
     fake.trouble.fail("UpdateJob", "FAILED_PRECONDITION", times=12)
     assert isinstance(await runs.start(stop(job_id=job.id)).outcome(), Success)
@@ -129,12 +132,17 @@ async def test_job_that_is_updated_meanwhile_is_stopped_under_its_new_id(
     assert replacement.stops_asked == ["cancel"]
 
 
-async def test_refusal_names_the_permission(fake: FakeDataflow, runs: Runs) -> None:
-    job = running_job(fake, "etl")
+@pytest.mark.parametrize(
+    "how, permission", [("cancel", "dataflow.jobs.cancel"), ("drain", "dataflow.jobs.updateContents")]
+)
+async def test_refusal_names_the_permission(
+    fake: FakeDataflow, runs: Runs, how: str, permission: str
+) -> None:
+    job = running_job(fake, "etl", streaming=True)
     fake.trouble.fail("UpdateJob", "PERMISSION_DENIED", times=None)
-    outcome = await runs.start(stop(job_id=job.id)).outcome()
+    outcome = await runs.start(stop(job_id=job.id, how=how)).outcome()
     assert isinstance(outcome, Failure)
-    assert "dataflow.jobs.cancel" in outcome.reason
+    assert permission in outcome.reason
 
 
 async def test_empty_prefix_stops_nothing(fake: FakeDataflow, runs: Runs) -> None:

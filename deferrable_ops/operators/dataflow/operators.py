@@ -11,9 +11,20 @@ from airflow.sdk import BaseOperatorLink
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
+from deferrable_ops.operators.dataflow.provider_names import (
+    check_deferrable,
+    environment_of,
+    given_once,
+    how_of,
+    on_kill_of,
+    refuse_cancel_timeout,
+    refuse_job_name,
+)
+from deferrable_ops.operators.templates import renders_unchanged
 from deferrable_ops.plain_data import is_known_later
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.dataflow.arguments import validate_launch, validate_sensor, validate_stop
+from deferrable_ops.triggers.dataflow.body_fields import check_body_fields
 from deferrable_ops.triggers.dataflow.follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
 from deferrable_ops.triggers.dataflow.request import Kind, classic_body
 from deferrable_ops.triggers.dataflow.triggers import (
@@ -24,15 +35,6 @@ from deferrable_ops.triggers.dataflow.triggers import (
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-__all__ = [
-    "DataflowFlexTemplateOperator",
-    "DataflowJobLink",
-    "DataflowJobSensor",
-    "DataflowStopJobOperator",
-    "DataflowTemplateOperator",
-    "DeferrableDataflowOperator",
-]
 
 
 class DataflowJobLink(BaseOperatorLink):
@@ -62,7 +64,11 @@ class DataflowJobLink(BaseOperatorLink):
 
 
 class _DataflowTask(TriggererOperator):
-    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them."""
+    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them.
+
+    The arguments `location`, `poll_sleep` and `deferrable` have the google provider's names, so that DAGs for the
+    google provider need few changes.
+    """
 
     target_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
 
@@ -70,18 +76,25 @@ class _DataflowTask(TriggererOperator):
         self,
         *,
         project_id: str,
-        region: str,
+        region: str | None = None,
+        location: str | None = None,
         gcp_conn_id: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
-        poll_interval: timedelta | float = DEFAULT_POLL_INTERVAL,
+        poll_interval: timedelta | float | None = None,
+        poll_sleep: float | None = None,
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_deferrable(deferrable)
         self.project_id = project_id
-        self.region = region
+        self.region: Any = given_once("region", region, "location", location)
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
-        self.poll_interval = seconds("poll_interval", poll_interval)
+        poll_interval = given_once("poll_interval", poll_interval, "poll_sleep", poll_sleep)
+        self.poll_interval = (
+            DEFAULT_POLL_INTERVAL if poll_interval is None else seconds("poll_interval", poll_interval)
+        )
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.trigger_class.arguments}
@@ -149,22 +162,28 @@ class _LaunchingTask(_FollowingTask):
         body: Any = None,
         job_name: str | None = None,
         labels: dict[str, str] | None = None,
-        on_kill: str = "cancel",
+        on_kill: str | None = None,
         on_timeout: str | None = None,
-        wait_until_finished: bool = True,
+        wait_until_finished: bool | None = True,
         launch_timeout: timedelta | float | None = None,
+        drain_pipeline: bool | None = None,
+        cancel_on_kill: bool | None = None,
+        cancel_timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        refuse_cancel_timeout(cancel_timeout)
         self.body = body
         self.job_name = job_name
         self.labels = labels
         # `on_kill` itself cannot be the name, because Airflow calls the method `on_kill` on a worker.
-        self.when_killed = on_kill
+        self.when_killed = on_kill_of(on_kill, drain_pipeline, cancel_on_kill) or "cancel"
         self.on_timeout = on_timeout
-        self.wait_until_finished = wait_until_finished
+        self.wait_until_finished = wait_until_finished is not False
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
+        if renders_unchanged(body):
+            check_body_fields(self.kind, body)
         if (
             self.expected_state == "drained"
             and on_timeout is None
@@ -208,8 +227,8 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
 
     kind: ClassVar[Kind] = "flex"
 
-    def __init__(self, *, project_id: str, region: str, body: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(project_id=project_id, region=region, body=body, **kwargs)
+    def __init__(self, *, body: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(body=body, **kwargs)
 
 
 class DataflowTemplateOperator(_LaunchingTask):
@@ -231,17 +250,18 @@ class DataflowTemplateOperator(_LaunchingTask):
     def __init__(
         self,
         *,
-        project_id: str,
-        region: str,
         template: str | None = None,
         parameters: dict[str, Any] | None = None,
         environment: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        dataflow_default_options: dict[str, Any] | None = None,
         body: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        environment = environment_of(environment, dataflow_default_options, options)
         given = {"gcsPath": template, "parameters": parameters, "environment": environment}
         whole = classic_body(body, {name: value for name, value in given.items() if value is not None})
-        super().__init__(project_id=project_id, region=region, body=whole, **kwargs)
+        super().__init__(body=whole, **kwargs)
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
@@ -258,7 +278,12 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
     ) -> None:
         if not isinstance(trigger_kwargs, Mapping):
             raise InputError("trigger_kwargs= must be a dict with project_id, region and body")
-        missing = [name for name in ("project_id", "region", "body") if trigger_kwargs.get(name) is None]
+        names = {"project_id": ("project_id",), "region": ("region", "location"), "body": ("body",)}
+        missing = [
+            name
+            for name, aliases in names.items()
+            if all(trigger_kwargs.get(alias) is None for alias in aliases)
+        ]
         if missing:
             raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs project_id, region and body")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
@@ -306,8 +331,10 @@ class DataflowJobSensor(_FollowingTask):
         "log_messages",
     )
 
-    def __init__(self, *, project_id: str, region: str, job_id: str, **kwargs: Any) -> None:
-        super().__init__(project_id=project_id, region=region, **kwargs)
+    def __init__(self, *, job_id: str | None = None, job_name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if job_name is not None:
+            refuse_job_name()
         self.job_id = job_id
         validate_sensor(self._arguments(), is_known_later)
 
@@ -335,17 +362,19 @@ class DataflowStopJobOperator(_DataflowTask):
     def __init__(
         self,
         *,
-        project_id: str,
-        region: str,
         job_id: str | None = None,
         job_name_prefix: str | None = None,
-        how: str = "drain",
+        how: str | None = None,
         wait_until_finished: bool = True,
+        drain_pipeline: bool | None = None,
+        stop_timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(project_id=project_id, region=region, **kwargs)
+        if stop_timeout is not None:
+            kwargs["timeout"] = given_once("timeout", kwargs.get("timeout"), "stop_timeout", stop_timeout)
+        super().__init__(**kwargs)
         self.job_id = job_id
         self.job_name_prefix = job_name_prefix
-        self.how = how
+        self.how = how_of("how", how, drain_pipeline) or "drain"
         self.wait_until_finished = wait_until_finished
         validate_stop(self._arguments(), is_known_later)
