@@ -23,6 +23,7 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
 from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
+from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
@@ -314,6 +315,29 @@ class TaskTrigger(BaseTrigger):
             for task in (settling, working):
                 task.cancel()
             await asyncio.gather(settling, working, return_exceptions=True)
+
+    async def launch_once(self, launch: Callable[[Claim], Awaitable[Any]]) -> Any:
+        """Launch the task's external work, unless it was launched before, and return the recorded response.
+
+        One process at a time launches the work. If another process is launching it, wait until that process has
+        recorded a response or has lost its claim on the launch.
+
+        :param launch: an async function that launches the work and returns the response to record, a JSON value. It
+            must call :meth:`~deferrable_ops.inbox.waits.launches.Claim.check` before each request.
+        :return: the recorded response; None if the task's wait ended before the work was launched.
+        """
+        while self.current.launched_at is None:
+            claim: Claim | None = None
+            try:
+                async with self.inbox.launches.claim(self.current.id) as claim:
+                    if claim is not None:
+                        await claim.record(await launch(claim))
+            except ClaimLost:
+                self.log.info("Another process is launching the work of this task")
+            self.current = await self.inbox.waits.get(self.current.id)
+            if claim is None:
+                break
+        return self.current.launch_answer
 
     async def stop_previous_attempts(self) -> None:
         """Cancel the external work of all other attempts of the task, and return when all this work is cancelled.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal, cast
 
 from deferrable_ops.exceptions import DataflowRefused, LaunchRefused
 from deferrable_ops.inbox import Wait, WaitState
-from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow.arguments import (
     all_resolved,
@@ -180,22 +180,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
             await self._adopt_job_of_previous_attempt(dataflow)
-        while self.current.launched_at is None:
-            try:
-                async with self.inbox.launches.claim(self.current.id) as claim:
-                    if claim is not None:
-                        launch = self._launch(dataflow)
-                        check = partial(self._save_and_check, claim)
-                        job = await launch.until_accepted(check, self.launch_timeout)
-                        await claim.record({"job_id": job.id, "name": job.name})
-            except ClaimLost:
-                self.log.info("Another process is launching the job of this task")
-            launched = await self.inbox.waits.get(self.current.id)
-            if claim is None and launched.launched_at is None:
-                return None
-            self.current = launched
+        answer = await self.launch_once(partial(self._launch_job, dataflow))
+        if answer is None:
+            return None
         self.started = True
-        return cast("str", self.current.launch_answer["job_id"])
+        return cast("str", answer["job_id"])
+
+    async def _launch_job(self, dataflow: Dataflow, claim: Claim) -> dict[str, str]:
+        check = partial(self._save_and_check, claim)
+        return _answer(await self._launch(dataflow).until_accepted(check, self.launch_timeout))
 
     async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
         """If the previous attempt ended and left its job running, continue with this job.
@@ -223,18 +216,16 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return
         if previous.state is WaitState.EXPIRED and self._how_to_stop(previous, job) != "leave":
             return
-        try:
-            async with self.inbox.launches.claim(self.current.id) as claim:
-                if claim is not None:
-                    await claim.record({"job_id": job.id, "name": job.name})
-                    self.log.info(
-                        "Adopted the job %s (%s), which an earlier attempt launched and left running",
-                        job.name,
-                        job.id,
-                    )
-        except ClaimLost:
-            self.log.info("Another process is launching the job of this task")
-        self.current = await self.inbox.waits.get(self.current.id)
+
+        async def adopt(_claim: Claim) -> dict[str, str]:
+            self.log.info(
+                "Adopted the job %s (%s), which an earlier attempt launched and left running",
+                job.name,
+                job.id,
+            )
+            return _answer(job)
+
+        await self.launch_once(adopt)
 
     async def _save_and_check(self, claim: Claim) -> float:
         # Save before the launch is sent. If nothing is saved, cancel() need not look for a job, because no launch was
@@ -259,6 +250,11 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def _name(self) -> str:
         attempt = self.identify()
         return job_name(str(name_prefix(self.job_name, self.body, attempt.task_id)), attempt.wait_id)
+
+
+def _answer(job: Job) -> dict[str, str]:
+    """Return what the inbox stores as the response to the launch of a job."""
+    return {"job_id": job.id, "name": job.name}
 
 
 class DataflowJobTrigger(FollowingTrigger):
