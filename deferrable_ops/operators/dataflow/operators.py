@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ from deferrable_ops.operators.dataflow.provider_names import (
     on_kill_of,
     refuse_cancel_timeout,
     refuse_job_name,
+    states_of,
 )
 from deferrable_ops.operators.templates import renders_unchanged
 from deferrable_ops.plain_data import is_known_later
@@ -27,6 +28,7 @@ from deferrable_ops.triggers.dataflow.arguments import validate_launch, validate
 from deferrable_ops.triggers.dataflow.body_fields import check_body_fields
 from deferrable_ops.triggers.dataflow.follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
 from deferrable_ops.triggers.dataflow.request import Kind, classic_body
+from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.triggers.dataflow.triggers import (
     DataflowJobTrigger,
     DataflowLaunchTrigger,
@@ -112,25 +114,38 @@ class _FollowingTask(_DataflowTask):
     resumed = False
     job_id_of_wait: str | None = None
 
+    default_result: ClassVar[str] = "job"
+
     def __init__(
-        self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **kwargs: Any
+        self,
+        *,
+        expected_state: str | None = None,
+        expected_states: Collection[str] | None = None,
+        log_messages: str | None = "WARNING",
+        result: str | None = None,
+        expected_terminal_state: str | None = None,
+        expected_statuses: Collection[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.expected_state = expected_state
+        self.expected_states = states_of(expected_states, expected_terminal_state, expected_statuses)
         self.log_messages = log_messages
+        self.result = result or self.default_result
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the job. Airflow calls this method when the trigger has resumed the task on a worker.
+        """Return the task's result. Airflow calls this method when the trigger has resumed the task on a worker.
 
         :raises AirflowException: if the wait failed; Airflow retries the task if it has retries.
         """
         self.resumed = True
         value = super().execute_complete(context, event)
-        if isinstance(value, dict) and "id" in value:
-            self.job_id_of_wait = value["id"]
+        job_id = value.get("id") if isinstance(value, dict) else value
+        if job_id is not None:
+            self.job_id_of_wait = job_id
             if self.do_xcom_push:
                 # In dag.test() the trigger cannot set the XCom.
-                context["ti"].xcom_push(JOB_ID, value["id"])
+                context["ti"].xcom_push(JOB_ID, job_id)
         return value
 
     def trigger_kwargs(self) -> dict[str, Any]:
@@ -150,6 +165,8 @@ class _LaunchingTask(_FollowingTask):
         "job_name",
         "labels",
         "expected_state",
+        "expected_states",
+        "result",
         "when_killed",
         "on_timeout",
         "log_messages",
@@ -184,11 +201,7 @@ class _LaunchingTask(_FollowingTask):
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
         if renders_unchanged(body):
             check_body_fields(self.kind, body)
-        if (
-            self.expected_state == "drained"
-            and on_timeout is None
-            and self._deadline_seconds() == DEFAULT_TIMEOUT
-        ):
+        if self._awaits_drained() and on_timeout is None and self._deadline_seconds() == DEFAULT_TIMEOUT:
             warnings.warn(
                 f"{self.task_id}: after {DEFAULT_TIMEOUT / 86_400:g} days, this task fails if its job is not drained, "
                 "and the job keeps running. Set timeout=, and on_timeout='drain' or 'cancel' to stop the job then, "
@@ -196,6 +209,11 @@ class _LaunchingTask(_FollowingTask):
                 UserWarning,
                 stacklevel=2,
             )
+
+    def _awaits_drained(self) -> bool:
+        states = self.expected_states
+        known = states is None or not any(map(is_known_later, states))
+        return known and awaits_drained(self.expected_state, states)
 
 
 class DataflowFlexTemplateOperator(_LaunchingTask):
@@ -220,8 +238,8 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.
-    :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
-        `impersonation_chain`.
+    :param expected_state: see :class:`DataflowJobSensor`, also for `expected_states`, `result`, `log_messages`,
+        `poll_interval`, `gcp_conn_id` and `impersonation_chain`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -233,6 +251,9 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
 
 class DataflowTemplateOperator(_LaunchingTask):
     """Launch a classic template once, and wait for its job in the Triggerer.
+
+    The task's return value is the job's id, as in the google provider. The XCom ``job`` is the job, as a dict in the
+    JSON format of the Dataflow API.
 
     :param template: the template's path, e.g. "gs://dataflow-templates/latest/Word_Count".
     :param parameters: the values of the template's parameters, by parameter name.
@@ -246,6 +267,7 @@ class DataflowTemplateOperator(_LaunchingTask):
     """
 
     kind: ClassVar[Kind] = "classic"
+    default_result: ClassVar[str] = "id"
 
     def __init__(
         self,
@@ -311,6 +333,11 @@ class DataflowJobSensor(_FollowingTask):
         the updated job.
     :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; by default
         "running" for a streaming job, otherwise "done".
+    :param expected_states: the states in which the task succeeds, instead of `expected_state`: a set with the API's
+        names, e.g. {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}. The task fails if the job ends in another state.
+    :param result: the return value of the task: "job" is the job, "id" is the job's id, and "metrics" is the job with
+        its metrics as the list ``metrics``, in the JSON format of the Dataflow API. "job" is the default, except for
+        classic templates.
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
@@ -328,6 +355,8 @@ class DataflowJobSensor(_FollowingTask):
         *_DataflowTask.target_fields,
         "job_id",
         "expected_state",
+        "expected_states",
+        "result",
         "log_messages",
     )
 

@@ -104,6 +104,25 @@ def how_of(name: str, how: str | None, drain_pipeline: bool | None) -> str | Non
     return value
 
 
+def states_of(expected_states: Any, expected_terminal_state: Any, expected_statuses: Any) -> Any:
+    """Return the expected states as a list, for the google provider's arguments too.
+
+    :raises InputError: if two of the three arguments are given with different values.
+    """
+    states = _as_list(expected_states)
+    states = given_once(
+        "expected_states", states, "expected_terminal_state", _as_list(expected_terminal_state)
+    )
+    return given_once("expected_states", states, "expected_statuses", _as_list(expected_statuses))
+
+
+def _as_list(states: Any) -> Any:
+    # A set is not a JSON value.
+    if isinstance(states, str):
+        return [states]
+    return sorted(states, key=str) if isinstance(states, (set, frozenset, list, tuple)) else states
+
+
 def environment_of(environment: Any, default_options: Any, options: Any) -> Any:
     """Return the environment of a classic template, merged with the google provider's arguments
     `dataflow_default_options` and `options`.

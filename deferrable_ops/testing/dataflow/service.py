@@ -120,6 +120,16 @@ class Service:
             added.time.FromNanoseconds(_nanoseconds(message.time))
         return answer
 
+    async def get_job_metrics(self, request: Any, context: Any) -> Any:
+        """GetJobMetrics returns the metrics of a job."""
+        job = await self._find(request, context)
+        answer = api.JobMetrics()
+        for name, scalar in job.metrics.items():
+            added = api.JobMetrics.pb(answer).metrics.add()
+            added.name.origin, added.name.name = "user", name
+            added.scalar.number_value = scalar
+        return answer
+
     async def _launch(self, request: Any, parameters: Any, context: Any) -> FakeJob:
         name, labels = parameters.job_name, dict(parameters.environment.additional_user_labels)
         if not _NAME.fullmatch(name):
@@ -175,6 +185,7 @@ METHODS: dict[str, list[tuple[str, str, Any, Any]]] = {
         ("UpdateJob", "update_job", api.UpdateJobRequest, api.Job),
         ("ListJobs", "list_jobs", api.ListJobsRequest, api.ListJobsResponse),
     ],
+    "MetricsV1Beta3": [("GetJobMetrics", "get_job_metrics", api.GetJobMetricsRequest, api.JobMetrics)],
     "MessagesV1Beta3": [
         ("ListJobMessages", "list_job_messages", api.ListJobMessagesRequest, api.ListJobMessagesResponse)
     ],

@@ -18,7 +18,7 @@ from deferrable_ops.triggers.dataflow.request import (
     valid_prefix,
 )
 from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
-from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
+from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, STATE_NAMES
 
 IsUnresolved = Callable[[Any], bool]
 """A function that returns whether a value contains an unresolved template. In the triggerer, no template is
@@ -27,6 +27,7 @@ unresolved.
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
+RESULTS: Final = ("job", "id", "metrics")
 
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)*[0-9]*")
 _ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
@@ -98,7 +99,25 @@ def _validate_choice(name: str, value: Any, choices: tuple[str, ...], unresolved
 def _validate_job_wait(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     _validate_target(arguments, unresolved)
     _validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, unresolved)
+    _validate_expected_states(arguments, unresolved)
+    _validate_choice("result", arguments.get("result"), RESULTS, unresolved)
     _validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, unresolved)
+
+
+def _validate_expected_states(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    states = arguments.get("expected_states")
+    if states is None or unresolved(states):
+        return
+    if arguments.get("expected_state") is not None:
+        raise InputError("expected_states= and expected_state= are both given; remove expected_state=")
+    example = "expected_states={'JOB_STATE_DONE', 'JOB_STATE_CANCELLED'}"
+    if not isinstance(states, (list, tuple)) or not states:
+        raise InputError(f"expected_states= must be a set of the API's names of job states, e.g. {example}")
+    for state in states:
+        if not unresolved(state) and state not in STATE_NAMES:
+            raise InputError(
+                f"expected_states= has {state!r}, which is no job state of the API; set e.g. {example}"
+            )
 
 
 def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Attempt
 
 Kind = Literal["flex", "classic"]
 
@@ -15,6 +16,7 @@ WAIT_LABEL: Final = "deferrable-ops-wait"
 """The label with the id of the wait that launched the job."""
 
 _NAME_LENGTH: Final = 63
+_LABEL_LENGTH: Final = 63
 _HASH_LENGTH: Final = 12
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 _PARAMETERS: Final = {"flex": "launchParameter", "classic": "launchParameters"}
@@ -62,12 +64,21 @@ def build_request(
     name: str,
     labels: Mapping[str, str] | None,
     wait_id: str,
+    task_labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase."""
+    """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase.
+
+    :param task_labels: labels that the body and `labels` may replace.
+    """
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
     body_labels = _pop_field(environment, "additionalUserLabels") or {}
-    environment["additionalUserLabels"] = {**body_labels, **(labels or {}), WAIT_LABEL: wait_id}
+    environment["additionalUserLabels"] = {
+        **(task_labels or {}),
+        **body_labels,
+        **(labels or {}),
+        WAIT_LABEL: wait_id,
+    }
     for overwritten in ("jobName", "update"):
         _pop_field(parameters, overwritten)
     for string_field in ("parameters", "launchOptions"):
@@ -79,6 +90,12 @@ def build_request(
         rest = {"gcsPath": _pop_field(parameters, "gcsPath")} if kind == "classic" else {}
     parameters |= {"jobName": name, "environment": environment}
     return {**rest, "projectId": project_id, "location": region, _PARAMETERS[kind]: parameters}
+
+
+def task_labels(attempt: Attempt) -> dict[str, str]:
+    """Return labels with the ids of the DAG, the task and the DAG run, by which Google Cloud can report costs."""
+    ids = {"airflow-dag": attempt.dag_id, "airflow-task": attempt.task_id, "airflow-run": attempt.run_id}
+    return {key: re.sub(r"[^-_a-z0-9]", "-", value.lower())[:_LABEL_LENGTH] for key, value in ids.items()}
 
 
 def classic_body(body: Any, given: dict[str, Any]) -> Any:

@@ -23,7 +23,8 @@ from deferrable_ops.triggers.dataflow.launch import (
     find_launched,
     stop_job,
 )
-from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
+from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix, task_labels
+from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
@@ -131,7 +132,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             return "it keeps running"
         if self.on_timeout is not None or self._is_streaming is False:
             return f"it is stopped ({name}={how!r})"
-        if self._is_streaming or self.expected_state == "drained":
+        if self._is_streaming or awaits_drained(self.expected_state, self.expected_states):
             return "it is a streaming job and keeps running; set on_timeout= to stop it"
         return f"it is stopped ({name}={how!r}), unless it is a streaming job"
 
@@ -150,7 +151,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     def _is_stream(self, job: Job) -> bool:
         # Dataflow may not return the type of a job that has not started. Only a streaming job can be drained.
-        return self.expected_state == "drained" if job.is_streaming is None else job.is_streaming
+        if job.is_streaming is not None:
+            return job.is_streaming
+        return awaits_drained(self.expected_state, self.expected_states)
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
@@ -170,7 +173,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 return await self.follow(dataflow, job_id)
             self._load_progress()
             await self._publish_job_id(job_id)
-            return Success((await dataflow.get(job_id)).as_dict())
+            return await self.succeed(dataflow, await dataflow.get(job_id))
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
         """Launch the job, unless an earlier run of this trigger has launched it. Return the job's id.
@@ -244,6 +247,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             name=name,
             labels=self.labels,
             wait_id=wait_id,
+            task_labels=task_labels(self.identify()),
         )
         return Launch(dataflow, self.kind, request, name, wait_id, self.log, timings=self.launch_timings)
 

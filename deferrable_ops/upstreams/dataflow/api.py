@@ -83,6 +83,7 @@ class Api:
         self._classic = _client(library.TemplatesServiceAsyncClient, channel)
         self._jobs = _client(library.JobsV1Beta3AsyncClient, channel)
         self._messages = _client(library.MessagesV1Beta3AsyncClient, channel)
+        self._metrics = _client(library.MetricsV1Beta3AsyncClient, channel)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -186,6 +187,17 @@ class Api:
             async for page in pager.pages:
                 messages.extend(message_from_api(message) for message in type(page).pb(page).job_messages)
         return sorted(messages, key=lambda message: message.time)
+
+    async def job_metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's metrics, in the API's JSON format."""
+        from google.protobuf.json_format import MessageToDict
+
+        request = self._library.GetJobMetricsRequest(
+            project_id=self.target.project_id, location=self.target.region, job_id=job_id
+        )
+        with translate_errors(self._call(f"read the metrics of the job {job_id}", "dataflow.metrics.get")):
+            answer = await self._metrics.get_job_metrics(request, timeout=_CALL_TIMEOUT, retry=None)
+        return [MessageToDict(metric) for metric in type(answer).pb(answer).metrics]
 
     def _call(self, purpose: str, permission: str) -> ApiCall:
         caller = describe_account(self.target.gcp_conn_id, self.target.impersonation_chain)

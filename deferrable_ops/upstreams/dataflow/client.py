@@ -164,6 +164,10 @@ class Dataflow:
         """
         return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
 
+    async def metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's metrics, in the API's JSON format."""
+        return await self._with_retries(lambda: self._api.job_metrics(job_id))
+
     def watch(
         self, job_id: str, *, interval: float, messages: MessagesWanted | None = None
     ) -> AbstractContextManager[JobWatch]:

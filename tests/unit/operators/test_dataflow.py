@@ -65,6 +65,17 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"labels": {"deferrable-ops-wait": "x"}}, "use another label"),
         ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
         ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
+        (
+            {"expected_states": {"JOB_STATE_GONE"}},
+            "expected_states= has 'JOB_STATE_GONE', which is no job state",
+        ),
+        ({"expected_states": set()}, "expected_states= must be a set of the API's names"),
+        ({"expected_states": {"DONE"}, "expected_state": "done"}, "remove expected_state="),
+        (
+            {"expected_states": {"DONE"}, "expected_terminal_state": "DRAINED"},
+            "remove expected_terminal_state=",
+        ),
+        ({"result": "all"}, "result='all' is not one of 'job', 'id', 'metrics'"),
         ({"on_timeout": "stop"}, "on_timeout='stop' is not one of 'cancel', 'drain', 'leave'"),
         ({"log_messages": "INFO"}, "log_messages='INFO' is not one of"),
         ({"poll_interval": 0}, "poll_interval=0 must be above zero"),
@@ -246,12 +257,31 @@ def test_stop_operator_drains_by_default_as_the_google_providers_does() -> None:
         ({"drain_pipeline": False}, {"when_killed": "cancel"}),
         ({"cancel_on_kill": False}, {"when_killed": "leave"}),
         ({"wait_until_finished": None}, {"wait_until_finished": True}),
+        ({"expected_terminal_state": "JOB_STATE_DONE"}, {"expected_states": ["JOB_STATE_DONE"]}),
     ],
 )
 def test_arguments_of_the_google_provider_work(given: dict[str, Any], trigger: dict[str, Any]) -> None:
     place = PLACE if "location" not in given else {"project_id": "my-project"}
     task = DataflowFlexTemplateOperator(task_id="load", **place, body=BODY, **given)
     assert task.trigger_kwargs().items() >= trigger.items()
+
+
+def test_expected_states_are_a_set_of_the_apis_names() -> None:
+    states = {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}
+    listed = ["JOB_STATE_CANCELLED", "JOB_STATE_DONE"]
+    assert flex(expected_states=states).trigger_kwargs()["expected_states"] == listed
+    sensor = DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_statuses=states)
+    assert sensor.trigger_kwargs()["expected_states"] == listed
+    with pytest.warns(UserWarning, match="its job is not drained"):
+        flex(expected_states={"JOB_STATE_DRAINED"})
+
+
+def test_value_of_a_classic_template_is_the_jobs_id_as_in_the_google_provider() -> None:
+    classic = DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t")
+    assert classic.trigger_kwargs()["result"] == "id"
+    assert flex().trigger_kwargs()["result"] == "job"
+    # A stored trigger without `result` is from a release in which each value was the job.
+    assert DataflowLaunchTrigger(**PLACE).result == "job"
 
 
 def test_arguments_of_the_google_provider_work_in_default_args() -> None:
@@ -426,6 +456,14 @@ def test_worker_that_ends_the_task_sets_the_id_and_the_link_again() -> None:
     assert ti.xcoms == {"job_id": "2026-1"}
     link = "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-1?project=my-project"
     assert DataflowJobLink().get_link(task, ti_key=None) == link
+
+
+def test_worker_that_ends_the_task_of_a_classic_template_returns_the_id_and_sets_the_link() -> None:
+    task, ti = DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t"), TaskInstance()
+    event = {"outcome": {"outcome": "success", "value": "2026-1"}}
+    assert task.execute_complete({"ti": ti}, event) == "2026-1"  # type: ignore[typeddict-item]
+    assert ti.xcoms == {"job_id": "2026-1"}
+    assert "/2026-1?" in DataflowJobLink().get_link(task, ti_key=None)
 
 
 def test_worker_that_fails_the_task_keeps_the_link_that_the_trigger_set(

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "poll_interval": 30.0,
         "project_id": "",
         "region": "",
+        "result": "job",
     },
     "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger": {
         "kind": "flex",
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "poll_interval": 30.0,
         "project_id": "",
         "region": "",
+        "result": "job",
         "wait_until_finished": True,
         "when_killed": "cancel",
     },

@@ -50,6 +50,31 @@ async def test_outcome_follows_from_the_final_state(
     assert isinstance(outcome, Success if ends_well else Failure)
 
 
+@pytest.mark.parametrize(
+    "expected, steps, ends_well",
+    [
+        (["JOB_STATE_DONE", "JOB_STATE_CANCELLED"], ["RUNNING", "CANCELLED"], True),
+        (["CANCELLED"], ["RUNNING", "CANCELLED"], True),
+        (["JOB_STATE_CANCELLED"], ["RUNNING", "DONE"], False),
+        (["JOB_STATE_DRAINED"], ["RUNNING", "DONE"], False),
+        (["JOB_STATE_DONE"], ["RUNNING", "DRAINED"], False),
+        (["JOB_STATE_FAILED"], ["RUNNING", "FAILED"], True),
+        (["JOB_STATE_RUNNING"], ["QUEUED", "RUNNING"], True),
+        (["JOB_STATE_RUNNING"], ["DONE"], True),
+        (["JOB_STATE_RUNNING"], ["FAILED"], False),
+        (["JOB_STATE_DRAINING"], ["RUNNING", "DRAINING"], True),
+    ],
+)
+async def test_expected_states_decide_which_state_is_a_success(
+    fake: FakeDataflow, runs: Runs, expected: list[str], steps: list[str], ends_well: bool
+) -> None:
+    fake.script("load", *map(Step, steps))
+    outcome = await launch(runs, expected_states=expected).outcome()
+    assert isinstance(outcome, Success if ends_well else Failure)
+    if isinstance(outcome, Failure) and steps[-1] in ("DONE", "DRAINED"):
+        assert f"JOB_STATE_{steps[-1]}; expected_states= has only {expected[0]}" in outcome.reason
+
+
 async def test_streaming_job_whose_type_is_returned_late_succeeds_when_it_runs(
     fake: FakeDataflow, runs: Runs
 ) -> None:

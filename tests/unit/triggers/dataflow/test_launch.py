@@ -28,7 +28,13 @@ async def test_flex_template_is_launched_and_followed_to_its_end(
     outcome = await run.outcome()
     job = fake.job("load-orders")
     assert job.name == job_name("load_orders", run.attempt.wait_id)
-    assert job.labels == {"team": "data", WAIT_LABEL: run.attempt.wait_id}
+    assert job.labels == {
+        "airflow-dag": "dag",
+        "airflow-run": run.attempt.run_id,
+        "airflow-task": "load_orders",
+        "team": "data",
+        WAIT_LABEL: run.attempt.wait_id,
+    }
     assert isinstance(outcome, Success)
     assert (outcome.value["id"], outcome.value["currentState"]) == (job.id, "JOB_STATE_DONE")
     assert airflow_comms.xcoms["job_id"] == job.id
@@ -43,6 +49,39 @@ async def test_classic_template_is_launched(fake: FakeDataflow, runs: Runs) -> N
     assert isinstance(await launch(runs, kind="classic", body=body).outcome(), Success)
     assert fake.trouble.calls["LaunchTemplate"] == 1
     assert fake.job("load-orders").request["gcsPath"] == "gs://bucket/classic"
+
+
+async def test_result_is_the_jobs_id_and_the_job_has_its_own_xcom(
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
+) -> None:
+    outcome = await launch(runs, result="id").outcome()
+    job = fake.job("load-orders")
+    assert outcome == Success(job.id)
+    described = airflow_comms.xcoms["job"]
+    assert (described["id"], described["currentState"]) == (job.id, "JOB_STATE_DONE")
+    assert airflow_comms.xcoms["job_id"] == job.id
+
+
+async def test_result_has_the_metrics_of_the_job(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING)
+    run = launch(runs, result="metrics")
+    await eventually(lambda: fake.jobs("load"), "the job")
+    fake.job("load").metrics = {"rows": 42.0}
+    fake.move("load", "DONE")
+    outcome = await run.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["currentState"] == "JOB_STATE_DONE"
+    assert outcome.value["metrics"] == [{"name": {"origin": "user", "name": "rows"}, "scalar": 42.0}]
+
+
+async def test_metrics_that_may_not_be_read_do_not_fail_the_task(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.trouble.fail("GetJobMetrics", "PERMISSION_DENIED", times=None)
+    outcome = await launch(runs, result="metrics").outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["metrics"] is None
+    assert "dataflow.metrics.get" in caplog.text
 
 
 async def test_task_that_does_not_wait_ends_when_the_job_is_accepted(fake: FakeDataflow, runs: Runs) -> None:
