@@ -169,6 +169,7 @@ class _LaunchingTask(_FollowingTask):
         "result",
         "when_killed",
         "on_timeout",
+        "transform_name_mapping",
         "log_messages",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "labels": "json"}
@@ -183,6 +184,9 @@ class _LaunchingTask(_FollowingTask):
         on_timeout: str | None = None,
         wait_until_finished: bool | None = True,
         launch_timeout: timedelta | float | None = None,
+        append_job_name: bool = True,
+        update: bool = False,
+        transform_name_mapping: dict[str, str] | None = None,
         drain_pipeline: bool | None = None,
         cancel_on_kill: bool | None = None,
         cancel_timeout: float | None = None,
@@ -196,6 +200,9 @@ class _LaunchingTask(_FollowingTask):
         # `on_kill` itself cannot be the name, because Airflow calls the method `on_kill` on a worker.
         self.when_killed = on_kill_of(on_kill, drain_pipeline, cancel_on_kill) or "cancel"
         self.on_timeout = on_timeout
+        self.append_job_name = append_job_name
+        self.update = update
+        self.transform_name_mapping = transform_name_mapping
         self.wait_until_finished = wait_until_finished is not False
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
@@ -235,6 +242,12 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
         "leave" does not stop the job.
     :param on_timeout: what happens to the job when the task's deadline passes: "cancel", "drain" or "leave". By
         default, a streaming job keeps running, and `on_kill` applies to other jobs.
+    :param append_job_name: with False, the job's name is `job_name` without a hash. The task fails if another job with
+        this name is active, unless `update` is True.
+    :param update: with True, the launch replaces the running streaming job with the same name, if there is such a job.
+        `update` needs ``append_job_name=False``.
+    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the job that is
+        replaced.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.

@@ -23,7 +23,18 @@ from deferrable_ops.triggers.dataflow.launch import (
     find_launched,
     stop_job,
 )
-from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix, task_labels
+from deferrable_ops.triggers.dataflow.request import (
+    Kind,
+    build_request,
+    field_of,
+    fixed_name,
+    is_true,
+    job_name,
+    launch_parameters,
+    name_prefix,
+    task_labels,
+    update_request,
+)
 from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
@@ -45,6 +56,10 @@ class DataflowLaunchTrigger(FollowingTrigger):
     :param kind: the kind of template, "flex" or "classic".
     :param when_killed: the operator's argument `on_kill`, under another name, because ``on_kill`` is a method of
         triggers.
+    :param append_job_name: whether the job's name ends with a hash of the task attempt. If False, all attempts use the
+        same name.
+    :param update: whether the launch replaces a running job with the same name.
+    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the running job.
     :param on_timeout: how the job is stopped after the deadline. None leaves a streaming job, and stops another job as
         `when_killed` requires.
     """
@@ -60,6 +75,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         "wait_until_finished",
         "launch_timeout",
         "on_timeout",
+        "append_job_name",
+        "update",
+        "transform_name_mapping",
     )
 
     launch_timings: ClassVar[LaunchTimings] = DEFAULT_TIMINGS
@@ -76,6 +94,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         wait_until_finished: bool = True,
         launch_timeout: float | None = None,
         on_timeout: str | None = None,
+        append_job_name: bool = True,
+        update: bool = False,
+        transform_name_mapping: dict[str, str] | None = None,
         **following: Any,
     ) -> None:
         super().__init__(**following)
@@ -87,6 +108,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = launch_timeout
         self.on_timeout = on_timeout
+        self.append_job_name = append_job_name
+        self.update = update
+        self.transform_name_mapping = transform_name_mapping
 
     @property
     def cancellable(self) -> bool:
@@ -112,10 +136,16 @@ class DataflowLaunchTrigger(FollowingTrigger):
         if not may_be_launched or self._how_to_stop(wait, None) == "leave":
             return
         async with use_dataflow(self.target) as dataflow:
-            job = await find_launched(dataflow, self._name(), wait, timings=self.launch_timings)
+            job = await find_launched(
+                dataflow,
+                self._name(),
+                wait,
+                keeps_name=not self.append_job_name,
+                timings=self.launch_timings,
+            )
             how = self._how_to_stop(wait, job)
             if job is not None and how != "leave":
-                await stop_job(dataflow, job, how)
+                await stop_job(dataflow, job, how, wait.id)
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
@@ -249,11 +279,23 @@ class DataflowLaunchTrigger(FollowingTrigger):
             wait_id=wait_id,
             task_labels=task_labels(self.identify()),
         )
-        return Launch(dataflow, self.kind, request, name, wait_id, self.log, timings=self.launch_timings)
+        updates = self.update or is_true(field_of(launch_parameters(self.body), "update"))
+        return Launch(
+            dataflow,
+            self.kind,
+            request,
+            name,
+            wait_id,
+            self.log,
+            keeps_name_since=None if self.append_job_name else self.current.created_at,
+            update=update_request(self.kind, request, self.transform_name_mapping) if updates else None,
+            timings=self.launch_timings,
+        )
 
     def _name(self) -> str:
         attempt = self.identify()
-        return job_name(str(name_prefix(self.job_name, self.body, attempt.task_id)), attempt.wait_id)
+        prefix = str(name_prefix(self.job_name, self.body, attempt.task_id))
+        return job_name(prefix, attempt.wait_id) if self.append_job_name else fixed_name(prefix)
 
 
 def _answer(job: Job) -> dict[str, str]:

@@ -25,6 +25,7 @@ from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger, Dat
 
 PLACE = {"project_id": "my-project", "region": "europe-west1"}
 BODY = {"containerSpecGcsPath": "gs://bucket/template.json"}
+EXPERIMENT = {"additionalExperiments": ["enable_prime", "create_or_update_job"]}
 
 
 def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
@@ -50,6 +51,15 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"body": {**BODY, "parameters": {"a": {"b": 1}}}}, "parameters['a'] is a dict"),
         ({"body": {**BODY, "environment": []}}, "body['environment'] must be a dict"),
         ({"body": {**BODY, "update": True}}, "update: true"),
+        ({"update": True}, "Set append_job_name=False"),
+        ({"transform_name_mapping": {"a": "b"}}, "transform_name_mapping= is for update=True only"),
+        ({"append_job_name": False, "job_name": "x" * 64}, "has more than 63 characters"),
+        (
+            {"append_job_name": False, "update": True, "transform_name_mapping": ["a"]},
+            "must be a dict of strings",
+        ),
+        ({"body": {**BODY, "environment": EXPERIMENT}}, "it starts a second job"),
+        ({"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False}, "it starts a second job"),
         ({"body": {**BODY, "jobName": "a", "job_name": "b"}}, "has jobName twice"),
         ({"body": {"launchParameter": BODY, "validateOnly": True}}, "validateOnly"),
         ({"body": {"launchParameter": {**BODY, "update": True}}}, "update: true"),
@@ -97,6 +107,10 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
         {"body": {"launchParameter": BODY, "projectId": "my-project"}},
         {"body": {**BODY, "jobName": "{{ params.name }}", "parameters": {"date": "{{ ds }}", "n": 3}}},
         {"body": {**BODY, "update": False}},
+        {"body": {**BODY, "update": True}, "append_job_name": False},
+        {"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False, "update": True},
+        {"append_job_name": False, "update": True, "transform_name_mapping": {"Read": "ReadOrders"}},
+        {"append_job_name": False, "job_name": "x" * 63},
         {"body": "{{ var.json.launch }}"},
         {"project_id": "{{ var.value.project }}", "region": "{{ params.region }}"},
         {"labels": {"team": "{{ dag.dag_id }}"}, "expected_state": "{{ params.state }}"},

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from unit.triggers.dataflow.support import BODY, PLACE, launch
-from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
+from unit.triggers.support import AirflowComms, Run, Runs, eventually, new_attempt
 
 from deferrable_ops.inbox import WaitState
+from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
@@ -19,6 +21,14 @@ from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 
 RUNNING = Step("RUNNING")
+
+
+async def expire(run: Run) -> None:
+    """Let the deadline of a wait pass while no triggerer runs."""
+    await run.kill_process()
+    async with run.inbox.database.begin() as connection:
+        await connection.execute(update(waits).where(waits.c.id == run.attempt.wait_id).values(deadline=1.0))
+    await run.inbox.waits.expire(None)
 
 
 async def test_flex_template_is_launched_and_followed_to_its_end(
@@ -359,15 +369,34 @@ async def test_deadline_stops_a_stream_only_as_on_timeout_requires(
     fake: FakeDataflow, runs: Runs, streaming: bool, arguments: dict[str, Any], asked: list[str]
 ) -> None:
     fake.script("load", RUNNING, streaming=streaming)
-    run = launch(runs, timeout=1.0, expected_state="drained", **arguments)
-    outcome = await run.outcome()
-    assert isinstance(outcome, Failure)
-    assert ("is stopped" in outcome.reason) is bool(asked)
-    assert ("keeps running" in outcome.reason) is not bool(asked)
+    run = launch(runs, expected_state="drained", **arguments)
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await expire(run)
     await cancel_due_work(runs.inbox)
-    job = fake.job("load")
-    await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
+    assert fake.job("load").stops_asked == asked
     assert (await run.wait()).cancel in ("done", None)
+
+
+@pytest.mark.parametrize(
+    "streaming, arguments, reason",
+    [
+        (True, {}, "it is a streaming job and keeps running; set on_timeout= to stop it"),
+        (False, {}, "it is stopped (on_kill='cancel')"),
+        (None, {}, "it is stopped (on_kill='cancel'), unless it is a streaming job"),
+        (None, {"expected_state": "drained"}, "it is a streaming job and keeps running"),
+        (True, {"on_timeout": "drain"}, "it is stopped (on_timeout='drain')"),
+        (True, {"on_timeout": "leave"}, "it keeps running"),
+        (False, {"when_killed": "leave"}, "it keeps running"),
+    ],
+)
+async def test_reason_of_a_timeout_names_what_becomes_of_the_job(
+    streaming: bool | None, arguments: dict[str, Any], reason: str
+) -> None:
+    trigger = DataflowLaunchTrigger(**PLACE, body=BODY, timeout=60, **arguments)
+    trigger._is_streaming = streaming
+    outcome = await trigger.expired()
+    assert isinstance(outcome, Failure)
+    assert outcome.reason.startswith(f"the job did not finish within the timeout of 60 s; {reason}")
 
 
 async def test_user_who_ends_the_task_stops_its_stream_although_a_deadline_would_not(
@@ -386,8 +415,9 @@ async def test_retry_waits_for_the_stream_that_the_deadline_left_running(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     fake.script("load", RUNNING, streaming=True)
-    first = launch(runs, timeout=1.0, expected_state="drained")
-    assert isinstance(await first.outcome(), Failure)
+    first = launch(runs, expected_state="drained")
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await expire(first)
     second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
     outcome = await second.outcome()
     assert isinstance(outcome, Success)
