@@ -169,7 +169,13 @@ class Launch:
         """
         if job.labels.get(WAIT_LABEL) == self._wait_id:
             return job
-        labelled = await self._dataflow.get(job.id)
+        try:
+            labelled = await self._dataflow.get(job.id)
+        except DataflowRefused as refused:
+            # A new job may be returned by the launch before it can be read.
+            if refused.code != "NOT_FOUND" or job.id in known:
+                raise
+            return job
         label = labelled.labels.get(WAIT_LABEL)
         # If a job has not started, the API may return it without its labels.
         is_new = label is None and labelled.state in NOT_STARTED and job.id not in known
