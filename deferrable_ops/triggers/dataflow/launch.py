@@ -243,19 +243,19 @@ async def find_launched(
 
 
 async def stop_job(
-    dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"], wait_id: str | None = None
+    dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"], *, own_only: bool = False
 ) -> Job:
     """Request that Dataflow stops a job, or the job that replaced this job. Ignore a job that is stopping or finished.
 
-    :param wait_id: the wait whose work is stopped. A job that another wait has launched is not stopped. None stops any
-        job.
+    :param own_only: whether to leave a replacement that another wait has launched.
     :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
         other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.
     """
+    own = job.labels.get(WAIT_LABEL)
     while job.replaced_by is not None:
         replacement = await dataflow.get(job.replaced_by)
-        if wait_id is not None and replacement.labels.get(WAIT_LABEL, wait_id) != wait_id:
+        if own_only and replacement.labels.get(WAIT_LABEL, own) != own:
             return job
         job = replacement
     drainable = job.is_streaming and job.state not in NOT_STARTED

@@ -145,7 +145,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
             )
             how = self._how_to_stop(wait, job)
             if job is not None and how != "leave":
-                await stop_job(dataflow, job, how, wait.id)
+                await stop_job(dataflow, job, how, own_only=True)
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
