@@ -1,8 +1,4 @@
-"""The base class of all triggers, for the parts that all triggers have in common.
-
-The base class identifies the task attempt, registers the attempt's wait in the inbox, ends the task, and detects that
-a user ended the task.
-"""
+"""The base class of all triggers. It registers the wait of a task attempt, ends the task, and detects kills."""
 
 from __future__ import annotations
 
@@ -210,7 +206,6 @@ class TaskTrigger(BaseTrigger):
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
         """Return Airflow's template environment, changed so that an undefined name is an error, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
-        # By default, a triggerer renders an undefined name as ''.
         environment.undefined = jinja2.StrictUndefined
         return environment
 
@@ -226,8 +221,7 @@ class TaskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Do the task's work, then yield one event, which ends the task or resumes the task on a worker."""
-        # Thousands of triggers wait here. Each additional coroutine between run() and wait() would need 260 bytes per
-        # trigger.
+        # Thousands of triggers wait here. Each further coroutine between run() and wait() would need 260 bytes.
         started_at = time.monotonic()
         try:
             attempt = await self._until_deployed(self._prepare_attempt)
@@ -319,8 +313,7 @@ class TaskTrigger(BaseTrigger):
     async def launch_once(self, launch: Callable[[Claim], Awaitable[Any]]) -> Any:
         """Launch the task's external work, unless it was launched before, and return the recorded response.
 
-        One process at a time launches the work. If another process is launching it, wait until that process has
-        recorded a response or has lost its claim on the launch.
+        If another process is launching it, wait until that process has recorded a response or has lost its claim.
 
         :param launch: an async function that launches the work and returns the response to record, a JSON value. It
             must call :meth:`~deferrable_ops.inbox.waits.launches.Claim.check` before each request.
